@@ -1,0 +1,1 @@
+"""The memory: artifacts by content, models and approvals in MLflow."""

@@ -1,0 +1,1 @@
+"""The work: one room a stage, in the order that data flows through them."""

@@ -1,0 +1,159 @@
+"""A line: one model that you serve, with what to watch, what it must pass and how it rolls out.
+
+One YAML file in `lines/` each; the file's name is the line's name. What a field means stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from weighbridge.errors import LineInvalid, LineUnknown
+from weighbridge.settings import load_settings
+
+LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Admission(_Part):
+    """What a release must be before a byte of its weights is downloaded."""
+
+    licences: list[str] = Field(description="SPDX ids, as the model card names them; none means none is allowed")
+    architectures: list[str] = Field([], description="class names in config.json; empty: any causal LM known")
+    max_download_gib: float = Field(2000, gt=0)
+
+
+class Target(_Part):
+    """Where the line is to run, and how much it must hold at once."""
+
+    gpus: list[str] = Field(min_length=1, description="names in tasks/fit/gpus.yaml; `host` is this machine's memory")
+    context: int = Field(4096, ge=16, description="longest prompt plus answer, tokens")
+    concurrency: int = Field(8, ge=1, description="requests at once, each of full context")
+
+
+class SuiteUse(_Part):
+    """One suite with the margin that its verdict is drawn at."""
+
+    name: str = Field(description="a folder's entry: general/<task> or regression/<file>", pattern=r"^(general|regression)/[\w-]+$")
+    margin: float = Field(0.02, gt=0, lt=1, description="how much worse still counts as no worse, of a scale of 1")
+
+
+class Engine(_Part):
+    """What serves the line, and with which flags."""
+
+    name: str = Field("transformers", description="a file in tasks/serve/engines/")
+    flags: dict[str, str | int | float | bool] = Field({}, description="passed on as --name value; they are part of what is weighed")
+
+
+class Rollout(_Part):
+    """How traffic moves to a new version."""
+
+    steps: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 10, 50, 100], description="per cent of requests")
+    hold_seconds: float = Field(60, ge=0, description="shortest stay at a step")
+    min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")
+    max_hold_seconds: float = Field(600, gt=0, description="go on after this even with fewer requests")
+    max_error_share: float = Field(0.01, ge=0, le=1, description="5xx answers of the new version that end the rollout")
+    drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request of a version out of rotation")
+    keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up, for rollback")
+
+    @field_validator("steps")
+    @classmethod
+    def _rising_to_100(cls, steps: list[int]) -> list[int]:
+        if steps != sorted(set(steps)) or not steps or steps[-1] != 100:
+            raise ValueError("must rise and end at 100")
+        return steps
+
+
+class Line(_Part):
+    """A model line.
+
+    Raises:
+        LineUnknown, LineInvalid: from `load`.
+    """
+
+    name: str
+    source: str = Field(description="hf://org/model")
+    revision: str = Field("main", description="branch or tag that is followed")
+    admission: Admission
+    schemes: list[str] = Field(min_length=1, description="files in tasks/quantize/schemes/: bf16, int8, int4, …")
+    target: Target
+    engine: Engine = Engine()
+    suites: list[SuiteUse] = Field(min_length=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    rollout: Rollout = Rollout()
+
+    @field_validator("source")
+    @classmethod
+    def _hub(cls, source: str) -> str:
+        if not HUB.fullmatch(source):
+            raise ValueError("must read hf://org/model")
+        return source
+
+    @property
+    def repo(self) -> str:
+        """`org/model` of the source."""
+        match = HUB.fullmatch(self.source)
+        assert match
+        return match["repo"]
+
+    @property
+    def candidates_model(self) -> str:
+        """Registered model that the pipeline writes."""
+        return f"{self.name}-candidates"
+
+    @classmethod
+    def load(cls, name: str, folder: Path | None = None) -> Line:
+        """Read a line's file.
+
+        Args:
+            name: the line's name, that is its file's name without `.yaml`.
+            folder: where the lines are; the project's `lines/` by default.
+
+        Raises:
+            LineUnknown: there is no such file.
+            LineInvalid: the file is not YAML, or a field is missing, unknown or out of range.
+        """
+        folder = folder or load_settings().root / "lines"
+        path = folder / f"{name}.yaml"
+        if not LINE_NAME.fullmatch(name) or not path.is_file():
+            known = ", ".join(line_names(folder)) or "none yet"
+            raise LineUnknown(
+                f"There is no line called {name!r}; known lines: {known}.",
+                f"Name one of these, or write {folder.name}/{name}.yaml (docs/lines.md says how).",
+            )
+        return cls._parse(name, path)
+
+    @classmethod
+    def _parse(cls, name: str, path: Path) -> Line:
+        place = f"{path.parent.name}/{path.name}"
+        try:
+            fields: Any = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            at = f"{place}, line {mark.line + 1}, column {mark.column + 1}" if mark else place
+            problem = getattr(error, "problem", None) or str(error)
+            raise LineInvalid(f"The file is not YAML: {problem}.", "Correct the place named.", where=at) from None
+        if not isinstance(fields, dict):
+            raise LineInvalid("The file must be a mapping of fields.", "See docs/lines.md.", where=place)
+        try:
+            return cls.model_validate({**fields, "name": name})
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'][0].lower()}{one['msg'][1:]}"
+                for one in error.errors()
+            )
+            raise LineInvalid(f"{problems}.", "Correct these fields; docs/lines.md lists them all.", where=place) from None
+
+
+def line_names(folder: Path | None = None) -> list[str]:
+    """Names of all lines of the project, sorted."""
+    folder = folder or load_settings().root / "lines"
+    return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -1,0 +1,159 @@
+"""Where this installation keeps its things and which ports it uses.
+
+Read, strongest first, from `WEIGHBRIDGE_*` variables, from what `weighbridge up` recorded for the stack
+that runs (`<home>/stack.json`), from the defaults below. So a stack started on other ports is found
+again by a shell that knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from weighbridge.errors import SettingsInvalid
+
+PREFIX = "WEIGHBRIDGE_"
+
+
+def project_root() -> Path:
+    """The folder that holds `lines/` and `eval_suites/`: $WEIGHBRIDGE_ROOT, else the checkout."""
+    named = os.environ.get(f"{PREFIX}ROOT")
+    return Path(named).resolve() if named else Path(__file__).resolve().parent.parent
+
+
+def home_folder() -> Path:
+    """The folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
+    named = os.environ.get(f"{PREFIX}HOME")
+    return Path(named).resolve() if named else project_root() / ".weighbridge"
+
+
+class Settings(BaseSettings):
+    """One installation's settings; each field is `WEIGHBRIDGE_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    root: Path = Field(default_factory=project_root, description="folder with lines/ and eval_suites/")
+    home: Path = Field(default_factory=home_folder, description="folder of all state")
+    host: str = Field("127.0.0.1", description="address that every service binds to")
+    gateway_port: int = Field(8080, ge=1, le=65535, description="where clients ask")
+    gateway_admin_port: int = Field(9901, ge=1, le=65535, description="Envoy's own admin, loopback only")
+    mlflow_port: int = Field(5000, ge=1, le=65535)
+    prefect_port: int = Field(4200, ge=1, le=65535)
+    engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
+    engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
+    hf_endpoint: str = Field(
+        default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+        description="the Hub; HF_ENDPOINT, as huggingface_hub names it, works too",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the running stack's record before defaults."""
+        return (init_settings, env_settings, _StackRecord(settings_cls))
+
+    @property
+    def stack_file(self) -> Path:
+        """What `weighbridge up` recorded of the stack that it started."""
+        return self.home / "stack.json"
+
+    @property
+    def store_folder(self) -> Path:
+        """Artifacts by content."""
+        return self.home / "store"
+
+    @property
+    def logs_folder(self) -> Path:
+        """Every service's and engine's log."""
+        return self.home / "logs"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server."""
+        return f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        """Address of the Prefect server's page."""
+        return f"http://{self.host}:{self.prefect_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Address that clients of the models use (append `/v1`)."""
+        return f"http://{self.host}:{self.gateway_port}"
+
+    @property
+    def gateway_admin_url(self) -> str:
+        """Envoy's admin interface, never beyond loopback."""
+        return f"http://127.0.0.1:{self.gateway_admin_port}"
+
+    def as_environment(self) -> dict[str, str]:
+        """The same settings as variables, for the processes that the stack starts."""
+        values = self.model_dump(mode="json")
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+
+    def library_environment(self) -> dict[str, str]:
+        """Variables that point Prefect, MLflow and huggingface_hub at this installation."""
+        return {
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "PREFECT_LOCAL_STORAGE_PATH": str(self.home / "prefect" / "results"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+            "HF_ENDPOINT": self.hf_endpoint,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "DO_NOT_TRACK": "1",
+        }
+
+
+class _StackRecord(PydanticBaseSettingsSource):
+    """Values from the running stack's `stack.json`."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # pragma: no cover
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path = home_folder() / "stack.json"
+        try:
+            recorded = json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        # HF_ENDPOINT in the shell is a wish of now; the record is of then.
+        if "HF_ENDPOINT" in os.environ:
+            recorded.pop("hf_endpoint", None)
+        return {name: value for name, value in recorded.items() if name not in ("root", "home")}
+
+
+def load_settings() -> Settings:
+    """This process's settings.
+
+    Raises:
+        SettingsInvalid: a variable has a value that cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SettingsInvalid(
+            f"{field} is {first['input']!r}: {first['msg'].lower()}.",
+            "Correct or unset the variable, then run the command again.",
+            where=f"{PREFIX}{field.upper()}",
+        ) from None
+
+
+def use_libraries(settings: Settings) -> None:
+    """Point Prefect, MLflow and huggingface_hub of *this* process at the installation; call before importing them."""
+    os.environ.update(settings.library_environment())
