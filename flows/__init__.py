@@ -1,0 +1,1 @@
+"""The story: one file a flow, each the list of its steps."""

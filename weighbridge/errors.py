@@ -205,6 +205,12 @@ class ArtifactDamaged(WeighbridgeError):
     exit_status = 10
 
 
+class RegistryFailed(WeighbridgeError):
+    """MLflow answers, but with an error."""
+
+    exit_status = 11
+
+
 class VersionUnknown(WeighbridgeError):
     """The registry has no such model version."""
 

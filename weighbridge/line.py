@@ -42,7 +42,7 @@ class Target(_Part):
 class SuiteUse(_Part):
     """One suite with the margin that its verdict is drawn at."""
 
-    name: str = Field(description="a folder's entry: general/<task> or regression/<file>", pattern=r"^(general|regression)/[\w-]+$")
+    name: str = Field(description="general/<task> or regression/<file>", pattern=r"^(general|regression)/[\w-]+$")
     margin: float = Field(0.02, gt=0, lt=1, description="how much worse still counts as no worse, of a scale of 1")
 
 
@@ -50,7 +50,9 @@ class Engine(_Part):
     """What serves the line, and with which flags."""
 
     name: str = Field("transformers", description="a file in tasks/serve/engines/")
-    flags: dict[str, str | int | float | bool] = Field({}, description="passed on as --name value; they are part of what is weighed")
+    flags: dict[str, str | int | float | bool] = Field(
+        {}, description="passed on as --name value; part of what is weighed"
+    )
 
 
 class Rollout(_Part):
@@ -60,9 +62,9 @@ class Rollout(_Part):
     hold_seconds: float = Field(60, ge=0, description="shortest stay at a step")
     min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")
     max_hold_seconds: float = Field(600, gt=0, description="go on after this even with fewer requests")
-    max_error_share: float = Field(0.01, ge=0, le=1, description="5xx answers of the new version that end the rollout")
-    drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request of a version out of rotation")
-    keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up, for rollback")
+    max_error_share: float = Field(0.01, ge=0, le=1, description="share of 5xx answers that ends the rollout")
+    drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request")
+    keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up")
 
     @field_validator("steps")
     @classmethod
@@ -150,7 +152,7 @@ class Line(_Part):
                 f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'][0].lower()}{one['msg'][1:]}"
                 for one in error.errors()
             )
-            raise LineInvalid(f"{problems}.", "Correct these fields; docs/lines.md lists them all.", where=place) from None
+            raise LineInvalid(f"{problems}.", "Correct these fields; docs/lines.md lists all.", where=place) from None
 
 
 def line_names(folder: Path | None = None) -> list[str]:

@@ -1,0 +1,1 @@
+"""Serving: engines and where they run, the gateway, and how traffic moves between versions."""

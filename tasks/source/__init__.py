@@ -1,0 +1,13 @@
+"""The source of a release: pin it to a commit, admit it by the line's rules, download and verify it.
+
+    source = hub.pin(line)                      # a repository and a 40-hex commit
+    admission.admit(source, line)               # or SourceRefused, with every reason
+    artifact = download.download(source, line.name)
+
+Importing any of these costs no import of huggingface_hub; calling does.
+"""
+
+from tasks.source.headers import Tensor, read_header
+from tasks.source.hub import Source, SourceFile
+
+__all__ = ["Source", "SourceFile", "Tensor", "read_header"]

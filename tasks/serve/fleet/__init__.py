@@ -1,0 +1,1 @@
+"""Where engines run: supervised processes on this machine."""

@@ -1,0 +1,26 @@
+"""The gateway: one Envoy before all engines, with keys, health checks and weighted versions.
+
+routes.py      what is meant to be served (`routes.json`, the single truth)
+discovery.py   that, as Envoy's clusters and routes
+bootstrap.py   Envoy's fixed configuration and its command line
+answers.py     what the gateway says by itself, in the shapes of OpenAI's API
+keys.py        the clients' API keys
+admin.py       what a running Envoy says of itself
+control.py     all of it in one class, for the rollout and the command line
+"""
+
+from tasks.serve.gateway.admin import BackendCounters
+from tasks.serve.gateway.control import Gateway
+from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
+from tasks.serve.gateway.routes import Backend, LineRoute, Routes
+
+__all__ = [
+    "DIGEST_HEADER",
+    "VERSION_HEADER",
+    "Backend",
+    "BackendCounters",
+    "Gateway",
+    "LineRoute",
+    "Routes",
+    "cluster_name",
+]

@@ -1,0 +1,223 @@
+"""Makes the items of the general suites from `words.yaml`: `python eval_suites/general/make.py`.
+
+The items are committed beside it, because a suite's content is part of every score's key; a test makes
+them again and compares. Change a template or the seed and every model is scored anew.
+
+What the suites do *not* show: these are plain sentences and plain facts, far below what a large model can
+do. They tell two builds of one model apart; they do not rank models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parent
+SEED = 20261124
+Item = dict[str, Any]
+Triple = tuple[str, str, str]
+"""A sentence with one gap, the right filling and the wrong one."""
+
+
+def agreement(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
+    """Two sentences that differ in one point of grammar; a model should find the right one more likely."""
+    kinds = {
+        "attractor": _attractors(words, chance),
+        "relative": _relatives(words, chance),
+        "verb": _verbs(words, chance),
+        "determiner": _determiners(words, chance),
+        "reflexive": (
+            (f"{who} {end}.", right, wrong)
+            for who, right, wrong in words["reflexives"]
+            for end in words["reflexive_ends"]
+        ),
+        "participle": (
+            (f"{who} has {{}} {rest}.", right, wrong)
+            for right, wrong, rest in words["participles"]
+            for who in ("She", "The old man", "Nobody here")
+        ),
+        "article": (
+            (f"{who} saw {{}} {noun} {rest}.", right, "a" if right == "an" else "an")
+            for right, noun, rest in words["articles"]
+            for who in ("She", "My brother")
+        ),
+        "pronoun": (("{}", right, wrong) for right, wrong in words["pronouns"]),
+        "comparative": ((frame, right, wrong) for right, wrong, frame in words["comparatives"]),
+    }
+    for kind, triples in kinds.items():
+        for number, (frame, right, wrong) in enumerate(triples):
+            pair = {"right": frame.format(right), "wrong": frame.format(wrong)}
+            yield {"id": f"{kind}-{number:03}", "kind": kind, **pair}
+
+
+def _attractors(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
+    """A noun of the other number stands between the subject and its verb."""
+    for index, (one, many) in enumerate(words["things"] * 4):
+        (place, places), state = chance.choice(words["places"]), chance.choice(words["states"])
+        if index % 2:
+            yield f"The {one} near the {places} {{}} {state}.", "is", "are"
+        else:
+            yield f"The {many} near the {place} {{}} {state}.", "are", "is"
+
+
+def _relatives(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
+    """A clause with a noun of the other number stands between the subject and its verb."""
+    for index, (one, many) in enumerate(words["people"] * 4):
+        thing, things = chance.choice(words["things"])
+        feeling = chance.choice(["tired", "happy", "late", "hungry"])
+        if index % 2:
+            yield f"The {many} who found the {thing} {{}} {feeling}.", "were", "was"
+        else:
+            yield f"The {one} who found the {things} {{}} {feeling}.", "was", "were"
+
+
+def _verbs(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
+    for index, (they_verb, he_verb, rest) in enumerate(words["actions"] * 4):
+        one, many = chance.choice(words["people"])
+        # The lists have an even length: the second pass swaps who gets which number.
+        if (index + index // len(words["actions"])) % 2:
+            yield f"The {many} {{}} {rest}.", they_verb, he_verb
+        else:
+            yield f"The {one} {{}} {rest}.", he_verb, they_verb
+
+
+def _determiners(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
+    for index, (one, many) in enumerate(words["things"] * 3):
+        (this, these), state = chance.choice([("this", "these"), ("that", "those")]), chance.choice(words["states"])
+        if index % 2:
+            yield f"She picked up {these} {state} {{}}.", many, one
+        else:
+            yield f"She picked up {this} {state} {{}}.", one, many
+
+
+def choice(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
+    """A sentence to finish, with four endings of which one is right."""
+    tables = dict(words)
+    sentences = tables.pop("sentences")
+    asked = [
+        (frame.format(subject), answer, chance.sample(sorted(set(table.values()) - {answer}), 3))
+        for frame, table in tables.items()
+        for subject, answer in table.items()
+    ]
+    asked += [(sentence, answer, wrong) for sentence, answer, *wrong in sentences]
+    for number, (question, answer, wrong) in enumerate(asked):
+        options = chance.sample([answer, *wrong], 4)
+        question = question[0].upper() + question[1:]
+        yield {
+            "id": f"choice-{number:03}",
+            "question": question,
+            "options": options,
+            "answer": options.index(answer),
+        }
+
+
+def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
+    """Short answers that must come word for word, after two examples of what is wanted."""
+
+    def copied(length: int) -> tuple[str, str]:
+        listed = ", ".join(chance.sample(words["words"], length))
+        return f"List: {listed}\nCopy:", listed
+
+    def picked(place: int, name: str) -> tuple[str, str]:
+        listed = chance.sample(words["words"], 4)
+        return f"List: {', '.join(listed)}\nThe {name} word is:", listed[place]
+
+    def spelled() -> tuple[str, str]:
+        word = chance.choice(words["short"])
+        return f"Word: {word}\nLetters:", "-".join(word)
+
+    def counted() -> tuple[str, str]:
+        step, start = chance.choice([1, 1, 2, 10]), chance.randrange(1, 30)
+        start *= 10 if step == 10 else 1
+        row = [str(start + step * index) for index in range(5)]
+        return f"Numbers: {', '.join(row[:4])}\nNext:", row[4]
+
+    def repeated() -> tuple[str, str]:
+        first, second = chance.sample(words["short"], 2)
+        return f"Pattern: {', '.join([first, second] * 3)}\nNext two:", f"{first}, {second}"
+
+    def looked_up() -> tuple[str, str]:
+        people = chance.sample(words["names"], 3)
+        cities = chance.sample(words["cities"], 3)
+        told = " ".join(f"{who} lives in {where}." for who, where in zip(people, cities))
+        asked = chance.randrange(3)
+        return f"{told}\n{people[asked]} lives in:", cities[asked]
+
+    kinds = {
+        "copy": lambda index: copied(4 + index % 4),
+        "first": lambda index: picked(0, "first"),
+        "last": lambda index: picked(3, "last"),
+        "spell": lambda index: spelled(),
+        "count": lambda index: counted(),
+        "repeat": lambda index: repeated(),
+        "lookup": lambda index: looked_up(),
+    }
+    for kind, ask in kinds.items():
+        seen: set[str] = set()
+        while len(seen) < 20:
+            shown = "\n\n".join(f"{question} {answer}" for question, answer in (ask(0), ask(1)))
+            question, answer = ask(len(seen))
+            if question in shown or question in seen:
+                continue
+            yield {
+                "id": f"{kind}-{len(seen):03}",
+                "kind": kind,
+                "prompt": f"{shown}\n\n{question}",
+                "question": question,
+                "answer": answer,
+            }
+            seen.add(question)
+
+
+def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
+    """One fact among a page or two of village news; the wrong options are the answers to other facts on it."""
+    frames = {
+        "password": ("The password for the {} is {}.", words["rooms"], words["secrets"]),
+        "job": ("{} works as a {}.", words["names"], words["jobs"]),
+        "pet": ("{} has a pet {}.", words["names"], words["pets"]),
+    }
+    for number in range(120):
+        kind = list(frames)[number % 3]
+        frame, keys, values = frames[kind]
+        facts = list(zip(chance.sample(keys, 4), chance.sample(values, 4)))
+        # 20 to 60 sentences are about 400 to 1,200 tokens.
+        page = [_filler(words, chance) for _ in range(20 + 10 * (number % 5))]
+        for position, fact in zip(sorted(chance.sample(range(len(page)), 4), reverse=True), facts):
+            page.insert(position, frame.format(*fact))
+        asked, answer = facts[number % 4]
+        options = chance.sample([value for _, value in facts], 4)
+        question = frame.split("{}.")[0].format(asked).rstrip() if kind != "password" else f"The password for the {asked} is"
+        yield {
+            "id": f"{kind}-{number:03}",
+            "kind": kind,
+            "text": " ".join(page),
+            "question": question,
+            "options": options,
+            "answer": options.index(answer),
+        }
+
+
+def _filler(words: dict[str, Any], chance: random.Random) -> str:
+    fills = {name: chance.choice(words[name]) for name in ("weather", "load", "count")}
+    return str(chance.choice(words["filler"])).format(**fills)
+
+
+TASKS = {"agreement": agreement, "choice": choice, "copying": copying, "retrieval": retrieval}
+
+
+def lines(task: str) -> str:
+    """A task's whole file: one JSON object a line."""
+    words = yaml.safe_load((FOLDER / "words.yaml").read_text())[task]
+    items = TASKS[task](words, random.Random(f"{SEED} {task}"))
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+
+if __name__ == "__main__":
+    for task in TASKS:
+        (FOLDER / f"{task}.jsonl").write_text(lines(task))
+        print(f"{task}.jsonl: {lines(task).count(chr(10))} items")

@@ -1,0 +1,172 @@
+"""Repositories of the stand-in for the Hub on disk: publishing into them, and reading them.
+
+A repository is `ROOT/ORG/MODEL/` with one folder a commit, `<commit>.json` beside it (sizes and hashes, so
+that nothing is hashed while serving), `refs/<branch>`, and, where access is to be granted by token,
+`gated.txt` with one token a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from registry.store import sha256_of
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NAME = re.compile(r"\w[\w.-]*")
+# What the Hub's default .gitattributes sends to LFS; everything above 10 MB has to go there too.
+LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack"}
+LFS_ABOVE_BYTES = 10 * 10**6
+
+
+class Blob(BaseModel):
+    """One file at a commit."""
+
+    size: int
+    sha256: str
+    git_oid: str
+
+    def is_lfs(self, path: str) -> bool:
+        """Whether the Hub would keep it as a large file."""
+        return Path(path).suffix in LFS_SUFFIXES or self.size > LFS_ABOVE_BYTES
+
+
+class HubError(Exception):
+    """An answer that the Hub gives instead of what was asked for."""
+
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
+
+
+def publish(root: Path, repo: str, folder: Path, branch: str = "main") -> str:
+    """Make a folder's files the newest commit of a repository.
+
+    Args:
+        root: where the stand-in keeps its repositories; made if missing.
+        repo: `org/model`.
+        folder: its files, copied.
+        branch: what moves to the new commit.
+
+    Returns:
+        The commit, 40 hex digits over names and contents: the same files give the same commit.
+    """
+    home = root / repo
+    incoming = home / f".incoming-{os.getpid()}"
+    shutil.rmtree(incoming, ignore_errors=True)
+    shutil.copytree(folder, incoming)
+    blobs = _blobs(incoming)
+    listing = json.dumps([[path, blob.sha256] for path, blob in blobs.items()])
+    commit = hashlib.sha1(listing.encode()).hexdigest()
+    if (home / commit).is_dir():
+        shutil.rmtree(incoming)
+    else:
+        _write(home / f"{commit}.json", json.dumps({path: blob.model_dump() for path, blob in blobs.items()}))
+        incoming.rename(home / commit)
+    _write(home / "refs" / branch, commit)
+    return commit
+
+
+def _blobs(folder: Path) -> dict[str, Blob]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): Blob(
+            size=path.stat().st_size, sha256=sha256_of(path), git_oid=_git_oid(path)
+        )
+        for path in paths
+    }
+
+
+def _git_oid(path: Path) -> str:
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class Repository:
+    """A repository as the stand-in finds it on disk."""
+
+    def __init__(self, root: Path, org: str, name: str) -> None:
+        self.id = f"{org}/{name}"
+        self.folder = root / org / name
+        if not (NAME.fullmatch(org) and NAME.fullmatch(name) and (self.folder / "refs").is_dir()):
+            raise HubError(404, "RepoNotFound", "Repository not found")
+
+    def commit_of(self, revision: str) -> str:
+        """The commit that a branch or a commit names."""
+        if COMMIT.fullmatch(revision) and (self.folder / revision).is_dir():
+            return revision
+        ref = self.folder / "refs" / revision
+        if NAME.fullmatch(revision) and ref.is_file():
+            return ref.read_text()
+        raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def blobs(self, commit: str) -> dict[str, Blob]:
+        """The files of a commit by their paths."""
+        kept = json.loads((self.folder / f"{commit}.json").read_text())
+        return {path: Blob.model_validate(blob) for path, blob in kept.items()}
+
+    @property
+    def gated(self) -> bool:
+        """Whether its files are only for those who were granted access."""
+        return (self.folder / "gated.txt").is_file()
+
+    def require_access(self, authorization: str) -> None:
+        """Refuse who may not read the files, as the Hub does."""
+        if not self.gated:
+            return
+        if not authorization:
+            raise HubError(401, "GatedRepo", f"Access to model {self.id} is restricted. You must be authenticated.")
+        if authorization.removeprefix("Bearer ") not in (self.folder / "gated.txt").read_text().split():
+            raise HubError(403, "GatedRepo", f"Access to model {self.id} is restricted and you are not on the list.")
+
+    def describe(self, commit: str, with_blobs: bool) -> dict[str, Any]:
+        """What the Hub says of a model at a commit."""
+        card = self._card(commit)
+        stamp = datetime.fromtimestamp((self.folder / commit).stat().st_mtime, UTC).isoformat()
+        return {
+            "_id": commit[:24],
+            "id": self.id,
+            "modelId": self.id,
+            "author": self.id.split("/")[0],
+            "sha": commit,
+            "lastModified": stamp,
+            "createdAt": stamp,
+            "private": False,
+            "disabled": False,
+            "gated": "manual" if self.gated else False,
+            "tags": [f"license:{card['license']}"] if "license" in card else [],
+            "cardData": card,
+            "siblings": [_sibling(path, blob, with_blobs) for path, blob in self.blobs(commit).items()],
+        }
+
+    def _card(self, commit: str) -> dict[str, Any]:
+        path = self.folder / commit / "README.md"
+        parts = path.read_text().split("---\n", 2) if path.is_file() else []
+        card = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else {}
+        return card if isinstance(card, dict) else {}
+
+
+def _sibling(path: str, blob: Blob, with_blobs: bool) -> dict[str, Any]:
+    if not with_blobs:
+        return {"rfilename": path}
+    lfs = {"lfs": {"sha256": blob.sha256, "size": blob.size, "pointerSize": 134}} if blob.is_lfs(path) else {}
+    return {"rfilename": path, "size": blob.size, "blobId": blob.git_oid, **lfs}

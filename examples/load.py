@@ -1,0 +1,160 @@
+"""Streaming clients that keep asking, and remember what happened to every request.
+
+Run `python -m examples.load URL --seconds 30`; what it does *not* do is measure an engine's limits: the
+clients wait for one answer before they ask again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+PROMPTS = (
+    "Write two sentences about the sea.",
+    "What is the capital of France?",
+    "Name three fruits.",
+    "Explain what a bridge is for.",
+    "Tell me about the moon in one sentence.",
+)
+VERSION_HEADER = "x-weighbridge-version"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request as its client saw it; times are of `time.time()`."""
+
+    started: float
+    first_token_seconds: float
+    seconds: float
+    version: str
+    problem: str
+    """Empty when the answer was whole."""
+
+
+@dataclass
+class Load:
+    """Clients that stream chat completions until they are told to stop.
+
+    Args:
+        url: base address with `/v1`.
+        key: API key of the gateway.
+        model: the line.
+        clients: how many ask at once.
+        max_tokens: longest answer.
+    """
+
+    url: str
+    key: str
+    model: str
+    clients: int = 8
+    max_tokens: int = 24
+    answers: list[Answer] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Load:
+        for number in range(self.clients):
+            thread = threading.Thread(target=self._client, args=(number,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=180)
+
+    @property
+    def failed(self) -> list[Answer]:
+        """The requests that did not end with a whole answer."""
+        return [answer for answer in self.answers if answer.problem]
+
+    @property
+    def by_version(self) -> dict[str, int]:
+        """Whole answers by the version that gave them."""
+        return dict(Counter(answer.version for answer in self.answers if not answer.problem))
+
+    def last_start(self, version: str, since: float) -> float | None:
+        """When the last request that this version answered was sent, after a moment; None when there was none."""
+        return max(
+            (one.started for one in self.answers if one.version == version and one.started >= since), default=None
+        )
+
+    def _client(self, number: int) -> None:
+        with httpx.Client(timeout=httpx.Timeout(180, connect=10)) as client:
+            for turn in itertools.count():
+                if self._stop.is_set():
+                    return
+                answer = self._ask(client, PROMPTS[(number + turn) % len(PROMPTS)])
+                self.answers.append(answer)
+                if answer.problem:
+                    # A refused connection answers at once; do not spin on it.
+                    self._stop.wait(0.5)
+
+    def _ask(self, client: httpx.Client, prompt: str) -> Answer:
+        started, clock = time.time(), time.monotonic()
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+            "stream": True,
+        }
+        version, first, text, finished = "", 0.0, "", False
+        problem = ""
+        try:
+            with client.stream(
+                "POST", f"{self.url}/chat/completions", json=body, headers={"Authorization": f"Bearer {self.key}"}
+            ) as response:
+                version = response.headers.get(VERSION_HEADER, "")
+                if response.status_code != 200:
+                    problem = f"status {response.status_code}: {response.read().decode(errors='replace')[:200]}"
+                for line in response.iter_lines() if not problem else ():
+                    if not line.startswith("data: ") or line == "data: [DONE]":
+                        continue
+                    chunk = json.loads(line.removeprefix("data: "))
+                    if "error" in chunk:
+                        problem = f"error in the stream: {chunk['error']}"
+                        break
+                    choice = chunk["choices"][0] if chunk.get("choices") else {}
+                    piece = (choice.get("delta") or {}).get("content") or ""
+                    first = first or (time.monotonic() - clock if piece else 0.0)
+                    text += piece
+                    finished = finished or choice.get("finish_reason") is not None
+        except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if not problem and not finished:
+            problem = f"the stream was cut after {len(text)} characters"
+        if not problem and not text.strip():
+            problem = "an empty answer"
+        return Answer(started, first, time.monotonic() - clock, version, problem)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="base address with /v1")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--keys", type=Path, required=True, help="the gateway's keys.json")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=30)
+    arguments = parser.parse_args()
+    key = json.loads(arguments.keys.read_text())["default"]
+    with Load(arguments.url, key, arguments.model, arguments.clients) as load:
+        time.sleep(arguments.seconds)
+    print(f"{len(load.answers)} requests, {len(load.failed)} failed, answered by version: {load.by_version}")
+    for answer in load.failed[:5]:
+        print(answer.problem)
+    raise SystemExit(1 if load.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

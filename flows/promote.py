@@ -1,0 +1,49 @@
+"""Make what serves a line what the registry asks for."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.serve.step import (
+    Serving,
+    check_approval,
+    serves_already,
+    settle,
+    shift_traffic,
+    start_engine,
+    tidy,
+    traffic_lock,
+    wanted,
+)
+from weighbridge.line import Line
+
+LOCK_SECONDS = 900
+
+
+@flow(name="promote", flow_run_name="promote-{line}")
+def promote(line: str, version: int | None = None) -> Serving:
+    """Compare what the registry asks for with what the gateway serves, and close the difference.
+
+    Args:
+        line: a file in `lines/`.
+        version: of the registered model `<line>`; by default the newest approval that nobody has decided
+            yet, else what the alias `production` points at.
+
+    Raises:
+        WeighbridgeError: named by what went wrong; what served before serves on.
+    """
+    plan = Line.load(line)
+    with traffic_lock(line, LOCK_SECONDS) as lock:
+        target = wanted(plan, version)
+        if target is None:
+            return Serving(line=line, version=None)
+        if serves_already(plan, target):
+            tidy(plan)
+            return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme)
+        artifact = check_approval(plan, target)
+        engine = start_engine(plan, artifact)
+        steps = shift_traffic(plan, target, engine, lock)
+        settle(plan, target)
+    return Serving(
+        line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True, steps=tuple(steps)
+    )

@@ -1,0 +1,32 @@
+"""Go back to an earlier version, now."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.serve.step import Serving, earlier, switch_back, tidy, traffic_lock, wake_engine
+from weighbridge.line import Line
+
+LOCK_SECONDS = 120
+
+
+@flow(name="rollback", flow_run_name="rollback-{line}")
+def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
+    """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
+
+    Args:
+        line: a file in `lines/`.
+        to: version of the registered model `<line>`; by default what served before.
+        reason: kept with the version that is taken back.
+
+    Raises:
+        NothingToRollBack: the line has no earlier version.
+        ArtifactDamaged: the earlier version's engine is cold and its weights no longer verify.
+    """
+    plan = Line.load(line)
+    with traffic_lock(line, LOCK_SECONDS, urgent=True):
+        target = earlier(plan, to)
+        engine = wake_engine(plan, target)
+        switch_back(plan, target, engine, reason)
+        tidy(plan)
+    return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True)

@@ -1,0 +1,225 @@
+"""Releases, candidates, approvals and what serves, in MLflow.
+
+A line has an experiment and two registered models. `<line>-candidates` is the pipeline's: a version for
+each artifact that passed. `<line>` is the reviewers': *Promote model* in MLflow's page, or `approve` here,
+copies a version over, and that copy is the approval. The aliases `production` and `previous` on `<line>`
+say what serves; the tag `weighbridge.state` on its versions says what became of each.
+
+Every operation looks before it makes, so each may be killed anywhere and run again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry import records
+from registry.approvals import check_approval
+from registry.mlflow_client import connect, reaches_mlflow
+from registry.reading import Reader
+from registry.recording import Recorder
+from registry.records import (
+    PREVIOUS,
+    PRODUCTION,
+    STATES,
+    FailedCandidate,
+    RecordedRelease,
+    ReleaseRecord,
+    State,
+    Version,
+    candidates_model,
+)
+from weighbridge.errors import ApprovalRefused
+from weighbridge.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class Registry:
+    """What MLflow knows of the lines.
+
+    Args:
+        where: an installation's settings, or MLflow's address itself; this installation's by default.
+
+    Raises:
+        StackDown: from every method, when MLflow does not answer.
+        RegistryFailed: from every method, when it answers with an error.
+    """
+
+    def __init__(self, where: Settings | str | None = None) -> None:
+        where = where or load_settings()
+        self._uri = where if isinstance(where, str) else where.mlflow_url
+        self._connected: MlflowClient | None = None
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address."""
+        return self._uri
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, made at first use."""
+        if self._connected is None:
+            self._connected = connect(self._uri)
+        return self._connected
+
+    def _reader(self, line: str) -> Reader:
+        return Reader(self.client, line)
+
+    # --- the pipeline's side ----------------------------------------------------------------
+
+    @reaches_mlflow
+    def ensure_line(self, line: str) -> str:
+        """Make a line's experiment and its two registered models where they are missing.
+
+        Returns:
+            The experiment's id.
+        """
+        return Recorder(self.client, line).ensure_line()
+
+    @reaches_mlflow
+    def record_release(self, record: ReleaseRecord) -> RecordedRelease:
+        """Record a weighed release: a run, a run and a logged model a candidate, a version for each that passed.
+
+        The same key again finds what is there and completes what is missing.
+        """
+        return Recorder(self.client, record.line).record(record)
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @reaches_mlflow
+    def candidates(self, line: str) -> list[Version]:
+        """Versions of `<line>-candidates`, oldest first; none for a line that never had a release."""
+        return self._reader(line).versions(candidates_model(line))
+
+    @reaches_mlflow
+    def versions(self, line: str) -> list[Version]:
+        """Versions of `<line>`, that is everything ever approved, oldest first."""
+        return self._reader(line).versions(line)
+
+    @reaches_mlflow
+    def version(self, line: str, number: int) -> Version:
+        """One approved version.
+
+        Raises:
+            VersionUnknown: there is none of that number; those that are there are named.
+        """
+        return self._reader(line).pick(line, number)
+
+    @reaches_mlflow
+    def candidate(self, line: str, number: int) -> Version:
+        """One version of `<line>-candidates`.
+
+        Raises:
+            VersionUnknown: there is none of that number; those that are there are named.
+        """
+        return self._reader(line).pick(candidates_model(line), number)
+
+    @reaches_mlflow
+    def find_candidate(self, line: str, reference: str) -> Version:
+        """The candidate that a person means by a version number or by a digest's first digits (7 or more).
+
+        Raises:
+            ApprovalRefused: the digest is of a candidate that failed; its verdict is quoted.
+            VersionUnknown: nothing of the line is called so, or several different artifacts are.
+        """
+        return self._reader(line).find_candidate(reference)
+
+    @reaches_mlflow
+    def find_failed(self, line: str, digest_prefix: str) -> FailedCandidate | None:
+        """The last candidate of these first digits that was weighed and did not pass."""
+        found = self._reader(line).failed(digest_prefix)
+        return found[-1] if found else None
+
+    @reaches_mlflow
+    def waiting(self, line: str) -> list[Version]:
+        """Approved versions that nothing has been decided about yet, or that are on their way, oldest first."""
+        return self._reader(line).waiting()
+
+    @reaches_mlflow
+    def production(self, line: str) -> Version | None:
+        """The version that serves, or None."""
+        return self._reader(line).by_alias(PRODUCTION)
+
+    @reaches_mlflow
+    def previous(self, line: str) -> Version | None:
+        """The version that a rollback goes back to, or None."""
+        return self._reader(line).by_alias(PREVIOUS)
+
+    # --- the reviewers' side, and what became of it -----------------------------------------
+
+    @reaches_mlflow
+    def approve(self, line: str, number: int, reason: str, who: str) -> Version:
+        """Approve a candidate: the request that *Promote model* sends, with the card, who and why added.
+
+        Args:
+            number: a version of `<line>-candidates`.
+
+        Returns:
+            The version of `<line>`; the one that waits or serves already when it is the same artifact.
+
+        Raises:
+            VersionUnknown: there is no such candidate.
+            ApprovalRefused: the candidate did not pass.
+        """
+        reader = self._reader(line)
+        candidate = reader.pick(candidates_model(line), number)
+        if not candidate.passes:
+            raise ApprovalRefused(
+                f"Version {number} of {candidate.model} did not pass. {candidate.sentence or 'It carries no verdict.'}",
+                "Approve a candidate that passed.",
+                where=candidate.url,
+            )
+        for version in filter(None, (*reader.waiting(), reader.by_alias(PRODUCTION))):
+            if version.digest == candidate.digest:
+                return version
+        return self._copy(reader, candidate, reason, who)
+
+    def _copy(self, reader: Reader, candidate: Version, reason: str, who: str) -> Version:
+        original = self.client.get_model_version(candidate.model, str(candidate.version))
+        tags = {
+            name: value for name, value in original.tags.items() if name not in (records.STATE, records.STATE_REASON)
+        }
+        made = self.client.create_model_version(
+            candidate.line,
+            source=f"models:/{candidate.model}/{candidate.version}",
+            run_id=original.run_id,
+            # Who and why travel with the creation, so that no kill parts them from the approval.
+            tags={**tags, records.APPROVED_BY: who, records.APPROVED_REASON: reason},
+            description=original.description,
+            model_id=original.model_id,
+            await_creation_for=0,
+        )
+        return reader.read(made, {})
+
+    @reaches_mlflow
+    def check_approval(self, version: Version) -> None:
+        """Make sure that an approved version is a faithful copy of a candidate that passed.
+
+        Raises:
+            ApprovalRefused: it is not; somebody may have made it by hand.
+        """
+        reader = self._reader(version.line)
+        check_approval(version, lambda number: reader.pick(candidates_model(version.line), number))
+
+    @reaches_mlflow
+    def set_state(self, line: str, number: int, state: State, reason: str = "") -> None:
+        """Write down what became of an approved version."""
+        if state not in STATES:
+            raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
+        # The reason first: where there is a state, its reason is there too.
+        self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
+        self.client.set_model_version_tag(line, str(number), records.STATE, state)
+
+    @reaches_mlflow
+    def set_production(self, line: str, number: int) -> None:
+        """Move the alias `production`."""
+        self.client.set_registered_model_alias(line, PRODUCTION, str(number))
+
+    @reaches_mlflow
+    def set_previous(self, line: str, number: int | None) -> None:
+        """Move the alias `previous`, or take it away."""
+        if number is None:
+            self.client.delete_registered_model_alias(line, PREVIOUS)
+        else:
+            self.client.set_registered_model_alias(line, PREVIOUS, str(number))

@@ -1,0 +1,146 @@
+"""What the registry is given and gives back: releases, their candidates, and versions of registered models.
+
+Everything MLflow keeps for us hangs on tags that start with `weighbridge.`; their names stand here, once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.store import Artifact
+
+TAG = "weighbridge."
+KIND, KEY, LINE = f"{TAG}kind", f"{TAG}key", f"{TAG}line"
+DIGEST, SCHEME, SOURCE, SIZE_BYTES = f"{TAG}digest", f"{TAG}scheme", f"{TAG}source", f"{TAG}size_bytes"
+OUTCOME, PASSES, SENTENCE = f"{TAG}outcome", f"{TAG}passes", f"{TAG}verdict"
+PRODUCTION_DIGEST = f"{TAG}production_digest"
+STATE, STATE_REASON = f"{TAG}state", f"{TAG}state_reason"
+APPROVED_BY, APPROVED_REASON = f"{TAG}approved_by", f"{TAG}approved_reason"
+
+REPORT_LINK = "weighbridge:report"
+"""Stands in a card for the address of the report, which is known only once the run exists."""
+
+CARD_LIMIT = 5000
+"""Characters that MLflow's database keeps of a version's description (`String(5000)`)."""
+
+PRODUCTION, PREVIOUS = "production", "previous"
+
+State = Literal["rolling", "serving", "previous", "retired", "refused", "failed", "rolled_back"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+def candidates_model(line: str) -> str:
+    """Registered model that the pipeline writes; the reviewers' is called like the line."""
+    return f"{line}-candidates"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class CandidateRecord(_Frozen):
+    """One artifact of a release with its verdict, as it is to be recorded."""
+
+    artifact: Artifact
+    outcome: str
+    passes: bool
+    sentence: str
+    """The verdict in one sentence."""
+    metrics: dict[str, float] = {}
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    card_markdown: str = ""
+    """What a reviewer decides from; `REPORT_LINK` in it becomes the report's address."""
+    files: dict[str, str | bytes | Path] = {}
+    """Path in MLflow -> text, bytes, or a file on disk."""
+    report: str = "report.html"
+    """Which of the files a reader opens first."""
+    production_digest: str | None = None
+    """What it was weighed against; None for a line's first."""
+
+
+class ReleaseRecord(_Frozen):
+    """A release that has been weighed."""
+
+    line: str
+    repo: str
+    commit: str
+    """40 hex digits."""
+    key: str
+    """Hex digest of all that went into this release: the same key is the same release."""
+    params: dict[str, str] = {}
+    candidates: tuple[CandidateRecord, ...]
+
+
+class RecordedCandidate(_Frozen):
+    """Where one candidate is found in MLflow."""
+
+    digest: str
+    run_id: str
+    model_id: str
+    version: int | None
+    """Version of `<line>-candidates`; None for a candidate that failed."""
+    run_url: str
+    report_url: str
+    """Empty when MLflow is a database without a server."""
+
+
+class RecordedRelease(_Frozen):
+    """Where a release is found in MLflow."""
+
+    run_id: str
+    run_url: str
+    candidates: tuple[RecordedCandidate, ...]
+
+
+class FailedCandidate(_Frozen):
+    """A candidate that was weighed and must not be approved."""
+
+    line: str
+    digest: str
+    scheme: str
+    outcome: str
+    sentence: str
+    run_url: str
+
+
+class Version(_Frozen):
+    """A version of one of a line's two registered models."""
+
+    line: str
+    model: str
+    """`<line>-candidates` or `<line>`."""
+    version: int
+    digest: str
+    """Empty when somebody made the version by hand, without our tags; so are the next two."""
+    scheme: str
+    outcome: str
+    passes: bool
+    sentence: str
+    state: str
+    """One of `STATES`; empty while nothing has been decided."""
+    state_reason: str
+    source_uri: str
+    """As MLflow has it: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""
+    production_digest: str | None
+    approved_by: str
+    """Empty after a click on *Promote model*: MLflow does not record who clicked."""
+    approved_reason: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    created_at_ms: int
+    """Since 1970."""
+    url: str
+
+    @property
+    def short(self) -> str:
+        """Enough of the digest for a person."""
+        return self.digest[:12]
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where the model's files are."""
+        return f"store://{self.line}/{self.digest}"

@@ -1,0 +1,125 @@
+"""The evaluate room's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from registry.store import Artifact, Store
+from tasks.evaluate.chat import ask as ask_endpoint
+from tasks.evaluate.harness import score_general, scorer_name
+from tasks.evaluate.scores import ScoreBook, SuiteScores
+from tasks.evaluate.suites import Suite, find_suite
+from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge, judge_suite
+from tasks.steps import log_progress, run_logger, step
+from weighbridge.line import Line
+
+
+class Endpoint(Protocol):
+    """What a launched engine must tell of itself."""
+
+    @property
+    def url(self) -> str:
+        """Address without `/v1`."""
+
+
+Launch = Callable[[Line, Artifact, Callable[[str], None]], AbstractContextManager[Endpoint]]
+"""Starts (or finds) the engine that is to serve an artifact, and ends it again if it started it."""
+
+
+def suites_of(plan: Line, kind: str) -> list[Suite]:
+    """The line's suites of one kind, `general` or `regression`, in the line's order."""
+    return [find_suite(use.name) for use in plan.suites if use.name.startswith(f"{kind}/")]
+
+
+def _digests(plan: Line, kind: str) -> list[object]:
+    return [suite.digest for suite in suites_of(plan, kind)]
+
+
+@step(
+    "score-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, plan: [artifact.digest, _digests(plan, "general"), scorer_name()],
+)
+def score(artifact: Artifact, plan: Line) -> list[SuiteScores]:
+    """Score an artifact on the line's lm-eval suites; what was scored before is taken from the book."""
+    told: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(suite: str, done: int, total: int) -> None:
+        told.setdefault(suite, log_progress(f"score {artifact.scheme} on {suite}"))(done, total)
+
+    return score_general(artifact.digest, Store().path(artifact), suites_of(plan, "general"), ScoreBook(), progress)
+
+
+@step(
+    "ask-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, plan, engine, launch: [artifact.digest, _digests(plan, "regression"), engine],
+)
+def ask(artifact: Artifact, plan: Line, engine: str, launch: Launch) -> list[SuiteScores]:
+    """Ask the line's regression suites through the very engine and flags that will serve.
+
+    Args:
+        artifact: what is asked.
+        plan: whose suites, and with which engine.
+        engine: name, version and flags of the engine, as they are recorded.
+        launch: starts that engine.
+    """
+    suites, logger = suites_of(plan, "regression"), run_logger()
+    if not suites:
+        return []
+    with launch(plan, artifact, logger.info) as endpoint:
+        return [
+            ask_endpoint(
+                endpoint.url,
+                plan.name,
+                suite,
+                artifact_digest=artifact.digest,
+                engine=engine,
+                api_key=None,
+                book=ScoreBook(),
+                concurrency=plan.target.concurrency,
+                progress=log_progress(f"ask {artifact.scheme} {suite.name}"),
+            )
+            for suite in suites
+        ]
+
+
+def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> list[SuiteVerdict]:
+    """Each scored suite's verdict at the line's margins."""
+    margins = {use.name: use.margin for use in plan.suites}
+    theirs = {scores.suite: scores for scores in production or []}
+    return [
+        judge_suite(
+            scores,
+            theirs[scores.suite] if production is not None else None,
+            margin=margins[scores.suite],
+            confidence=plan.confidence,
+        )
+        for scores in candidate
+    ]
+
+
+@step(
+    "verdict-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, plan, candidate, production, production_digest: [
+        artifact.digest,
+        production_digest,
+        [use.model_dump() for use in plan.suites],
+        plan.confidence,
+        [[one.suite_digest, one.scorer] for one in candidate],
+    ],
+)
+def draw_verdict(
+    artifact: Artifact,
+    plan: Line,
+    candidate: list[SuiteScores],
+    production: list[SuiteScores] | None,
+    production_digest: str | None,
+) -> Verdict:
+    """Draw all suites together."""
+    suites = judge_suites(plan, candidate, production)
+    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites])
+    for one in suites:
+        run_logger().info("%s: %s: %s", one.suite, one.outcome, one.reason)
+    run_logger().info("%s %s: %s", artifact.scheme, artifact.short, verdict.sentence)
+    return verdict

@@ -1,0 +1,28 @@
+"""The propose room's step."""
+
+from __future__ import annotations
+
+from tasks.fit.report import FitReport
+from tasks.propose.propose import Release, Weighed
+from tasks.propose.propose import propose as propose_candidates
+from tasks.source.hub import Source
+from tasks.steps import run_logger, step
+from weighbridge.line import Line
+
+
+@step(
+    "propose",
+    key=lambda plan, source, report, weighed: [
+        plan.name,
+        source.commit,
+        plan.model_dump(),
+        [one.verdict.model_dump() for one in weighed],
+    ],
+)
+def propose(plan: Line, source: Source, report: FitReport, weighed: list[Weighed]) -> Release:
+    """Record every candidate in MLflow; those that pass await a person's approval."""
+    release = propose_candidates(plan, source, report, weighed)
+    for candidate in release.candidates:
+        waits = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
+        run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, waits)
+    return release

@@ -1,0 +1,59 @@
+"""What travels with quantized weights: the source's other files, and a model card that says what was done."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from registry.store import Artifact
+from tasks.quantize.coverage import Coverage
+from tasks.quantize.plan import Recipe
+from tasks.quantize.schemes import Scheme
+
+CARD = "README.md"
+# Other copies of the weights, which would be the unquantized ones.
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5", ".ot", ".npz", ".data"}
+
+
+def copy_companions(source: Path, out: Path) -> None:
+    """Copy tokenizer, chat template, generation config, licence and all else that is not weights."""
+    for file in sorted(source.rglob("*")):
+        path = file.relative_to(source)
+        hidden = any(part.startswith(".") for part in path.parts)
+        if not file.is_file() or hidden or file.suffix in _WEIGHTS or path.name.endswith(".index.json"):
+            continue
+        if path.as_posix() in ("config.json", CARD):
+            continue
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, out / path)
+
+
+def write_card(
+    source: Path,
+    out: Path,
+    *,
+    weights: Artifact,
+    scheme: Scheme,
+    recipe: Recipe,
+    coverage: Coverage,
+    versions: dict[str, str],
+) -> None:
+    """Write the source's model card with a section on the quantization at its end; no time or path stands in it."""
+    card = source / CARD
+    published = card.read_text() if card.is_file() else f"# {weights.repo}\n"
+    groups = f"groups of {recipe.group_size} columns" if recipe.group_size else "one scale for each row"
+    reasons = Counter(one.reason for one in recipe.ignored)
+    share = f"{coverage.share_of_linear_bytes:.1%}"
+    kept = "; ".join(f"{count} because {reason}" for reason, count in reasons.items()) or "no other matrix"
+    section = f"""
+## Quantized by Weighbridge
+
+- What was done: `{scheme.name}`, {scheme.summary}; method `{recipe.method}`, {groups}.
+- From: `{weights.repo}` at commit `{weights.commit}`.
+- Covered: {coverage.found} of {coverage.planned} planned Linear layers, {share} of Linear weight bytes.
+- Kept as published: {kept}.
+- Size of the weights: {coverage.written_bytes:,} bytes.
+- By: {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}.
+"""
+    (out / CARD).write_text(published.rstrip() + "\n" + section)

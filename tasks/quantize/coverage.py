@@ -1,0 +1,154 @@
+"""The proof that a quantization happened: the written files against the recipe.
+
+llm-compressor ends without an error when nothing matched and when a tied head was packed, so nothing is
+believed here that the files do not show.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.quantize.plan import Recipe
+from tasks.quantize.tensors import Tensor, first_repeated, has_zero, is_finite, read_tensors
+from weighbridge.errors import QuantizationUncovered
+
+SIZE_TOLERANCE = 0.03
+
+
+class Coverage(BaseModel):
+    """How much of a model was quantized, counted in the files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    planned: int
+    """Layers that were to be quantized."""
+    found: int
+    """Of these, layers that are."""
+    share_of_linear_bytes: float
+    """Quantized part of the source's Linear weight bytes, head and routers among them; 0 to 1."""
+    predicted_bytes: int
+    """Weight files, by the recipe."""
+    written_bytes: int
+    """Weight files, on disk."""
+
+
+def check_coverage(recipe: Recipe, folder: Path, source: Path) -> Coverage:
+    """Compare a quantized model's files with the recipe.
+
+    Args:
+        recipe: what was planned.
+        folder: what was written.
+        source: the release; every tensor that was not planned must be as it is there.
+
+    Raises:
+        QuantizationUncovered: names the first layer or setting that is not as planned.
+        QuantizationFailed: the written files cannot be read.
+    """
+    written = read_tensors(folder)
+    repeated = first_repeated(written)
+    if repeated:
+        raise _uncovered(f"{repeated.name} was written twice", repeated.name)
+    by_name = {tensor.name: tensor for tensor in written}
+    _check_layers(recipe, by_name)
+    _check_rest(recipe, by_name, {tensor.name: tensor for tensor in read_tensors(source)})
+    _check_config(recipe, folder / "config.json")
+    written_bytes = sum(file.stat().st_size for file in {tensor.file for tensor in written})
+    if abs(written_bytes / recipe.predicted_bytes - 1) > SIZE_TOLERANCE:
+        raise _uncovered(
+            f"the weights take {written_bytes:,} bytes where the plan says {recipe.predicted_bytes:,}", "size"
+        )
+    return Coverage(
+        planned=len(recipe.layers),
+        found=len(recipe.layers),
+        share_of_linear_bytes=sum(layer.source_bytes for layer in recipe.layers) / recipe.linear_bytes,
+        predicted_bytes=recipe.predicted_bytes,
+        written_bytes=written_bytes,
+    )
+
+
+def _check_layers(recipe: Recipe, written: dict[str, Tensor]) -> None:
+    problems = {layer.name: _problem(recipe, index, written) for index, layer in enumerate(recipe.layers)}
+    wrong = {name: problem for name, problem in problems.items() if problem}
+    if wrong:
+        first, problem = next(iter(wrong.items()))
+        found = len(recipe.layers) - len(wrong)
+        raise _uncovered(f"{found} of {len(recipe.layers)} planned layers are quantized; {first}: {problem}", first)
+
+
+def _problem(recipe: Recipe, index: int, written: dict[str, Tensor]) -> str:
+    """What is wrong with a planned layer, "" if nothing is."""
+    layer = recipe.layers[index]
+    expected = recipe.expected(layer)
+    for one in expected:
+        tensor = written.get(one.name)
+        if tensor is None:
+            return f"{one.name} is missing"
+        if (tensor.dtype, tensor.shape) != (one.dtype, one.shape):
+            return f"{one.name} is {tensor.dtype} {list(tensor.shape)}, not {one.dtype} {list(one.shape)}"
+    if expected[0].name != f"{layer.name}.weight" and f"{layer.name}.weight" in written:
+        return "it is there twice, quantized and as published"
+    scale = written[f"{layer.name}.weight_scale"]
+    if not is_finite(scale):
+        return "a scale is infinite or not a number"
+    return "a scale is zero" if has_zero(scale) else ""
+
+
+def _check_rest(recipe: Recipe, written: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    """Everything that was not planned stands there as it came, and nothing came to it."""
+    weights = {f"{layer.name}.weight" for layer in recipe.layers}
+    packed = {one.name for layer in recipe.layers for one in recipe.expected(layer)}
+    for name in sorted(set(source) - weights):
+        if name not in written:
+            raise _uncovered(f"{name} was to stay as published and is gone or packed", name)
+        before, after = source[name], written[name]
+        if (before.dtype, before.shape) != (after.dtype, after.shape):
+            was, now = f"{before.dtype} {list(before.shape)}", f"{after.dtype} {list(after.shape)}"
+            raise _uncovered(f"{name} was to stay as published ({was}) and is {now}", name)
+    extra = sorted(set(written) - packed - (set(source) - weights))
+    if extra:
+        raise _uncovered(f"{extra[0]} was not planned", extra[0])
+
+
+def _check_config(recipe: Recipe, path: Path) -> None:
+    """`quantization_config` tells loaders what the tensors are."""
+    config: dict[str, Any] = json.loads(path.read_text()).get("quantization_config", {})
+    groups = list(config.get("config_groups", {}).values())
+    weights = groups[0].get("weights", {}) if groups else {}
+    activations = (groups[0].get("input_activations") or {}) if groups else {}
+    said = {
+        "quant_method": config.get("quant_method"),
+        "format": config.get("format"),
+        "groups": len(groups),
+        "targets": groups[0].get("targets") if groups else None,
+        "weight bits": weights.get("num_bits"),
+        "group size": weights.get("group_size"),
+        "symmetric": weights.get("symmetric"),
+        "activation bits": activations.get("num_bits", 16),
+        "ignore": sorted(config.get("ignore", [])),
+    }
+    planned = {
+        "quant_method": "compressed-tensors",
+        "format": recipe.format,
+        "groups": 1,
+        "targets": ["Linear"],
+        "weight bits": recipe.weight_bits,
+        "group size": recipe.group_size,
+        "symmetric": True,
+        "activation bits": recipe.activation_bits,
+        "ignore": sorted(recipe.ignore),
+    }
+    for setting, value in planned.items():
+        if said[setting] != value:
+            raise _uncovered(f"config.json says {setting} {said[setting]!r} where the plan says {value!r}", setting)
+
+
+def _uncovered(what: str, where: str) -> QuantizationUncovered:
+    return QuantizationUncovered(
+        f"The quantized weights are not those that were planned: {what}.",
+        "Serve the release as bf16 or by another scheme, and report its architecture; nothing was kept.",
+        where=where,
+    )

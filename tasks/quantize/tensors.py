@@ -1,0 +1,154 @@
+"""Safetensors files without torch: their headers, and whether their numbers are finite.
+
+Reads headers as the safetensors format lays them down (8 bytes of length, JSON, data) and looks at values
+through a memory map in blocks, so that neither costs memory in proportion to the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weighbridge.errors import QuantizationFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+BLOCK_VALUES = 4 * 2**20
+
+# Bits of the exponent: all of them set means infinite or not a number.
+_EXPONENT = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I8": 1, "I32": 4, "I64": 8}
+FLOATS = tuple(_EXPONENT)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as a file's header describes it."""
+
+    name: str
+    dtype: str
+    """Safetensors' name: BF16, F16, F32, I8, I32, …"""
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    """Offset of the first byte in the file."""
+    size_bytes: int
+
+
+def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor's values."""
+    return math.prod(shape) * _ITEM_BYTES[dtype]
+
+
+def header_bytes(name: str, dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor's line in a file's header, give or take the digits of its offsets."""
+    line = json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [10**8, 10**8]}}, separators=(",", ":"))
+    return len(line) - 1
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a model's weights, sorted; other copies in the folder do not count.
+
+    Raises:
+        QuantizationFailed: there is none, or one that the index names is missing.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    elif (folder / SINGLE).is_file():
+        files = [folder / SINGLE]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise QuantizationFailed(
+            "The release holds no safetensors weights.",
+            "Choose a release in safetensors; other formats can execute code when they load and are not read.",
+            where=str(folder),
+        )
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise _broken(folder / missing[0], "is named by the index and is not there")
+    return files
+
+
+def read_tensors(folder: Path) -> list[Tensor]:
+    """All tensors of a model, file by file, from the headers alone.
+
+    Raises:
+        QuantizationFailed: a file is missing, truncated or no safetensors file; it is named.
+    """
+    return [tensor for file in weight_files(folder) for tensor in _header(file)]
+
+
+def _header(file: Path) -> list[Tensor]:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise _broken(file, f"is truncated or no safetensors file: {size:,} bytes, a header of {length:,}")
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            raise _broken(file, "has a header that is not JSON") from None
+    data = 8 + length
+    tensors = []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            tensors.append(Tensor(name, entry["dtype"], tuple(entry["shape"]), file, data + begin, end - begin))
+    promised = max((tensor.start + tensor.size_bytes for tensor in tensors), default=data)
+    if size < promised:
+        raise _broken(file, f"is truncated: {size:,} of {promised:,} bytes are there")
+    return tensors
+
+
+def first_repeated(tensors: Iterable[Tensor]) -> Tensor | None:
+    """The first tensor whose name came before, or None."""
+    seen: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in seen:
+            return tensor
+        seen.add(tensor.name)
+    return None
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a BF16, F16 or F32 tensor is free of NaN and infinities; other types always are."""
+    if tensor.dtype not in _EXPONENT:
+        return True
+    exponent = _EXPONENT[tensor.dtype][1]
+    bits = _bits(tensor)
+    return not any(
+        ((bits[first : first + BLOCK_VALUES] & exponent) == exponent).any()
+        for first in range(0, bits.size, BLOCK_VALUES)
+    )
+
+
+def has_zero(tensor: Tensor) -> bool:
+    """Whether any value of a BF16, F16 or F32 tensor is zero."""
+    bits = _bits(tensor)
+    # All but the sign; doubling drops the highest bit of an unsigned number.
+    return bool((bits * bits.dtype.type(2) == 0).any())
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    import numpy as np
+
+    kind = np.dtype(_EXPONENT[tensor.dtype][0])
+    count = tensor.size_bytes // kind.itemsize
+    if not count:
+        return np.empty(0, dtype=kind)
+    return np.memmap(tensor.file, dtype=kind, mode="r", offset=tensor.start, shape=(count,))
+
+
+def _broken(file: Path, what: str) -> QuantizationFailed:
+    return QuantizationFailed(
+        f"{file.name} {what}.", "Download the release again: `weighbridge release LINE --fresh`.", where=str(file)
+    )

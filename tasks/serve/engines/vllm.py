@@ -1,0 +1,63 @@
+"""vLLM's OpenAI-compatible server, from its documentation (versions 0.17 to 0.20); not run in this project's tests.
+
+It is looked for in the environment named by WEIGHBRIDGE_VLLM_PYTHON (an environment of its own: its
+torch and transformers pins differ from the pipeline's), else in this one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
+from weighbridge.errors import EngineFailed
+
+
+class Engine:
+    """vLLM."""
+
+    ready_seconds = 1800.0
+
+    def version(self) -> str:
+        """Version of the vLLM that would be started.
+
+        Raises:
+            EngineFailed: its environment has no vLLM.
+        """
+        asked = "from importlib.metadata import version; print(version('vllm'))"
+        done = subprocess.run([_python(), "-c", asked], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EngineFailed(
+                "vLLM is not installed.",
+                "Install it in an environment of its own and name its python in WEIGHBRIDGE_VLLM_PYTHON.",
+                where=_python(),
+            )
+        return f"vllm {done.stdout.strip()}"
+
+    def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+        """See the protocol."""
+        command = [
+            _python(),
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(model_folder),
+            "--served-model-name",
+            plan.model_name,
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--max-model-len",
+            str(plan.context),
+            "--max-num-seqs",
+            str(plan.concurrency),
+            *plan.flag_arguments,
+        ]
+        return LaunchSpec(command=tuple(command), environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
+
+
+def _python() -> str:
+    return os.environ.get("WEIGHBRIDGE_VLLM_PYTHON", sys.executable)

@@ -1,0 +1,274 @@
+"""Engines on this machine: started under supervisord, proven by a real request, stopped when drained.
+
+An engine is one version of one line on one port. Its folder `<home>/engines/<name>/` holds `engine.json`,
+which says what it is, and a link of the line's name that leads to the weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+from registry.store import Artifact, Store
+from tasks.serve.engines import EnginePlan, engine
+from tasks.serve.fleet.prove import prove
+from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
+from weighbridge.errors import EngineFailed, PortTaken
+from weighbridge.line import Line
+from weighbridge.settings import Settings
+
+RECORD = "engine.json"
+OUT_MARK = "out-of-rotation"
+
+
+class RunningEngine(BaseModel):
+    """One engine of the fleet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    line: str
+    artifact: Artifact
+    plan: EnginePlan
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Address of its OpenAI-compatible server, without `/v1`."""
+        return f"http://{self.host}:{self.port}"
+
+
+def plan_engine(line: Line) -> EnginePlan:
+    """What an engine of this line is told; equal plans on equal artifacts answer alike."""
+    return EnginePlan(
+        engine=line.engine.name,
+        engine_version=engine(line.engine.name).version(),
+        model_name=line.name,
+        context=line.target.context,
+        concurrency=line.target.concurrency,
+        flags=line.engine.flags,
+    )
+
+
+class LocalFleet:
+    """All engines of this installation.
+
+    Args:
+        settings: the installation.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.home / "engines"
+        self._supervisor = Supervisor(settings)
+        self._store = Store(settings.store_folder)
+
+    def engines(self, line: str | None = None) -> list[RunningEngine]:
+        """The fleet's engines, or a line's, by name."""
+        found = [
+            RunningEngine.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob(f"*/{RECORD}"))
+        ]
+        return [one for one in found if line in (None, one.line)]
+
+    def find(self, line: Line, artifact: Artifact) -> RunningEngine | None:
+        """The engine that serves this artifact under this line's plan, if the fleet has one."""
+        name = _name(line.name, artifact, plan_engine(line))
+        return next((one for one in self.engines(line.name) if one.name == name), None)
+
+    def state(self, one: RunningEngine) -> ProgramState | None:
+        """What supervisord says of it."""
+        return self._supervisor.state(one.name)
+
+    def ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None] = lambda _: None) -> RunningEngine:
+        """An engine that serves this artifact: the running one, or a new one, warmed up and proven.
+
+        Args:
+            tell: called with a sentence at each stage.
+
+        Raises:
+            EngineFailed: it does not start, or its first real requests fail; nothing of it is left.
+            ArtifactDamaged: the weights are not those of the manifest.
+            StackDown: there is no supervisord to run it.
+        """
+        one = self._ensure(line, artifact, tell)
+        self._trial_mark(one).unlink(missing_ok=True)
+        return one
+
+    def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
+        one = self._register(line, artifact, plan_engine(line))
+        known = self.state(one)
+        if known is None or known.state not in ("RUNNING", "STARTING"):
+            self._store.verify(artifact)
+        self._start(one)
+        try:
+            self._wait_ready(one, tell)
+            prove(one.url, plan, tell)
+        except EngineFailed:
+            self.stop(one)
+            raise
+        return one
+
+    def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Bring an engine that supervisord started by itself to where it may take traffic.
+
+        Raises:
+            EngineFailed: it does not become ready or answers its first requests wrongly.
+        """
+        self._wait_ready(one, tell)
+        prove(one.url, one.plan, tell)
+
+    def stop(self, one: RunningEngine) -> None:
+        """Stop an engine and forget it; the caller has drained it."""
+        self._supervisor.remove(one.name)
+        shutil.rmtree(self._folder / one.name, ignore_errors=True)
+
+    @contextmanager
+    def trial(
+        self, line: Line, artifact: Artifact, tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[RunningEngine]:
+        """An engine for weighing: the running one when there is one, else one that ends with the block."""
+        before = self.find(line, artifact)
+        one = self._ensure(line, artifact, tell)
+        if before is None:
+            self._trial_mark(one).touch()
+        try:
+            yield one
+        finally:
+            # The mark outlives a killed weighing, and goes when a promotion takes the engine over.
+            if self._trial_mark(one).exists():
+                self.stop(one)
+
+    def _register(self, line: Line, artifact: Artifact, plan: EnginePlan) -> RunningEngine:
+        name = _name(line.name, artifact, plan)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Ports are handed out one at a time, or two engines started together take the same.
+        with FileLock(self._folder / ".lock"):
+            known = next((one for one in self.engines(line.name) if one.name == name), None)
+            if known is not None:
+                return known
+            one = RunningEngine(
+                name=name,
+                line=line.name,
+                artifact=artifact,
+                plan=plan,
+                host=self._settings.host,
+                port=self._free_port(),
+            )
+            folder = self._folder / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            (folder / plan.model_name).symlink_to(self._store.path(artifact), target_is_directory=True)
+            partial = folder / ".partial"
+            partial.write_text(one.model_dump_json(indent=1))
+            partial.replace(folder / RECORD)
+            return one
+
+    def _start(self, one: RunningEngine) -> None:
+        model_folder = self._folder / one.name / one.plan.model_name
+        spec = engine(one.plan.engine).launch(one.plan, model_folder, one.host, one.port)
+        self._supervisor.run(
+            Program(
+                name=one.name,
+                command=spec.command,
+                environment=spec.environment,
+                folder=model_folder.parent,
+                log=self.log(one),
+            )
+        )
+
+    def on_trial(self, one: RunningEngine) -> bool:
+        """Whether it runs only to be weighed."""
+        return self._trial_mark(one).exists()
+
+    def mark_rotation(self, one: RunningEngine, serves: bool) -> None:
+        """Write down that an engine serves, or since when it does not."""
+        mark = self._folder / one.name / OUT_MARK
+        if serves:
+            mark.unlink(missing_ok=True)
+        elif not mark.exists():
+            mark.touch()
+
+    def out_since(self, one: RunningEngine | None) -> float:
+        """When an engine left rotation, seconds since the epoch; 0 when that is not known."""
+        mark = self._folder / one.name / OUT_MARK if one else None
+        return mark.stat().st_mtime if mark and mark.exists() else 0.0
+
+    def is_warm(self, one: RunningEngine) -> bool:
+        """Whether it can take traffic at once: its process runs and answers."""
+        state = self.state(one)
+        return state is not None and state.state == "RUNNING" and _healthy(one.url)
+
+    def _trial_mark(self, one: RunningEngine) -> Path:
+        return self._folder / one.name / "trial"
+
+    def log(self, one: RunningEngine) -> Path:
+        """The engine's log."""
+        return self._settings.logs_folder / f"{one.name}.log"
+
+    def _wait_ready(self, one: RunningEngine, tell: Callable[[str], None]) -> None:
+        patience = engine(one.plan.engine).ready_seconds
+        start = time.monotonic()
+        told = 0.0
+        while (waited := time.monotonic() - start) < patience:
+            state = self.state(one)
+            if state is None or state.state in ("FATAL", "EXITED", "STOPPED"):
+                break
+            if _healthy(one.url):
+                tell(f"{one.name} is up after {waited:.0f} s")
+                return
+            if waited - told >= 10:
+                told = waited
+                tell(f"{one.name} is starting, {waited:.0f} s")
+            time.sleep(0.25)
+        raise EngineFailed(
+            f"{one.name} did not become ready within {time.monotonic() - start:.0f} s.{_last_lines(self.log(one))}",
+            "Read its log for the cause; production is untouched.",
+            where=str(self.log(one)),
+        )
+
+    def _free_port(self) -> int:
+        taken = {one.port for one in self.engines()}
+        first = self._settings.engine_port_first
+        for port in range(first, first + self._settings.engine_ports):
+            if port not in taken and port_is_free(self._settings.host, port):
+                return port
+        raise PortTaken(
+            f"All of the engines' ports {first} to {first + self._settings.engine_ports - 1} are in use.",
+            "Set WEIGHBRIDGE_ENGINE_PORT_FIRST or WEIGHBRIDGE_ENGINE_PORTS to a larger range.",
+        )
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether nobody listens on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _name(line: str, artifact: Artifact, plan: EnginePlan) -> str:
+    return f"engine-{line}-{artifact.short}-{plan.digest[:6]}"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _last_lines(log: Path, count: int = 3) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.is_file() else []
+    return f" Its last words: {' / '.join(lines[-count:])[-500:]}" if lines else ""

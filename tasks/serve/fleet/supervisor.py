@@ -1,0 +1,285 @@
+"""supervisord, as this installation uses it: long-lived processes that outlive whoever started them.
+
+One program is one file in `<home>/supervisor/programs/`, so what should run survives a restart of the
+machine: `weighbridge up` starts supervisord and it starts them all. Control goes through its XML-RPC
+interface on a Unix socket that only this user can open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+from supervisor.xmlrpc import SupervisorTransport
+
+from weighbridge.errors import StackDown, StackFailed
+from weighbridge.settings import Settings
+
+# A Unix socket's path may be 107 bytes long (sun_path in unix(7)).
+LONGEST_SOCKET_PATH = 100
+NO_SUCH_PROGRAM = 10
+ALREADY_ADDED = 90
+
+
+class Program(BaseModel):
+    """One long-lived process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+    folder: Path
+    log: Path
+    stop_seconds: int = 20
+    """Between the polite signal and the final one."""
+
+
+class ProgramState(BaseModel):
+    """What supervisord says of a program."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    state: str
+    """RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL, …"""
+    pid: int
+    up_seconds: float
+
+
+class Supervisor:
+    """The installation's supervisord.
+
+    Args:
+        settings: the installation.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.folder = settings.home / "supervisor"
+        self.programs = self.folder / "programs"
+        self.log = settings.logs_folder / "supervisord.log"
+        self.pid_file = self.folder / "supervisord.pid"
+        self.socket = _socket_path(self.folder)
+        self._lock = FileLock(self.folder / ".lock")
+
+    @property
+    def pid(self) -> int | None:
+        """supervisord's process, if it is alive."""
+        try:
+            pid = int(self.pid_file.read_text())
+            alive = "supervisord" in " ".join(psutil.Process(pid).cmdline())
+        except (FileNotFoundError, ValueError, psutil.Error):
+            return None
+        return pid if alive else None
+
+    def start(self, environment: dict[str, str]) -> None:
+        """Start supervisord with every program on file; harmless when it runs.
+
+        Raises:
+            StackFailed: it did not come up; its log is named.
+        """
+        if self.answers():
+            return
+        self.programs.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        configuration = self.folder / "supervisord.conf"
+        configuration.write_text(self._configuration())
+        done = subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
+            env={**os.environ, **environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0 and _within(15, self.answers):
+            return
+        raise StackFailed(
+            f"supervisord did not start: {(done.stderr or done.stdout).strip()[-400:] or 'no answer on its socket'}.",
+            "Read its log, then run `weighbridge up` again.",
+            where=str(self.log),
+        )
+
+    def answers(self) -> bool:
+        """Whether supervisord is there and answers."""
+        if self.pid is None or not self.socket.exists():
+            return False
+        try:
+            return bool(self._rpc.getState()["statename"] == "RUNNING")
+        except (OSError, xmlrpc.client.Error):
+            return False
+
+    def run(self, program: Program) -> None:
+        """Make a program's file and start it; one that runs with the same file is left alone."""
+        with self._lock:
+            path = self.programs / f"{program.name}.conf"
+            text = _section(program)
+            known = self.state(program.name)
+            if known is not None and path.is_file() and path.read_text() == text:
+                if known.state not in ("RUNNING", "STARTING", "BACKOFF"):
+                    self._call("startProcess", program.name, False)
+                return
+            if known is not None:
+                self._forget(program.name)
+            program.log.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text)
+            partial.replace(path)
+            # Only this program is added: whatever else changed on disk is not ours to touch.
+            self._call("reloadConfig")
+            self._call("addProcessGroup", program.name)
+
+    def remove(self, name: str) -> None:
+        """Stop a program and forget it; harmless when there is none."""
+        with self._lock:
+            (self.programs / f"{name}.conf").unlink(missing_ok=True)
+            if self.answers() and self.state(name) is not None:
+                self._forget(name)
+                self._call("reloadConfig")
+
+    def state(self, name: str) -> ProgramState | None:
+        """A program's state, or None when supervisord does not know it."""
+        return next((one for one in self.states() if one.name == name), None)
+
+    def states(self) -> list[ProgramState]:
+        """Every program's state."""
+        return [
+            ProgramState(
+                name=one["name"],
+                state=one["statename"],
+                pid=one["pid"],
+                up_seconds=max(0, one["now"] - one["start"]) if one["pid"] else 0,
+            )
+            for one in self._call("getAllProcessInfo")
+        ]
+
+    def shut_down(self, wait_seconds: float = 60) -> None:
+        """Stop every program and supervisord itself, and wait until all are gone.
+
+        Raises:
+            StackFailed: something is still alive after `wait_seconds`.
+        """
+        pid = self.pid
+        if pid is None:
+            return
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        try:
+            self._rpc.shutdown()
+        except (OSError, xmlrpc.client.Error):
+            # It does not listen any more; the signal does the same.
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).terminate()
+        _, alive = psutil.wait_procs(family, timeout=wait_seconds)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, alive = psutil.wait_procs(alive, timeout=10)
+        if alive:
+            raise StackFailed(
+                f"Processes {[process.pid for process in alive]} did not end.", "Look at them with `ps` and end them."
+            )
+
+    def _forget(self, name: str) -> None:
+        self._call("stopProcessGroup", name, True)
+        self._call("removeProcessGroup", name)
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return getattr(self._rpc, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode in (NO_SUCH_PROGRAM, ALREADY_ADDED):
+                return []
+            raise StackFailed(
+                f"supervisord refused {method}{arguments}: {fault.faultString}.",
+                "Read its log.",
+                where=str(self.log),
+            ) from None
+        except (OSError, xmlrpc.client.ProtocolError):
+            raise StackDown("The local stack is not up.", "Run `weighbridge up`.", where=str(self.folder)) from None
+
+    @property
+    def _rpc(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+
+    def _configuration(self) -> str:
+        return "\n".join(
+            [
+                "[unix_http_server]",
+                f"file={_escape(str(self.socket))}",
+                "chmod=0600",
+                "[supervisord]",
+                f"logfile={_escape(str(self.log))}",
+                f"pidfile={_escape(str(self.pid_file))}",
+                "logfile_maxbytes=5MB",
+                "logfile_backups=2",
+                "[rpcinterface:supervisor]",
+                "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+                "[include]",
+                f"files={_escape(str(self.programs))}/*.conf",
+                "",
+            ]
+        )
+
+
+def _section(program: Program) -> str:
+    environment = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(program.environment.items()))
+    return "\n".join(
+        [
+            f"[program:{program.name}]",
+            f"command={_escape(shlex.join(program.command))}",
+            f"directory={_escape(str(program.folder))}",
+            f"environment={environment}",
+            f"stdout_logfile={_escape(str(program.log))}",
+            "redirect_stderr=true",
+            "stdout_logfile_maxbytes=20MB",
+            "stdout_logfile_backups=2",
+            "autostart=true",
+            "autorestart=true",
+            "startsecs=1",
+            "startretries=5",
+            f"stopwaitsecs={program.stop_seconds}",
+            # Servers here start workers of their own: the whole group goes, or the port stays taken.
+            "stopasgroup=true",
+            "killasgroup=true",
+            "",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    """supervisord expands %(name)s everywhere."""
+    return text.replace("%", "%%")
+
+
+def _socket_path(folder: Path) -> Path:
+    path = folder / "supervisor.sock"
+    if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    return private / f"{name}.sock"
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False

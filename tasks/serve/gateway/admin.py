@@ -1,0 +1,124 @@
+"""What a running Envoy says of itself: which configuration it runs, and how its clusters fare."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.serve.gateway.discovery import ROUTE_CONFIGURATION
+from weighbridge.errors import GatewayFailed
+
+ANSWER_SECONDS = 5.0
+"""The admin interface answers from memory, in milliseconds."""
+
+
+class BackendCounters(BaseModel):
+    """How one backend has fared since Envoy started, or since the backend came."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: int
+    """Requests that got the head of an answer, be it an error."""
+    errors_5xx: int
+    """Of these, answered 5xx by the engine, or by Envoy because the engine could not be reached."""
+    broken: int
+    """Connections that the engine cut in the middle of a request or of an answer."""
+    active: int
+    """Requests under way at this moment, until the last byte of their answers."""
+    healthy: bool
+    """What the latest active health check found."""
+
+
+class Taken(BaseModel):
+    """The versions of the two documents that Envoy runs, and what it refused of newer ones."""
+
+    model_config = ConfigDict(frozen=True)
+
+    clusters: str
+    routes: str
+    warming: tuple[str, ...]
+    """Clusters that wait for their first health check."""
+    refusals: tuple[str, ...]
+
+
+class Admin:
+    """A client of Envoy's admin interface.
+
+    Args:
+        url: of the interface.
+        config: the bootstrap file, by which our Envoy is told from any other on the same port.
+    """
+
+    def __init__(self, url: str, config: Path) -> None:
+        self.url, self.config = url, config
+
+    def up(self) -> bool:
+        """Whether our Envoy runs and has finished starting."""
+        try:
+            info = self._get("/server_info")
+        except GatewayFailed:
+            return False
+        options = info.get("command_line_options", {})
+        return info.get("state") == "LIVE" and options.get("config_path") == str(self.config)
+
+    def taken(self) -> Taken:
+        """Which configuration Envoy runs.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        parts = {part["@type"].rsplit(".", 1)[-1]: part for part in self._get("/config_dump")["configs"]}
+        clusters = parts.get("ClustersConfigDump", {})
+        routes = parts.get("RoutesConfigDump", {}).get("dynamic_route_configs", [])
+        ours = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
+        warming = clusters.get("dynamic_warming_clusters", [])
+        entries = [*routes, *warming, *clusters.get("dynamic_active_clusters", [])]
+        return Taken(
+            clusters=clusters.get("version_info", ""),
+            routes=ours[0].get("version_info", "") if ours else "",
+            warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
+            refusals=tuple(entry["error_state"].get("details", "") for entry in entries if "error_state" in entry),
+        )
+
+    def counters(self, cluster: str) -> BackendCounters:
+        """Counts of a cluster.
+
+        Raises:
+            GatewayFailed: Envoy does not answer or does not run this cluster.
+        """
+        prefix = f"cluster.{cluster}."
+        answer = self._get("/stats", {"format": "json", "filter": f"^{re.escape(prefix)}(upstream|membership)_"})
+        counts = {
+            entry["name"].removeprefix(prefix): int(entry["value"]) for entry in answer["stats"] if "value" in entry
+        }
+        if "membership_healthy" not in counts:
+            raise GatewayFailed(
+                f"The gateway does not run {cluster}.",
+                "Run `weighbridge promote` again; it brings the gateway to what the registry asks for.",
+                where=self.url,
+            )
+        return BackendCounters(
+            requests=counts.get("upstream_rq_completed", 0),
+            errors_5xx=counts.get("upstream_rq_5xx", 0),
+            broken=counts.get("upstream_cx_destroy_remote_with_active_rq", 0),
+            active=counts.get("upstream_rq_active", 0) + counts.get("upstream_rq_pending_active", 0),
+            healthy=counts["membership_healthy"] > 0,
+        )
+
+    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
+        import httpx  # half a second that callers without Envoy need not pay
+
+        try:
+            # A proxy of the environment has no business with this address.
+            answer = httpx.get(self.url + path, params=params, timeout=ANSWER_SECONDS, trust_env=False)
+            return dict(answer.raise_for_status().json())
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            raise GatewayFailed(
+                f"The gateway does not answer: {error or type(error).__name__}.",
+                "Start the stack with `weighbridge up`, or see why with `weighbridge status`.",
+                where=self.url,
+            ) from None

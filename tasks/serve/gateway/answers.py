@@ -1,0 +1,109 @@
+"""What the gateway says by itself, in the shapes that OpenAI's clients know."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tasks.serve.gateway.routes import Routes
+
+
+def error_body(message: str, kind: str, code: str) -> dict[str, Any]:
+    """The body of a failed request, as OpenAI's clients unpack it."""
+    return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+
+
+def error_answer(status: int, message: str, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    """The part of a route that answers with an error."""
+    return _direct(status, error_body(message, kind, code))
+
+
+def models_answer(names: list[str]) -> dict[str, Any]:
+    """The part of a route that lists models."""
+    return _direct(200, {"object": "list", "data": [_model(name) for name in names]})
+
+
+def model_answer(name: str) -> dict[str, Any]:
+    """The part of a route that describes one model."""
+    return _direct(200, _model(name))
+
+
+def health_answer() -> dict[str, Any]:
+    """The part of a route that says that the gateway itself lives."""
+    return _direct(200, {"status": "ok"})
+
+
+def model_not_found(routes: Routes) -> dict[str, Any]:
+    """The answer to a request for a model that no line is called."""
+    names = ", ".join(route.line for route in routes.lines)
+    message = f"No such model here; there are: {names}." if names else "No model is served here yet."
+    return error_answer(404, message, "model_not_found")
+
+
+def local_replies() -> dict[str, Any]:
+    """How Envoy's own refusals are told: each status that its filters and its router can produce.
+
+    The answers above are exempt: they carry their JSON already, and Envoy sets no response flag on them.
+    """
+    failed: dict[str, Any] = {"response_flag_filter": {}}
+    overloaded = {"response_flag_filter": {"flags": ["UO"]}}
+    return {
+        "mappers": [
+            _mapper(_status("EQ", 401), "Missing or unknown API key.", "invalid_request_error", "invalid_api_key"),
+            _mapper(
+                _status("EQ", 413), "The request's body is too large.", "invalid_request_error", "request_too_large"
+            ),
+            _mapper(_status("EQ", 429), "Too many requests.", "rate_limit_error", "rate_limit_exceeded"),
+            _mapper(
+                overloaded, "The model has too many requests at once.", "rate_limit_error", "rate_limit_exceeded", 429
+            ),
+            _mapper(
+                _both(_status("GE", 500), failed),
+                "The model does not answer just now. Try again shortly.",
+                "server_error",
+                "model_unavailable",
+            ),
+            _mapper(
+                _both(_status("GE", 400), failed),
+                "The gateway cannot make sense of the request.",
+                "invalid_request_error",
+                "bad_request",
+            ),
+        ]
+    }
+
+
+def _direct(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "direct_response": {"status": status, "body": {"inline_string": json.dumps(body)}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": "application/json"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+    }
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "weighbridge"}
+
+
+def _status(comparison: str, status: int) -> dict[str, Any]:
+    # The runtime key is demanded by Envoy's schema; nothing sets it.
+    value = {"default_value": status, "runtime_key": f"gateway.status_{comparison.lower()}_{status}"}
+    return {"status_code_filter": {"comparison": {"op": comparison, "value": value}}}
+
+
+def _both(*filters: dict[str, Any]) -> dict[str, Any]:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+def _mapper(which: dict[str, Any], message: str, kind: str, code: str, status: int | None = None) -> dict[str, Any]:
+    mapper: dict[str, Any] = {
+        "filter": which,
+        "body_format_override": {"json_format": error_body(message, kind, code)},
+    }
+    if status is not None:
+        mapper["status_code"] = status
+    return mapper

@@ -1,0 +1,210 @@
+"""The part of Envoy's configuration that follows the routes: clusters (CDS) and routes with keys (RDS).
+
+Each document carries a version made of its own content, so that asking Envoy for the version it runs
+tells whether it has taken exactly this document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
+from tasks.serve.gateway.keys import Keys
+from tasks.serve.gateway.routes import Backend, LineRoute, Routes
+
+METADATA = "weighbridge"
+"""Namespace of our own facts on requests, routes and clusters."""
+
+ROUTE_CONFIGURATION = "lines"
+CLIENT_HEADER = "x-weighbridge-client"
+VERSION_HEADER = "x-weighbridge-version"
+DIGEST_HEADER = "x-weighbridge-digest"
+KEY_FILTER = "envoy.filters.http.api_key_auth"
+JSON_FILTER = "envoy.filters.http.json_to_metadata"
+
+STREAM_IDLE_SECONDS = 600
+"""How long an answer may say nothing; as long as OpenAI's own client waits by default."""
+
+KEEPALIVE_SECONDS = 3
+"""How long an idle connection to an engine is kept: less than the 5 s after which uvicorn, under most
+engines, closes it, so that no request meets a connection that is just being closed."""
+
+MAX_REQUESTS = 1024
+"""Requests at once to one backend; more are refused with 429 rather than piled up."""
+
+_TYPES = "type.googleapis.com/envoy"
+
+
+def cluster_name(line: str, version: str) -> str:
+    """Envoy's name for a version of a line: `smollm2@3`."""
+    return f"{line}@{version}"
+
+
+def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """CDS: one cluster for each backend, whatever its weight.
+
+    Args:
+        leaving: clusters of an earlier document that must stay until no route names them.
+    """
+    clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
+    named = {cluster["name"] for cluster in clusters}
+    kept = [cluster for cluster in leaving if cluster["name"] not in named]
+    return _discovery(routes.generation, [*clusters, *kept])
+
+
+def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
+    """RDS: the routes of all lines, behind the clients' keys."""
+    host = {
+        "name": "all",
+        "domains": ["*"],
+        "routes": _routes(routes),
+        "retry_policy": {
+            # Only where the engine cannot have seen the request: nothing is generated twice.
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 2,
+        },
+        "typed_per_filter_config": {
+            KEY_FILTER: {
+                "@type": f"{_TYPES}.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute",
+                "credentials": [{"key": key, "client": name} for name, key in keys.root.items()],
+                # The key ends here: engines and their logs never see it.
+                "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+            }
+        },
+    }
+    configuration = {
+        "@type": f"{_TYPES}.config.route.v3.RouteConfiguration",
+        "name": ROUTE_CONFIGURATION,
+        "virtual_hosts": [host],
+        # The default of 4 KiB would refuse the list of a few dozen models.
+        "max_direct_response_body_size_bytes": 2**20,
+    }
+    return _discovery(routes.generation, [configuration])
+
+
+def _discovery(generation: int, resources: list[dict[str, Any]]) -> dict[str, Any]:
+    content = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()
+    return {"version_info": f"{generation}-{content[:16]}", "resources": resources}
+
+
+def _cluster(line: str, backend: Backend) -> dict[str, Any]:
+    """One cluster; of the weight it knows nothing, so that a shift never touches its connections."""
+    name = cluster_name(line, backend.version)
+    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}}
+    protocol = {
+        "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"idle_timeout": f"{KEEPALIVE_SECONDS}s"},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
+    limits = {
+        "max_connections": MAX_REQUESTS,
+        "max_pending_requests": MAX_REQUESTS,
+        "max_requests": MAX_REQUESTS,
+        "max_retries": MAX_REQUESTS,
+    }
+    return {
+        "@type": f"{_TYPES}.config.cluster.v3.Cluster",
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+        "health_checks": [_health_check()],
+        # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {"thresholds": [limits]},
+        "metadata": {"filter_metadata": {METADATA: _facts(line, backend)}},
+    }
+
+
+def _health_check() -> dict[str, Any]:
+    return {
+        # A small machine's engine may take seconds to answer while it generates: slow is not sick.
+        "timeout": "10s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        "interval": "2s",
+        # By default a cluster without traffic is looked at once a minute only.
+        "no_traffic_interval": "2s",
+        "unhealthy_interval": "1s",
+        "http_health_check": {"path": "/health"},
+    }
+
+
+def _facts(line: str, backend: Backend) -> dict[str, str]:
+    return {"line": line, "version": backend.version, "digest": backend.digest}
+
+
+def _routes(routes: Routes) -> list[dict[str, Any]]:
+    """All routes, first match first."""
+    names = [route.line for route in routes.lines]
+    found: list[dict[str, Any]] = [
+        {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, JSON_FILTER)},
+        {"match": {"path": "/v1/models"}, **models_answer(names)},
+    ]
+    for route in routes.lines:
+        prefix = f"/{route.line}/v1/"
+        found += [
+            {"match": {"path": f"/v1/models/{route.line}"}, **model_answer(route.line)},
+            {"match": {"path": f"{prefix}models"}, **models_answer([route.line])},
+            {
+                "match": {"prefix": prefix},
+                **_to_backends(route, {"prefix_rewrite": "/v1/"}),
+                # The path says it all: no need to read the body.
+                **_without(JSON_FILTER),
+            },
+        ]
+    found += [
+        {"match": {"prefix": "/v1/", **_said("model", route.line)}, **_to_backends(route, {})} for route in routes.lines
+    ]
+    missing = "The body must be JSON (content-type application/json) and name a model."
+    return [
+        *found,
+        {"match": {"prefix": "/v1/models/"}, **model_not_found(routes)},
+        {"match": {"prefix": "/v1/", **_said("problem", "no_json")}, **error_answer(400, missing, "invalid_json")},
+        {"match": {"prefix": "/v1/", **_said("problem", "no_model")}, **error_answer(400, missing, "model_missing")},
+        {"match": {"prefix": "/v1/"}, **model_not_found(routes)},
+        {"match": {"prefix": "/"}, **error_answer(404, "Nothing here; ask below /v1.", "not_found")},
+    ]
+
+
+def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
+    facts = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
+    if not any(backend.weight for backend in route.backends):
+        # Envoy refuses a route whose weights are all zero.
+        message = f"No version of {route.line} takes requests at the moment."
+        return {**facts, **error_answer(503, message, "model_unavailable", "server_error")}
+    weighted = [
+        {
+            "name": cluster_name(route.line, backend.version),
+            "weight": backend.weight,
+            "response_headers_to_add": [
+                _header(VERSION_HEADER, backend.version),
+                _header(DIGEST_HEADER, backend.digest),
+            ],
+        }
+        for backend in route.backends
+    ]
+    # A long answer is no fault; only silence is.
+    timeouts = {"timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
+    return {**facts, "route": {"weighted_clusters": {"clusters": weighted}, **timeouts, **action}}
+
+
+def _header(name: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _said(key: str, text: str) -> dict[str, Any]:
+    """A condition on what was read from the body."""
+    value = {"string_match": {"exact": text}}
+    return {"dynamic_metadata": [{"filter": METADATA, "path": [{"key": key}], "value": value}]}
+
+
+def _without(*filters: str) -> dict[str, Any]:
+    off = {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "disabled": True}
+    return {"typed_per_filter_config": dict.fromkeys(filters, off)}

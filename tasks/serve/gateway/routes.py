@@ -1,0 +1,151 @@
+"""What the gateway is meant to do: which versions of a line get which share of its requests.
+
+`routes.json` is the single truth; what Envoy reads (`discovery.py`) is rendered from it, so a process
+killed between the two leaves nothing that the next render does not mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from tasks.serve.gateway.files import write_whole
+from weighbridge.errors import GatewayFailed
+from weighbridge.line import LINE_NAME
+
+LOCK_SECONDS = 90.0
+"""How long a writer waits for the one before it, which itself waits for Envoy at most three times."""
+
+Name = Annotated[str, StringConstraints(pattern=f"^{LINE_NAME.pattern}$")]
+# No dot and no colon: Envoy builds names of statistics from it.
+Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backend(_Part):
+    """One version of a line on an engine of this machine."""
+
+    version: Version
+    digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="of the artifact that the engine serves")
+    port: int = Field(ge=1, le=65535, description="the engine's, on 127.0.0.1")
+    weight: int = Field(0, ge=0, le=100, description="per cent of the line's requests")
+
+
+class LineRoute(_Part):
+    """A line's versions and their shares; with no share at all the line answers 503."""
+
+    line: Name
+    backends: tuple[Backend, ...] = ()
+
+    @field_validator("backends")
+    @classmethod
+    def _consistent(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+        versions = [backend.version for backend in backends]
+        if len(set(versions)) < len(versions):
+            raise ValueError(f"versions appear twice: {', '.join(versions)}")
+        total = sum(backend.weight for backend in backends)
+        if total not in (0, 100):
+            raise ValueError(f"weights sum to {total}, not to 100 or 0")
+        return backends
+
+    def backend(self, version: str) -> Backend:
+        """The backend of a version.
+
+        Raises:
+            GatewayFailed: the line has no such version.
+        """
+        for backend in self.backends:
+            if backend.version == version:
+                return backend
+        known = ", ".join(backend.version for backend in self.backends) or "none"
+        raise GatewayFailed(
+            f"The gateway has no version {version} of {self.line}; it has: {known}.",
+            "See what serves with `weighbridge status`.",
+            where=self.line,
+        )
+
+
+class Routes(_Part):
+    """All lines, in the order of their names."""
+
+    lines: tuple[LineRoute, ...] = ()
+    generation: int = Field(0, ge=0, description="grows by one with every change")
+
+    @field_validator("lines")
+    @classmethod
+    def _named_once(cls, lines: tuple[LineRoute, ...]) -> tuple[LineRoute, ...]:
+        names = [route.line for route in lines]
+        if len(set(names)) < len(names):
+            raise ValueError("a line appears twice")
+        return tuple(sorted(lines, key=lambda route: route.line))
+
+    def line(self, name: str) -> LineRoute:
+        """The route of a line; one without backends when the gateway has not heard of it."""
+        return next((route for route in self.lines if route.line == name), LineRoute(line=name))
+
+    def with_line(self, route: LineRoute) -> Routes:
+        """The next generation, with this line's route in the place of its old one."""
+        others = tuple(other for other in self.lines if other.line != route.line)
+        return Routes(lines=(*others, route), generation=self.generation + 1)
+
+
+class RoutesFile:
+    """`routes.json`, whole at any moment, and one writer at a time.
+
+    Args:
+        folder: the gateway's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "routes.json"
+        self._lock = FileLock(folder / ".lock")
+
+    def load(self) -> Routes:
+        """What was last written; no lines when nothing was.
+
+        Raises:
+            GatewayFailed: the file is not what this program writes.
+        """
+        try:
+            return Routes.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return Routes()
+        except ValidationError as error:
+            raise GatewayFailed(
+                f"The gateway's routes cannot be read: {error.errors()[0]['msg']}.",
+                "Undo the edit, or delete the file and run `weighbridge promote` for each line.",
+                where=str(self.path),
+            ) from None
+
+    def save(self, routes: Routes) -> None:
+        """Replace the file, synced to disk."""
+        write_whole(self.path, routes.model_dump_json(indent=2))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out; the operating system frees the lock of a writer that is killed.
+
+        Raises:
+            GatewayFailed: another process held it for LOCK_SECONDS.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise GatewayFailed(
+                f"Another process has been changing the gateway's routes for {LOCK_SECONDS:.0f} seconds.",
+                "Wait for it or end it, then run the command again.",
+                where=str(self.path),
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()

@@ -1,0 +1,205 @@
+"""The serve room's steps: done every time, for they change what serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.models import Registry
+from registry.records import Version
+from registry.store import Artifact, Store
+from tasks.serve import rollout
+from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
+from tasks.serve.gateway import Gateway
+from tasks.serve.rollout import StepReport, TrafficLock
+from tasks.steps import run_logger, step
+from weighbridge.errors import ApprovalRefused, NothingToRollBack, RolloutAborted, WeighbridgeError
+from weighbridge.line import Line
+from weighbridge.settings import load_settings
+
+
+class Serving(BaseModel):
+    """What serves a line when a flow has ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    version: int | None
+    digest: str = ""
+    scheme: str = ""
+    changed: bool = False
+    steps: tuple[StepReport, ...] = ()
+
+
+def describe_engine(plan: Line) -> str:
+    """Engine, version and flags in one line, as scores and versions record them."""
+    engine = plan_engine(plan)
+    return f"{engine.engine_version} {engine.digest[:12]}"
+
+
+def launch_for_trial(
+    plan: Line, artifact: Artifact, tell: Callable[[str], None]
+) -> AbstractContextManager[RunningEngine]:
+    """An engine for weighing, see `LocalFleet.trial`."""
+    return LocalFleet(load_settings()).trial(plan, artifact, tell)
+
+
+def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> TrafficLock:
+    """The right to move a line's traffic.
+
+    Raises:
+        RolloutBusy: somebody else keeps it for longer than `wait_seconds`.
+    """
+    return TrafficLock(load_settings(), line).acquire(wait_seconds, urgent)
+
+
+def wanted(plan: Line, version: int | None) -> Version | None:
+    """What the registry asks to serve: the version named, else the newest approval, else the alias `production`.
+
+    Raises:
+        VersionUnknown: there is no version of that number.
+    """
+    registry = Registry()
+    if version is not None:
+        return registry.version(plan.name, version)
+    waiting = registry.waiting(plan.name)
+    return max(waiting, key=lambda one: one.version) if waiting else registry.production(plan.name)
+
+
+@step("check-approval-{target.version}")
+def check_approval(plan: Line, target: Version) -> Artifact:
+    """Hold what was approved against what was weighed; what fails is tagged and serves nobody.
+
+    Raises:
+        ApprovalRefused, ArtifactMissing, ArtifactDamaged: and the version carries the reason.
+    """
+    registry = Registry()
+    try:
+        if target.state in ("refused", "failed", "rolled_back"):
+            raise ApprovalRefused(
+                f"Version {target.version} of {plan.name} is {target.state}: {target.state_reason or 'no reason kept'}.",
+                "Approve a candidate again to give it another try; `weighbridge status` lists them.",
+            )
+        registry.check_approval(target)
+        artifact = Store().get(plan.name, target.digest)
+        Store().verify(artifact)
+    except WeighbridgeError as error:
+        if target.state is None:
+            registry.set_state(plan.name, target.version, "refused", str(error))
+        raise
+    return artifact
+
+
+@step("start-engine-{artifact.scheme}-{artifact.short}")
+def start_engine(plan: Line, artifact: Artifact) -> RunningEngine:
+    """A warm engine for an artifact, proven by real requests."""
+    return LocalFleet(load_settings()).ensure(plan, artifact, run_logger().info)
+
+
+@step("shift-traffic-to-{target.version}")
+def shift_traffic(plan: Line, target: Version, engine: RunningEngine, lock: TrafficLock) -> list[StepReport]:
+    """Move traffic to a version through the line's steps.
+
+    Raises:
+        RolloutAborted: and traffic is back where it was; the version carries the reason.
+    """
+    registry = Registry()
+    if target.state is None:
+        registry.set_state(plan.name, target.version, "rolling")
+    try:
+        return rollout.roll_out(plan, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info)
+    except RolloutAborted as error:
+        registry.set_state(plan.name, target.version, "failed", str(error))
+        raise
+
+
+@step("settle-{target.version}")
+def settle(plan: Line, target: Version) -> None:
+    """Make the registry say what serves, then drain and stop what is no longer kept."""
+    registry = Registry()
+    before = registry.production(plan.name)
+    if before is not None and before.version != target.version:
+        registry.set_previous(plan.name, before.version)
+        if before.state != "rolled_back":
+            registry.set_state(plan.name, before.version, "previous")
+    registry.set_production(plan.name, target.version)
+    registry.set_state(plan.name, target.version, "serving")
+    for older in registry.waiting(plan.name):
+        if older.version < target.version:
+            registry.set_state(plan.name, older.version, "retired", f"superseded by version {target.version}")
+    tidy(plan)
+
+
+def tidy(plan: Line) -> None:
+    """Note which engines serve, and drain and stop those that are out and no longer kept warm."""
+    settings = load_settings()
+    gateway, fleet = Gateway(settings), LocalFleet(settings)
+    serving = {one.port for one in gateway.routes().backends(plan.name) if one.weight > 0}
+    for engine in fleet.engines(plan.name):
+        fleet.mark_rotation(engine, engine.port in serving)
+    rollout.retire(plan, gateway, fleet, run_logger().info)
+
+
+def serves_already(plan: Line, target: Version) -> bool:
+    """Whether gateway, registry and engine agree that this version has all traffic."""
+    settings = load_settings()
+    production = Registry().production(plan.name)
+    if production is None or production.version != target.version:
+        return False
+    serving = [one for one in Gateway(settings).routes().backends(plan.name) if one.weight > 0]
+    engines = {one.port: one for one in LocalFleet(settings).engines(plan.name)}
+    return (
+        [one.version for one in serving] == [str(target.version)]
+        and serving[0].digest == target.digest
+        and serving[0].port in engines
+        and LocalFleet(settings).is_warm(engines[serving[0].port])
+    )
+
+
+def earlier(plan: Line, version: int | None) -> Version:
+    """What a rollback goes back to: the version named; production while a rollout runs; else `previous`.
+
+    Raises:
+        NothingToRollBack: there is no earlier version.
+        VersionUnknown: there is no version of that number.
+    """
+    registry = Registry()
+    if version is not None:
+        return registry.version(plan.name, version)
+    production = registry.production(plan.name)
+    shares = {one.version: one.weight for one in Gateway(load_settings()).routes().backends(plan.name)}
+    if production is not None and shares.get(str(production.version), 0) < 100:
+        return production
+    previous = registry.previous(plan.name)
+    if previous is None:
+        raise NothingToRollBack(
+            f"{plan.name} has no previous version.",
+            f"Name one: `weighbridge rollback {plan.name} --to VERSION`; `weighbridge status` lists them.",
+        )
+    return previous
+
+
+@step("wake-engine-{target.version}")
+def wake_engine(plan: Line, target: Version) -> RunningEngine:
+    """The engine of an earlier version: the warm one at once, else a new one from its verified artifact."""
+    fleet, artifact = LocalFleet(load_settings()), Store().get(plan.name, target.digest)
+    known = fleet.find(plan, artifact)
+    return known if known is not None and fleet.is_warm(known) else fleet.ensure(plan, artifact, run_logger().info)
+
+
+@step("switch-back-to-{target.version}")
+def switch_back(plan: Line, target: Version, engine: RunningEngine, reason: str) -> None:
+    """Give an earlier version all new requests, the registry's intent first, so that a crash ends there too."""
+    registry = Registry()
+    for other in registry.versions(plan.name):
+        if other.version != target.version and other.state in ("serving", "rolling"):
+            registry.set_state(plan.name, other.version, "rolled_back", reason)
+    registry.set_production(plan.name, target.version)
+    registry.set_state(plan.name, target.version, "serving")
+    previous = registry.previous(plan.name)
+    if previous is not None and previous.version == target.version:
+        registry.set_previous(plan.name, None)
+    rollout.switch(plan.name, str(target.version), engine, Gateway(load_settings()))
+    run_logger().info("%s: version %s has all new requests", plan.name, target.version)

@@ -1,0 +1,100 @@
+"""Admission: what a release must be before a byte of its weights is downloaded.
+
+Every reason against it is told at once, so that a refusal is read once and not five times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PureWindowsPath
+
+from registry.store import GIB
+from tasks.source.hub import CONFIG, Source
+from weighbridge.errors import SourceRefused
+from weighbridge.line import Line
+
+# Above this the Hub serves a file over Xet only (MAX_HTTP_DOWNLOAD_SIZE of huggingface_hub 1.33).
+LARGEST_FILE_BYTES = 50 * 1000**3
+
+
+def admit(source: Source, line: Line) -> None:
+    """Hold a release against the line's admission rules.
+
+    Raises:
+        SourceRefused: with every reason.
+    """
+    reasons = [*_licence(source, line), *_architecture(source, line), *_files(source, line)]
+    if reasons:
+        raise SourceRefused(
+            f"{source.short} is refused: {'; '.join(reasons)}.",
+            f"Choose another release, or change `admission` in lines/{line.name}.yaml if the rule is wrong.",
+            where=f"lines/{line.name}.yaml",
+        )
+
+
+def escapes(path: str) -> bool:
+    """Whether a file's name would lead out of the folder that it is put in, on any system."""
+    parts = path.split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in path or "\0" in path:
+        return True
+    return any(PureWindowsPath(part).drive or PureWindowsPath(part).root for part in parts)
+
+
+def _licence(source: Source, line: Line) -> Iterator[str]:
+    allowed = line.admission.licences
+    listed = ", ".join(allowed) or "none"
+    if source.licence is None:
+        yield f"its card names no licence (allowed: {listed})"
+    elif source.licence.lower() not in {licence.lower() for licence in allowed}:
+        yield f"licence {source.licence} is not allowed (allowed: {listed})"
+
+
+def _architecture(source: Source, line: Line) -> Iterator[str]:
+    if not source.config:
+        yield f"it has no {CONFIG}"
+        return
+    names = source.config.get("architectures") or []
+    allowed = line.admission.architectures
+    if not names:
+        yield f"{CONFIG} names no architecture"
+    elif allowed:
+        if not set(names) <= set(allowed):
+            yield f"architecture {', '.join(names)} is not allowed (allowed: {', '.join(allowed)})"
+    elif not set(names) <= _causal_classes():
+        yield f"architecture {', '.join(names)} is no causal language model that the installed transformers knows"
+    if _names_code(source.config):
+        yield f"it wants to run code of its own (`auto_map` in {CONFIG}), which is never done"
+
+
+def _causal_classes() -> set[str]:
+    """Names of all causal language model classes of the installed transformers; its import takes seconds."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names: set[str] = set()
+    for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        names.update([value] if isinstance(value, str) else value)
+    return names
+
+
+def _names_code(config: object) -> bool:
+    """Whether a config, or a config within it, names classes to load from the repository."""
+    if not isinstance(config, dict):
+        return False
+    return bool(config.get("auto_map")) or any(_names_code(value) for value in config.values())
+
+
+def _files(source: Source, line: Line) -> Iterator[str]:
+    weights = [file for file in source.files if file.is_weights]
+    if not weights:
+        yield "it has no safetensors weights (pickles and GGUF are not read)"
+    limit = line.admission.max_download_gib
+    if source.size_bytes > limit * GIB:
+        yield f"{source.size_bytes / GIB:.2f} GiB to download are more than the allowed {limit:g} GiB"
+    for file in source.files:
+        if file.size_bytes > LARGEST_FILE_BYTES:
+            yield f"{file.path} is {file.size_bytes / 1e9:.0f} GB; files over 50 GB cannot be fetched by plain HTTP"
+        if file.sha256 is None and file.git_oid is None:
+            yield f"the Hub gives no hash to verify {file.path} by"
+    for path in [*(file.path for file in source.files), *source.ignored]:
+        if escapes(path):
+            yield f"the file name {path!r} leads out of its folder"

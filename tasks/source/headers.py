@@ -1,0 +1,96 @@
+"""Safetensors headers: what a file says of its tensors, checked against the file itself.
+
+The format (huggingface.co/docs/safetensors): 8 bytes with the header's length, the header as JSON, the
+tensors' bytes without a gap. A header may hold no more than 100 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from weighbridge.errors import SourceDamaged
+
+LONGEST_HEADER_BYTES = 100_000_000
+BITS = {
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+
+
+class Tensor(BaseModel):
+    """One tensor of a model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors names it: BF16, F32, …"""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its bytes in the file."""
+        return (self.elements * BITS[self.dtype] + 7) // 8
+
+
+def read_header(path: Path) -> tuple[Tensor, ...]:
+    """The tensors of a safetensors file, in the order of the file.
+
+    Raises:
+        SourceDamaged: the header does not describe this file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEADER_BYTES, size - 8):
+            raise damaged(path, f"its header claims {length} bytes of a file of {size}")
+        header = file.read(length)
+    try:
+        entries = json.loads(header, object_pairs_hook=_without_repeats)
+        entries.pop("__metadata__", None)
+        placed = [(Tensor(name=name, **_shape(entry)), entry["data_offsets"]) for name, entry in entries.items()]
+        placed.sort(key=lambda one: (one[1][0], one[1][1]))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise damaged(path, f"its header is not one: {str(error).splitlines()[0]}") from None
+    position = 0
+    for tensor, (begin, end) in placed:
+        if begin != position or end - begin != tensor.size_bytes:
+            raise damaged(path, f"tensor {tensor.name} does not lie where its header says")
+        position = end
+    if position != size - 8 - length:
+        raise damaged(path, f"its tensors take {position} bytes and {size - 8 - length} are there")
+    return tuple(tensor for tensor, _ in placed)
+
+
+def damaged(path: Path, why: str) -> SourceDamaged:
+    """The error for a file that cannot be used."""
+    return SourceDamaged(f"{path.name} is damaged: {why}.", "Try again; if it stays so, tell its publisher.")
+
+
+def _shape(entry: dict[str, Any]) -> dict[str, Any]:
+    if entry["dtype"] not in BITS:
+        raise ValueError(f"unknown dtype {entry['dtype']}")
+    if any(side < 0 for side in entry["shape"]):
+        raise ValueError("a negative side")
+    return {"shape": tuple(entry["shape"]), "dtype": entry["dtype"]}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found

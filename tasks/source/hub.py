@@ -1,0 +1,189 @@
+"""Pinning a release: from a line's repository and branch to one commit and the files that serving needs.
+
+After `pin` only the commit is ever used, so what was admitted is what is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.source.client import TIMEOUT_SECONDS, ask
+from weighbridge.errors import SourceDamaged, SourceUnreachable
+from weighbridge.line import Line
+from weighbridge.settings import load_settings
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+# The names that transformers itself writes and reads. Publishers put copies of the same weights beside them
+# (consolidated.safetensors, original/…); those would only double the download.
+STANDARD_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+NEEDED = re.compile(
+    r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer[\w.-]*|vocab[\w.-]*|merges\.txt"
+    r"|special_tokens_map\.json|added_tokens\.json|chat_template[\w.-]*|[\w.-]+\.model|LICEN[CS]E[\w.-]*|README\.md",
+    re.IGNORECASE,
+)
+# Names of the above that are no data: code and pickles are never fetched, whatever they are called.
+NEVER = re.compile(r".*\.(py|pyc|so|bin|pt|pth|pkl|ckpt|h5|msgpack|gguf|onnx)", re.IGNORECASE)
+
+
+class SourceFile(BaseModel):
+    """One file of a release, with what it is verified by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None
+    """Of a large (LFS) file."""
+    git_oid: str | None = None
+    """Git's blob id: SHA-1 over `blob <size>\\0` and the bytes; of a large file, its pointer's."""
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether it holds tensors."""
+        return self.path.endswith(".safetensors")
+
+
+class Source(BaseModel):
+    """A release, pinned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    repo: str
+    commit: str
+    """40 hex digits."""
+    licence: str | None
+    """As the model card names it; for `other`, the name that it gives."""
+    gated: bool
+    config: dict[str, Any]
+    """config.json at the commit; empty where there is none."""
+    files: tuple[SourceFile, ...]
+    """What serving needs."""
+    ignored: tuple[str, ...]
+    """Everything else that the repository holds: never downloaded."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes to download."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def short(self) -> str:
+        """Repository and commit, for a person."""
+        return f"{self.repo}@{self.commit[:12]}"
+
+
+def pin(line: Line, revision: str | None = None) -> Source:
+    """Resolve a line's source to one commit.
+
+    Args:
+        line: names the repository and the branch to follow.
+        revision: a branch, tag or commit instead of the line's.
+
+    Raises:
+        SourceUnknown: no such repository or revision, or no right to read it.
+        SourceUnreachable: the Hub did not answer.
+        SourceDamaged: config.json is not what the Hub says it is.
+    """
+    from huggingface_hub import HfApi
+
+    endpoint, revision = load_settings().hf_endpoint, revision or line.revision
+    api = HfApi(endpoint=endpoint)
+
+    def describe() -> ModelInfo:
+        try:
+            return api.model_info(line.repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise SourceUnreachable(
+                "What answers there is not a Hub.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
+            ) from None
+
+    info = ask(describe, repo=line.repo, revision=revision)
+    commit = info.sha
+    if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise SourceUnreachable(
+            f"The Hub named no commit for {line.repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", endpoint
+        )
+    files = tuple(_file(sibling) for sibling in info.siblings or [])
+    needed = _needed([file.path for file in files])
+    return Source(
+        repo=line.repo,
+        commit=commit,
+        licence=_licence(info),
+        gated=bool(info.gated),
+        config=_config(line.repo, commit, files),
+        files=tuple(file for file in files if file.path in needed),
+        ignored=tuple(file.path for file in files if file.path not in needed),
+    )
+
+
+def _file(sibling: Any) -> SourceFile:
+    lfs = sibling.lfs
+    size = lfs.size if lfs else sibling.size
+    return SourceFile(
+        path=sibling.rfilename, size_bytes=size or 0, sha256=lfs.sha256 if lfs else None, git_oid=sibling.blob_id
+    )
+
+
+def _needed(paths: list[str]) -> set[str]:
+    """The paths that serving needs: weights under their standard names where there are any, and what goes with them."""
+    weights = {path for path in paths if path.endswith(".safetensors") and "/" not in path}
+    weights = {path for path in weights if STANDARD_WEIGHTS.fullmatch(path)} or weights
+    others = {path for path in paths if NEEDED.fullmatch(path) and not NEVER.fullmatch(path)}
+    return weights | others
+
+
+def _licence(info: ModelInfo) -> str | None:
+    card = info.card_data.to_dict() if info.card_data else {}
+    licence = card.get("license")
+    if licence == "other":
+        licence = card.get("license_name") or licence
+    if isinstance(licence, list):
+        licence = " and ".join(str(one) for one in licence)
+    if not licence:
+        tagged = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+        licence = tagged[0] if tagged else None
+    return str(licence) if licence else None
+
+
+def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, Any]:
+    """config.json at the commit, checked against its blob id."""
+    file = next((file for file in files if file.path == CONFIG), None)
+    if file is None:
+        return {}
+    content = ask(lambda: _read(repo, commit, CONFIG), repo=repo, revision=commit)
+    known = {file.sha256, file.git_oid}
+    try:
+        config = json.loads(content)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or not known & {hashlib.sha256(content).hexdigest(), git_oid(content)}:
+        raise SourceDamaged(
+            f"{CONFIG} of {repo} at {commit[:12]} is not what the Hub says it is, or no JSON object.",
+            "Try again; if it stays so, tell the repository's publisher.",
+            where=load_settings().hf_endpoint,
+        )
+    return config
+
+
+def _read(repo: str, commit: str, path: str) -> bytes:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(repo, path, revision=commit, endpoint=load_settings().hf_endpoint)
+    answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
+    hf_raise_for_status(answer)
+    return bytes(answer.content)
+
+
+def git_oid(content: bytes) -> str:
+    """Git's name of a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

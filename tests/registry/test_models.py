@@ -1,0 +1,231 @@
+"""Recording releases, approving candidates and naming what serves, on MLflow with SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from registry import records
+from registry.models import Registry
+from registry.records import ReleaseRecord
+from weighbridge.errors import ApprovalRefused, VersionUnknown
+
+Make = Callable[..., ReleaseRecord]
+WRITES = ("create_", "log_", "set_", "finalize_", "restore_", "delete_")
+
+
+def contents(registry: Registry, line: str) -> dict[str, Any]:
+    """All that MLflow holds of a line, without ids, times and the line's name."""
+    client = registry.client
+    experiment = client.get_experiment_by_name(line)
+    runs = client.search_runs([experiment.experiment_id])
+    models = client.search_logged_models([experiment.experiment_id])
+    names = {run.info.run_id: run.info.run_name.removeprefix(line) for run in runs}
+    return {
+        "runs": sorted((names[run.info.run_id], run.info.status, len(run.data.params)) for run in runs),
+        "files": sorted(file.path for run in runs for file in client.list_artifacts(run.info.run_id)),
+        "points": sorted(
+            (names[run.info.run_id], name, len(client.get_metric_history(run.info.run_id, name)))
+            for run in runs
+            for name in run.data.metrics
+        ),
+        "outputs": sorted((names[run.info.run_id], len(run.outputs.model_outputs)) for run in runs if run.outputs),
+        "models": sorted((one.name.removeprefix(line), str(one.status), len(one.metrics or [])) for one in models),
+        "versions": [(version.version, version.digest) for version in registry.candidates(line)],
+    }
+
+
+def test_a_release_becomes_runs_logged_models_and_versions_of_what_passed(registry: Registry, release: Make) -> None:
+    recorded = registry.record_release(release(failing=("int4",)))
+
+    assert [candidate.version for candidate in recorded.candidates] == [1, None]
+    (version,) = registry.candidates("toy")
+    assert version.source_uri == version.artifact_uri == f"store://toy/{version.digest}"
+    assert (version.scheme, version.outcome, version.passes, version.production_digest) == (
+        "int8",
+        "non_inferior",
+        True,
+        "f" * 64,
+    )
+    assert version.tags[records.SOURCE].startswith("hf://org/toy@0123456789")
+    there = contents(registry, "toy")
+    assert len(there["runs"]) == 3 and {status for _, status, _ in there["runs"]} == {"FINISHED"}
+    assert [metrics for *_, metrics in there["models"]] == [2, 2], "metrics hang on the logged models too"
+    assert there["files"] == sorted(["report.html", "items", "plots"] * 2)
+
+
+def test_the_card_becomes_the_description_and_links_to_the_report(registry: Registry, release: Make) -> None:
+    recorded = registry.record_release(release())
+    original = registry.client.get_model_version("toy-candidates", "1")
+    run_id = recorded.candidates[0].run_id
+    assert "The verdict." in original.description
+    assert f"/runs/{run_id}/artifacts/report.html" in original.description
+    assert original.run_id == run_id and original.model_id == recorded.candidates[0].model_id
+
+
+def test_the_same_key_twice_records_once_and_another_key_records_again(registry: Registry, release: Make) -> None:
+    first = registry.record_release(release())
+    once = contents(registry, "toy")
+    assert registry.record_release(release()) == first
+    assert contents(registry, "toy") == once
+    registry.record_release(release(key="b2"))
+    assert [version.version for version in registry.candidates("toy")] == [1, 2, 3, 4]
+
+
+def test_killed_after_any_call_and_run_again_ends_in_the_same_state(
+    registry: Registry, release: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill -9."""
+
+    calls_left = 0
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls_left
+            answer = call(*args, **kwargs)
+            calls_left -= 1
+            if calls_left == 0:
+                raise Killed
+            return answer
+
+        return wrapped
+
+    def record(line: str) -> dict[str, Any]:
+        registry.record_release(release(line=line, failing=("int4",)))
+        return contents(registry, line)
+
+    expected = record("whole")
+    client = type(registry.client)
+    for name in dir(client):
+        if name.startswith(WRITES):
+            monkeypatch.setattr(client, name, dying(getattr(client, name)))
+    deaths = 0
+    while True:
+        line = f"dying{deaths}-"
+        calls_left = deaths + 1
+        try:
+            registry.record_release(release(line=line, failing=("int4",)))
+            break
+        except Killed:
+            deaths += 1
+            assert record(line) == expected, f"killed after call {deaths}"
+    assert deaths >= 15, "every writing call was died after"
+
+
+def test_approving_copies_the_version_with_who_and_why(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    approved = registry.approve("toy", 1, "read the report", "ada")
+
+    assert (approved.model, approved.version, approved.source_uri) == ("toy", 1, "models:/toy-candidates/1")
+    assert (approved.approved_by, approved.approved_reason, approved.state) == ("ada", "read the report", "")
+    assert approved.digest == registry.candidate("toy", 1).digest
+    assert "The verdict." in registry.client.get_model_version("toy", "1").description
+    assert registry.waiting("toy") == [registry.version("toy", 1)]
+    registry.check_approval(approved)
+
+
+def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    registry.record_release(release(key="b2"))
+    first = registry.approve("toy", 1, "", "ada")
+    assert registry.approve("toy", 3, "", "bob").version == first.version, "the same digest under another key"
+    registry.set_state("toy", 1, "serving")
+    registry.set_production("toy", 1)
+    assert registry.approve("toy", 1, "", "ada").version == 1, "it serves already"
+    registry.set_state("toy", 1, "rolled_back", "errors")
+    registry.client.delete_registered_model_alias("toy", "production")
+    assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a second chance is a new approval"
+
+
+def test_a_failed_candidate_cannot_be_approved_and_the_refusal_quotes_its_verdict(
+    registry: Registry, release: Make
+) -> None:
+    record = release(failing=("int4",))
+    registry.record_release(record)
+    digest = record.candidates[1].artifact.digest
+
+    failed = registry.find_failed("toy", digest[:8])
+    assert failed is not None and (failed.scheme, failed.outcome) == ("int4", "regression")
+    assert registry.find_failed("toy", "0" * 12) is None and registry.find_failed("nowhere", digest) is None
+    with pytest.raises(ApprovalRefused, match="general/choice lost 12 items"):
+        registry.find_candidate("toy", digest[:8])
+    registry.client.set_model_version_tag("toy-candidates", "1", records.PASSES, "false")
+    with pytest.raises(ApprovalRefused, match="did not pass"):
+        registry.approve("toy", 1, "please", "ada")
+    assert registry.versions("toy") == []
+
+
+def test_candidates_are_found_by_number_or_digest_and_the_unknown_is_told_what_exists(
+    registry: Registry, release: Make
+) -> None:
+    with pytest.raises(VersionUnknown, match=r"none yet.*weighbridge release toy"):
+        registry.find_candidate("toy", "1")
+    registry.record_release(release())
+    digest = registry.candidate("toy", 2).digest
+    assert registry.find_candidate("toy", "2").digest == registry.find_candidate("toy", digest[:9].upper()).digest
+    for reference in ("7", "0" * 10, "", "' OR 1=1"):
+        with pytest.raises(VersionUnknown, match=rf"1 \(int8 \w+\), 2 \(int4 {digest[:12]}\)"):
+            registry.find_candidate("toy", reference)
+    with pytest.raises(VersionUnknown, match="toy has no version '5'; it has none yet"):
+        registry.version("toy", 5)
+
+
+def test_states_and_aliases_tell_what_serves(registry: Registry, release: Make) -> None:
+    assert registry.production("toy") is None and registry.waiting("toy") == []
+    registry.record_release(release())
+    first, second = (registry.approve("toy", number, "", "ada").version for number in (1, 2))
+    assert (first, second) == (1, 2)
+
+    registry.set_state("toy", 1, "serving")
+    registry.set_production("toy", 1)
+    registry.set_state("toy", 2, "rolling", "step 10%")
+    assert [version.version for version in registry.waiting("toy")] == [2]
+    registry.set_production("toy", 2)
+    registry.set_previous("toy", 1)
+    production, previous = registry.production("toy"), registry.previous("toy")
+    assert production is not None and (production.version, production.aliases) == (2, ("production",))
+    assert previous is not None and (previous.version, previous.state) == (1, "serving")
+    assert [version.aliases for version in registry.versions("toy")] == [("previous",), ("production",)]
+    registry.set_previous("toy", None)
+    registry.set_previous("toy", None)
+    assert registry.previous("toy") is None
+    registry.set_state("toy", 2, "refused", "its digest is wrong")
+    assert registry.version("toy", 2).state_reason == "its digest is wrong" and registry.waiting("toy") == []
+    with pytest.raises(ValueError, match="none of rolling"):
+        registry.set_state("toy", 2, "happy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "altered", "complaint"),
+    [
+        ("store://toy/" + "e" * 64, {}, "was not copied from toy-candidates"),
+        ("models:/toy-candidates/1", {records.DIGEST: "e" * 64}, "names the artifact eeeeeeeeeeee"),
+        ("models:/toy-candidates/1", {records.PASSES: ""}, "carries no passing verdict"),
+        ("models:/toy/1", {}, "was not copied from toy-candidates"),
+    ],
+)
+def test_a_version_made_by_hand_is_no_approval(
+    registry: Registry, release: Make, source: str, altered: dict[str, str], complaint: str
+) -> None:
+    registry.record_release(release())
+    registry.approve("toy", 1, "", "ada")
+    tags = {**registry.candidate("toy", 1).tags, **altered}
+    registry.client.create_model_version("toy", source=source, tags=tags)
+    with pytest.raises(ApprovalRefused, match=complaint):
+        registry.check_approval(registry.version("toy", 2))
+
+
+def test_a_candidate_that_is_gone_or_points_elsewhere_approves_nothing(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    approved = registry.approve("toy", 1, "", "ada")
+    registry.client.delete_model_version("toy-candidates", "1")
+    with pytest.raises(ApprovalRefused, match="version 1 of toy-candidates, which is not there"):
+        registry.check_approval(approved)
+    tags = registry.candidate("toy", 2).tags
+    registry.client.create_model_version("toy-candidates", source="s3://elsewhere/x", tags=tags)
+    stray = registry.approve("toy", 3, "", "ada")
+    with pytest.raises(ApprovalRefused, match="s3://elsewhere/x is not the artifact that was weighed"):
+        registry.check_approval(stray)

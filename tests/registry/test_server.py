@@ -1,0 +1,139 @@
+"""The registry against a real `mlflow server`, and against none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.models import Registry
+from registry.records import ReleaseRecord
+from weighbridge.errors import RegistryFailed, StackDown
+
+Make = Callable[..., ReleaseRecord]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server's address."""
+    folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    variables = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **variables}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        while not _healthy(address):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(20)
+
+
+def _healthy(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_release_is_recorded_once_and_its_report_can_be_opened(server: str, release: Make) -> None:
+    registry = Registry(server)
+    first = registry.record_release(release())
+    assert registry.record_release(release()) == first
+
+    versions = registry.candidates("toy")
+    assert [(version.version, version.source_uri) for version in versions] == [
+        (number, f"store://toy/{candidate.artifact.digest}")
+        for number, candidate in enumerate(release().candidates, start=1)
+    ]
+    assert versions[0].url == f"{server}/#/models/toy-candidates/versions/1"
+    run_id = first.candidates[0].run_id
+    assert first.candidates[0].report_url.endswith(f"/runs/{run_id}/artifacts/report.html")
+    report = httpx.get(f"{server}/get-artifact", params={"path": "report.html", "run_uuid": run_id})
+    assert report.text == "<p>report</p>"
+
+
+def test_the_request_of_the_promote_button_is_an_approval(server: str, release: Make) -> None:
+    registry = Registry(server)
+    registry.record_release(release(line="clicked"))
+    candidate = registry.candidate("clicked", 2)
+    run_id = registry.client.get_model_version("clicked-candidates", "2").run_id
+    # What MLflow 3.17.2's page sends: name, source, run_id and tags; no description, no model_id.
+    body = {
+        "name": "clicked",
+        "source": "models:/clicked-candidates/2",
+        "run_id": run_id,
+        "tags": [{"key": key, "value": value} for key, value in candidate.tags.items()],
+    }
+    answer = httpx.post(f"{server}/ajax-api/2.0/mlflow/model-versions/create", json=body)
+    assert answer.is_success, answer.text
+
+    (approved,) = registry.waiting("clicked")
+    assert (approved.version, approved.digest, approved.approved_by) == (1, candidate.digest, "")
+    assert approved.source_uri == "models:/clicked-candidates/2"
+    registry.check_approval(approved)
+    assert registry.approve("clicked", 2, "", "ada").version == 1, "clicked already"
+
+    registry.set_production("clicked", 1)
+    registry.set_state("clicked", 1, "serving")
+    production = registry.production("clicked")
+    assert production is not None and (production.version, production.aliases) == (1, ("production",))
+    assert registry.approve("clicked", 1, "smaller is not better", "ada").model == "clicked"
+
+
+def test_a_server_that_is_down_is_named_within_seconds() -> None:
+    address, started = f"http://127.0.0.1:{free_port()}", time.monotonic()
+    with pytest.raises(StackDown, match=rf"does not answer\. \[{address}\] Next: .*weighbridge up"):
+        Registry(address).candidates("toy")
+    assert time.monotonic() - started < 20, "mostly the import of MLflow"
+
+
+def test_a_server_that_hangs_is_named_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(StackDown, match="did not answer within 1 s"):
+            Registry(f"http://127.0.0.1:{silent.getsockname()[1]}").waiting("toy")
+
+
+def test_something_else_on_the_port_is_no_registry() -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{stranger.server_port}"
+        with pytest.raises(RegistryFailed, match="403") as raised:
+            Registry(address).candidates("toy")
+        assert raised.value.where == address
+        stranger.shutdown()

@@ -1,0 +1,156 @@
+"""Changes under load, with a real Envoy: nothing that a client has begun is cut."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import FakeEngine, Running, make_gateway
+
+from tasks.serve.gateway import Gateway, control
+from weighbridge.errors import GatewayFailed
+
+Make = Callable[[], FakeEngine]
+
+
+def stream(running: Running, model: str) -> str:
+    """A whole streamed answer, or a failure."""
+    answer = running.ask("/v1/chat/completions", {"model": model, "stream": True})
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_a_version_leaves_under_load_without_a_cut_stream(running: Running, engine: Make) -> None:
+    gateway, old, new = running.gateway, engine(), engine()
+    old.chunks, old.pause_seconds = 20, 0.1
+    gateway.set_line("busy", [old.backend("1", 100), new.backend("2", 0)])
+    with ThreadPoolExecutor(8) as pool:
+        slow = [pool.submit(stream, running, "busy") for _ in range(8)]
+        while gateway.active_requests("busy", "1") < 8:
+            time.sleep(0.02)
+        gateway.shift("busy", {"2": 100})
+        assert running.chat("busy").headers["x-weighbridge-version"] == "2"
+        assert not gateway.wait_drained("busy", "1", timeout_seconds=0.2)
+        with pytest.raises(GatewayFailed, match="still answers 8 requests"):
+            gateway.remove_backend("busy", "1")
+        assert gateway.wait_drained("busy", "1", timeout_seconds=20)
+        gateway.remove_backend("busy", "1")
+        texts = [each.result() for each in slow]
+    assert all("w19" in text and text.endswith("data: [DONE]\n\n") for text in texts)
+    with pytest.raises(GatewayFailed):
+        gateway.counters("busy", "1")
+    assert running.chat("busy").headers["x-weighbridge-version"] == "2"
+
+
+def test_back_and_forth_under_load_fails_no_request(running: Running, engine: Make) -> None:
+    gateway, old, new = running.gateway, engine(), engine()
+    for fake in (old, new):
+        fake.pause_seconds = 0.05
+    gateway.set_line("swing", [old.backend("1", 100)])
+    over, whole = threading.Event(), []
+
+    def keep_asking() -> None:
+        while not over.is_set():
+            whole.append(stream(running, "swing").endswith("data: [DONE]\n\n"))
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(8)]
+        try:
+            for _ in range(2):
+                gateway.set_line("swing", [old.backend("1", 100), new.backend("2", 0)])
+                for share in (10, 50, 100):
+                    gateway.shift("swing", {"1": 100 - share, "2": share})
+                    time.sleep(0.1)
+                assert gateway.wait_drained("swing", "1", timeout_seconds=10)
+                gateway.remove_backend("swing", "1")
+                # And back at once, as a rollback does.
+                gateway.set_line("swing", [old.backend("1", 100), new.backend("2", 0)])
+        finally:
+            over.set()
+        for each in asking:
+            each.result()
+    assert len(whole) > 40 and all(whole)
+
+
+def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engine: Make) -> None:
+    first, second = engine(), engine()
+    running.gateway.set_line("moved", [first.backend("1", 100)])
+    assert running.chat("moved").status_code == 200
+    running.gateway.set_line("moved", [second.backend("1", 100)])
+    assert running.chat("moved").status_code == 200
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+def test_an_engine_that_dies_in_mid_answer_is_counted(running: Running, engine: Make) -> None:
+    fake = engine()
+    running.gateway.set_line("dying", [fake.backend("1", 100)])
+    before = running.gateway.counters("dying", "1")
+    fake.chunks = -1  # no event at all, then a body of nonsense
+    fake.finish_request = lambda request, address: request.close()  # type: ignore[method-assign]
+    refused = running.chat("dying")
+    assert refused.status_code == 503
+    after = running.gateway.counters("dying", "1")
+    assert (before.errors_5xx, after.errors_5xx) == (0, 1)
+
+
+def test_two_writers_take_turns(running: Running, engine: Make) -> None:
+    fake = engine()
+    lines = [f"turn-{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        writers = [
+            pool.submit(Gateway(running.gateway.settings).set_line, line, [fake.backend("1", 100)]) for line in lines
+        ]
+        for writer in writers:
+            writer.result()
+    assert {running.chat(line).status_code for line in lines} == {200}
+
+
+def test_bootstrap_again_while_it_runs_changes_nothing(running: Running, engine: Make) -> None:
+    running.gateway.set_line("again", [engine().backend("1", 100)])
+    running.gateway.bootstrap()
+    assert running.gateway.health()
+    assert running.chat("again").status_code == 200
+
+
+def test_what_envoy_refuses_is_named_in_time(running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway, fake = running.gateway, engine()
+    gateway.set_line("refused", [fake.backend("1", 100)])
+    monkeypatch.setattr(control, "TAKE_SECONDS", 1.0)
+    real = control.routes_document
+
+    def broken(*args: object) -> dict[str, object]:
+        document = real(*args)  # type: ignore[arg-type]
+        document["version_info"] = "broken"
+        document["resources"][0]["virtual_hosts"] *= 2
+        return document
+
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "routes_document", broken)
+        with pytest.raises(GatewayFailed, match=r"did not take the new routes within 1 seconds: .*all"):
+            gateway.set_line("refused", [fake.backend("2", 100)])
+    # The version from before serves on, and the next writer mends it.
+    assert running.chat("refused").headers["x-weighbridge-version"] == "1"
+    gateway.set_line("refused", [fake.backend("2", 100)])
+    assert running.chat("refused").headers["x-weighbridge-version"] == "2"
+
+
+def test_a_start_serves_what_was_written_down_before(tmp_path: Path, engine: Make) -> None:
+    gateway = make_gateway(tmp_path)
+    gateway.set_line("kept", [engine().backend("3", 100)], wait=False)
+    running = Running(gateway)
+    try:
+        running.start()
+        assert running.chat("kept").headers["x-weighbridge-version"] == "3"
+    finally:
+        running.stop()
+
+
+def test_a_stranger_on_the_admin_port_is_not_taken_for_our_envoy(running: Running, tmp_path: Path) -> None:
+    stranger = Gateway(running.gateway.settings.model_copy(update={"home": tmp_path}))
+    assert not stranger.health()
+    with pytest.raises(GatewayFailed, match="not up"):
+        stranger.set_line("a", [])

@@ -1,0 +1,202 @@
+"""What is written down and rendered, without an Envoy (but for its own check of the result)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tasks.serve.gateway import Backend, Gateway, LineRoute, Routes
+from tasks.serve.gateway.discovery import clusters_document, routes_document
+from tasks.serve.gateway.files import as_yaml
+from tasks.serve.gateway.keys import Keys
+from weighbridge.errors import GatewayFailed
+
+DIGEST = "a" * 64
+
+
+def backend(version: str, weight: int = 0, port: int = 9999) -> Backend:
+    return Backend(version=version, digest=DIGEST, port=port, weight=weight)
+
+
+@st.composite
+def line_routes(draw: st.DrawFn, name: str) -> LineRoute:
+    versions = draw(st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True), unique=True, max_size=4))
+    cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=len(versions), max_size=len(versions))))
+    weights = [high - low for low, high in zip([0, *cuts], [*cuts[:-1], 100])] if versions else []
+    if draw(st.booleans()):
+        weights = [0] * len(versions)
+    ports = st.integers(1, 65535)
+    backends = tuple(backend(version, weight, draw(ports)) for version, weight in zip(versions, weights))
+    return LineRoute(line=name, backends=backends)
+
+
+@st.composite
+def any_routes(draw: st.DrawFn) -> Routes:
+    names = draw(st.lists(st.from_regex(r"[a-z0-9][a-z0-9-]{0,39}", fullmatch=True), unique=True, max_size=5))
+    names += draw(st.lists(st.sampled_from(["n", "y", "no", "on", "1e3", "0x1", "null", "v1", "healthz"]), unique=True))
+    lines = tuple(draw(line_routes(name)) for name in dict.fromkeys(names))
+    return Routes(lines=lines, generation=draw(st.integers(0, 10**6)))
+
+
+def parsed(document: dict[str, Any]) -> Any:
+    """Read as strictly as YAML allows: what is not in quotes and no number or truth value would be a string."""
+    return yaml.safe_load(as_yaml(document))
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_routes())
+def test_any_routes_render_to_configuration_that_reads_back_with_weights_of_100(routes: Routes) -> None:
+    clusters = parsed(clusters_document(routes))
+    paths = parsed(routes_document(routes, Keys({"default": "wb-12345678"})))
+    assert clusters == clusters_document(routes)
+    names = {cluster["name"] for cluster in clusters["resources"]}
+    weighted = [
+        route["route"]["weighted_clusters"]["clusters"]
+        for route in paths["resources"][0]["virtual_hosts"][0]["routes"]
+        if "route" in route
+    ]
+    serving = [line for line in routes.lines if any(each.weight for each in line.backends)]
+    assert len(weighted) == 2 * len(serving)
+    for shares in weighted:
+        assert sum(share["weight"] for share in shares) == 100
+        assert {share["name"] for share in shares} <= names
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_routes())
+def test_routes_read_back_as_written(routes: Routes) -> None:
+    assert Routes.model_validate_json(routes.model_dump_json()) == routes
+
+
+def test_names_that_yaml_takes_for_truth_values_are_quoted() -> None:
+    text = as_yaml({"line": "n", "version": "1", "weight": 1, "on": True})
+    assert text == '"line": "n"\n"version": "1"\n"weight": 1\n"on": true\n'
+
+
+def test_a_document_has_a_version_of_its_own_content() -> None:
+    one = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100),)),), generation=1)
+    same_clusters = one.model_copy(update={"generation": 1})
+    assert clusters_document(one)["version_info"] == clusters_document(same_clusters)["version_info"]
+    other = one.with_line(LineRoute(line="a", backends=(backend("2", 100),)))
+    assert clusters_document(one)["version_info"] != clusters_document(other)["version_info"]
+
+
+def test_a_shift_leaves_the_clusters_alone() -> None:
+    before = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),))
+    after = Routes(lines=(LineRoute(line="a", backends=(backend("1"), backend("2", 100))),))
+    assert clusters_document(before)["resources"] == clusters_document(after)["resources"]
+
+
+@pytest.mark.parametrize(
+    "backends",
+    [(backend("1", 60), backend("2", 50)), (backend("1", 99),), (backend("1", 50), backend("1", 50))],
+)
+def test_impossible_weights_are_refused_and_change_nothing(gateway: Gateway, backends: tuple[Backend, ...]) -> None:
+    gateway.set_line("a", [backend("1", 100)], wait=False)
+    with pytest.raises(GatewayFailed, match=r"sum to 100|twice"):
+        gateway.set_line("a", backends, wait=False)
+    assert gateway.routes().line("a").backends == (backend("1", 100),)
+
+
+@pytest.mark.parametrize("version", ["", "1.0", "a b", "../x", "a:b"])
+def test_versions_that_break_names_of_statistics_are_refused(version: str) -> None:
+    with pytest.raises(ValidationError):
+        backend(version)
+
+
+def test_a_shift_to_an_unknown_version_names_the_known_ones(gateway: Gateway) -> None:
+    gateway.set_line("a", [backend("1", 100), backend("2")], wait=False)
+    with pytest.raises(GatewayFailed, match="no version 3 of a; it has: 1, 2"):
+        gateway.shift("a", {"3": 100}, wait=False)
+    gateway.shift("a", {"2": 100}, wait=False)
+    assert [each.weight for each in gateway.routes().line("a").backends] == [0, 100]
+
+
+def test_a_backend_with_traffic_is_not_removed(gateway: Gateway) -> None:
+    gateway.set_line("a", [backend("1", 100), backend("2")], wait=False)
+    with pytest.raises(GatewayFailed, match="100 per cent"):
+        gateway.remove_backend("a", "1", wait=False)
+    gateway.remove_backend("a", "2", wait=False)
+    gateway.remove_backend("a", "2", wait=False)
+    assert [each.version for each in gateway.routes().line("a").backends] == ["1"]
+
+
+def test_without_envoy_a_change_is_refused_and_nothing_is_written(gateway: Gateway) -> None:
+    with pytest.raises(GatewayFailed, match="not up"):
+        gateway.set_line("a", [backend("1", 100)])
+    assert gateway.routes() == Routes()
+    assert not gateway.health()
+
+
+def test_keys_are_the_owners_alone_and_stay_the_same(gateway: Gateway) -> None:
+    key = gateway.key()
+    assert len(key) > 40
+    assert gateway.key() == key
+    gateway.bootstrap()
+    for name in ("keys.json", "rds.yaml", "routes.json"):
+        path = gateway.folder / name
+        assert not path.exists() or path.stat().st_mode & 0o777 == 0o600, name
+    with pytest.raises(GatewayFailed, match="No API key is named bob; there are: default"):
+        gateway.key("bob")
+    assert gateway.add_key("bob", wait=False) == gateway.key("bob") != key
+
+
+@pytest.mark.parametrize("text", ["[]", "nonsense", '{"a": ""}', '{"a": "12345678", "b": "12345678"}'])
+def test_a_keys_file_that_cannot_be_used_is_named(gateway: Gateway, text: str) -> None:
+    gateway.folder.mkdir(parents=True)
+    (gateway.folder / "keys.json").write_text(text)
+    with pytest.raises(GatewayFailed, match=r"keys\.json"):
+        gateway.key()
+
+
+def test_damaged_routes_are_named(gateway: Gateway) -> None:
+    gateway.folder.mkdir(parents=True)
+    (gateway.folder / "routes.json").write_text('{"lines": 3}')
+    with pytest.raises(GatewayFailed, match=r"routes\.json"):
+        gateway.routes()
+
+
+KILLED = """
+import os, signal
+from weighbridge.settings import Settings
+from tasks.serve.gateway import Backend, Gateway
+gateway = Gateway(Settings())
+gateway._render = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+gateway.set_line("a", [Backend(version="7", digest="a" * 64, port=9999, weight=100)], wait=False)
+"""
+
+
+def test_a_writer_killed_before_it_rendered_is_mended_by_the_next_start(gateway: Gateway) -> None:
+    gateway.bootstrap()
+    environment = {**os.environ, **gateway.settings.as_environment()}
+    ended = subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert "a@7" not in (gateway.folder / "cds.yaml").read_text()
+    gateway.bootstrap()
+    assert "a@7" in (gateway.folder / "cds.yaml").read_text()
+    assert "a@7" in (gateway.folder / "rds.yaml").read_text()
+
+
+def test_envoy_accepts_the_bootstrap(gateway: Gateway) -> None:
+    gateway.set_line("n", [backend("1", 100), backend("2")], wait=False)
+    gateway.bootstrap()
+    command = [*gateway.envoy_command(), "--mode", "validate"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_no_key_is_in_the_bootstrap(gateway: Gateway) -> None:
+    config: Path = gateway.bootstrap()
+    assert gateway.key() not in config.read_text()
+    assert json.loads((gateway.folder / "keys.json").read_text()) == {"default": gateway.key()}

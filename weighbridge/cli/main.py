@@ -1,0 +1,45 @@
+"""`weighbridge`: the commands, and how they end when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from weighbridge.cli import lines, output, serving, stack
+from weighbridge.errors import WeighbridgeError
+
+app = typer.Typer(
+    name="weighbridge",
+    help="A release line for open-weight language models: from a new release to serving, and back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stack.add_to(app)
+lines.add_to(app)
+serving.add_to(app)
+
+
+@app.command(rich_help_panel="Stack")
+def version() -> None:
+    """Print the version."""
+    from weighbridge import __version__
+
+    print(__version__)
+
+
+def run() -> None:
+    """Entry point: named errors become one message and their exit status."""
+    try:
+        app()
+    except WeighbridgeError as error:
+        output.show_error(error)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""The local stack: MLflow, Prefect, a worker, Envoy and the engines, under supervisord."""
