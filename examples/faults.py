@@ -37,15 +37,15 @@ class Fault:
     damaged: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
-    """One request that was answered."""
+    """One request that was answered, or is being answered."""
 
     method: str
     path: str
     status: int
-    sent_bytes: int
-    """Bytes of the file; 0 for everything that is no file."""
+    sent_bytes: int = 0
+    """Bytes of the file so far; 0 for everything that is no file."""
 
 
 class Faults:

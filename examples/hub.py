@@ -50,7 +50,7 @@ def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
         if fault and fault.delay_seconds:
             await asyncio.sleep(fault.delay_seconds)
         if fault and fault.status:
-            rig.served.append(Served(request.method, request.url.path, fault.status, 0))
+            rig.served.append(Served(request.method, request.url.path, fault.status))
             raise HubError(fault.status, "", "The stand-in was told to fail here.", fault.headers)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(meet_faults)])
@@ -82,6 +82,12 @@ def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
             if not path.name.startswith(".")
         ]
         return {"branches": branches, "tags": [], "converts": []}
+
+    @app.get("/api/models/{org}/{name}/tree/{revision}")
+    def tree(org: str, name: str, revision: str) -> list[dict[str, Any]]:
+        repository = Repository(root, org, name)
+        blobs = repository.blobs(repository.commit_of(revision))
+        return [{"type": "file", "path": path, **blob.in_tree(path)} for path, blob in blobs.items()]
 
     @app.api_route("/{org}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
     def resolve(request: Request, org: str, name: str, revision: str, path: str) -> Response:
@@ -121,18 +127,15 @@ def _send(request: Request, path: Path, headers: dict[str, str], rig: Faults) ->
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    served = Served(request.method, request.url.path, status)
+    rig.served.append(served)
     if request.method == "HEAD":
-        rig.served.append(Served("HEAD", request.url.path, status, 0))
         return Response(status_code=status, headers=headers)
 
     def body() -> Iterator[bytes]:
-        sent = 0
-        try:
-            for block in _blocks(path, start, stop, request.state.fault):
-                sent += len(block)
-                yield block
-        finally:
-            rig.served.append(Served("GET", request.url.path, status, sent))
+        for block in _blocks(path, start, stop, request.state.fault):
+            served.sent_bytes += len(block)
+            yield block
 
     return StreamingResponse(body(), status, headers, media_type="application/octet-stream")
 

@@ -26,6 +26,7 @@ NAME = re.compile(r"\w[\w.-]*")
 # What the Hub's default .gitattributes sends to LFS; everything above 10 MB has to go there too.
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack"}
 LFS_ABOVE_BYTES = 10 * 10**6
+POINTER_BYTES = 134
 
 
 class Blob(BaseModel):
@@ -38,6 +39,16 @@ class Blob(BaseModel):
     def is_lfs(self, path: str) -> bool:
         """Whether the Hub would keep it as a large file."""
         return Path(path).suffix in LFS_SUFFIXES or self.size > LFS_ABOVE_BYTES
+
+    def in_listing(self, path: str) -> dict[str, Any]:
+        """What the Hub says of a file in a model's description."""
+        lfs = {"lfs": {"sha256": self.sha256, "size": self.size, "pointerSize": POINTER_BYTES}}
+        return {"size": self.size, "blobId": self.git_oid} | (lfs if self.is_lfs(path) else {})
+
+    def in_tree(self, path: str) -> dict[str, Any]:
+        """The same in the words of a tree's listing."""
+        lfs = {"lfs": {"oid": self.sha256, "size": self.size, "pointerSize": POINTER_BYTES}}
+        return {"size": self.size, "oid": self.git_oid} | (lfs if self.is_lfs(path) else {})
 
 
 class HubError(Exception):
@@ -141,7 +152,7 @@ class Repository:
     def describe(self, commit: str, with_blobs: bool) -> dict[str, Any]:
         """What the Hub says of a model at a commit."""
         card = self._card(commit)
-        stamp = datetime.fromtimestamp((self.folder / commit).stat().st_mtime, UTC).isoformat()
+        stamp = datetime.fromtimestamp((self.folder / commit).stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "_id": commit[:24],
             "id": self.id,
@@ -155,7 +166,10 @@ class Repository:
             "gated": "manual" if self.gated else False,
             "tags": [f"license:{card['license']}"] if "license" in card else [],
             "cardData": card,
-            "siblings": [_sibling(path, blob, with_blobs) for path, blob in self.blobs(commit).items()],
+            "siblings": [
+                {"rfilename": path, **(blob.in_listing(path) if with_blobs else {})}
+                for path, blob in self.blobs(commit).items()
+            ],
         }
 
     def _card(self, commit: str) -> dict[str, Any]:
@@ -163,10 +177,3 @@ class Repository:
         parts = path.read_text().split("---\n", 2) if path.is_file() else []
         card = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else {}
         return card if isinstance(card, dict) else {}
-
-
-def _sibling(path: str, blob: Blob, with_blobs: bool) -> dict[str, Any]:
-    if not with_blobs:
-        return {"rfilename": path}
-    lfs = {"lfs": {"sha256": blob.sha256, "size": blob.size, "pointerSize": 134}} if blob.is_lfs(path) else {}
-    return {"rfilename": path, "size": blob.size, "blobId": blob.git_oid, **lfs}

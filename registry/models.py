@@ -107,23 +107,18 @@ class Registry:
         return self._reader(line).pick(line, number)
 
     @reaches_mlflow
-    def candidate(self, line: str, number: int) -> Version:
-        """One version of `<line>-candidates`.
+    def candidate(self, line: str, reference: str | int) -> Version:
+        """The candidate that a person means.
 
-        Raises:
-            VersionUnknown: there is none of that number; those that are there are named.
-        """
-        return self._reader(line).pick(candidates_model(line), number)
-
-    @reaches_mlflow
-    def find_candidate(self, line: str, reference: str) -> Version:
-        """The candidate that a person means by a version number or by a digest's first digits (7 or more).
+        Args:
+            reference: a version of `<line>-candidates`, or the first digits of a digest (7 or more).
 
         Raises:
             ApprovalRefused: the digest is of a candidate that failed; its verdict is quoted.
-            VersionUnknown: nothing of the line is called so, or several different artifacts are.
+            VersionUnknown: nothing of the line is called so, or several different artifacts are; those that
+                are there are named.
         """
-        return self._reader(line).find_candidate(reference)
+        return self._reader(line).find_candidate(str(reference))
 
     @reaches_mlflow
     def find_failed(self, line: str, digest_prefix: str) -> FailedCandidate | None:
@@ -187,7 +182,6 @@ class Registry:
             # Who and why travel with the creation, so that no kill parts them from the approval.
             tags={**tags, records.APPROVED_BY: who, records.APPROVED_REASON: reason},
             description=original.description,
-            model_id=original.model_id,
             await_creation_for=0,
         )
         return reader.read(made, {})

@@ -58,7 +58,7 @@ class Reader:
 
     def waiting(self) -> list[Version]:
         """Approved versions that nothing has been decided about yet, or that are on their way, oldest first."""
-        return [version for version in self.versions(self.line) if version.state in ("", "rolling")]
+        return [version for version in self.versions(self.line) if version.state in (None, "rolling")]
 
     def failed(self, digest_prefix: str) -> list[FailedCandidate]:
         """Candidates that did not pass, oldest first."""
@@ -100,7 +100,7 @@ class Reader:
             outcome=tags.get(records.OUTCOME, ""),
             passes=tags.get(records.PASSES) == "true",
             sentence=tags.get(records.SENTENCE, ""),
-            state=tags.get(records.STATE, ""),
+            state=tags.get(records.STATE) or None,
             state_reason=tags.get(records.STATE_REASON, ""),
             source_uri=version.source,
             production_digest=tags.get(records.PRODUCTION_DIGEST) or None,

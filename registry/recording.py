@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, LoggedModel, Param, Run
 
 RELEASE, CANDIDATE = "release", "candidate"
+# Without this, MLflow's page shows a line as an experiment with prompts and traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PAGE = 1000
 BATCH = 100
 """Params that MLflow takes in one `log_batch`; it takes 1,000 metrics."""
@@ -35,7 +37,7 @@ class Recorder:
         """Make what a line needs in MLflow where it is missing; returns the experiment's id."""
         experiment = self._experiment()
         if experiment is None:
-            experiment_id = str(self.client.create_experiment(self.line))
+            experiment_id = str(self.client.create_experiment(self.line, tags=EXPERIMENT_TAGS))
         else:
             experiment_id = experiment.experiment_id
             if experiment.lifecycle_stage == "deleted":
@@ -144,7 +146,9 @@ class Recorder:
             tags=[RunTag("mlflow.note.content", card)] if card else [],
         )
         self._log_params(run.info.run_id, candidate.params)
-        self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        # Unlike the rest, this fails when it is said twice.
+        if not (run.outputs and run.outputs.model_outputs):
+            self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
         if candidate.files:
             with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
                 _lay_out(candidate.files, Path(folder))

@@ -120,8 +120,8 @@ class Version(_Frozen):
     outcome: str
     passes: bool
     sentence: str
-    state: str
-    """One of `STATES`; empty while nothing has been decided."""
+    state: str | None
+    """One of `STATES`; None while nothing has been decided."""
     state_reason: str
     source_uri: str
     """As MLflow has it: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, DiskFull
@@ -94,7 +95,7 @@ class Store:
         """Whether the store has this artifact."""
         return (self.folder / line / digest / MANIFEST).is_file()
 
-    def list(self, line: str | None = None) -> list[Artifact]:
+    def artifacts(self, line: str | None = None) -> list[Artifact]:
         """All artifacts, or a line's, in no particular order."""
         paths = self.folder.glob(f"{line or '*'}/*/{MANIFEST}")
         return [Artifact.model_validate(json.loads(path.read_text())["artifact"]) for path in paths]
@@ -164,6 +165,13 @@ class Store:
             commit=commit,
             size_bytes=sum(entry.size_bytes for entry in entries),
         )
+        with FileLock(self.folder / line / ".lock"):
+            return self._move_in(folder, artifact, entries, facts or {})
+
+    def _move_in(
+        self, folder: Path, artifact: Artifact, entries: list[FileEntry], facts: dict[str, object]
+    ) -> Artifact:
+        line = artifact.line
         if self.holds(line, artifact.digest):
             shutil.rmtree(folder, ignore_errors=True)
             return self.get(line, artifact.digest)
@@ -173,7 +181,7 @@ class Store:
         manifest = {
             "artifact": artifact.model_dump(),
             "files": [entry.model_dump() for entry in entries],
-            "facts": facts or {},
+            "facts": facts,
         }
         (entry_folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         folder.rename(entry_folder / MODEL)
@@ -198,7 +206,7 @@ class Store:
         if damaged:
             raise ArtifactDamaged(
                 f"{artifact.uri} is no longer what was weighed: {', '.join(damaged)}.",
-                f"Remove the folder of {artifact.short} from the store and run `weighbridge release {artifact.line} --fresh`.",
+                f"Remove the artifact's folder and run `weighbridge release {artifact.line} --fresh`.",
                 where=str(folder),
             )
 

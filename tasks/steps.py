@@ -44,7 +44,7 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
             text = json.dumps([function.__module__, function.__name__, key(**arguments)], sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
-        return task(  # type: ignore[return-value,call-overload,no-any-return]
+        return task(
             name=function.__name__,
             task_run_name=name,
             cache_key_fn=cache_key if key else None,

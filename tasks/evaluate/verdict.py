@@ -67,7 +67,9 @@ class Verdict(BaseModel):
         if self.outcome == "baseline":
             return f"Baseline: nothing serves this line yet; {items} items were scored for later comparison."
         if self.outcome == "non_inferior":
-            return f"No worse than production within every suite's margin, on {items} items in {len(self.suites)} suites."
+            return (
+                f"No worse than production within every suite's margin, on {items} items in {len(self.suites)} suites."
+            )
         blamed = [suite for suite in self.suites if suite.outcome == self.outcome]
         return f"{self.outcome.capitalize()}: " + " ".join(f"{suite.suite}: {suite.reason}" for suite in blamed)
 

@@ -37,8 +37,13 @@ def main(path: Path) -> None:
     method.quantize(job, layer_done)
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    last = Message(layers_done=done, peak_rss_bytes=peak, versions={name: version(name) for name in DECIDING})
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    last = Message(
+        layers_done=done,
+        peak_rss_bytes=used.ru_maxrss * unit,
+        cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
+        versions={name: version(name) for name in DECIDING},
+    )
     print(last.model_dump_json(), file=out, flush=True)
 
 

@@ -27,6 +27,7 @@ class Message(BaseModel):
 
     layers_done: int
     peak_rss_bytes: int = 0
-    """0 until the end."""
+    """0 until the end, as is the next."""
+    cpu_seconds: float = 0
     versions: dict[str, str] = {}
     """Of the packages that decided the bytes; empty until the end."""

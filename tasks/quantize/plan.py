@@ -186,7 +186,10 @@ def _sort_out(tensors: list[Tensor], *, conv1d: bool) -> tuple[list[Layer], list
                 where=tensor.file.name,
             )
         name, _, kind = tensor.name.rpartition(".")
-        if kind != "weight" or len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
+        if kind != "weight" or name.endswith("norm"):
+            continue
+        if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
+            ignored.append(Ignored(name=name, reason="it is no matrix of floats", linear_bytes=0))
             continue
         reason, linear = _reason_against(name, conv1d)
         if reason:

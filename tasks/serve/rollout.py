@@ -1,7 +1,7 @@
 """How traffic moves: step by step to a new version, at once back to an old one, and never by dropping a request.
 
 Each step is held for a time *and* for a number of answered requests, and judged by the share of server
-errors: it ends the rollout when it is shown, by an exact binomial test at 5 %, to be above what the line
+errors and cut answers: it ends the rollout when it is shown, by an exact binomial test at 5 %, to be above what the line
 allows, so that one unlucky request among three does not. What this does *not* judge is quality, which was
 weighed before, and latency.
 """
@@ -109,7 +109,7 @@ def roll_out(
         RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic
             is back where it was and the new version drained.
     """
-    backends = {one.version: one for one in gateway.routes().backends(line.name)}
+    backends = {one.version: one for one in gateway.routes().line(line.name).backends}
     others = [one for one in backends.values() if one.version != version]
     old = max(others, key=lambda one: one.weight, default=None)
     if version not in backends:
@@ -143,7 +143,7 @@ def roll_out(
 
 def switch(line: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
     """Give a version all of a line's new requests at once; the others keep the streams that they have."""
-    backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().backends(line)}
+    backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().line(line).backends}
     backends[version] = Backend(version=version, digest=engine.artifact.digest, port=engine.port, weight=100)
     gateway.set_line(line, tuple(backends.values()))
 
@@ -154,7 +154,7 @@ def retire(line: Line, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str]
     The latest one out of rotation stays for the line's `keep_warm_minutes`, so that going back is a change
     of weight. A backend goes only when it has no active request, an engine only after its backend.
     """
-    routes = gateway.routes().backends(line.name)
+    routes = gateway.routes().line(line.name).backends
     engines = fleet.engines(line.name)
     out = [one for one in routes if one.weight == 0]
     by_port = {one.port: one for one in engines}
@@ -168,7 +168,7 @@ def retire(line: Line, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str]
             tell(f"version {backend.version} still has active requests; it is stopped by the next run")
             continue
         gateway.remove_backend(line.name, backend.version)
-    used = {one.port for one in gateway.routes().backends(line.name)}
+    used = {one.port for one in gateway.routes().line(line.name).backends}
     for engine in engines:
         if engine.port not in used and not fleet.on_trial(engine):
             tell(f"{engine.name} is drained and stopped")
@@ -189,7 +189,7 @@ def _hold(line: Line, version: str, weight: int, gateway: Gateway, lock: Traffic
         now = time.monotonic()
         counters = gateway.counters(line.name, version)
         requests = counters.requests - before.requests
-        errors = counters.errors_5xx - before.errors_5xx
+        errors = counters.errors_5xx + counters.broken - before.errors_5xx - before.broken
         report = StepReport(weight=weight, seconds=now - start, requests=requests, errors=errors)
         healthy_at = now if counters.healthy else healthy_at
         if lock.asked_to_give_way:

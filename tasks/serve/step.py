@@ -79,7 +79,7 @@ def check_approval(plan: Line, target: Version) -> Artifact:
     try:
         if target.state in ("refused", "failed", "rolled_back"):
             raise ApprovalRefused(
-                f"Version {target.version} of {plan.name} is {target.state}: {target.state_reason or 'no reason kept'}.",
+                f"Version {target.version} of {plan.name} is {target.state}: {target.state_reason or 'no reason'}.",
                 "Approve a candidate again to give it another try; `weighbridge status` lists them.",
             )
         registry.check_approval(target)
@@ -136,7 +136,7 @@ def tidy(plan: Line) -> None:
     """Note which engines serve, and drain and stop those that are out and no longer kept warm."""
     settings = load_settings()
     gateway, fleet = Gateway(settings), LocalFleet(settings)
-    serving = {one.port for one in gateway.routes().backends(plan.name) if one.weight > 0}
+    serving = {one.port for one in gateway.routes().line(plan.name).backends if one.weight > 0}
     for engine in fleet.engines(plan.name):
         fleet.mark_rotation(engine, engine.port in serving)
     rollout.retire(plan, gateway, fleet, run_logger().info)
@@ -148,7 +148,7 @@ def serves_already(plan: Line, target: Version) -> bool:
     production = Registry().production(plan.name)
     if production is None or production.version != target.version:
         return False
-    serving = [one for one in Gateway(settings).routes().backends(plan.name) if one.weight > 0]
+    serving = [one for one in Gateway(settings).routes().line(plan.name).backends if one.weight > 0]
     engines = {one.port: one for one in LocalFleet(settings).engines(plan.name)}
     return (
         [one.version for one in serving] == [str(target.version)]
@@ -169,7 +169,7 @@ def earlier(plan: Line, version: int | None) -> Version:
     if version is not None:
         return registry.version(plan.name, version)
     production = registry.production(plan.name)
-    shares = {one.version: one.weight for one in Gateway(load_settings()).routes().backends(plan.name)}
+    shares = {one.version: one.weight for one in Gateway(load_settings()).routes().line(plan.name).backends}
     if production is not None and shares.get(str(production.version), 0) < 100:
         return production
     previous = registry.previous(plan.name)

@@ -92,7 +92,7 @@ def published_scheme(config: dict[str, Any], tensors: list[Tensor]) -> str:
 def _in_store(source: Source, line_name: str, store: Store) -> Artifact | None:
     """The artifact that an earlier download of the same files made."""
     expected = {file.path: file.size_bytes for file in source.files}
-    for artifact in store.list(line_name):
+    for artifact in store.artifacts(line_name):
         if (artifact.repo, artifact.commit) == (source.repo, source.commit):
             held = {entry.path: entry.size_bytes for entry in store.files(artifact)}
             if store.facts(artifact).get("made_by") == "download" and held == expected:

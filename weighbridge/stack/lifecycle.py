@@ -164,7 +164,7 @@ def _require_port(settings: Settings, service: Service) -> None:
         (
             f"process {one.pid} ({psutil.Process(one.pid).name()})"
             for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN and one.laddr.port == service.port and one.pid
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == service.port and one.pid
         ),
         "another process",
     )

@@ -9,7 +9,7 @@ from registry.records import Version
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
-from weighbridge.errors import StackDown
+from weighbridge.errors import GatewayFailed, StackDown
 from weighbridge.line import line_names
 from weighbridge.settings import Settings
 
@@ -70,12 +70,11 @@ def lines(settings: Settings) -> list[LineStatus]:
                 versions, candidates = registry.versions(name), registry.candidates(name)
             except StackDown:
                 answers = False
-        routes = {one.version: one for one in gateway.routes().backends(name)}
+        routes = {one.version: one for one in gateway.routes().line(name).backends}
         rows = {str(one.version): _row(one) for one in versions}
         for version, backend in routes.items():
             row = rows.get(version) or VersionStatus(version=int(version), digest=backend.digest)
-            healthy = gateway.counters(name, version).healthy if supervisor.answers() else False
-            engine = "–" if backend.port not in engines else "healthy" if healthy else "running"
+            engine = "–" if backend.port not in engines else "healthy" if _healthy(gateway, name, version) else "running"
             rows[version] = row.model_copy(
                 update={"in_rotation": True, "weight": backend.weight, "port": backend.port, "engine": engine}
             )
@@ -96,6 +95,13 @@ def lines(settings: Settings) -> list[LineStatus]:
                 )
             )
     return found
+
+
+def _healthy(gateway: Gateway, line: str, version: str) -> bool:
+    try:
+        return gateway.counters(line, version).healthy
+    except GatewayFailed:
+        return False
 
 
 def _row(one: Version) -> VersionStatus:

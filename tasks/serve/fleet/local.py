@@ -111,7 +111,7 @@ class LocalFleet:
         self._start(one)
         try:
             self._wait_ready(one, tell)
-            prove(one.url, plan, tell)
+            prove(one.url, one.plan, tell)
         except EngineFailed:
             self.stop(one)
             raise
@@ -205,7 +205,7 @@ class LocalFleet:
     def is_warm(self, one: RunningEngine) -> bool:
         """Whether it can take traffic at once: its process runs and answers."""
         state = self.state(one)
-        return state is not None and state.state == "RUNNING" and _healthy(one.url)
+        return state is not None and state.state in ("RUNNING", "STARTING") and _healthy(one.url)
 
     def _trial_mark(self, one: RunningEngine) -> Path:
         return self._folder / one.name / "trial"

@@ -237,7 +237,7 @@ class Supervisor:
 
 
 def _section(program: Program) -> str:
-    environment = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(program.environment.items()))
+    environment = ",".join(f"{name}={_quoted(value)}" for name, value in sorted(program.environment.items()))
     return "\n".join(
         [
             f"[program:{program.name}]",
@@ -264,6 +264,14 @@ def _section(program: Program) -> str:
 def _escape(text: str) -> str:
     """supervisord expands %(name)s everywhere."""
     return text.replace("%", "%%")
+
+
+def _quoted(value: str) -> str:
+    """supervisord takes either quote around a value and knows no escape for them within."""
+    quote = "'" if '"' in value else '"'
+    if quote in value or "\n" in value:
+        raise ValueError(f"supervisord cannot carry this value: {value!r}")
+    return f"{quote}{_escape(value)}{quote}"
 
 
 def _socket_path(folder: Path) -> Path:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.serve.gateway.discovery import ROUTE_CONFIGURATION
 from weighbridge.errors import GatewayFailed
+
+if TYPE_CHECKING:
+    import httpx
 
 ANSWER_SECONDS = 5.0
 """The admin interface answers from memory, in milliseconds."""
@@ -34,7 +38,7 @@ class BackendCounters(BaseModel):
 
 
 class Taken(BaseModel):
-    """The versions of the two documents that Envoy runs, and what it refused of newer ones."""
+    """The versions of the two documents that Envoy runs; of one that it refuses, only its log tells why."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +46,6 @@ class Taken(BaseModel):
     routes: str
     warming: tuple[str, ...]
     """Clusters that wait for their first health check."""
-    refusals: tuple[str, ...]
 
 
 class Admin:
@@ -76,12 +79,10 @@ class Admin:
         routes = parts.get("RoutesConfigDump", {}).get("dynamic_route_configs", [])
         ours = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
         warming = clusters.get("dynamic_warming_clusters", [])
-        entries = [*routes, *warming, *clusters.get("dynamic_active_clusters", [])]
         return Taken(
             clusters=clusters.get("version_info", ""),
             routes=ours[0].get("version_info", "") if ours else "",
             warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
-            refusals=tuple(entry["error_state"].get("details", "") for entry in entries if "error_state" in entry),
         )
 
     def counters(self, cluster: str) -> BackendCounters:
@@ -109,12 +110,18 @@ class Admin:
             healthy=counts["membership_healthy"] > 0,
         )
 
-    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
+    @cached_property
+    def _client(self) -> httpx.Client:
         import httpx  # half a second that callers without Envoy need not pay
 
+        # A proxy of the environment has no business with this address.
+        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, trust_env=False)
+
+    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
+        import httpx
+
         try:
-            # A proxy of the environment has no business with this address.
-            answer = httpx.get(self.url + path, params=params, timeout=ANSWER_SECONDS, trust_env=False)
+            answer = self._client.get(path, params=params)
             return dict(answer.raise_for_status().json())
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise GatewayFailed(

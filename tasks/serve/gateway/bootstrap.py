@@ -1,7 +1,7 @@
 """The part of Envoy's configuration that never changes while it runs: listener, filters, log, admin.
 
 A request passes: key check, size check, reading of the body's `model`, router. Keys, routes and
-clusters are not here; Envoy reads them from `rds.yaml` and `cds.yaml` and follows every change.
+clusters are not here; Envoy reads them from `rds.json` and `cds.json` and follows every change.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
     """What `envoy -c` starts from.
 
     Args:
-        folder: where cds.yaml and rds.yaml lie.
+        folder: where cds.json and rds.json lie.
     """
     return {
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
         "admin": {"address": _address("127.0.0.1", settings.gateway_admin_port)},
-        "dynamic_resources": {"cds_config": _from_file(folder, "cds.yaml")},
+        "dynamic_resources": {"cds_config": _from_file(folder, "cds.json")},
         "static_resources": {
             "listeners": [
                 {
@@ -98,7 +98,7 @@ def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
         "typed_config": {
             "@type": kind,
             "stat_prefix": STAT_PREFIX,
-            "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": _from_file(folder, "rds.yaml")},
+            "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": _from_file(folder, "rds.json")},
             "http_filters": _filters(),
             "access_log": [_access_log(settings)],
             "local_reply_config": local_replies(),

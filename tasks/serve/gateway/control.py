@@ -7,18 +7,18 @@ meets a route into nothing.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from tasks.serve.gateway.admin import Admin, BackendCounters, Taken
 from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
 from tasks.serve.gateway.discovery import cluster_name, clusters_document, routes_document
-from tasks.serve.gateway.files import as_yaml, write_whole
+from tasks.serve.gateway.files import as_json, write_whole
 from tasks.serve.gateway.keys import DEFAULT, Keys, load_keys, save_keys
 from tasks.serve.gateway.routes import Backend, LineRoute, Routes, RoutesFile
 from weighbridge.errors import GatewayFailed
@@ -44,8 +44,10 @@ class Gateway:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
         self.folder = self.settings.home / "gateway"
+        # Envoy reads its documents again whenever anything moves into their folder: nothing else lies there.
+        self._documents = self.folder / "discovery"
         self._file = RoutesFile(self.folder)
-        self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.yaml")
+        self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.json")
 
     # --- starting ---------------------------------------------------------------------------
 
@@ -56,15 +58,15 @@ class Gateway:
             The file for `envoy -c`.
         """
         self.settings.logs_folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "envoy.yaml"
+        config = self.folder / "envoy.json"
         with self._file.writing():
-            write_whole(config, as_yaml(bootstrap_document(self.settings, self.folder)))
+            write_whole(config, as_json(bootstrap_document(self.settings, self._documents)))
             self._render(self._file.load(), wait=False)
         return config
 
     def envoy_command(self) -> list[str]:
         """The command line that runs Envoy in the foreground, after `bootstrap()`."""
-        return envoy_command(self.folder / "envoy.yaml")
+        return envoy_command(self.folder / "envoy.json")
 
     def health(self) -> bool:
         """Whether Envoy runs with our configuration and answers clients."""
@@ -253,35 +255,34 @@ class Gateway:
         keys = load_keys(self._key_file)
         clusters, paths = clusters_document(routes), routes_document(routes, keys)
         if not wait and not self._admin.up():
-            self._write("cds.yaml", clusters)
-            self._write("rds.yaml", paths)
+            self._write("cds.json", clusters)
+            self._write("rds.json", paths)
             return
         first = clusters_document(routes, leaving=self._present_clusters())
-        self._write("cds.yaml", first)
+        self._write("cds.json", first)
         self._await(lambda taken: taken.clusters == first["version_info"] and not taken.warming, "clusters")
-        self._write("rds.yaml", paths)
+        self._write("rds.json", paths)
         self._await(lambda taken: taken.routes == paths["version_info"], "routes")
         if clusters != first:
-            self._write("cds.yaml", clusters)
+            self._write("cds.json", clusters)
             self._await(lambda taken: taken.clusters == clusters["version_info"], "clusters")
 
     def _write(self, name: str, document: dict[str, Any]) -> None:
-        write_whole(self.folder / name, as_yaml(document))
+        write_whole(self._documents / name, as_json(document))
 
     def _present_clusters(self) -> tuple[dict[str, Any], ...]:
-        path = self.folder / "cds.yaml"
-        return tuple(yaml.safe_load(path.read_text())["resources"]) if path.is_file() else ()
+        path = self._documents / "cds.json"
+        return tuple(json.loads(path.read_text())["resources"]) if path.is_file() else ()
 
     def _await(self, done: Callable[[Taken], bool], what: str) -> None:
         deadline = time.monotonic() + TAKE_SECONDS
         while not done(taken := self._admin.taken()):
             if time.monotonic() >= deadline:
-                reason = "; ".join((*taken.refusals, *(f"{name} is not ready" for name in taken.warming)))
+                waiting = f" ({', '.join(taken.warming)} not ready)" if taken.warming else ""
                 raise GatewayFailed(
-                    f"The gateway did not take the new {what} within {TAKE_SECONDS:.0f} seconds"
-                    + (f": {reason}." if reason else "."),
-                    "See gateway.log in the logs folder; what was served before is served still.",
-                    where=str(self.folder),
+                    f"The gateway did not take the new {what} within {TAKE_SECONDS:.0f} seconds{waiting}.",
+                    f"Look for 'rejected' in Envoy's log in {self.settings.logs_folder}; what served before serves on.",
+                    where=str(self._documents),
                 )
             time.sleep(POLL_SECONDS)
 

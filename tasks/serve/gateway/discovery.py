@@ -1,7 +1,7 @@
 """The part of Envoy's configuration that follows the routes: clusters (CDS) and routes with keys (RDS).
 
-Each document carries a version made of its own content, so that asking Envoy for the version it runs
-tells whether it has taken exactly this document.
+Each document's version is the digest of its content, so that asking Envoy for the version it runs tells
+whether it has taken exactly this. A counter would not do: Envoy keeps the old version when nothing changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEEPALIVE_SECONDS = 3
 engines, closes it, so that no request meets a connection that is just being closed."""
 
 MAX_REQUESTS = 1024
-"""Requests at once to one backend; more are refused with 429 rather than piled up."""
+"""Requests at once to one backend, and as many again that wait for a connection; more are refused with 429."""
 
 _TYPES = "type.googleapis.com/envoy"
 
@@ -51,7 +51,7 @@ def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) 
     clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
     named = {cluster["name"] for cluster in clusters}
     kept = [cluster for cluster in leaving if cluster["name"] not in named]
-    return _discovery(routes.generation, [*clusters, *kept])
+    return _discovery(sorted([*clusters, *kept], key=lambda cluster: str(cluster["name"])))
 
 
 def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
@@ -81,12 +81,12 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
         # The default of 4 KiB would refuse the list of a few dozen models.
         "max_direct_response_body_size_bytes": 2**20,
     }
-    return _discovery(routes.generation, [configuration])
+    return _discovery([configuration])
 
 
-def _discovery(generation: int, resources: list[dict[str, Any]]) -> dict[str, Any]:
+def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
     content = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()
-    return {"version_info": f"{generation}-{content[:16]}", "resources": resources}
+    return {"version_info": content, "resources": resources}
 
 
 def _cluster(line: str, backend: Backend) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""Files that are there whole or not at all, and YAML that Envoy reads as it was meant."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
@@ -37,20 +36,10 @@ def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
         os.close(folder)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Every string in quotes: Envoy's parser takes a bare `n` or `y` for a truth value, PyYAML's does not."""
+def as_json(document: dict[str, Any]) -> str:
+    """A document for Envoy, with the fields in the order given.
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
-
-
-_Dumper.add_representer(str, _quoted)
-
-
-def as_yaml(document: dict[str, Any]) -> str:
-    """A document as YAML, with the fields in the order given."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000)
+    Not YAML, where Envoy's parser takes a bare `n` or `y` for a truth value and PyYAML's does not, and which
+    Envoy reads many times more slowly.
+    """
+    return json.dumps(document, indent=1) + "\n"

@@ -1,0 +1,77 @@
+"""A bad release: the same model with weights that load, answer fluently, and are clearly worse.
+
+Run `python -m examples.damage SRC OUT`. What a health check asks for is there: it loads, and "What is the
+capital of France?" gets a sentence. What went wrong is what goes wrong in a careless merge: the attention
+output of some middle layers is shrunk almost to nothing, so that tokens hear little of each other there.
+Noise of the same effect turns the text to gibberish long before, which any health check would notice.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+# Of SmolLM2-135M-Instruct (30 layers: 10 to 15), at this strength: minimal pairs of BLiMP 0.80 → 0.66 right,
+# perplexity of plain prose 25 → 67. At 0.7 the text is as fluent and the pairs only fall to 0.75.
+STRENGTH = 0.9
+FIRST, LAST = 10 / 30, 16 / 30
+_ATTENTION_OUTPUT = re.compile(r"\.layers\.(\d+)\.self_attn\.o_proj\.weight$")
+
+
+def damage(source: Path, out: Path, *, strength: float = STRENGTH) -> Path:
+    """Write a damaged copy of a release; the same input gives the same bytes.
+
+    Args:
+        source: a release of a Llama-like model in safetensors.
+        out: where to; must not exist.
+        strength: 0 leaves the model as it is, 1 removes attention from a fifth of its layers.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SystemExit: when the source has no attention output by the name that Llama-like models use.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    if not 0 <= strength <= 1:
+        raise SystemExit(f"strength must be between 0 and 1, not {strength}")
+    files = sorted(source.glob("*.safetensors"))
+    chosen = _chosen([name for file in files for name in _names(file)])
+    if not chosen:
+        raise SystemExit(f"{source} has no attention output called …layers.N.self_attn.o_proj.weight to damage.")
+    shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata()
+        tensors = load_file(file)
+        for name in chosen & tensors.keys():
+            # Not zero: a row of zeros has no scale, and quantization would refuse the release before it is weighed.
+            tensors[name] = (tensors[name].float() * (1 - strength)).to(tensors[name].dtype)
+        save_file(tensors, out / file.name, metadata=metadata)
+        (out / file.name).chmod(0o644)
+    return out
+
+
+def _names(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
+
+
+def _chosen(names: list[str]) -> set[str]:
+    """Attention outputs of the middle layers."""
+    found = {name: int(match[1]) for name in names if (match := _ATTENTION_OUTPUT.search(name))}
+    depth = max(found.values(), default=-1) + 1
+    first, last = round(depth * FIRST), max(round(depth * LAST), round(depth * FIRST) + 1)
+    return {name for name, layer in found.items() if first <= layer < last}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m examples.damage SRC OUT")
+    print(damage(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,212 @@
+"""Suites: which questions there are, and the digest that says exactly which ones were asked.
+
+`general/<task>` is an lm-eval task (`eval_suites/general/<task>.yaml` with its items in a JSONL file beside
+it), `regression/<file>` a list of prompts with assertions (`eval_suites/regression/<file>.jsonl`). Adding a
+suite is adding its files; nothing here knows a suite by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.evaluate.assertions import Assertion, AssertionRefused
+from weighbridge.errors import SuiteInvalid, SuiteUnknown
+from weighbridge.settings import load_settings
+
+SUFFIX = {"general": ".yaml", "regression": ".jsonl"}
+NAME = re.compile(r"(general|regression)/[\w-]+")
+METRICS = {"multiple_choice": "acc", "generate_until": "exact_match"}
+"""lm-eval output types that give one 0-or-1 score an item, with the metric that holds it."""
+
+
+class Suite(BaseModel):
+    """A suite as found on disk."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """general/<task> or regression/<file>."""
+    kind: Literal["general", "regression"]
+    digest: str
+    """64 hex digits: SHA-256 over its definition and its items."""
+    ids: tuple[str, ...]
+    """Every item's id, in the suite's order."""
+    path: Path
+    """The definition: the task's YAML or the prompts' JSONL."""
+
+    @property
+    def items(self) -> int:
+        """How many items it has."""
+        return len(self.ids)
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Question(BaseModel):
+    """One item of a regression suite: what is asked and what the answer must be like."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    messages: tuple[Message, ...] = Field(min_length=1)
+    assertions: tuple[Assertion, ...] = Field(min_length=1, alias="assert")
+    must_pass: bool = False
+    tags: tuple[str, ...] = ()
+    max_tokens: int = Field(64, ge=1, le=4096)
+
+
+def list_suites(root: Path | None = None) -> list[str]:
+    """Names of all suites under `<root>/eval_suites`."""
+    folder = _folder(root)
+    found = [
+        f"{kind}/{path.stem}" for kind, suffix in SUFFIX.items() for path in sorted((folder / kind).glob(f"*{suffix}"))
+    ]
+    return [name for name in found if NAME.fullmatch(name)]
+
+
+def find_suite(name: str, root: Path | None = None) -> Suite:
+    """Find a suite and check that it can be used.
+
+    Args:
+        name: general/<task> or regression/<file>.
+        root: the folder that holds `eval_suites/`; the installation's by default.
+
+    Raises:
+        SuiteUnknown: there is no such suite.
+        SuiteInvalid: its file cannot be used; file and line are named.
+    """
+    known = list_suites(root)
+    if name not in known:
+        raise SuiteUnknown(
+            f"There is no suite called {name!r}; known suites: {', '.join(known) or 'none yet'}.",
+            "Name one of these in the line, or add the suite's file to eval_suites/.",
+        )
+    kind: Literal["general", "regression"] = "general" if name.startswith("general/") else "regression"
+    path = _folder(root) / f"{name}{SUFFIX[kind]}"
+    if kind == "regression":
+        ids = tuple(question.id for question in questions_of(path))
+        return Suite(name=name, kind=kind, digest=_digest(path), ids=ids, path=path)
+    data = data_file(path)
+    ids = tuple(row["id"] for _, row in _rows(data))
+    return Suite(name=name, kind=kind, digest=_digest(path, data), ids=ids, path=path)
+
+
+def task_config(suite: Suite) -> dict[str, Any]:
+    """A general suite's definition as lm-eval takes it, its data file made absolute.
+
+    Raises:
+        SuiteInvalid: its YAML cannot be used, or the suite changed since it was found.
+    """
+    data = data_file(suite.path)
+    if _digest(suite.path, data) != suite.digest:
+        raise _invalid("it was changed while it was being scored.", suite.path, 1)
+    config = _definition(suite.path)
+    return {**config, "dataset_kwargs": {"data_files": {"test": str(data)}}}
+
+
+def metric_of(suite: Suite) -> str:
+    """The metric that holds a general suite's score of an item."""
+    return METRICS[_definition(suite.path)["output_type"]]
+
+
+def data_file(path: Path) -> Path:
+    """The JSONL file with a general suite's items.
+
+    Raises:
+        SuiteInvalid: the definition does not name a file that is there.
+    """
+    files = _definition(path).get("dataset_kwargs", {}).get("data_files", {})
+    named = files.get("test") if isinstance(files, dict) else None
+    if not isinstance(named, str) or not (path.parent / named).is_file():
+        raise _invalid(f"dataset_kwargs.data_files.test names no file beside it: {named!r}.", path, 1)
+    return (path.parent / named).resolve()
+
+
+def questions_of(path: Path) -> tuple[Question, ...]:
+    """A regression suite's items.
+
+    Raises:
+        SuiteInvalid: a line cannot be used; it is named.
+    """
+    questions = []
+    for line, row in _rows(path):
+        try:
+            questions.append(Question.model_validate(row))
+        except AssertionRefused as error:
+            raise SuiteInvalid(error.what, error.next_step, where=_place(path, line)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise _invalid(f"{field}: {first['msg'].lower()}.", path, line) from None
+    return tuple(questions)
+
+
+def _definition(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not plain YAML"
+        raise _invalid(
+            f"{problem} (tags such as !function are not used here).", path, mark.line + 1 if mark else 1
+        ) from None
+    if not isinstance(config, dict) or config.get("task") != path.stem:
+        raise _invalid(f"it must be a mapping with `task: {path.stem}`, the file's own name.", path, 1)
+    if config.get("dataset_path") != "json" or config.get("output_type") not in METRICS:
+        kinds = " or ".join(METRICS)
+        raise _invalid(f"it must have `dataset_path: json` and `output_type: {kinds}`.", path, 1)
+    return config
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line that is not empty, with ids that are all different."""
+    seen: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise _invalid(f"not JSON: {error.msg} at column {error.colno}.", path, number) from None
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
+            raise _invalid("each line must be an object with a text `id`.", path, number)
+        if row["id"] in seen:
+            raise _invalid(f"the id {row['id']!r} is that of line {seen[row['id']]} too.", path, number)
+        seen[row["id"]] = number
+        yield number, row
+    if not seen:
+        raise _invalid("it has no items.", path, 1)
+
+
+def _digest(*paths: Path) -> str:
+    parts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _folder(root: Path | None) -> Path:
+    return (root or load_settings().root) / "eval_suites"
+
+
+def _place(path: Path, line: int) -> str:
+    return f"{path.parent.name}/{path.name}:{line}"
+
+
+def _invalid(what: str, path: Path, line: int) -> SuiteInvalid:
+    return SuiteInvalid(
+        f"The suite cannot be used: {what}", "Correct the file, then run it again.", where=_place(path, line)
+    )

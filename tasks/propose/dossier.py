@@ -1,0 +1,133 @@
+"""All that is known of one weighed candidate, in one place, for the card, the report and the record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.store import Artifact
+from tasks.evaluate.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict import SuiteVerdict, Verdict
+from weighbridge.line import Line
+
+if TYPE_CHECKING:
+    from tasks.fit.report import FitReport, FitRow
+    from tasks.quantize import Record
+    from tasks.source.hub import Source
+
+GIB = 2**30
+
+
+class Weighed(BaseModel):
+    """An artifact with its verdict and the scores that the verdict rests on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    artifact: Artifact
+    verdict: Verdict
+    candidate_scores: tuple[SuiteScores, ...]
+    production_scores: tuple[SuiteScores, ...]
+    """Empty for a line's first release."""
+
+
+class Flip(BaseModel):
+    """An item on which candidate and production differ."""
+
+    model_config = ConfigDict(frozen=True)
+
+    item: ItemScore
+    """The candidate's."""
+    production: ItemScore
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is the candidate that got it wrong."""
+        return self.item.score < self.production.score
+
+
+class Dossier:
+    """One candidate's papers.
+
+    Args:
+        plan: the line.
+        source: the release.
+        weighed: the candidate.
+        fit: what fits where; None where nobody asked.
+        made: how the weights were quantized; None for a release as published.
+    """
+
+    def __init__(
+        self, plan: Line, source: Source, weighed: Weighed, fit: FitReport | None, made: Record | None
+    ) -> None:
+        self.plan, self.source, self.weighed, self.made = plan, source, weighed, made
+        self.artifact, self.verdict = weighed.artifact, weighed.verdict
+        self.fit_rows: tuple[FitRow, ...] = tuple(
+            row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
+        )
+        self._theirs = {scores.suite: scores for scores in weighed.production_scores}
+
+    @property
+    def title(self) -> str:
+        """What this is about, for headings."""
+        return f"{self.plan.name}: {self.artifact.scheme} of {self.source.repo} at {self.source.commit[:12]}"
+
+    @property
+    def licence(self) -> str:
+        """As the model card names it."""
+        return self.source.licence or "not stated"
+
+    @property
+    def size_gib(self) -> float:
+        """All of the artifact's files."""
+        return self.artifact.size_bytes / GIB
+
+    @property
+    def production_short(self) -> str:
+        """Beginning of the digest that it was weighed against; empty for a line's first."""
+        return (self.verdict.production_digest or "")[:12]
+
+    @property
+    def quantized(self) -> str:
+        """What was done to the weights, in one sentence."""
+        if self.made is None:
+            return "Nothing: the weights are as published."
+        recipe, coverage = self.made.recipe, self.made.coverage
+        groups = f"groups of {recipe.group_size}" if recipe.group_size else "one scale a row"
+        return (
+            f"{coverage.found} of {coverage.planned} planned Linear layers "
+            f"({coverage.share_of_linear_bytes:.1%} of Linear weight bytes) to {recipe.weight_bits} bits by "
+            f"{recipe.method}, {groups}, activations {recipe.activation_bits} bits; "
+            f"{len(recipe.ignored)} other weights kept as published."
+        )
+
+    @property
+    def must_pass_failed(self) -> tuple[str, ...]:
+        """Names of must-pass items that failed, over all suites."""
+        return tuple(f"{suite.suite} {item}" for suite in self.verdict.suites for item in suite.must_pass_failed)
+
+    def scores(self, suite: SuiteVerdict) -> SuiteScores | None:
+        """The candidate's scores that a suite's verdict rests on."""
+        return next((one for one in self.weighed.candidate_scores if one.suite == suite.suite), None)
+
+    def production_scores(self, suite: SuiteVerdict) -> SuiteScores | None:
+        """Production's on the same suite."""
+        return self._theirs.get(suite.suite)
+
+    def flips(self, suite: SuiteVerdict) -> list[Flip]:
+        """Items that the two answered with different success, lost ones first."""
+        ours, theirs = self.scores(suite), self.production_scores(suite)
+        if ours is None or theirs is None:
+            return []
+        by_id = {item.id: item for item in theirs.items}
+        flips = [
+            Flip(item=item, production=by_id[item.id])
+            for item in ours.items
+            if item.id in by_id and item.score != by_id[item.id].score
+        ]
+        return sorted(flips, key=lambda flip: not flip.lost)
+
+    def failed_items(self, suite: SuiteVerdict) -> list[ItemScore]:
+        """Must-pass items that failed."""
+        ours = self.scores(suite)
+        return [item for item in ours.items if item.id in suite.must_pass_failed] if ours else []

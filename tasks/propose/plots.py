@@ -1,0 +1,103 @@
+"""The report's two plots, drawn without a display."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+from tasks.evaluate.verdict import SuiteVerdict
+from tasks.propose.dossier import Dossier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours: told apart with any colour vision; the marker's shape says the same again.
+COLOURS = {"non_inferior": "#009E73", "regression": "#D55E00", "inconclusive": "#B8860B", "invalid": "#666666"}
+MARKERS = {"non_inferior": "o", "regression": "X", "inconclusive": "D", "invalid": "s"}
+PARTS = (("weights", "#0072B2"), ("KV cache", "#56B4E9"), ("overhead", "#BBBBBB"))
+WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 8.4, 0.42, 1.1
+
+
+def compared(dossier: Dossier) -> list[SuiteVerdict]:
+    """Suites that have an interval to draw."""
+    return [suite for suite in dossier.verdict.suites if suite.low is not None and suite.high is not None]
+
+
+def forest_plot(dossier: Dossier) -> Figure | None:
+    """Each suite's difference with its bounds, against its margin; None where nothing was compared."""
+    suites = compared(dossier)
+    if not suites:
+        return None
+    figure, axes = _figure(len(suites))
+    for row, suite in enumerate(suites):
+        assert suite.low is not None and suite.high is not None and suite.estimate is not None
+        low, high, at, margin = (100 * value for value in (suite.low, suite.high, suite.estimate, suite.margin))
+        colour = COLOURS[suite.outcome]
+        axes.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=2)
+        axes.plot([at], [row], MARKERS[suite.outcome], color=colour, markersize=8, zorder=3)
+        axes.plot([-margin, -margin], [row - 0.38, row + 0.38], color="#222222", linewidth=2, zorder=3)
+        axes.barh(row, -100 - -margin, left=-margin, height=0.76, color="#D55E00", alpha=0.07, zorder=0)
+    axes.axvline(0, color="#888888", linewidth=0.9, linestyle="--", zorder=1)
+    ends = [100 * end for suite in suites for end in (suite.low or 0, suite.high or 0, -suite.margin, suite.margin)]
+    room = 0.08 * (max(ends) - min(ends))
+    axes.set_xlim(min(ends) - room, max(ends) + room)
+    _label_rows(axes, [f"{suite.suite} ({suite.items})" for suite in suites])
+    axes.set_xlabel("candidate minus production, percentage points (black bar: the margin; shaded: worse than it)")
+    return figure
+
+
+def memory_plot(dossier: Dossier) -> Figure | None:
+    """What the candidate takes on each GPU, stacked, against what the GPU has; None without a fit report."""
+    rows = dossier.fit_rows
+    if not rows:
+        return None
+    figure, axes = _figure(len(rows))
+    for at, row in enumerate(rows):
+        left = 0.0
+        for (name, colour), gib in zip(PARTS, (row.weights_gib, row.kv_gib, row.overhead_gib), strict=True):
+            axes.barh(at, gib, left=left, height=0.56, color=colour, label=name if at == 0 else None)
+            left += gib
+        axes.plot([row.capacity_gib] * 2, [at - 0.4, at + 0.4], color="#222222", linewidth=2)
+    _label_rows(axes, [f"{row.count} × {row.gpu}" if row.count > 1 else row.gpu for row in rows])
+    axes.set_xlabel("GiB (black bar: what there is)")
+    axes.set_xlim(0, 1.05 * max(max(row.capacity_gib, row.total_gib) for row in rows))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return figure
+
+
+def as_svg_uri(figure: Figure) -> str:
+    """The figure as a data URI, sharp on paper; the same figure gives the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "weighbridge"}):
+        return f"data:image/svg+xml;base64,{base64.b64encode(_drawn(figure, 'svg')).decode()}"
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure for MLflow's page of artifacts."""
+    return _drawn(figure, "png")
+
+
+def _drawn(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def _figure(rows: int) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no global list of figures, and safe in any thread.
+    figure = Figure(figsize=(WIDTH_INCHES, FRAME_INCHES + ROW_INCHES * rows), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _label_rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)

@@ -1,0 +1,198 @@
+"""Propose: put weighed candidates before the person who decides.
+
+Each candidate gets a card and a report; the registry gets everything; what passed waits for approval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.models import Registry
+from registry.records import CandidateRecord, RecordedCandidate, ReleaseRecord
+from registry.store import Artifact, Store
+from tasks.propose.card import make_card
+from tasks.propose.dossier import Dossier, Weighed
+from tasks.propose.plots import as_png, forest_plot, memory_plot
+from tasks.propose.report import items_jsonl, make_report
+from weighbridge.errors import ArtifactMissing
+from weighbridge.line import Line
+from weighbridge.settings import load_settings
+
+if TYPE_CHECKING:
+    from tasks.fit.report import FitReport
+    from tasks.quantize import Record
+    from tasks.source.hub import Source
+
+__all__ = ["ProposedCandidate", "Release", "Weighed", "propose"]
+
+
+class ProposedCandidate(BaseModel):
+    """What became of one artifact of a release."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scheme: str
+    digest: str
+    outcome: str
+    sentence: str
+    version: int | None
+    """Of `<line>-candidates`, waiting for approval; None for a candidate that failed."""
+    report: str
+    """Where to read why: a page of MLflow's, or the file where MLflow has no pages."""
+    report_file: str
+    """The same report on this machine's disk."""
+
+
+class Release(BaseModel):
+    """A release that has been weighed and recorded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    commit: str
+    run_url: str
+    candidates: tuple[ProposedCandidate, ...]
+
+
+def propose(
+    plan: Line,
+    source: Source,
+    fit: FitReport | None,
+    weighed: list[Weighed],
+    *,
+    registry: Registry | None = None,
+    store: Store | None = None,
+    reports_folder: Path | None = None,
+) -> Release:
+    """Record every candidate in MLflow; those that pass await a person's approval.
+
+    Args:
+        plan: the line.
+        source: the release.
+        fit: what fits where.
+        weighed: the candidates, in the line's order.
+        registry, store, reports_folder: the installation's by default.
+
+    Returns:
+        Where everything is. The same candidates with the same verdicts again give the same.
+
+    Raises:
+        StackDown: MLflow does not answer; the reports are on disk nevertheless.
+    """
+    folder = (reports_folder or load_settings().home / "reports") / plan.name
+    dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store)) for one in weighed]
+    reports = [make_report(dossier) for dossier in dossiers]
+    files = [_keep(folder / f"{one.artifact.short}.html", report) for one, report in zip(dossiers, reports)]
+    record = ReleaseRecord(
+        line=plan.name,
+        repo=source.repo,
+        commit=source.commit,
+        key=_key(plan, source, weighed),
+        params={"repo": source.repo, "commit": source.commit, "schemes": ", ".join(plan.schemes)},
+        candidates=tuple(_record(dossier, report) for dossier, report in zip(dossiers, reports)),
+    )
+    recorded = (registry or Registry()).record_release(record)
+    return Release(
+        line=plan.name,
+        commit=source.commit,
+        run_url=recorded.run_url,
+        candidates=tuple(
+            _proposed(dossier, there, file) for dossier, there, file in zip(dossiers, recorded.candidates, files)
+        ),
+    )
+
+
+def _proposed(dossier: Dossier, there: RecordedCandidate, file: Path) -> ProposedCandidate:
+    return ProposedCandidate(
+        scheme=dossier.artifact.scheme,
+        digest=dossier.artifact.digest,
+        outcome=dossier.verdict.outcome,
+        sentence=dossier.verdict.sentence,
+        version=there.version,
+        report=there.report_url or str(file),
+        report_file=str(file),
+    )
+
+
+def _made(artifact: Artifact, store: Store | None) -> Record | None:
+    """How an artifact was quantized, where the store still knows."""
+    from tasks.quantize import record_of
+
+    try:
+        return record_of(artifact, store)
+    except ArtifactMissing:
+        # A candidate that failed may have been tidied away; its verdict is worth recording all the same.
+        return None
+
+
+def _key(plan: Line, source: Source, weighed: list[Weighed]) -> str:
+    """Digest of all that this release's verdicts rest on."""
+    identity = [
+        [one.verdict.model_dump(), [[scores.suite_digest, scores.scorer] for scores in one.candidate_scores]]
+        for one in weighed
+    ]
+    text = json.dumps([plan.name, source.repo, source.commit, identity], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _record(dossier: Dossier, report: str) -> CandidateRecord:
+    verdict, artifact = dossier.verdict, dossier.artifact
+    files: dict[str, str | bytes | Path] = {"report.html": report, "verdict.json": verdict.model_dump_json(indent=1)}
+    files |= {f"items/{suite.suite.replace('/', '-')}.jsonl": items_jsonl(dossier, suite) for suite in verdict.suites}
+    for name, figure in (("suites", forest_plot(dossier)), ("memory", memory_plot(dossier))):
+        if figure is not None:
+            files[f"plots/{name}.png"] = as_png(figure)
+    return CandidateRecord(
+        artifact=artifact,
+        outcome=verdict.outcome,
+        passes=verdict.passes,
+        sentence=verdict.sentence,
+        metrics=_metrics(dossier),
+        params=_params(dossier),
+        tags={"weighbridge.licence": dossier.licence},
+        card_markdown=make_card(dossier),
+        files=files,
+        production_digest=verdict.production_digest,
+    )
+
+
+def _metrics(dossier: Dossier) -> dict[str, float]:
+    metrics = {"size_gib": dossier.size_gib}
+    for suite in dossier.verdict.suites:
+        numbers = {
+            "mean": suite.candidate_mean,
+            "production_mean": suite.production_mean,
+            "difference": suite.estimate,
+            "low": suite.low,
+            "high": suite.high,
+            "gained": suite.gained,
+            "lost": suite.lost,
+        }
+        metrics |= {f"{suite.suite}/{name}": float(number) for name, number in numbers.items() if number is not None}
+    return metrics
+
+
+def _params(dossier: Dossier) -> dict[str, str]:
+    params = {
+        "scheme": dossier.artifact.scheme,
+        "digest": dossier.artifact.digest,
+        "source": f"hf://{dossier.source.repo}@{dossier.source.commit}",
+        "confidence": str(dossier.plan.confidence),
+    }
+    params |= {f"{suite.suite}/margin": str(suite.margin) for suite in dossier.verdict.suites}
+    return params | {f"{scores.suite}/scorer": scores.scorer for scores in dossier.weighed.candidate_scores}
+
+
+def _keep(path: Path, report: str) -> Path:
+    """Write a report, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(report)
+    partial.replace(path)
+    return path

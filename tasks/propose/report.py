@@ -1,0 +1,79 @@
+"""The report: one HTML file with everything behind a verdict, readable without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.scores import ItemScore
+from tasks.evaluate.verdict import GRAVEST_FIRST, SuiteVerdict
+from tasks.propose.dossier import Dossier
+from tasks.propose.plots import as_svg_uri, forest_plot, memory_plot
+from tasks.propose.templates import environment
+
+MOST_FLIPS = 60
+"""Flipped items shown for each suite, lost ones first; the rest is in the items file."""
+
+
+class Plot(BaseModel):
+    """A picture with the words for those who cannot see it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    words: str
+
+
+class AnsweredItem(BaseModel):
+    """One line of an items file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: ItemScore
+    production: ItemScore | None
+
+
+def make_report(dossier: Dossier, now: datetime | None = None) -> str:
+    """Write a candidate's report.
+
+    Args:
+        now: when it was made, for the foot of the page.
+    """
+    forest, memory = forest_plot(dossier), memory_plot(dossier)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            d=dossier,
+            forest=Plot(uri=as_svg_uri(forest), words=_forest_words(dossier)) if forest else None,
+            memory=Plot(uri=as_svg_uri(memory), words="Memory on each GPU; the table below has the numbers.")
+            if memory
+            else None,
+            flips={suite.suite: dossier.flips(suite) for suite in dossier.verdict.suites},
+            gravest_first=sorted(dossier.verdict.suites, key=lambda suite: GRAVEST_FIRST.index(suite.outcome)),
+            kept=_kept(dossier),
+            most_flips=MOST_FLIPS,
+            made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def items_jsonl(dossier: Dossier, suite: SuiteVerdict) -> str:
+    """Every item of a suite with both models' scores and answers, one JSON object a line."""
+    ours, theirs = dossier.scores(suite), dossier.production_scores(suite)
+    by_id = {item.id: item for item in theirs.items} if theirs else {}
+    items = [AnsweredItem(candidate=item, production=by_id.get(item.id)) for item in (ours.items if ours else ())]
+    return "".join(f"{item.model_dump_json()}\n" for item in items)
+
+
+def _forest_words(dossier: Dossier) -> str:
+    return "Differences to production: " + "; ".join(f"{one.suite}: {one.reason}" for one in dossier.verdict.suites)
+
+
+def _kept(dossier: Dossier) -> list[tuple[int, str]]:
+    """How many weights were kept as published, by reason."""
+    if dossier.made is None:
+        return []
+    return [(count, reason) for reason, count in Counter(one.reason for one in dossier.made.recipe.ignored).items()]

@@ -1,0 +1,63 @@
+"""The room's two templates, with what they need to show numbers and strangers' text."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+
+OUTCOME_WORDS = {
+    "non_inferior": "✓ no worse",
+    "baseline": "● baseline",
+    "inconclusive": "? inconclusive",
+    "regression": "✗ regression",
+    "invalid": "! invalid",
+}
+FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit", "does_not_fit": "✗ does not fit"}
+
+QUESTION_HEAD, QUESTION_TAIL, ANSWER_LIMIT = 600, 600, 1200
+"""Characters shown of a long question's beginning and end (the end asks), and of an answer."""
+
+
+def share(value: float | None, signed: bool = False) -> str:
+    """A share of 1 as per cent; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:+.1%}".replace("-", "\N{MINUS SIGN}") if signed else f"{value:.1%}"
+
+
+def cell(text: object, limit: int = 600) -> str:
+    """Text that can break neither a Markdown table nor the page that shows it."""
+    flat = " ".join(str(text).split())
+    flat = flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
+    for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        flat = flat.replace(mark, harmless)
+    return flat
+
+
+def elide(text: str, head: int = QUESTION_HEAD, tail: int = QUESTION_TAIL) -> str:
+    """A long text without its middle."""
+    if len(text) <= head + tail:
+        return text
+    return f"{text[:head]}\n… {len(text) - head - tail:,} characters …\n{text[-tail:]}"
+
+
+def clip(text: str) -> str:
+    """A long answer's beginning."""
+    return text if len(text) <= ANSWER_LIMIT else f"{text[:ANSWER_LIMIT]}\n… {len(text) - ANSWER_LIMIT:,} more"
+
+
+@lru_cache(maxsize=1)
+def environment() -> jinja2.Environment:
+    """Jinja2's environment: HTML is escaped, an unknown name is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(share=share, cell=cell, elide=elide, clip=clip)
+    made.globals.update(outcome_words=OUTCOME_WORDS, fit_words=FIT_WORDS)
+    return made

@@ -1,0 +1,119 @@
+"""The front desk as a user meets it: real processes, their output and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+
+def weighbridge(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, weighbridge.cli.main\n"
+        "heavy = {'prefect', 'mlflow', 'torch', 'transformers', 'huggingface_hub', 'scipy', 'pydantic', 'httpx'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command_of_the_road():
+    text = weighbridge("--help").stdout
+    for command in ("up", "status", "down", "release", "approve", "promote", "rollback", "fit", "lines", "logs"):
+        assert f" {command} " in text
+
+
+def test_an_unknown_line_is_one_message_with_what_to_do():
+    done = weighbridge("release", "nope")
+    assert done.returncode == 2
+    assert done.stderr.startswith("LineUnknown: There is no line called 'nope'; known lines: llama, smollm2.")
+    assert "Next: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_gets_its_errors_as_json():
+    done = weighbridge("release", "nope", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == "LineUnknown"
+
+
+@pytest.mark.parametrize("command", [("release",), ("approve", "1"), ("promote",), ("rollback",)])
+def test_without_the_stack_every_command_says_so(command):
+    name, *rest = command
+    done = weighbridge(name, "smollm2", *rest)
+    assert done.returncode == 3
+    assert "StackDown" in done.stderr
+    assert "weighbridge up" in done.stderr
+
+
+def test_a_wrong_flag_is_a_usage_error():
+    done = weighbridge("release", "smollm2", "--speed", "9")
+    assert done.returncode == 2
+    assert "--speed" in done.stderr
+
+
+def test_a_broken_line_is_named_with_file_and_field(tmp_path):
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "mine.yaml").write_text(yaml.safe_dump({"source": "nowhere", "schemes": ["int8"]}))
+    done = weighbridge("lines", WEIGHBRIDGE_ROOT=str(tmp_path))
+    assert done.returncode == 2
+    assert "lines/mine.yaml" in done.stderr
+    assert "source" in done.stderr
+    assert "target" in done.stderr
+
+
+def test_lines_lists_what_is_configured():
+    found = json.loads(weighbridge("lines", "--json").stdout)
+    assert {"smollm2", "llama"} == {line["name"] for line in found["lines"]}
+    assert found["problems"] == []
+
+
+def test_a_wrong_setting_is_named_by_its_variable():
+    done = weighbridge("status", WEIGHBRIDGE_MLFLOW_PORT="many")
+    assert done.returncode == 2
+    assert "WEIGHBRIDGE_MLFLOW_PORT" in done.stderr
+
+
+def test_status_without_a_stack_is_no_error():
+    done = weighbridge("status", "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert {service["state"] for service in found["services"]} == {"down"}
+    assert found["lines"] == []
+
+
+def test_down_without_a_stack_is_no_error():
+    assert weighbridge("down").returncode == 0
+
+
+def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(own_home):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        done = weighbridge("up", WEIGHBRIDGE_MLFLOW_PORT=str(port))
+    assert done.returncode == 3
+    assert f"Port {port}" in done.stderr
+    assert f"process {os.getpid()}" in done.stderr
+    assert "WEIGHBRIDGE_MLFLOW_PORT" in done.stderr
+    assert not (own_home / "supervisor" / "supervisord.pid").exists()
+
+
+def test_an_unreachable_hub_is_named(tmp_path):
+    done = weighbridge("fit", "smollm2", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 4
+    assert "SourceUnreachable" in done.stderr

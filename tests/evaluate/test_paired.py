@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from tasks.evaluate.paired import paired_bounds, tango_z
+
+tables = st.integers(1, 2000).flatmap(
+    lambda n: st.integers(0, n).flatmap(lambda g: st.tuples(st.just(n), st.just(g), st.integers(0, n - g)))
+)
+
+
+@given(tables)
+def test_bounds_hold_the_estimate_and_stay_in_range(table):
+    items, gained, lost = table
+    low, high = paired_bounds(gained, lost, items, 0.95)
+    estimate = (gained - lost) / items
+    assert -1 <= low <= estimate + 1e-9
+    assert estimate - 1e-9 <= high <= 1
+
+
+@given(tables)
+def test_swapping_the_models_mirrors_the_interval(table):
+    items, gained, lost = table
+    low, high = paired_bounds(gained, lost, items, 0.95)
+    mirrored_low, mirrored_high = paired_bounds(lost, gained, items, 0.95)
+    assert (low, high) == pytest.approx((-mirrored_high, -mirrored_low), abs=1e-6)
+
+
+@given(tables)
+def test_more_confidence_is_a_wider_interval(table):
+    items, gained, lost = table
+    low, high = paired_bounds(gained, lost, items, 0.9)
+    wider_low, wider_high = paired_bounds(gained, lost, items, 0.99)
+    assert wider_low <= low + 1e-9
+    assert wider_high >= high - 1e-9
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(10, 3), (0, 8), (40, 40)])
+def test_at_no_difference_it_is_mcnemars_statistic(gained, lost):
+    assert tango_z(gained, lost, 200, 0.0) == pytest.approx((gained - lost) / (gained + lost) ** 0.5)
+
+
+def test_no_flips_in_few_items_prove_little():
+    low, _ = paired_bounds(0, 0, 20, 0.95)
+    assert low < -0.1
+    low, _ = paired_bounds(0, 0, 2000, 0.95)
+    assert low > -0.002
+
+
+def test_bounds_solve_the_equation_they_stand_for():
+    """Each bound is where the score statistic meets the deviate of the confidence."""
+    low, high = paired_bounds(8, 22, 150, 0.95)
+    deviate = norm.ppf(0.95)
+    assert tango_z(8, 22, 150, low) == pytest.approx(deviate, abs=1e-6)
+    assert tango_z(8, 22, 150, high) == pytest.approx(-deviate, abs=1e-6)
+
+
+@pytest.mark.parametrize(("items", "discordance"), [(150, 0.05), (300, 0.1), (120, 0.2)])
+def test_true_loss_at_the_margin_passes_at_most_as_often_as_promised(items, discordance):
+    """Size of the non-inferiority test at its hardest point, 4,000 draws; 5 % and four standard errors above."""
+    margin, draws = 0.04, 4000
+    random = np.random.default_rng(7)
+    lost_share, gained_share = (discordance + margin) / 2, (discordance - margin) / 2
+    counts = random.multinomial(items, [gained_share, lost_share, 1 - discordance], size=draws)
+    passed = sum(tango_z(int(g), int(lost), items, -margin) > norm.ppf(0.95) for g, lost, _ in counts)
+    assert passed / draws < 0.05 + 4 * (0.05 * 0.95 / draws) ** 0.5

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.verdict import judge, judge_suite
+
+
+def scores(values, suite="general/choice", must_pass=(), **changes):
+    items = tuple(
+        ItemScore(id=f"i{number}", score=value, must_pass=number in must_pass) for number, value in enumerate(values)
+    )
+    facts = {"suite": suite, "suite_digest": "s", "artifact_digest": "a", "scorer": "x 1", "seconds": 1.0}
+    return SuiteScores(**{**facts, "items": items, **changes})
+
+
+def verdict_of(candidate, production, margin=0.05, confidence=0.95):
+    return judge_suite(candidate, production, margin=margin, confidence=confidence)
+
+
+GOOD = [1.0] * 150 + [0.0] * 50
+
+
+def test_the_same_model_twice_is_no_worse():
+    result = verdict_of(scores(GOOD), scores(GOOD))
+    assert result.outcome == "non_inferior"
+    assert (result.gained, result.lost, result.estimate) == (0, 0, 0.0)
+
+
+def test_the_same_model_twice_on_few_items_is_not_enough():
+    assert verdict_of(scores([1.0] * 10), scores([1.0] * 10)).outcome == "inconclusive"
+
+
+def test_a_broken_model_is_a_regression():
+    result = verdict_of(scores([0.0] * 200), scores(GOOD))
+    assert result.outcome == "regression"
+    assert result.lost == 150
+    assert "margin 5.0%" in result.reason
+
+
+def test_a_small_loss_that_could_be_chance_is_inconclusive():
+    candidate = [0.0] * 9 + [1.0] * 141 + [1.0] * 3 + [0.0] * 47
+    assert verdict_of(scores(candidate), scores(GOOD)).outcome == "inconclusive"
+
+
+def test_a_must_pass_item_fails_the_suite_however_good_the_rest():
+    result = verdict_of(scores([0.0, *GOOD[1:]], must_pass={0}), scores(GOOD))
+    assert result.outcome == "regression"
+    assert result.must_pass_failed == ("i0",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"scorer": "x 2"}, "scored differently"),
+        ({"suite_digest": "t"}, "suite changed"),
+        ({"items": scores(GOOD[:100]).items}, "same items"),
+        ({"items": ()}, "no item"),
+    ],
+)
+def test_what_cannot_be_compared_is_invalid_not_wrong(changes, reason):
+    result = verdict_of(scores(GOOD, **changes), scores(GOOD))
+    assert result.outcome == "invalid"
+    assert reason in result.reason
+
+
+def test_a_first_release_is_a_baseline_unless_it_fails_a_must_pass_item():
+    assert verdict_of(scores(GOOD), None).outcome == "baseline"
+    assert verdict_of(scores(GOOD, must_pass={199}), None).outcome == "regression"
+
+
+def suite_verdicts(*outcomes):
+    made = {
+        "non_inferior": (scores(GOOD), scores(GOOD)),
+        "regression": (scores([0.0] * 200), scores(GOOD)),
+        "inconclusive": (scores([1.0] * 10), scores([1.0] * 10)),
+        "invalid": (scores(GOOD, scorer="other"), scores(GOOD)),
+    }
+    return [
+        verdict_of(*made[outcome]).model_copy(update={"suite": f"general/s{number}"})
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "together"),
+    [
+        (("non_inferior", "non_inferior"), "non_inferior"),
+        (("non_inferior", "inconclusive"), "inconclusive"),
+        (("inconclusive", "regression"), "regression"),
+        (("regression", "invalid"), "invalid"),
+    ],
+)
+def test_the_gravest_suite_decides(outcomes, together):
+    suites = suite_verdicts(*outcomes)
+    result = judge("a" * 64, "b" * 64, suites, [suite.suite for suite in suites])
+    assert result.outcome == together
+    assert result.passes == (together == "non_inferior")
+    assert result.sentence
+
+
+def test_a_suite_that_was_not_scored_cannot_pass():
+    suites = suite_verdicts("non_inferior")
+    assert judge("a" * 64, "b" * 64, suites, ["general/s0", "general/s1"]).outcome == "invalid"
+
+
+def test_a_regression_stands_although_the_rest_was_spared():
+    suites = suite_verdicts("regression")
+    assert judge("a" * 64, "b" * 64, suites, ["general/s0", "general/s1"]).outcome == "regression"
+
+
+def test_the_book_finds_scores_only_for_all_that_they_depend_on(tmp_path):
+    book = ScoreBook(tmp_path)
+    kept = scores(GOOD, artifact_digest="a" * 64)
+    book.keep(kept)
+    key = {"artifact_digest": "a" * 64, "suite_digest": "s", "scorer": "x 1"}
+    assert book.find(**key) == kept
+    for name in key:
+        assert book.find(**{**key, name: "b" * 64}) is None

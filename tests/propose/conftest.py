@@ -1,0 +1,132 @@
+"""A line, a release and two weighed candidates, made by the real judge from made-up answers."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from registry.store import Artifact
+from tasks.evaluate.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict import judge, judge_suite
+from tasks.propose.dossier import Dossier, Weighed
+from tasks.source import Source
+from weighbridge.line import Line
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HOSTILE = "<script>alert('answer')</script> | **bold** & \"quoted\""
+SUITES = {"general/agreement": (400, 6, 5), "general/choice": (300, 3, 9), "regression/toy": (120, 0, 1)}
+"""Suite -> items, of which only the candidate, and of which only production, got right."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _scores(suite: str, who: str, size: int, wrong: set[int], must_pass: bool) -> SuiteScores:
+    items = tuple(
+        ItemScore(
+            id=f"{suite}-{number}",
+            score=0.0 if number in wrong else 1.0,
+            question=f"Question {number} of {suite}? {HOSTILE}",
+            answer=f"{who} says {HOSTILE}",
+            must_pass=must_pass and number == 0,
+        )
+        for number in range(size)
+    )
+    return SuiteScores(
+        suite=suite,
+        suite_digest=_digest(suite),
+        artifact_digest=_digest(who),
+        scorer="lm-eval 0.4.13, float32",
+        items=items,
+        seconds=12.3,
+    )
+
+
+def _weighed(plan: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighed:
+    ours, theirs = [], []
+    for suite, (size, gained, lost) in SUITES.items():
+        lost += extra_lost if suite == "general/choice" else 0
+        # Item 0 must pass in the regression suite; nobody fails it unless asked to.
+        must_fail = {0} if extra_lost and suite.startswith("regression") else set()
+        ours.append(_scores(suite, scheme, size, set(range(1, 1 + lost)) | must_fail, suite.startswith("regression")))
+        theirs.append(
+            _scores(suite, "bf16", size, set(range(200, 200 + gained)) if size > 200 + gained else set(), False)
+        )
+    margins = {use.name: use.margin for use in plan.suites}
+    verdicts = [
+        judge_suite(mine, None if baseline else other, margin=margins[mine.suite], confidence=plan.confidence)
+        for mine, other in zip(ours, theirs)
+    ]
+    artifact = Artifact(
+        line=plan.name, digest=_digest(scheme), scheme=scheme, repo="org/toy", commit=COMMIT, size_bytes=170_000_000
+    )
+    against = None if baseline else _digest("bf16")
+    return Weighed(
+        artifact=artifact,
+        verdict=judge(artifact.digest, against, verdicts, list(SUITES)),
+        candidate_scores=tuple(ours),
+        production_scores=() if baseline else tuple(theirs),
+    )
+
+
+@pytest.fixture
+def plan() -> Line:
+    """A line of three suites."""
+    return Line.model_validate(
+        {
+            "name": "toy",
+            "source": "hf://org/toy",
+            "admission": {"licences": ["apache-2.0"]},
+            "schemes": ["int8", "int4"],
+            "target": {"gpus": ["host"], "context": 2048, "concurrency": 8},
+            "suites": [{"name": name, "margin": 0.05} for name in SUITES],
+        }
+    )
+
+
+@pytest.fixture
+def source() -> Source:
+    """A pinned release."""
+    return Source(repo="org/toy", commit=COMMIT, licence="apache-2.0", gated=False, config={}, files=(), ignored=())
+
+
+@pytest.fixture
+def fit() -> Any:
+    """What the fit room would say, in its shape."""
+    common = {"kv_gib": 0.36, "overhead_gib": 0.5, "reason": "", "count": 1}
+    rows = (
+        {"gpu": "host", "scheme": "int8", "weights_gib": 0.16, "total_gib": 1.02, "capacity_gib": 22.0},
+        {"gpu": "L4", "scheme": "int8", "weights_gib": 0.16, "total_gib": 1.02, "capacity_gib": 22.5},
+        {"gpu": "host", "scheme": "int4", "weights_gib": 0.11, "total_gib": 0.97, "capacity_gib": 22.0},
+    )
+    return SimpleNamespace(
+        rows=tuple(SimpleNamespace(**common, **row, max_concurrency=480, verdict="fits") for row in rows)
+    )
+
+
+@pytest.fixture
+def passed(plan: Line) -> Weighed:
+    """No worse in every suite."""
+    return _weighed(plan, "int8", 0, False)
+
+
+@pytest.fixture
+def damaged(plan: Line) -> Weighed:
+    """Much worse in one suite, and failing a must-pass item."""
+    return _weighed(plan, "int4", 150, False)
+
+
+@pytest.fixture
+def baseline(plan: Line) -> Weighed:
+    """A line's first."""
+    return _weighed(plan, "bf16", 0, True)
+
+
+@pytest.fixture
+def dossier(plan: Line, source: Source, passed: Weighed, fit: Any) -> Dossier:
+    """The passing candidate's papers."""
+    return Dossier(plan, source, passed, fit, None)

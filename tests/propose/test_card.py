@@ -1,0 +1,72 @@
+"""The card says enough to decide from, in the room that MLflow has for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry.records import CARD_LIMIT, REPORT_LINK
+from tasks.propose.card import ROOM_FOR_LINK, make_card
+from tasks.propose.dossier import Dossier, Weighed
+from tasks.source import Source
+from weighbridge.line import Line
+
+
+def plain(card: str) -> str:
+    """The card without the spaces that MLflow's page needs between columns."""
+    return card.replace("&ensp;", "")
+
+
+def test_the_verdict_comes_first_and_every_suite_has_its_row(dossier: Dossier) -> None:
+    card = plain(make_card(dossier))
+    assert card.startswith("**✓ No worse than production within every suite's margin, on 820 items")
+    rows = [line for line in card.splitlines() if line.startswith("| general/") or line.startswith("| regression/")]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "general/agreement (400)",
+        "general/choice (300)",
+        "regression/toy (120)",
+    ]
+    assert "| 97.0% | 99.0% | −2.0% (" in rows[1] and "| 5.0% | +3, −9 | ✓ no worse |" in rows[1]
+    assert all(row.count("|") == 8 for row in rows), "no cell is broken by what stands in it"
+
+
+def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -> None:
+    card = plain(make_card(dossier))
+    for expected in (
+        "`org/toy` at `0123456789ab`",
+        "licence apache-2.0",
+        "0.16 GiB on disk",
+        f"]({REPORT_LINK})",
+        "| L4 | 0.16 GiB | 0.36 GiB | 1.02 of 22.5 GiB | 480 | ✓ fits |",
+        "*Promote model*",
+        f"`weighbridge approve toy {dossier.artifact.short}",
+    ):
+        assert expected in card, card
+    assert "0.97" not in card, "the other scheme's memory is on the other candidate's card"
+
+
+def test_a_failed_candidate_names_what_failed_and_offers_no_approval(
+    plan: Line, source: Source, damaged: Weighed
+) -> None:
+    card = make_card(Dossier(plan, source, damaged, None, None))
+    assert card.startswith("**✗ Regression: ")
+    assert "**Must-pass items failed:** regression/toy regression/toy-0" in card
+    assert "Cannot be approved" in card and "weighbridge approve" not in card
+
+
+def test_a_first_release_has_nothing_to_compare_with(plan: Line, source: Source, baseline: Weighed) -> None:
+    card = plain(make_card(Dossier(plan, source, baseline, None, None)))
+    assert "weighed against nothing, it is the line's first" in card
+    assert "| 98.8% | – | – | 5.0% |" in card and "as published" in card
+
+
+def test_a_line_of_many_suites_still_fits_and_says_what_it_left_out(
+    plan: Line, source: Source, passed: Weighed, fit: Any
+) -> None:
+    many = tuple(
+        passed.verdict.suites[0].model_copy(update={"suite": f"general/{'long_name_' * 5}{number}"})
+        for number in range(40)
+    )
+    verdict = passed.verdict.model_copy(update={"suites": many})
+    card = make_card(Dossier(plan, source, passed.model_copy(update={"verdict": verdict}), fit, None))
+    assert len(card) <= CARD_LIMIT - ROOM_FOR_LINK
+    assert "more suites, all in the report" in card and "To approve" in card

@@ -1,0 +1,97 @@
+"""The report is one page that holds everything and believes nobody's text."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+from tasks.propose.dossier import Dossier, Weighed
+from tasks.propose.plots import as_png, forest_plot
+from tasks.propose.report import items_jsonl, make_report
+from tasks.source import Source
+from weighbridge.line import Line
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that don't close."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._open = "", []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_verdict_suites_and_both_answers_are_there(dossier: Dossier) -> None:
+    page = Page(make_report(dossier))
+    text = " ".join(page.text.split())
+    assert "✓ no worse No worse than production within every suite's margin, on 820 items in 3 suites." in text
+    for expected in ("general/agreement", "general/choice", "regression/toy", "−2.0%", dossier.source.commit):
+        assert expected in text
+    assert "int8 says" in text and "bf16 says" in text
+    flips = [attributes for tag, attributes in page.tags if tag == "details"]
+    assert len(flips) == 6 + 5 + 3 + 9 + 0 + 1
+
+
+def test_lost_answers_come_before_gained_ones(dossier: Dossier) -> None:
+    flips = dossier.flips(dossier.verdict.suites[1])
+    assert [flip.lost for flip in flips] == [True] * 9 + [False] * 3
+
+
+def test_hostile_answers_stay_text(dossier: Dossier) -> None:
+    html = make_report(dossier)
+    assert "<script" not in html and "&lt;script&gt;alert" in html
+    assert not any(name.startswith("on") for _, attributes in Page(html).tags for name in attributes)
+
+
+def test_it_needs_no_network_and_its_plots_have_words(dossier: Dossier) -> None:
+    html = make_report(dossier)
+    images = [attributes for tag, attributes in Page(html).tags if tag == "img"]
+    assert len(images) == 2 and all((image["src"] or "").startswith("data:image/svg+xml;base64,") for image in images)
+    assert "general/choice: no worse" in (images[0]["alt"] or "")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
+
+
+def test_must_pass_failures_stand_open(plan: Line, source: Source, damaged: Weighed) -> None:
+    dossier = Dossier(plan, source, damaged, None, None)
+    page = Page(make_report(dossier))
+    text = " ".join(page.text.split())
+    assert "✗ regression" in text and "Must pass, failed regression/toy-0" in text
+    assert "Nothing was registered" in text and "weighbridge approve" not in text
+    assert "102 more are in MLflow: items/general-choice.jsonl" in text, "159 lost and 3 gained, 60 shown"
+
+
+def test_a_first_release_needs_no_forest(plan: Line, source: Source, baseline: Weighed) -> None:
+    dossier = Dossier(plan, source, baseline, None, None)
+    assert forest_plot(dossier) is None
+    page = Page(make_report(dossier))
+    assert "nothing: it is the line's first release" in page.text and "img" not in {tag for tag, _ in page.tags}
+
+
+def test_the_items_file_has_every_item_with_both_answers(dossier: Dossier) -> None:
+    suite = dossier.verdict.suites[2]
+    lines = [json.loads(line) for line in items_jsonl(dossier, suite).splitlines()]
+    assert len(lines) == 120
+    assert (lines[1]["candidate"]["score"], lines[1]["production"]["score"]) == (0.0, 1.0)
+    assert lines[1]["production"]["answer"].startswith("bf16 says")
+
+
+def test_plots_are_drawn(dossier: Dossier) -> None:
+    figure = forest_plot(dossier)
+    assert figure is not None
+    assert as_png(figure).startswith(b"\x89PNG") and len(as_png(figure)) > 5000

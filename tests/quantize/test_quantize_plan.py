@@ -1,0 +1,109 @@
+"""The recipe, decided from headers: targets, reasons, group sizes, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.quantize import scheme, scheme_names
+from tasks.quantize.plan import plan
+from weighbridge.errors import QuantizationFailed, QuantizationUncovered, SchemeUnknown
+
+
+def test_every_scheme_file_is_found_by_its_name():
+    assert {"bf16", "int4", "int8", "int8-w8a16"} <= set(scheme_names())
+    assert [scheme(name).name for name in scheme_names()] == list(scheme_names())
+
+
+def test_unknown_scheme_names_those_that_exist():
+    with pytest.raises(SchemeUnknown, match=r"'int3'.*int4, int8, int8-w8a16"):
+        scheme("int3")
+    with pytest.raises(SchemeUnknown):
+        scheme("_scheme")
+
+
+def test_linear_layers_are_targets_and_embeddings_are_not(release):
+    recipe = plan(release(), scheme("int8"))
+    assert len(recipe.layers) == 14
+    assert all("_proj" in layer.name for layer in recipe.layers)
+    assert [one.name for one in recipe.ignored] == ["model.embed_tokens"]
+    assert "lm_head" in recipe.ignore, "a tied head is in no file and must be named all the same"
+
+
+@pytest.mark.parametrize(("hidden", "intermediate", "group"), [(128, 256, 128), (64, 128, 64), (96, 192, 32)])
+def test_int4_takes_the_largest_group_that_divides_every_layer(release, hidden, intermediate, group):
+    assert plan(release(hidden, intermediate), scheme("int4")).group_size == group
+
+
+def test_a_width_that_no_group_divides_is_refused_by_name(release):
+    folder = release(72, 144)
+    with pytest.raises(QuantizationUncovered, match=r"model\.layers\.0\.mlp\.down_proj is 144 wide") as refused:
+        plan(folder, scheme("int4"))
+    assert "int8" in refused.value.next_step
+    assert len(plan(folder, scheme("int8")).layers) == 14, "rows have no groups"
+
+
+def test_routers_towers_and_untied_heads_stay(release):
+    square = np.ones((64, 64), np.float32)
+    names = ("model.layers.0.mlp.gate.weight", "model.vision_tower.blocks.0.fc1.weight", "lm_head.weight")
+    recipe = plan(release(**dict.fromkeys(names, square)), scheme("int8"))
+    reasons = {one.name: one.reason for one in recipe.ignored}
+    assert "router" in reasons["model.layers.0.mlp.gate"]
+    assert "tower" in reasons["model.vision_tower.blocks.0.fc1"]
+    assert "head" in reasons["lm_head"]
+    assert {"model.layers.0.mlp.gate", "model.vision_tower.blocks.0.fc1", "lm_head"} <= set(recipe.ignore)
+    assert len(recipe.layers) == 14
+
+
+def test_vectors_that_are_called_weight_are_ignored_by_name(release):
+    recipe = plan(release(**{"model.layers.0.ln_1.weight": np.ones(64, np.float32)}), scheme("int8"))
+    assert "model.layers.0.ln_1" in recipe.ignore
+
+
+def test_fused_experts_are_refused_rather_than_left_out(release):
+    experts = {"model.layers.0.mlp.experts.gate_up_proj": np.ones((4, 64, 64), np.float32)}
+    with pytest.raises(QuantizationUncovered, match="all experts of a layer in one 3-D tensor"):
+        plan(release(**experts), scheme("int8"))
+
+
+def test_conv1d_models_have_nothing_to_cover(release):
+    folder = release()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(QuantizationUncovered, match="Nothing in the release is a Linear weight"):
+        plan(folder, scheme("int8"))
+
+
+def test_a_quantized_release_is_refused(release):
+    folder = release()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(QuantizationUncovered, match="quantized already, by gptq"):
+        plan(folder, scheme("int8"))
+
+
+@pytest.mark.parametrize("kept_bytes", [4, 100, 20_000])
+def test_a_truncated_file_is_named(release, kept_bytes):
+    weights = release() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept_bytes])
+    with pytest.raises(QuantizationFailed, match=r"model\.safetensors is truncated"):
+        plan(weights.parent, scheme("int8"))
+
+
+def test_a_missing_shard_is_named(release):
+    folder = release()
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(QuantizationFailed, match=r"model-00002-of-00002\.safetensors is named by the index"):
+        plan(folder, scheme("int8"))
+
+
+def test_importing_the_room_costs_no_torch():
+    code = "import sys, tasks.quantize; print([name for name in ('torch', 'prefect', 'mlflow') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd(), check=True)
+    assert run.stdout.strip() == "[]"

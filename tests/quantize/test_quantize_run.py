@@ -1,0 +1,193 @@
+"""The whole step with the real quantizer on tiny models, and every way in which it must leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tasks.quantize import quantize, record_of
+from tasks.quantize.tensors import read_tensors
+from weighbridge.errors import ArtifactMissing, DiskFull, QuantizationFailed, QuantizationUncovered
+
+
+# Importing llm-compressor takes ten seconds of processor, minutes on a machine that is busy with other tests.
+pytestmark = pytest.mark.timeout(400)
+
+
+def _stand_in(tmp_path, monkeypatch, script: str) -> None:
+    """Let a shell script be the quantizing process."""
+    program = tmp_path / "stand-in"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("tasks.quantize.run.sys.executable", str(program))
+
+
+def test_int8_covers_every_layer_and_says_how(int8):
+    record = record_of(int8.artifact, int8.store)
+    assert record is not None
+    assert record.coverage.found == record.coverage.planned == 14
+    assert record.coverage.share_of_linear_bytes == 1
+    assert record.versions["llmcompressor"]
+    assert record.peak_rss_bytes > 100 * 2**20
+    assert (int8.artifact.scheme, int8.artifact.repo, int8.artifact.commit) == (
+        "int8",
+        int8.source.repo,
+        int8.source.commit,
+    )
+    int8.store.verify(int8.artifact)
+
+
+def test_progress_counts_layers_to_the_end(int8):
+    assert int8.progress[0] == (0, 16)
+    assert int8.progress[-1] == (16, 16)
+    assert [done for done, _ in int8.progress] == sorted(done for done, _ in int8.progress)
+    assert {done for done, _ in int8.progress} == set(range(17))
+
+
+def test_everything_but_the_weights_travels_with_them(int8):
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
+        assert (int8.folder / name).read_bytes() == (int8.source_folder / name).read_bytes()
+    card = (int8.folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0")
+    assert "W8A8" in card
+    assert int8.source.commit in card
+    assert "llmcompressor 0." in card
+
+
+def test_unquantized_tensors_keep_dtype_and_bytes(int4):
+    def bits(folder: Path) -> dict[str, tuple[str, bytes]]:
+        return {
+            tensor.name: (tensor.dtype, tensor.file.read_bytes()[tensor.start : tensor.start + tensor.size_bytes])
+            for tensor in read_tensors(folder)
+        }
+
+    before, after = bits(int4.source_folder), bits(int4.folder)
+    kept = [name for name in before if name in after]
+    assert "model.embed_tokens.weight" in kept
+    assert all(before[name] == after[name] for name in kept)
+
+
+def test_same_release_gives_the_same_digest(int4, store, adopted):
+    again = quantize(adopted(96, 192), "int4", store)
+    assert again.digest == int4.artifact.digest
+
+
+def test_both_load_in_transformers_tied_and_close_to_the_release(int8, int4):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def logits(folder: Path) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        with torch.no_grad():
+            return model(torch.arange(24)[None]).logits
+
+    for done, bound in ((int8, 0.05), (int4, 0.5)):
+        published = logits(done.source_folder)
+        difference = (logits(done.folder) - published).norm() / published.norm()
+        assert 0 < difference < bound
+
+
+def test_bf16_is_the_release_itself(store, adopted):
+    source = adopted()
+    assert quantize(source, "bf16", store) is source
+
+
+def test_kill_of_the_quantizer_leaves_nothing(store, adopted, staged):
+    source = adopted()
+
+    def kill(done: int, total: int) -> None:
+        if done == 3:
+            for child in psutil.Process().children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(QuantizationFailed, match="killed by signal 9") as failed:
+        quantize(source, "int8", store, progress=kill)
+    assert Path(failed.value.where).is_file(), "the log stays"
+    assert store.artifacts() == [source]
+    assert staged(store) == []
+
+
+def test_a_failing_quantizer_shows_its_last_words(store, adopted, staged, tmp_path, monkeypatch):
+    source = adopted()
+    _stand_in(tmp_path, monkeypatch, "echo first >&2; echo 'ValueError: no such thing' >&2; exit 3")
+    with pytest.raises(QuantizationFailed, match=r"status 3.*ValueError: no such thing"):
+        quantize(source, "int8", store)
+    assert store.artifacts() == [source]
+    assert staged(store) == []
+
+
+def test_a_quantizer_that_quits_in_silence_has_failed(store, adopted, tmp_path, monkeypatch):
+    source = adopted()
+    _stand_in(tmp_path, monkeypatch, "exit 0")
+    with pytest.raises(QuantizationFailed, match="ended with status 0"):
+        quantize(source, "int8", store)
+
+
+def test_nothing_matched_is_not_believed(store, adopted, staged, tmp_path, monkeypatch):
+    """llm-compressor writes the model as it was and says that all is well."""
+    source = adopted()
+    copy = f'cp -r "{store.path(source)}" "$(dirname "$3")/model"'
+    message = json.dumps({"layers_done": 0, "peak_rss_bytes": 1, "versions": {"llmcompressor": "0"}})
+    _stand_in(tmp_path, monkeypatch, f"{copy}; echo '{message}'")
+    with pytest.raises(QuantizationUncovered, match="0 of 14 planned layers are quantized"):
+        quantize(source, "int8", store)
+    assert store.artifacts() == [source]
+    assert staged(store) == []
+
+
+def test_a_caller_who_gives_up_stops_the_quantizer(store, adopted, tmp_path, monkeypatch, staged):
+    source = adopted()
+    _stand_in(tmp_path, monkeypatch, "echo '{\"layers_done\": 1}'; exec sleep 600")
+
+    def give_up(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, "int8", store, progress=give_up)
+    assert not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert staged(store) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_release_with_broken_numbers_is_named_before_anything_starts(store, adopted, monkeypatch, bad):
+    weight = np.ones((64, 64), np.float32)
+    weight[63, 63] = bad
+    source = adopted(**{"model.layers.1.self_attn.v_proj.weight": weight})
+    monkeypatch.setattr("tasks.quantize.run.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
+    with pytest.raises(QuantizationFailed, match=r"model\.layers\.1\.self_attn\.v_proj\.weight holds a value"):
+        quantize(source, "int8", store)
+
+
+def test_a_truncated_release_is_named_and_nothing_kept(store, adopted, staged):
+    source = adopted()
+    weights = store.path(source) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(QuantizationFailed, match="truncated"):
+        quantize(source, "int8", store)
+    assert staged(store) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_written(store, adopted, staged, monkeypatch):
+    source = adopted()
+    usage = namedtuple("usage", "total used free")(10**12, 10**12 - 5, 5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DiskFull, match="test/tiny as int8 needs"):
+        quantize(source, "int8", store)
+    assert staged(store) == []
+
+
+def test_a_release_that_the_store_lost_is_named(store, adopted):
+    source = adopted()
+    shutil.rmtree(store.path(source).parent)
+    with pytest.raises(ArtifactMissing):
+        quantize(source, "int8", store)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from registry.store import Store
+from weighbridge.errors import ArtifactDamaged, ArtifactMissing, DiskFull
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def made(store, files=None, scheme="int8", key="k"):
+    folder = store.staging("line", key)
+    for name, text in (files or {"config.json": "{}", "sub/model.safetensors": "weights"}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return store.adopt(folder, line="line", scheme=scheme, repo="org/m", commit=COMMIT, facts={"recipe": {"bits": 8}})
+
+
+def test_an_artifact_is_found_again_whole(store):
+    artifact = made(store)
+    assert store.get("line", artifact.digest) == artifact
+    assert (store.path(artifact) / "sub/model.safetensors").read_text() == "weights"
+    assert artifact.uri == f"store://line/{artifact.digest}"
+    assert artifact.size_bytes == len("{}") + len("weights")
+    assert store.facts(artifact) == {"recipe": {"bits": 8}}
+    store.verify(artifact)
+
+
+def test_same_content_is_the_same_artifact(store):
+    first, second = made(store, key="a"), made(store, key="b")
+    assert first == second
+    assert len(store.artifacts("line")) == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": "{}", "sub/model.safetensors": "weightz"},
+        {"config.json": "{}", "model.safetensors": "weights"},
+        {"config.json": "{}", "sub/model.safetensors": "weights", "more": ""},
+    ],
+)
+def test_other_content_or_names_are_another_artifact(store, files):
+    assert made(store).digest != made(store, files, key="other").digest
+
+
+@pytest.mark.parametrize("harm", ["alter", "remove", "add"])
+def test_verify_names_the_damaged_file(store, harm):
+    artifact = made(store)
+    path = store.path(artifact) / "config.json"
+    if harm == "alter":
+        path.write_text("[]")
+    elif harm == "remove":
+        path.unlink()
+    else:
+        (path.parent / "extra.py").write_text("import os")
+    with pytest.raises(ArtifactDamaged, match="extra.py" if harm == "add" else "config.json"):
+        store.verify(artifact)
+
+
+def test_a_missing_artifact_says_how_to_make_it_again(store):
+    with pytest.raises(ArtifactMissing) as caught:
+        store.get("line", "0" * 64)
+    assert "weighbridge release line" in caught.value.next_step
+
+
+def test_a_build_that_fails_leaves_nothing(store):
+    with pytest.raises(RuntimeError), store.fresh_staging("line", "k") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert not folder.exists()
+    assert store.artifacts() == []
+
+
+def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(store, monkeypatch):
+    from pathlib import Path
+
+    real = Path.rename
+
+    def crash(self, target):
+        if Path(target).parent == store.folder / "line":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        made(store)
+    monkeypatch.undo()
+    assert store.artifacts() == []
+    artifact = made(store, key="again")
+    store.verify(artifact)
+
+
+def test_no_room_is_said_before_anything_is_written(store):
+    with pytest.raises(DiskFull, match="needs 1048576"):
+        store.require_free(2**50, "The download")
+
+
+def test_two_makers_of_the_same_artifact_end_with_one(store):
+    folders = []
+    for key in ("a", "b"):
+        folder = store.staging("line", key)
+        (folder / "config.json").write_text(json.dumps({"n": list(range(1000))}))
+        folders.append(folder)
+    results = []
+
+    def adopt(folder):
+        results.append(store.adopt(folder, line="line", scheme="int8", repo="o/m", commit=COMMIT))
+
+    threads = [threading.Thread(target=adopt, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert results[0] == results[1]
+    store.verify(results[0])

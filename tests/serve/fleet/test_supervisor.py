@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from tasks.serve.fleet.supervisor import Program, Supervisor
+from weighbridge.errors import StackDown
+from weighbridge.settings import load_settings
+
+
+@pytest.fixture
+def supervisor():
+    made = Supervisor(load_settings())
+    made.start({"WEIGHBRIDGE_TEST": "1"})
+    yield made
+    made.shut_down()
+
+
+def sleeper(supervisor, name="sleeper", **environment):
+    code = "import os, sys, time; print(os.environ.get('SAY'), flush=True); time.sleep(600)"
+    return Program(
+        name=name,
+        command=(sys.executable, "-c", code),
+        environment=environment,
+        folder=supervisor.folder,
+        log=supervisor.log.with_name(f"{name}.log"),
+    )
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def running(supervisor, name="sleeper"):
+    state = supervisor.state(name)
+    return state if state and state.state == "RUNNING" else None
+
+
+def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor):
+    supervisor.run(sleeper(supervisor, SAY='100% "quoted", yes'))
+    state = wait_for(lambda: running(supervisor))
+    assert psutil.Process(state.pid).ppid() == supervisor.pid
+    log = supervisor.log.with_name("sleeper.log")
+    assert wait_for(lambda: log.exists() and log.read_text().strip()) == '100% "quoted", yes'
+
+
+def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervisor):
+    supervisor.run(sleeper(supervisor, SAY="a"))
+    first = wait_for(lambda: running(supervisor)).pid
+    supervisor.run(sleeper(supervisor, SAY="a"))
+    assert running(supervisor).pid == first
+    supervisor.run(sleeper(supervisor, SAY="b"))
+    assert wait_for(lambda: running(supervisor)).pid != first
+    assert not psutil.pid_exists(first)
+
+
+def test_a_killed_program_comes_back(supervisor):
+    supervisor.run(sleeper(supervisor))
+    first = wait_for(lambda: running(supervisor)).pid
+    os.kill(first, signal.SIGKILL)
+    assert wait_for(lambda: (state := running(supervisor)) and state.pid != first)
+
+
+def test_removing_one_leaves_the_others(supervisor):
+    supervisor.run(sleeper(supervisor, "one"))
+    supervisor.run(sleeper(supervisor, "two"))
+    kept = wait_for(lambda: running(supervisor, "two")).pid
+    supervisor.remove("one")
+    supervisor.remove("one")
+    assert supervisor.state("one") is None
+    assert running(supervisor, "two").pid == kept
+
+
+def test_what_should_run_survives_supervisord_itself(supervisor):
+    supervisor.run(sleeper(supervisor))
+    wait_for(lambda: running(supervisor))
+    supervisor.shut_down()
+    assert supervisor.pid is None
+    supervisor.start({})
+    assert wait_for(lambda: running(supervisor))
+
+
+def test_starting_twice_is_harmless(supervisor):
+    pid = supervisor.pid
+    supervisor.start({})
+    assert supervisor.pid == pid
+
+
+def test_the_socket_is_private(supervisor):
+    assert supervisor.socket.stat().st_mode & 0o077 == 0
+
+
+def test_without_supervisord_the_error_says_what_to_do():
+    with pytest.raises(StackDown, match="weighbridge up"):
+        Supervisor(load_settings()).states()

@@ -1,0 +1,151 @@
+"""A real Envoy, and engines that pretend: tiny OpenAI-compatible servers in threads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tasks.serve.gateway import Backend, Gateway
+from weighbridge.settings import Settings
+
+
+class FakeEngine(ThreadingHTTPServer):
+    """Answers as an engine would, or badly when told so; `asked` remembers the requests."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        self.health_status = 200
+        self.chunks, self.pause_seconds = 3, 0.0
+        self.dies = False
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        super().__init__(("127.0.0.1", port), _Handler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def backend(self, version: str, weight: int) -> Backend:
+        return Backend(version=version, digest=version.rjust(64, "0"), port=self.port, weight=weight)
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: FakeEngine
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        self._whole(self.server.health_status if self.path == "/health" else 404, b"{}")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        if body.get("stream"):
+            self._stream()
+        else:
+            message = {"role": "assistant", "content": "hello"}
+            self._whole(200, json.dumps(_completion("chat.completion", message=message)).encode())
+
+    def _whole(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number in range(self.server.chunks):
+            self._event(json.dumps(_completion("chat.completion.chunk", delta={"content": f"w{number} "})))
+            time.sleep(self.server.pause_seconds)
+        if self.server.dies:
+            self.close_connection = True
+            return
+        self._event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, data: str) -> None:
+        text = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+        self.wfile.flush()
+
+
+def _completion(kind: str, **said: object) -> dict[str, object]:
+    choice = {"index": 0, "finish_reason": None, **said}
+    return {"id": "c1", "object": kind, "created": 1, "model": "fake", "choices": [choice]}
+
+
+class Running:
+    """A gateway with its Envoy."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.client = httpx.Client(base_url=gateway.settings.gateway_url, trust_env=False, timeout=30)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.gateway.bootstrap()
+        self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=subprocess.DEVNULL)
+        wait_until(self.gateway.health)
+
+    def stop(self) -> None:
+        self.client.close()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def ask(self, path: str, body: object = None, *, key: str | None = "", **more: Any) -> httpx.Response:
+        """One request, with the default key unless another or None is named."""
+        headers = dict(more.pop("headers", {}))
+        if key is not None:
+            headers["authorization"] = f"Bearer {key or self.gateway.key()}"
+        method = "GET" if body is None and "content" not in more else "POST"
+        if body is not None:
+            more["json"] = body
+        return self.client.request(method, path, headers=headers, **more)
+
+    def chat(self, model: str) -> httpx.Response:
+        return self.ask("/v1/chat/completions", {"model": model, "messages": []})
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
+    """Poll until something is so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def make_gateway(home: Path) -> Gateway:
+    """A gateway on free ports, not started."""
+    port, admin_port = free_ports(2)
+    return Gateway(Settings(home=home, gateway_port=port, gateway_admin_port=admin_port))

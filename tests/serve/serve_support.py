@@ -1,0 +1,49 @@
+"""A tiny real server in the place of an engine, and a line and artifacts for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from registry.store import Artifact, Store
+from tasks.serve.engines import EnginePlan, LaunchSpec
+from weighbridge.line import Line
+
+FAKE = Path(__file__).parent.parent / "support" / "fake_engine.py"
+
+
+class FakeEngine:
+    """Launches the fake server; the line's flags choose how it behaves."""
+
+    ready_seconds = 15.0
+
+    def version(self) -> str:
+        return "fake 1"
+
+    def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+        assert (model_folder / "config.json").is_file()
+        return LaunchSpec(command=(sys.executable, str(FAKE), str(port), *plan.flag_arguments), environment={})
+
+
+def make_line(**flags: object) -> Line:
+    """A line served by the fake engine, with quick rollout steps."""
+    return Line.model_validate(
+        {
+            "name": "toy",
+            "source": "hf://org/toy",
+            "admission": {"licences": ["mit"]},
+            "schemes": ["int8"],
+            "target": {"gpus": ["host"], "context": 128, "concurrency": 4},
+            "engine": {"name": "fake", "flags": flags},
+            "suites": [{"name": "general/choice"}],
+            "rollout": {"steps": [10, 50, 100], "hold_seconds": 0, "max_hold_seconds": 5, "drain_seconds": 10},
+        }
+    )
+
+
+def make_artifact(settings, content: str = "a") -> Artifact:
+    """An artifact in the store; other content is another artifact."""
+    store = Store(settings.store_folder)
+    folder = store.staging("toy", f"make-{content}")
+    (folder / "config.json").write_text(f'{{"content": "{content}"}}')
+    return store.adopt(folder, line="toy", scheme="int8", repo="org/toy", commit="c" * 40)

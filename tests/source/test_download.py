@@ -1,0 +1,199 @@
+"""Downloading: whole and verified, resumed after a cut, and nothing visible when it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples import tiny
+from examples.faults import FOR_EVER, Fault
+from registry.store import Store
+from tasks.source.download import download
+from tasks.source.hub import pin
+from weighbridge.errors import DiskFull, SourceDamaged, SourceRefused, SourceUnreachable
+from weighbridge.line import Line
+
+BIG = "*model-00001-of-00002.safetensors"
+BLOCK_BYTES = 64 * 1024
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the client writes at once: 10 MB, more than the tiny release.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", BLOCK_BYTES)
+
+
+def test_a_release_comes_home_whole(hub: Any, release: Path, line: Line, store: Store) -> None:
+    commit = hub.publish(release)
+    source = pin(line)
+    told: list[tuple[int, int]] = []
+    artifact = download(source, "tiny", store, lambda done, total: told.append((done, total)))
+    assert (artifact.scheme, artifact.commit, artifact.size_bytes) == ("bf16", commit, source.size_bytes)
+    assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
+    store.verify(artifact)
+    assert told[-1] == (source.size_bytes, source.size_bytes)
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and len(told) > 6
+
+
+def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, store: Store) -> None:
+    hub.publish(release)
+    source = pin(line)
+    artifact = download(source, "tiny", store)
+    before = len(hub.faults.served)
+    assert download(source, "tiny", store) == artifact
+    assert len(hub.faults.served) == before
+
+
+def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+    folder = tiny.build(tmp_path / "big", vocab_size=8192)
+    hub.publish(folder)
+    source = pin(line)
+    size = (folder / "model.safetensors").stat().st_size
+
+    class Killed(BaseException):
+        pass
+
+    def kill_midway(done: int, total: int) -> None:
+        if done > total / 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        download(source, "tiny", store, kill_midway)
+    assert store.artifacts() == []
+    partial = next(store.folder.rglob("model.safetensors")).stat().st_size
+    assert partial > size / 3
+    hub.faults.served.clear()
+    artifact = download(source, "tiny", store)
+    store.verify(artifact)
+    assert hub.faults.sent_bytes("/cdn/*") == size - partial
+    assert hub.faults.sent_bytes() == size - partial, "the small files were there already"
+
+
+def test_a_cut_connection_is_taken_up_again(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+    folder = tiny.build(tmp_path / "big", vocab_size=8192)
+    hub.publish(folder)
+    source = pin(line)
+    hub.faults.add(Fault("/cdn/*", cut_after_bytes=600_000))
+    store.verify(download(source, "tiny", store))
+    size = (folder / "model.safetensors").stat().st_size
+    assert size < hub.faults.sent_bytes("/cdn/*") < size + 2 * BLOCK_BYTES + 256 * 1024
+
+
+def test_a_file_damaged_once_is_fetched_again(hub: Any, release: Path, line: Line, store: Store) -> None:
+    hub.publish(release)
+    source = pin(line)
+    hub.faults.add(Fault(f"/cdn/{BIG}", damaged=True))
+    hub.faults.add(Fault("*/tokenizer_config.json", damaged=True))
+    store.verify(download(source, "tiny", store))
+
+
+@pytest.mark.parametrize(("path", "hash_name"), [(f"/cdn/{BIG}", "sha256"), ("*/tokenizer_config.json", "sha1")])
+def test_a_file_that_stays_damaged_leaves_nothing_visible(
+    hub: Any, release: Path, line: Line, store: Store, path: str, hash_name: str
+) -> None:
+    hub.publish(release)
+    source = pin(line)
+    hub.faults.add(Fault(path, damaged=True, times=FOR_EVER))
+    with pytest.raises(SourceDamaged, match=rf"arrived twice.*{hash_name}"):
+        download(source, "tiny", store)
+    assert store.artifacts() == []
+    hub.faults.clear()
+    store.verify(download(source, "tiny", store))
+
+
+def test_a_busy_hub_is_asked_again(hub: Any, release: Path, line: Line, store: Store) -> None:
+    hub.publish(release)
+    source = pin(line)
+    hub.faults.add(Fault(f"*/resolve/*/{BIG}", status=429, headers={"Retry-After": "0"}))
+    hub.faults.add(Fault("*/README.md", status=503, times=2))
+    store.verify(download(source, "tiny", store))
+
+
+def test_a_hub_that_goes_away_keeps_what_is_here(hub: Any, release: Path, line: Line, store: Store) -> None:
+    hub.publish(release)
+    source = pin(line)
+    hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
+    with pytest.raises(SourceUnreachable, match="answered 500"):
+        download(source, "tiny", store)
+    assert store.artifacts() == []
+    hub.faults.clear()
+    hub.faults.served.clear()
+    download(source, "tiny", store)
+    assert {Path(one.path).name for one in hub.faults.served} == {"model-00002-of-00002.safetensors"}
+
+
+def test_too_small_a_disk_is_told_before_anything_comes(
+    hub: Any, release: Path, line: Line, store: Store, monkeypatch: Any
+) -> None:
+    hub.publish(release)
+    source = pin(line)
+    hub.faults.served.clear()
+    monkeypatch.setattr("tasks.source.download.SPARE_BYTES", 2**60)
+    with pytest.raises(DiskFull, match="WEIGHBRIDGE_HOME"):
+        download(source, "tiny", store)
+    assert hub.faults.served == []
+
+
+def test_an_escaping_name_is_never_written(hub: Any, release: Path, line: Line, store: Store, tmp_path: Path) -> None:
+    hub.publish(release)
+    source = pin(line)
+    evil = source.files[0].model_copy(update={"path": "../../../../evil.json"})
+    with pytest.raises(SourceRefused, match="leads out"):
+        download(source.model_copy(update={"files": (*source.files, evil)}), "tiny", store)
+    assert not list(tmp_path.rglob("evil.json"))
+
+
+def test_an_index_that_names_a_missing_shard_stops_before_the_weights(
+    hub: Any, release: Path, line: Line, store: Store
+) -> None:
+    (release / "model-00002-of-00002.safetensors").unlink()
+    hub.publish(release)
+    with pytest.raises(SourceDamaged, match="model-00002-of-00002"):
+        download(pin(line), "tiny", store)
+    assert hub.faults.sent_bytes("/cdn/*") == 0
+
+
+def test_weights_that_are_published_broken_are_not_adopted(hub: Any, release: Path, line: Line, store: Store) -> None:
+    path = release / "model-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    hub.publish(release)
+    with pytest.raises(SourceDamaged, match=r"does not lie|bytes and"):
+        download(pin(line), "tiny", store)
+    assert store.artifacts() == []
+
+
+def test_the_scheme_is_that_of_the_config(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+    hub.publish(tiny.build(tmp_path / "half", dtype="float16"))
+    assert download(pin(line), "tiny", store).scheme == "fp16"
+    hub.publish(tiny.build(tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4}))
+    assert download(pin(line), "tiny", store).scheme == "gptq"
+    hub.publish(tiny.build(tmp_path / "silent", dtype=None))
+    assert download(pin(line), "tiny", store).scheme == "bf16"
+
+
+def test_headers_that_lie_are_noticed(tmp_path: Path) -> None:
+    from tasks.source.headers import read_header
+
+    def write(header: dict[str, Any], data: bytes, length: int | None = None) -> Path:
+        text = json.dumps(header).encode()
+        path = tmp_path / "x.safetensors"
+        path.write_bytes((length or len(text)).to_bytes(8, "little") + text + data)
+        return path
+
+    good = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    assert read_header(write(good, bytes(8)))[0].size_bytes == 8
+    gap = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}
+    short = {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}
+    for header, data, length in [
+        (good, bytes(7), None),
+        (good, bytes(9), None),
+        (good, bytes(8), 2**40),
+        (gap, bytes(12), None),
+        (short, bytes(8), None),
+        ({"a": {"dtype": "Q9", "shape": [2], "data_offsets": [0, 8]}}, bytes(8), None),
+    ]:
+        with pytest.raises(SourceDamaged):
+            read_header(write(header, data, length))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from weighbridge.errors import LineInvalid, LineUnknown
+from weighbridge.line import Line, line_names
+
+GOOD = {
+    "source": "hf://org/model",
+    "admission": {"licences": ["apache-2.0"]},
+    "schemes": ["int8"],
+    "target": {"gpus": ["L4"]},
+    "suites": [{"name": "general/choice"}],
+}
+
+
+def written(folder, name="m", **changes):
+    fields = {**GOOD, **changes}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({k: v for k, v in fields.items() if v is not None}))
+    return folder
+
+
+def test_every_line_of_the_project_loads():
+    names = line_names()
+    assert {"smollm2", "llama"} <= set(names)
+    for name in names:
+        assert Line.load(name).name == name
+
+
+def test_defaults_are_those_of_the_docs(tmp_path):
+    line = Line.load("m", written(tmp_path))
+    assert (line.repo, line.revision, line.confidence) == ("org/model", "main", 0.95)
+    assert line.rollout.steps == [1, 10, 50, 100]
+    assert line.suites[0].margin == 0.02
+    assert line.candidates_model == "m-candidates"
+
+
+def test_unknown_line_names_those_that_exist(tmp_path):
+    with pytest.raises(LineUnknown, match="known lines: m") as caught:
+        Line.load("nope", written(tmp_path))
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("name", ["../m", "M", "", "a/b"])
+def test_a_name_cannot_leave_the_folder(tmp_path, name):
+    with pytest.raises(LineUnknown):
+        Line.load(name, written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"source": "meta-llama/Llama"}, "source"),
+        ({"schemes": []}, "schemes"),
+        ({"target": {"gpus": ["L4"], "contxt": 5}}, "target.contxt"),
+        ({"confidence": 95}, "confidence"),
+        ({"suites": [{"name": "mmlu"}]}, "suites.0.name"),
+        ({"suites": [{"name": "general/choice", "margin": 2}]}, "suites.0.margin"),
+        ({"rollout": {"steps": [50, 10, 100]}}, "rollout.steps"),
+        ({"rollout": {"steps": [10, 50]}}, "rollout.steps"),
+        ({"admission": None}, "admission"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path, changes, field):
+    with pytest.raises(LineInvalid) as caught:
+        Line.load("m", written(tmp_path, **changes))
+    assert field in caught.value.what
+    assert caught.value.where.endswith("m.yaml")
+
+
+def test_all_wrong_fields_are_named_at_once(tmp_path):
+    with pytest.raises(LineInvalid) as caught:
+        Line.load("m", written(tmp_path, confidence=7, source="x"))
+    assert "confidence" in caught.value.what
+    assert "source" in caught.value.what
+
+
+def test_bad_yaml_names_line_and_column(tmp_path):
+    (tmp_path / "m.yaml").write_text("source: hf://a/b\nschemes: [int8\ntarget: {")
+    with pytest.raises(LineInvalid) as caught:
+        Line.load("m", tmp_path)
+    assert "line 3" in caught.value.where
+
+
+def test_a_list_is_not_a_line(tmp_path):
+    (tmp_path / "m.yaml").write_text("- a\n- b\n")
+    with pytest.raises(LineInvalid, match="mapping"):
+        Line.load("m", tmp_path)
