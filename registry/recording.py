@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, LoggedModel, Param, Run
 
 RELEASE, CANDIDATE = "release", "candidate"
-# Without this, MLflow's page shows a line as an experiment with prompts and traces.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 PAGE = 1000
 BATCH = 100
 """Params that MLflow takes in one `log_batch`; it takes 1,000 metrics."""
@@ -37,7 +35,7 @@ class Recorder:
         """Make what a line needs in MLflow where it is missing; returns the experiment's id."""
         experiment = self._experiment()
         if experiment is None:
-            experiment_id = str(self.client.create_experiment(self.line, tags=EXPERIMENT_TAGS))
+            experiment_id = str(self.client.create_experiment(self.line))
         else:
             experiment_id = experiment.experiment_id
             if experiment.lifecycle_stage == "deleted":

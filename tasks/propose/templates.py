@@ -14,7 +14,7 @@ OUTCOME_WORDS = {
     "regression": "✗ regression",
     "invalid": "! invalid",
 }
-FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit", "does_not_fit": "✗ does not fit"}
+FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit"}
 
 QUESTION_HEAD, QUESTION_TAIL, ANSWER_LIMIT = 600, 600, 1200
 """Characters shown of a long question's beginning and end (the end asks), and of an answer."""

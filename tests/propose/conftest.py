@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from registry.store import Artifact
 from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import judge, judge_suite
+from tasks.fit.report import FitPlan, FitReport, FitRow
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.source import Source
 from weighbridge.line import Line
@@ -95,17 +94,27 @@ def source() -> Source:
 
 
 @pytest.fixture
-def fit() -> Any:
-    """What the fit room would say, in its shape."""
-    common = {"kv_gib": 0.36, "overhead_gib": 0.5, "reason": "", "count": 1}
-    rows = (
-        {"gpu": "host", "scheme": "int8", "weights_gib": 0.16, "total_gib": 1.02, "capacity_gib": 22.0},
-        {"gpu": "L4", "scheme": "int8", "weights_gib": 0.16, "total_gib": 1.02, "capacity_gib": 22.5},
-        {"gpu": "host", "scheme": "int4", "weights_gib": 0.11, "total_gib": 0.97, "capacity_gib": 22.0},
+def fit() -> FitReport:
+    """What the fit room says of two schemes on two GPUs."""
+    sizes = (("host", "int8", 0.16, 22.0), ("L4", "int8", 0.16, 22.5), ("host", "int4", 0.11, 22.0))
+    rows = tuple(
+        FitRow(
+            gpu=gpu,
+            scheme=scheme,
+            weights_gib=weights,
+            kv_bytes_per_token=23040,
+            kv_gib=0.36,
+            overhead_gib=0.5,
+            total_gib=weights + 0.86,
+            capacity_gib=capacity,
+            max_concurrency=480.25,
+            verdict="fits",
+            reason="",
+        )
+        for gpu, scheme, weights, capacity in sizes
     )
-    return SimpleNamespace(
-        rows=tuple(SimpleNamespace(**common, **row, max_concurrency=480, verdict="fits") for row in rows)
-    )
+    plan = FitPlan(context=2048, concurrency=8, kv_gib=0.36)
+    return FitReport(model="org/toy", profile="transformers", rows=rows, schemes=("int8", "int4"), plan=plan)
 
 
 @pytest.fixture
@@ -127,6 +136,6 @@ def baseline(plan: Line) -> Weighed:
 
 
 @pytest.fixture
-def dossier(plan: Line, source: Source, passed: Weighed, fit: Any) -> Dossier:
+def dossier(plan: Line, source: Source, passed: Weighed, fit: FitReport) -> Dossier:
     """The passing candidate's papers."""
     return Dossier(plan, source, passed, fit, None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from registry.records import CARD_LIMIT, REPORT_LINK
+from tasks.fit.report import FitReport
 from tasks.propose.card import ROOM_FOR_LINK, make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.source import Source
@@ -12,8 +11,8 @@ from weighbridge.line import Line
 
 
 def plain(card: str) -> str:
-    """The card without the spaces that MLflow's page needs between columns."""
-    return card.replace("&ensp;", "")
+    """The card without the spaces that MLflow's page needs."""
+    return card.replace("&ensp;", "").replace("&nbsp;", " ")
 
 
 def test_the_verdict_comes_first_and_every_suite_has_its_row(dossier: Dossier) -> None:
@@ -36,7 +35,7 @@ def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -
         "licence apache-2.0",
         "0.16 GiB on disk",
         f"]({REPORT_LINK})",
-        "| L4 | 0.16 GiB | 0.36 GiB | 1.02 of 22.5 GiB | 480 | ✓ fits |",
+        "| L4 | 0.16 GiB | 0.36 GiB | 1.02 of 22.5 GiB | 480.2 | ✓ fits |",
         "*Promote model*",
         f"`weighbridge approve toy {dossier.artifact.short}",
     ):
@@ -60,7 +59,7 @@ def test_a_first_release_has_nothing_to_compare_with(plan: Line, source: Source,
 
 
 def test_a_line_of_many_suites_still_fits_and_says_what_it_left_out(
-    plan: Line, source: Source, passed: Weighed, fit: Any
+    plan: Line, source: Source, passed: Weighed, fit: FitReport
 ) -> None:
     many = tuple(
         passed.verdict.suites[0].model_copy(update={"suite": f"general/{'long_name_' * 5}{number}"})

@@ -9,6 +9,7 @@ import pytest
 
 from registry.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
+from tasks.fit.report import FitReport
 from tasks.propose.propose import Weighed, propose
 from tasks.source import Source
 from weighbridge.errors import StackDown
@@ -38,7 +39,7 @@ class Notebook:
 
 
 def test_what_passed_gets_a_version_and_what_failed_only_a_report(
-    plan: Line, source: Source, fit: Any, passed: Weighed, damaged: Weighed, tmp_path: Path
+    plan: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed, tmp_path: Path
 ) -> None:
     notebook: Any = Notebook()
     release = propose(

@@ -6,9 +6,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.propose.plots import as_png, forest_plot
 from tasks.propose.report import items_jsonl, make_report
+from tasks.quantize import Coverage, Recipe, Record
+from tasks.quantize.plan import Ignored, Layer
 from tasks.source import Source
 from weighbridge.line import Line
 
@@ -95,3 +98,30 @@ def test_plots_are_drawn(dossier: Dossier) -> None:
     figure = forest_plot(dossier)
     assert figure is not None
     assert as_png(figure).startswith(b"\x89PNG") and len(as_png(figure)) > 5000
+
+
+def test_what_was_quantized_and_what_was_kept_is_told(plan: Line, source: Source, passed: Weighed) -> None:
+    ignored = tuple(
+        Ignored(name=name, reason="embeddings are looked up, not multiplied", linear_bytes=0) for name in ("a", "b")
+    )
+    recipe = Recipe(
+        scheme="int4",
+        method="gptq",
+        format="pack-quantized",
+        weight_bits=4,
+        activation_bits=16,
+        group_size=64,
+        layers=(Layer(name="x", shape=(64, 64), dtype="BF16", source_bytes=8192),),
+        ignored=ignored,
+        kept_bytes=100,
+        predicted_bytes=2148,
+    )
+    coverage = Coverage(planned=210, found=210, share_of_linear_bytes=0.998, predicted_bytes=2148, written_bytes=2150)
+    made = Record(
+        recipe=recipe, coverage=coverage, versions={"llmcompressor": "0.14.0"}, seconds=42, peak_rss_bytes=2**30
+    )
+    dossier = Dossier(plan, source, passed, None, made)
+    text = " ".join(Page(make_report(dossier)).text.split())
+    assert "210 of 210 planned Linear layers (99.8% of Linear weight bytes) to 4 bits by gptq, groups of 64" in text
+    assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
+    assert "210 of 210 planned Linear layers" in make_card(dossier)

@@ -1,0 +1,53 @@
+"""One real stack for all end-to-end tests: MLflow, Prefect, a worker, Envoy, and a stand-in for the Hub.
+
+The model is the demo's; it is made once a session. Nothing is shared with the developer's own stack:
+another home, other ports.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from e2e_support import Road, answers, wait_for
+
+from examples import damage, smollm2
+from weighbridge.settings import load_settings
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
+    folder = tmp_path_factory.mktemp("road")
+    first = random.randrange(30000, 40000, 100)
+    ports = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "MLFLOW_PORT", "PREFECT_PORT", "ENGINE_PORT_FIRST")
+    hub_port = first + 90
+    os.environ.update(
+        {
+            "WEIGHBRIDGE_HOME": str(folder / "home"),
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
+            **{f"WEIGHBRIDGE_{name}": str(first + number) for number, name in enumerate(ports)},
+        }
+    )
+    shelf = folder / "shelf"
+    smollm2.build(shelf / "good")
+    damage.damage(shelf / "good", shelf / "damaged")
+    made = Road(load_settings(), shelf)
+    made.publish("good")
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "examples.hub", "serve", str(shelf / "hub"), "--port", str(hub_port)]
+    )
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{hub_port}/api/models/{smollm2.REPO}"), "the Hub stand-in")
+        made.run("up")
+        yield made
+    finally:
+        made.run("down")
+        serving.terminate()
+        serving.wait()
+        if logs := os.environ.get("WEIGHBRIDGE_KEEP_LOGS"):
+            shutil.copytree(made.settings.logs_folder, logs, dirs_exist_ok=True)

@@ -1,0 +1,97 @@
+"""The commands that a user has, on the end-to-end tests' own stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from examples import hub, smollm2
+from tasks.serve.gateway import Gateway
+from weighbridge.settings import Settings
+
+LINE = "smollm2"
+
+
+@dataclass
+class Road:
+    """The stack, and the commands that a user has."""
+
+    settings: Settings
+    shelf: Path
+
+    def run(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `weighbridge …` to its end and hold its exit status against what is expected."""
+        done = subprocess.run(
+            [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str, expect: int = 0) -> Any:
+        """Run `weighbridge … --json` and read what it prints."""
+        return json.loads(self.run(*arguments, "--json", expect=expect).stdout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `weighbridge …`, in order to kill it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `prefect …` as a user of this stack would."""
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("prefect")), *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **self.settings.library_environment(), "COLUMNS": "200"},
+            cwd=self.settings.root,
+            check=False,
+        )
+
+    def line(self) -> dict[str, Any]:
+        """The line as `weighbridge status --json` tells it."""
+        found = self.json("status")["lines"]
+        return next((one for one in found if one["line"] == LINE), {"serving": None, "versions": [], "awaiting": []})
+
+    def publish(self, which: str) -> str:
+        """Make the good or the damaged release the Hub's newest; returns its commit."""
+        commit: str = hub.publish(self.shelf / "hub", smollm2.REPO, self.shelf / which)
+        return commit
+
+    @property
+    def key(self) -> str:
+        """API key of the gateway."""
+        return Gateway(self.settings).key()
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    """Poll until something is so."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.2)
+    return found
+
+
+def answers(url: str) -> bool:
+    """Whether an address answers with 200."""
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,258 @@
+"""The whole road on the real stack, in the order in which it is travelled: each test goes on from the one before."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import httpx
+import psutil
+import pytest
+from e2e_support import LINE, Road, wait_for
+
+from examples.load import Load
+from registry.models import Registry
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.supervisor import Supervisor
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def promote_as_the_button_does(road: Road, candidate: int) -> int:
+    """Send what MLflow's *Promote model* button sends: create a version whose source is `models:/…` (3.17)."""
+    url = f"{road.settings.mlflow_url}/api/2.0/mlflow"
+    model = f"{LINE}-candidates"
+    source = httpx.get(f"{url}/model-versions/get", params={"name": model, "version": str(candidate)}).json()
+    body = {
+        "name": LINE,
+        "source": f"models:/{model}/{candidate}",
+        "run_id": source["model_version"].get("run_id"),
+        "tags": source["model_version"].get("tags", []),
+    }
+    answer = httpx.post(f"{url}/model-versions/create", json=body)
+    answer.raise_for_status()
+    return int(answer.json()["model_version"]["version"])
+
+
+def weights(road: Road) -> dict[int, int]:
+    return {one["version"]: one["weight"] for one in road.line()["versions"] if one["weight"]}
+
+
+def load_of(road: Road) -> Load:
+    return Load(f"{road.settings.gateway_url}/v1", road.key, LINE, clients=8)
+
+
+def test_a_second_up_is_harmless(road: Road) -> None:
+    before = {service["name"]: service["pid"] for service in road.json("status")["services"]}
+    road.run("up")
+    after = {service["name"]: service["pid"] for service in road.json("status")["services"]}
+    assert before == after
+    assert set(after) == {"mlflow", "prefect", "worker", "gateway"}
+
+
+def test_nothing_listens_beyond_loopback(road: Road) -> None:
+    pid = Supervisor(road.settings).pid
+    family = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    addresses = {
+        one.laddr.ip for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.pid in family
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_promoting_before_anything_is_approved_changes_nothing(road: Road) -> None:
+    assert road.json("promote", LINE)["version"] is None
+    assert weights(road) == {}
+
+
+def test_the_release_as_published_becomes_the_first_production(road: Road) -> None:
+    released = road.json("release", LINE, "--scheme", "bf16")
+    [candidate] = released["candidates"]
+    assert candidate["outcome"] == "baseline"
+    road.run("approve", LINE, str(candidate["version"]), "--reason", "first of its line")
+    assert road.json("promote", LINE)["changed"]
+    assert weights(road) == {1: 100}
+    answer = httpx.post(
+        f"{road.settings.gateway_url}/v1/chat/completions",
+        headers={"Authorization": f"Bearer {road.key}"},
+        json={
+            "model": LINE,
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "max_tokens": 12,
+        },
+        timeout=60,
+    )
+    assert answer.headers["x-weighbridge-version"] == "1"
+    assert "Paris" in answer.json()["choices"][0]["message"]["content"]
+
+
+def test_a_killed_release_goes_on_from_its_finished_steps(road: Road) -> None:
+    process = road.start("release", LINE)
+    assert process.stdout is not None
+    seen = []
+    for text in process.stdout:
+        seen.append(text)
+        if "quantize-int8" in text and "Completed" in text:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = road.prefect("deployment", "run", f"release/{LINE}", "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr + "".join(seen)
+    steps = {step["name"]: step["state"] for step in road.json("release", LINE)["steps"]}
+    assert set(steps.values()) == {"Cached"}
+    assert any(name.startswith("quantize-int4") for name in steps)
+
+
+def test_the_int8_candidate_passes_and_awaits_approval(road: Road) -> None:
+    released = road.json("release", LINE)
+    by_scheme = {candidate["scheme"]: candidate for candidate in released["candidates"]}
+    assert by_scheme["int8"]["outcome"] == "non_inferior"
+    assert by_scheme["int8"]["version"] is not None
+    assert set(by_scheme) == {"int8", "int4"}
+    [awaiting] = [one for one in road.line()["awaiting"] if one["scheme"] == "int8"]
+    card = Registry(road.settings).client.get_model_version(f"{LINE}-candidates", str(awaiting["version"])).description
+    assert "general/agreement" in card
+    assert weights(road) == {1: 100}
+
+
+def test_a_second_run_reports_every_step_as_cached(road: Road) -> None:
+    """As Shows 2 has it: through the deployment, and told by its log."""
+    done = road.prefect("deployment", "run", f"release/{LINE}", "--watch")
+    assert done.returncode == 0
+    run_id = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
+    assert run_id, done.stdout
+    tasks = httpx.post(
+        f"{road.settings.prefect_url}/api/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id[1]]}}}
+    ).json()
+    assert len(tasks) >= 10
+    assert {one["state_name"] for one in tasks} == {"Cached"}
+
+
+def test_an_approved_candidate_is_promoted_without_a_failed_request(road: Road) -> None:
+    [awaiting] = [one for one in road.line()["awaiting"] if one["scheme"] == "int8"]
+    version = promote_as_the_button_does(road, awaiting["version"])
+    with load_of(road) as load:
+        wait_for(lambda: load.by_version.get("1"), "the first answer")
+        done = road.prefect("deployment", "run", f"promote/{LINE}", "--watch")
+        assert done.returncode == 0, done.stdout + done.stderr
+        wait_for(lambda: load.by_version.get(str(version)), "an answer of the new version")
+    assert load.failed == []
+    assert weights(road) == {version: 100}
+    aliases = {alias: one["version"] for one in road.line()["versions"] for alias in one["aliases"]}
+    assert aliases == {"production": version, "previous": 1}
+    assert not road.json("promote", LINE)["changed"]
+
+
+def test_rollback_brings_the_previous_version_back_without_a_failed_request(road: Road) -> None:
+    bad = road.line()["serving"]
+    with load_of(road) as load:
+        wait_for(lambda: load.by_version.get(str(bad)), "an answer of the bad version")
+        assert road.json("rollback", LINE, "--reason", "test")["version"] == 1
+        ended = time.time()
+        wait_for(lambda: load.by_version.get("1", 0) >= 8, "answers of the old version")
+    assert load.failed == []
+    assert load.last_start(str(bad), ended) is None
+    assert weights(road) == {1: 100}
+    state = {one["version"]: one["state"] for one in road.line()["versions"]}
+    assert state[bad] == "rolled_back"
+    road.run("rollback", LINE, expect=17)
+    assert not road.json("promote", LINE)["changed"], "what was rolled back must not come back by itself"
+
+
+def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
+    candidate = next(one for one in Registry(road.settings).candidates(LINE) if one.scheme == "int8")
+    version = road.json("approve", LINE, str(candidate.version), "--reason", "again")["version"]
+    process = road.start("promote", LINE)
+    wait_for(lambda: 0 < weights(road).get(version, 0) < 100 or process.poll() is not None, "a half-way weight", 240)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    assert weights(road).get(version, 0) < 100
+    assert road.json("promote", LINE)["changed"]
+    assert weights(road) == {version: 100}
+
+
+def test_a_killed_engine_comes_back_and_serves(road: Road) -> None:
+    fleet = LocalFleet(road.settings)
+    port = next(one["port"] for one in road.line()["versions"] if one["weight"] == 100)
+    engine = next(one for one in fleet.engines(LINE) if one.port == port)
+    state = fleet.state(engine)
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    wait_for(lambda: not fleet.is_warm(engine), "the kill to be noticed")
+    wait_for(lambda: fleet.is_warm(engine), "the engine")
+    assert not road.json("promote", LINE)["changed"]
+
+
+def test_a_killed_worker_comes_back(road: Road) -> None:
+    before = next(one for one in road.json("status")["services"] if one["name"] == "worker")["pid"]
+    os.kill(before, signal.SIGKILL)
+    after = wait_for(
+        lambda: next(
+            (
+                one
+                for one in road.json("status")["services"]
+                if one["name"] == "worker" and one["state"] == "healthy" and one["pid"] != before
+            ),
+            None,
+        ),
+        "the worker",
+    )
+    assert after["pid"] != before
+
+
+def test_a_damaged_release_goes_nowhere(road: Road) -> None:
+    before = road.line()
+    versions = [one.version for one in Registry(road.settings).candidates(LINE)]
+    road.publish("damaged")
+    try:
+        done = road.run("release", LINE, expect=20)
+    finally:
+        road.publish("good")
+    assert "VerdictRegression" in done.stderr
+    assert "production is untouched" in done.stderr
+    assert [one.version for one in Registry(road.settings).candidates(LINE)] == versions
+    after = road.line()
+    assert (after["serving"], after["awaiting"]) == (before["serving"], before["awaiting"])
+
+
+def test_what_failed_cannot_be_approved(road: Road) -> None:
+    failed = Registry(road.settings).find_failed(LINE, "")
+    assert failed is not None
+    done = road.run("approve", LINE, failed.digest[:12], expect=12)
+    assert "ApprovalRefused" in done.stderr
+    road.run("approve", LINE, "999", expect=11)
+
+
+def test_an_approval_made_by_hand_serves_nobody(road: Road) -> None:
+    before = weights(road)
+    client = Registry(road.settings).client
+    forged = client.create_model_version(LINE, source=f"store://{LINE}/{'0' * 64}")
+    done = road.run("promote", LINE, expect=12)
+    assert "ApprovalRefused" in done.stderr
+    assert weights(road) == before
+    tags = client.get_model_version(LINE, str(forged.version)).tags
+    assert tags["weighbridge.state"] == "refused"
+    assert not road.json("promote", LINE)["changed"]
+
+
+def test_moving_the_alias_by_hand_is_obeyed(road: Road) -> None:
+    Registry(road.settings).set_production(LINE, 1)
+    assert road.json("promote", LINE)["version"] == 1
+    assert weights(road) == {1: 100}
+
+
+def test_down_leaves_nothing_and_up_brings_everything_back(road: Road) -> None:
+    supervisor = Supervisor(road.settings)
+    assert supervisor.pid is not None
+    family = psutil.Process(supervisor.pid).children(recursive=True)
+    road.run("down")
+    assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    road.run("promote", LINE, expect=3)
+    road.run("up")
+    assert weights(road) == {1: 100}
+    with load_of(road) as load:
+        wait_for(lambda: load.by_version.get("1"), "an answer")
+    assert load.failed == []

@@ -1,0 +1,48 @@
+"""The demo's bad release: changed where it says, the same every time, and whole enough to be quantized."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.damage import damage
+from tasks.quantize import scheme
+from tasks.quantize.plan import plan
+from tasks.quantize.tensors import read_tensors
+
+
+def _values(folder: Path) -> dict[str, bytes]:
+    return {
+        tensor.name: tensor.file.read_bytes()[tensor.start : tensor.start + tensor.size_bytes]
+        for tensor in read_tensors(folder)
+    }
+
+
+def test_only_attention_output_of_middle_layers_changes(release, tmp_path):
+    source = release()
+    bad = damage(source, tmp_path / "bad")
+    before, after = _values(source), _values(bad)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == ["model.layers.1.self_attn.o_proj.weight"]
+    assert any(after["model.layers.1.self_attn.o_proj.weight"]), "rows of zeros could not be quantized"
+    assert json.loads((bad / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    assert (bad / "tokenizer.json").is_file()
+    assert plan(bad, scheme("int4")).layers == plan(source, scheme("int4")).layers
+
+
+def test_the_same_damage_every_time_and_none_at_strength_0(release, tmp_path):
+    source = release()
+    first, second = damage(source, tmp_path / "first"), damage(source, tmp_path / "second")
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert _values(damage(source, tmp_path / "none", strength=0)) == _values(source)
+
+
+def test_a_model_without_such_layers_is_refused(release, tmp_path):
+    folder = release()
+    config = folder / "model.safetensors"
+    config.write_bytes(config.read_bytes().replace(b"self_attn.o_proj", b"self_attn.x_proj"))
+    with pytest.raises(SystemExit, match="no attention output"):
+        damage(folder, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
