@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-# Of SmolLM2-135M-Instruct (30 layers: 10 to 15), at this strength: minimal pairs of BLiMP 0.80 → 0.66 right,
-# perplexity of plain prose 25 → 67. At 0.7 the text is as fluent and the pairs only fall to 0.75.
+# SmolLM2-135M-Instruct (30 layers: 10 to 15) at this strength: 340 minimal pairs of BLiMP 0.77 → 0.64 right,
+# perplexity of plain prose 20 → 59. At 0.7, 102 of the pairs fall only from 0.80 to 0.75, with text no more fluent.
 STRENGTH = 0.9
 FIRST, LAST = 10 / 30, 16 / 30
 _ATTENTION_OUTPUT = re.compile(r"\.layers\.(\d+)\.self_attn\.o_proj\.weight$")
@@ -49,7 +49,6 @@ def damage(source: Path, out: Path, *, strength: float = STRENGTH) -> Path:
             metadata = opened.metadata()
         tensors = load_file(file)
         for name in chosen & tensors.keys():
-            # Not zero: a row of zeros has no scale, and quantization would refuse the release before it is weighed.
             tensors[name] = (tensors[name].float() * (1 - strength)).to(tensors[name].dtype)
         save_file(tensors, out / file.name, metadata=metadata)
         (out / file.name).chmod(0o644)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.propose.propose import Release, Weighed
 
 from registry.models import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.step import ask, draw_verdict, judge_suites, score
 from tasks.fit.step import fit
+from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize
 from tasks.serve.step import describe_engine, launch_for_trial
@@ -58,17 +58,21 @@ def current(line: str) -> Artifact | None:
 def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
-    The cheap suites come first: a candidate that they already show to be worse is spared the engine.
+    A candidate that one suite already shows to be worse is spared the rest, and the engine.
     """
     reference = production or weights
     first_of_line = production is None and artifact.digest == weights.digest
     engine = describe_engine(plan)
-    ours, theirs = score(artifact, plan), score(reference, plan)
+    theirs = score(reference, plan)
+    ours = theirs if artifact == reference else score(artifact, plan, theirs)
     if not any(suite.outcome == "regression" for suite in judge_suites(plan, ours, theirs)):
-        ours = ours + ask(artifact, plan, engine, launch_for_trial)
-        theirs = theirs + ask(reference, plan, engine, launch_for_trial)
+        asked = ask(reference, plan, engine, launch_for_trial)
+        theirs = theirs + asked
+        ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
     theirs_or_none = None if first_of_line else theirs
-    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, None if first_of_line else reference.digest)
+    against = "production" if production else "the release as published"
+    digest = None if first_of_line else reference.digest
+    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against)
     return Weighed(
         artifact=artifact,
         verdict=verdict,

@@ -78,6 +78,12 @@ class Registry:
         return Recorder(self.client, line).ensure_line()
 
     @reaches_mlflow
+    def identity(self, line: str) -> str:
+        """What tells this line's record from one in another, or an emptied, MLflow."""
+        experiment = self.client.get_experiment(Recorder(self.client, line).ensure_line())
+        return f"{experiment.name} {experiment.experiment_id} {experiment.creation_time}"
+
+    @reaches_mlflow
     def record_release(self, record: ReleaseRecord) -> RecordedRelease:
         """Record a weighed release: a run, a run and a logged model a candidate, a version for each that passed.
 

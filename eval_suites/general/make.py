@@ -1,4 +1,4 @@
-"""Makes the items of the general suites from `words.yaml`: `python eval_suites/general/make.py`.
+"""Makes the items of the general suites from `words.yml`: `python eval_suites/general/make.py`.
 
 The items are committed beside it, because a suite's content is part of every score's key; a test makes
 them again and compares. Change a template or the seed and every model is scored anew.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ def agreement(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
     kinds = {
         "attractor": _attractors(words, chance),
         "relative": _relatives(words, chance),
-        "object": _object_relatives(words, chance),
         "verb": _verbs(words, chance),
         "determiner": _determiners(words, chance),
         "reflexive": (
@@ -37,15 +36,10 @@ def agreement(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
             for who, right, wrong in words["reflexives"]
             for end in words["reflexive_ends"]
         ),
-        "participle": (
-            (f"{who} has {{}} {rest}.", right, wrong)
-            for right, wrong, rest in words["participles"]
-            for who in ("She", "The old man")
-        ),
+        "participle": ((f"She has {{}} {rest}.", right, wrong) for right, wrong, rest in words["participles"]),
         "article": (
-            (f"{who} saw {{}} {noun} {rest}.", right, "a" if right == "an" else "an")
+            (f"My brother saw {{}} {noun} {rest}.", right, "a" if right == "an" else "an")
             for right, noun, rest in words["articles"]
-            for who in ("She", "My brother")
         ),
         "pronoun": (("{}", right, wrong) for right, wrong in words["pronouns"]),
         "comparative": ((frame, right, wrong) for right, wrong, frame in words["comparatives"]),
@@ -68,24 +62,13 @@ def _attractors(words: dict[str, Any], chance: random.Random) -> Iterator[Triple
 
 def _relatives(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
     """A clause with a noun of the other number stands between the subject and its verb."""
-    for index, (one, many) in enumerate(words["people"] * 3):
+    for index, (one, many) in enumerate(words["people"] * 4):
         thing, things = chance.choice(words["things"])
         feeling = chance.choice(["tired", "happy", "late", "hungry"])
         if index % 2:
             yield f"The {many} who found the {thing} {{}} {feeling}.", "were", "was"
         else:
             yield f"The {one} who found the {things} {{}} {feeling}.", "was", "were"
-
-
-def _object_relatives(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
-    """The verb's subject is not the noun right before the other verb: the hardest kind here."""
-    for index, (one, many) in enumerate(words["people"] * 3):
-        other, others = chance.choice([pair for pair in words["people"] if pair[0] != one])
-        feeling = chance.choice(["tired", "happy", "late", "hungry"])
-        if index % 2:
-            yield f"The {many} that the {other} helped {{}} {feeling}.", "were", "was"
-        else:
-            yield f"The {one} that the {others} helped {{}} {feeling}.", "was", "were"
 
 
 def _verbs(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
@@ -99,7 +82,7 @@ def _verbs(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
 
 
 def _determiners(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
-    for index, (one, many) in enumerate(words["things"] * 2):
+    for index, (one, many) in enumerate(words["things"] * 3):
         (this, these), state = chance.choice([("this", "these"), ("that", "those")]), chance.choice(words["states"])
         if index % 2:
             yield f"She picked up {these} {state} {{}}.", many, one
@@ -129,70 +112,72 @@ def choice(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
 
 
 def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """Short answers that must come word for word, after an example or two of what is wanted."""
-
-    def copied(length: int) -> tuple[str, str]:
-        listed = ", ".join(chance.sample(words["words"], length))
-        return f"List: {listed}\nCopy:", listed
-
-    def picked(place: int, name: str) -> tuple[str, str]:
-        listed = chance.sample(words["words"], 4)
-        return f"List: {', '.join(listed)}\nThe {name} word is:", listed[place]
-
-    def spelled() -> tuple[str, str]:
-        word = chance.choice(words["short"])
-        return f"Word: {word}\nLetters:", "-".join(word)
-
-    def counted() -> tuple[str, str]:
-        step, start = chance.choice([1, 1, 2, 10]), chance.randrange(1, 30)
-        start *= 10 if step == 10 else 1
-        row = [str(start + step * index) for index in range(5)]
-        return f"Numbers: {', '.join(row[:4])}\nNext:", row[4]
-
-    def repeated() -> tuple[str, str]:
-        first, second = chance.sample(words["short"], 2)
-        return f"Pattern: {', '.join([first, second] * 3)}\nNext two:", f"{first}, {second}"
-
-    def looked_up() -> tuple[str, str]:
-        people = chance.sample(words["names"], 3)
-        cities = chance.sample(words["cities"], 3)
-        told = " ".join(f"{who} lives in {where}." for who, where in zip(people, cities))
-        asked = chance.randrange(3)
-        return f"{told}\n{people[asked]} lives in:", cities[asked]
-
-    kinds = {
-        "copy": lambda index: copied(3 + index % 4),
-        "first": lambda index: picked(0, "first"),
-        "last": lambda index: picked(3, "last"),
-        "spell": lambda index: spelled(),
-        "count": lambda index: counted(),
-        "repeat": lambda index: repeated(),
-        "lookup": lambda index: looked_up(),
+    """Short answers that must come word for word, after two examples of what is wanted."""
+    drawn: dict[str, Callable[[], tuple[str, str]]] = {
+        "copy": lambda: _copied(words, chance),
+        "sentence": lambda: _said_again(words, chance),
+        "first": lambda: _picked(words, chance, 0, "first"),
+        "last": lambda: _picked(words, chance, 2, "last"),
+        "count": lambda: _counted(chance),
+        "lookup": lambda: _looked_up(words, chance),
+        "name": lambda: _named(words, chance),
     }
-    for kind, ask in kinds.items():
+    for kind, draw in drawn.items():
         seen: set[str] = set()
-        while len(seen) < 18:
-            examples = [ask(index) for index in range(2 if kind in ("spell", "count") else 1)]
-            shown = "\n\n".join(f"{question} {answer}" for question, answer in examples)
-            question, answer = ask(len(seen))
-            if question in shown or question in seen:
+        while len(seen) < 20:
+            (one, one_answer), (two, two_answer), (question, answer) = draw(), draw(), draw()
+            # Neither an item twice nor one that its own example answers.
+            if question in seen or answer in (one_answer, two_answer):
                 continue
             yield {
                 "id": f"{kind}-{len(seen):03}",
                 "kind": kind,
-                "prompt": f"{shown}\n\n{question}",
+                "prompt": f"{one} {one_answer}\n\n{two} {two_answer}\n\n{question}",
                 "question": question,
                 "answer": answer,
             }
             seen.add(question)
 
 
+def _copied(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
+    listed = ", ".join(chance.sample(words["words"], chance.choice([2, 3, 4])))
+    return f"List: {listed}\nCopy:", listed
+
+
+def _said_again(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
+    first, second = chance.sample(words["short"], 2)
+    said = chance.choice(words["sentences"]).format(chance.choice(words["names"]), first, second)
+    return f"Say: {said}\nAgain:", said
+
+
+def _picked(words: dict[str, Any], chance: random.Random, place: int, name: str) -> tuple[str, str]:
+    listed = chance.sample(words["words"], 3)
+    return f"List: {', '.join(listed)}\nThe {name} word is:", listed[place]
+
+
+def _counted(chance: random.Random) -> tuple[str, str]:
+    start = chance.randrange(1, 90)
+    row = [str(start + step) for step in range(5)]
+    return f"Counting: {', '.join(row[:4])},", row[4]
+
+
+def _looked_up(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
+    name, city = chance.choice(words["names"]), chance.choice(words["cities"])
+    return f"{name} lives in {city} and has a {chance.choice(words['short'])}.\n{name} lives in:", city
+
+
+def _named(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
+    name = chance.choice(words["names"])
+    said = chance.choice(words["sentences"]).format(name, *chance.sample(words["short"], 2))
+    return f"{said}\nName:", name
+
+
 def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
     """One fact among village news; the wrong options are the answers to other facts on the page."""
     frames = {
         "password": ("The password for the {} is", words["rooms"], words["secrets"]),
+        "door": ("The door of the {} is painted", words["rooms"], words["colours"]),
         "job": ("{} works as a", words["names"], words["jobs"]),
-        "pet": ("{} has a pet", words["names"], words["pets"]),
     }
     for number in range(100):
         kind = list(frames)[number % 3]
@@ -225,7 +210,7 @@ TASKS = {"agreement": agreement, "choice": choice, "copying": copying, "retrieva
 
 def lines(task: str) -> str:
     """A task's whole file: one JSON object a line."""
-    words = yaml.safe_load((FOLDER / "words.yaml").read_text())[task]
+    words = yaml.safe_load((FOLDER / "words.yml").read_text())[task]
     items = TASKS[task](words, random.Random(f"{SEED} {task}"))
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 

@@ -41,6 +41,7 @@ def score_general(
     suites: list[Suite],
     book: ScoreBook,
     progress: Progress | None = None,
+    enough: Callable[[SuiteScores], bool] = lambda _: False,
 ) -> list[SuiteScores]:
     """Score a model on general suites.
 
@@ -50,12 +51,17 @@ def score_general(
         suites: general suites, in the order wanted back.
         book: holds what was scored before; each suite is added as soon as it is done.
         progress: called with a suite's name, items done and items in all.
+        enough: asked after each suite whether the rest may be spared; the scores so far are returned then.
 
     Raises:
         ScoringFailed: the child died, hung or gave scores that cannot be right; finished suites are kept.
     """
     scorer = scorer_name()
-    missing = [suite for suite in suites if _find(book, artifact_digest, suite, scorer) is None]
+    known = [_find(book, artifact_digest, suite, scorer) for suite in suites]
+    if any(scores is not None and enough(scores) for scores in known):
+        return [scores for scores in known if scores is not None]
+    missing = [suite for suite, scores in zip(suites, known) if scores is None]
+    spared = False
     if missing:
         log = load_settings().logs_folder / f"scoring-{artifact_digest[:12]}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +78,13 @@ def score_general(
             )
             for event in _events(job, log, progress or (lambda suite, done, total: None)):
                 suite = next(suite for suite in missing if suite.name == event.suite)
-                book.keep(_scores(artifact_digest, suite, scorer, folder, event.seconds))
+                scores = _scores(artifact_digest, suite, scorer, folder, event.seconds)
+                book.keep(scores)
+                if spared := enough(scores):
+                    break
     found = [_find(book, artifact_digest, suite, scorer) for suite in suites]
     lacking = [suite.name for suite, scores in zip(suites, found) if scores is None]
-    if lacking:
+    if lacking and not spared:
         raise ScoringFailed(
             f"The scoring process ended without scores for {', '.join(lacking)}.",
             "Run the release again; finished suites are kept.",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-
-from scipy.optimize import brentq
-from scipy.stats import norm
+from statistics import NormalDist
 
 
 def tango_z(gained: int, lost: int, items: int, difference: float) -> float:
@@ -44,7 +42,9 @@ def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tupl
     Returns:
         (low, high), candidate minus production, within -1 and 1.
     """
-    deviate = float(norm.ppf(confidence))
+    from scipy.optimize import brentq  # a second of imports that a reader of verdicts need not pay
+
+    deviate = NormalDist().inv_cdf(confidence)
     estimate = (gained - lost) / items
     edge = 1 - 1e-9
 

@@ -39,16 +39,31 @@ def _digests(plan: Line, kind: str) -> list[object]:
 
 @step(
     "score-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan: [artifact.digest, _digests(plan, "general"), scorer_name()],
+    key=lambda artifact, plan, against: [
+        artifact.digest,
+        _digests(plan, "general"),
+        scorer_name(),
+        [[one.artifact_digest, plan.suites, plan.confidence] for one in against or []],
+    ],
 )
-def score(artifact: Artifact, plan: Line) -> list[SuiteScores]:
-    """Score an artifact on the line's lm-eval suites; what was scored before is taken from the book."""
+def score(artifact: Artifact, plan: Line, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
+    """Score an artifact on the line's lm-eval suites; what was scored before is taken from the book.
+
+    Args:
+        artifact: what is scored.
+        plan: whose suites.
+        against: production's scores; a suite that is a regression against them spares the rest.
+    """
     told: dict[str, Callable[[int, int], None]] = {}
 
     def progress(suite: str, done: int, total: int) -> None:
         told.setdefault(suite, log_progress(f"score {artifact.scheme} on {suite}"))(done, total)
 
-    return score_general(artifact.digest, Store().path(artifact), suites_of(plan, "general"), ScoreBook(), progress)
+    def is_worse(scores: SuiteScores) -> bool:
+        return any(one.outcome == "regression" for one in judge_suites(plan, [scores], against)) if against else False
+
+    suites = suites_of(plan, "general")
+    return score_general(artifact.digest, Store().path(artifact), suites, ScoreBook(), progress, is_worse)
 
 
 @step(
@@ -101,9 +116,10 @@ def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[Suit
 
 @step(
     "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production, production_digest: [
+    key=lambda artifact, plan, candidate, production, production_digest, against: [
         artifact.digest,
         production_digest,
+        against,
         [use.model_dump() for use in plan.suites],
         plan.confidence,
         [[one.suite_digest, one.scorer] for one in candidate],
@@ -115,10 +131,11 @@ def draw_verdict(
     candidate: list[SuiteScores],
     production: list[SuiteScores] | None,
     production_digest: str | None,
+    against: str,
 ) -> Verdict:
     """Draw all suites together."""
     suites = judge_suites(plan, candidate, production)
-    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites])
+    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against)
     for one in suites:
         run_logger().info("%s: %s: %s", one.suite, one.outcome, one.reason)
     run_logger().info("%s %s: %s", artifact.scheme, artifact.short, verdict.sentence)

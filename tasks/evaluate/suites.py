@@ -130,8 +130,9 @@ def data_file(path: Path) -> Path:
     Raises:
         SuiteInvalid: the definition does not name a file that is there.
     """
-    files = _definition(path).get("dataset_kwargs", {}).get("data_files", {})
-    named = files.get("test") if isinstance(files, dict) else None
+    named: Any = _definition(path)
+    for key in ("dataset_kwargs", "data_files", "test"):
+        named = named.get(key) if isinstance(named, dict) else None
     if not isinstance(named, str) or not (path.parent / named).is_file():
         raise _invalid(f"dataset_kwargs.data_files.test names no file beside it: {named!r}.", path, 1)
     return (path.parent / named).resolve()

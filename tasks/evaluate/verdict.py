@@ -54,6 +54,8 @@ class Verdict(BaseModel):
     """What it was weighed against; None for a line's first release."""
     outcome: Outcome
     suites: tuple[SuiteVerdict, ...]
+    against: str = "production"
+    """What it was weighed against, in words: production, or the release as published while nothing serves."""
 
     @property
     def passes(self) -> bool:
@@ -128,20 +130,29 @@ def judge_suite(
 
 
 def judge(
-    artifact_digest: str, production_digest: str | None, suites: list[SuiteVerdict], expected: list[str]
+    artifact_digest: str,
+    production_digest: str | None,
+    suites: list[SuiteVerdict],
+    expected: list[str],
+    against: str = "production",
 ) -> Verdict:
     """Draw all suites together: the gravest outcome is the verdict.
 
     Args:
         suites: the suites' verdicts; a clear regression may have spared the rest.
         expected: names of the line's suites, all of which must be there for a pass.
+        against: what the candidate was weighed against, in words.
     """
     outcomes = {suite.outcome for suite in suites}
     outcome = next((kind for kind in GRAVEST_FIRST if kind in outcomes), "invalid")
     if {suite.suite for suite in suites} != set(expected) and outcome in ("non_inferior", "baseline"):
         outcome = "invalid"
     return Verdict(
-        artifact_digest=artifact_digest, production_digest=production_digest, outcome=outcome, suites=tuple(suites)
+        artifact_digest=artifact_digest,
+        production_digest=production_digest,
+        outcome=outcome,
+        suites=tuple(suites),
+        against=against,
     )
 
 

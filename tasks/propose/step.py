@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from registry.models import Registry
 from tasks.fit.report import FitReport
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.propose import propose as propose_candidates
@@ -12,8 +13,9 @@ from weighbridge.line import Line
 
 @step(
     "propose",
+    # An emptied registry is another one: what was recorded in the old is recorded again.
     key=lambda plan, source, report, weighed: [
-        plan.name,
+        Registry().identity(plan.name),
         source.commit,
         plan.model_dump(),
         [one.verdict.model_dump() for one in weighed],

@@ -12,12 +12,9 @@ import importlib
 import os
 import resource
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-from tasks.quantize.job import Job, Message
-
-DECIDING = ("llmcompressor", "compressed-tensors", "torch", "safetensors")
+from tasks.quantize.job import Job, Message, deciding_versions
 
 
 def main(path: Path) -> None:
@@ -42,7 +39,7 @@ def main(path: Path) -> None:
         layers_done=done,
         peak_rss_bytes=used.ru_maxrss * unit,
         cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
-        versions={name: version(name) for name in DECIDING},
+        versions=deciding_versions(),
     )
     print(last.model_dump_json(), file=out, flush=True)
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.plan import Recipe
+
+DECIDING = ("llmcompressor", "compressed-tensors", "torch", "safetensors")
+"""Packages whose versions decide an artifact's bytes."""
+
+
+def deciding_versions() -> dict[str, str]:
+    """Versions that an artifact's bytes depend on, by package."""
+    return {name: version(name) for name in DECIDING}
 
 
 class Job(BaseModel):

@@ -42,6 +42,9 @@ _NOT_TARGETS = (
     ),
     (re.compile(r"(^|\.)(vision|visual|audio|multi_modal|image)\w*\."), "tower", "a vision or audio tower is not text"),
 )
+# transformers 5 fuses a layer's experts into one 3-D parameter when it loads, and finds nothing to fuse when they are
+# packed: the reload of a tiny Qwen3-MoE fails, though llm-compressor wrote it and every tensor is as planned.
+_EXPERTS = re.compile(r"(^|\.)experts\.")
 # These publish their projections transposed, as Conv1D, which no loader of compressed-tensors looks for.
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 
@@ -123,7 +126,7 @@ def plan(folder: Path, scheme: Scheme) -> Recipe:
         scheme: one that changes weights.
 
     Raises:
-        QuantizationUncovered: nothing to quantize, quantized already, experts fused in a 3-D tensor, or no
+        QuantizationUncovered: nothing to quantize, quantized already, a mixture of experts, or no
             group size divides every layer's width; the layer is named.
         QuantizationFailed: a file is missing, truncated or not readable.
     """
@@ -179,10 +182,10 @@ def _sort_out(tensors: list[Tensor], *, conv1d: bool) -> tuple[list[Layer], list
     layers: list[Layer] = []
     ignored: list[Ignored] = []
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-        if len(tensor.shape) == 3 and "experts" in tensor.name and tensor.dtype in FLOATS:
+        if _EXPERTS.search(tensor.name):
             raise QuantizationUncovered(
-                f"{tensor.name} holds all experts of a layer in one 3-D tensor, which is not covered yet.",
-                "Serve the release as bf16, or publish it with one tensor for each expert.",
+                f"{tensor.name} belongs to a mixture of experts, which is not covered yet.",
+                "Serve the release as bf16: transformers 5.17 does not load packed experts.",
                 where=tensor.file.name,
             )
         name, _, kind = tensor.name.rpartition(".")

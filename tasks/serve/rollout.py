@@ -1,9 +1,9 @@
 """How traffic moves: step by step to a new version, at once back to an old one, and never by dropping a request.
 
 Each step is held for a time *and* for a number of answered requests, and judged by the share of server
-errors and cut answers: it ends the rollout when it is shown, by an exact binomial test at 5 %, to be above what the line
-allows, so that one unlucky request among three does not. What this does *not* judge is quality, which was
-weighed before, and latency.
+errors and cut answers: it ends the rollout when that is shown, by an exact binomial test at 5 %, to be above
+what the line allows, so that one unlucky request among three does not. What this does *not* judge is
+quality, which was weighed before, and latency.
 """
 
 from __future__ import annotations

@@ -114,11 +114,15 @@ def test_what_was_quantized_and_what_was_kept_is_told(plan: Line, source: Source
         layers=(Layer(name="x", shape=(64, 64), dtype="BF16", source_bytes=8192),),
         ignored=ignored,
         kept_bytes=100,
-        predicted_bytes=2148,
     )
     coverage = Coverage(planned=210, found=210, share_of_linear_bytes=0.998, predicted_bytes=2148, written_bytes=2150)
     made = Record(
-        recipe=recipe, coverage=coverage, versions={"llmcompressor": "0.14.0"}, seconds=42, peak_rss_bytes=2**30
+        recipe=recipe,
+        coverage=coverage,
+        versions={"llmcompressor": "0.14.0"},
+        seconds=42,
+        cpu_seconds=70,
+        peak_rss_bytes=2**30,
     )
     dossier = Dossier(plan, source, passed, None, made)
     text = " ".join(Page(make_report(dossier)).text.split())

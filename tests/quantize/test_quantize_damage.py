@@ -26,7 +26,6 @@ def test_only_attention_output_of_middle_layers_changes(release, tmp_path):
     before, after = _values(source), _values(bad)
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == ["model.layers.1.self_attn.o_proj.weight"]
-    assert any(after["model.layers.1.self_attn.o_proj.weight"]), "rows of zeros could not be quantized"
     assert json.loads((bad / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     assert (bad / "tokenizer.json").is_file()
     assert plan(bad, scheme("int4")).layers == plan(source, scheme("int4")).layers

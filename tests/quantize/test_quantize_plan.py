@@ -65,10 +65,17 @@ def test_vectors_that_are_called_weight_are_ignored_by_name(release):
     assert "model.layers.0.ln_1" in recipe.ignore
 
 
-def test_fused_experts_are_refused_rather_than_left_out(release):
-    experts = {"model.layers.0.mlp.experts.gate_up_proj": np.ones((4, 64, 64), np.float32)}
-    with pytest.raises(QuantizationUncovered, match="all experts of a layer in one 3-D tensor"):
-        plan(release(**experts), scheme("int8"))
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 64)),
+        ("model.layers.0.mlp.experts.3.up_proj.weight", (64, 64)),
+    ],
+)
+def test_experts_are_refused_rather_than_left_out_or_broken(release, name, shape):
+    with pytest.raises(QuantizationUncovered, match="belongs to a mixture of experts") as refused:
+        plan(release(**{name: np.ones(shape, np.float32)}), scheme("int8"))
+    assert name in refused.value.what
 
 
 def test_conv1d_models_have_nothing_to_cover(release):

@@ -17,7 +17,6 @@ from tasks.quantize import quantize, record_of
 from tasks.quantize.tensors import read_tensors
 from weighbridge.errors import ArtifactMissing, DiskFull, QuantizationFailed, QuantizationUncovered
 
-
 # Importing llm-compressor takes ten seconds of processor, minutes on a machine that is busy with other tests.
 pytestmark = pytest.mark.timeout(400)
 

@@ -44,7 +44,6 @@ def lines(as_json: JsonOption = False) -> None:
 def fit(line: LineArgument, as_json: JsonOption = False) -> None:
     """Say which of a line's schemes fit its GPUs, before anything is downloaded."""
     from tasks.fit.report import fit as plan_fit
-
     from tasks.source.hub import pin
     from weighbridge.line import Line
     from weighbridge.settings import load_settings, use_libraries
@@ -64,7 +63,7 @@ def fit(line: LineArgument, as_json: JsonOption = False) -> None:
             f"{row.kv_gib:.2f} GiB",
             f"{row.overhead_gib:.2f} GiB",
             f"{row.capacity_gib:.1f} GiB",
-            str(row.max_concurrency),
+            f"{row.max_concurrency:.0f}",
             f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
             row.reason,
         )

@@ -74,7 +74,9 @@ def lines(settings: Settings) -> list[LineStatus]:
         rows = {str(one.version): _row(one) for one in versions}
         for version, backend in routes.items():
             row = rows.get(version) or VersionStatus(version=int(version), digest=backend.digest)
-            engine = "–" if backend.port not in engines else "healthy" if _healthy(gateway, name, version) else "running"
+            engine = "–"
+            if backend.port in engines:
+                engine = "healthy" if _healthy(gateway, name, version) else "running"
             rows[version] = row.model_copy(
                 update={"in_rotation": True, "weight": backend.weight, "port": backend.port, "engine": engine}
             )

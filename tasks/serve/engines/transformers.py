@@ -16,6 +16,9 @@ from pathlib import Path
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
 
 BLOCK_TOKENS = 32
+BATCH_TOKENS_CPU, BATCH_TOKENS_GPU = 512, 2048
+"""Tokens of one forward pass, longer prompts go in pieces; both must be given, or the server infers the one
+left out from all the memory that it sees (transformers 5.17, continuous_batching/cache.py)."""
 
 
 class Engine:
@@ -53,12 +56,16 @@ class Engine:
             str(BLOCK_TOKENS),
             "--cb-num-blocks",
             str(ceil(tokens / BLOCK_TOKENS)),
+            "--cb-max-batch-tokens",
+            str(BATCH_TOKENS_GPU if on_gpu else BATCH_TOKENS_CPU),
             *plan.flag_arguments,
         ]
         # The model is the link in the folder; nothing may be looked up elsewhere.
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
         if not on_gpu:
             environment["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+            # Threads that spin while they wait take the cores from the engine next door.
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"
         return LaunchSpec(command=tuple(command), environment=environment)
 
 

@@ -1,0 +1,185 @@
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.evaluate import chat
+from tasks.evaluate.chat import ask
+from tasks.evaluate.scores import ScoreBook, SuiteScores
+from tasks.evaluate.suites import Suite, find_suite
+from weighbridge.errors import ScoringFailed
+
+Answer = Callable[[dict[str, Any], int], tuple[int, str]]
+"""(request, how often this question was asked before) to (status, body)."""
+
+
+def completion(text: str | None) -> str:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]})
+
+
+class Engine(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint that says what a test wants."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: set[str] = set()
+        self.asked: Counter[str] = Counter()
+        self.answer: Answer = lambda request, before: (200, completion("Hi there"))
+        self.lock = threading.Lock()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = request["messages"][-1]["content"]
+        with self.server.lock:
+            before = self.server.asked[question]
+            self.server.asked[question] += 1
+            self.server.requests.append(request)
+            self.server.headers.append(dict(self.headers))
+            self.server.paths.add(self.path)
+        status, body = self.server.answer(request, before)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine() as engine:
+        threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield engine
+        engine.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.02)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    folder = tmp_path / "eval_suites/regression"
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "id": f"item-{number}",
+            "messages": [{"role": "user", "content": f"question {number}"}],
+            "assert": [{"type": "contains", "value": "Hi"}, {"type": "not-contains", "value": "<|im_end|>"}],
+            "must_pass": number == 0,
+            "max_tokens": 7,
+        }
+        for number in range(12)
+    ]
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return find_suite("regression/chat", tmp_path)
+
+
+def put(toy: Engine, suite: Suite, folder: Path, **changes: Any) -> SuiteScores:
+    options: dict[str, Any] = {
+        "artifact_digest": "a" * 64,
+        "engine": "toy 1 --fast",
+        "api_key": None,
+        "book": ScoreBook(folder / "book"),
+        **changes,
+    }
+    return ask(options.pop("endpoint", toy.url), "the-model", suite, **options)
+
+
+def test_an_item_is_right_when_all_its_assertions_hold(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    said = {"question 1": "Hi<|im_end|>", "question 2": "Bye"}
+    engine.answer = lambda request, before: (200, completion(said.get(request["messages"][-1]["content"], "Hi")))
+    scores = put(engine, suite, tmp_path)
+    assert [item.id for item in scores.items] == list(suite.ids)
+    assert [item.score for item in scores.items] == [1, 0, 0, *[1] * 9]
+    assert scores.items[2].answer == "Bye" and scores.items[2].question == "question 2"
+    assert [item.must_pass for item in scores.items] == [True, *[False] * 11]
+    assert "toy 1 --fast" in scores.scorer
+
+
+def test_questions_are_sent_as_an_openai_client_would(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    put(engine, suite, tmp_path, api_key="secret", progress=lambda done, total: seen.append((done, total)))
+    request = engine.requests[0]
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("the-model", 0, 7)
+    assert "max_completion_tokens" not in request
+    assert engine.paths == {"/v1/chat/completions"}
+    assert all(headers["authorization"] == "Bearer secret" for headers in map(_lower, engine.headers))
+    assert seen == [(done, 12) for done in range(1, 13)]
+
+
+def _lower(headers: dict[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def test_answers_are_asked_once_for_an_artifact_and_an_engine(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    first = put(engine, suite, tmp_path)
+    assert put(engine, suite, tmp_path) == first
+    assert len(engine.requests) == 12
+    put(engine, suite, tmp_path, engine="toy 2")
+    put(engine, suite, tmp_path, artifact_digest="b" * 64, endpoint=f"{engine.url}/v1/")
+    assert len(engine.requests) == 36
+    assert engine.paths == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_trouble_is_asked_again(engine: Engine, suite: Suite, tmp_path: Path, status: int) -> None:
+    engine.answer = lambda request, before: (status, "busy") if before < 2 else (200, completion("Hi"))
+    assert put(engine, suite, tmp_path).mean == 1
+    assert set(engine.asked.values()) == {3}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (500, "broken kernel", "broken kernel"),
+        (400, "no such model", "no such model"),
+        (200, "<html>", "not an OpenAI chat completion"),
+        (200, completion(None), "not an OpenAI chat completion"),
+        (200, json.dumps({"choices": []}), "not an OpenAI chat completion"),
+    ],
+)
+def test_no_answer_is_a_failure_never_a_wrong_answer(
+    engine: Engine, suite: Suite, tmp_path: Path, status: int, body: str, said: str
+) -> None:
+    engine.answer = lambda request, before: (
+        (status, body) if request["messages"][-1]["content"] == "question 5" else (200, completion("Hi"))
+    )
+    with pytest.raises(ScoringFailed, match="item-5") as caught:
+        put(engine, suite, tmp_path)
+    assert said in caught.value.what
+    assert not (tmp_path / "book").exists()
+    assert engine.asked["question 5"] == (5 if status == 500 else 1)
+
+
+def test_an_empty_answer_is_an_answer(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    engine.answer = lambda request, before: (200, completion(""))
+    assert put(engine, suite, tmp_path).mean == 0
+
+
+def test_an_engine_that_is_not_there_is_named(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(ScoringFailed, match="ConnectError") as caught:
+        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1)
+    assert caught.value.where == "http://127.0.0.1:9/v1"
+
+
+def test_a_suite_changed_since_it_was_found_is_not_asked(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    suite.path.write_text("".join(suite.path.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(ScoringFailed, match="changed"):
+        put(engine, suite, tmp_path)
