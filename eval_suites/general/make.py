@@ -140,7 +140,7 @@ def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
 
 
 def _copied(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
-    listed = ", ".join(chance.sample(words["words"], chance.choice([2, 3, 4])))
+    listed = ", ".join(chance.sample(words["words"], chance.choice([2, 3])))
     return f"List: {listed}\nCopy:", listed
 
 
@@ -177,15 +177,15 @@ def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
     frames = {
         "password": ("The password for the {} is", words["rooms"], words["secrets"]),
         "door": ("The door of the {} is painted", words["rooms"], words["colours"]),
-        "job": ("{} works as a", words["names"], words["jobs"]),
+        "key": ("The key to the {} is under the", words["rooms"], words["covers"]),
     }
     for number in range(100):
         kind = list(frames)[number % 3]
         frame, keys, values = frames[kind]
         facts = list(zip(chance.sample(keys, 4), chance.sample(values, 4)))
-        # A sentence is about 19 tokens: most pages have 100, some 250, a few 600. Twenty times as much text
-        # would be a sterner test and take a processor without a GPU twenty minutes a model.
-        page = [_filler(words, chance) for _ in range((4, 4, 4, 12, 4, 4, 30)[number % 7])]
+        # A sentence is about 19 tokens: most pages have 130 with their four facts, some 250, some 500.
+        # More text would be a sterner test; a processor reads about 500 tokens a second, of every model anew.
+        page = [_filler(words, chance) for _ in range((4, 4, 4, 10, 4, 4, 24)[number % 7])]
         for position, fact in zip(sorted(chance.sample(range(len(page) + 1), 4), reverse=True), facts):
             page.insert(position, f"{frame.format(fact[0])} {fact[1]}.")
         asked, answer = facts[number % 4]
