@@ -108,7 +108,7 @@ def main() -> None:
     with story.chapter("5  A damaged release goes nowhere") as result:
         second = hub.publish(shelf / "hub", smollm2.REPO, bad)
         before_versions = _status(settings)
-        status = _weighbridge("release", LINE, expect=VerdictRegression.exit_status)
+        status = _weighbridge("release", LINE, "--scheme", "int8", expect=VerdictRegression.exit_status)
         if _status(settings)["lines"] != before_versions["lines"]:
             raise SystemExit("The damaged release changed what is registered or serves.")
         result.append(f"{second[:12]}: regression, exit status {status}, nothing registered")

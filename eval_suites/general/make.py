@@ -124,7 +124,7 @@ def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
     }
     for kind, draw in drawn.items():
         seen: set[str] = set()
-        while len(seen) < 20:
+        while len(seen) < 16:
             (one, one_answer), (two, two_answer), (question, answer) = draw(), draw(), draw()
             # Neither an item twice nor one that its own example answers.
             if question in seen or answer in (one_answer, two_answer):
@@ -183,9 +183,9 @@ def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
         kind = list(frames)[number % 3]
         frame, keys, values = frames[kind]
         facts = list(zip(chance.sample(keys, 4), chance.sample(values, 4)))
-        # A sentence is about 19 tokens: most pages have 130 with their four facts, some 250, some 500.
+        # A sentence is about 19 tokens: most pages have 90 with their four facts, some 170, some 350.
         # More text would be a sterner test; a processor reads about 500 tokens a second, of every model anew.
-        page = [_filler(words, chance) for _ in range((4, 4, 4, 10, 4, 4, 24)[number % 7])]
+        page = [_filler(words, chance) for _ in range((2, 2, 2, 6, 2, 2, 16)[number % 7])]
         for position, fact in zip(sorted(chance.sample(range(len(page) + 1), 4), reverse=True), facts):
             page.insert(position, f"{frame.format(fact[0])} {fact[1]}.")
         asked, answer = facts[number % 4]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,7 +164,8 @@ def _events(job: Job, log: Path, progress: Progress) -> Iterator[Event]:
     assert process.stdin and process.stdout
     refused, current, totals = "", "", {suite.name: suite.items for suite in job.suites}
     try:
-        with process.stdin as stdin:
+        # A child that dies before it reads breaks the pipe; its status and log say why.
+        with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(job.model_dump_json().encode())
         with log.open("w") as written:
             for line in _lines(process.stdout):

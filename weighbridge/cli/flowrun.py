@@ -57,12 +57,16 @@ def through_worker(flow: str, line: str, parameters: dict[str, Any]) -> tuple[di
     run: FlowRun = run_deployment(name=f"{flow}/{line}", parameters=parameters, timeout=0)  # type: ignore[assignment]
     with get_client(sync_client=True) as client:
         seen = 0
+        names: dict[UUID | None, str] = {None: flow}
         while True:
             run = client.read_flow_run(run.id)
             logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), offset=seen)
             seen += len(logs)
             for record in logs:
-                print(f"{record.timestamp:%H:%M:%S} | {record.message}", file=sys.stderr)
+                if record.task_run_id not in names:
+                    assert record.task_run_id
+                    names[record.task_run_id] = client.read_task_run(record.task_run_id).name
+                print(f"{record.timestamp:%H:%M:%S} | {names[record.task_run_id]} | {record.message}", file=sys.stderr)
             if run.state is not None and run.state.is_final():
                 break
             time.sleep(POLL_SECONDS)
