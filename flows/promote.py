@@ -20,7 +20,7 @@ from weighbridge.line import Line
 LOCK_SECONDS = 900
 
 
-@flow(name="promote", flow_run_name="promote-{line}")
+@flow(name="promote", flow_run_name="promote-{line}", persist_result=True, result_serializer="json")
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.
 

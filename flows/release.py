@@ -24,7 +24,7 @@ FAILURES = {
 }
 
 
-@flow(name="release", flow_run_name="release-{line}")
+@flow(name="release", flow_run_name="release-{line}", persist_result=True, result_serializer="json")
 def release(line: str, revision: str | None = None, schemes: list[str] | None = None) -> Release:
     """Take a line's newest release from its source to candidates that await approval.
 

@@ -10,7 +10,7 @@ from weighbridge.line import Line
 LOCK_SECONDS = 120
 
 
-@flow(name="rollback", flow_run_name="rollback-{line}")
+@flow(name="rollback", flow_run_name="rollback-{line}", persist_result=True, result_serializer="json")
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
 

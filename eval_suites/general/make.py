@@ -186,7 +186,7 @@ def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
         # A sentence is about 19 tokens: most pages have 90 with their four facts, some 170, some 350.
         # More text would be a sterner test; a processor reads about 500 tokens a second, of every model anew.
         page = [_filler(words, chance) for _ in range((2, 2, 2, 6, 2, 2, 16)[number % 7])]
-        for position, fact in zip(sorted(chance.sample(range(len(page) + 1), 4), reverse=True), facts):
+        for position, fact in zip(sorted(chance.choices(range(len(page) + 1), k=4), reverse=True), facts):
             page.insert(position, f"{frame.format(fact[0])} {fact[1]}.")
         asked, answer = facts[number % 4]
         options = chance.sample([value for _, value in facts], 4)

@@ -1,0 +1,69 @@
+"""How the general suites tell SmolLM2 from its own quantizations and from the damaged release: docs/verdict.md.
+
+Run `python -m benchmarks.suites`: ten minutes on two cores the first time, then seconds, for scores are kept in the
+installation's own book. No stack is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from examples import damage, smollm2
+from registry.store import Artifact, Store
+from tasks.evaluate.harness import score_general, scorer_name
+from tasks.evaluate.scores import ScoreBook, SuiteScores
+from tasks.evaluate.suites import find_suite
+from tasks.evaluate.verdict import judge_suite
+from tasks.quantize import quantize
+from weighbridge.line import Line
+
+LINE = "smollm2"
+SHELF = "benchmark"
+"""Artifacts made here are kept apart from those of a real release, whose commit they do not know."""
+SCHEMES = ("int8", "int8-w8a16", "int4")
+
+
+def main() -> None:
+    """Score everything that is not in the book yet and print the table as Markdown."""
+    store, plan = Store(), Line.load(LINE)
+    published = _artifact(store, "published", smollm2.build)
+    models = {scheme: quantize(published, scheme, store) for scheme in SCHEMES}
+    models["damaged"] = _artifact(store, "damaged", lambda folder: damage.damage(store.path(published), folder))
+    margins = {use.name: use.margin for use in plan.suites if use.name.startswith("general/")}
+    reference = _scores(store, published, list(margins))
+    print(f"{scorer_name()}\n")
+    print(f"| suite (items) | margin | bf16 | {' | '.join(models)} |")
+    print("| --- " * (len(models) + 3) + "|")
+    compared = {name: _scores(store, artifact, list(margins)) for name, artifact in models.items()}
+    for number, (suite, margin) in enumerate(margins.items()):
+        cells = []
+        for name in models:
+            result = judge_suite(compared[name][number], reference[number], margin=margin, confidence=plan.confidence)
+            assert result.estimate is not None and result.low is not None and result.high is not None
+            flips = f"+{result.gained}, −{result.lost}"
+            interval = f"{result.low:+.1%} to {result.high:+.1%}"
+            cells.append(f"{result.estimate:+.1%} ({interval}) {flips}: {result.outcome}")
+        base = reference[number]
+        print(f"| {suite} ({len(base.items)}) | {margin} | {base.mean:.1%} | {' | '.join(cells)} |")
+
+
+def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteScores]:
+    def progress(suite: str, done: int, total: int) -> None:
+        if done == total:
+            print(f"{artifact.scheme} {artifact.short}: {suite} scored", file=sys.stderr)
+
+    return score_general(
+        artifact.digest, store.path(artifact), [find_suite(name) for name in suites], ScoreBook(), progress
+    )
+
+
+def _artifact(store: Store, name: str, make: Callable[[Path], object]) -> Artifact:
+    with store.fresh_staging(SHELF, f"benchmark-{name}") as folder:
+        make(folder / "model")
+        return store.adopt(folder / "model", line=SHELF, scheme="bf16", repo=smollm2.REPO, commit="0" * 40)
+
+
+if __name__ == "__main__":
+    main()
