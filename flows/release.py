@@ -6,7 +6,7 @@ from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.step import ask, draw_verdict, judge_suites, score
+from tasks.evaluate.step import ask, draw_verdict, may_pass, score
 from tasks.fit.step import fit
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
@@ -58,14 +58,14 @@ def current(line: str) -> Artifact | None:
 def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
-    A candidate that one suite already shows to be worse is spared the rest, and the engine.
+    A candidate that one suite already fails is spared the rest, and the engine.
     """
     reference = production or weights
     first_of_line = production is None and artifact.digest == weights.digest
     engine = describe_engine(plan)
     theirs = score(reference, plan)
     ours = theirs if artifact == reference else score(artifact, plan, theirs)
-    if not any(suite.outcome == "regression" for suite in judge_suites(plan, ours, theirs)):
+    if may_pass(plan, ours, theirs):
         asked = ask(reference, plan, engine, launch_for_trial)
         theirs = theirs + asked
         ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
@@ -85,13 +85,12 @@ def conclude(release: Release) -> Release:
     """A release ends well when at least one candidate may be approved.
 
     Raises:
-        VerdictRegression, VerdictInvalid, VerdictInconclusive: none may; the best of them says why.
+        VerdictRegression, VerdictInvalid, VerdictInconclusive: none may; the gravest names the failure.
     """
     if any(candidate.version is not None for candidate in release.candidates):
         return release
     outcomes = [candidate.outcome for candidate in release.candidates]
-    # The least grave failure is the one to work on: it is nearest to a pass.
-    kind = next(kind for kind in ("inconclusive", "invalid", "regression") if kind in outcomes)
+    kind = next(kind for kind in FAILURES if kind in outcomes)
     raise FAILURES[kind](
         " ".join(f"[{one.scheme} {one.digest[:12]}] {one.sentence}" for one in release.candidates),
         f"Nothing was proposed and production is untouched; the report shows the items: {release.candidates[0].report}",

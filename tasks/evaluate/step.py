@@ -52,18 +52,18 @@ def score(artifact: Artifact, plan: Line, against: list[SuiteScores] | None = No
     Args:
         artifact: what is scored.
         plan: whose suites.
-        against: production's scores; a suite that is a regression against them spares the rest.
+        against: production's scores; a suite that is not shown to be no worse than them spares the rest.
     """
     told: dict[str, Callable[[int, int], None]] = {}
 
     def progress(suite: str, done: int, total: int) -> None:
         told.setdefault(suite, log_progress(f"score {artifact.scheme} on {suite}"))(done, total)
 
-    def is_worse(scores: SuiteScores) -> bool:
-        return any(one.outcome == "regression" for one in judge_suites(plan, [scores], against)) if against else False
+    def cannot_pass(scores: SuiteScores) -> bool:
+        return bool(against) and not may_pass(plan, [scores], against)
 
     suites = suites_of(plan, "general")
-    return score_general(artifact.digest, Store().path(artifact), suites, ScoreBook(), progress, is_worse)
+    return score_general(artifact.digest, Store().path(artifact), suites, ScoreBook(), progress, cannot_pass)
 
 
 @step(
@@ -112,6 +112,11 @@ def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[Suit
         )
         for scores in candidate
     ]
+
+
+def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:
+    """Whether the suites scored so far leave a candidate a chance: one that is not shown to be no worse ends it."""
+    return all(one.outcome in ("non_inferior", "baseline") for one in judge_suites(plan, candidate, production))
 
 
 @step(

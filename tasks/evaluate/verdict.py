@@ -139,7 +139,7 @@ def judge(
     """Draw all suites together: the gravest outcome is the verdict.
 
     Args:
-        suites: the suites' verdicts; a clear regression may have spared the rest.
+        suites: the suites' verdicts; one that failed may have spared the rest.
         expected: names of the line's suites, all of which must be there for a pass.
         against: what the candidate was weighed against, in words.
     """

@@ -73,7 +73,9 @@ def through_worker(flow: str, line: str, parameters: dict[str, Any]) -> tuple[di
     steps = _steps(run.id)
     assert run.state is not None
     if run.state.is_completed():
-        return run.state.result().model_dump(), steps
+        result = run.state.result()
+        # Out of its store the result is plain JSON again.
+        return result if isinstance(result, dict) else result.model_dump(), steps
     raise _named(run)
 
 
