@@ -14,6 +14,7 @@ from e2e_support import LINE, Road, wait_for
 
 from examples.load import Load
 from registry.models import Registry
+from registry.store import Store
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
 
@@ -219,10 +220,14 @@ def test_a_damaged_release_goes_nowhere(road: Road) -> None:
 
 
 def test_what_failed_cannot_be_approved(road: Road) -> None:
-    failed = Registry(road.settings).find_failed(LINE, "")
-    assert failed is not None
-    done = road.run("approve", LINE, failed.digest[:12], expect=12)
+    commit = road.publish("damaged")
+    road.publish("good")
+    failed = next(
+        one for one in Store(road.settings.store_folder).artifacts(LINE) if (one.scheme, one.commit) == ("int8", commit)
+    )
+    done = road.run("approve", LINE, failed.short, expect=12)
     assert "ApprovalRefused" in done.stderr
+    assert "general/agreement" in done.stderr
     road.run("approve", LINE, "999", expect=11)
 
 

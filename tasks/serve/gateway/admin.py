@@ -46,6 +46,17 @@ class Taken(BaseModel):
     routes: str
     warming: tuple[str, ...]
     """Clusters that wait for their first health check."""
+    active: tuple[str, ...]
+    """Clusters that serve."""
+
+    def runs(self, document: dict[str, Any]) -> bool:
+        """Whether Envoy runs exactly these clusters.
+
+        An Envoy that started without clusters takes another document without any for no change, and goes on
+        naming no version (1.40).
+        """
+        same = self.clusters == document["version_info"] or not (document["resources"] or self.active)
+        return same and not self.warming
 
 
 class Admin:
@@ -79,10 +90,12 @@ class Admin:
         routes = parts.get("RoutesConfigDump", {}).get("dynamic_route_configs", [])
         ours = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
         warming = clusters.get("dynamic_warming_clusters", [])
+        active = clusters.get("dynamic_active_clusters", [])
         return Taken(
             clusters=clusters.get("version_info", ""),
             routes=ours[0].get("version_info", "") if ours else "",
             warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
+            active=tuple(entry["cluster"]["name"] for entry in active if "cluster" in entry),
         )
 
     def counters(self, cluster: str) -> BackendCounters:

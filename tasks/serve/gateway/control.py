@@ -260,12 +260,12 @@ class Gateway:
             return
         first = clusters_document(routes, leaving=self._present_clusters())
         self._write("cds.json", first)
-        self._await(lambda taken: taken.clusters == first["version_info"] and not taken.warming, "clusters")
+        self._await(lambda taken: taken.runs(first), "clusters")
         self._write("rds.json", paths)
         self._await(lambda taken: taken.routes == paths["version_info"], "routes")
         if clusters != first:
             self._write("cds.json", clusters)
-            self._await(lambda taken: taken.clusters == clusters["version_info"], "clusters")
+            self._await(lambda taken: taken.runs(clusters), "clusters")
 
     def _write(self, name: str, document: dict[str, Any]) -> None:
         write_whole(self._documents / name, as_json(document))

@@ -141,6 +141,16 @@ def test_bootstrap_again_while_it_runs_changes_nothing(running: Running, engine:
     assert running.chat("again").status_code == 200
 
 
+def test_bootstrap_again_before_there_is_any_line_changes_nothing(tmp_path: Path) -> None:
+    running = Running(make_gateway(tmp_path))
+    try:
+        running.start()
+        running.gateway.bootstrap()
+        assert running.gateway.health()
+    finally:
+        running.stop()
+
+
 def test_what_envoy_refuses_is_told_in_time_and_mended(
     running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
