@@ -64,6 +64,14 @@ class Road:
             check=False,
         )
 
+    def stop_schedules(self) -> None:
+        """Keep the reconciling schedule from doing what a test is about to do."""
+        api = f"{self.settings.prefect_url}/api/deployments"
+        deployment = httpx.get(f"{api}/name/promote/{LINE}").json()
+        for schedule in deployment["schedules"]:
+            url = f"{api}/{deployment['id']}/schedules/{schedule['id']}"
+            httpx.patch(url, json={"active": False}).raise_for_status()
+
     def line(self) -> dict[str, Any]:
         """The line as `weighbridge status --json` tells it."""
         found = self.json("status")["lines"]
