@@ -127,6 +127,18 @@ class GpuUnknown(WeighbridgeError):
     exit_status = 2
 
 
+class GpuFileInvalid(WeighbridgeError):
+    """Your own file of GPUs is not one."""
+
+    exit_status = 2
+
+
+class FitOptionUnknown(WeighbridgeError):
+    """An option of the planner has a value that nobody knows."""
+
+    exit_status = 2
+
+
 class ArchitectureUnknown(WeighbridgeError):
     """The memory model lacks what it must know of a model's architecture."""
 
@@ -135,6 +147,18 @@ class ArchitectureUnknown(WeighbridgeError):
 
 class SchemeUnknown(WeighbridgeError):
     """A line names a quantization scheme that does not exist."""
+
+    exit_status = 2
+
+
+class PricesInvalid(WeighbridgeError):
+    """A price list has an entry that cannot be used, or lacks one that was asked for."""
+
+    exit_status = 2
+
+
+class OptionInvalid(WeighbridgeError):
+    """An option on the command line cannot be used as it was given."""
 
     exit_status = 2
 
@@ -166,10 +190,40 @@ class SuiteInvalid(WeighbridgeError):
     exit_status = 2
 
 
+class SuiteExists(WeighbridgeError):
+    """A suite's file is there already, and nobody said that it may be replaced."""
+
+    exit_status = 2
+
+
+class ImportRefused(WeighbridgeError):
+    """A promptfoo configuration that cannot be read, or that reaches outside its own folder."""
+
+    exit_status = 2
+
+
+class ImportIncomplete(WeighbridgeError):
+    """Something of a promptfoo configuration cannot be carried over, and nothing was to be left behind."""
+
+    exit_status = 23
+
+
+class SuiteFlawed(WeighbridgeError):
+    """`suite check` found what makes a suite useless or its verdict wrong."""
+
+    exit_status = 24
+
+
 class ScoringFailed(WeighbridgeError):
     """A suite could not be scored to its end; no verdict was drawn from the part."""
 
     exit_status = 9
+
+
+class PairsInvalid(WeighbridgeError):
+    """A file of paired scores cannot be read, or a line of it is not a pair of scores."""
+
+    exit_status = 2
 
 
 class VerdictRegression(WeighbridgeError):

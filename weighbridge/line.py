@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from weighbridge.errors import LineInvalid, LineUnknown
+from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -137,7 +138,7 @@ class Line(_Part):
     def _parse(cls, name: str, path: Path) -> Line:
         place = f"{path.parent.name}/{path.name}"
         try:
-            fields: Any = yaml.safe_load(path.read_text())
+            fields: Any = read_yaml(path)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             at = f"{place}, line {mark.line + 1}, column {mark.column + 1}" if mark else place

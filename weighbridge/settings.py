@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
+    gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/gpus.yaml")
+    prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/fit/prices.yaml")
     hf_endpoint: str = Field(
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
         description="the Hub; HF_ENDPOINT, as huggingface_hub names it, works too",

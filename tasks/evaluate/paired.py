@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import sqrt
 from statistics import NormalDist
+
+BISECTIONS = 40
+"""Of a range of at most 2: bounds are exact to 2e-12."""
 
 
 def tango_z(gained: int, lost: int, items: int, difference: float) -> float:
@@ -32,6 +36,31 @@ def tango_z(gained: int, lost: int, items: int, difference: float) -> float:
     return float(distance / sqrt(variance))
 
 
+def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
+    """Lower bound of the difference, candidate minus production, one-sided at the stated confidence, within -1 and 1.
+
+    The smaller of two. Tango's score bound is sharp, but passes too often where all flips go one way and few are
+    expected (exact enumeration: 6.8 % instead of 5 % at 133 items and a margin of 0.02). The exact binomial bound
+    (Clopper and Pearson, Biometrika 26, 1934, 404-413) of the net flips is right just there, and hardly ever
+    the smaller one elsewhere. Together at most 5.4 % in all cases enumerated in tests/evaluate/test_paired.py.
+    """
+    deviate = NormalDist().inv_cdf(confidence)
+    edge, estimate = 1 - 1e-9, (gained - lost) / items
+    if tango_z(gained, lost, items, -edge) < deviate:
+        return -1.0
+    rejected, kept = -edge, estimate
+    for _ in range(BISECTIONS):
+        middle = (rejected + kept) / 2
+        above = tango_z(gained, lost, items, middle) >= deviate
+        rejected, kept = (middle, kept) if above else (rejected, middle)
+    return min(rejected, _exact_lower_bound(gained - lost, items, 1 - confidence))
+
+
+def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
+    """Upper bound, one-sided: the lower bound seen from the other model."""
+    return -lower_bound(lost, gained, items, confidence)
+
+
 def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tuple[float, float]:
     """Lower and upper bound of the difference, each one-sided at the stated confidence.
 
@@ -42,15 +71,41 @@ def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tupl
     Returns:
         (low, high), candidate minus production, within -1 and 1.
     """
-    from scipy.optimize import brentq  # a second of imports that a reader of verdicts need not pay
+    return lower_bound(gained, lost, items, confidence), upper_bound(gained, lost, items, confidence)
 
-    deviate = NormalDist().inv_cdf(confidence)
-    estimate = (gained - lost) / items
-    edge = 1 - 1e-9
 
-    def root(target: float, start: float, end: float) -> float:
-        return float(brentq(lambda difference: tango_z(gained, lost, items, difference) - target, start, end))
+def _exact_lower_bound(net: int, items: int, error: float) -> float:
+    """Lower bound of the difference if all flips go one way: `net` gained (lost, if negative) of `items`."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if net > 0:
+            # The smallest gain that is not too small for so many.
+            low, high = (middle, high) if 1 - binomial_cdf(net - 1, items, middle) <= error else (low, middle)
+        else:
+            # The largest loss that is not too large for so few.
+            low, high = (low, middle) if binomial_cdf(-net, items, middle) <= error else (middle, high)
+    return low if net > 0 else -high
 
-    low = -1.0 if tango_z(gained, lost, items, -edge) < deviate else root(deviate, -edge, estimate)
-    high = 1.0 if tango_z(gained, lost, items, edge) > -deviate else root(-deviate, estimate, edge)
-    return low, high
+
+def binomial_cdf(successes: int, trials: int, chance: float) -> float:
+    """Probability of at most so many successes; by numpy, for scipy takes a second to import."""
+    import numpy as np
+
+    if successes < 0 or chance >= 1:
+        return 0.0 if successes < trials else 1.0
+    if chance <= 0 or successes >= trials:
+        return 1.0
+    ways = _log_ways(trials)[: successes + 1]
+    count = np.arange(successes + 1)
+    terms = ways + count * np.log(chance) + (trials - count) * np.log1p(-chance)
+    return float(min(np.exp(terms).sum(), 1.0))
+
+
+@lru_cache(maxsize=8)
+def _log_ways(trials: int):  # type: ignore[no-untyped-def]  # an array; numpy is imported only here
+    """Logarithm of the binomial coefficients."""
+    import numpy as np
+
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
+    return factorials[-1] - factorials - factorials[::-1]

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.evaluate.assertions import Assertion, AssertionRefused
+from tasks.evaluate.assertions import Answer, Assertion, AssertionRefused, Grade, grade
+from tasks.evaluate.assertions.calls import NEEDS_TOOLS, tools_problem
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
 from weighbridge.settings import load_settings
 
@@ -68,6 +69,39 @@ class Question(BaseModel):
     must_pass: bool = False
     tags: tuple[str, ...] = ()
     max_tokens: int = Field(64, ge=1, le=4096)
+    description: str = ""
+    """For the reader of a report; the model does not see it."""
+    threshold: float | None = Field(None, ge=0, le=1)
+    """The weighted share of assertions from which an answer is right; without it all must hold."""
+    graded: bool = False
+    """Whether the item's score is that share instead of 0 or 1."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The tools that the model is offered, as OpenAI's API takes them."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Question:
+        if self.must_pass and self.graded:
+            raise ValueError("a must_pass item is right or wrong: it cannot be graded")
+        if problem := tools_problem(self.tools):
+            raise ValueError(problem)
+        kinds = {leaf.kind for one in self.assertions for leaf in one.leaves}
+        if not self.tools and (needing := sorted(kinds & set(NEEDS_TOOLS))):
+            raise ValueError(f"{needing[0]} needs the item's `tools` to compare with")
+        return self
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is asked, as the body of an OpenAI chat completion without its `model`."""
+        body = {"messages": [message.model_dump() for message in self.messages], "max_tokens": self.max_tokens}
+        return {**body, "temperature": 0, **({"tools": list(self.tools)} if self.tools else {})}
+
+    def grade(self, answer: Answer) -> Grade:
+        """Hold an answer against the item's assertions."""
+        return grade(self.assertions, answer.model_copy(update={"tools": self.tools}), self.threshold)
+
+    def score(self, found: Grade) -> float:
+        """The item's score by a grade of its own: 0 or 1, or the share where the item is graded."""
+        return found.share if self.graded else float(found.passed)
 
 
 def list_suites(root: Path | None = None) -> list[str]:
@@ -97,13 +131,18 @@ def find_suite(name: str, root: Path | None = None) -> Suite:
             "Name one of these in the line, or add the suite's file to eval_suites/.",
         )
     kind: Literal["general", "regression"] = "general" if name.startswith("general/") else "regression"
-    path = _folder(root) / f"{name}{SUFFIX[kind]}"
+    path = suite_path(name, root)
     if kind == "regression":
         ids = tuple(question.id for question in questions_of(path))
-        return Suite(name=name, kind=kind, digest=_digest(path), ids=ids, path=path)
+        return Suite(name=name, kind=kind, digest=digest_of(path), ids=ids, path=path)
     data = data_file(path)
     ids = tuple(row["id"] for _, row in _rows(data))
-    return Suite(name=name, kind=kind, digest=_digest(path, data), ids=ids, path=path)
+    return Suite(name=name, kind=kind, digest=digest_of(path, data), ids=ids, path=path)
+
+
+def suite_path(name: str, root: Path | None = None) -> Path:
+    """The file that defines a suite of that name, whether it is there or not."""
+    return _folder(root) / f"{name}{SUFFIX[name.split('/')[0]]}"
 
 
 def task_config(suite: Suite) -> dict[str, Any]:
@@ -113,15 +152,15 @@ def task_config(suite: Suite) -> dict[str, Any]:
         SuiteInvalid: its YAML cannot be used, or the suite changed since it was found.
     """
     data = data_file(suite.path)
-    if _digest(suite.path, data) != suite.digest:
+    if digest_of(suite.path, data) != suite.digest:
         raise _invalid("it was changed while it was being scored.", suite.path, 1)
-    config = _definition(suite.path)
+    config = definition_of(suite.path)
     return {**config, "dataset_kwargs": {"data_files": {"test": str(data)}}}
 
 
 def metric_of(suite: Suite) -> str:
     """The metric that holds a general suite's score of an item."""
-    return METRICS[_definition(suite.path)["output_type"]]
+    return METRICS[definition_of(suite.path)["output_type"]]
 
 
 def data_file(path: Path) -> Path:
@@ -130,7 +169,7 @@ def data_file(path: Path) -> Path:
     Raises:
         SuiteInvalid: the definition does not name a file that is there.
     """
-    named: Any = _definition(path)
+    named: Any = definition_of(path)
     for key in ("dataset_kwargs", "data_files", "test"):
         named = named.get(key) if isinstance(named, dict) else None
     if not isinstance(named, str) or not (path.parent / named).is_file():
@@ -144,20 +183,37 @@ def questions_of(path: Path) -> tuple[Question, ...]:
     Raises:
         SuiteInvalid: a line cannot be used; it is named.
     """
-    questions = []
-    for line, row in _rows(path):
-        try:
-            questions.append(Question.model_validate(row))
-        except AssertionRefused as error:
-            raise SuiteInvalid(error.what, error.next_step, where=_place(path, line)) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise _invalid(f"{field}: {first['msg'].lower()}.", path, line) from None
-    return tuple(questions)
+    return tuple(question_of(row, path, line) for line, row in _rows(path))
 
 
-def _definition(path: Path) -> dict[str, Any]:
+def question_of(row: Any, path: Path, line: int) -> Question:
+    """Read one item of a regression suite.
+
+    Args:
+        row: the parsed line.
+        path, line: where it stands, for the error.
+
+    Raises:
+        SuiteInvalid: it cannot be used.
+    """
+    try:
+        return Question.model_validate(row)
+    except AssertionRefused as error:
+        raise SuiteInvalid(error.what, error.next_step, where=_place(path, line)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        said = said[:1].lower() + said[1:]
+        raise _invalid(f"{field}: {said}." if field else f"{said}.", path, line) from None
+
+
+def definition_of(path: Path) -> dict[str, Any]:
+    """A general suite's task definition.
+
+    Raises:
+        SuiteInvalid: it is no definition that can be used here.
+    """
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -194,7 +250,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise _invalid("it has no items.", path, 1)
 
 
-def _digest(*paths: Path) -> str:
+def digest_of(*paths: Path) -> str:
+    """SHA-256, 64 hex digits, over the bytes of a suite's files in this order."""
     parts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

@@ -1,8 +1,10 @@
-"""Fit: what a model takes in memory, and on which GPUs it can be served, before anything is downloaded.
+"""Fit: what a model takes in memory and what it costs, on which GPUs, before anything is downloaded.
 
-    report = report.fit(source, line)     # or DoesNotFit, with what would change it
-    report.schemes                        # of the line, those worth quantizing
+    report = report.fit(source, line)                    # a line's: or DoesNotFit, with what would change it
+    rows = catalogue.catalogue(shape.shape_of("hf://org/model"), Request(context=8192))
+    costs = cost.cost(rows, ...)                         # per month, against a hosted API
 
-Nothing here imports torch; headers and `config.json` are enough. GPUs are in `gpus.yaml`, schemes in
-`schemes.py`, what engines take beside the model in `profiles.yaml`.
+One row = weights (`weights.py`) + cache (`kv.py`, `pages.py`) + what the engine takes (`engine_memory.py`).
+Data, one entry each: `gpus.yaml`, `prices.yaml`, `architectures.yaml`, `schemes.py`, `engines/`. Nothing here imports
+torch, unless only transformers knows an architecture and no headers are at hand (`meta.py`).
 """

@@ -1,74 +1,95 @@
-"""What would make a model fit: the cheapest changes to a line first, each tried before it is named."""
+"""What would make a model fit: the cheapest change first, each tried before it is named."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from tasks.fit.gpus import HOST, Gpu, gpu, gpu_names
+from tasks.fit.plan import Model, plan_row
+from tasks.fit.request import Request
+from tasks.fit.rows import FitRow
 from tasks.fit.schemes import SchemeSize, scheme_names, scheme_size
-from weighbridge.line import Line
-
-if TYPE_CHECKING:
-    from tasks.fit.report import FitRow
-
-TryRow = Callable[[Line, Gpu, SchemeSize], "FitRow"]
 
 SHORTEST_CONTEXT_TOKENS = 512
 """Nobody is helped by a shorter one."""
+CONCURRENCY_WORTH_KEEPING = 2
+"""Fewer requests at once are the cheapest change while at least half of them are left."""
 
 
-def cheapest_changes(line: Line, try_row: TryRow) -> str:
-    """One sentence of the changes that make something fit, cheapest first; empty when none does.
+def cheapest_change(model: Model, request: Request, card: Gpu, scheme: SchemeSize, row: FitRow) -> str:
+    """One clause that names the cheapest change with which a row fits, or nothing.
+
+    In this order: a smaller cached number; fewer requests at once, down to half; a smaller scheme; more GPUs;
+    still fewer requests or a shorter context; a larger GPU.
 
     Args:
-        line: as it is.
-        try_row: plans a scheme on a GPU for a changed line.
+        model, request, card, scheme: of the row.
+        row: that does not fit.
     """
-    changes = [change for change in (_requests(line, try_row), _scheme(line, try_row), _gpu(line, try_row)) if change]
-    text = ", or ".join(changes)
-    return text[:1].upper() + text[1:]
+    return next(changes(model, request, card, scheme, row.tp, row.pp), "")
 
 
-def _rows(line: Line, try_row: TryRow) -> Iterator[FitRow]:
-    for scheme in line.schemes:
-        for name in line.target.gpus:
-            yield try_row(line, gpu(name), scheme_size(scheme))
+def changes(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: int, pp: int) -> Iterator[str]:
+    """All changes that make a row fit, cheapest first."""
+
+    def fits(changed: Request = request, on: Gpu = card, by: SchemeSize = scheme, gpus: int = tp) -> bool:
+        return plan_row(model, changed, on, by, gpus, pp).verdict == "fits"
+
+    if request.kv_dtype == "auto" and not card.is_host and request.profile.flags.kv_dtype:
+        fp8 = request.model_copy(update={"kv_dtype": "fp8"})
+        if "fp8" in card.supports and fits(fp8):
+            yield "an fp8 cache (--kv-dtype fp8)"
+    fewer = _concurrency(request, fits)
+    if fewer and fewer * CONCURRENCY_WORTH_KEEPING >= request.concurrency:
+        yield f"concurrency {fewer}"
+    for name in _smaller_schemes(model, request, card, scheme):
+        if fits(by=scheme_size(name)):
+            yield f"scheme {name}"
+            break
+    for count in (2, 4, 8):
+        if count > tp and pp == 1 and not card.is_host and fits(gpus=count):
+            yield f"--tp {count}"
+            break
+    if fewer and fewer * CONCURRENCY_WORTH_KEEPING < request.concurrency:
+        yield f"concurrency {fewer}"
+    shorter = _context(request, fits) if not fewer else 0
+    if shorter:
+        yield f"context {shorter} and concurrency 1"
+    larger = sorted((gpu(name) for name in gpu_names() if name != HOST), key=lambda one: one.memory_gib)
+    for one in larger:
+        if one.memory_gib > card.memory_gib and fits(on=one):
+            yield one.name
+            break
 
 
-def _fits(line: Line, try_row: TryRow) -> bool:
-    return any(row.verdict != "no" for row in _rows(line, try_row))
+def _smaller_schemes(model: Model, request: Request, card: Gpu, scheme: SchemeSize) -> list[str]:
+    if model.shape.quantized_by:
+        return []
+    bits = scheme.weight_bits or 16
+    names = [name for name in scheme_names() if name in request.profile.schemes and name in card.supports]
+    return sorted(
+        (name for name in names if (scheme_size(name).weight_bits or 16) < bits),
+        key=lambda name: -(scheme_size(name).weight_bits or 16),
+    )
 
 
-def _with_target(line: Line, **changes: int) -> Line:
-    return line.model_copy(update={"target": line.target.model_copy(update=changes)})
+def _concurrency(request: Request, fits: Callable[[Request], bool]) -> int:
+    """The most requests at once, fewer than asked, with which it fits; 0 when not even one does."""
+    if request.concurrency == 1 or not fits(request.model_copy(update={"concurrency": 1})):
+        return 0
+    low, high = 1, request.concurrency
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(request.model_copy(update={"concurrency": middle})):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
-def _requests(line: Line, try_row: TryRow) -> str:
-    """Fewer requests at once; if not even one fits, a shorter context."""
-    concurrency, context = line.target.concurrency, line.target.context
-    while concurrency > 1:
-        concurrency = min(concurrency - 1, concurrency * 3 // 4)
-        if _fits(_with_target(line, concurrency=concurrency), try_row):
-            return f"set target.concurrency to {concurrency}"
+def _context(request: Request, fits: Callable[[Request], bool]) -> int:
+    context = request.context
     while (context := context // 2) >= SHORTEST_CONTEXT_TOKENS:
-        if _fits(_with_target(line, concurrency=1, context=context), try_row):
-            return f"set target.context to {context} and target.concurrency to 1"
-    return ""
-
-
-def _scheme(line: Line, try_row: TryRow) -> str:
-    for name in scheme_names():
-        if name not in line.schemes and _fits(line.model_copy(update={"schemes": [name]}), try_row):
-            return f"add {name} to schemes"
-    return ""
-
-
-def _gpu(line: Line, try_row: TryRow) -> str:
-    """The smallest known GPU that is not the line's."""
-    others = sorted((gpu(name) for name in gpu_names() if name != HOST), key=lambda card: card.memory_gib)
-    for card in others:
-        changed = line.model_copy(update={"target": line.target.model_copy(update={"gpus": [card.name]})})
-        if card.name not in line.target.gpus and _fits(changed, try_row):
-            return f"name {card.name} in target.gpus"
-    return ""
+        if fits(request.model_copy(update={"context": context, "concurrency": 1})):
+            return context
+    return 0

@@ -1,7 +1,13 @@
-"""What an engine takes beside weights and cache, and how it holds both: the profiles of `profiles.yaml`.
+"""What an engine takes beside weights and cache, and how it shares a GPU: the profiles in `engines/`.
 
-A simple model: activations grow with the tokens of one step and with the logits of the running sequences,
-everything else is a constant. An engine without a profile is planned as vLLM, and the report says so.
+One file an engine, found by its name; in it one entry for each span of versions that behaves alike, with its
+source. The terms (all in GiB, per GPU):
+
+- activation: the larger of a forward pass over one step's tokens and of sampling, plus what outlives both;
+- non-torch: the driver's context, NCCL and the engine's own buffers;
+- graphs: captured CUDA graphs.
+
+Which of them lie inside the share of the GPU that the engine was given, the profile says (`inside`).
 """
 
 from __future__ import annotations
@@ -11,17 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
-from registry.store import GIB
+from tasks.fit.architectures import required
 from tasks.fit.gpus import Gpu
-from tasks.fit.kv import required, text_config
-from weighbridge.line import Line
+from weighbridge.files import read_yaml
 
 NEAREST = "vllm"
-LARGE_GPU_GIB = 70.0
-"""From here vLLM batches more tokens by default; its A100s are the exception."""
+BySize = float | tuple[tuple[float, float], ...]
+"""A number, or pairs (memory of the GPU in GiB up to which it holds, number), smallest first."""
+
+Term = Literal["weights", "activation", "non_torch", "graphs"]
 
 
 class EngineFlags(BaseModel):
@@ -33,68 +39,265 @@ class EngineFlags(BaseModel):
     sequences: str = ""
     batched_tokens: str = ""
     kv_dtype: str = ""
+    dtype: str = ""
+    tensor_parallel: str = ""
+    pipeline_parallel: str = ""
+    eager: str = ""
+
+
+class Activation(BaseModel):
+    """Bytes of a step: see `activation_bytes`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_numbers: float
+    """A token's numbers as wide as the model, during a layer."""
+    inner_numbers: float
+    """A token's numbers as wide as the feed-forward part, during a layer."""
+    logits_bytes: float
+    """Of each vocabulary entry and sequence while sampling, beside the logits themselves."""
+    number_bytes: int | None = None
+    """Of an activation, where that is not the weights' dtype."""
+    latent_tokens: int = 0
+    """Tokens whose keys and values MLA unfolds at once while it reads a long prompt."""
+    expert_workspace: bool = False
+    """Whether the fused experts' buffers outlive the layer (vLLM's modular kernels)."""
+    tower_cache: bool = False
+    """Whether a step's worth of encoded images is held beside it."""
+
+
+class Graphs(BaseModel):
+    """GiB of captured CUDA graphs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: float = 0
+    per_layer: float = 0
+    experts: float = 0
+    """More, for a mixture of experts."""
 
 
 class EngineProfile(BaseModel):
-    """One engine's memory; `profiles.yaml` says what each field is."""
+    """One engine in a span of versions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    weights: Literal["stored", "dense"]
-    non_torch_gib: float
-    host_process_gib: float
-    activation_bytes_per_token_and_hidden: float
-    activation_bytes_per_sequence_and_vocabulary: float
-    batched_tokens_small: int
-    batched_tokens_large: int
+    since: str = "0"
+    until: str = ""
+    """Last version that it holds for; empty: the newest."""
+    nearest: bool = False
+    """Whether another version, or another engine, was asked for: the band is wider then."""
     flags: EngineFlags
+    weights: Literal["stored", "dense"] = "stored"
+    """dense: the engine unpacks weights to its own dtype, so quantizing saves disk and not memory."""
+    schemes: tuple[str, ...]
+    """That it can serve."""
+    share: BySize
+    """Of the memory, unless it is told otherwise."""
+    share_of: Literal["physical", "free", "need"]
+    """physical: of all memory; free: of what weights and activation leave; need: it takes what the cache needs."""
+    inside: tuple[Term, ...]
+    """What lies in the share beside the cache; the rest must find room outside it."""
+    activation: Activation
+    non_torch_gib: dict[int, float]
+    """By tensor parallelism."""
+    pipeline_non_torch_gib: tuple[float, float] | None = None
+    """Of the pipeline's stages, and of its last, instead."""
+    host_process_gib: float = 2.0
+    """On a processor: the process with its imports."""
+    graphs: Graphs
+    rope_tables: bool = False
+    """Whether tables of rotary positions and MLA's unfolded projections count as weights (`extras.py`)."""
+    pages: Literal["grouped", "plain"] = "plain"
+    """How hybrid models' cache is paged: vLLM groups layers that keep the same (`pages.py`)."""
+    block_tokens: int = 16
+    kv_number_bytes: int | None = None
+    """Of a cached number by default, where that is not the weights' dtype."""
+    window_slack_tokens: int = 0
+    """That a windowed layer keeps beside its window, where pages are plain."""
+    batched_tokens: BySize
+    """Tokens of one step by default; 0 means the context."""
+    sequences: BySize
+    """Sequences of one step by default; 0 means the concurrency asked."""
+    small: tuple[str, ...] = ()
+    """GPUs whose name begins so get the defaults of the smallest."""
+    chunked_from_tokens: int | None = None
+    """Contexts longer than this are cut into steps of 512 tokens although `batched_tokens` is the context."""
+    band_gib: float
+    """How far off the sum may be: two standard errors where it was measured, a guess marked so where not."""
     source: str
 
-    def number_bytes(self, gpu: Gpu) -> int:
-        """Of an unquantized number at work: 4 on a processor, where bfloat16 is slow, 2 on a GPU."""
-        return 4 if gpu.is_host else 2
+    @property
+    def label(self) -> str:
+        """Name and versions, for a reader."""
+        span = f"{self.since} to {self.until}" if self.until else f"{self.since} and newer"
+        return f"{self.name} {span}" if self.since != "0" or self.until else self.name
 
-    def kv_number_bytes(self, gpu: Gpu, line: Line) -> int:
-        """Of a cached number."""
-        asked = str(line.engine.flags.get(self.flags.kv_dtype, "auto"))
-        return 1 if asked.startswith("fp8") else self.number_bytes(gpu)
+    def number_bytes(self, gpu: Gpu, published: str) -> int:
+        """Of an unquantized number at work: 4 on a processor, where bfloat16 is slow."""
+        return 4 if gpu.is_host or published == "F32" else 2
 
-    def capacity_bytes(self, gpu: Gpu, line: Line) -> int:
-        """What the engine may take of the GPU."""
-        utilization = gpu.utilization
-        if not gpu.is_host:
-            utilization = float(line.engine.flags.get(self.flags.utilization, utilization))
-        return int(gpu.memory_gib * utilization * GIB)
+    def step_tokens(self, gpu: Gpu, context: int, asked: int | None) -> int:
+        """Tokens that one step may hold."""
+        if asked:
+            return asked
+        default = int(self.sized(self.batched_tokens, gpu))
+        if default:
+            return default
+        return 512 if self.chunked_from_tokens and context > self.chunked_from_tokens else max(context, 2048)
 
-    def overhead_bytes(self, gpu: Gpu, line: Line, config: Mapping[str, Any]) -> int:
-        """Activations and what is not the model's.
+    def step_sequences(self, gpu: Gpu, concurrency: int, asked: int | None) -> int:
+        """Sequences that one step may hold."""
+        return asked or int(self.sized(self.sequences, gpu)) or concurrency
 
-        Raises:
-            ArchitectureUnknown: config.json lacks `hidden_size` or `vocab_size`.
-        """
-        text = text_config(config)
-        sequences = int(line.engine.flags.get(self.flags.sequences, line.target.concurrency))
-        activation = (
-            self._batched_tokens(gpu, line) * required(text, "hidden_size") * self.activation_bytes_per_token_and_hidden
-            + sequences * required(text, "vocab_size") * self.activation_bytes_per_sequence_and_vocabulary
-        )
-        constant = self.host_process_gib if gpu.is_host else self.non_torch_gib
-        return int(activation * self.number_bytes(gpu) / 2 + constant * GIB)
+    def share_of_memory(self, gpu: Gpu) -> float:
+        """Share of a GPU that the engine takes by default."""
+        return gpu.utilization if gpu.is_host else self.sized(self.share, gpu)
 
-    def _batched_tokens(self, gpu: Gpu, line: Line) -> int:
-        large = gpu.memory_gib >= LARGE_GPU_GIB and not gpu.name.startswith("A100") and not gpu.is_host
-        default = self.batched_tokens_large if large else self.batched_tokens_small
-        return int(line.engine.flags.get(self.flags.batched_tokens, default or line.target.context))
+    def sized(self, value: BySize, gpu: Gpu) -> float:
+        """The number that holds for a GPU of this size."""
+        if not isinstance(value, tuple):
+            return value
+        smallest = gpu.is_host or gpu.name.startswith(self.small or "-")
+        return next((number for up_to, number in value if smallest or gpu.memory_gib < up_to), value[-1][1])
 
 
-def engine_profile(engine: str) -> EngineProfile:
-    """The profile of an engine, or the nearest one; its `name` tells which."""
+def activation_bytes(
+    activation: Activation,
+    text: Mapping[str, Any],
+    *,
+    tokens: int,
+    sequences: int,
+    bytes_each: int,
+    tp: int,
+    answers: bool,
+    pipelined: bool,
+    towers: bool,
+) -> float:
+    """Bytes that a step takes at its worst.
+
+    The larger of a forward pass (each token: a few vectors as wide as the model, and of the feed-forward part's
+    width divided by `tp`) and of sampling (each sequence: its logits, their float32 copy, the softmax of those and
+    the noise that it is divided by), plus what outlives both: fused experts' workspaces, encoded images.
+
+    Source: vLLM 0.19 (gpu_model_runner.py, profile_run) and its own logs (issue "Fit": 2 bytes x tokens x hidden +
+    ~14.9 x sequences x vocabulary, of which 2 are the logits in bfloat16: 17 in float32; the code accounts for 14.5 of
+    them); the forward term from CodeLlama-7B, where 32,016 words make sampling cheap, and from pipeline stages without
+    a head; workspaces (tokens x experts a token x max(width, hidden) and x max(2 width, hidden)) from
+    fused_moe.py, TritonExperts.workspace_shapes.
+
+    Args:
+        activation: the engine's figures.
+        text: the language model's config.
+        tokens, sequences: of one step.
+        bytes_each: of an unquantized number.
+        tp: GPUs that share each tensor.
+        answers: whether this stage has the head, and samples.
+        pipelined: whether hidden states come and go between stages.
+        towers: whether the model has eyes or ears.
+
+    Raises:
+        ArchitectureUnknown: config.json lacks `hidden_size` or `vocab_size`.
+    """
+    bytes_each = activation.number_bytes or bytes_each
+    hidden, vocabulary = required(text, "hidden_size"), required(text, "vocab_size")
+    inner, workspace = _widths(text, hidden, tokens, bytes_each, tp)
+    between = 2 * hidden if pipelined else 0
+    forward = tokens * bytes_each * (activation.hidden_numbers * hidden + activation.inner_numbers * inner + between)
+    forward += _unfolded(activation, text, bytes_each, tp)
+    sampling = tokens * hidden * bytes_each + sequences * vocabulary * (activation.logits_bytes + bytes_each)
+    peak = max(forward, sampling if answers else 0)
+    if activation.expert_workspace:
+        peak += workspace
+    if activation.tower_cache and towers:
+        peak += tokens * hidden * bytes_each
+    return peak
+
+
+def _widths(text: Mapping[str, Any], hidden: int, tokens: int, bytes_each: int, tp: int) -> tuple[float, float]:
+    """Width of the feed-forward part on one GPU, and bytes of the experts' workspaces."""
+    chosen = next(
+        (int(text[name]) for name in ("num_experts_per_tok", "experts_per_token", "moe_topk") if text.get(name)), 0
+    )
+    dense = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
+    if not chosen:
+        return dense / tp, 0.0
+    width = int(text.get("moe_intermediate_size") or dense) / tp
+    # Experts compute in the workspaces; only what is as wide as the model is live beside them.
+    workspace = tokens * chosen * (max(width, hidden) + max(2 * width, hidden)) * bytes_each
+    return 0.0, workspace
+
+
+def _unfolded(activation: Activation, text: Mapping[str, Any], bytes_each: int, tp: int) -> float:
+    """MLA: keys and values of a long prompt, unfolded from their latents (vLLM 0.19, mla_attention.py)."""
+    if not text.get("kv_lora_rank"):
+        return 0.0
+    width = required(text, "qk_nope_head_dim") + required(text, "v_head_dim")
+    return activation.latent_tokens * required(text, "num_attention_heads") / tp * width * bytes_each
+
+
+def non_torch_gib(profile: EngineProfile, gpu: Gpu, *, tp: int, pp: int, answers: bool) -> float:
+    """What is not the model's: the driver's context, NCCL, buffers; on a processor the process."""
+    if gpu.is_host:
+        return profile.host_process_gib
+    if pp > 1 and tp == 1 and profile.pipeline_non_torch_gib:
+        return profile.pipeline_non_torch_gib[answers]
+    known = sorted(profile.non_torch_gib)
+    return profile.non_torch_gib[max((one for one in known if one <= tp), default=known[0])]
+
+
+def graphs_gib(profile: EngineProfile, gpu: Gpu, *, layers: int, experts: bool, eager: bool) -> float:
+    """Captured CUDA graphs of one stage; they grow with its layers."""
+    if eager or gpu.is_host:
+        return 0.0
+    figures = profile.graphs
+    return figures.base + figures.per_layer * layers + (figures.experts if experts else 0)
+
+
+def engine_profile(engine: str, version: str | None) -> EngineProfile:
+    """The profile of an engine's version, or the nearest one: then `nearest` is true.
+
+    Args:
+        engine: its name, such as `vllm`.
+        version: such as `0.19`; None for the newest profile.
+    """
     profiles = _profiles()
-    return profiles.get(engine, profiles[NEAREST])
+    if engine not in profiles:
+        return profiles[NEAREST][-1].model_copy(update={"nearest": True})
+    spans = profiles[engine]
+    if version is None:
+        return spans[-1]
+    asked = _parts(version)
+    for profile in spans:
+        if _parts(profile.since) <= asked and (not profile.until or asked[:2] <= _parts(profile.until)):
+            # The newest span is open, but nobody has looked at versions that did not exist then.
+            return profile
+    below = [profile for profile in spans if _parts(profile.since) <= asked]
+    return (below[-1] if below else spans[0]).model_copy(update={"nearest": True})
+
+
+def engine_names() -> tuple[str, ...]:
+    """Engines that have a profile."""
+    return tuple(_profiles())
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    """Numbers of a version: `0.19.1` or `v0.19` to (0, 19, …); what is no number ends it."""
+    parts = []
+    for part in version.lstrip("vV~").split("."):
+        digits = "".join(char for char in part if char.isdigit())
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
 
 
 @cache
-def _profiles() -> dict[str, EngineProfile]:
-    entries = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text())
-    return {name: EngineProfile(name=name, **fields) for name, fields in entries.items()}
+def _profiles() -> dict[str, list[EngineProfile]]:
+    found = {}
+    for path in sorted((Path(__file__).parent / "engines").glob("*.yaml")):
+        entry: dict[str, Any] = read_yaml(path)
+        common, spans = {k: v for k, v in entry.items() if k != "versions"}, entry["versions"]
+        found[path.stem] = [EngineProfile(**{"name": path.stem, **common, **span}) for span in spans]
+    return found

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.fit.schemes import scheme_names
-from weighbridge.errors import GpuUnknown
+from weighbridge.errors import GpuFileInvalid, GpuUnknown
+from weighbridge.files import read_yaml
+from weighbridge.settings import load_settings
 
 HOST = "host"
-GPU_UTILIZATION = 0.9
-"""vLLM's default share of a GPU's memory up to 0.20; the rest is for CUDA graphs and whoever else is there."""
 HOST_UTILIZATION = 0.8
 """Of a machine's memory; the rest is for the system, its page cache and the local stack (about 2 GB)."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -27,8 +28,14 @@ class Gpu(BaseModel):
     name: str
     memory_gib: float
     """As programs see it."""
-    bandwidth_gbs: float
-    """0 when not known."""
+    bandwidth_gbs: float = 0
+    """0 when not known, as for the three that follow."""
+    bf16_tflops: float = 0
+    """Dense."""
+    fp8_tflops: float = 0
+    int8_tops: float = 0
+    compute_capability: str = ""
+    """NVIDIA's, such as 8.9; AMD's name of the architecture."""
     supports: tuple[str, ...]
     """Schemes beside bf16."""
     source: str
@@ -40,8 +47,8 @@ class Gpu(BaseModel):
 
     @property
     def utilization(self) -> float:
-        """Share of the memory that an engine may take unless it is told otherwise."""
-        return HOST_UTILIZATION if self.is_host else GPU_UTILIZATION
+        """Share of a machine's own memory that an engine may take; of a GPU's the engine's profile tells."""
+        return HOST_UTILIZATION if self.is_host else 1.0
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -65,10 +72,41 @@ def gpu(name: str) -> Gpu:
     return _catalogue()[name]
 
 
+def use_gpus(path: Path) -> None:
+    """Add a file of GPUs to the catalogue for this process; what it names again is overridden.
+
+    Raises:
+        GpuFileInvalid: it is no such file; the entry and field are named.
+    """
+    _catalogue().update(_read(path))
+
+
 @cache
 def _catalogue() -> dict[str, Gpu]:
-    entries = yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text())
-    return {name: Gpu(name=name, **fields) for name, fields in entries.items()}
+    known = _read(Path(__file__).with_name("gpus.yaml"))
+    own = load_settings().gpus_file
+    return {**known, **_read(own)} if own else known
+
+
+def _read(path: Path) -> dict[str, Gpu]:
+    def invalid(why: str, where: str) -> GpuFileInvalid:
+        return GpuFileInvalid(why, "Correct it; tasks/fit/gpus.yaml shows what an entry looks like.", where=where)
+
+    try:
+        entries: Any = read_yaml(path)
+    except (OSError, yaml.YAMLError) as error:
+        raise invalid(f"The file of GPUs cannot be read: {str(error).splitlines()[0]}.", str(path)) from None
+    if not isinstance(entries, dict):
+        raise invalid("The file of GPUs must map names to their fields.", str(path))
+    found = {}
+    for name, fields in entries.items():
+        try:
+            found[str(name)] = Gpu.model_validate({**(fields or {}), "name": str(name)})
+        except (ValidationError, TypeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            field = ".".join(str(part) for part in first["loc"])
+            raise invalid(f"{field or 'the entry'}: {first['msg']}.", f"{path.name}, {name}") from None
+    return found
 
 
 def _host() -> Gpu:
@@ -81,7 +119,6 @@ def _host() -> Gpu:
     return Gpu(
         name=HOST,
         memory_gib=usable / 2**30,
-        bandwidth_gbs=0,
         supports=tuple(name for name in scheme_names() if name != "bf16"),
         source="psutil, and the container's limit where there is one",
     )

@@ -1,136 +1,156 @@
-"""Bytes of the key-value cache, from `config.json` alone.
+"""What each layer keeps of a request, from `config.json` alone: so many bytes a token, or a fixed state.
 
-Known: attention with grouped, single or all heads (GQA, MQA, MHA), an explicit `head_dim`, MLA (DeepSeek's
-compressed latent), layers with a sliding window or chunks. Not known, and refused by name: linear
-attention and state-space layers.
+Attention with grouped, single or all heads (GQA, MQA, MHA) and an explicit `head_dim`; MLA (one latent,
+whatever the number of heads); layers with a window or chunks; layers that share another's cache; linear
+attention, Mamba and short convolutions (`state.py`). What is not known is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from tasks.fit.architectures import architecture, head_size, kv_heads, required, text_config
+from tasks.fit.state import state_layers
 from weighbridge.errors import ArchitectureUnknown
 
-BLOCK_TOKENS = 16
-"""vLLM's and most engines' unit of the cache: a request takes whole blocks."""
-# Older configs name the same things otherwise.
-ALIASES = {
-    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("n_head", "n_heads"),
-    "hidden_size": ("n_embd", "d_model"),
-}
 FULL = {"full_attention", "attention", "global"}
 WINDOWED = {"sliding_attention", "chunked_attention", "local"}
-# These slide in every layer when `sliding_window` is set; for others without `layer_types` the window is
-# not believed, which is an upper bound.
-SLIDES_EVERYWHERE = {"mistral", "mixtral", "phi3"}
+INDEX_BYTES_PER_TOKEN = 132
+"""DeepSeek-V3.2's sparse-attention index: 128 numbers of 8 bits and a 32-bit scale (vLLM, deepseek_v2.py)."""
+
+Kind = Literal["full", "window", "latent", "state"]
 
 
-class KvCost(BaseModel):
-    """What the cache costs: bytes a token in layers that keep all, and in layers that keep a window."""
+class CacheLayers(NamedTuple):
+    """Layers that keep the same."""
 
-    model_config = ConfigDict(frozen=True)
+    kind: Kind
+    layers: int
+    numbers_per_token: int = 0
+    """That one layer keeps, of all its heads."""
+    heads: int = 1
+    """Of keys; with more GPUs than heads each GPU still holds one. 0: every GPU holds all (a latent)."""
+    extra_bytes_per_token: int = 0
+    """Beside the numbers, whatever their dtype."""
+    window: int | None = None
+    """Tokens that a windowed layer looks back."""
+    state_numbers: int = 0
+    """That one layer keeps of a request, however long it is."""
 
-    full_bytes_per_token: int
-    window_bytes_per_token: int = 0
-    window_tokens: int | None = None
-    """Tokens that windowed layers keep at most."""
+    def bytes_per_token(self, bytes_each: float, tp: int) -> float:
+        """Of one layer, on one of `tp` GPUs."""
+        if self.kind == "state":
+            return 0
+        share = 1.0 if self.heads == 0 else max(1 / tp, 1 / self.heads)
+        return self.numbers_per_token * bytes_each * share + self.extra_bytes_per_token
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Of a token within the window: all layers."""
-        return self.full_bytes_per_token + self.window_bytes_per_token
-
-    def request_bytes(self, context_tokens: int) -> int:
-        """Of one request of that length, in whole blocks."""
-        full = _whole_blocks(context_tokens)
-        kept = min(full, _whole_blocks(self.window_tokens or context_tokens))
-        return full * self.full_bytes_per_token + kept * self.window_bytes_per_token
+    def state_bytes(self, bytes_each: float, tp: int) -> float:
+        """Of one layer and request, on one of `tp` GPUs."""
+        return self.state_numbers * bytes_each / tp
 
 
-def kv_cost(config: Mapping[str, Any], bytes_each: int) -> KvCost:
-    """The cost of a model's cache.
+def cache_of(config: Mapping[str, Any]) -> tuple[CacheLayers, ...]:
+    """What a model's layers keep; layers that keep nothing are left out.
 
     Args:
         config: config.json; of a model with several parts, its text model counts.
-        bytes_each: of one cached number: 2 for bfloat16, 1 for fp8, 4 for float32.
 
     Raises:
         ArchitectureUnknown: a field is missing, or a kind of layer is not known; it is named.
     """
     text = text_config(config)
     layers = required(text, "num_hidden_layers")
-    per_layer = _numbers_per_layer(text) * bytes_each
-    windowed, window = _windowed_layers(text, layers)
-    return KvCost(
-        full_bytes_per_token=(layers - windowed) * per_layer,
-        window_bytes_per_token=windowed * per_layer,
-        window_tokens=window if windowed else None,
-    )
+    states = state_layers(text, layers)
+    kept = [CacheLayers("state", one.layers, state_numbers=one.numbers) for one in states.kinds]
+    attending = states.attending - int(text.get("num_kv_shared_layers") or 0)
+    if attending > 0:
+        kept = [*_attention(text, layers, attending), *kept]
+    return tuple(kept)
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that describes the language model."""
-    for name in ("text_config", "llm_config", "language_config"):
-        if isinstance(config.get(name), Mapping):
-            return {**config, **config[name]}
-    return config
-
-
-def required(config: Mapping[str, Any], field: str) -> int:
-    """A whole number of the config, under its name or an older one.
-
-    Raises:
-        ArchitectureUnknown: it is missing; it is named.
-    """
-    for name in (field, *ALIASES.get(field, ())):
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    raise ArchitectureUnknown(
-        f"config.json of model type {config.get('model_type')!r} has no usable `{field}`, so its memory is not known.",
-        "Choose a release of a known architecture, or teach tasks/fit/kv.py this one.",
-        where="config.json",
-    )
-
-
-def _numbers_per_layer(text: Mapping[str, Any]) -> int:
-    """Numbers that one layer keeps of one token."""
+def _attention(text: Mapping[str, Any], layers: int, attending: int) -> list[CacheLayers]:
     if text.get("kv_lora_rank"):
-        # MLA: one latent for keys and values and one shared rotary key, whatever the number of heads.
-        return required(text, "kv_lora_rank") + required(text, "qk_rope_head_dim")
-    heads = required(text, "num_attention_heads")
-    if text.get("num_key_value_heads"):
-        kv_heads = required(text, "num_key_value_heads")
-    else:
-        # Every head its own, as transformers' classes default to: the upper bound. Falcon's flag says one.
-        kv_heads = 1 if text.get("multi_query") else heads
-    head_dim = text.get("head_dim") or required(text, "hidden_size") // heads
-    return int(2 * kv_heads * head_dim)
+        numbers = required(text, "kv_lora_rank") + required(text, "qk_rope_head_dim")
+        extra = INDEX_BYTES_PER_TOKEN if text.get("index_topk") else 0
+        return [CacheLayers("latent", attending, numbers, heads=0, extra_bytes_per_token=extra)]
+    heads = kv_heads(text)
+    numbers = 2 * heads * head_size(text)
+    windowed, window = _windowed(text, layers, attending)
+    made = [CacheLayers("full", attending - windowed, numbers, heads)] if attending > windowed else []
+    if windowed:
+        made.append(CacheLayers("window", windowed, numbers, heads, window=window))
+    return made
 
 
-def _windowed_layers(text: Mapping[str, Any], layers: int) -> tuple[int, int | None]:
+def _windowed(text: Mapping[str, Any], layers: int, attending: int) -> tuple[int, int | None]:
     """How many layers keep only a window, and its tokens."""
     window = text.get("sliding_window") or text.get("attention_chunk_size")
     kinds = text.get("layer_types")
     if kinds:
-        if strange := sorted(set(kinds) - FULL - WINDOWED):
-            raise ArchitectureUnknown(
-                f"config.json has layers of kind {', '.join(strange)} in `layer_types`; what they cache is not known.",
-                "Choose a release whose layers all attend, or teach tasks/fit/kv.py this kind.",
-                where="config.json",
-            )
-        count = sum(kind in WINDOWED for kind in kinds)
-        return (count, required(text, "sliding_window") if not window else int(window)) if count else (0, None)
+        known = [kind for kind in kinds[:layers] if kind in FULL | WINDOWED][:attending]
+        count = sum(kind in WINDOWED for kind in known)
+        return (count, int(window or required(text, "sliding_window"))) if count else (0, None)
     if not window or text.get("use_sliding_window") is False:
         return 0, None
+    return _by_rule(text, layers), int(window)
+
+
+def _by_rule(text: Mapping[str, Any], layers: int) -> int:
+    """Windowed layers where the config does not list them; unsure means none, which is an upper bound."""
     if pattern := text.get("sliding_window_pattern"):
-        return layers - layers // int(pattern), int(window)
-    return (layers, int(window)) if text.get("model_type") in SLIDES_EVERYWHERE else (0, None)
+        return layers - layers // int(pattern)
+    known = architecture(str(text.get("model_type")))
+    rule = known.window if known else "none"
+    if isinstance(rule, dict):
+        return layers - layers // rule["every"]
+    if rule == "tail":
+        first = int(text.get("max_window_layers") or layers)
+        return max(0, layers - first) if text.get("use_sliding_window") else 0
+    return {"none": 0, "all": layers, "even": (layers + 1) // 2}[rule]
 
 
-def _whole_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+def kv_bytes_per_token(cache: tuple[CacheLayers, ...], bytes_each: float, tp: int) -> int:
+    """Bytes that all layers of one GPU keep of a token within every window."""
+    return round(sum(one.layers * one.bytes_per_token(bytes_each, tp) for one in cache))
+
+
+def check_against_tensors(config: Mapping[str, Any], cache: tuple[CacheLayers, ...], found: list[int]) -> None:
+    """Hold what the config says of keys and values against the matrices that make them.
+
+    Args:
+        config: config.json.
+        cache: from `cache_of`.
+        found: rows of each layer's key and value projections, as far as the tensors' names tell.
+
+    Raises:
+        ArchitectureUnknown: they differ, so the formula does not hold for this architecture; or the architecture is
+            not one of ours and its tensors do not show their keys and values.
+    """
+    attending = [one for one in cache if one.kind in ("full", "window")]
+    model_type = text_config(config).get("model_type")
+    if not attending:
+        return
+    if not found:
+        if architecture(str(model_type)) or FUSED_KNOWN & {str(model_type)}:
+            return
+        raise ArchitectureUnknown(
+            f"Model type {model_type!r} shows no key and value projections by their usual names, so what it caches of "
+            "a token cannot be checked.",
+            "Teach tasks/fit/architectures.yaml this architecture.",
+            where="config.json",
+        )
+    widths = {one.numbers_per_token for one in attending}
+    if not set(found) <= widths:
+        strange = sorted(set(found) - widths)[0]
+        raise ArchitectureUnknown(
+            f"config.json of model type {model_type!r} means {sorted(widths)[0]} cached numbers a token and layer, and "
+            f"a layer's key and value projections make {strange}.",
+            "Teach tasks/fit/kv.py what this architecture caches.",
+            where="config.json",
+        )
+
+
+FUSED_KNOWN = {"gpt2", "falcon", "bloom", "gpt_neox", "gpt_bigcode", "mpt", "phi3", "mllama_text_model"}
+"""Architectures that publish queries, keys and values in one matrix, or attend across models, and cache by the
+usual rule."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.fit.report import FitReport
 from tasks.fit.report import fit as plan_fit
+from tasks.fit.rows import FitReport
 from tasks.source.hub import Source
 from tasks.steps import run_logger, step
 from weighbridge.line import Line

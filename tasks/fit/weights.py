@@ -1,145 +1,253 @@
-"""Bytes of a model's weights under a scheme, exactly, from safetensors headers: nothing else is downloaded.
+"""Bytes of a model's weights on one GPU, under a scheme, cut by tensor and pipeline parallelism.
 
-What stays as published in every scheme: embeddings, the head, norms and everything 1-D, the routers of
-experts, vision and audio towers. The same rules quantize; the artifact's real size is checked afterwards.
+How tensors are cut is vLLM's way, which SGLang shares: the vocabulary and every Linear by rows or columns,
+heads of keys and values repeated where there are fewer than GPUs, norms, routers and MLA's
+down-projections on every GPU.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from functools import cached_property
+from typing import Literal, NamedTuple
 
-from tasks.fit.schemes import SchemeSize
-from tasks.source.client import TIMEOUT_SECONDS, ask
-from tasks.source.headers import Tensor, read_header
-from tasks.source.hub import Source
-from weighbridge.errors import ArchitectureUnknown, SourceDamaged
-from weighbridge.settings import load_settings
+from tasks.fit.architectures import kv_heads, required
+from tasks.fit.gguf import gguf_bytes
+from tasks.fit.pieces import EMBEDDING, HEAD, Piece
+from tasks.fit.schemes import SchemeSize, published_scheme
+from tasks.fit.shape import ModelShape
+from tasks.source.headers import BITS
+from weighbridge.errors import ArchitectureUnknown
 
-AT_ONCE = 8
-"""Headers asked for at the same time."""
-KEPT = re.compile(
-    r"(^|\.)(lm_head|embed_out|output)$"
-    r"|(^|\.)(\w*embed\w*|wte|wpe|embeddings\.\w+)$"
-    r"|norm\d*$|(^|\.)ln_\w+$"
-    r"|(^|\.)(gate|router|shared_expert_gate|router\.\w+)$"
-    r"|(^|\.)(vision|visual|audio|multi_modal|image)\w*\."
+KEYS_VALUES = re.compile(r"\.(k_proj|v_proj)\.")
+FUSED_QKV = re.compile(r"\.(qkv_proj|query_key_value|c_attn|Wqkv)\.")
+REPEATED = re.compile(
+    r"norm|\.(gate|router|shared_expert_gate|q_a_proj|kv_a_proj_with_mqa|e_score_correction_bias)(\.|$)"
+    r"|\.(o_proj|down_proj|c_proj|out_proj)\.bias$"
 )
-HEAD = re.compile(r"(^|\.)lm_head\.weight$")
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in)\.weight$")
-FLOATS = {"BF16", "F16", "F32"}
+BY_COLUMNS = re.compile(r"\.(o_proj|down_proj|c_proj|out_proj)\.weight$")
+PADDED_VOCABULARY = 64
+"""vLLM pads the vocabulary to a multiple of it (vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE)."""
 SHAPE_BYTES = 16
 WORD_BITS = 32
 
-
-def tensors_of_folder(folder: Path) -> tuple[Tensor, ...]:
-    """All tensors of the safetensors files in a folder.
-
-    Raises:
-        SourceDamaged: a file's header does not describe it.
-    """
-    return tuple(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_header(path))
+Rule = Literal["cut", "vocabulary", "keys", "qkv", "repeated"]
 
 
-def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
-    """All tensors of a pinned release, by one ranged request for each file of weights.
+class Cut(NamedTuple):
+    """Pieces of the same kind on one stage; how many there are is counted beside it."""
 
-    Raises:
-        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer knows the files.
-        SourceDamaged: a file is no safetensors file.
-    """
-    paths = [file.path for file in source.files if file.is_weights]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return tuple(tensor for found in pool.map(partial(_header_of_hub, source), paths) for tensor in found)
-
-
-def _header_of_hub(source: Source, path: str) -> list[Tensor]:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import SafetensorsParsingError
-
-    api = HfApi(endpoint=load_settings().hf_endpoint)
-    try:
-        header = ask(
-            lambda: api.parse_safetensors_file_metadata(
-                source.repo, path, revision=source.commit, timeout=TIMEOUT_SECONDS
-            ),
-            repo=source.repo,
-            revision=source.commit,
-        )
-    except SafetensorsParsingError:
-        raise SourceDamaged(
-            f"{path} of {source.short} is no safetensors file.", "Choose another release, or tell its publisher."
-        ) from None
-    return [Tensor(name=name, shape=tuple(one.shape), dtype=one.dtype) for name, one in header.tensors.items()]
+    shape: tuple[int, ...]
+    dtype: str
+    linear: bool
+    by_columns: bool
+    rule: Rule
+    name: str
+    """Only of pieces whose name decides their bytes: GGUF mixes types by name and layer."""
 
 
-def is_quantized_by_schemes(tensor: Tensor) -> bool:
-    """Whether a scheme touches this tensor: the weight of a Linear layer, or of fused experts."""
-    if tensor.dtype not in FLOATS or KEPT.search(tensor.name.removesuffix(".weight")):
-        return False
-    if len(tensor.shape) == 3:
-        return ".experts." in tensor.name
-    return len(tensor.shape) == 2 and tensor.name.endswith(".weight")
+class Stage(NamedTuple):
+    """One of the pipeline's stages: which layers it holds, and whether it embeds or answers."""
+
+    first_layer: int
+    end_layer: int
+    embeds: bool
+    answers: bool
 
 
-def held_tensors(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that an engine keeps: a head that is tied to the embedding is held once."""
-    tensors = list(tensors)
-    tied = config.get("tie_word_embeddings") and any(EMBEDDING.search(tensor.name) for tensor in tensors)
-    return [tensor for tensor in tensors if not (tied and HEAD.search(tensor.name))]
-
-
-def weights_bytes(tensors: Iterable[Tensor], scheme: SchemeSize) -> int:
-    """Bytes of the weights under a scheme.
+class Weights:
+    """A model's weights, ready to be cut.
 
     Args:
-        tensors: as published, each held once.
-        scheme: from `scheme_size`.
-
-    Raises:
-        ArchitectureUnknown: no group size of the scheme divides a layer's width; the layer is named.
+        shape: from `shape_of`.
     """
-    tensors = list(tensors)
-    if scheme.weight_bits is None:
-        return sum(tensor.size_bytes for tensor in tensors)
-    group = _group_size(tensors, scheme)
-    return sum(
-        _quantized_bytes(tensor, scheme, group) if is_quantized_by_schemes(tensor) else tensor.size_bytes
-        for tensor in tensors
-    )
+
+    def __init__(self, shape: ModelShape) -> None:
+        self.shape = shape
+        self._counted: dict[tuple[Stage, bool], Counter[Cut]] = {}
+        self._bytes: dict[tuple[str, int, Stage], int] = {}
+
+    @cached_property
+    def published(self) -> SchemeSize | None:
+        """The scheme that the release was published in."""
+        try:
+            return published_scheme(self.shape.config)
+        except ArchitectureUnknown:
+            if self.shape.origin != "headers":
+                raise
+            return None  # the files say how large it is, whatever the method
+
+    def gpu_bytes(self, scheme: SchemeSize, tp: int, stage: Stage) -> int:
+        """Bytes on one GPU of a stage.
+
+        Args:
+            scheme: from `scheme_size`; of a release that is quantized already, any: it stays as published.
+            tp: GPUs that share each tensor.
+            stage: from `stages`.
+
+        Raises:
+            ArchitectureUnknown: no group size of the scheme divides a layer's width; the layer is named.
+        """
+        key = (scheme.name, tp, stage)
+        if key not in self._bytes:
+            self._bytes[key] = self._measure(scheme, tp, stage)
+        return self._bytes[key]
+
+    def total_bytes(self, scheme: SchemeSize) -> int:
+        """Bytes of the whole model in files.
+
+        Raises:
+            ArchitectureUnknown: as `gpu_bytes`.
+        """
+        return self.gpu_bytes(scheme, 1, Stage(0, self.shape.layers, True, True))
+
+    def dense_bytes(self, bytes_each: int) -> int:
+        """Bytes of the weights when every number takes the same."""
+        return self.shape.parameters * bytes_each
+
+    def group_size(self, scheme: SchemeSize) -> int | None:
+        """The scheme's group size for this model, None where it has none.
+
+        Raises:
+            ArchitectureUnknown: none divides every layer's width; the layer is named.
+        """
+        if not scheme.group_sizes:
+            return None
+        layers = [piece for piece in self.shape.pieces if piece.is_linear and not scheme.keeps(piece.name)]
+        for size in scheme.group_sizes:
+            if all(layer.shape[-1] % size == 0 for layer in layers):
+                return size
+        odd = next(layer for layer in layers if layer.shape[-1] % scheme.group_sizes[-1])
+        sizes = ", ".join(str(size) for size in scheme.group_sizes)
+        raise ArchitectureUnknown(
+            f"{scheme.name} needs a group size that divides every layer's width, and {odd.name} is {odd.shape[-1]} "
+            f"wide (tried {sizes}).",
+            "Leave this scheme out of the line; int8 has no groups.",
+        )
+
+    def odd_cut(self, scheme: SchemeSize, tp: int) -> str:
+        """Why a scheme's groups do not survive the cut by columns, or nothing.
+
+        Engines refuse a layer whose part on one GPU is no whole number of groups (vLLM: "not divisible by
+        group_size").
+        """
+        group = self.group_size(scheme) if not self.shape.quantized_by or self.published else None
+        if tp == 1 or group is None:
+            return ""
+        for piece in self.shape.pieces:
+            if piece.is_linear and BY_COLUMNS.search(piece.name) and piece.shape[-1] // tp % group:
+                return f"TP {tp} leaves {piece.shape[-1] // tp} columns of {piece.name}, no multiple of group {group}"
+        return ""
+
+    def _measure(self, scheme: SchemeSize, tp: int, stage: Stage) -> int:
+        quantized = self.shape.quantized_by is not None
+        if quantized:
+            # Headers tell what lies in the files; a config alone tells how it was packed.
+            scheme = self.published if self.published and self.shape.origin != "headers" else scheme
+            if self.shape.origin == "headers":
+                scheme = SchemeSize(name="as published", weight_bits=None)
+        group = self.group_size(scheme)
+        total = 0.0
+        for cut, copies in self._count(stage, scheme.gguf or bool(scheme.kept)).items():
+            share = self._share(cut.rule, tp)
+            padded = _padded(cut) if not scheme.gguf else cut
+            total += piece_bytes(padded, scheme, group, self.shape) * copies * share
+        return int(total)
+
+    def _share(self, rule: Rule, tp: int) -> float:
+        """What one of `tp` GPUs holds of a tensor."""
+        if tp == 1 or rule == "repeated":
+            return 1.0
+        if rule in ("cut", "vocabulary"):
+            return 1 / tp
+        text = self.shape.text
+        keys = max(1 / tp, 1 / kv_heads(text))
+        if rule == "keys":
+            return keys
+        queries, both = required(text, "num_attention_heads"), 2 * kv_heads(text)
+        return (queries / tp + both * keys) / (queries + both)
+
+    def _count(self, stage: Stage, named: bool) -> Counter[Cut]:
+        key = (stage, named)
+        if key not in self._counted:
+            counted: Counter[Cut] = Counter()
+            for piece in self.shape.pieces:
+                if _on_stage(piece, stage, tied=self._tied):
+                    name = piece.name if named else ""
+                    by_columns = bool(BY_COLUMNS.search(piece.name))
+                    cut = Cut(piece.shape, piece.dtype, piece.is_linear, by_columns, _rule(piece), name)
+                    counted[cut] += piece.copies
+            self._counted[key] = counted
+        return self._counted[key]
+
+    @cached_property
+    def _tied(self) -> bool:
+        return not any(HEAD.search(piece.name) for piece in self.shape.pieces)
 
 
-def dense_bytes(tensors: Iterable[Tensor], bytes_each: int) -> int:
-    """Bytes of the weights when every number takes the same."""
-    return sum(tensor.elements for tensor in tensors) * bytes_each
+def stages(layers: int, pp: int) -> tuple[Stage, ...]:
+    """The pipeline's stages.
+
+    Layers that cannot be shared evenly go to the stages before the last, which has the head already (vLLM,
+    distributed/utils.py, get_pp_indices).
+    """
+    each, left = divmod(layers, pp)
+    counts = [each] * pp
+    for place in range(2, left + 2):
+        counts[-place] += 1
+    made, start = [], 0
+    for rank, count in enumerate(counts):
+        made.append(Stage(start, start + count, rank == 0, rank == pp - 1))
+        start += count
+    return tuple(made)
 
 
-def _group_size(tensors: list[Tensor], scheme: SchemeSize) -> int | None:
-    if not scheme.group_sizes:
-        return None
-    layers = [tensor for tensor in tensors if is_quantized_by_schemes(tensor)]
-    for size in scheme.group_sizes:
-        if all(layer.shape[-1] % size == 0 for layer in layers):
-            return size
-    odd = next(layer for layer in layers if layer.shape[-1] % scheme.group_sizes[-1])
-    sizes = ", ".join(str(size) for size in scheme.group_sizes)
-    raise ArchitectureUnknown(
-        f"{scheme.name} needs a group size that divides every layer's width, and {odd.name} is {odd.shape[-1]} wide "
-        f"(tried {sizes}).",
-        "Leave this scheme out of the line; int8 has no groups.",
-    )
-
-
-def _quantized_bytes(tensor: Tensor, scheme: SchemeSize, group: int | None) -> int:
-    assert scheme.weight_bits is not None
-    width = tensor.shape[-1]
-    rows = tensor.elements // width if width else 0
-    row_bytes = width * scheme.weight_bits // 8
+def piece_bytes(cut: Cut, scheme: SchemeSize, group: int | None, shape: ModelShape) -> float:
+    """Bytes of one tensor under a scheme."""
+    elements = 1
+    for side in cut.shape:
+        elements *= side
+    if scheme.gguf:
+        return gguf_bytes(cut.name, cut.shape, scheme.name, shape)
+    if scheme.weight_bits is None or not cut.linear or scheme.keeps(cut.name):
+        return elements * BITS[cut.dtype] / 8
+    width = cut.shape[-1]
+    rows = elements // width
+    row_bytes = width * scheme.weight_bits / 8
     if scheme.packed:
         row_bytes = -(-width // (WORD_BITS // scheme.weight_bits)) * (WORD_BITS // 8)
+    if scheme.block:
+        return rows * row_bytes + -(-rows // scheme.block[0]) * -(-width // scheme.block[1]) * 4
     scales = rows * (width // group if group else 1)
-    return rows * row_bytes + scales * scheme.scale_bytes + (SHAPE_BYTES if scheme.packed else 0)
+    zeros = scales * scheme.weight_bits / 8 if scheme.zero_points else 0
+    return rows * row_bytes + scales * scheme.scale_bytes + zeros + (SHAPE_BYTES if scheme.packed else 0)
+
+
+def _on_stage(piece: Piece, stage: Stage, *, tied: bool) -> bool:
+    if piece.layer is not None:
+        return stage.first_layer <= piece.layer < stage.end_layer
+    if HEAD.search(piece.name):
+        return stage.answers
+    if EMBEDDING.search(piece.name):
+        return stage.embeds or (tied and stage.answers)
+    return stage.embeds if piece.is_tower else stage.answers
+
+
+def _rule(piece: Piece) -> Rule:
+    if HEAD.search(piece.name) or EMBEDDING.search(piece.name):
+        return "vocabulary"
+    if REPEATED.search(piece.name):
+        return "repeated"
+    if not piece.is_tower and KEYS_VALUES.search(piece.name):
+        return "keys"
+    if not piece.is_tower and FUSED_QKV.search(piece.name):
+        return "qkv"
+    return "cut"
+
+
+def _padded(cut: Cut) -> Cut:
+    if cut.rule != "vocabulary" or len(cut.shape) != 2:
+        return cut
+    rows = -(-cut.shape[0] // PADDED_VOCABULARY) * PADDED_VOCABULARY
+    return cut._replace(shape=(rows, cut.shape[1]))

@@ -12,7 +12,7 @@ from tasks.evaluate.verdict import SuiteVerdict, Verdict
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
-    from tasks.fit.report import FitReport, FitRow
+    from tasks.fit.rows import FitReport, FitRow
     from tasks.quantize import Record
     from tasks.source.hub import Source
 

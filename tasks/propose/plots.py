@@ -7,6 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 from tasks.evaluate.verdict import SuiteVerdict
+from tasks.fit.plot import FRAME_INCHES, ROW_INCHES, WIDTH_INCHES, label_rows, memory_figure
 from tasks.propose.dossier import Dossier
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart with any colour vision; the marker's shape says the same again.
 COLOURS = {"non_inferior": "#009E73", "regression": "#D55E00", "inconclusive": "#B8860B", "invalid": "#666666"}
 MARKERS = {"non_inferior": "o", "regression": "X", "inconclusive": "D", "invalid": "s"}
-PARTS = (("weights", "#0072B2"), ("KV cache", "#56B4E9"), ("overhead", "#BBBBBB"))
-WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 8.4, 0.42, 1.1
 
 
 def compared(dossier: Dossier) -> list[SuiteVerdict]:
@@ -43,7 +42,7 @@ def forest_plot(dossier: Dossier) -> Figure | None:
     ends = [100 * end for suite in suites for end in (suite.low or 0, suite.high or 0, -suite.margin, suite.margin)]
     room = 0.08 * (max(ends) - min(ends))
     axes.set_xlim(min(ends) - room, max(ends) + room)
-    _label_rows(axes, [f"{suite.suite} ({suite.items})" for suite in suites])
+    label_rows(axes, [f"{suite.suite} ({suite.items})" for suite in suites])
     axes.set_xlabel("candidate minus production, percentage points (black bar: the margin; shaded: worse than it)")
     return figure
 
@@ -53,18 +52,7 @@ def memory_plot(dossier: Dossier) -> Figure | None:
     rows = dossier.fit_rows
     if not rows:
         return None
-    figure, axes = _figure(len(rows))
-    for at, row in enumerate(rows):
-        left = 0.0
-        for (name, colour), gib in zip(PARTS, (row.weights_gib, row.kv_gib, row.overhead_gib), strict=True):
-            axes.barh(at, gib, left=left, height=0.56, color=colour, label=name if at == 0 else None)
-            left += gib
-        axes.plot([row.capacity_gib] * 2, [at - 0.4, at + 0.4], color="#222222", linewidth=2)
-    _label_rows(axes, [f"{row.count} × {row.gpu}" if row.count > 1 else row.gpu for row in rows])
-    axes.set_xlabel("GiB (black bar: what there is)")
-    axes.set_xlim(0, 1.05 * max(max(row.capacity_gib, row.total_gib) for row in rows))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-    return figure
+    return memory_figure(rows)
 
 
 def as_svg_uri(figure: Figure) -> str:
@@ -92,12 +80,3 @@ def _figure(rows: int) -> tuple[Figure, Axes]:
     # Without pyplot: no global list of figures, and safe in any thread.
     figure = Figure(figsize=(WIDTH_INCHES, FRAME_INCHES + ROW_INCHES * rows), layout="constrained")
     return figure, figure.subplots()
-
-
-def _label_rows(axes: Axes, labels: list[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)

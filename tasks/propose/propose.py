@@ -25,7 +25,7 @@ from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
-    from tasks.fit.report import FitReport
+    from tasks.fit.rows import FitReport
     from tasks.quantize import Record
     from tasks.source.hub import Source
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.models import Registry
-from tasks.fit.report import FitReport
+from tasks.fit.rows import FitReport
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.propose import propose as propose_candidates
 from tasks.source.hub import Source

@@ -89,37 +89,50 @@ def pin(line: Line, revision: str | None = None) -> Source:
         revision: a branch, tag or commit instead of the line's.
 
     Raises:
+        SourceUnknown, SourceUnreachable, SourceDamaged: as `pin_repository`.
+    """
+    return pin_repository(line.repo, revision or line.revision)
+
+
+def pin_repository(repo: str, revision: str) -> Source:
+    """Resolve a repository to one commit.
+
+    Args:
+        repo: `org/model`.
+        revision: a branch, tag or commit.
+
+    Raises:
         SourceUnknown: no such repository or revision, or no right to read it.
         SourceUnreachable: the Hub did not answer.
         SourceDamaged: config.json is not what the Hub says it is.
     """
     from huggingface_hub import HfApi
 
-    endpoint, revision = load_settings().hf_endpoint, revision or line.revision
+    endpoint = load_settings().hf_endpoint
     api = HfApi(endpoint=endpoint)
 
     def describe() -> ModelInfo:
         try:
-            return api.model_info(line.repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
+            return api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         except (json.JSONDecodeError, KeyError, TypeError):
             raise SourceUnreachable(
                 "What answers there is not a Hub.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
             ) from None
 
-    info = ask(describe, repo=line.repo, revision=revision)
+    info = ask(describe, repo=repo, revision=revision)
     commit = info.sha
     if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise SourceUnreachable(
-            f"The Hub named no commit for {line.repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", endpoint
+            f"The Hub named no commit for {repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", endpoint
         )
     files = tuple(_file(sibling) for sibling in info.siblings or [])
     needed = _needed([file.path for file in files])
     return Source(
-        repo=line.repo,
+        repo=repo,
         commit=commit,
         licence=_licence(info),
         gated=bool(info.gated),
-        config=_config(line.repo, commit, files),
+        config=_config(repo, commit, files),
         files=tuple(file for file in files if file.path in needed),
         ignored=tuple(file.path for file in files if file.path not in needed),
     )

@@ -12,7 +12,8 @@ from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
 from tasks.fit.gpus import gpu, gpu_names
-from tasks.fit.report import FitReport, fit
+from tasks.fit.report import fit
+from tasks.fit.rows import FitReport
 from tasks.fit.shape import ModelShape
 from tasks.source.hub import pin
 from weighbridge.errors import DoesNotFit, GpuUnknown, SchemeUnknown

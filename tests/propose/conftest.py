@@ -9,7 +9,7 @@ import pytest
 from registry.store import Artifact
 from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import judge, judge_suite
-from tasks.fit.report import FitPlan, FitReport, FitRow
+from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.source import Source
 from weighbridge.line import Line
@@ -103,8 +103,14 @@ def fit() -> FitReport:
             scheme=scheme,
             weights_gib=weights,
             kv_bytes_per_token=23040,
-            kv_gib=0.36,
-            overhead_gib=0.5,
+            kv_gib=capacity - weights - 0.5,
+            kv_needed_gib=0.36,
+            kv_tokens=480 * 2048,
+            activation_gib=0.25,
+            non_torch_gib=0.25,
+            cuda_graph_gib=0.0,
+            rule_of_thumb_gib=1.2 * weights,
+            band_gib=0.3,
             total_gib=weights + 0.86,
             capacity_gib=capacity,
             max_concurrency=480.25,

@@ -9,7 +9,7 @@ import pytest
 
 from registry.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
-from tasks.fit.report import FitReport
+from tasks.fit.rows import FitReport
 from tasks.propose.propose import Weighed, propose
 from tasks.source import Source
 from weighbridge.errors import StackDown

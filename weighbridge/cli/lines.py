@@ -1,13 +1,12 @@
-"""`lines` and `fit`: what is configured and what would fit; nothing here needs the stack."""
+"""`lines`: what is configured; nothing here needs the stack."""
 
 from __future__ import annotations
 
 import typer
 
-from weighbridge.cli.output import JsonOption, LineArgument, say, show_json, table
+from weighbridge.cli.output import JsonOption, say, show_json, table
 
 PANEL = "Lines"
-COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
 
 
 def lines(as_json: JsonOption = False) -> None:
@@ -41,36 +40,6 @@ def lines(as_json: JsonOption = False) -> None:
         raise problems[0]
 
 
-def fit(line: LineArgument, as_json: JsonOption = False) -> None:
-    """Say which of a line's schemes fit its GPUs, before anything is downloaded."""
-    from tasks.fit.report import fit as plan_fit
-    from tasks.source.hub import pin
-    from weighbridge.line import Line
-    from weighbridge.settings import load_settings, use_libraries
-
-    use_libraries(load_settings())
-    plan = Line.load(line)
-    report = plan_fit(pin(plan), plan)
-    if as_json:
-        show_json(report.model_dump())
-        return
-    shown = table("GPU", "scheme", "weights", "KV cache", "rest", "of", "at once", "verdict", "reason")
-    for row in report.rows:
-        shown.add_row(
-            row.gpu,
-            row.scheme,
-            f"{row.weights_gib:.2f} GiB",
-            f"{row.kv_gib:.2f} GiB",
-            f"{row.overhead_gib:.2f} GiB",
-            f"{row.capacity_gib:.1f} GiB",
-            f"{row.max_concurrency:.0f}",
-            f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
-            row.reason,
-        )
-    say(shown)
-
-
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
-    for command in (lines, fit):
-        app.command(rich_help_panel=PANEL)(command)
+    """Make the command known."""
+    app.command(rich_help_panel=PANEL)(lines)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from weighbridge.cli import lines, output, serving, stack
+from weighbridge.cli import cost, fit, lines, output, serving, stack, suites
 from weighbridge.errors import WeighbridgeError
 
 app = typer.Typer(
@@ -15,10 +15,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stack.add_to(app)
 lines.add_to(app)
+fit.add_to(app)
+cost.add_to(app)
+suites.add_to(app)
 serving.add_to(app)
 
 

@@ -13,6 +13,8 @@ from weighbridge.errors import WeighbridgeError
 if TYPE_CHECKING:
     from rich.table import Table
 
+MANY_COLUMNS = 8
+"""A table of more is all short cells, which folding would make unreadable."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
 
@@ -43,7 +45,7 @@ def table(*columns: str, title: str = "") -> Table:
 
     made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=len(columns) > MANY_COLUMNS)
     return made
 
 

@@ -1,0 +1,148 @@
+"""Paired scores as arrays, and the JSON-lines file that they come in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weighbridge.errors import PairsInvalid
+
+Array = NDArray[np.float64]
+
+FORM = 'Each line is {"id", "production", "candidate"[, "cluster"][, "margin"]}, scores from 0 to 1.'
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Both models' scores on the same items, in the order given.
+
+    Scores lie between 0 and 1; NaN stands for a score that was lost. `clusters` numbers the document or
+    conversation that an item belongs to; `margins` is how sure production was of its answer (in nats or any other
+    unit, only the order of its absolute values counts).
+    """
+
+    ids: tuple[str, ...]
+    production: Array
+    candidate: Array
+    clusters: NDArray[np.int64] | None = None
+    margins: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_pairs(path: Path) -> Pairs:
+    """Read a file of paired scores, one JSON object a line; blank lines are skipped.
+
+    Raises:
+        PairsInvalid: the file cannot be read, or a line of it is not a pair of scores; names the line.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PairsInvalid(f"The file cannot be read: {error}.", FORM, where=str(path)) from error
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
+    if not lines:
+        raise PairsInvalid("The file has no items.", FORM, where=str(path))
+    try:
+        # One call of the parser for the whole file is three times faster than one a line. Should lines that are
+        # no JSON by themselves add up to some, their number gives them away.
+        rows = json.loads(f"[{','.join(lines)}]")
+    except (json.JSONDecodeError, RecursionError):
+        rows = []
+    if len(rows) != len(lines) or not all(type(row) is dict for row in rows):
+        _blame_line(path, text)
+    return _Columns(path, text, rows).pairs()
+
+
+class _Columns:
+    """Turns rows into columns; what does not fit is traced back to its line."""
+
+    def __init__(self, path: Path, text: str, rows: list[dict[str, Any]]) -> None:
+        self.path, self.text, self.rows = path, text, rows
+
+    def pairs(self) -> Pairs:
+        return Pairs(
+            self._ids(),
+            self._scores("production"),
+            self._scores("candidate"),
+            self._clusters(),
+            self._margins(),
+        )
+
+    def _ids(self) -> tuple[str, ...]:
+        ids = [row.get("id") for row in self.rows]
+        for number, one in enumerate(ids):
+            if not isinstance(one, str | int) or isinstance(one, bool) or one == "":
+                self._refuse(number, "`id` is missing, or neither text nor a whole number")
+        named = tuple(map(str, ids))
+        if len(set(named)) < len(named):
+            seen: set[str] = set()
+            for number, name in enumerate(named):
+                if name in seen:
+                    self._refuse(number, f"the id {name!r} was there before; give runs of one item a common `cluster`")
+                seen.add(name)
+        return named
+
+    def _scores(self, field: str) -> Array:
+        column = self._numbers(field, lost_allowed=True)
+        wrong = (column < 0) | (column > 1)
+        if wrong.any():
+            self._refuse(int(wrong.argmax()), f"`{field}` is not between 0 and 1")
+        return column
+
+    def _margins(self) -> Array | None:
+        if not any("margin" in row for row in self.rows):
+            return None
+        return self._numbers("margin", lost_allowed=False)
+
+    def _clusters(self) -> NDArray[np.int64] | None:
+        if not any("cluster" in row for row in self.rows):
+            return None
+        numbers: dict[str, int] = {}
+        column = np.empty(len(self.rows), dtype=np.int64)
+        for number, row in enumerate(self.rows):
+            name = row.get("cluster")
+            if not isinstance(name, str | int) or isinstance(name, bool):
+                self._refuse(number, "`cluster` is missing here, or neither text nor a whole number")
+            column[number] = numbers.setdefault(str(name), len(numbers))
+        return column
+
+    def _numbers(self, field: str, lost_allowed: bool) -> Array:
+        try:
+            values = [row[field] for row in self.rows]
+        except KeyError:
+            self._refuse(next(n for n, row in enumerate(self.rows) if field not in row), f"`{field}` is missing")
+        if not {type(value) for value in values} <= {int, float, bool, type(None)}:
+            odd = next(n for n, v in enumerate(values) if type(v) not in (int, float, bool, type(None)))
+            self._refuse(odd, f"`{field}` is not a number")
+        lost = np.array([value is None for value in values]) if None in values else np.zeros(len(values), dtype=bool)
+        try:
+            column = np.array(values, dtype=float)
+        except OverflowError:
+            column = np.array([np.inf if value is not None and abs(value) > 1e300 else 0.0 for value in values])
+        if (wrong := ~np.isfinite(column) & ~(lost if lost_allowed else np.zeros_like(lost))).any():
+            self._refuse(int(wrong.argmax()), f"`{field}` is not a finite number")
+        return column
+
+    def _refuse(self, row: int, what: str) -> NoReturn:
+        lines = [number for number, line in enumerate(self.text.split("\n"), 1) if line and not line.isspace()]
+        raise PairsInvalid(f"Line {lines[row]}: {what}.", FORM, where=f"{self.path}:{lines[row]}")
+
+
+def _blame_line(path: Path, text: str) -> NoReturn:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise PairsInvalid(f"Line {number} is not JSON: {error}.", FORM, where=f"{path}:{number}") from error
+        if type(row) is not dict:
+            raise PairsInvalid(f"Line {number} is not a JSON object.", FORM, where=f"{path}:{number}")
+    raise AssertionError("each line is an object, and together they are not a list of them")

@@ -1,0 +1,125 @@
+"""What is known of architectures by their `model_type`: the entries of `architectures.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from weighbridge.errors import ArchitectureUnknown
+from weighbridge.files import read_yaml
+
+# Older configs name the same things otherwise.
+ALIASES = {
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "hidden_size": ("n_embd", "d_model"),
+}
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+
+
+class Experts(BaseModel):
+    """A layer's experts; strings are fields of the config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: tuple[str, ...]
+    width: tuple[str, ...]
+    shared: str | tuple[str, str] | None = None
+    shared_gate: bool = False
+    bias: bool = False
+    correction: bool = False
+
+
+class Architecture(BaseModel):
+    """One entry; `architectures.yaml` says what each field is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attention: Literal["gqa", "mla"] = "gqa"
+    qkv_bias: bool | str = False
+    o_bias: bool | str = False
+    mlp_bias: bool | str = False
+    qk_norm: Literal["none", "head", "full"] | dict[str, str] = "none"
+    sinks: bool = False
+    mlp: Literal["gated", "plain"] = "gated"
+    norms: int = 2
+    norm_bias: bool = False
+    experts: Experts | None = None
+    window: Literal["none", "all", "even", "tail"] | dict[str, int] = "none"
+    defaults: dict[str, Any] = {}
+
+
+def architecture(model_type: str) -> Architecture | None:
+    """What is known of a `model_type`, or None."""
+    return _known().get(model_type)
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Their names."""
+    return tuple(_known())
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that describes the language model, with what its class adds where the file is silent."""
+    part = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), {})
+    # Composite configs name their text model's type only inside the part, and older ones not even there.
+    merged = {**config, **part}
+    known = architecture(str(merged.get("model_type")))
+    if known is None:
+        return merged
+    given = {name: value for name, value in merged.items() if value is not None}
+    return {**merged, **known.defaults, **given}
+
+
+def has_towers(config: Mapping[str, Any]) -> bool:
+    """Whether there is more than a language model: eyes or ears."""
+    return any(isinstance(config.get(name), Mapping) for name in ("vision_config", "audio_config"))
+
+
+def required(config: Mapping[str, Any], *fields: str) -> int:
+    """A whole number of the config, under the first of its names that is there.
+
+    Raises:
+        ArchitectureUnknown: it is missing; it is named.
+    """
+    for field in fields:
+        for name in (field, *ALIASES.get(field, ())):
+            value = config.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    raise ArchitectureUnknown(
+        f"config.json of model type {config.get('model_type')!r} has no usable `{fields[0]}`, so its memory is not "
+        "known.",
+        "Complete config.json, or choose a release of a known architecture.",
+        where="config.json",
+    )
+
+
+def head_size(text: Mapping[str, Any]) -> int:
+    """Numbers of one attention head."""
+    return int(text.get("head_dim") or required(text, "hidden_size") // required(text, "num_attention_heads"))
+
+
+def kv_heads(text: Mapping[str, Any]) -> int:
+    """Heads of keys and of values.
+
+    Where the config is silent every head has its own, as transformers' classes default to: the upper bound.
+    """
+    if text.get("num_key_value_heads"):
+        return required(text, "num_key_value_heads")
+    return 1 if text.get("multi_query") else required(text, "num_attention_heads")
+
+
+def flag(config: Mapping[str, Any], wanted: bool | str) -> bool:
+    """A yes or no that an entry states, or leaves to a field of the config."""
+    return bool(config.get(wanted)) if isinstance(wanted, str) else wanted
+
+
+@cache
+def _known() -> dict[str, Architecture]:
+    entries = read_yaml(Path(__file__).with_name("architectures.yaml"))
+    return {name: Architecture.model_validate(fields) for name, fields in entries.items()}

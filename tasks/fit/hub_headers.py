@@ -1,0 +1,47 @@
+"""The tensors of a release that was not downloaded: one ranged request for each file of weights."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from tasks.source.client import TIMEOUT_SECONDS, ask
+from tasks.source.headers import Tensor
+from tasks.source.hub import Source
+from weighbridge.errors import SourceDamaged
+from weighbridge.settings import load_settings
+
+AT_ONCE = 8
+"""Headers asked for at the same time."""
+
+
+def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
+    """All tensors of a pinned release.
+
+    Raises:
+        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer knows the files.
+        SourceDamaged: a file is no safetensors file.
+    """
+    paths = [file.path for file in source.files if file.is_weights]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return tuple(tensor for found in pool.map(partial(_header, source), paths) for tensor in found)
+
+
+def _header(source: Source, path: str) -> list[Tensor]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    api = HfApi(endpoint=load_settings().hf_endpoint)
+    try:
+        header = ask(
+            lambda: api.parse_safetensors_file_metadata(
+                source.repo, path, revision=source.commit, timeout=TIMEOUT_SECONDS
+            ),
+            repo=source.repo,
+            revision=source.commit,
+        )
+    except SafetensorsParsingError:
+        raise SourceDamaged(
+            f"{path} of {source.short} is no safetensors file.", "Choose another release, or tell its publisher."
+        ) from None
+    return [Tensor(name=name, shape=tuple(one.shape), dtype=one.dtype) for name, one in header.tensors.items()]
