@@ -7,7 +7,7 @@ from prefect import flow
 from registry.models import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.step import ask, draw_verdict, may_pass, score
-from tasks.fit.step import fit
+from tasks.fit.step import fit, refit
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize
@@ -44,6 +44,8 @@ def release(line: str, revision: str | None = None, schemes: list[str] | None = 
     report = fit(source, plan)
     weights = download(source, line)
     artifacts = [quantize(weights, scheme) for scheme in report.schemes]
+    report = refit(report, artifacts, plan)
+    artifacts = [artifact for artifact in artifacts if artifact.scheme in report.schemes]
     production = current(line)
     weighed = [weigh(plan, artifact, production, weights) for artifact in artifacts]
     return conclude(propose(plan, source, report, weighed))

@@ -292,6 +292,12 @@ class EngineFailed(WeighbridgeError):
     exit_status = 13
 
 
+class NoRoomBeside(WeighbridgeError):
+    """An engine would have no memory beside what runs already."""
+
+    exit_status = 13
+
+
 class GatewayFailed(WeighbridgeError):
     """The gateway did not take a configuration in time."""
 

@@ -74,6 +74,14 @@ def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tupl
     return lower_bound(gained, lost, items, confidence), upper_bound(gained, lost, items, confidence)
 
 
+def loss_p_value(gained: int, lost: int) -> float:
+    """How easily chance alone would lose so many more than it gains: the exact sign test on the flips (McNemar).
+
+    Valid at any discordance and any number of items.
+    """
+    return 1 - binomial_cdf(lost - 1, gained + lost, 0.5)
+
+
 def _exact_lower_bound(net: int, items: int, error: float) -> float:
     """Lower bound of the difference if all flips go one way: `net` gained (lost, if negative) of `items`."""
     low, high = 0.0, 1.0

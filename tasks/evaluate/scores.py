@@ -24,6 +24,11 @@ class ItemScore(BaseModel):
     """What the model said, or which choice it preferred; for the reader of the report."""
     question: str = ""
     must_pass: bool = False
+    cluster: str | None = None
+    """The document or conversation it belongs to, whose items may well be right or wrong together; runs of one prompt
+    likewise."""
+    margin: float | None = None
+    """How far the right answer was ahead of the next, in nats where the harness tells; only the order counts."""
 
 
 class SuiteScores(BaseModel):

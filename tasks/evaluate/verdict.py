@@ -9,16 +9,23 @@ passes; because *all* must hold, testing each at its own level does not inflate 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.paired import paired_bounds
 from tasks.evaluate.scores import SuiteScores
+
+if TYPE_CHECKING:
+    from tasks.evaluate.sequential import Pairs
 
 Outcome = Literal["non_inferior", "regression", "inconclusive", "invalid", "baseline"]
 
 GRAVEST_FIRST: tuple[Outcome, ...] = ("invalid", "regression", "inconclusive", "baseline", "non_inferior")
+
+SUSPICIOUS = (
+    "Better than production by more than the margin: quantizing does not improve a model. Compare the chat templates, "
+    "the prompts and the answers that changed before believing it."
+)
 
 
 class SuiteVerdict(BaseModel):
@@ -37,10 +44,16 @@ class SuiteVerdict(BaseModel):
     estimate: float | None = None
     """Candidate minus production."""
     low: float | None = None
+    """Lower bound of the difference, one-sided at the confidence."""
     high: float | None = None
+    """Upper bound, one-sided at the confidence of a regression: 0.90 where the confidence is 0.95."""
     gained: int = 0
-    """Items that only the candidate got right."""
+    """Items that the candidate did better than production."""
     lost: int = 0
+    loss_p_value: float | None = None
+    """Of the hypothesis that the candidate lost nothing."""
+    note: str = ""
+    """What a reviewer should look into although the outcome stands, such as a gain too large to be true."""
     must_pass_failed: tuple[str, ...] = ()
 
 
@@ -82,10 +95,10 @@ def judge_suite(
     """Compare two models' scores on one suite.
 
     Args:
-        candidate: the candidate's scores, each 0 or 1.
+        candidate: the candidate's scores, each from 0 to 1; items may name the cluster they belong to.
         production: production's on the same items by the same scorer; None when nothing serves yet.
         margin: the largest loss that still counts as no worse, of a scale of 1.
-        confidence: one-sided, of either decision.
+        confidence: one-sided, of `non_inferior`; what a regression must show is told by `Levels`.
     """
     failed = tuple(item.id for item in candidate.items if item.must_pass and item.score < 1)
     facts = {
@@ -107,22 +120,27 @@ def judge_suite(
     if problem := _incomparable(candidate, production):
         return verdict("invalid", problem, production_mean=production.mean)
 
+    from tasks.evaluate.sequential import Levels, judge_complete  # numpy, which a reader of verdicts need not import
+
+    levels = Levels(margin, confidence, final_look=False)
+    bounds = judge_complete(_pairs(candidate, production), levels)
+    estimate = candidate.mean - production.mean
+    low, high = min(bounds.low, estimate), max(bounds.high, estimate)
     theirs = {item.id: item.score for item in production.items}
-    gained = sum(item.score > theirs[item.id] for item in candidate.items)
-    lost = sum(item.score < theirs[item.id] for item in candidate.items)
-    low, high = paired_bounds(gained, lost, len(candidate.items), confidence)
     numbers = {
         "production_mean": production.mean,
-        "estimate": candidate.mean - production.mean,
+        "estimate": estimate,
         "low": low,
         "high": high,
-        "gained": gained,
-        "lost": lost,
+        "gained": sum(item.score > theirs[item.id] for item in candidate.items),
+        "lost": sum(item.score < theirs[item.id] for item in candidate.items),
+        "loss_p_value": bounds.loss_p_value,
+        "note": SUSPICIOUS if low > margin else "",
     }
     if failed:
         return verdict("regression", f"must-pass items failed: {', '.join(failed)}.", **numbers)
-    change = f"{candidate.mean - production.mean:+.1%} ({low:+.1%} to {high:+.1%}), margin {margin:.1%}"
-    if high < -margin:
+    change = f"{estimate:+.1%} ({low:+.1%} to {high:+.1%}), margin {margin:.1%}"
+    if high < -margin and bounds.loss_p_value <= levels.real_error:
         return verdict("regression", f"worse by more than the margin: {change}.", **numbers)
     if low > -margin:
         return verdict("non_inferior", f"no worse: {change}.", **numbers)
@@ -143,6 +161,7 @@ def judge(
         expected: names of the line's suites, all of which must be there for a pass.
         against: what the candidate was weighed against, in words.
     """
+    suites = _reported(suites)
     outcomes = {suite.outcome for suite in suites}
     outcome = next((kind for kind in GRAVEST_FIRST if kind in outcomes), "invalid")
     if {suite.suite for suite in suites} != set(expected) and outcome in ("non_inferior", "baseline"):
@@ -166,6 +185,45 @@ def _incomparable(candidate: SuiteScores, production: SuiteScores) -> str:
         return f"scored differently: {candidate.scorer!r} against {production.scorer!r}."
     if [item.id for item in candidate.items] != [item.id for item in production.items]:
         return "the two were not asked the same items."
-    if any(item.score not in (0.0, 1.0) for item in (*candidate.items, *production.items)):
-        return "scores between 0 and 1 need a test that this suite kind does not have yet."
+    if not all(0 <= item.score <= 1 for item in (*candidate.items, *production.items)):
+        return "a score is not between 0 and 1."
     return ""
+
+
+def _pairs(candidate: SuiteScores, production: SuiteScores) -> Pairs:
+    import numpy as np
+
+    from tasks.evaluate.sequential import Pairs
+
+    # An item without a cluster is one of its own.
+    names = [(item.id, None) if item.cluster is None else ("", item.cluster) for item in candidate.items]
+    numbers: dict[tuple[str, str | None], int] = {}
+    return Pairs(
+        ids=tuple(item.id for item in candidate.items),
+        production=np.array([item.score for item in production.items], dtype=float),
+        candidate=np.array([item.score for item in candidate.items], dtype=float),
+        clusters=np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64),
+    )
+
+
+def _reported(suites: list[SuiteVerdict]) -> list[SuiteVerdict]:
+    """Regressions that stand among so many suites; the others are inconclusive, which passes no more than they do.
+
+    With twenty suites, one chance in a hundred each adds up. Source: Holm, Scandinavian Journal of Statistics 6
+    (1979) 65-70. A failed must-pass item is no matter of chance and stays.
+    """
+    compared = sorted((one.loss_p_value, number) for number, one in enumerate(suites) if one.loss_p_value is not None)
+    reported, highest = list(suites), 0.0
+    for rank, (p_value, number) in enumerate(compared):
+        one = suites[number]
+        highest = max(highest, (len(compared) - rank) * p_value)
+        if one.outcome == "regression" and not one.must_pass_failed and highest > _real_error(one):
+            reason = f"a loss that one of {len(compared)} suites may show by chance: {one.reason}"
+            reported[number] = one.model_copy(update={"outcome": "inconclusive", "reason": reason})
+    return reported
+
+
+def _real_error(suite: SuiteVerdict) -> float:
+    from tasks.evaluate.sequential import Levels
+
+    return Levels(suite.margin, suite.confidence, final_look=False).real_error

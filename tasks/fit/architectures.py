@@ -65,7 +65,7 @@ def known_architectures() -> tuple[str, ...]:
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the language model, with what its class adds where the file is silent."""
-    part = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), {})
+    part: Mapping[str, Any] = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), {})
     # Composite configs name their text model's type only inside the part, and older ones not even there.
     merged = {**config, **part}
     known = architecture(str(merged.get("model_type")))

@@ -50,9 +50,9 @@ def sparse_layer(text: Mapping[str, Any], layer: int) -> bool:
 
 def _layer(text: Mapping[str, Any], known: Architecture, layer: int) -> Sides:
     hidden = required(text, "hidden_size")
-    yield from _latent_attention(text) if known.attention == "mla" else _attention(text, known)
+    yield from _latent_attention(text, known) if known.attention == "mla" else _attention(text, known)
     if known.experts and sparse_layer(text, layer):
-        yield from _experts(text, known.experts)
+        yield from _experts(text, known.experts, flag(text, known.mlp_bias))
     else:
         yield from _mlp("mlp", hidden, required(text, "intermediate_size"), known, flag(text, known.mlp_bias))
     for number in range(known.norms):
@@ -76,25 +76,25 @@ def _attention(text: Mapping[str, Any], known: Architecture) -> Sides:
         yield "self_attn.sinks", (required(text, "num_attention_heads"),), 1
 
 
-def _latent_attention(text: Mapping[str, Any]) -> Sides:
+def _latent_attention(text: Mapping[str, Any], known: Architecture) -> Sides:
     """DeepSeek-V2's multi-head latent attention (arXiv 2405.04434, section 2.1)."""
     hidden, heads = required(text, "hidden_size"), required(text, "num_attention_heads")
     latent, rope = required(text, "kv_lora_rank"), required(text, "qk_rope_head_dim")
     nope, value = required(text, "qk_nope_head_dim"), required(text, "v_head_dim")
-    queries = heads * (nope + rope)
+    queries, bias = heads * (nope + rope), flag(text, known.o_bias)
     if rank := text.get("q_lora_rank"):
-        yield from _linear("self_attn.q_a_proj", rank, hidden)
+        yield from _linear("self_attn.q_a_proj", rank, hidden, bias)
         yield "self_attn.q_a_layernorm.weight", (rank,), 1
         yield from _linear("self_attn.q_b_proj", queries, rank)
     else:
         yield from _linear("self_attn.q_proj", queries, hidden)
-    yield from _linear("self_attn.kv_a_proj_with_mqa", latent + rope, hidden)
+    yield from _linear("self_attn.kv_a_proj_with_mqa", latent + rope, hidden, bias)
     yield "self_attn.kv_a_layernorm.weight", (latent,), 1
     yield from _linear("self_attn.kv_b_proj", heads * (nope + value), latent)
-    yield from _linear("self_attn.o_proj", hidden, heads * value)
+    yield from _linear("self_attn.o_proj", hidden, heads * value, bias)
 
 
-def _experts(text: Mapping[str, Any], experts: Experts) -> Sides:
+def _experts(text: Mapping[str, Any], experts: Experts, shared_bias: bool) -> Sides:
     hidden, count, width = required(text, "hidden_size"), required(text, *experts.count), required(text, *experts.width)
     yield from _linear("mlp.gate", count, hidden, experts.bias)
     if experts.correction:
@@ -108,7 +108,7 @@ def _experts(text: Mapping[str, Any], experts: Experts) -> Sides:
     wide = (text.get(shared[0]) or 0) * required(text, shared[1]) if isinstance(shared, tuple) else text.get(shared)
     if wide:
         for name, rows, columns in _gated(hidden, wide):
-            yield from _linear(f"mlp.shared_expert.{name}", rows, columns)
+            yield from _linear(f"mlp.shared_expert.{name}", rows, columns, shared_bias)
         if experts.shared_gate:
             yield from _linear("mlp.shared_expert_gate", 1, hidden)
 

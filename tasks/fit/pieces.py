@@ -23,6 +23,8 @@ KEPT = re.compile(
 HEAD = re.compile(r"(^|\.)lm_head\.weight$")
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|embeddings)\.weight$")
 TOWER = re.compile(r"(^|\.)(vision|visual|audio|multi_modal|image|embed_vision|embed_audio|patch_merg)\w*\.")
+PACKED = re.compile(r"\.(weight_packed|qweight)$|_blocks$")
+PACKING = re.compile(r"(\.|_)(weight_scale\w*|weight_zero_point|weight_shape|g_idx|scales|qzeros|input_scale)$")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 EXPERT = re.compile(r"(\.experts)\.\d+(?=\.|$)")
 
@@ -45,6 +47,12 @@ class Piece(NamedTuple):
     def size_bytes(self) -> int:
         """Bytes as published, of all copies."""
         return (math.prod(self.shape) * BITS[self.dtype] + 7) // 8 * self.copies
+
+    def numbers_each(self, weight_bits: int) -> int:
+        """Weights that one stored number stands for: several in a packed word, none in what belongs to the packing."""
+        if PACKING.search(self.name):
+            return 0
+        return BITS[self.dtype] // weight_bits if PACKED.search(self.name) else 1
 
     @property
     def layer(self) -> int | None:

@@ -135,8 +135,7 @@ def _terms(
         pipelined=pp > 1,
         towers=has_towers(model.shape.config),
     )
-    experts = any(piece.is_expert for piece in model.shape.pieces)
-    graphs = graphs_gib(profile, card, layers=layers, experts=experts, eager=request.eager) * GIB
+    graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
     other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB
     paging = Paging(
         context=request.context,

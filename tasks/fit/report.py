@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
 from tasks.fit.gpus import gpu
@@ -9,7 +12,7 @@ from tasks.fit.plan import Model, plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.fit.schemes import scheme_size
-from tasks.fit.shape import ModelShape, shape_of_source
+from tasks.fit.shape import ModelShape, shape_of_folder, shape_of_source
 from tasks.source.hub import Source
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
@@ -50,6 +53,51 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
             concurrency=request.concurrency,
             kv_gib=max(row.kv_needed_gib for row in good),
         ),
+    )
+
+
+def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitReport:
+    """Plan again with the real bytes of what was quantized.
+
+    Args:
+        report: from `fit`.
+        line: its target and engine.
+        artifacts: folder of each scheme's artifact.
+
+    Returns:
+        The report with those rows replaced; its schemes are those that still fit.
+
+    Raises:
+        DoesNotFit: none does; the sizes are named.
+    """
+    real = {
+        (row.gpu, row.scheme): row for scheme, path in artifacts.items() for row in rows_of_folder(path, line, scheme)
+    }
+    rows = tuple(real.get((row.gpu, row.scheme), row) for row in report.rows)
+    schemes = tuple(name for name in report.schemes if any(row.scheme == name and row.verdict != "no" for row in rows))
+    if not schemes:
+        worst = "; ".join(f"{row.scheme} on {row.gpu}: {row.reason}" for row in real.values())
+        raise DoesNotFit(
+            f"Quantized, nothing of {report.model} fits any more: {worst}.",
+            f"Name a larger GPU in lines/{line.name}.yaml, or look at why the artifacts are larger than planned.",
+            where=report.model,
+        )
+    return report.model_copy(update={"rows": rows, "schemes": schemes})
+
+
+def rows_of_folder(folder: Path, line: Line, scheme: str) -> tuple[FitRow, ...]:
+    """The rows of a model that is there, as its scheme, on each of the line's GPUs.
+
+    Raises:
+        ArchitectureUnknown: its config.json is missing or not enough.
+        SourceDamaged: a header does not describe its file.
+    """
+    model, request = model_of(shape_of_folder(folder)), Request.of_line(line)
+    tp, pp = _parallelism(line, request)
+    size = scheme_size(scheme)
+    return tuple(
+        plan_row(model, request, gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
+        for name in line.target.gpus
     )
 
 

@@ -123,7 +123,7 @@ def _compressed_tensors(found: Mapping[str, Any], kept: tuple[str, ...]) -> Sche
     groups = found.get("config_groups")
     group = next(iter(groups.values())) if isinstance(groups, Mapping) and groups else {}
     weights = group.get("weights") or {}
-    bits, kind = weights.get("num_bits"), weights.get("type")
+    bits, kind = int(weights.get("num_bits") or 0), str(weights.get("type"))
     name = {
         (8, "float"): "fp8",
         (4, "float"): "mxfp4",

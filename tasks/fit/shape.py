@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.fit.architectures import architecture, has_towers, required, text_config
 from tasks.fit.layout import text_layout
 from tasks.fit.pieces import Piece, held, pieces_of
+from tasks.fit.schemes import published_scheme
 from tasks.fit.towers import tower_layout
 from tasks.source.headers import read_header
 from tasks.source.hub import CONFIG, Source
@@ -52,7 +53,16 @@ class ModelShape(BaseModel):
     @cached_property
     def parameters(self) -> int:
         """Numbers in all, tied ones once; of a packed release, what they were before."""
-        return sum(piece.elements for piece in self.pieces)
+        if self.origin != "headers" or not self.quantized_by:
+            return sum(piece.elements for piece in self.pieces)
+        published = published_scheme(self.config)
+        bits = published.weight_bits if published and published.weight_bits else 8
+        return sum(piece.elements * piece.numbers_each(bits) for piece in self.pieces)
+
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return any(piece.is_expert for piece in self.pieces)
 
     @cached_property
     def active_parameters(self) -> int:

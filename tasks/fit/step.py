@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from registry.store import Artifact, Store
 from tasks.fit.report import fit as plan_fit
+from tasks.fit.report import refit as plan_again
 from tasks.fit.rows import FitReport
 from tasks.source.hub import Source
 from tasks.steps import run_logger, step
@@ -24,3 +26,23 @@ def fit(source: Source, plan: Line) -> FitReport:
             row.max_concurrency,
         )
     return report
+
+
+@step(
+    "refit", key=lambda report, artifacts, plan: [report, [one.digest for one in artifacts], plan.target, plan.engine]
+)
+def refit(report: FitReport, artifacts: list[Artifact], plan: Line) -> FitReport:
+    """Check the fit again with the real bytes of what was quantized."""
+    store = Store()
+    again = plan_again(report, plan, {one.scheme: store.path(one) for one in artifacts})
+    for row in again.rows:
+        before = next(one for one in report.rows if (one.gpu, one.scheme) == (row.gpu, row.scheme))
+        run_logger().info(
+            "%s on %s: %s, weights %.3f GiB of %.3f planned",
+            row.scheme,
+            row.gpu,
+            row.verdict,
+            row.weights_gib,
+            before.weights_gib,
+        )
+    return again

@@ -100,8 +100,9 @@ def _mistral3_projector(config: Config, hidden: int) -> Parts:
 
 
 def _llava_projector(config: Config, hidden: int) -> Parts:
-    yield from _linear("linear_1", hidden, _width(config["vision_config"]) * _feature_layers(config))
-    yield from _linear("linear_2", hidden, hidden)
+    bias = config.get("multimodal_projector_bias", True) is not False
+    yield from _linear("linear_1", hidden, _width(config["vision_config"]) * _feature_layers(config), bias)
+    yield from _linear("linear_2", hidden, hidden, bias)
     if config.get("model_type") == "llava_next":
         yield "image_newline", (hidden,)
 

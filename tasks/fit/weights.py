@@ -67,6 +67,7 @@ class Weights:
         self.shape = shape
         self._counted: dict[tuple[Stage, bool], Counter[Cut]] = {}
         self._bytes: dict[tuple[str, int, Stage], int] = {}
+        self._groups: dict[str, int | None] = {}
 
     @cached_property
     def published(self) -> SchemeSize | None:
@@ -112,9 +113,14 @@ class Weights:
         Raises:
             ArchitectureUnknown: none divides every layer's width; the layer is named.
         """
+        if scheme.name not in self._groups:
+            self._groups[scheme.name] = self._choose_group(scheme)
+        return self._groups[scheme.name]
+
+    def _choose_group(self, scheme: SchemeSize) -> int | None:
         if not scheme.group_sizes:
             return None
-        layers = [piece for piece in self.shape.pieces if piece.is_linear and not scheme.keeps(piece.name)]
+        layers = [piece for piece in self.linear if not scheme.keeps(piece.name)]
         for size in scheme.group_sizes:
             if all(layer.shape[-1] % size == 0 for layer in layers):
                 return size
@@ -126,18 +132,32 @@ class Weights:
             "Leave this scheme out of the line; int8 has no groups.",
         )
 
+    @cached_property
+    def linear(self) -> tuple[Piece, ...]:
+        """Pieces that a scheme touches."""
+        return tuple(piece for piece in self.shape.pieces if piece.is_linear)
+
+    @cached_property
+    def _by_columns(self) -> dict[int, str]:
+        """Widths that tensor parallelism cuts, each with the first piece that has it."""
+        found: dict[int, str] = {}
+        for piece in self.linear:
+            if BY_COLUMNS.search(piece.name):
+                found.setdefault(piece.shape[-1], piece.name)
+        return found
+
     def odd_cut(self, scheme: SchemeSize, tp: int) -> str:
         """Why a scheme's groups do not survive the cut by columns, or nothing.
 
         Engines refuse a layer whose part on one GPU is no whole number of groups (vLLM: "not divisible by
         group_size").
         """
-        group = self.group_size(scheme) if not self.shape.quantized_by or self.published else None
+        group = self.group_size(self.published or scheme) if not self.shape.quantized_by or self.published else None
         if tp == 1 or group is None:
             return ""
-        for piece in self.shape.pieces:
-            if piece.is_linear and BY_COLUMNS.search(piece.name) and piece.shape[-1] // tp % group:
-                return f"TP {tp} leaves {piece.shape[-1] // tp} columns of {piece.name}, no multiple of group {group}"
+        for width, name in self._by_columns.items():
+            if width // tp % group:
+                return f"TP {tp} leaves {width // tp} columns of {name}, no multiple of group {group}"
         return ""
 
     def _measure(self, scheme: SchemeSize, tp: int, stage: Stage) -> int:

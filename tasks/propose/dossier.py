@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.store import Artifact
 from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import SuiteVerdict, Verdict
+from tasks.fit.reality import kept
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Dossier:
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
         )
+        self.memory = kept(weighed.artifact.digest)
         self._theirs = {scores.suite: scores for scores in weighed.production_scores}
 
     @property

@@ -175,6 +175,8 @@ def _metrics(dossier: Dossier) -> dict[str, float]:
             "lost": suite.lost,
         }
         metrics |= {f"{suite.suite}/{name}": float(number) for name, number in numbers.items() if number is not None}
+    for one in dossier.memory.deviations if dossier.memory else ():
+        metrics |= {f"memory/{one.term}_predicted": one.predicted, f"memory/{one.term}_measured": one.measured}
     return metrics
 
 

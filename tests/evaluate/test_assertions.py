@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tasks.evaluate.assertions import CHECKS, Answer, Assertion, AssertionRefused, Grade, grade
 from tasks.evaluate.assertions.refusal import PHRASES, is_refusal
@@ -149,7 +150,8 @@ LOOKUP = {"type": "function", "function": {"name": "lookup", "parameters": SCHEM
 def called(*calls: tuple[str, str]) -> Answer:
     """An answer that calls tools, as an OpenAI-compatible engine gives it."""
     tool_calls = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
-    choice = {"message": {"content": None, "tool_calls": tool_calls}, "finish_reason": "tool_calls"}
+    content = None if calls else "I call nothing."
+    choice = {"message": {"content": content, "tool_calls": tool_calls}, "finish_reason": "tool_calls"}
     return Answer.of_choice(choice, 0.25).model_copy(update={"tools": (LOOKUP,)})
 
 
@@ -195,6 +197,13 @@ def test_an_answer_keeps_what_assertions_look_at() -> None:
 def test_the_engines_own_refusal_counts() -> None:
     refused = Answer.of_choice({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, 0.1)
     assert not Assertion(type="is-refusal").failure(refused)
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"content": None, "tool_calls": []}])
+def test_a_choice_without_anything_in_it_is_no_answer(message: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Answer.of_choice({"message": message, "finish_reason": "stop"}, 0.1)
+    assert Answer.of_choice({"message": {"content": ""}}, 0.1).text == ""
 
 
 @pytest.mark.parametrize(

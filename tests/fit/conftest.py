@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from examples import tiny
-from tasks.fit.shape import ModelShape
-from tasks.source.headers import Tensor
+from tasks.fit import gpus
+from tasks.fit.shape import ModelShape, shape_of_config
 from weighbridge.line import Line
 
-# meta-llama/Llama-3.1-8B-Instruct, config.json
-LLAMA_8B: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "dtype": "bfloat16",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
+FACTS = Path(__file__).parents[2] / "benchmarks" / "fit_models"
 
 
-def shape_of(config: dict[str, Any]) -> ModelShape:
-    tensors = (Tensor(name=name, shape=sides, dtype="BF16") for name, sides in tiny.shapes(config).items())
-    return ModelShape(name="by hand", config=config, tensors=tuple(tensors))
+@cache
+def _text(name: str) -> str:
+    return (FACTS / f"{name}.json").read_text()
+
+
+def _config(name: str) -> dict[str, Any]:
+    return json.loads(_text(name))
+
+
+@cache
+def _shape(name: str) -> ModelShape:
+    return shape_of_config(name, _config(name))
+
+
+@pytest.fixture(scope="session")
+def published_config() -> Callable[[str], dict[str, Any]]:
+    """The config of a public model, by its file in benchmarks/fit_models; a copy to change at will."""
+    return _config
+
+
+@pytest.fixture(scope="session")
+def published_shape() -> Callable[[str], ModelShape]:
+    """A public model as its config alone tells it, by its file in benchmarks/fit_models."""
+    return _shape
 
 
 @pytest.fixture(scope="session")
 def llama() -> ModelShape:
-    return shape_of(LLAMA_8B)
-
-
-@pytest.fixture(scope="session")
-def make_shape() -> Any:
-    return shape_of
+    return _shape("meta-llama--llama-3.1-8b-instruct")
 
 
 @pytest.fixture
-def make_line() -> Any:
-    def make(*gpus: str, schemes: list[str], engine: str = "vllm", flags: Any = None, **target: int) -> Line:
+def fresh_gpus() -> Iterator[None]:
+    """The catalogue of GPUs is kept for a whole process; a test that adds to it begins and ends without."""
+    gpus._catalogue.cache_clear()
+    yield
+    gpus._catalogue.cache_clear()
+
+
+@pytest.fixture
+def make_line() -> Callable[..., Line]:
+    def make(*on: str, schemes: list[str], engine: str = "vllm", flags: Any = None, **target: int) -> Line:
         return Line.model_validate(
             {
                 "name": "llama",
                 "source": "hf://acme/llama",
                 "admission": {"licences": ["llama3.1"]},
                 "schemes": schemes,
-                "target": {"gpus": list(gpus), **target},
+                "target": {"gpus": list(on), **target},
                 "engine": {"name": engine, "flags": flags or {}},
                 "suites": [{"name": "general/agreement"}],
             }

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from weighbridge.line import Line
 
 PANEL = "Lines"
+LEGEND = (
+    "KV: cache for the requests asked for. rest: activations, CUDA graphs, context and NCCL. of: what the engine may\n"
+    "take. thumb: the rule of thumb. at once: requests of full context that fit. €/month: the cheapest price known."
+)
 COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
 
 Target = Annotated[str, typer.Argument(help="hf://org/model[@revision], a folder (config.json is enough), or a line.")]
@@ -159,11 +163,11 @@ def _show(shape: ModelShape, request: Request, rows: list[tuple[FitRow, float | 
         f"for {request.concurrency} × {request.context} tokens on {profile.label}"
         f"{' [yellow](nearest profile; wider band)[/]' if profile.nearest else ''}, GiB per GPU"
     )
-    shown = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "verdict")
+    shown = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
     notes: dict[str, list[str]] = {}
     before = ""
     for row, eur in rows:
-        name = f"{row.count} × {row.gpu}" if row.count > 1 else row.gpu
+        name = f"{row.gpu} ×{row.count}" if row.count > 1 else row.gpu
         shown.add_row(
             "" if name == before else name,
             row.scheme,
@@ -171,23 +175,18 @@ def _show(shape: ModelShape, request: Request, rows: list[tuple[FitRow, float | 
             f"{row.kv_needed_gib:.2f}",
             f"{row.overhead_gib:.1f}",
             f"{row.capacity_gib:.1f}",
-            f"{row.rule_of_thumb_gib:.1f}",
+            f"{row.rule_of_thumb_gib:.0f}",
             f"{row.max_concurrency:,.0f}" if row.max_concurrency >= 10 else f"{row.max_concurrency:.1f}",
             f"{eur:,.0f}" if eur is not None else "",
             f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
         )
         before = name
         if row.verdict != "fits":
-            why = f"[{COLOURS[row.verdict]}]{row.verdict}[/] {row.reason}"
-            notes.setdefault(f"{why}. Would fit: {row.change}." if row.change else f"{why}.", []).append(
-                f"{name} {row.scheme}"
-            )
+            why = f"[{COLOURS[row.verdict]}]{row.verdict}[/], {row.reason}"
+            what = f"{why}; would fit: {row.change}" if row.change else why
+            notes.setdefault(what, []).append(f"{name} {row.scheme}")
     say(shown)
-    say(
-        "[dim]KV: cache for the requests asked for. rest: activations, CUDA graphs, context and NCCL. of: what the engine "
-        f"may take.\nthumb: the rule of thumb. at once: requests of full context that fit. Bands of ±{rows[0][0].band_gib:.1f} "
-        "GiB and more decide `tight`. €/month: cheapest price known.[/]"
-    )
+    say(f"[dim]{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.[/]")
     for note, names in notes.items():
         say(f"{', '.join(names)}: {note}")
 

@@ -13,8 +13,7 @@ from weighbridge.errors import WeighbridgeError
 if TYPE_CHECKING:
     from rich.table import Table
 
-MANY_COLUMNS = 8
-"""A table of more is all short cells, which folding would make unreadable."""
+PIPE_COLUMNS = 120
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
 
@@ -38,14 +37,15 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def table(*columns: str, title: str = "") -> Table:
-    """A plain table in the house style."""
+def table(*columns: str, title: str = "", compact: bool = False) -> Table:
+    """A plain table in the house style; a compact one has many short cells, which folding would make unreadable."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    padding = (0, 0) if compact else (0, 1)
+    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=len(columns) > MANY_COLUMNS)
+        made.add_column(column, overflow="fold", no_wrap=compact)
     return made
 
 
@@ -53,7 +53,11 @@ def say(*what: Any) -> None:
     """Print for a person; long addresses are not broken."""
     from rich.console import Console
 
-    Console(soft_wrap=True).print(*what, highlight=False)
+    # A pipe has no width of its own; 80 columns would cut tables that a file or a pager can show whole.
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, width=max(console.width, PIPE_COLUMNS))
+    console.print(*what, highlight=False)
 
 
 def note(who: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class ToolCall(BaseModel):
@@ -38,7 +38,7 @@ class Answer(BaseModel):
         """Read a choice of an OpenAI chat completion, or of what looks like one.
 
         Raises:
-            pydantic.ValidationError: it has neither a text nor tool calls.
+            pydantic.ValidationError: it has no text, no tool calls and no refusal.
         """
         read = _Choice.model_validate(choice)
         calls = tuple(ToolCall(name=c.function.name, arguments=c.function.arguments) for c in read.message.calls)
@@ -73,6 +73,12 @@ class _Message(BaseModel):
     refusal: str | None = None
     tool_calls: tuple[_Call, ...] | None = None
     function_call: _Function | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _Message:
+        if self.content is None and self.refusal is None and not self.calls:
+            raise ValueError("it has no text, no tool calls and no refusal")
+        return self
 
     @property
     def calls(self) -> tuple[_Call, ...]:

@@ -30,7 +30,8 @@ OF_THE_TEXT -= {"is-valid-function-call", "is-valid-openai-function-call", "is-r
 def wrong_with(question: Question, where: str) -> list[Finding]:
     """What makes a question useless."""
     found = []
-    for reason in dict.fromkeys(_contradictions(question)):
+    # One contradiction is often found in more than one way: the first is enough to mend it.
+    if reason := next(_contradictions(question), ""):
         what = f"no answer can pass: {reason}"
         found.append(Finding(level="error", code="cannot-pass", where=where, what=what))
     counting = [one for one in question.assertions if one.weight > 0]

@@ -1,20 +1,22 @@
-"""What margin a suite can decide: the arithmetic of docs/verdict.md, before anything is scored."""
+"""What margin a suite can decide, by the verdict's own planner, before anything is scored."""
 
 from __future__ import annotations
 
-from math import ceil, sqrt
-from statistics import NormalDist
-
 from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.sequential import items_needed, power
 
 USUAL_FLIPS = 0.065
 """Share of items that flip where none is known: 804 minimal pairs, SmolLM2 bf16 against INT8 W8A8 (issue 7)."""
-SURE = 0.9
-"""How often "nine times in ten" is."""
+EVEN, SURE = 0.5, 0.9
+"""How often "half of the time" and "nine times in ten" are."""
+SMALLEST, LARGEST = 1e-4, 0.9999
+BISECTIONS = 20
+"""Of the range of margins: to 1e-6."""
 
 
 class Power(BaseModel):
-    """What a paired comparison on all items of a suite can show, when neither model is better."""
+    """What a verdict on a suite can show of a candidate that is no worse at all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,22 +59,27 @@ def power_of(items: int, margin: float, confidence: float, flips: float | None =
         margin: the largest loss that still counts as no worse, of a scale of 1.
         confidence: one-sided, such as 0.95.
         flips: share of items that flip between two models; USUAL_FLIPS where None.
-
-    Source: docs/verdict.md. With a share d of flips and no true difference the estimate has the standard error
-    sqrt(d / n), so the lower bound is above minus the margin half of the time when margin = z * sqrt(d / n). Even
-    without a single flip Tango's bound is z² / (n + z²) away: below that no margin is ever decided.
     """
-    share, normal = USUAL_FLIPS if flips is None else flips, NormalDist()
-    z, z_sure = normal.inv_cdf(confidence), normal.inv_cdf(confidence) + normal.inv_cdf(SURE)
-    floor, fewest = z * z / (items + z * z), z * z * (1 - margin) / margin
+    share = USUAL_FLIPS if flips is None else flips
     return Power(
         items=items,
         flips=share,
         flips_measured=flips is not None,
         confidence=confidence,
         margin=margin,
-        margin_half=max(floor, z * sqrt(share / items)),
-        margin_sure=max(floor, z_sure * sqrt(share / items)),
-        items_half=ceil(max(fewest, share * (z / margin) ** 2)),
-        items_sure=ceil(max(fewest, share * (z_sure / margin) ** 2)),
+        margin_half=_earliest(items, confidence, share, EVEN),
+        margin_sure=_earliest(items, confidence, share, SURE),
+        items_half=items_needed(margin, confidence, share, EVEN),
+        items_sure=items_needed(margin, confidence, share, SURE),
     )
+
+
+def _earliest(items: int, confidence: float, flips: float, wanted: float) -> float:
+    """The smallest margin that is shown that often; 1 where none is."""
+    low, high = SMALLEST, LARGEST
+    if power(items, high, confidence, flips) < wanted:
+        return 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(items, middle, confidence, flips) >= wanted else (middle, high)
+    return high

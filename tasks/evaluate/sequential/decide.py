@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.evaluate.paired import lower_bound, upper_bound
-from tasks.evaluate.sequential.betting import LARGEST_BET, Array, Walk, best_bet, bound, first_at_least, log_stakes
+from tasks.evaluate.paired import loss_p_value, lower_bound, upper_bound
+from tasks.evaluate.sequential.betting import Array, Walk, bound, first_at_least, log_stakes
 from tasks.evaluate.sequential.levels import Levels
-from tasks.evaluate.sequential.order import shuffled, walk_clusters, walk_items
+from tasks.evaluate.sequential.order import renumbered, shuffled, walk_clusters, walk_items
 from tasks.evaluate.sequential.pairs import Pairs
 from tasks.evaluate.sequential.stratified import walk_strata
 
@@ -89,34 +89,6 @@ def is_binary(pairs: Pairs) -> bool:
     return all(bool(((scores == 0) | (scores == 1)).all()) for scores in (pairs.production, pairs.candidate))
 
 
-def complete_bounds(pairs: Pairs, levels: Levels) -> tuple[float, float, float]:
-    """Bounds of the difference from a whole suite of graded or clustered scores that nobody looked at before.
-
-    The same bets in a fixed random order, aimed at what so many steps can show instead of at the margin.
-
-    Returns:
-        (low, high, high at the error of "there is a loss"), as in `Levels`.
-    """
-    order = shuffled(pairs.ids)
-    gain = (pairs.candidate - pairs.production)[order]
-    if pairs.clusters is None:
-        walk = walk_items(gain, levels.margin)
-    else:
-        walk = walk_clusters(gain, _renumbered(pairs.clusters[order]), levels.margin)
-    steps = len(walk.gain)
-    moment = np.square(walk.gain)
-    typical = (np.concatenate([[0.0], np.cumsum(moment)[:-1]]) + 0.05) / np.arange(1, steps + 1)
-
-    def bets(error: float) -> tuple[Array, ...]:
-        # The shift that a fixed-size test by betting can just show, section 3.3 of the source in `betting`.
-        aim = np.sqrt(2 * np.log(1 / error) * typical / steps)
-        return (np.minimum(best_bet(typical, aim), LARGEST_BET / 2),)
-
-    errors = (levels.passing[0], levels.worse[0], levels.real[0])
-    low, high, real = (bound(walk, bets(error), sign, steps, error) for error, sign in zip(errors, (1.0, -1.0, -1.0)))
-    return low, high, real
-
-
 def _stop_early(walk: Walk, levels: Levels, items: int) -> Decision | None:
     passing, worse, real = levels.passing[0], levels.worse[0], levels.real[0]
     null = -levels.margin
@@ -139,14 +111,13 @@ def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
     steps, items = len(walk.gain), len(gain)
     low = bound(walk, (walk.passing,), 1.0, steps, levels.passing[0])
     high = bound(walk, walk.worse, -1.0, steps, levels.worse[0])
+    real = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0), -np.log(levels.real[0])) is not None
     outcome: Outcome = "inconclusive"
     if levels.final_look:
         gained, lost = int((gain > 0).sum()), int((gain < 0).sum())
         low = max(low, lower_bound(gained, lost, items, 1 - levels.passing[1]))
         high = min(high, upper_bound(gained, lost, items, 1 - levels.worse[1]))
-        real = upper_bound(gained, lost, items, 1 - levels.real[1]) < 0 or _shown_real(walk, levels)
-    else:
-        real = _shown_real(walk, levels)
+        real = real or loss_p_value(gained, lost) <= levels.real[1]
     if low > -levels.margin:
         outcome = "non_inferior"
     elif high < -levels.margin and real:
@@ -154,15 +125,11 @@ def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
     return _decision(outcome, items, items, float(gain.mean()), low, high, levels)
 
 
-def _shown_real(walk: Walk, levels: Levels) -> bool:
-    return first_at_least(log_stakes(walk, walk.real, 0.0, -1.0), -np.log(levels.real[0])) is not None
-
-
 def _decision(
     outcome: Outcome, items: int, used: int, estimate: float, low: float, high: float, levels: Levels
 ) -> Decision:
     low, high = max(min(low, estimate), -1.0), min(max(high, estimate), 1.0)
-    change = f"{estimate:+.1%} ({low:+.1%} to {high:+.1%}), margin {levels.margin:.1%}, after {used} of {items} items"
+    change = f"{estimate:+.2%} ({low:+.2%} to {high:+.2%}), margin {levels.margin:.3g}, after {used} of {items} items"
     words = {
         "non_inferior": "no worse",
         "regression": "worse by more than the margin",
@@ -180,12 +147,6 @@ def _take(pairs: Pairs, order: np.ndarray) -> Pairs:
         tuple(pairs.ids[number] for number in order),
         pairs.production[order],
         pairs.candidate[order],
-        None if pairs.clusters is None else _renumbered(pairs.clusters[order]),
+        None if pairs.clusters is None else renumbered(pairs.clusters[order]),
         None if pairs.margins is None else pairs.margins[order],
     )
-
-
-def _renumbered(clusters: np.ndarray) -> np.ndarray:
-    """Clusters numbered in the order of first appearance."""
-    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,21 @@ def place_bets(gain: Array, size: Array, items: NDArray[np.int64], margin: float
     )
 
 
-def shuffled(ids: Sequence[str]) -> NDArray[np.int64]:
-    """A fair order that depends on the ids alone, not on their order: the same for every candidate and every run."""
+@lru_cache(maxsize=2)
+def shuffled(ids: tuple[str, ...]) -> NDArray[np.int64]:
+    """A fair order that depends on the ids alone, not on their order: the same for every candidate and every run.
+
+    The array is shared between callers: read it, do not write to it.
+    """
     joint = hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=16).digest()
     drawn = [hashlib.blake2b(one.encode(), digest_size=8, key=joint).digest() for one in ids]
     return np.argsort(np.frombuffer(b"".join(drawn), dtype=">u8"), kind="stable")
+
+
+def renumbered(clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Clusters numbered from 0 without gaps, in the order of first appearance."""
+    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def _before(values: Array) -> Array:

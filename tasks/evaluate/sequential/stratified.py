@@ -14,7 +14,6 @@ flips that is close to an even draw: even weights of 2 cap how much an item may 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,14 +22,14 @@ from numpy.typing import NDArray
 from tasks.evaluate.sequential.betting import Array, Walk, best_bet
 from tasks.evaluate.sequential.order import DOUBT_ITEMS, EXPECTED_FLIPS, EXPECTED_WORTH_ITEMS, shuffled
 
-EDGES, EXPECTED_SHARES = (0.1, 0.2, 0.3, 0.5, 0.75), (4.0, 1.9, 1.2, 0.75, 0.4, 0.25)
+EDGES, EXPECTED_SHARES = (0.1, 0.2, 0.3, 0.5, 0.75), (2.5, 1.6, 1.2, 0.9, 0.6, 0.45)
 """Strata by rank of |margin|, and flips expected in each beside the mean: measured ones, drawn towards 1."""
-SMALL_SUITE_ITEMS, SMALL_EDGES, SMALL_SHARES = 300, (0.25, 0.5), (2.2, 0.9, 0.45)
+SMALL_SUITE_ITEMS, SMALL_EDGES, SMALL_SHARES = 300, (0.25, 0.5), (1.8, 0.95, 0.65)
 STRATUM_WORTH_ITEMS = 60
 """As many items of a stratum weigh as much as what the strata together say of it."""
-FIRST_LOOK_ITEMS, GROWTH = 40, 1.25
+FIRST_LOOK_ITEMS, GROWTH = 40, 1.4
 """Chances are set anew after so many items, and then whenever that many times as many have been seen."""
-RESERVE = 1.6
+RESERVE = 1.2
 """Draws are paced so that no stratum runs dry before this many times the items thought to be needed."""
 SAFE_SHARE = 0.9
 """Of the stake that the rarest stratum's heaviest item may cost."""
@@ -59,7 +58,7 @@ class _Strata:
         return np.minimum((self.squares + worth * scale * self.expected) / (self.looked + worth), 1.0)
 
 
-def walk_strata(gain: Array, margins: Array, ids: Sequence[str], margin: float, error: float) -> Walk:
+def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float) -> Walk:
     """Look at items in the order that settles the question soonest.
 
     The order depends on the ids, the margins and the scores looked at so far, never on scores not looked at. It
@@ -105,7 +104,7 @@ def walk_strata(gain: Array, margins: Array, ids: Sequence[str], margin: float, 
     )
 
 
-def _strata(certainty: Array, ids: Sequence[str]) -> list[NDArray[np.int64]]:
+def _strata(certainty: Array, ids: tuple[str, ...]) -> list[NDArray[np.int64]]:
     """Items of each stratum, most uncertain first, each in a fair order; equal margins are told apart by chance."""
     order = shuffled(ids)
     ranked = order[np.argsort(certainty[order], kind="stable")]
@@ -130,7 +129,7 @@ def _plan(strata: _Strata, margin: float, wanted: float) -> tuple[Array, float]:
         # Draws of a stratum in the horizon may not exceed what is left of it.
         most = strata.left / max(horizon, 1.0) / share
         least = np.minimum(bets / (SAFE_SHARE - bets * margin).clip(1e-9), most)
-        rate = _fill(np.sqrt(flips), share, least, np.broadcast_to(most, least.shape))
+        rate = _fill(np.sqrt(flips), share, least, most)
         heaviest = (bets / rate).max(1) + BET_GRID * margin
         base = 1 + bets * margin
         stake = np.log(base) + flips / 2 * np.log((1 - np.square(bets / rate / base)).clip(1e-12))
@@ -148,13 +147,14 @@ def _plan(strata: _Strata, margin: float, wanted: float) -> tuple[Array, float]:
 
 def _fill(wish: Array, share: Array, least: Array, most: Array) -> Array:
     """Rates in proportion to `wish` within bounds, one row a bet, whose mean over the suite is 1."""
-    low, high = np.zeros(len(least)), np.full(len(least), 400.0)
-    for _ in range(16):
-        middle = np.sqrt(np.maximum(low, 0.01) * high)
-        over = (np.clip(middle[:, None] * wish, least, most) * share).sum(1) > 1
+    low, high = np.full(len(least), 0.05), np.full(len(least), 50.0)
+    for _ in range(10):
+        middle = np.sqrt(low * high)
+        over = np.minimum(np.maximum(middle[:, None] * wish, least), most) @ share > 1
         low, high = np.where(over, low, middle), np.where(over, middle, high)
-    rate = np.clip(high[:, None] * wish, least, most)
-    return rate / (rate * share).sum(1, keepdims=True)
+    rate = np.minimum(np.maximum(high[:, None] * wish, least), most)
+    # Exactly a mean of 1, which the bounds may miss: what is drawn must be what it is divided by.
+    return rate / (rate @ share)[:, None]
 
 
 def _draw(

@@ -21,7 +21,8 @@ from registry.store import Artifact, Store
 from tasks.serve.engines import EnginePlan, engine
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
-from weighbridge.errors import EngineFailed, PortTaken
+from tasks.serve.memory import check_before_start, note_after_start
+from weighbridge.errors import EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
@@ -108,6 +109,7 @@ class LocalFleet:
         known = self.state(one)
         if known is None or known.state not in ("RUNNING", "STARTING"):
             self._store.verify(artifact)
+            self._check_room(one, line, tell)
         self._start(one)
         try:
             self._wait_ready(one, tell)
@@ -115,7 +117,28 @@ class LocalFleet:
         except EngineFailed:
             self.stop(one)
             raise
+        self._note_memory(one, line, tell)
         return one
+
+    def _check_room(self, one: RunningEngine, line: Line, tell: Callable[[str], None]) -> None:
+        try:
+            check_before_start(line, one.artifact.scheme, self._store.path(one.artifact), one.name, tell)
+        except NoRoomBeside:
+            self.stop(one)
+            raise
+
+    def _note_memory(self, one: RunningEngine, line: Line, tell: Callable[[str], None]) -> None:
+        state = self.state(one)
+        note_after_start(
+            line,
+            one.artifact.scheme,
+            one.artifact.digest,
+            self._store.path(one.artifact),
+            one.plan.engine_version,
+            self.log(one),
+            state.pid if state else 0,
+            tell,
+        )
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
         """Bring an engine that supervisord started by itself to where it may take traffic.

@@ -1,0 +1,230 @@
+"""Every known architecture laid out from its config, held against transformers' own modules on the meta device.
+
+The only tests of this folder that import torch: what only transformers knows is here too.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from tasks.fit.architectures import architecture, known_architectures
+from tasks.fit.catalogue import model_of
+from tasks.fit.kv import cache_of
+from tasks.fit.layout import sparse_layer
+from tasks.fit.shape import ModelShape, shape_of_config
+from weighbridge.errors import ArchitectureUnknown
+
+SIZES = {
+    "hidden_size": 24,
+    "intermediate_size": 44,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+}
+"""Odd enough that no two sides of a tensor are alike."""
+EXPERTS = {"moe_intermediate_size": 18, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2}
+GROUPS = {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 14,
+    "q_lora_rank": 12,
+    "qk_rope_head_dim": 6,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 10,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 5},
+    "qwen2_moe": {"num_experts": 5, "moe_intermediate_size": 18, "shared_expert_intermediate_size": 26},
+    "qwen3_moe": {"num_experts": 5, "moe_intermediate_size": 18},
+    "gpt_oss": {"num_local_experts": 5},
+    "glm4_moe": {**EXPERTS, **GROUPS},
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), {**EXPERTS, **GROUPS, **LATENT}),
+}
+SWITCHES = ("attention_bias", "attention_out_bias", "mlp_bias", "use_bias", "use_qk_norm", "tie_word_embeddings")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "silent": {},
+    "own head_dim": {"head_dim": 10},
+    "all on": {"head_dim": 10, **dict.fromkeys(SWITCHES, True)},
+    "all off": {"head_dim": 10, "q_lora_rank": None, **dict.fromkeys(SWITCHES, False)},
+}
+
+
+def kind(name: str) -> str:
+    """Where a number belongs; transformers and published checkpoints call tensors otherwise, and fuse some."""
+    if re.search(r"vision", name):
+        return "tower"
+    if re.search(r"projector|image_newline", name):
+        return "projector"
+    if ".experts" in name:
+        return "experts"
+    if re.search(r"embed_tokens|lm_head", name):
+        return "embedding"
+    if re.search(r"\.(gate|router|shared_expert_gate)\.", name):
+        return "router"
+    return "norm" if "norm" in name else "sinks" if "sinks" in name else "linear"
+
+
+def theirs(config: dict[str, Any], builder: Any = AutoModelForCausalLM) -> Counter[str]:
+    # transformers has no class for Kimi K2, whose published code is DeepSeek-V3's.
+    model_type = {"kimi_k2": "deepseek_v3"}.get(config["model_type"], config["model_type"])
+    plain = {name: value for name, value in config.items() if name != "model_type"}
+    with torch.device("meta"):
+        model = builder.from_config(AutoConfig.for_model(model_type, **plain))
+    # The router's correction is no parameter there, and is in published checkpoints.
+    corrections = [(name, one) for name, one in model.named_buffers() if name.endswith("correction_bias")]
+    found: Counter[str] = Counter()
+    for name, one in [*model.named_parameters(), *corrections]:
+        found[kind(name)] += one.numel()
+    return found
+
+
+def ours(shape: ModelShape) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for piece in shape.pieces:
+        found[kind(piece.name)] += piece.elements
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model_type", known_architectures())
+def test_a_known_architecture_has_transformers_tensors(model_type: str, variant: str) -> None:
+    config = {"model_type": model_type, **SIZES, **OWN.get(model_type, {}), **VARIANTS[variant]}
+    shape = shape_of_config("tiny", config)
+    assert shape.origin == "config"
+    assert ours(shape) == theirs(config)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "sparse"),
+    [
+        ("qwen2_moe", {"decoder_sparse_step": 2}, [1, 3]),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [3]}, [1]),
+        ("qwen3_moe", {"mlp_only_layers": [0, 2]}, [1, 3]),
+        ("glm4_moe", {"first_k_dense_replace": 3, "n_shared_experts": 1}, [3]),
+        ("deepseek_v2", {"first_k_dense_replace": 0, "q_lora_rank": None}, [0, 1, 2, 3]),
+        ("deepseek_v3", {"first_k_dense_replace": 2}, [2, 3]),
+    ],
+)
+def test_dense_and_sparse_layers_of_a_mixture_are_told_apart(
+    model_type: str, fields: dict[str, Any], sparse: list[int]
+) -> None:
+    config = {"model_type": model_type, **SIZES, **OWN[model_type], **fields}
+    shape = shape_of_config("tiny", config)
+    assert [layer for layer in range(4) if sparse_layer(shape.text, layer)] == sparse
+    assert ours(shape) == theirs(config)
+
+
+@pytest.mark.parametrize("model_type", [name for name in known_architectures() if name != "kimi_k2"])
+def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
+    known = architecture(model_type)
+    assert known
+    made = AutoConfig.for_model(model_type)
+    assert known.defaults == {name: getattr(made, name) for name in known.defaults}
+
+
+@pytest.mark.parametrize(
+    "model_type", [name for name in known_architectures() if architecture(name).attention == "gqa"]
+)
+@pytest.mark.parametrize("fields", [{}, {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 3}])
+def test_windows_are_where_transformers_has_them(model_type: str, fields: dict[str, Any]) -> None:
+    config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), **fields}
+    made = AutoConfig.for_model(model_type, **config)
+    kinds = getattr(made, "layer_types", None)
+    if kinds is None:  # every layer of these looks the same way
+        kinds = ["sliding_attention" if getattr(made, "sliding_window", None) else "full_attention"] * 13
+    given = {"sliding_window": getattr(made, "sliding_window", None)} if fields else {}
+    cache = cache_of({"model_type": model_type, **config, **given})
+    windowed = sum(one.layers for one in cache if one.kind == "window")
+    # Some classes have a window by default; a config that names none is planned without, which is an upper bound.
+    assert windowed == kinds.count("sliding_attention") or (not fields and windowed == 0)
+
+
+VISION = {
+    "hidden_size": 20,
+    "intermediate_size": 36,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 7,
+}
+SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
+CLIP = {**VISION, "model_type": "clip_vision_model"}
+PIXTRAL = {**VISION, "model_type": "pixtral", "head_dim": 5}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("model_type", "text_type", "vision", "fields"),
+    [
+        ("gemma3", "gemma3_text", SIGLIP, {}),
+        ("llava", "llama", CLIP, {}),
+        ("llava", "llama", CLIP, {"multimodal_projector_bias": False}),
+        ("llava", "mistral", PIXTRAL, {}),
+        ("llava_next", "mistral", CLIP, {}),
+        ("llava_next", "granite", SIGLIP, {"vision_feature_layer": [-3, -2, -1]}),
+        ("mistral3", "mistral", PIXTRAL, {"spatial_merge_size": 2}),
+        ("mistral3", "mistral", PIXTRAL, {"spatial_merge_size": 2, "multimodal_projector_bias": True}),
+    ],
+)
+def test_towers_have_transformers_tensors(
+    model_type: str, text_type: str, vision: dict[str, Any], fields: dict[str, Any], tied: bool
+) -> None:
+    # Both levels say whether the head is tied: transformers' composite classes have defaults of their own.
+    text = {**SIZES, "head_dim": 10, "model_type": text_type, "tie_word_embeddings": tied}
+    config = {"model_type": model_type, "text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
+    shape = shape_of_config("tiny", {**config, **fields})
+    assert shape.origin == "config"
+    assert ours(shape) == theirs({**config, **fields}, AutoModelForImageTextToText)
+    assert not any(piece.is_linear for piece in shape.pieces if kind(piece.name) in ("tower", "projector"))
+
+
+# --- what only transformers knows -----------------------------------------------------------
+
+STABLELM = {"model_type": "stablelm", **SIZES, "tie_word_embeddings": False}
+OLMOE = {"model_type": "olmoe", **SIZES, "num_experts": 5, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize("config", [STABLELM, OLMOE], ids=["stablelm", "olmoe"])
+def test_another_architecture_is_laid_out_by_transformers(config: dict[str, Any]) -> None:
+    shape = shape_of_config("tiny", config)
+    assert shape.origin == "transformers"
+    assert ours(shape) == theirs(config)
+    assert model_of(shape).cache[0].numbers_per_token == 2 * 2 * 6
+    if "num_experts" in config:
+        # Fused by transformers: gate and up in one matrix, of all experts.
+        assert ours(shape)["experts"] == 4 * 5 * 3 * 24 * 44
+        assert shape.active_parameters == shape.parameters - 4 * 3 * 3 * 24 * 44
+
+
+def test_the_second_time_it_is_known_without_torch() -> None:
+    first = shape_of_config("tiny", STABLELM)
+    code = (
+        "import sys; from tasks.fit.shape import shape_of_config; "
+        f"shape = shape_of_config('tiny', {STABLELM!r}); print(shape.parameters, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(first.parameters), "False"]
+
+
+def test_a_config_that_transformers_cannot_build_is_refused_with_its_reason() -> None:
+    with pytest.raises(ArchitectureUnknown, match=r"stablelm.*builds no model.*divisible"):
+        shape_of_config("tiny", {**STABLELM, "hidden_size": 25})
+
+
+def test_a_silent_config_is_completed_by_transformers_class() -> None:
+    silent = {name: value for name, value in STABLELM.items() if name != "num_key_value_heads"}
+    # StableLmConfig's own default: as many key-value heads as this, not one for every head.
+    expected = AutoConfig.for_model("stablelm").num_key_value_heads
+    assert shape_of_config("tiny", {**silent, "hidden_size": 64, "num_attention_heads": 32}).text[
+        "num_key_value_heads"
+    ] == (expected)

@@ -1,0 +1,95 @@
+"""`verdict`: is a candidate no worse, from two models' scores on the same items and nothing else?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weighbridge.cli.output import JsonOption, say, show_error, table
+from weighbridge.errors import OptionInvalid, WeighbridgeError
+
+if TYPE_CHECKING:
+    from tasks.evaluate.sequential import Decision
+
+PANEL = "Weigh"
+COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
+
+
+def verdict(
+    pairs: Annotated[
+        list[Path],
+        typer.Option(
+            help="JSON lines of id, production and candidate score (0 to 1), perhaps cluster and production's margin."
+            " May be given again."
+        ),
+    ],
+    margin: Annotated[float, typer.Option(help="The largest loss that still counts as no worse.")] = 0.02,
+    confidence: Annotated[float, typer.Option(help="One-sided, of `non_inferior`.")] = 0.95,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Take items in a fixed random order: for files that are sorted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a candidate is no worse than production, from their scores on the same items.
+
+    Candidate scores are looked at one by one, and no further than needed: in the file's order, which should be a
+    random one, or, where production's margins are given, in an order of its own. With --json one line a file.
+
+    Exit status 0 whatever the verdicts; 2 when a file cannot be read, after all others.
+    """
+    if not 0 < margin < 1:
+        raise OptionInvalid(f"--margin {margin:g} is not between 0 and 1.", "Name it as a share: 0.02 is two points.")
+    if not 0.5 <= confidence < 1:
+        raise OptionInvalid(f"--confidence {confidence:g} is not between 0.5 and 1.", "0.95 is usual.")
+    from tasks.evaluate.sequential import decide, read_pairs
+
+    shown = table("file", "verdict", "difference", "interval", "looked at", "of")
+    sentences, status = [], 0
+    for path in pairs:
+        try:
+            decision = decide(read_pairs(path), margin=margin, confidence=confidence, shuffle=shuffle)
+        except WeighbridgeError as error:
+            status = status or error.exit_status
+            if as_json:
+                print(json.dumps({"file": str(path), "verdict": "invalid", "reason": error.what, **error.as_dict()}))
+            else:
+                show_error(error)
+            continue
+        if as_json:
+            print(json.dumps({"file": str(path), **as_row(decision), "margin": margin, "confidence": confidence}))
+            continue
+        shown.add_row(
+            str(path),
+            f"[{COLOURS[decision.outcome]}]{decision.outcome}[/]",
+            "–" if decision.estimate is None else f"{decision.estimate:+.1%}",
+            "–" if decision.low is None or decision.high is None else f"{decision.low:+.1%} to {decision.high:+.1%}",
+            str(decision.items_used),
+            str(decision.items),
+        )
+        sentences.append(f"{path}: {decision.reason}")
+    if not as_json and sentences:
+        say(shown)
+        for sentence in sentences:
+            say(sentence)
+    if status:
+        raise typer.Exit(status)
+
+
+def as_row(decision: Decision) -> dict[str, Any]:
+    """A decision for `--json`."""
+    return {
+        "verdict": decision.outcome,
+        "items_used": decision.items_used,
+        "estimate": decision.estimate,
+        "interval": None if decision.low is None else [decision.low, decision.high],
+        "items": decision.items,
+        "reason": decision.reason,
+    }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command known."""
+    app.command(rich_help_panel=PANEL)(verdict)
