@@ -75,6 +75,8 @@ class Question(BaseModel):
     """The weighted share of assertions from which an answer is right; without it all must hold."""
     graded: bool = False
     """Whether the item's score is that share instead of 0 or 1."""
+    cluster: str | None = None
+    """Shared by items whose answers may well be right or wrong together: one question put in several ways."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that the model is offered, as OpenAI's API takes them."""
 

@@ -1,6 +1,7 @@
 """The tensors of an architecture that only transformers knows: its own module tree, built without memory.
 
-Slow (torch and transformers are imported: some seconds), so what was found is kept by the config's digest.
+Slow (torch and transformers are imported: some seconds), so what was found is kept by the digest of the config and the
+version of transformers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from tasks.fit.architectures import TEXT_PARTS, has_towers
@@ -31,8 +34,7 @@ def meta_layout(config: Mapping[str, Any], dtype: str) -> tuple[Piece, ...]:
     Raises:
         ArchitectureUnknown: transformers does not know the `model_type`, or cannot build a model from this config.
     """
-    key = hashlib.sha256(json.dumps([LAYOUT_VERSION, config], sort_keys=True).encode()).hexdigest()
-    kept = load_settings().home / "fit" / f"{key}.json"
+    kept = _kept("tensors", config)
     try:
         found = [Tensor.model_validate(one) for one in json.loads(kept.read_text())]
     except (OSError, ValueError):
@@ -42,11 +44,28 @@ def meta_layout(config: Mapping[str, Any], dtype: str) -> tuple[Piece, ...]:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what transformers' class adds where the file is silent; imports no torch.
+    """A config with what transformers' class adds where the file is silent.
 
     Raises:
         ArchitectureUnknown: transformers does not know the `model_type`, or does not take this config.
     """
+    kept = _kept("config", config)
+    try:
+        made: dict[str, Any] = json.loads(kept.read_text())
+    except (OSError, ValueError):
+        made = _of_class(config)
+        write_whole(kept, json.dumps(made, default=str))
+    return {**made, **config, **{part: made[part] for part in TEXT_PARTS if part in config}}
+
+
+def _kept(what: str, config: Mapping[str, Any]) -> Path:
+    """Where what transformers said of a config is kept."""
+    read = json.dumps([LAYOUT_VERSION, version("transformers"), config], sort_keys=True)
+    return load_settings().home / "fit" / f"{hashlib.sha256(read.encode()).hexdigest()}-{what}.json"
+
+
+def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' class makes of a config."""
     model_type = str(config.get("model_type"))
     if not transformers_knows(model_type):
         raise unknown(config)
@@ -57,11 +76,11 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
     except Exception as error:  # whatever a config class makes of fields that it does not like
         raise refused(model_type, error) from None
-    return {**made, **config, **{part: made[part] for part in TEXT_PARTS if part in config}}
+    return made
 
 
 def transformers_knows(model_type: str) -> bool:
-    """Whether transformers has a configuration of this name; imports no torch."""
+    """Whether transformers has a configuration of this name."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES

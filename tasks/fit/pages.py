@@ -28,6 +28,8 @@ class Paging(NamedTuple):
     tp: int
     grouped: bool
     """Whether pages are shared as vLLM does."""
+    state_bytes_each: float
+    """Of a number of a state: the cache's dtype does not touch those (vLLM: mamba_cache_dtype, as the model's)."""
     window_slack_tokens: int = 0
     """That a windowed layer keeps beside its window, where they are not."""
 
@@ -75,7 +77,7 @@ def request_bytes(cache: tuple[CacheLayers, ...], paging: Paging) -> float:
             _blocks(one, paging, paging.block_tokens)
             * paging.block_tokens
             * one.bytes_per_token(paging.bytes_each, paging.tp)
-            + one.state_bytes(paging.bytes_each, paging.tp)
+            + one.state_bytes(paging.state_bytes_each, paging.tp)
         )
         for one in cache
     )
@@ -95,7 +97,7 @@ def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float,
     size = most if most < GROUPED_UP_TO * fewest else fewest
     block_tokens = _block_tokens(cache, paging)
     page_bytes = max(
-        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp) + one.state_bytes(paging.bytes_each, paging.tp)
+        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp) + one.state_bytes(paging.state_bytes_each, paging.tp)
         for one in cache
     )
     blocks = sum(-(-one.layers // size) * _blocks(one, paging, block_tokens) for one in cache)
@@ -104,7 +106,7 @@ def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float,
 
 def _block_tokens(cache: tuple[CacheLayers, ...], paging: Paging) -> int:
     """Tokens of a page; beside states, as many as make it at least as large as a state."""
-    states = max(one.state_bytes(paging.bytes_each, paging.tp) for one in cache)
+    states = max(one.state_bytes(paging.state_bytes_each, paging.tp) for one in cache)
     token = max((one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache), default=0)
     if not states or not token:
         return paging.block_tokens

@@ -144,6 +144,7 @@ def _terms(
         bytes_each=_kv_number_bytes(profile, request, card, number),
         tp=tp,
         grouped=profile.pages == "grouped",
+        state_bytes_each=number,
         window_slack_tokens=profile.window_slack_tokens,
     )
     cache = _cache_of_stage(model.cache, layers, model.shape.layers)

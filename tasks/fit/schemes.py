@@ -87,7 +87,7 @@ def scheme_size(name: str) -> SchemeSize:
 def published_scheme(config: Mapping[str, Any]) -> SchemeSize | None:
     """The scheme that a release was published in, or None when it is not quantized.
 
-    Formats: compressed-tensors, fp8 (DeepSeek's blocks), gptq, awq, mxfp4, as transformers writes
+    Formats: compressed-tensors, fp8 (DeepSeek's blocks), fbgemm_fp8, gptq, awq, mxfp4, as transformers writes
     `quantization_config`.
 
     Raises:
@@ -100,7 +100,7 @@ def published_scheme(config: Mapping[str, Any]) -> SchemeSize | None:
     kept = tuple(str(one) for one in found.get("ignore") or found.get("modules_to_not_convert") or ())
     if method == "compressed-tensors":
         return _compressed_tensors(found, kept)
-    if method == "fp8":
+    if method in ("fp8", "fbgemm_fp8"):
         block = found.get("weight_block_size")
         return SCHEMES["fp8"].model_copy(update={"block": tuple(block) if block else None, "kept": kept})
     if method in ("gptq", "awq"):

@@ -41,6 +41,9 @@ def test_every_prompt_meets_every_test(tmp_path: Path) -> None:
     found = imported(tmp_path, prompts=["Say {{q}}", "Sing {{q}}"], tests=tests)
     assert asked(found) == ["Say one", "Sing one", "Say two", "Sing two"]
     assert found.tests == 2
+    first, second, third, _ = found.questions
+    assert first.cluster == second.cluster != third.cluster
+    assert imported(tmp_path, tests=tests).questions[0].cluster is None
 
 
 def test_lists_of_texts_are_multiplied_out_and_other_lists_are_not(tmp_path: Path) -> None:

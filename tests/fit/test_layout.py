@@ -133,20 +133,17 @@ def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model_type", [name for name in known_architectures() if architecture(name).attention == "gqa"]
+    "model_type",
+    "mistral ministral3 qwen2 qwen3 gemma2 gemma3_text phi3 starcoder2 mixtral gpt_oss".split(),
 )
-@pytest.mark.parametrize("fields", [{}, {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 3}])
-def test_windows_are_where_transformers_has_them(model_type: str, fields: dict[str, Any]) -> None:
-    config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), **fields}
+def test_windows_are_where_transformers_has_them(model_type: str) -> None:
+    config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), "sliding_window": 64}
+    config |= {"use_sliding_window": True, "max_window_layers": 3} if model_type.startswith("qwen") else {}
     made = AutoConfig.for_model(model_type, **config)
-    kinds = getattr(made, "layer_types", None)
-    if kinds is None:  # every layer of these looks the same way
-        kinds = ["sliding_attention" if getattr(made, "sliding_window", None) else "full_attention"] * 13
-    given = {"sliding_window": getattr(made, "sliding_window", None)} if fields else {}
-    cache = cache_of({"model_type": model_type, **config, **given})
-    windowed = sum(one.layers for one in cache if one.kind == "window")
-    # Some classes have a window by default; a config that names none is planned without, which is an upper bound.
-    assert windowed == kinds.count("sliding_attention") or (not fields and windowed == 0)
+    # Where a class lists no kinds, every layer has the window.
+    kinds = getattr(made, "layer_types", None) or ["sliding_attention"] * 13
+    (window,) = [one for one in cache_of({"model_type": model_type, **config}) if one.kind == "window"]
+    assert (window.layers, window.window) == (kinds.count("sliding_attention"), 64)
 
 
 VISION = {
@@ -223,8 +220,6 @@ def test_a_config_that_transformers_cannot_build_is_refused_with_its_reason() ->
 
 def test_a_silent_config_is_completed_by_transformers_class() -> None:
     silent = {name: value for name, value in STABLELM.items() if name != "num_key_value_heads"}
-    # StableLmConfig's own default: as many key-value heads as this, not one for every head.
-    expected = AutoConfig.for_model("stablelm").num_key_value_heads
-    assert shape_of_config("tiny", {**silent, "hidden_size": 64, "num_attention_heads": 32}).text[
-        "num_key_value_heads"
-    ] == (expected)
+    shape = shape_of_config("tiny", {**silent, "hidden_size": 64, "num_attention_heads": 32})
+    # Not one for every head, but the default of StableLmConfig.
+    assert shape.text["num_key_value_heads"] == AutoConfig.for_model("stablelm").num_key_value_heads

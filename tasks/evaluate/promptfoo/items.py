@@ -133,13 +133,15 @@ def _asked(
     offer: Offer,
     ledger: Ledger,
 ) -> list[Question]:
-    """One choice of a test's variables, with every prompt."""
+    """One choice of a test's variables, with every prompt: one question put in several ways is one cluster."""
     made = []
     for prompt in prompts:
         try:
             made.append(_question(case, prompt, variables, assertions, config, offer))
         except CannotCarry as reason:
             ledger.lose(case.number, f"the prompt {prompt.label[:40]!r} with it", reason)
+    if len(made) > 1:
+        made = [question.model_copy(update={"cluster": made[0].id}) for question in made]
     return made
 
 

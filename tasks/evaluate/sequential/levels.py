@@ -39,7 +39,7 @@ class Levels:
     @property
     def passing(self) -> tuple[float, float]:
         """Error of `non_inferior`: (looks, end)."""
-        return self._shared(1 - self.confidence, 0.95)
+        return self._shared(1 - self.confidence, 0.98)
 
     @property
     def worse(self) -> tuple[float, float]:

@@ -32,7 +32,7 @@ FIRST_LOOK_ITEMS, GROWTH = 40, 1.4
 RESERVE = 1.2
 """Draws are paced so that no stratum runs dry before this many times the items thought to be needed."""
 SAFE_SHARE = 0.9
-"""Of the stake that the rarest stratum's heaviest item may cost."""
+"""Of the stake that the rarest stratum's heaviest item may cost, to a twentieth."""
 BET_GRID = np.geomspace(0.02, 0.9, 16)
 SEED = 20260701
 
@@ -133,7 +133,7 @@ def _plan(strata: _Strata, margin: float, wanted: float) -> tuple[Array, float]:
         heaviest = (bets / rate).max(1) + BET_GRID * margin
         base = 1 + bets * margin
         stake = np.log(base) + flips / 2 * np.log((1 - np.square(bets / rate / base)).clip(1e-12))
-        growth = np.where(heaviest <= SAFE_SHARE + 1e-9, (rate * share * stake).sum(1), -np.inf)
+        growth = np.where(heaviest <= 1.05 * SAFE_SHARE, (rate * share * stake).sum(1), -np.inf)
         best = int(growth.argmax())
         if growth[best] <= 0:
             break

@@ -1,0 +1,218 @@
+"""How often each rule errs, and how many items it takes: the tables and the figure of docs/verdict.md.
+
+Run `python -m benchmarks.verdict_errors --quick` (half a minute), or in full
+
+    python -m benchmarks.verdict_errors --pairs BLIMP --models fp32=FOLDER int8=FOLDER int4=FOLDER --plot errors.png
+
+Synthetic suites of 4,000 items need nothing; the real ones are minimal pairs scored by `benchmarks.blimp_pairs` (kept
+in its cache) and resampled. `--jobs 2` draws two cells at a time. Every random number comes from a fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from benchmarks import verdict_cells as cells
+from benchmarks.blimp_pairs import DEFAULT_CACHE, nat_margins, read_pairs
+from tasks.evaluate.sequential import items_needed
+
+MARGIN = 0.02
+DISCORDANCES = (0.02, 0.05, 0.10, 0.20)
+INT8_LIKE = (0.02, 0.05, 0.10)
+Results = list[tuple[cells.Cell, dict[str, "Rates"]]]
+Rule = Callable[[cells.Pairs, float], cells.Judged]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one rule did in one cell."""
+
+    passed: float
+    regressions: float
+    items: float
+    """Mean number of items scored."""
+
+
+def rules(with_margins: bool) -> dict[str, Rule]:
+    """The rules compared, ours first."""
+    ours: dict[str, Rule] = {"ours": cells.ours}
+    if with_margins:
+        ours["ours, by margin"] = cells.ours_by_margin
+    return {
+        **ours,
+        "fixed paired": cells.fixed_paired,
+        "fixed unpaired": cells.unpaired,
+        "1 point at n = 300": cells.point_estimate,
+        "Pocock, 20 looks": cells.group_sequential("pocock"),
+        "O'Brien-Fleming, 20 looks": cells.group_sequential("obrien-fleming"),
+    }
+
+
+def judge_cell(cell: cells.Cell, draws: int, seed: int) -> dict[str, Rates]:
+    """Draw one cell and judge each draw by every rule."""
+    random = np.random.default_rng(seed)
+    compared, counts = None, {}
+    for _ in range(draws):
+        pairs = cell.draw(random)
+        if compared is None:
+            compared = rules(pairs.margins is not None)
+            counts = {name: np.zeros(3) for name in compared}
+        for name, rule in compared.items():
+            outcome, items = rule(pairs, MARGIN)
+            counts[name] += (outcome == "non_inferior", outcome == "regression", items)
+    return {name: Rates(*(count / draws)) for name, count in counts.items()}
+
+
+def paired_items(discordance: float, power: float, draws: int = 40_000) -> int:
+    """Smallest fixed size at which Tango's test passes a candidate without loss so often, by simulation."""
+    low, high = 10, 40_000
+    while high - low > max(2, low // 200):
+        middle = (low + high) // 2
+        flips = np.random.default_rng(11).multinomial(
+            middle, [discordance / 2, discordance / 2, 1 - discordance], size=draws
+        )
+        passed = (cells.tango(flips[:, 0], flips[:, 1], middle, -MARGIN) > NormalDist().inv_cdf(0.95)).mean()
+        low, high = (low, middle) if passed >= power else (middle, high)
+    return high
+
+
+def unpaired_items(power: float) -> int:
+    """The same for two independent proportions, by the usual formula; each model answers so many items."""
+    normal, variance = NormalDist(), 2 * cells.PRODUCTION_RIGHT * (1 - cells.PRODUCTION_RIGHT)
+    return int(np.ceil(variance * ((normal.inv_cdf(0.95) + normal.inv_cdf(power)) / MARGIN) ** 2))
+
+
+def print_errors(results: Results) -> None:
+    """Shares of verdicts, one row a cell, one column a rule: passed / regression, mean items."""
+    names = [*rules(with_margins=True)]
+    print(f"\n| pairs, flips | true difference | {' | '.join(names)} |\n| --- | --- |{' --- |' * len(names)}")
+    for cell, rates in results:
+        row = [
+            f"{rates[name].passed:.1%} / {rates[name].regressions:.1%}, {rates[name].items:.0f}"
+            if name in rates
+            else ""
+            for name in names
+        ]
+        print(f"| {cell.source}, {cell.discordance:.1%} | {cell.difference:+.2f} | {' | '.join(row)} |")
+
+
+def print_items(results: Results) -> None:
+    """Items at equal error rates, for a candidate without loss."""
+    print("\n| flips | power | ours | fixed paired of that power | of 90 % | fixed unpaired of that power | of 90 % |")
+    print("| --- " * 7 + "|")
+    sums = np.zeros(5)
+    for cell, rates in results:
+        if cell.difference == 0 and cell.source == "synthetic" and cell.discordance in INT8_LIKE:
+            power = min(rates["ours"].passed, 0.999)
+            row = (
+                rates["ours"].items,
+                paired_items(cell.discordance, power),
+                paired_items(cell.discordance, 0.9),
+                unpaired_items(power),
+                unpaired_items(0.9),
+            )
+            sums += row
+            print(f"| {cell.discordance:.0%} | {power:.1%} | {' | '.join(f'{value:,.0f}' for value in row)} |")
+    means, ratios = sums / len(INT8_LIKE), sums[0] / sums
+    print(f"| mean | | {' | '.join(f'{value:,.0f}' for value in means)} |")
+    print(f"| ours / this | | {' | '.join(f'{value:.2f}' for value in ratios)} |")
+    print("\n| flips | items for a 90 % chance of passing, by the planner |\n| --- | --- |")
+    for discordance in DISCORDANCES:
+        print(f"| {discordance:.0%} | {items_needed(MARGIN, 0.95, discordance):,} |")
+
+
+def plot(results: Results, target: Path, draws: int) -> None:
+    """Left: what share passes, by the true difference. Right: items for a candidate without loss."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    truths = np.linspace(-2, 0.5, 11)
+    curves = [
+        judge_cell(cells.Cell("synthetic", 0.05, truth * MARGIN), draws, 100 + n) for n, truth in enumerate(truths)
+    ]
+    for name, style in (("ours", "-"), ("fixed paired", "--"), ("fixed unpaired", "-."), ("1 point at n = 300", ":")):
+        left.plot(truths, [100 * curve[name].passed for curve in curves], style, label=name)
+        shown = [
+            (cell.discordance, rates[name].items)
+            for cell, rates in results
+            if cell.source == "synthetic" and cell.difference == 0
+        ]
+        if name == "ours":
+            right.plot(*zip(*[(100 * flips, items) for flips, items in shown]), style, marker="o", label="ours, mean")
+    left.axhline(5, color="grey", linewidth=0.7)
+    left.axvline(-1, color="grey", linewidth=0.7)
+    left.set(xlabel="true difference / margin", ylabel="passed, %", title="4,000 items, 5 % flips, margin 0.02")
+    flips = np.array(DISCORDANCES)
+    right.plot(
+        100 * flips, [paired_items(one, 0.9) for one in flips], "--", marker="s", label="fixed paired, 90 % power"
+    )
+    right.axhline(unpaired_items(0.9), linestyle="-.", color="tab:green", label="fixed unpaired, 90 % power")
+    right.set(xlabel="flips, %", ylabel="items", yscale="log", title="items for a candidate without loss")
+    left.legend(fontsize=8)
+    right.legend(fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
+def all_cells(given: argparse.Namespace) -> list[cells.Cell]:
+    """Synthetic ones, and resampled ones where scores can be had."""
+    made = [
+        cells.Cell("synthetic", discordance, difference)
+        for difference in (0.0, -MARGIN, -2 * MARGIN)
+        for discordance in DISCORDANCES
+        if discordance >= -difference
+    ]
+    if given.pairs is None:
+        return made
+    items = read_pairs(given.pairs, given.items)
+    (_, production), *candidates = [
+        (name, nat_margins(Path(folder), items, given.cache))
+        for name, _, folder in (text.partition("=") for text in given.models)
+    ]
+    return made + [
+        cells.RealCell.of(f"SmolLM2 {name}", production, margins, difference)
+        for name, margins in candidates
+        for difference in (0.0, -MARGIN, -2 * MARGIN)
+    ]
+
+
+def main() -> None:
+    """Draw every cell and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="300 draws a cell instead of --draws")
+    parser.add_argument("--draws", type=int, default=5000)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--pairs", type=Path, help="folder of BLiMP's JSON-lines files")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME=FOLDER", help="production first")
+    parser.add_argument("--items", type=int, default=4000, help="minimal pairs to score")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--plot", type=Path, help="write the figure here")
+    given = parser.parse_args()
+    draws, start = (300 if given.quick else given.draws), time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    drawn = all_cells(given)
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("fork")) as pool:
+        rates = pool.map(judge_cell, drawn, [draws] * len(drawn), range(len(drawn)))
+        results = list(zip(drawn, rates))
+    print(f"{draws} draws a cell, margin {MARGIN}, confidence 0.95; each field: passed / regression, mean items")
+    print_errors(results)
+    print_items(results)
+    if given.plot:
+        plot(results, given.plot, max(draws // 10, 50))
+    print(f"\n{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
