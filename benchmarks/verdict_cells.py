@@ -1,4 +1,4 @@
-"""What `benchmarks.verdict_errors` draws, and the rules it judges by: synthetic and resampled pairs, ours and others."""
+"""What `benchmarks.verdict_errors` draws, and the rules it judges by; pairs are synthetic or resampled."""
 
 from __future__ import annotations
 

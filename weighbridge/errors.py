@@ -220,6 +220,24 @@ class ScoringFailed(WeighbridgeError):
     exit_status = 9
 
 
+class ModelUnreadable(WeighbridgeError):
+    """A model named on the command line is not one, or its files cannot be read."""
+
+    exit_status = 2
+
+
+class EndpointRefused(WeighbridgeError):
+    """An endpoint does not answer, or not as an OpenAI-compatible one does."""
+
+    exit_status = 9
+
+
+class SuiteNeedsMore(WeighbridgeError):
+    """A suite cannot be scored on what was named: prompts need an endpoint, likelihoods need log-probabilities."""
+
+    exit_status = 2
+
+
 class PairsInvalid(WeighbridgeError):
     """A file of paired scores cannot be read, or a line of it is not a pair of scores."""
 

@@ -6,10 +6,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from weighbridge.settings import load_settings
+
+
+Trouble = Literal["", "truncated", "empty", "error"]
+"""What was wrong with an answer beside being wrong: cut off, nothing at all, or no answer of the API's form."""
 
 
 class ItemScore(BaseModel):
@@ -29,6 +34,37 @@ class ItemScore(BaseModel):
     likewise."""
     margin: float | None = None
     """How far the right answer was ahead of the next, in nats where the harness tells; only the order counts."""
+    trouble: Trouble = ""
+
+
+class Conditions(BaseModel):
+    """How scores came about, field by field; an empty text stands for what nobody could tell.
+
+    Which fields may differ between two models that are compared: `tasks.evaluate.comparable`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    scorer: str
+    """What asked and judged, with its version: lm-eval or this project's own chat scoring."""
+    parsing: str
+    """How an answer became a score: the assertions' version, or the harness's metric."""
+    engine: str
+    """What ran the model, with its version."""
+    flags: str = ""
+    """What the engine was told, and on which device."""
+    batch: str = ""
+    """How many items ran at once; changes no score but by the rounding of sums."""
+    sampling: str = "temperature 0"
+    few_shot: int = 0
+    chat_template: str = ""
+    """16 hex digits of what makes a chat one text."""
+    tokenizer: str = ""
+    """16 hex digits of what makes the text tokens."""
+    generation_config: str = ""
+    """16 hex digits of the sampling defaults that come with the model."""
+    quantization: str = ""
+    """What config.json says of it; `none` for weights as published."""
 
 
 class SuiteScores(BaseModel):
@@ -43,6 +79,10 @@ class SuiteScores(BaseModel):
     """What scored, with versions and flags that matter: equal strings are comparable."""
     items: tuple[ItemScore, ...]
     seconds: float
+    conditions: Conditions | None = None
+    """None in books of earlier versions."""
+    suite_items: int | None = None
+    """Items of the suite where scoring stopped before its end, for the question was settled; else None."""
 
     @property
     def mean(self) -> float:
@@ -72,6 +112,24 @@ class ScoreBook:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_text(scores.model_dump_json())
         partial.replace(path)
+
+    def others(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> list[SuiteScores]:
+        """The same artifact's scores on the same suite by any other scorer or engine, in no particular order."""
+        here = self._path(artifact_digest, suite_digest, scorer)
+        texts = [path.read_text() for path in sorted(here.parent.glob("*.json")) if path != here]
+        # Parsing every other suite's scores would take most of the time.
+        found = [SuiteScores.model_validate_json(text) for text in texts if suite_digest in text]
+        return [scores for scores in found if scores.suite_digest == suite_digest]
+
+    def journal_path(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
+        """Where the items of a scoring that has not come to its end are kept meanwhile."""
+        return self._path(artifact_digest, suite_digest, scorer).with_suffix(".jsonl")
+
+    def forget(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> None:
+        """Drop a scoring, finished or not, so that it is done again."""
+        path = self._path(artifact_digest, suite_digest, scorer)
+        for one in (path, path.with_suffix(".jsonl")):
+            one.unlink(missing_ok=True)
 
     def _path(self, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
         key = hashlib.sha256(json.dumps([suite_digest, scorer]).encode()).hexdigest()[:24]

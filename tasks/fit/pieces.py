@@ -73,10 +73,11 @@ class Piece(NamedTuple):
     @property
     def is_linear(self) -> bool:
         """Whether a scheme touches it: the weight of a Linear layer, or of fused experts."""
-        if self.dtype not in FLOATS or KEPT.search(self.name.removesuffix(".weight")):
+        # Biases of fused experts have two sides too, as many rows as experts.
+        if self.dtype not in FLOATS or self.name.endswith("bias") or KEPT.search(self.name.removesuffix(".weight")):
             return False
         if len(self.shape) == 3:
-            return self.is_expert and not self.name.endswith("bias")
+            return self.is_expert
         return len(self.shape) == 2 and (self.name.endswith(".weight") or self.is_expert)
 
 

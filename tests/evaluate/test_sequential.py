@@ -1,0 +1,241 @@
+"""The sequential verdict: what it may never do, and its error rates at the hardest point (fixed seeds)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.evaluate.sequential import Levels, Pairs, decide, items_needed, judge_complete, plan, power
+
+
+def pairs_of(gain, clusters=None, margins=None, ids=None):
+    gain = np.asarray(gain, dtype=float)
+    production = np.where(gain < 0, 1.0, 0.0)
+    ids = ids or tuple(f"i{number}" for number in range(len(gain)))
+    return Pairs(ids, production, production + gain, clusters, margins)
+
+
+def flips(random, items, discordance, difference):
+    chance = random.random(items)
+    gained, lost = (discordance + difference) / 2, (discordance - difference) / 2
+    return (chance < gained).astype(float) - (chance >= 1 - lost)
+
+
+def outcomes(draw, draws=400, **rule):
+    random = np.random.default_rng(3)
+    rule = {"margin": 0.02, "confidence": 0.95, **rule}
+    made = [decide(draw(random), **rule) for _ in range(draws)]
+    return {name: sum(one.outcome == name for one in made) / draws for name in ("non_inferior", "regression")}, made
+
+
+gains = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=400)
+margins = st.sampled_from([0.005, 0.02, 0.1, 0.3])
+
+
+@given(gains, margins, st.booleans())
+def test_the_numbers_fit_together(gain, margin, with_margins):
+    known = np.arange(len(gain), dtype=float) if with_margins else None
+    result = decide(pairs_of(gain, margins=known), margin=margin, confidence=0.95)
+    assert -1 <= result.low <= result.estimate <= result.high <= 1
+    assert 1 <= result.items_used <= result.items == len(gain)
+    if result.outcome == "non_inferior":
+        assert result.low > -margin
+    elif result.outcome == "regression":
+        assert result.high < -margin
+        assert result.estimate < 0
+    else:
+        assert result.items_used == result.items
+
+
+@given(gains, margins)
+def test_nothing_passes_on_fewer_items_than_could_rule_out_an_unseen_loss(gain, margin):
+    """Were a share `margin` of items lost, so few could all look fine more than one time in twenty."""
+    result = decide(pairs_of(gain), margin=margin, confidence=0.95)
+    if result.outcome == "non_inferior" and min(gain) == max(gain) == 0:
+        assert (1 - margin) ** result.items_used <= 0.05
+
+
+@given(gains, margins, st.randoms(use_true_random=False))
+def test_what_comes_after_the_decision_changes_nothing(gain, margin, random):
+    result = decide(pairs_of(gain), margin=margin, confidence=0.95)
+    rest = gain[result.items_used :]
+    random.shuffle(rest)
+    other = decide(pairs_of([*gain[: result.items_used], *rest]), margin=margin, confidence=0.95)
+    if result.items_used < len(gain):
+        assert (other.outcome, other.items_used, other.low) == (result.outcome, result.items_used, result.low)
+
+
+@given(gains, st.randoms(use_true_random=False))
+def test_with_margins_neither_the_order_of_lines_nor_anything_else_but_the_items_counts(gain, random):
+    lines = [(f"i{number}", value, float(number % 7)) for number, value in enumerate(gain)]
+    ids, values, known = zip(*lines)
+    first = decide(pairs_of(values, margins=np.array(known), ids=ids), margin=0.1, confidence=0.95)
+    random.shuffle(lines)
+    ids, values, known = zip(*lines)
+    assert decide(pairs_of(values, margins=np.array(known), ids=ids), margin=0.1, confidence=0.95) == first
+
+
+@given(gains)
+def test_what_items_are_called_does_not_matter_in_file_order(gain):
+    renamed = pairs_of(gain, ids=tuple(f"other-{number}" for number in range(len(gain))))
+    assert decide(renamed, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
+
+
+@given(gains)
+def test_clusters_of_one_are_no_clusters(gain):
+    alone = pairs_of(gain, clusters=np.arange(len(gain)))
+    assert decide(alone, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
+
+
+@given(gains, st.sampled_from([(0.02, 0.05), (0.05, 0.1), (0.1, 0.3)]))
+def test_a_wider_margin_never_turns_a_whole_suites_pass_into_a_failure(gain, two):
+    narrow, wide = two
+    bounds = [judge_complete(pairs_of(gain), Levels(margin, 0.95, final_look=False)) for margin in two]
+    if bounds[0].low > -narrow:
+        assert bounds[1].low > -wide
+    assert not (bounds[1].high < -wide and bounds[0].high >= -narrow)
+
+
+@given(gains)
+@settings(max_examples=50)
+def test_a_whole_suites_bounds_are_mirrored_when_the_models_are_swapped(gain):
+    """At a confidence of 0.5 < c where both bounds have the same error: the two share one construction."""
+    levels = Levels(0.02, 0.75, final_look=False)
+    forth = judge_complete(pairs_of(gain), levels)
+    back = judge_complete(pairs_of([-value for value in gain]), levels)
+    assert forth.low <= -back.high + 1e-6 or levels.worse[0] != levels.passing[0]
+    assert -back.low >= forth.high - 1e-6 or levels.worse[0] > levels.passing[0]
+
+
+def test_identical_models_pass_early_and_never_on_few_items():
+    same = decide(pairs_of(np.zeros(4000)), margin=0.02, confidence=0.95)
+    assert same.outcome == "non_inferior"
+    assert 149 <= same.items_used <= 260
+    assert decide(pairs_of(np.zeros(50)), margin=0.02, confidence=0.95).outcome == "inconclusive"
+    by_margin = decide(pairs_of(np.zeros(4000), margins=np.arange(4000.0)), margin=0.02, confidence=0.95)
+    assert by_margin.outcome == "non_inferior"
+    assert by_margin.items_used <= 320
+
+
+def test_a_broken_model_is_caught_within_a_few_dozen_items():
+    random = np.random.default_rng(0)
+    result = decide(pairs_of(flips(random, 4000, 0.5, -0.4)), margin=0.02, confidence=0.95)
+    assert result.outcome == "regression"
+    assert result.items_used <= 60
+
+
+@pytest.mark.parametrize("discordance", [0.02, 0.1])
+def test_a_loss_of_the_margin_hardly_ever_passes(discordance):
+    """5 % and three standard errors; the long version with 5,000 draws is benchmarks/verdict_errors.py."""
+    shares, _ = outcomes(lambda random: pairs_of(flips(random, 4000, discordance, -0.02)))
+    assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["good", "useless", "misleading"])
+def test_margins_of_any_worth_keep_the_error(kind):
+    def draw(random):
+        chance = np.repeat([0.3, 0.05, 0.01], [300, 500, 700])
+        gain = flips(random, 1500, chance, -0.02 * chance / chance.mean())
+        known = {"good": np.arange(1500.0), "useless": random.random(1500), "misleading": np.arange(1500.0)[::-1]}
+        return pairs_of(gain, margins=known[kind])
+
+    shares, _ = outcomes(draw, draws=300)
+    assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+
+
+def test_good_margins_save_items():
+    chance = np.repeat([0.33, 0.12, 0.05, 0.005], [400, 400, 1200, 2000])
+    known = np.arange(4000.0)
+
+    def gains_of(random):
+        return flips(random, 4000, chance, 0.0)
+
+    _, plain = outcomes(lambda random: pairs_of(random.permutation(gains_of(random))), draws=100)
+    _, ordered = outcomes(lambda random: pairs_of(gains_of(random), margins=known), draws=100)
+    assert sum(one.items_used for one in ordered) < 0.9 * sum(one.items_used for one in plain)
+
+
+def test_the_estimate_is_unbiased_in_an_order_of_its_own():
+    """A suite too small to stop early at so narrow a margin: the mean over suites is the true difference."""
+    chance = np.repeat([0.4, 0.1, 0.02], [200, 300, 500])
+
+    def draw(random):
+        return pairs_of(flips(random, 1000, chance, 0.3 * chance), margins=np.arange(1000.0))
+
+    _, made = outcomes(draw, draws=300, margin=0.001)
+    assert np.mean([one.estimate for one in made]) == pytest.approx(0.3 * chance.mean(), abs=0.003)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_clusters_that_flip_as_one_count_as_one(mixed):
+    def draw(random):
+        gain, clusters = np.repeat(flips(random, 150, 0.1, -0.02), 10), np.repeat(np.arange(150), 10)
+        if mixed:
+            gain, clusters = gain.reshape(150, 10).T.ravel(), clusters.reshape(150, 10).T.ravel()
+        return pairs_of(gain, clusters=clusters)
+
+    shares, _ = outcomes(draw, draws=300)
+    assert shares["non_inferior"] <= 0.05
+
+
+def test_few_clusters_are_not_enough_however_many_items():
+    gain = np.zeros(4000)
+    few = pairs_of(gain, clusters=np.repeat(np.arange(20), 200))
+    assert decide(few, margin=0.02, confidence=0.95).outcome == "inconclusive"
+
+
+def test_rare_total_losses_among_graded_scores_do_not_slip_through():
+    def draw(random):
+        return pairs_of(np.where(random.random(1000) < 0.03, -1.0, 0.01 / 0.97))
+
+    shares, _ = outcomes(draw, draws=300)
+    assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+
+
+def test_no_loss_is_no_regression_even_where_the_margin_is_far_below_the_noise():
+    shares, _ = outcomes(lambda random: pairs_of(flips(random, 300, 0.4, 0.0)), draws=1000, margin=0.001)
+    assert shares["regression"] <= 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
+
+
+def test_lost_scores_count_against_the_candidate_and_many_make_it_invalid():
+    gain = np.zeros(1000)
+    pairs = pairs_of(gain)
+    production = np.ones(1000)
+    candidate = production.copy()
+    candidate[:8] = np.nan
+    few = decide(Pairs(pairs.ids, production, candidate), margin=0.02, confidence=0.95)
+    assert few.estimate < 0
+    candidate[:20] = np.nan
+    many = decide(Pairs(pairs.ids, production, candidate), margin=0.02, confidence=0.95)
+    assert (many.outcome, many.items_used, many.low) == ("invalid", 0, None)
+    assert "20 of 1000" in many.reason
+
+
+def test_a_sorted_file_can_be_shuffled():
+    gain = np.concatenate([np.zeros(2000), -np.ones(200), np.zeros(1800)])
+    assert decide(pairs_of(gain), margin=0.02, confidence=0.95).outcome == "non_inferior"
+    assert decide(pairs_of(gain), margin=0.02, confidence=0.95, shuffle=True).outcome == "regression"
+
+
+def test_the_planner_agrees_with_what_happens():
+    shares, made = outcomes(lambda random: pairs_of(flips(random, 4000, 0.05, 0.0)), draws=200)
+    expected = plan(4000, 0.02, 0.95, 0.05)
+    assert expected.power == pytest.approx(shares["non_inferior"], abs=0.03)
+    assert expected.expected_items == pytest.approx(np.mean([one.items_used for one in made]), rel=0.15)
+    assert expected.can_decide
+
+
+def test_the_planner_knows_a_hopeless_suite():
+    assert power(100, 0.02, 0.95, 0.0) == 0.0
+    hopeless = plan(100, 0.02, 0.95, 0.05)
+    assert (hopeless.least_items, hopeless.can_decide) == (149, False)
+
+
+@given(st.sampled_from([0.01, 0.02, 0.05, 0.1]), st.floats(0.02, 0.4), st.sampled_from([0.9, 0.95, 0.99]))
+@settings(max_examples=40)
+def test_items_needed_are_just_enough(margin, discordance, confidence):
+    needed = items_needed(margin, confidence, discordance)
+    assert power(needed, margin, confidence, discordance) >= 0.9
+    assert power(needed - 1, margin, confidence, discordance) < 0.9

@@ -1,0 +1,81 @@
+"""Reading a file of paired scores: every way to be wrong names the line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.evaluate.sequential import read_pairs
+from weighbridge.errors import PairsInvalid
+
+GOOD = {"id": "a", "production": 1, "candidate": 0.5}
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def test_a_good_file_comes_in_whole(tmp_path):
+    path = write(
+        tmp_path,
+        {**GOOD, "cluster": "doc", "margin": -2.5},
+        "",
+        {"id": 7, "production": 0, "candidate": None, "cluster": "doc", "margin": 1},
+    )
+    pairs = read_pairs(path)
+    assert pairs.ids == ("a", "7")
+    assert list(pairs.production) == [1.0, 0.0]
+    assert np.isnan(pairs.candidate[1])
+    assert list(pairs.clusters) == [0, 0]
+    assert list(pairs.margins) == [-2.5, 1.0]
+
+
+def test_without_the_optional_fields_there_are_none(tmp_path):
+    pairs = read_pairs(write(tmp_path, GOOD))
+    assert pairs.clusters is None
+    assert pairs.margins is None
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{not json", "not JSON"),
+        ("{} {}", "not JSON"),
+        ("[1, 2]", "not a JSON object"),
+        ("{}, {}", "not JSON"),
+        ({"production": 1, "candidate": 1}, "`id` is missing"),
+        ({"id": True, "production": 1, "candidate": 1}, "`id` is missing"),
+        ({"id": "b", "production": 1}, "`candidate` is missing"),
+        ({"id": "b", "candidate": 1}, "`production` is missing"),
+        ({"id": "b", "production": 1, "candidate": "1"}, "`candidate` is not a number"),
+        ({"id": "b", "production": 1, "candidate": 1.01}, "`candidate` is not between"),
+        ({"id": "b", "production": -0.1, "candidate": 1}, "`production` is not between"),
+        ('{"id": "b", "production": 1, "candidate": NaN}', "`candidate` is not a finite"),
+        ('{"id": "b", "production": Infinity, "candidate": 1}', "`production` is not a finite"),
+        ({"id": "b", "production": 1, "candidate": 10**400}, "`candidate` is not a finite"),
+        ({"id": "a", "production": 1, "candidate": 1}, "was there before"),
+        ({"id": "b", "production": 1, "candidate": 1, "margin": 1}, "`margin` is missing"),
+        ({"id": "b", "production": 1, "candidate": 1, "cluster": "x"}, "`cluster` is missing"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, told):
+    path = write(tmp_path, GOOD, "", line)
+    with pytest.raises(PairsInvalid) as caught:
+        read_pairs(path)
+    assert told in caught.value.what
+    assert caught.value.where.startswith(str(path))
+    assert caught.value.where.endswith(":1" if "missing" in told and told[1] in "mc" and "ca" not in told else ":3")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
+def test_an_empty_or_unreadable_file_is_told(tmp_path, content):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(PairsInvalid):
+        read_pairs(path)
+    with pytest.raises(PairsInvalid):
+        read_pairs(tmp_path / "nowhere.jsonl")
