@@ -24,6 +24,9 @@ class Fault:
         headers: sent with that answer, as `{"Retry-After": "1"}`.
         delay_seconds: wait before answering.
         cut_after_bytes: break the connection after this much of a file.
+        hang_after_bytes: send nothing more after this much of a file, and keep the connection.
+        truncated_to_bytes: serve this much of a file, as if it had never been longer.
+        bytes_per_second: send a file no faster than this.
         damaged: send a file with one byte altered.
     """
 
@@ -34,6 +37,9 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
     cut_after_bytes: int | None = None
+    hang_after_bytes: int | None = None
+    truncated_to_bytes: int | None = None
+    bytes_per_second: float | None = None
     damaged: bool = False
 
 

@@ -4,7 +4,8 @@
     python -m examples.hub serve ROOT --port 8300         # then: HF_ENDPOINT=http://127.0.0.1:8300
 
 It knows models, their files at a commit, ranges, large files behind a redirect, gated repositories, and the
-Hub's own error codes. It does *not* know uploads, search, pull requests, datasets or Xet.
+Hub's own error codes, and an author's models, newest first. It does *not* know uploads, search by words,
+pull requests, datasets or Xet.
 
 How repositories lie on disk is told in examples/hub_repository.py.
 """
@@ -17,7 +18,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from examples.faults import Fault, Faults, Served
+from examples.hub_listing import list_models
 from examples.hub_repository import HubError, Repository, publish
 
 LOOPBACK = "127.0.0.1"
 BLOCK_BYTES = 256 * 1024
+SLOW_BLOCK_BYTES = 16 * 1024
+LONGEST_HANG_SECONDS = 600.0
 
 __all__ = ["create_app", "publish", "serving"]
 
@@ -63,6 +67,10 @@ def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
     @app.get("/")
     def repositories() -> list[str]:
         return sorted(str(refs.parent.relative_to(root)) for refs in root.glob("*/*/refs"))
+
+    @app.get("/api/models")
+    def listing(author: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+        return list_models(root, author, limit)
 
     @app.get("/api/models/{org}/{name}")
     def newest(org: str, name: str, blobs: bool = False) -> dict[str, Any]:
@@ -121,7 +129,8 @@ def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
 
 def _send(request: Request, path: Path, headers: dict[str, str], rig: Faults) -> Response:
     """A file or the asked range of it, with whatever the request's fault does to it."""
-    size = path.stat().st_size
+    fault: Fault = request.state.fault or Fault()
+    size = path.stat().st_size if fault.truncated_to_bytes is None else fault.truncated_to_bytes
     start, stop = _asked_range(request.headers.get("range"), size)
     status = 206 if (start, stop) != (0, size) else 200
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
@@ -132,26 +141,32 @@ def _send(request: Request, path: Path, headers: dict[str, str], rig: Faults) ->
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
 
-    def body() -> Iterator[bytes]:
-        for block in _blocks(path, start, stop, request.state.fault):
+    async def body() -> AsyncIterator[bytes]:
+        async for block in _blocks(path, start, stop, fault):
             served.sent_bytes += len(block)
             yield block
 
     return StreamingResponse(body(), status, headers, media_type="application/octet-stream")
 
 
-def _blocks(path: Path, start: int, stop: int, fault: Fault | None) -> Iterator[bytes]:
-    damaged = fault is not None and fault.damaged
-    if fault and fault.cut_after_bytes is not None:
-        stop = min(stop, start + fault.cut_after_bytes)
+async def _blocks(path: Path, start: int, stop: int, fault: Fault) -> AsyncIterator[bytes]:
+    damaged, begun, first = fault.damaged, time.monotonic(), start
+    for limit in (fault.cut_after_bytes, fault.hang_after_bytes):
+        stop = stop if limit is None else min(stop, start + limit)
+    step = BLOCK_BYTES if fault.bytes_per_second is None else min(BLOCK_BYTES, SLOW_BLOCK_BYTES)
     with path.open("rb") as file:
         file.seek(start)
         while start < stop:
-            block = file.read(min(BLOCK_BYTES, stop - start))
+            block = file.read(min(step, stop - start))
             start += len(block)
             if damaged:
                 block, damaged = block[:-1] + bytes([block[-1] ^ 1]), False
             yield block
+            if fault.bytes_per_second:
+                await asyncio.sleep(max(0.0, (start - first) / fault.bytes_per_second - (time.monotonic() - begun)))
+    if fault.hang_after_bytes is not None:
+        # Ends when the client has had enough: the server cancels what nobody listens to any more.
+        await asyncio.sleep(LONGEST_HANG_SECONDS)
 
 
 def _asked_range(header: str | None, size: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel
 
 from registry.store import sha256_of
+from weighbridge.files import write_whole
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"\w[\w.-]*")
@@ -81,10 +82,22 @@ def publish(root: Path, repo: str, folder: Path, branch: str = "main") -> str:
     if (home / commit).is_dir():
         shutil.rmtree(incoming)
     else:
-        _write(home / f"{commit}.json", json.dumps({path: blob.model_dump() for path, blob in blobs.items()}))
+        write_whole(home / f"{commit}.json", json.dumps({path: blob.model_dump() for path, blob in blobs.items()}))
         incoming.rename(home / commit)
-    _write(home / "refs" / branch, commit)
+    write_whole(home / "refs" / branch, commit)
     return commit
+
+
+def misname(root: Path, repo: str, commit: str, path: str, other: str) -> None:
+    """Let a commit list one of its files under another name, as only a hostile Hub would."""
+    listing = root / repo / f"{commit}.json"
+    blobs = json.loads(listing.read_text())
+    write_whole(listing, json.dumps({other if name == path else name: blob for name, blob in blobs.items()}))
+
+
+def swap_content(root: Path, repo: str, commit: str, path: str, content: bytes) -> None:
+    """Change a file under a commit without telling: its listing goes on naming the old size and hashes."""
+    write_whole(root / repo / commit / path, content)
 
 
 def _blobs(folder: Path) -> dict[str, Blob]:
@@ -105,11 +118,8 @@ def _git_oid(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+def _stamp(folder: Path) -> str:
+    return datetime.fromtimestamp(folder.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Repository:
@@ -152,15 +162,15 @@ class Repository:
     def describe(self, commit: str, with_blobs: bool) -> dict[str, Any]:
         """What the Hub says of a model at a commit."""
         card = self._card(commit)
-        stamp = datetime.fromtimestamp((self.folder / commit).stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        commits = [path for path in self.folder.iterdir() if COMMIT.fullmatch(path.name)]
         return {
             "_id": commit[:24],
             "id": self.id,
             "modelId": self.id,
             "author": self.id.split("/")[0],
             "sha": commit,
-            "lastModified": stamp,
-            "createdAt": stamp,
+            "lastModified": _stamp(self.folder / commit),
+            "createdAt": min(_stamp(path) for path in commits),
             "private": False,
             "disabled": False,
             "gated": "manual" if self.gated else False,

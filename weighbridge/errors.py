@@ -106,6 +106,12 @@ class SourceDamaged(WeighbridgeError):
     exit_status = 4
 
 
+class SourceStalled(WeighbridgeError):
+    """The Hub accepts connections and then sends nothing, again and again."""
+
+    exit_status = 4
+
+
 class DiskFull(WeighbridgeError):
     """There is not enough free disk for what comes next."""
 
@@ -277,6 +283,24 @@ class ArtifactDamaged(WeighbridgeError):
     exit_status = 10
 
 
+class ArtifactUnsigned(WeighbridgeError):
+    """An artifact's manifest carries no signature of this installation's key."""
+
+    exit_status = 10
+
+
+class SigningKeyUnusable(WeighbridgeError):
+    """The key to sign or to verify manifests with is missing, or is none."""
+
+    exit_status = 2
+
+
+class StoreUnreachable(WeighbridgeError):
+    """The store at WEIGHBRIDGE_STORE_URL did not answer, or refuses us."""
+
+    exit_status = 10
+
+
 class RegistryFailed(WeighbridgeError):
     """MLflow answers, but with an error."""
 
@@ -338,3 +362,24 @@ class NothingToRollBack(WeighbridgeError):
     """The line has no earlier version to go back to."""
 
     exit_status = 17
+
+
+# --- watch ----------------------------------------------------------------------------------
+
+
+class LedgerDamaged(WeighbridgeError):
+    """What the watch wrote down of a line cannot be read."""
+
+    exit_status = 10
+
+
+class WatchBusy(WeighbridgeError):
+    """Another watch holds the line."""
+
+    exit_status = 15
+
+
+class ReleaseNotStarted(WeighbridgeError):
+    """Prefect answers, but does not take the release that the watch asks for."""
+
+    exit_status = 18

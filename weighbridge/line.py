@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -30,6 +30,37 @@ class Admission(_Part):
     licences: list[str] = Field(description="SPDX ids, as the model card names them; none means none is allowed")
     architectures: list[str] = Field([], description="class names in config.json; empty: any causal LM known")
     max_download_gib: float = Field(2000, gt=0)
+
+
+class Watch(_Part):
+    """What is looked for at the source, and what happens when something is there."""
+
+    on_new: Literal["release", "notify"] = Field(
+        "release", description="an admissible new commit: start a release, whose candidates await approval; or only say"
+    )
+    on_successor: Literal["notify", "release"] = Field(
+        "notify", description="an admissible successor: only say so, or start a release of it"
+    )
+    successors: list[str] = Field(
+        [], description="globs over repositories' names, as Llama-*-8B-Instruct; none means no search"
+    )
+    author: str = Field("", description="whose repositories are searched; the source's owner by default")
+    architectures: list[str] = Field([], description="of a successor; empty: those of the admission rules")
+    parameters_billion: tuple[float, float] | None = Field(None, description="fewest and most of a successor")
+
+    @field_validator("parameters_billion")
+    @classmethod
+    def _a_range(cls, span: tuple[float, float] | None) -> tuple[float, float] | None:
+        if span and not 0 <= span[0] <= span[1]:
+            raise ValueError("must be the fewest and the most, as [7, 9]")
+        return span
+
+    @field_validator("successors")
+    @classmethod
+    def _names(cls, patterns: list[str]) -> list[str]:
+        if any("/" in pattern or not pattern for pattern in patterns):
+            raise ValueError("must be globs over names without the owner, as Llama-*-8B-Instruct")
+        return patterns
 
 
 class Target(_Part):
@@ -75,6 +106,37 @@ class Rollout(_Part):
         return steps
 
 
+class Bounds(_Part):
+    """How far a candidate may move beside accuracy; each is decided by its interval, and `null` only reports.
+
+    The defaults are for a quantization of the same release, measured on a model of 135 million parameters: its INT8
+    passes, plain INT4 does not (docs/drift.md). Larger models move less.
+    """
+
+    max_kl_nats: float | None = Field(0.25, gt=0, description="KL divergence on held text, nats a token")
+    min_top1_agreement: float | None = Field(
+        0.75, gt=0, lt=1, description="share of held tokens at which both think the same next token likeliest"
+    )
+    max_text_mismatch_share: float | None = Field(
+        0.0, ge=0, lt=1, description="share of held texts that tokenizer or chat template turn into other tokens"
+    )
+    max_flips_share: float | None = Field(
+        0.10, gt=0, lt=1, description="share of items right before and wrong now or the reverse, all suites together"
+    )
+    max_length_ratio: float | None = Field(
+        1.5, gt=1, description="typical ratio of answer lengths, and its inverse: answers may not shrink further either"
+    )
+    max_refusal_rise: float | None = Field(0.05, gt=0, lt=1, description="rise of the share of refusing answers")
+    max_language_change_share: float | None = Field(
+        0.05, gt=0, lt=1, description="share of answers in another language than production's"
+    )
+    max_degenerate_share: float | None = Field(
+        0.05, gt=0, lt=1, description="share of answers that loop, are empty or leak tokens where production's did not"
+    )
+    max_latency_ratio: float | None = Field(None, gt=1, description="typical ratio of answer times")
+    min_throughput_ratio: float | None = Field(None, gt=0, lt=1, description="typical ratio of tokens a second")
+
+
 class Line(_Part):
     """A model line.
 
@@ -91,7 +153,12 @@ class Line(_Part):
     engine: Engine = Engine()
     suites: list[SuiteUse] = Field(min_length=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    bounds: Bounds = Bounds()
+    noise_floor: bool = Field(
+        False, description="score production twice, and show the flips between the two beside the verdict"
+    )
     rollout: Rollout = Rollout()
+    watch: Watch = Watch()
 
     @field_validator("source")
     @classmethod

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
     gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/gpus.yaml")
     prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/fit/prices.yaml")
+    store_url: str | None = Field(None, description="where artifacts are kept beside this disk, as s3://bucket/prefix")
+    signing_key: Path | None = Field(None, description="your own private key to sign manifests with, PEM")
+    public_key: Path | None = Field(
+        None, description="what manifests are verified by, PEM; the signing key's by default"
+    )
     hf_endpoint: str = Field(
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
         description="the Hub; HF_ENDPOINT, as huggingface_hub names it, works too",
@@ -103,7 +108,7 @@ class Settings(BaseSettings):
     def as_environment(self) -> dict[str, str]:
         """The same settings as variables, for the processes that the stack starts."""
         values = self.model_dump(mode="json")
-        return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def library_environment(self) -> dict[str, str]:
         """Variables that point Prefect, MLflow and huggingface_hub at this installation."""

@@ -1,32 +1,35 @@
-"""Scores on a regression suite: ask an OpenAI-compatible endpoint, check what it answers."""
+"""Scores on a regression suite: ask an OpenAI-compatible endpoint, check what it answers.
+
+What an endpoint does not answer is never a wrong answer: requests are tried again as long as `patience` says, and
+then the scoring ends. Every answer is in a journal by then, so the next run asks only what is missing.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from tasks.evaluate.assertions import VERSION
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.assertions import VERSION, Answer
+from tasks.evaluate.comparable import MOST_TROUBLE_SHARE
+from tasks.evaluate.endpoint import base_of, make_client
+from tasks.evaluate.facts import ModelFacts
+from tasks.evaluate.journal import Journal, leading, open_journal
+from tasks.evaluate.patience import Patience, is_of_the_item, told
+from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores, Trouble
 from tasks.evaluate.suites import Question, Suite, questions_of
 from weighbridge.errors import ScoringFailed
 
-ATTEMPTS = 5
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0
-CONNECT_SECONDS, READ_SECONDS = 10.0, 300.0
-"""An answer may wait behind others on a busy CPU; transformers' first request compiles for 40 s."""
+LOOK_EVERY_ITEMS = 8
+"""Whether the question is settled is looked up at most this often: it costs milliseconds."""
 
 
-class _Message(BaseModel):
-    content: str
-
-
-class _Choice(BaseModel):
-    message: _Message
+class _Usage(BaseModel):
+    completion_tokens: int | None = None
 
 
 class _Completion(BaseModel):
@@ -34,140 +37,225 @@ class _Completion(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    choices: list[_Choice] = Field(min_length=1)
+    choices: list[dict[str, Any]] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+class Asking(BaseModel):
+    """Who is asked, and what is known of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    """The engine's address, with or without `/v1`."""
+    model: str
+    """The name that it serves the model by."""
+    artifact_digest: str
+    """The model's identity in the book."""
+    engine: str
+    """Name, version and flags of what answers, part of the scorer's name."""
+    facts: ModelFacts = ModelFacts()
+    again: bool = False
+    """Whether this is the second scoring of the same, for the noise floor."""
+
+    @property
+    def scorer(self) -> str:
+        """The scorer's name in the book."""
+        return f"assertions {VERSION} temperature 0 {self.engine}{' again' if self.again else ''}"
+
+    @property
+    def conditions(self) -> Conditions:
+        """How its scores come about."""
+        return Conditions(
+            scorer="weighbridge chat", parsing=f"assertions {VERSION}", engine=self.engine, **self.facts.model_dump()
+        )
 
 
 def ask(
-    endpoint: str,
-    model: str,
+    asking: Asking,
     suite: Suite,
     *,
-    artifact_digest: str,
-    engine: str,
     api_key: str | None,
     book: ScoreBook,
     concurrency: int = 8,
+    patience_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    order: Sequence[str] = (),
+    first: Collection[str] = (),
+    stop: Callable[[list[ItemScore]], bool] | None = None,
 ) -> SuiteScores:
-    """Ask every question of a regression suite; an item scores 1 when all its assertions hold, else 0.
+    """Ask the questions of a regression suite; an item scores as its assertions and threshold say.
 
     Args:
-        endpoint: the engine's address, with or without `/v1`.
-        model: the name that it serves the model by.
+        asking: who is asked.
         suite: a regression suite.
-        artifact_digest: the model's identity in the book.
-        engine: name, version and flags of what answers, part of the scorer's name.
         api_key: sent as a bearer token where there is one.
-        book: answers that were given before are taken from it.
+        book: answers that were given before are taken from it, or from its journal.
         concurrency: questions asked at once.
+        patience_seconds: how long one request is tried again; see `patience`.
         progress: called with questions answered and questions in all.
+        order: ids in the order in which they are looked at; the suite's own by default.
+        first: ids of which all are asked, and before the others.
+        stop: called with the items answered so far, in that order and without gaps; True ends the scoring.
+
+    Returns:
+        The whole suite's scores, or those that were looked at when `stop` said so (`suite_items` is set then).
 
     Raises:
-        ScoringFailed: a question got no answer after several attempts; it is named, and nothing is kept.
+        ScoringFailed: a question got no answer while patience lasted, or too many got an error; what was answered is
+            kept, and asked no more.
     """
-    scorer = f"assertions {VERSION} temperature 0 {engine}"
-    known = book.find(artifact_digest=artifact_digest, suite_digest=suite.digest, scorer=scorer)
-    if known is not None:
-        return known
-    questions = questions_of(suite.path)
-    if tuple(question.id for question in questions) != suite.ids:
-        raise ScoringFailed("The suite changed while it was asked.", "Run the release again.", where=suite.name)
-    started = time.monotonic()
-    answered = _ask_all(_base(endpoint), model, questions, api_key, concurrency, progress or (lambda done, total: None))
-    scores = SuiteScores(
-        suite=suite.name,
-        suite_digest=suite.digest,
-        artifact_digest=artifact_digest,
-        scorer=scorer,
-        items=tuple(answered[question.id] for question in questions),
-        seconds=time.monotonic() - started,
-    )
-    book.keep(scores)
+    key = {"artifact_digest": asking.artifact_digest, "suite_digest": suite.digest, "scorer": asking.scorer}
+    with open_journal(book.journal_path(**key)) as journal:
+        # Another process may have finished it while this one waited for the journal.
+        known = book.find(**key)
+        if known is not None:
+            journal.close_for_good()
+            return known
+        questions = {question.id: question for question in questions_of(suite.path)}
+        if tuple(questions) != suite.ids:
+            raise ScoringFailed("The suite changed while it was asked.", "Run it again.", where=suite.name)
+        ordered = [questions[id] for id in order or suite.ids]
+        loop = _Loop(asking, ordered, journal, api_key, Patience(patience_seconds, concurrency), progress, stop)
+        items = loop.run(concurrency, frozenset(first))
+        whole = len(items) == suite.items
+        kept = {item.id: item for item in items}
+        scores = SuiteScores(
+            suite=suite.name,
+            **key,
+            items=tuple(kept[id] for id in suite.ids) if whole else tuple(items),
+            seconds=journal.seconds,
+            conditions=asking.conditions,
+            suite_items=None if whole else suite.items,
+        )
+        if whole:
+            book.keep(scores)
+            journal.close_for_good()
     return scores
 
 
-def _base(endpoint: str) -> str:
-    base = endpoint.rstrip("/")
-    return base if base.endswith("/v1") else f"{base}/v1"
+class _Loop:
+    """The questions of one suite, asked side by side."""
 
+    def __init__(
+        self,
+        asking: Asking,
+        questions: list[Question],
+        journal: Journal,
+        api_key: str | None,
+        patience: Patience,
+        progress: Callable[[int, int], None] | None,
+        stop: Callable[[list[ItemScore]], bool] | None,
+    ) -> None:
+        self.base, self.model = base_of(asking.endpoint), asking.model
+        self.questions, self.journal, self.api_key = questions, journal, api_key
+        self.patience, self.stop = patience, stop or (lambda items: False)
+        self.progress = progress or (lambda done, total: None)
+        self.items = dict(journal.items)
+        self.errors = 0
+        self.order = [question.id for question in questions]
 
-def _ask_all(
-    base: str,
-    model: str,
-    questions: tuple[Question, ...],
-    api_key: str | None,
-    concurrency: int,
-    progress: Callable[[int, int], None],
-) -> dict[str, ItemScore]:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    answered: dict[str, ItemScore] = {}
-    # Engines are on this network: a proxy from the environment has no business between.
-    with (
-        httpx.Client(headers=headers, timeout=timeout, trust_env=False) as client,
-        ThreadPoolExecutor(concurrency) as pool,
-    ):
-        waiting = [pool.submit(_ask_one, client, base, model, question) for question in questions]
+    def run(self, concurrency: int, first: frozenset[str]) -> list[ItemScore]:
+        """Ask what is missing; the items without gaps, in order, and those that were asked first."""
+        looked_at = leading(self.order, self.items)
+        if looked_at and first <= self.items.keys() and self.stop(looked_at):
+            return self._with(first, looked_at)
+        missing = [one for one in self.questions if one.id not in self.items]
+        missing.sort(key=lambda one: one.id not in first)
+        with make_client(self.api_key) as client, ThreadPoolExecutor(concurrency) as pool:
+            self.journal.start_clock()
+            # No more than are asked at once and as many that wait: what is not begun can be spared.
+            coming, running = iter(missing), set[Future[ItemScore]]()
+            try:
+                done = 0
+                while True:
+                    for question in islice(coming, 2 * concurrency - len(running)):
+                        running.add(pool.submit(self._ask_one, client, question))
+                    if not running:
+                        break
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        self._take(future)
+                    looks, done = done // LOOK_EVERY_ITEMS, done + len(finished)
+                    if done // LOOK_EVERY_ITEMS == looks and running:
+                        continue
+                    looked_at = leading(self.order, self.items)
+                    if looked_at and first <= self.items.keys() and self.stop(looked_at):
+                        break
+            finally:
+                self.patience.end()
+                # Leaving the pool waits for what runs; what has not begun is not to begin.
+                pool.shutdown(wait=False, cancel_futures=True)
+        return self._with(first, looked_at)
+
+    def _with(self, first: frozenset[str], looked_at: list[ItemScore]) -> list[ItemScore]:
+        there = {item.id for item in looked_at}
+        return [*looked_at, *(self.items[id] for id in self.order if id in first - there)]
+
+    def _take(self, finished: Future[ItemScore]) -> None:
+        item = finished.result()
+        self.items[item.id] = item
+        if item.trouble == "error":
+            # Not for the journal: it is worth another try when the scoring goes on.
+            self.errors += 1
+            if self.errors > MOST_TROUBLE_SHARE * len(self.questions):
+                raise ScoringFailed(
+                    f"{self.errors} of {len(self.items)} items got an error for an answer, the last of them {item.id}: "
+                    f"{item.answer}",
+                    "Look at the engine's log and the item, then run it again: what was answered is kept.",
+                    where=self.base,
+                )
+        else:
+            self.journal.add([item])
+        self.progress(len(self.items), len(self.questions))
+
+    def _ask_one(self, client: httpx.Client, question: Question) -> ItemScore:
+        body = {"model": self.model, **question.request}
         try:
-            for finished in as_completed(waiting):
-                item = finished.result()
-                answered[item.id] = item
-                progress(len(answered), len(questions))
-        except BaseException:
-            # Leaving the pool waits for what runs; what has not begun is not to begin.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return answered
+            response = self.patience.post(client, f"{self.base}/chat/completions", body)
+            return self._scored(question, response)
+        except ValidationError:
+            return _error(question, f"not an OpenAI chat completion: {response.text[:300]}")
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and is_of_the_item(error):
+                return _error(question, told(error))
+            raise ScoringFailed(
+                f"The item {question.id} got no answer, after all that patience allows: {told(error)}",
+                "Look at the engine and its log, then run it again: what was answered is kept.",
+                where=self.base,
+            ) from error
+
+    def _scored(self, question: Question, response: httpx.Response) -> ItemScore:
+        completion = _Completion.model_validate_json(response.content)
+        answer = Answer.of_choice(completion.choices[0], response.elapsed.total_seconds())
+        return ItemScore(
+            id=question.id,
+            score=question.score(question.grade(answer)),
+            answer=answer.shown,
+            question=question.messages[-1].content,
+            must_pass=question.must_pass,
+            cluster=question.cluster,
+            trouble=_trouble(question, answer, completion.usage),
+        )
 
 
-def _ask_one(client: httpx.Client, base: str, model: str, question: Question) -> ItemScore:
-    body = {
-        "model": model,
-        "messages": [message.model_dump() for message in question.messages],
-        "max_tokens": question.max_tokens,
-        "temperature": 0,
-    }
-    started = time.monotonic()
-    try:
-        response = _post(client, f"{base}/chat/completions", body)
-        latency_ms = response.elapsed.total_seconds() * 1000
-        answer = _Completion.model_validate_json(response.content).choices[0].message.content
-    except (httpx.HTTPError, ValidationError) as error:
-        raise ScoringFailed(
-            f"The item {question.id} got no answer in {time.monotonic() - started:.0f} s: {_told(error)}",
-            "Look at the engine's log (weighbridge status names it), then run the release again.",
-            where=base,
-        ) from error
-    failures = [failure for one in question.assertions if (failure := one.failure(answer, latency_ms))]
+def _trouble(question: Question, answer: Answer, usage: _Usage | None) -> Trouble:
+    if answer.finish_reason == "length":
+        # An item that asks for 16 tokens is answered by 16; one that was cut before, or never set a limit, is not.
+        tokens = usage.completion_tokens if usage else None
+        limited = "max_tokens" in question.model_fields_set
+        if not limited or (tokens is not None and tokens < question.max_tokens):
+            return "truncated"
+    return "" if answer.shown.strip() or answer.refusal else "empty"
+
+
+def _error(question: Question, said: str) -> ItemScore:
     return ItemScore(
         id=question.id,
-        score=0.0 if failures else 1.0,
-        answer=answer,
+        score=0.0,
+        answer=said,
         question=question.messages[-1].content,
         must_pass=question.must_pass,
+        cluster=question.cluster,
+        trouble="error",
     )
-
-
-def _post(client: httpx.Client, url: str, body: dict[str, object]) -> httpx.Response:
-    retrying = Retrying(
-        retry=retry_if_exception(_is_passing),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential_jitter(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS),
-        reraise=True,
-    )
-    return retrying(lambda: client.post(url, json=body).raise_for_status())
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError)
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}: {error.response.text[:300]}"
-    if isinstance(error, ValidationError):
-        return "the answer is not an OpenAI chat completion with a text."
-    return f"{type(error).__name__}: {error}"

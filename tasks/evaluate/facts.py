@@ -15,8 +15,8 @@ from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
-OF_THE_WRITER = ("truncation", "padding", "version")
-"""Fields of tokenizer.json that say how it was last used, not how text becomes tokens."""
+OF_THE_WRITER = ("truncation", "padding", "version", "transformers_version", "_from_model_config")
+"""Fields that say what wrote a file and how it was last used, not what it does to a text."""
 SHORT = 16
 
 
@@ -45,7 +45,7 @@ def read_facts(folder: Path) -> ModelFacts:
     return ModelFacts(
         chat_template=_template(folder, settings),
         tokenizer=_tokenizer(folder, settings),
-        generation_config=_short(_json(folder / "generation_config.json"), ("transformers_version", "_from_model_config")),
+        generation_config=_short(_json(folder / "generation_config.json"), OF_THE_WRITER),
         quantization=_quantization(_json(folder / "config.json")),
     )
 
@@ -135,4 +135,3 @@ def _json(path: Path) -> Any:
     if not isinstance(content, dict):
         raise ModelUnreadable("The file is not a JSON object.", "Restore the model's file.", where=str(path))
     return content
-

@@ -8,8 +8,9 @@ the score book and the journal goes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -79,6 +80,14 @@ def open_journal(path: Path) -> Iterator[Journal]:
             yield Journal(path, lines, file)
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
+
+
+def leading(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemScore]:
+    """The scores from the order's beginning to its first gap.
+
+    Only these may be looked at before all are there: which items are answered first has to do with what they are.
+    """
+    return [items[id] for id in takewhile(items.__contains__, order)]
 
 
 def read_journal(path: Path) -> dict[str, ItemScore]:

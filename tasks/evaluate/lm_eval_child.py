@@ -1,8 +1,9 @@
-"""The process that scores: reads a job on stdin, loads the model once, leaves one file a finished suite.
+"""The process that scores: loads the model once, then scores the items that it is asked for, a chunk at a time.
 
 It is a process of its own so that a scoring that runs out of memory takes nothing else with it, and so
-that torch and lm-eval are imported by nobody who only compares scores. Events go to stdout as one line
-each after MARK, between whatever the libraries print.
+that torch and lm-eval are imported by nobody who only compares scores. The first line on stdin is the job, each
+further one a chunk; when stdin ends, so does it, and so nothing scores on that nobody waits for. Events go to stdout
+as one line each after MARK, between whatever the libraries print.
 
 Prompts are plain completions without a chat template, for every task and every model: sentences'
 log-likelihoods have no turns, and the same text fits base and instruct models. What the chat template
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scores import ItemScore
 from tasks.evaluate.suites import Suite, metric_of, task_config
@@ -26,71 +27,79 @@ ANSWER_CHARACTERS = 400
 """How much of an answer or a question is kept for the report."""
 
 
-class Job(BaseModel):
-    """What one child has to do."""
+class Remote(BaseModel):
+    """A model behind an endpoint that gives prompt log-probabilities; its key is OPENAI_API_KEY of the process."""
 
     model_config = ConfigDict(frozen=True)
 
-    model_folder: Path
+    base: str
+    """The address, with `/v1`."""
+    model: str
+    tokenizer: Path | None
+    """A folder with the model's tokenizer; None where the endpoint has one to ask (vLLM's /tokenizer_info)."""
+    context: int | None
+    """Longest prompt plus answer, tokens."""
+    concurrency: int = 8
+
+
+class Job(BaseModel):
+    """Which model a child scores, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Path | Remote
     device: Literal["cpu", "cuda"]
     dtype: str
     batch_size: int
-    suites: tuple[Suite, ...]
-    results_folder: Path
 
 
-class Event(BaseModel):
-    """What the child tells while it works."""
+class Chunk(BaseModel):
+    """The next items to score."""
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["begin", "done", "refused"]
-    suite: str = ""
+    suite: Suite
+    ids: tuple[str, ...]
+
+
+class Event(BaseModel):
+    """What the child tells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["ready", "scored", "refused"]
+    items: tuple[ItemScore, ...] = ()
     text: str = ""
     """refused: why there are no scores."""
-    seconds: float = 0
 
 
 class Refused(Exception):
     """The scores would be wrong or partial."""
 
 
-ITEMS = TypeAdapter(tuple[ItemScore, ...])
-
-
-def result_path(folder: Path, suite: str) -> Path:
-    """Where a suite's items are left."""
-    return folder / f"{suite.replace('/', '-')}.json"
-
-
 def run(job: Job) -> None:
-    """Score every suite of a job, writing each as soon as it is done."""
-    import time
-
+    """Score every chunk that comes."""
     from lm_eval.tasks import TaskManager
 
     # Without the thousands of tasks that lm-eval ships, which take seconds to list.
     manager = TaskManager(include_defaults=False)
     model = _load(job)
-    for suite in job.suites:
-        _tell(Event(kind="begin", suite=suite.name))
-        started = time.monotonic()
-        items = _score(model, suite, manager)
-        path = result_path(job.results_folder, suite.name)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(ITEMS.dump_json(items))
-        partial.replace(path)
-        _tell(Event(kind="done", suite=suite.name, seconds=time.monotonic() - started))
+    _tell(Event(kind="ready"))
+    for line in sys.stdin:
+        chunk = Chunk.model_validate_json(line)
+        _tell(Event(kind="scored", items=_score(model, chunk, manager)))
 
 
 def _load(job: Job) -> Any:
+    if isinstance(job.model, Remote):
+        return _connect(job.model)
     import torch
     from lm_eval.models.huggingface import HFLM
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise Refused("torch sees no GPU although this machine has one; set CUDA_VISIBLE_DEVICES= to score on the CPU.")
     return HFLM(
-        pretrained=str(job.model_folder),
+        pretrained=str(job.model),
         device=job.device,
         dtype=job.dtype,
         batch_size=job.batch_size,
@@ -99,18 +108,40 @@ def _load(job: Job) -> Any:
     )
 
 
-def _score(model: Any, suite: Suite, manager: Any) -> tuple[ItemScore, ...]:
+def _connect(remote: Remote) -> Any:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    context = {"max_length": remote.context} if remote.context else {}
+    own = {"tokenizer_backend": "huggingface", "tokenizer": str(remote.tokenizer)} if remote.tokenizer else {}
+    return LocalCompletionsAPI(
+        base_url=f"{remote.base}/completions",
+        model=remote.model,
+        num_concurrent=remote.concurrency,
+        tokenized_requests=True,
+        max_retries=5,
+        **({"tokenizer_backend": "remote"} | own | context),
+    )
+
+
+def _score(model: Any, chunk: Chunk, manager: Any) -> tuple[ItemScore, ...]:
     from lm_eval import simple_evaluate
 
-    config = task_config(suite)
+    suite, config = chunk.suite, task_config(chunk.suite)
+    places = {id: number for number, id in enumerate(suite.ids)}
     results = simple_evaluate(
-        model, tasks=[config], task_manager=manager, log_samples=True, bootstrap_iters=0, num_fewshot=0
+        model,
+        tasks=[config],
+        task_manager=manager,
+        samples={config["task"]: [places[id] for id in chunk.ids]},
+        log_samples=True,
+        bootstrap_iters=0,
+        num_fewshot=0,
     )
     metric = metric_of(suite)
     samples = {sample["doc"]["id"]: sample for sample in results["samples"][config["task"]]}
-    if missing := [id for id in suite.ids if id not in samples]:
+    if missing := [id for id in chunk.ids if id not in samples]:
         raise Refused(f"{suite.name}: lm-eval gave no result for {len(missing)} items, first {missing[0]}.")
-    return tuple(_item(model, suite, samples[id], id, metric) for id in suite.ids)
+    return tuple(_item(model, suite, samples[id], id, metric) for id in chunk.ids)
 
 
 def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str) -> ItemScore:
@@ -123,22 +154,37 @@ def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str
     longest = max(("".join(map(str, arguments[:1])) for arguments in sample["arguments"]), key=len)
     if len(model.tok_encode(longest)) >= model.max_length:
         raise Refused(f"{suite.name}: {id} is longer than the model's context of {model.max_length} tokens.")
-    responses = sample["filtered_resps"]
+    responses, margin = sample["filtered_resps"], None
     if metric == "acc":
         likelihoods = [float(response[0]) for response in responses]
         if not all(math.isfinite(likelihood) for likelihood in likelihoods):
             raise Refused(f"{suite.name}: {id} has log-likelihoods that are no numbers: {likelihoods}.")
         preferred = likelihoods.index(max(likelihoods))
         answer = str(sample["arguments"][preferred][1])
+        margin = _margin(likelihoods, sample.get("target"))
     else:
         answer = str(responses[0])
     score = float(sample[metric])
     if score not in (0.0, 1.0):
         raise Refused(f"{suite.name}: {id} has the score {score}, neither 0 nor 1.")
     question = str(sample["doc"].get("question") or "Which sentence is more likely?")
+    cluster = sample["doc"].get("cluster")
     return ItemScore(
-        id=id, score=score, answer=answer.strip()[:ANSWER_CHARACTERS], question=question[:ANSWER_CHARACTERS]
+        id=id,
+        score=score,
+        answer=answer.strip()[:ANSWER_CHARACTERS],
+        question=question[:ANSWER_CHARACTERS],
+        cluster=None if cluster is None else str(cluster),
+        margin=margin,
+        trouble="" if answer.strip() else "empty",
     )
+
+
+def _margin(likelihoods: list[float], target: object) -> float | None:
+    """By how many nats the right option is ahead of the best other one; None where the right one is not told."""
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(likelihoods) > 1:
+        return None
+    return likelihoods[target] - max(one for number, one in enumerate(likelihoods) if number != target)
 
 
 def _tell(event: Event) -> None:
@@ -149,7 +195,7 @@ def _tell(event: Event) -> None:
 
 if __name__ == "__main__":
     try:
-        run(Job.model_validate_json(sys.stdin.read()))
+        run(Job.model_validate_json(sys.stdin.readline()))
     except Refused as error:
         _tell(Event(kind="refused", text=str(error)))
         sys.exit(1)

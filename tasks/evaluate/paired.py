@@ -5,6 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from math import sqrt
 from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BISECTIONS = 40
 """Of a range of at most 2: bounds are exact to 2e-12."""
@@ -42,7 +47,9 @@ def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     The smaller of two. Tango's score bound is sharp, but passes too often where all flips go one way and few are
     expected (exact enumeration: 6.8 % instead of 5 % at 133 items and a margin of 0.02). The exact binomial bound
     (Clopper and Pearson, Biometrika 26, 1934, 404-413) of the net flips is right just there, and hardly ever
-    the smaller one elsewhere. Together at most 5.4 % in all cases enumerated in tests/evaluate/test_paired.py.
+    the smaller one elsewhere. Together they err at most 5.4 % of the time at 95 % and 1.01 % at 99 %, by enumeration
+    of 50 to 1,000 items, margins of 0.005 to 0.1 and discordances of 1 to 8 margins; at 90 % up to 12.9 % where less
+    than one item is expected to be lost.
     """
     deviate = NormalDist().inv_cdf(confidence)
     edge, estimate = 1 - 1e-9, (gained - lost) / items
@@ -111,7 +118,7 @@ def binomial_cdf(successes: int, trials: int, chance: float) -> float:
 
 
 @lru_cache(maxsize=8)
-def _log_ways(trials: int):  # type: ignore[no-untyped-def]  # an array; numpy is imported only here
+def _log_ways(trials: int) -> NDArray[np.float64]:
     """Logarithm of the binomial coefficients."""
     import numpy as np
 

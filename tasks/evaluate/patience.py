@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception
+from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
 PATIENCE_SECONDS = 120.0
@@ -31,6 +32,7 @@ class Patience:
         self.seconds = PATIENCE_SECONDS if seconds is None else seconds
         self._left = self.seconds * REQUESTS_WORTH * at_once
         self._lock = threading.Lock()
+        self._over = threading.Event()
 
     def post(self, client: httpx.Client, url: str, body: dict[str, object]) -> httpx.Response:
         """Post until there is an answer, patience ends, or trying again is of no use.
@@ -43,21 +45,27 @@ class Patience:
             stop=self._ends,
             wait=self._wait,
             before_sleep=self._spend,
+            sleep=sleep_using_event(self._over),
             reraise=True,
         )
         return retrying(lambda: client.post(url, json=body).raise_for_status())
 
+    def end(self) -> None:
+        """Nobody waits for answers any more: requests that are being tried again are given up."""
+        self._over.set()
+
     def _wait(self, state: RetryCallState) -> float:
         # Jitter, so that requests that failed together do not come back together.
         doubled = FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1)
-        jitter = 1 + (hash((threading.get_ident(), state.attempt_number)) % 100) / 200
+        jitter = random.uniform(1, 1.5)
         return max(min(doubled, LONGEST_WAIT_SECONDS) * jitter, _asked_to_wait(state))
 
     def _ends(self, state: RetryCallState) -> bool:
         # Waiting past the end is of no use: an endpoint that asks for an hour is told so at once.
         elapsed = time.monotonic() - state.start_time
         with self._lock:
-            return elapsed + state.upcoming_sleep > self.seconds or state.upcoming_sleep > self._left
+            too_long = elapsed + state.upcoming_sleep > self.seconds or state.upcoming_sleep > self._left
+        return too_long or self._over.is_set()
 
     def _spend(self, state: RetryCallState) -> None:
         with self._lock:
@@ -69,6 +77,12 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
     return isinstance(error, httpx.TransportError)
+
+
+def is_of_the_item(error: httpx.HTTPStatusError) -> bool:
+    """Whether the endpoint refuses just this request, such as a prompt that is too long for it."""
+    status = error.response.status_code
+    return 400 <= status < 500 and status not in (*NEVER_PASSES, 429)
 
 
 def told(error: Exception) -> str:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 
 from weighbridge.settings import load_settings
 
-
 Trouble = Literal["", "truncated", "empty", "error"]
 """What was wrong with an answer beside being wrong: cut off, nothing at all, or no answer of the API's form."""
 

@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from registry.store import Artifact, Store
+from tasks.evaluate.chat import Asking
 from tasks.evaluate.chat import ask as ask_endpoint
+from tasks.evaluate.comparable import weigh_suite
+from tasks.evaluate.facts import read_facts
 from tasks.evaluate.harness import score_general, scorer_name
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
-from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge, judge_suite
+from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
 from tasks.steps import log_progress, run_logger, step
 from weighbridge.line import Line
 
@@ -82,14 +85,15 @@ def ask(artifact: Artifact, plan: Line, engine: str, launch: Launch) -> list[Sui
     suites, logger = suites_of(plan, "regression"), run_logger()
     if not suites:
         return []
+    facts = read_facts(Store().path(artifact))
     with launch(plan, artifact, logger.info) as endpoint:
+        asking = Asking(
+            endpoint=endpoint.url, model=plan.name, artifact_digest=artifact.digest, engine=engine, facts=facts
+        )
         return [
             ask_endpoint(
-                endpoint.url,
-                plan.name,
+                asking,
                 suite,
-                artifact_digest=artifact.digest,
-                engine=engine,
                 api_key=None,
                 book=ScoreBook(),
                 concurrency=plan.target.concurrency,
@@ -104,14 +108,24 @@ def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[Suit
     margins = {use.name: use.margin for use in plan.suites}
     theirs = {scores.suite: scores for scores in production or []}
     return [
-        judge_suite(
+        weigh_suite(
             scores,
             theirs[scores.suite] if production is not None else None,
             margin=margins[scores.suite],
             confidence=plan.confidence,
+            earlier=earlier_scorings(theirs.get(scores.suite)),
         )
         for scores in candidate
     ]
+
+
+def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
+    """Production's scorings of the same suite by other scorers or engines, from the book."""
+    if production is None:
+        return []
+    return ScoreBook().others(
+        artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
+    )
 
 
 def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:

@@ -132,14 +132,25 @@ def find_suite(name: str, root: Path | None = None) -> Suite:
             f"There is no suite called {name!r}; known suites: {', '.join(known) or 'none yet'}.",
             "Name one of these in the line, or add the suite's file to eval_suites/.",
         )
-    kind: Literal["general", "regression"] = "general" if name.startswith("general/") else "regression"
-    path = suite_path(name, root)
-    if kind == "regression":
+    return suite_at(name, suite_path(name, root))
+
+
+def suite_at(name: str, path: Path) -> Suite:
+    """The suite of a file, wherever it lies.
+
+    Args:
+        name: what to call it, general/… or regression/….
+        path: the definition: a task's YAML or the prompts' JSONL.
+
+    Raises:
+        SuiteInvalid: its file cannot be used; file and line are named.
+    """
+    if name.startswith("regression/"):
         ids = tuple(question.id for question in questions_of(path))
-        return Suite(name=name, kind=kind, digest=digest_of(path), ids=ids, path=path)
+        return Suite(name=name, kind="regression", digest=digest_of(path), ids=ids, path=path)
     data = data_file(path)
     ids = tuple(row["id"] for _, row in _rows(data))
-    return Suite(name=name, kind=kind, digest=digest_of(path, data), ids=ids, path=path)
+    return Suite(name=name, kind="general", digest=digest_of(path, data), ids=ids, path=path)
 
 
 def suite_path(name: str, root: Path | None = None) -> Path:

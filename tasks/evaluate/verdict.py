@@ -55,6 +55,12 @@ class SuiteVerdict(BaseModel):
     note: str = ""
     """What a reviewer should look into although the outcome stands, such as a gain too large to be true."""
     must_pass_failed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """What differs between the two models' conditions and may, such as the chat template; a sentence each."""
+    noise_flips_share: float | None = None
+    """Share of items that flipped when production was scored twice, 0 to 1; None when that was not measured."""
+    suite_items: int | None = None
+    """Items in the suite where the question was settled before its end, so that `items` are fewer; else None."""
 
 
 class Verdict(BaseModel):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tasks.fit.gpus import HOST, Gpu, gpu, gpu_names
-from tasks.fit.plan import Model, plan_row
+from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
 from tasks.fit.schemes import SchemeSize, scheme_names, scheme_size
+from tasks.fit.terms import Model
 
 SHORTEST_CONTEXT_TOKENS = 512
 """Nobody is helped by a shorter one."""

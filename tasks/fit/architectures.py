@@ -65,7 +65,7 @@ def known_architectures() -> tuple[str, ...]:
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the language model, with what its class adds where the file is silent."""
-    part: Mapping[str, Any] = next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), {})
+    part = text_part(config) or {}
     # Composite configs name their text model's type only inside the part, and older ones not even there.
     merged = {**config, **part}
     known = architecture(str(merged.get("model_type")))
@@ -73,6 +73,11 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return merged
     given = {name: value for name, value in merged.items() if value is not None}
     return {**merged, **known.defaults, **given}
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The language model's own config within a composite one, or None."""
+    return next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), None)
 
 
 def has_towers(config: Mapping[str, Any]) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from tasks.fit.advice import cheapest_change
 from tasks.fit.gpus import HOST, Gpu, gpu, gpu_names
 from tasks.fit.kv import cache_of, check_against_tensors
-from tasks.fit.plan import Model, plan_row
+from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
 from tasks.fit.schemes import SchemeSize, scheme_names, scheme_size
 from tasks.fit.shape import ModelShape
+from tasks.fit.terms import Model
 from tasks.fit.weights import KEYS_VALUES, Weights
 
 COUNTS = (2, 4, 8)

@@ -113,7 +113,7 @@ def refused(model_type: str, problem: Exception | None) -> ArchitectureUnknown:
     """The error for a config that transformers does not take."""
     return ArchitectureUnknown(
         f"transformers knows model type {model_type!r} and builds no model from this config: "
-        f"{str(problem).strip().splitlines()[0]}",
+        f"{' '.join(str(problem).split())[:300]}",
         "Complete config.json, or plan from the release's safetensors files.",
         where="config.json",
     )

@@ -97,7 +97,8 @@ def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float,
     size = most if most < GROUPED_UP_TO * fewest else fewest
     block_tokens = _block_tokens(cache, paging)
     page_bytes = max(
-        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp) + one.state_bytes(paging.state_bytes_each, paging.tp)
+        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp)
+        + one.state_bytes(paging.state_bytes_each, paging.tp)
         for one in cache
     )
     blocks = sum(-(-one.layers // size) * _blocks(one, paging, block_tokens) for one in cache)

@@ -9,48 +9,21 @@ missing, `tight` between: it may or may not start, and the artifact's real size 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from registry.store import GIB
-from tasks.fit.architectures import has_towers, kv_heads, required
-from tasks.fit.engine_memory import EngineProfile, activation_bytes, graphs_gib, non_torch_gib
-from tasks.fit.extras import extra_bytes
+from tasks.fit.architectures import kv_heads, required
+from tasks.fit.engine_memory import EngineProfile
 from tasks.fit.gpus import Gpu
-from tasks.fit.kv import CacheLayers, kv_bytes_per_token
-from tasks.fit.pages import Paging, capacity, request_bytes
-from tasks.fit.request import KV_BITS, Request
+from tasks.fit.request import Request
 from tasks.fit.rows import FitRow, StageMemory, Verdict
 from tasks.fit.schemes import SchemeSize, scheme_size
-from tasks.fit.shape import ModelShape, published_dtype
-from tasks.fit.weights import Stage, Weights, stages
-from weighbridge.errors import ArchitectureUnknown, FitOptionUnknown
+from tasks.fit.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
+from tasks.fit.weights import stages
+from weighbridge.errors import ArchitectureUnknown
 
 RULE_OF_THUMB = 1.2
 """The field's: weights and a fifth more."""
 WEIGHTS_ERROR_SHARE = 0.005
 """Of the weights: what loaders leave behind (vLLM 0.19, Qwen2.5-7B: 0.06 of 14.2 GiB)."""
-
-
-class Model(NamedTuple):
-    """What the rows of one model share."""
-
-    shape: ModelShape
-    weights: Weights
-    cache: tuple[CacheLayers, ...]
-
-
-class _Terms(NamedTuple):
-    """One stage's memory, bytes per GPU."""
-
-    stage: Stage
-    weights: float
-    activation: float
-    non_torch: float
-    graphs: float
-    kv: float
-    kv_needed: float
-    tokens: int
-    requests: float
 
 
 def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: int = 1, pp: int = 1) -> FitRow:
@@ -76,14 +49,14 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: 
     else:
         scheme_of_bytes = scheme
     parts = [
-        _terms(model, profile, request, card, scheme_of_bytes, stage, tp, pp)
+        terms_of(model, profile, request, card, scheme_of_bytes, stage, tp, pp)
         for stage in stages(model.shape.layers, min(pp, model.shape.layers))
     ]
     tightest = min(parts, key=lambda part: part.requests if part.requests else part.kv - part.kv_needed)
     shown = parts[1] if len(parts) > 2 else parts[0]
     band = profile.band_gib * (2 if profile.nearest else 1) + WEIGHTS_ERROR_SHARE * shown.weights / GIB
-    inside = _inside(profile, tightest)
-    there = _share(profile, request, card) * GIB if profile.share_of != "need" else card.memory_gib * GIB
+    held_back = inside(profile, tightest)
+    there = share_gib(profile, request, card) * GIB if profile.share_of != "need" else card.memory_gib * GIB
     verdict, reason = _verdict(profile, request, card, tightest, there, band * GIB, obstacle)
     return FitRow(
         gpu=card.name,
@@ -92,7 +65,7 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: 
         tp=tp,
         pp=pp,
         weights_gib=_gib(shown.weights),
-        kv_bytes_per_token=_kv_bytes(model, profile, request, card, shown.stage, tp),
+        kv_bytes_per_token=stage_kv_bytes(model, profile, request, card, shown.stage, tp),
         kv_gib=_gib(shown.kv),
         kv_needed_gib=_gib(shown.kv_needed),
         kv_tokens=tightest.tokens,
@@ -100,7 +73,7 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: 
         non_torch_gib=_gib(shown.non_torch),
         cuda_graph_gib=_gib(shown.graphs),
         capacity_gib=_gib(there),
-        total_gib=_gib(inside + tightest.kv_needed),
+        total_gib=_gib(held_back + tightest.kv_needed),
         max_concurrency=round(max(tightest.requests, 0), 2),
         rule_of_thumb_gib=_gib(_rule_of_thumb(model, scheme) / (tp * pp)),
         verdict=verdict,
@@ -110,142 +83,19 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: 
     )
 
 
-def _terms(
-    model: Model,
-    profile: EngineProfile,
-    request: Request,
-    card: Gpu,
-    scheme: SchemeSize,
-    stage: Stage,
-    tp: int,
-    pp: int,
-) -> _Terms:
-    text, layers = model.shape.text, stage.end_layer - stage.first_layer
-    number = _number_bytes(model, profile, request, card)
-    weights = _weights_bytes(model, profile, scheme, stage, tp, number)
-    tokens = profile.step_tokens(card, request.context, request.max_num_batched_tokens)
-    activation = activation_bytes(
-        profile.activation,
-        text,
-        tokens=tokens,
-        sequences=profile.step_sequences(card, request.concurrency, request.max_num_seqs),
-        bytes_each=number,
-        tp=tp,
-        answers=stage.answers,
-        pipelined=pp > 1,
-        towers=has_towers(model.shape.config),
-    )
-    graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
-    other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB
-    paging = Paging(
-        context=request.context,
-        step_tokens=tokens,
-        block_tokens=profile.block_tokens,
-        bytes_each=_kv_number_bytes(profile, request, card, number),
-        tp=tp,
-        grouped=profile.pages == "grouped",
-        state_bytes_each=number,
-        window_slack_tokens=profile.window_slack_tokens,
-    )
-    cache = _cache_of_stage(model.cache, layers, model.shape.layers)
-    needed = request_bytes(cache, paging) * request.concurrency
-    terms = _Terms(stage, weights, activation, other, graphs, 0, needed, 0, 0)
-    inside = _inside(profile, terms)
-    if profile.share_of == "need":
-        room = card.memory_gib * GIB - inside
-        kv = needed
-    elif profile.share_of == "free":
-        room = kv = (card.memory_gib * GIB - inside) * (request.utilization or profile.share_of_memory(card))
-    else:
-        room = kv = _share(profile, request, card) * GIB - inside
-    held = capacity(cache, room, paging)
-    return terms._replace(kv=kv, tokens=held.tokens, requests=held.requests)
-
-
-def _weights_bytes(
-    model: Model, profile: EngineProfile, scheme: SchemeSize, stage: Stage, tp: int, number: int
-) -> float:
-    stored: float = model.weights.gpu_bytes(scheme, tp, stage)
-    if profile.weights == "dense":
-        return max(stored, model.weights.dense_bytes(number))
-    published = {"BF16": 2, "F16": 2, "F32": 4}[published_dtype(model.shape.config)]
-    if scheme.weight_bits is None and not model.shape.quantized_by:
-        stored *= number / published if model.shape.origin != "headers" else 1
-    if profile.rope_tables:
-        stored += extra_bytes(model.shape, tp=tp, layers=stage.end_layer - stage.first_layer, bytes_each=number)
-    return stored
-
-
-def _number_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu) -> int:
-    named = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4}
-    if request.dtype == "auto":
-        return profile.number_bytes(card, published_dtype(model.shape.config))
-    if request.dtype not in named:
-        raise FitOptionUnknown(
-            f"There is no dtype called {request.dtype!r} for weights; known: auto, {', '.join(named)}.",
-            "Name one of these.",
-        )
-    return named[request.dtype]
-
-
-def _kv_number_bytes(profile: EngineProfile, request: Request, card: Gpu, number: int) -> float:
-    if request.kv_dtype == "auto":
-        return profile.kv_number_bytes or number
-    if request.kv_dtype not in KV_BITS:
-        raise FitOptionUnknown(
-            f"There is no KV dtype called {request.kv_dtype!r}; known: auto, {', '.join(KV_BITS)}.",
-            "Name one of these.",
-        )
-    return KV_BITS[request.kv_dtype] / 8
-
-
-def _kv_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu, stage: Stage, tp: int) -> int:
-    number = _number_bytes(model, profile, request, card)
-    cache = _cache_of_stage(model.cache, stage.end_layer - stage.first_layer, model.shape.layers)
-    return kv_bytes_per_token(cache, _kv_number_bytes(profile, request, card, number), tp)
-
-
-def _cache_of_stage(cache: tuple[CacheLayers, ...], layers: int, of: int) -> tuple[CacheLayers, ...]:
-    """A stage's share of each kind of layer; kinds alternate, so shares are even to within a layer."""
-    if layers == of:
-        return cache
-    return tuple(one._replace(layers=max(1, round(one.layers * layers / of))) for one in cache)
-
-
-def _inside(profile: EngineProfile, terms: _Terms) -> float:
-    """What lies in the engine's share beside the cache."""
-    sizes = {
-        "weights": terms.weights,
-        "activation": terms.activation,
-        "non_torch": terms.non_torch,
-        "graphs": terms.graphs,
-    }
-    return sum(sizes[name] for name in profile.inside)
-
-
-def _outside(profile: EngineProfile, terms: _Terms) -> float:
-    """What must find room beside the engine's share."""
-    return terms.weights + terms.activation + terms.non_torch + terms.graphs - _inside(profile, terms)
-
-
-def _share(profile: EngineProfile, request: Request, card: Gpu) -> float:
-    """GiB that the engine may take."""
-    return card.memory_gib * (request.utilization or profile.share_of_memory(card))
-
-
 def _verdict(
-    profile: EngineProfile, request: Request, card: Gpu, terms: _Terms, there: float, band: float, obstacle: str
+    profile: EngineProfile, request: Request, card: Gpu, terms: Terms, there: float, band: float, obstacle: str
 ) -> tuple[Verdict, str]:
     if obstacle:
         return "no", obstacle
-    inside, outside = _inside(profile, terms), _outside(profile, terms)
-    spare = terms.kv - terms.kv_needed if profile.share_of != "need" else there - inside - terms.kv_needed
-    beside = card.memory_gib * GIB - there - outside if profile.share_of == "physical" else spare
-    if beside < spare and beside < band and outside:
+    within, beyond = inside(profile, terms), outside(profile, terms)
+    spare = terms.kv - terms.kv_needed if profile.share_of != "need" else there - within - terms.kv_needed
+    beside = card.memory_gib * GIB - there - beyond if profile.share_of == "physical" else spare
+    if beside < spare and beside < band and beyond:
         word: Verdict = "no" if beside < -band else "tight"
         return word, (
             f"{max(-beside, 0) / GIB:.2f} GiB missing" if beside < 0 else f"{beside / GIB:.2f} GiB to spare"
-        ) + f" outside the engine's share, for {outside / GIB:.2f} GiB of graphs and buffers"
+        ) + f" outside the engine's share, for {beyond / GIB:.2f} GiB of graphs and buffers"
     if spare > band:
         return "fits", f"{spare / GIB:.2f} GiB to spare"
     if spare >= 0:
@@ -299,7 +149,7 @@ def _rule_of_thumb(model: Model, scheme: SchemeSize) -> float:
     return model.shape.parameters * bits / 8 * RULE_OF_THUMB
 
 
-def _stage_memory(part: _Terms) -> StageMemory:
+def _stage_memory(part: Terms) -> StageMemory:
     return StageMemory(
         layers=part.stage.end_layer - part.stage.first_layer,
         weights_gib=_gib(part.weights),

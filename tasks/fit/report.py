@@ -8,11 +8,12 @@ from pathlib import Path
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
 from tasks.fit.gpus import gpu
-from tasks.fit.plan import Model, plan_row
+from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.fit.schemes import scheme_size
 from tasks.fit.shape import ModelShape, shape_of_folder, shape_of_source
+from tasks.fit.terms import Model
 from tasks.source.hub import Source
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.fit.architectures import architecture, has_towers, required, text_config
+from tasks.fit.architectures import architecture, has_towers, required, text_config, text_part
 from tasks.fit.layout import text_layout
 from tasks.fit.pieces import Piece, held, pieces_of
 from tasks.fit.schemes import published_scheme
@@ -23,6 +23,14 @@ from tasks.source.headers import read_header
 from tasks.source.hub import CONFIG, Source
 from weighbridge.errors import ArchitectureUnknown
 
+DECISIVE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "half": "F16", "float32": "F32", "float": "F32"}
 
 
@@ -142,7 +150,7 @@ def _shape(name: str, config: dict[str, Any], pieces: tuple[Piece, ...]) -> Mode
     text = text_config(config)
     known = architecture(str(text.get("model_type")))
     origin: Literal["headers", "config", "transformers"] = "headers"
-    if known is None:
+    if known is None or _silent(config, text):
         # Whatever the files hold: what this architecture keeps of a token must be known too.
         from tasks.fit.meta import completed
 
@@ -153,6 +161,11 @@ def _shape(name: str, config: dict[str, Any], pieces: tuple[Piece, ...]) -> Mode
     layers = required(text, "num_hidden_layers")
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings")))
     return ModelShape(name=name, config=config, pieces=held(pieces, tied=tied, layers=layers), origin=origin)
+
+
+def _silent(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Whether a composite config leaves to its classes what its text model is: some are saved without defaults."""
+    return text_part(config) is not None and any(text.get(field) is None for field in DECISIVE)
 
 
 def published_dtype(config: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ class Weights:
         return self._bytes[key]
 
     def total_bytes(self, scheme: SchemeSize) -> int:
-        """Bytes of the whole model in files.
+        """Bytes of the whole model on one GPU, its vocabulary padded.
 
         Raises:
             ArchitectureUnknown: as `gpu_bytes`.

@@ -47,7 +47,74 @@ class Flip(BaseModel):
         return self.item.score < self.production.score
 
 
-class Dossier:
+class Answers:
+    """A verdict with the answers that it rests on.
+
+    Args:
+        verdict: of all suites.
+        candidate_scores, production_scores: what it rests on; production's may be missing.
+        confidence: one-sided, of each suite's verdict.
+    """
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        candidate_scores: tuple[SuiteScores, ...],
+        production_scores: tuple[SuiteScores, ...],
+        confidence: float,
+    ) -> None:
+        self.verdict, self.confidence = verdict, confidence
+        self._ours = {scores.suite: scores for scores in candidate_scores}
+        self._theirs = {scores.suite: scores for scores in production_scores}
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """What differs between the two and may, each named once."""
+        return tuple(dict.fromkeys(change for suite in self.verdict.suites for change in suite.changed))
+
+    @property
+    def noise(self) -> list[SuiteVerdict]:
+        """Suites on which production was scored twice."""
+        return [suite for suite in self.verdict.suites if suite.noise_flips_share is not None]
+
+    def seconds(self, suite: SuiteVerdict) -> float | None:
+        """What scoring the candidate took."""
+        ours = self.scores(suite)
+        return ours.seconds if ours else None
+
+    def scores(self, suite: SuiteVerdict) -> SuiteScores | None:
+        """The candidate's scores that a suite's verdict rests on."""
+        return self._ours.get(suite.suite)
+
+    def production_scores(self, suite: SuiteVerdict) -> SuiteScores | None:
+        """Production's on the same suite."""
+        return self._theirs.get(suite.suite)
+
+    def flips(self, suite: SuiteVerdict) -> list[Flip]:
+        """Items that the two answered with different success, lost ones first."""
+        ours, theirs = self.scores(suite), self.production_scores(suite)
+        if ours is None or theirs is None:
+            return []
+        by_id = {item.id: item for item in theirs.items}
+        flips = [
+            Flip(item=item, production=by_id[item.id])
+            for item in ours.items
+            if item.id in by_id and item.score != by_id[item.id].score
+        ]
+        return sorted(flips, key=lambda flip: not flip.lost)
+
+    def failed_items(self, suite: SuiteVerdict) -> list[ItemScore]:
+        """Must-pass items that failed."""
+        ours = self.scores(suite)
+        return [item for item in ours.items if item.id in suite.must_pass_failed] if ours else []
+
+    def production_item(self, suite: SuiteVerdict, id: str) -> ItemScore | None:
+        """Production's answer to an item."""
+        theirs = self.production_scores(suite)
+        return next((item for item in theirs.items if item.id == id), None) if theirs else None
+
+
+class Dossier(Answers):
     """One candidate's papers.
 
     Args:
@@ -61,13 +128,13 @@ class Dossier:
     def __init__(
         self, plan: Line, source: Source, weighed: Weighed, fit: FitReport | None, made: Record | None
     ) -> None:
+        super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, plan.confidence)
         self.plan, self.source, self.weighed, self.made = plan, source, weighed, made
-        self.artifact, self.verdict = weighed.artifact, weighed.verdict
+        self.artifact = weighed.artifact
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
         )
         self.memory = kept(weighed.artifact.digest)
-        self._theirs = {scores.suite: scores for scores in weighed.production_scores}
 
     @property
     def title(self) -> str:
@@ -107,29 +174,3 @@ class Dossier:
     def must_pass_failed(self) -> tuple[str, ...]:
         """Names of must-pass items that failed, over all suites."""
         return tuple(f"{suite.suite} {item}" for suite in self.verdict.suites for item in suite.must_pass_failed)
-
-    def scores(self, suite: SuiteVerdict) -> SuiteScores | None:
-        """The candidate's scores that a suite's verdict rests on."""
-        return next((one for one in self.weighed.candidate_scores if one.suite == suite.suite), None)
-
-    def production_scores(self, suite: SuiteVerdict) -> SuiteScores | None:
-        """Production's on the same suite."""
-        return self._theirs.get(suite.suite)
-
-    def flips(self, suite: SuiteVerdict) -> list[Flip]:
-        """Items that the two answered with different success, lost ones first."""
-        ours, theirs = self.scores(suite), self.production_scores(suite)
-        if ours is None or theirs is None:
-            return []
-        by_id = {item.id: item for item in theirs.items}
-        flips = [
-            Flip(item=item, production=by_id[item.id])
-            for item in ours.items
-            if item.id in by_id and item.score != by_id[item.id].score
-        ]
-        return sorted(flips, key=lambda flip: not flip.lost)
-
-    def failed_items(self, suite: SuiteVerdict) -> list[ItemScore]:
-        """Must-pass items that failed."""
-        ours = self.scores(suite)
-        return [item for item in ours.items if item.id in suite.must_pass_failed] if ours else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.evaluate.verdict import SuiteVerdict
 from tasks.fit.plot import FRAME_INCHES, ROW_INCHES, WIDTH_INCHES, label_rows, memory_figure
-from tasks.propose.dossier import Dossier
+from tasks.propose.dossier import Answers, Dossier
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +19,12 @@ COLOURS = {"non_inferior": "#009E73", "regression": "#D55E00", "inconclusive": "
 MARKERS = {"non_inferior": "o", "regression": "X", "inconclusive": "D", "invalid": "s"}
 
 
-def compared(dossier: Dossier) -> list[SuiteVerdict]:
+def compared(dossier: Answers) -> list[SuiteVerdict]:
     """Suites that have an interval to draw."""
     return [suite for suite in dossier.verdict.suites if suite.low is not None and suite.high is not None]
 
 
-def forest_plot(dossier: Dossier) -> Figure | None:
+def forest_plot(dossier: Answers) -> Figure | None:
     """Each suite's difference with its bounds, against its margin; None where nothing was compared."""
     suites = compared(dossier)
     if not suites:

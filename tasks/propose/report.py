@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scores import ItemScore
 from tasks.evaluate.verdict import GRAVEST_FIRST, SuiteVerdict
-from tasks.propose.dossier import Dossier
+from tasks.propose.dossier import Answers, Dossier
 from tasks.propose.plots import as_svg_uri, forest_plot, memory_plot
 from tasks.propose.templates import environment
 
@@ -47,7 +47,7 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
         .get_template("report.html.j2")
         .render(
             d=dossier,
-            forest=Plot(uri=as_svg_uri(forest), words=_forest_words(dossier)) if forest else None,
+            forest=Plot(uri=as_svg_uri(forest), words=forest_words(dossier)) if forest else None,
             memory=Plot(uri=as_svg_uri(memory), words="Memory on each GPU; the table below has the numbers.")
             if memory
             else None,
@@ -55,6 +55,7 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
             gravest_first=sorted(dossier.verdict.suites, key=lambda suite: GRAVEST_FIRST.index(suite.outcome)),
             kept=_kept(dossier),
             most_flips=MOST_FLIPS,
+            rest_is=lambda suite: f"in MLflow: items/{suite.suite.replace('/', '-')}.jsonl",
             made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
@@ -68,7 +69,8 @@ def items_jsonl(dossier: Dossier, suite: SuiteVerdict) -> str:
     return "".join(f"{item.model_dump_json()}\n" for item in items)
 
 
-def _forest_words(dossier: Dossier) -> str:
+def forest_words(dossier: Answers) -> str:
+    """The forest plot for those who cannot see it."""
     return "Differences to production: " + "; ".join(f"{one.suite}: {one.reason}" for one in dossier.verdict.suites)
 
 

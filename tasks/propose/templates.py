@@ -1,4 +1,4 @@
-"""The room's two templates, with what they need to show numbers and strangers' text."""
+"""The room's templates, with what they need to show numbers and strangers' text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
+
+from tasks.evaluate.scores import ItemScore
 
 OUTCOME_WORDS = {
     "non_inferior": "✓ no worse",
@@ -43,6 +46,25 @@ def elide(text: str, head: int = QUESTION_HEAD, tail: int = QUESTION_TAIL) -> st
     return f"{text[:head]}\n… {len(text) - head - tail:,} characters …\n{text[-tail:]}"
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def badge(outcome: str) -> Markup:
+    """An outcome in words, in its colour."""
+    return Markup('<span class="badge {}">{}</span>').format(outcome, OUTCOME_WORDS[outcome])
+
+
+def success(item: ItemScore) -> str:
+    """Whether an answer is right; the score of one that is partly."""
+    return {0.0: "wrong", 1.0: "right"}.get(item.score, f"{item.score:.0%} right")
+
+
 def clip(text: str) -> str:
     """A long answer's beginning."""
     return text if len(text) <= ANSWER_LIMIT else f"{text[:ANSWER_LIMIT]}\n… {len(text) - ANSWER_LIMIT:,} more"
@@ -58,6 +80,6 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(share=share, cell=cell, elide=elide, clip=clip)
+    made.filters.update(share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge)
     made.globals.update(outcome_words=OUTCOME_WORDS, fit_words=FIT_WORDS)
     return made

@@ -6,9 +6,10 @@ Every reason against it is told at once, so that a refusal is read once and not 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from registry.store import GIB
 from tasks.source.hub import CONFIG, Source
@@ -36,11 +37,28 @@ def admit(source: Source, line: Line) -> None:
 
 
 def escapes(path: str) -> bool:
-    """Whether a file's name would lead out of the folder that it is put in, on any system."""
+    """Whether a file's name would lead out of the folder that it is put in, on any system, or among our own."""
     parts = path.split("/")
-    if {"", ".", ".."} & set(parts) or "\\" in path or "\0" in path:
+    if {"", ".", "..", ".partial"} & set(parts) or "\\" in path or "\0" in path:
         return True
     return any(PureWindowsPath(part).drive or PureWindowsPath(part).root for part in parts)
+
+
+def name_problems(paths: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the names that a repository gives its files."""
+    taken: dict[str, str] = {}
+    listed = list(paths)
+    for path in listed:
+        if escapes(path):
+            yield f"the file name {path!r} leads out of its folder"
+        # Disks of macOS and Windows take names for one that differ in case or in how an accent is written.
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if folded in taken:
+            yield f"the file names {taken[folded]!r} and {path!r} are one on some disks"
+        taken[folded] = path
+    for path in listed:
+        if any(parent.as_posix() in taken for parent in PurePosixPath(path.casefold()).parents):
+            yield f"{path!r} lies in what is a file too"
 
 
 def _licence(source: Source, line: Line) -> Iterator[str]:
@@ -106,6 +124,4 @@ def _files(source: Source, line: Line) -> Iterator[str]:
             yield f"{file.path} is {file.size_bytes / 1e9:.0f} GB; files over 50 GB cannot be fetched by plain HTTP"
         if file.sha256 is None and file.git_oid is None:
             yield f"the Hub gives no hash to verify {file.path} by"
-    for path in [*(file.path for file in source.files), *source.ignored]:
-        if escapes(path):
-            yield f"the file name {path!r} leads out of its folder"
+    yield from name_problems([*(file.path for file in source.files), *source.ignored])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate import harness
+from tasks.evaluate import harness, scoring_process
 from tasks.evaluate.harness import score_general, scorer_name
 from tasks.evaluate.lm_eval_child import Refused, _item
 from tasks.evaluate.scores import ScoreBook, SuiteScores
@@ -142,7 +142,7 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
     assert [item.id for item in scores[2].items] == list(wanted[2].ids)
     assert scores[2].items[2].question == "the dog is"
 
-    monkeypatch.setattr(harness.subprocess, "Popen", None)
+    monkeypatch.setattr(scoring_process.subprocess, "Popen", None)
     assert score_general("a" * 64, model, wanted[::-1], book) == scores[::-1]
 
 

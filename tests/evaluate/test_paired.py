@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
-from tasks.evaluate.paired import paired_bounds, tango_z
+from tasks.evaluate.paired import binomial_cdf, loss_p_value, lower_bound, paired_bounds, tango_z, upper_bound
 
 tables = st.integers(1, 2000).flatmap(
     lambda n: st.integers(0, n).flatmap(lambda g: st.tuples(st.just(n), st.just(g), st.integers(0, n - g)))
@@ -68,3 +68,45 @@ def test_true_loss_at_the_margin_passes_at_most_as_often_as_promised(items, disc
     counts = random.multinomial(items, [gained_share, lost_share, 1 - discordance], size=draws)
     passed = sum(tango_z(int(g), int(lost), items, -margin) > norm.ppf(0.95) for g, lost, _ in counts)
     assert passed / draws < 0.05 + 4 * (0.05 * 0.95 / draws) ** 0.5
+
+
+@given(st.integers(1, 3000), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_binomial_chances_are_scipys(trials, share, chance):
+    successes = round(share * trials)
+    assert binomial_cdf(successes, trials, chance) == pytest.approx(binom.cdf(successes, trials, chance), abs=1e-9)
+
+
+@pytest.mark.parametrize(("gained", "lost", "p_value"), [(0, 0, 1.0), (0, 5, 1 / 32), (3, 1, 15 / 16), (1, 3, 5 / 16)])
+def test_the_sign_test_counts_flips(gained, lost, p_value):
+    assert loss_p_value(gained, lost) == pytest.approx(p_value)
+
+
+@pytest.mark.parametrize(
+    ("items", "margin"), [(50, 0.1), (133, 0.02), (160, 0.02), (200, 0.005), (300, 0.02), (300, 0.05), (600, 0.005)]
+)
+@pytest.mark.parametrize("side", ["passes", "is a regression"])
+def test_no_discordance_makes_the_test_err_more_often_than_promised(items, margin, side):
+    """Exact enumeration at a true loss of the margin, from all flips one way to a discordance of eight margins."""
+
+    def passes(gained, lost):
+        return lower_bound(gained, lost, items, 0.95) > -margin
+
+    def is_regression(gained, lost):
+        return upper_bound(gained, lost, items, 0.9) < -margin and loss_p_value(gained, lost) <= 0.01
+
+    for discordance in margin * np.array([1.0, 1.05, 1.2, 1.5, 2.0, 4.0, 8.0]):
+        lost_share, gained_share = (discordance + margin) / 2, (discordance - margin) / 2
+        chance = 0.0
+        for gained in range(items + 1):
+            weight = binom.pmf(gained, items, gained_share)
+            if weight < 1e-7:
+                continue
+            likely = binom.pmf(np.arange(items - gained + 1), items - gained, lost_share / (1 - gained_share))
+            # Monotone in the losses: bisection for the first that no longer passes, or the first that is worse.
+            low, high = -1, items - gained + 1
+            while high - low > 1:
+                middle = (low + high) // 2
+                before = passes(gained, middle) if side == "passes" else not is_regression(gained, middle)
+                low, high = (middle, high) if before else (low, middle)
+            chance += weight * (likely[: low + 1].sum() if side == "passes" else likely[high:].sum())
+        assert chance <= (0.055 if side == "passes" else 0.115)

@@ -69,6 +69,60 @@ def test_a_first_release_is_a_baseline_unless_it_fails_a_must_pass_item():
     assert verdict_of(scores(GOOD, must_pass={199}), None).outcome == "regression"
 
 
+def test_graded_scores_are_judged():
+    production = [0.8] * 600
+    assert verdict_of(scores([0.79] * 600), scores(production)).outcome == "non_inferior"
+    worse = verdict_of(scores([0.6] * 600), scores(production))
+    assert worse.outcome == "regression"
+    assert worse.low <= worse.estimate <= worse.high < -0.05
+    assert verdict_of(scores([1.2] * 600), scores(production)).outcome == "invalid"
+
+
+def test_items_of_one_conversation_count_as_one():
+    def in_groups(values, size):
+        made = scores(values)
+        items = [item.model_copy(update={"cluster": str(n // size)}) for n, item in enumerate(made.items)]
+        return made.model_copy(update={"items": tuple(items)})
+
+    alone = verdict_of(in_groups(GOOD, 1), in_groups(GOOD, 1))
+    assert (alone.outcome, alone.low) == ("non_inferior", verdict_of(scores(GOOD), scores(GOOD)).low)
+    assert verdict_of(in_groups(GOOD, 20), in_groups(GOOD, 20)).outcome == "inconclusive"
+
+
+def test_a_gain_too_large_to_be_true_is_flagged_and_still_passes():
+    result = verdict_of(scores([1.0] * 200), scores(GOOD))
+    assert result.outcome == "non_inferior"
+    assert "chat templates" in result.note
+    assert not verdict_of(scores(GOOD), scores(GOOD)).note
+
+
+def test_a_loss_that_chance_explains_is_no_regression_at_a_tiny_margin():
+    candidate = [0.0] * 12 + [1.0] * 138 + [1.0] * 3 + [0.0] * 47
+    assert verdict_of(scores(candidate), scores(GOOD), margin=0.001).outcome == "inconclusive"
+
+
+def test_among_many_suites_a_regression_must_be_surer():
+    """Ten lost and one gained: one chance in 170, enough alone, not among forty suites."""
+    candidate = [0.0] * 10 + [1.0] * 140 + [1.0] * 1 + [0.0] * 49
+    lucky = verdict_of(scores(candidate), scores(GOOD), margin=0.01).model_copy(update={"suite": "general/s"})
+    assert lucky.outcome == "regression"
+    fine = [
+        verdict_of(scores(GOOD), scores(GOOD)).model_copy(update={"suite": f"general/s{number}"})
+        for number in range(39)
+    ]
+    alone = judge("a" * 64, "b" * 64, [lucky], ["general/s"])
+    assert alone.outcome == "regression"
+    among = judge("a" * 64, "b" * 64, [lucky, *fine], ["general/s", *(one.suite for one in fine)])
+    assert among.outcome == "inconclusive"
+    assert "one of 40 suites" in among.sentence
+
+
+def test_scores_kept_before_there_were_clusters_are_still_read():
+    kept = scores(GOOD).model_dump_json(exclude={"items": {"__all__": {"cluster", "margin"}}})
+    assert '"cluster"' not in kept
+    assert SuiteScores.model_validate_json(kept) == scores(GOOD)
+
+
 def suite_verdicts(*outcomes):
     made = {
         "non_inferior": (scores(GOOD), scores(GOOD)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 
 import tasks.fit.engine_memory as engine_memory
+from tasks.fit.activation import activation_bytes
 from tasks.fit.engine_memory import (
     EngineProfile,
-    activation_bytes,
     engine_names,
     engine_profile,
     graphs_gib,
@@ -45,7 +46,7 @@ def test_profiles_are_sound(engine: str) -> None:
         assert len(profile.source) > 40 and profile.band_gib > 0 and not profile.nearest
         assert set(profile.schemes) <= set(scheme_names()) and "bf16" in profile.schemes
         assert "weights" in profile.inside and 1 in profile.non_torch_gib
-    for earlier, later in zip(profiles, profiles[1:]):
+    for earlier, later in itertools.pairwise(profiles):
         # In order, without overlap, and only the last is open.
         assert earlier.until and numbers(earlier.until) < numbers(later.since)
     assert not profiles[-1].until
@@ -114,7 +115,7 @@ def activation_gib(shape: ModelShape, version: str = "0.19", **given: Any) -> fl
         ("meta-llama--llama-3.1-8b-instruct", {"bytes_each": 4}, 2.21, 0.03),
         ("google--gemma-2-9b-it", {}, 3.65, 0.1),
         ("google--gemma-3-4b-it", {"towers": True}, 3.89, 0.1),
-        ("google--gemma-3-27b-it", {"towers": True}, 3.99, 0.1),
+        ("google--gemma-3-27b-it", {"towers": True}, 3.99, 0.15),
         ("qwen--qwen3-30b-a3b", {}, 2.68, 0.1),
         ("moonshotai--kimi-vl-a3b-instruct", {"towers": True}, 2.92, 0.1),
         ("moonshotai--kimi-vl-a3b-instruct", {"towers": True, "tp": 2}, 2.85, 0.1),

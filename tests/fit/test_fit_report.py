@@ -1,8 +1,9 @@
-"""What fits where, and what a refusal says."""
+"""What of a line fits where, and what a refusal says."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +12,34 @@ import pytest
 from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
-from tasks.fit.gpus import gpu, gpu_names
+from tasks.fit.gpus import gpu
+from tasks.fit.pieces import Piece
+from tasks.fit.plot import draw
 from tasks.fit.report import fit
-from tasks.fit.rows import FitReport
-from tasks.fit.shape import ModelShape
+from tasks.fit.request import Request
+from tasks.fit.rows import FitReport, FitRow
+from tasks.fit.shape import ModelShape, shape_of_config
 from tasks.source.hub import pin
-from weighbridge.errors import DoesNotFit, GpuUnknown, SchemeUnknown
+from weighbridge.errors import ArchitectureUnknown, DoesNotFit, GpuUnknown, SchemeUnknown
 
 GIB = 2**30
 
 
-def row(report: FitReport, name: str, scheme: str) -> Any:
+def row(report: FitReport, name: str, scheme: str) -> FitRow:
     return next(one for one in report.rows if (one.gpu, one.scheme) == (name, scheme))
 
 
 def test_llama_8b_on_l4_and_l40s(llama: ModelShape, make_line: Any) -> None:
     report = fit(llama, make_line("L4", "L40S", schemes=["bf16", "int8", "int4"], context=8192, concurrency=8))
+    assert [(one.scheme, one.gpu) for one in report.rows] == [
+        (scheme, name) for scheme in ("bf16", "int8", "int4") for name in ("L4", "L40S")
+    ]
     assert row(report, "L4", "bf16").verdict == "no"
     assert row(report, "L4", "int4").verdict == "fits"
     assert row(report, "L40S", "bf16").verdict == "fits"
     assert report.schemes == ("bf16", "int8", "int4")
     assert (report.plan.context, report.plan.concurrency, report.plan.kv_gib) == (8192, 8, 8.0)
-    small = row(report, "L4", "int4")
-    assert small.weights_gib == pytest.approx(5_700_595_200 / GIB, abs=1e-4)
-    assert (small.kv_bytes_per_token, small.kv_gib, small.count) == (131_072, 8.0, 1)
-    assert small.capacity_gib == pytest.approx(0.9 * 22.0)
-    assert small.total_gib == pytest.approx(small.weights_gib + small.kv_gib + small.overhead_gib, abs=1e-3)
-    # 1 GiB a request of full context.
-    assert small.max_concurrency == pytest.approx(small.capacity_gib - small.weights_gib - small.overhead_gib, abs=0.01)
-
-
-def test_vllms_own_log_is_met_within_its_rounding(llama: ModelShape, make_line: Any) -> None:
-    # Llama 3 8B on an 80 GB card with vLLM's defaults of 8,192 batched tokens and 256 sequences: 0.25 GiB beside
-    # torch, and activations of 8192*4096*2 + 256*128256*14.9 bytes = 0.518 GiB.
-    flags = {"max-num-batched-tokens": 8192, "max-num-seqs": 256}
-    report = fit(llama, make_line("H100", schemes=["bf16"], flags=flags, context=8192, concurrency=8))
-    assert row(report, "H100", "bf16").overhead_gib == pytest.approx(0.25 + 0.518, abs=0.001)
+    assert report.profile == "vllm 0.20 and newer"
 
 
 def test_the_engines_flags_count(llama: ModelShape, make_line: Any) -> None:
@@ -54,14 +47,40 @@ def test_the_engines_flags_count(llama: ModelShape, make_line: Any) -> None:
     plain = row(fit(llama, make_line("L40S", schemes=["bf16"], **target)), "L40S", "bf16")
     flags = {"gpu-memory-utilization": 0.8, "kv-cache-dtype": "fp8"}
     tuned = row(fit(llama, make_line("L40S", schemes=["bf16"], flags=flags, **target)), "L40S", "bf16")
-    assert tuned.capacity_gib == pytest.approx(plain.capacity_gib * 8 / 9, abs=1e-3)
-    assert tuned.kv_gib == plain.kv_gib / 2
+    assert tuned.capacity_gib == pytest.approx(plain.capacity_gib * 0.8 / 0.92, abs=1e-3)
+    assert tuned.kv_needed_gib == plain.kv_needed_gib / 2
+    two = row(
+        fit(llama, make_line("L40S", schemes=["bf16"], flags={"tensor-parallel-size": 2}, **target)), "L40S", "bf16"
+    )
+    assert (two.tp, two.count) == (2, 2) and two.weights_gib == pytest.approx(plain.weights_gib / 2, rel=0.01)
+    flags = {"pipeline-parallel-size": 2, "enforce-eager": True}
+    staged = row(fit(llama, make_line("L40S", schemes=["bf16"], flags=flags, **target)), "L40S", "bf16")
+    assert (staged.pp, staged.count, staged.cuda_graph_gib) == (2, 2, 0)
 
 
-def test_little_to_spare_is_tight(llama: ModelShape, make_line: Any) -> None:
-    report = fit(llama, make_line("L4", schemes=["int4"], context=8192, concurrency=14))
-    assert row(report, "L4", "int4").verdict == "tight"
-    assert report.schemes == ("int4",)
+def test_a_line_asks_for_its_own_concurrency_and_its_engines_names(make_line: Any) -> None:
+    request = Request.of_line(make_line("L4", schemes=["int4"], concurrency=16, context=2048))
+    assert (request.context, request.concurrency, request.max_num_seqs) == (2048, 16, 16)
+    line = make_line(
+        "L4", schemes=["int4"], engine="sglang", flags={"mem-fraction-static": 0.7, "chunked-prefill-size": 99}
+    )
+    request = Request.of_line(line)
+    assert (request.engine, request.utilization, request.max_num_batched_tokens) == ("sglang", 0.7, 99)
+    # Another engine's flag means nothing here.
+    assert Request.of_line(make_line("L4", schemes=["int4"], flags={"mem-fraction-static": 0.7})).utilization is None
+
+
+def test_tight_goes_on(llama: ModelShape, make_line: Any) -> None:
+    verdicts = {}
+    for concurrency in range(8, 20):
+        try:
+            report = fit(llama, make_line("L4", schemes=["int4"], context=8192, concurrency=concurrency))
+        except DoesNotFit:
+            verdicts[concurrency] = "refused"
+        else:
+            verdicts[concurrency] = report.rows[0].verdict
+            assert report.schemes == ("int4",)
+    assert list(dict.fromkeys(verdicts.values())) == ["fits", "tight", "refused"]
 
 
 def test_only_schemes_that_fit_somewhere_go_on(llama: ModelShape, make_line: Any) -> None:
@@ -76,11 +95,11 @@ def test_a_scheme_that_the_gpu_lacks_is_no(llama: ModelShape, make_line: Any) ->
     assert row(report, "B200", "int8").reason == "B200 does not run int8"
 
 
-def test_a_quantized_release_is_only_served_as_published(llama: ModelShape, make_line: Any) -> None:
-    shape = llama.model_copy(update={"config": {**llama.config, "quantization_config": {"quant_method": "awq"}}})
+def test_a_quantized_release_is_only_served_as_published(published_shape: Any, make_line: Any) -> None:
+    shape = published_shape("redhatai--qwen2.5-7b-instruct-fp8-dynamic")
     report = fit(shape, make_line("H100", schemes=["bf16", "int8"]))
     assert report.schemes == ("bf16",)
-    assert "awq" in row(report, "H100", "int8").reason
+    assert "compressed-tensors" in row(report, "H100", "int8").reason
 
 
 def test_a_refusal_names_the_nearest_miss_and_what_would_change_it(llama: ModelShape, make_line: Any) -> None:
@@ -88,48 +107,47 @@ def test_a_refusal_names_the_nearest_miss_and_what_would_change_it(llama: ModelS
     with pytest.raises(DoesNotFit) as refused:
         fit(llama, line)
     assert "Nearest: int8 on L4 needs" in refused.value.what and "32 x 32768 tokens" in refused.value.what
-    assert refused.value.next_step.startswith("Set target.concurrency to 2")
-    fit(llama, make_line("T4", "L4", schemes=["bf16", "int8"], context=32768, concurrency=2))
-    # 128 GiB of cache: an H200 (126 GiB usable) is too small.
-    assert refused.value.next_step.endswith("or name B200 in target.gpus in lines/llama.yaml.")
+    assert "missing, most of it the cache (128.00 GiB)" in refused.value.what
+    changes, _, file = refused.value.next_step.removeprefix("What would fit instead, cheapest first: ").rpartition(". ")
+    assert file == "Change lines/llama.yaml."
+    concurrency = int(next(one for one in changes.split("; ") if one.startswith("concurrency")).split()[1])
+    fit(llama, make_line("T4", "L4", schemes=["bf16", "int8"], context=32768, concurrency=concurrency))
+    # 128 GiB of cache: an H200 is too small, and a B200 does not run int8.
+    assert changes.split("; ")[-1] == "MI300X"
+    assert refused.value.where == llama.name
 
 
 def test_a_refusal_may_suggest_another_scheme_or_gpu(llama: ModelShape, make_line: Any) -> None:
-    line = make_line("T4", schemes=["bf16"], context=1024, concurrency=4)
     with pytest.raises(DoesNotFit) as refused:
-        fit(llama, line)
-    assert refused.value.next_step == "Add int8 to schemes, or name L4 in target.gpus in lines/llama.yaml."
+        fit(llama, make_line("T4", schemes=["bf16"], context=1024, concurrency=4))
+    *first, larger = refused.value.next_step.removesuffix(". Change lines/llama.yaml.").split("; ")
+    assert first == ["What would fit instead, cheapest first: scheme int8", "--tp 2"]
+    assert 18 < gpu(larger).memory_gib < 24
 
 
-def test_unknown_names_are_refused_before_the_hub_is_asked(llama: ModelShape, make_line: Any) -> None:
+def test_where_nothing_helps_a_refusal_says_so(llama: ModelShape, make_line: Any) -> None:
+    more = Piece("model.layers.0.mlp.up_proj.weight", (14_336, 4096), "BF16", copies=100_000)
+    huge = llama.model_copy(update={"pieces": (*llama.pieces, more)})
+    with pytest.raises(DoesNotFit, match="no known GPU holds this one"):
+        fit(huge, make_line("H100", schemes=["int4"], concurrency=1))
+
+
+def test_unknown_names_are_refused_before_the_hub_is_asked(make_line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(source: Any) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("tasks.fit.report.shape_of_source", asked)
+    source: Any = object()
     with pytest.raises(GpuUnknown, match="H100"):
-        fit(llama, make_line("H1000", schemes=["int8"]))
-    with pytest.raises(SchemeUnknown):
-        fit(llama, make_line("H100", schemes=["int3"]))
+        fit(source, make_line("H1000", schemes=["int8"]))
+    with pytest.raises(SchemeUnknown, match="int4"):
+        fit(source, make_line("H100", schemes=["int3"]))
 
 
 def test_an_engine_without_a_profile_is_planned_as_the_nearest(llama: ModelShape, make_line: Any) -> None:
-    assert fit(llama, make_line("H100", schemes=["int8"], engine="new")).profile == "vllm"
-
-
-def test_transformers_unpacks_what_it_serves(make_shape: Any, make_line: Any) -> None:
-    shape = make_shape(tiny.CONFIG)
-    report = fit(shape, make_line("host", schemes=["int8", "int4"], engine="transformers", context=256, concurrency=2))
-    assert report.schemes == ("int8", "int4")
-    numbers = sum(tensor.elements for tensor in shape.tensors)
-    for one in report.rows:
-        assert one.weights_gib == pytest.approx(4 * numbers / GIB, abs=1e-4)
-        assert one.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
-
-
-def test_every_gpu_of_the_catalogue_is_sound() -> None:
-    named = (
-        "T4 L4 A10 A100-40 A100-80 L40S RTX4090 RTX5090 RTX6000-Ada RTX-PRO-6000 H100-PCIe H100 H200 B200 MI300X host"
-    )
-    assert gpu_names() == tuple(named.split())
-    assert gpu("H100").memory_gib == gpu("A100-80").memory_gib == 79.2
-    for name in gpu_names():
-        assert gpu(name).memory_gib > 0 and gpu(name).source and "int4" in gpu(name).supports
+    known = fit(llama, make_line("H100", schemes=["int8"]))
+    nearest = fit(llama, make_line("H100", schemes=["int8"], engine="new"))
+    assert nearest.profile == known.profile and nearest.rows[0].band_gib > known.rows[0].band_gib
 
 
 def test_a_release_on_the_hub_is_planned_from_its_headers(
@@ -137,7 +155,6 @@ def test_a_release_on_the_hub_is_planned_from_its_headers(
 ) -> None:
     faults = Faults()
     publish(tmp_path / "hub", "acme/llama", tiny.build(tmp_path / "tiny", shards=2, vocab_size=8192))
-    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
     with serving(tmp_path / "hub", faults) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         line = make_line("host", schemes=["int8"], engine="transformers", context=256, concurrency=2)
@@ -146,3 +163,18 @@ def test_a_release_on_the_hub_is_planned_from_its_headers(
     assert len(weights) == 2 and all(one.sent_bytes <= 100_001 for one in weights)
     numbers = sum(math.prod(sides) for sides in tiny.shapes({**tiny.CONFIG, "vocab_size": 8192}).values())
     assert report.rows[0].weights_gib == pytest.approx(4 * numbers / GIB, abs=1e-4)
+
+
+def test_a_missing_field_is_named(published_config: Callable[[str], dict[str, Any]], make_line: Any) -> None:
+    config = published_config("meta-llama--llama-3.1-8b-instruct")
+    for field in ("hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size", "num_attention_heads"):
+        without = {name: value for name, value in config.items() if name not in (field, "head_dim")}
+        with pytest.raises(ArchitectureUnknown, match=f"`{field}`"):
+            fit(shape_of_config("broken", without), make_line("H100", schemes=["bf16"]))
+
+
+def test_a_picture_of_the_rows(llama: ModelShape, make_line: Any, tmp_path: Path) -> None:
+    report = fit(llama, make_line("L4", "H100", schemes=["bf16", "int4"]))
+    for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        draw(report.rows, tmp_path / f"fit.{suffix}")
+        assert (tmp_path / f"fit.{suffix}").read_bytes().startswith(begins)

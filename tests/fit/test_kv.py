@@ -45,9 +45,7 @@ def test_cache_of_a_token(name: str, config: dict[str, Any], expected: int) -> N
         ("google--gemma-3-4b-it", 34 * 2 * 4 * 256 * 2),
     ],
 )
-def test_cache_of_public_models(
-    published_config: Callable[[str], dict[str, Any]], name: str, expected: int
-) -> None:
+def test_cache_of_public_models(published_config: Callable[[str], dict[str, Any]], name: str, expected: int) -> None:
     assert token_bytes(published_config(name)) == expected
 
 

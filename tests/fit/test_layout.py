@@ -5,21 +5,25 @@ The only tests of this folder that import torch: what only transformers knows is
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from examples import tiny
 from tasks.fit.architectures import architecture, known_architectures
 from tasks.fit.catalogue import model_of
-from tasks.fit.kv import cache_of
+from tasks.fit.kv import cache_of, kv_bytes_per_token
 from tasks.fit.layout import sparse_layer
-from tasks.fit.shape import ModelShape, shape_of_config
+from tasks.fit.shape import ModelShape, shape_of_config, shape_of_folder
 from weighbridge.errors import ArchitectureUnknown
 
 SIZES = {
@@ -48,7 +52,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 5, "moe_intermediate_size": 18},
     "gpt_oss": {"num_local_experts": 5},
     "glm4_moe": {**EXPERTS, **GROUPS},
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), {**EXPERTS, **GROUPS, **LATENT}),
+    **{name: {**EXPERTS, **GROUPS, **LATENT} for name in ("deepseek_v2", "deepseek_v3", "kimi_k2")},
 }
 SWITCHES = ("attention_bias", "attention_out_bias", "mlp_bias", "use_bias", "use_qk_norm", "tie_word_embeddings")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -134,7 +138,7 @@ def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
 
 @pytest.mark.parametrize(
     "model_type",
-    "mistral ministral3 qwen2 qwen3 gemma2 gemma3_text phi3 starcoder2 mixtral gpt_oss".split(),
+    ["mistral", "ministral3", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "starcoder2", "mixtral", "gpt_oss"],
 )
 def test_windows_are_where_transformers_has_them(model_type: str) -> None:
     config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), "sliding_window": 64}
@@ -223,3 +227,63 @@ def test_a_silent_config_is_completed_by_transformers_class() -> None:
     shape = shape_of_config("tiny", {**silent, "hidden_size": 64, "num_attention_heads": 32})
     # Not one for every head, but the default of StableLmConfig.
     assert shape.text["num_key_value_heads"] == AutoConfig.for_model("stablelm").num_key_value_heads
+
+
+# --- what is not known is refused, never guessed ---------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["brand_new", None])
+@pytest.mark.parametrize("headers", [True, False])
+def test_an_unknown_model_type_is_refused_by_name(tmp_path: Path, model_type: str | None, headers: bool) -> None:
+    folder = tiny.build(tmp_path / "new", model_type=model_type)
+    if not headers:
+        (folder / "model.safetensors").unlink()
+    if model_type is None:
+        config = {name: value for name, value in tiny.CONFIG.items() if name != "model_type"}
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArchitectureUnknown, match="'brand_new'" if model_type else "no `model_type`") as refused:
+        shape_of_folder(folder)
+    assert "architectures.yaml" in refused.value.next_step
+
+
+# An architecture that transformers knows and we do not, whose tensors say what its config does not.
+STRANGE = {**STABLELM, "architectures": ["StableLmForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"), [(12, None), (18, r"'stablelm' means 24 cached numbers.*make 36"), (0, "shows no key and value")]
+)
+def test_projections_that_contradict_a_config_are_refused(tmp_path: Path, keys: int, named: str | None) -> None:
+    tensors = {"model.embed_tokens.weight": (101, 24), "lm_head.weight": (101, 24)}
+    for layer in range(4):
+        names = ("k_proj", "v_proj") if keys else ("mixed",)
+        tensors |= {f"model.layers.{layer}.self_attn.{name}.weight": (keys or 24, 24) for name in names}
+    (tmp_path / "config.json").write_text(json.dumps(STRANGE))
+    tiny.write_safetensors(tmp_path / "model.safetensors", tensors, random.Random(0))
+    shape = shape_of_folder(tmp_path)
+    assert shape.origin == "headers"
+    if named is None:
+        assert model_of(shape).cache
+        return
+    with pytest.raises(ArchitectureUnknown, match=named):
+        model_of(shape)
+
+
+def test_a_text_part_that_is_silent_takes_its_class_defaults() -> None:
+    # As llava-v1.6-mistral-7b is published: neither hidden_size nor the eight key-value heads are in the file.
+    config = {
+        "model_type": "llava_next",
+        "text_config": {"model_type": "mistral", "vocab_size": 32064, "intermediate_size": 14336},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "image_size": 336,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+        },
+    }
+    shape = shape_of_config("llava", config)
+    assert kv_bytes_per_token(cache_of(shape.config), 2, 1) == 32 * 8 * 128 * 2 * 2
+    assert shape.parameters == pytest.approx(7.57e9, rel=0.001)

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.fit.kv import CacheLayers, cache_of, kv_bytes_per_token
 from tasks.fit.pages import Paging, capacity, request_bytes
 
 GIB = 2**30
-VLLM = Paging(
-    context=8192, step_tokens=8192, block_tokens=16, bytes_each=2, tp=1, grouped=True, state_bytes_each=2
-)
+VLLM = Paging(context=8192, step_tokens=8192, block_tokens=16, bytes_each=2, tp=1, grouped=True, state_bytes_each=2)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +136,7 @@ def pagings(draw: st.DrawFn) -> Paging:
     )
 
 
+@settings(deadline=None)
 @given(caches(), pagings(), st.floats(0, 1e12), st.floats(0, 1e12))
 def test_more_bytes_never_hold_less(cache: tuple[CacheLayers, ...], paging: Paging, one: float, two: float) -> None:
     less, more = sorted((one, two))
@@ -145,6 +144,7 @@ def test_more_bytes_never_hold_less(cache: tuple[CacheLayers, ...], paging: Pagi
     assert holds.tokens >= held.tokens and holds.requests >= held.requests >= 0
 
 
+@settings(deadline=None)
 @given(caches(), pagings(), st.integers(1, 200_000), st.floats(1e6, 1e12))
 def test_longer_requests_are_fewer(cache: tuple[CacheLayers, ...], paging: Paging, other: int, kv_bytes: float) -> None:
     short, long = sorted((paging.context, other))
@@ -154,6 +154,7 @@ def test_longer_requests_are_fewer(cache: tuple[CacheLayers, ...], paging: Pagin
     assert request_bytes(cache, paging._replace(context=short)) <= request_bytes(cache, paging._replace(context=long))
 
 
+@settings(deadline=None)
 @given(caches(states=False), pagings())
 def test_more_gpus_never_cost_a_gpu_more(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
     one, many = paging._replace(tp=1), paging
@@ -163,6 +164,7 @@ def test_more_gpus_never_cost_a_gpu_more(cache: tuple[CacheLayers, ...], paging:
     assert request_bytes(cache, many) * paging.tp >= request_bytes(cache, one) * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(caches(), pagings())
 def test_a_request_takes_no_more_than_its_tokens_and_pages(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
     """At most every layer full, pages begun and not filled, and (vLLM) groups padded to the same length."""
@@ -175,6 +177,7 @@ def test_a_request_takes_no_more_than_its_tokens_and_pages(cache: tuple[CacheLay
     assert 0 < request_bytes(cache, paging) <= padded * (paging.context * tokens + 2 * page)
 
 
+@settings(deadline=None)
 @given(caches(), pagings(), st.floats(1e8, 1e12))
 def test_what_is_held_fits_the_bytes(cache: tuple[CacheLayers, ...], paging: Paging, kv_bytes: float) -> None:
     whole = int(capacity(cache, kv_bytes, paging).requests)

@@ -71,9 +71,7 @@ def test_mxfp4_releases_to_the_byte(
         ("mistralai--mixtral-8x7b-instruct-v0.1", 12.9e9),  # arXiv 2401.04088: 13B active
     ],
 )
-def test_active_parameters_of_mixtures(
-    published_shape: Callable[[str], ModelShape], name: str, active: float
-) -> None:
+def test_active_parameters_of_mixtures(published_shape: Callable[[str], ModelShape], name: str, active: float) -> None:
     shape = published_shape(name)
     # Publishers count with or without the embedding of the input.
     embedding = next(piece.elements for piece in shape.pieces if "embed_tokens" in piece.name)

@@ -19,7 +19,7 @@ from weighbridge.line import Line
 class Page(HTMLParser):
     """Tags, attributes and text of a page; fails on tags that don't close."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "br", "link", "input")
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_lost_answers_come_before_gained_ones(dossier: Dossier) -> None:
 
 def test_hostile_answers_stay_text(dossier: Dossier) -> None:
     html = make_report(dossier)
-    assert "<script" not in html and "&lt;script&gt;alert" in html
+    assert html.count("<script") == 1 and "&lt;script&gt;alert" in html, "the filter's is the only one"
     assert not any(name.startswith("on") for _, attributes in Page(html).tags for name in attributes)
 
 

@@ -46,8 +46,8 @@ def verdict(
         raise OptionInvalid(f"--confidence {confidence:g} is not between 0.5 and 1.", "0.95 is usual.")
     from tasks.evaluate.sequential import decide, read_pairs
 
-    shown = table("file", "verdict", "difference", "interval", "looked at", "of")
-    sentences, status = [], 0
+    judged: list[tuple[Path, Decision]] = []
+    status = 0
     for path in pairs:
         try:
             decision = decide(read_pairs(path), margin=margin, confidence=confidence, shuffle=shuffle)
@@ -60,20 +60,10 @@ def verdict(
             continue
         if as_json:
             print(json.dumps({"file": str(path), **as_row(decision), "margin": margin, "confidence": confidence}))
-            continue
-        shown.add_row(
-            str(path),
-            f"[{COLOURS[decision.outcome]}]{decision.outcome}[/]",
-            "–" if decision.estimate is None else f"{decision.estimate:+.1%}",
-            "–" if decision.low is None or decision.high is None else f"{decision.low:+.1%} to {decision.high:+.1%}",
-            str(decision.items_used),
-            str(decision.items),
-        )
-        sentences.append(f"{path}: {decision.reason}")
-    if not as_json and sentences:
-        say(shown)
-        for sentence in sentences:
-            say(sentence)
+        else:
+            judged.append((path, decision))
+    if judged:
+        _show(judged)
     if status:
         raise typer.Exit(status)
 
@@ -88,6 +78,24 @@ def as_row(decision: Decision) -> dict[str, Any]:
         "items": decision.items,
         "reason": decision.reason,
     }
+
+
+def _show(judged: list[tuple[Path, Decision]]) -> None:
+    from rich.markup import escape
+
+    shown = table("file", "verdict", "difference", "interval", "looked at", "of")
+    for path, one in judged:
+        shown.add_row(
+            escape(str(path)),
+            f"[{COLOURS[one.outcome]}]{one.outcome}[/]",
+            "–" if one.estimate is None else f"{one.estimate:+.2%}",
+            "–" if one.low is None or one.high is None else f"{one.low:+.2%} to {one.high:+.2%}",
+            str(one.items_used),
+            str(one.items),
+        )
+    say(shown)
+    for path, one in judged:
+        say(escape(f"{path}: {one.reason}"))
 
 
 def add_to(app: typer.Typer) -> None:

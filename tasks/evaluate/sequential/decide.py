@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from tasks.evaluate.sequential.betting import Array, Walk, bound, first_at_least
 from tasks.evaluate.sequential.levels import Levels
 from tasks.evaluate.sequential.order import renumbered, shuffled, walk_clusters, walk_items
 from tasks.evaluate.sequential.pairs import Pairs
+from tasks.evaluate.sequential.planner import items_needed
 from tasks.evaluate.sequential.stratified import walk_strata
 
 Outcome = Literal["non_inferior", "regression", "inconclusive", "invalid"]
@@ -122,7 +123,12 @@ def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
         outcome = "non_inferior"
     elif high < -levels.margin and real:
         outcome = "regression"
-    return _decision(outcome, items, items, float(gain.mean()), low, high, levels)
+    decision = _decision(outcome, items, items, float(gain.mean()), low, high, levels)
+    needed = items_needed(levels.margin, levels.confidence, float(np.mean(gain * gain)))
+    if outcome == "inconclusive" and needed > items:
+        hint = f" A candidate that is no worse passes 9 times in 10 with {needed:,} items of this kind."
+        decision = replace(decision, reason=decision.reason + hint)
+    return decision
 
 
 def _decision(

@@ -14,6 +14,7 @@ flips that is close to an even draw: even weights of 2 cap how much an item may 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,7 +35,6 @@ RESERVE = 1.2
 SAFE_SHARE = 0.9
 """Of the stake that the rarest stratum's heaviest item may cost, to a twentieth."""
 BET_GRID = np.geomspace(0.02, 0.9, 16)
-SEED = 20260701
 
 
 @dataclass(slots=True)
@@ -74,13 +74,13 @@ def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float
     shares = EXPECTED_SHARES if len(queues) == len(EXPECTED_SHARES) else SMALL_SHARES
     expected = np.array(shares[: len(queues)])
     strata = _Strata(sizes / len(gain), expected / (expected @ sizes) * len(gain), sizes.copy())
-    random = np.random.default_rng(SEED)
+    points = _even_points(margins, ids)
     parts: list[tuple[Array, ...]] = []
     log_stake, total, done, dry = 0.0, 0.0, 0, False
     while done < len(gain) and not dry and log_stake < -np.log(error):
         block = min(max(FIRST_LOOK_ITEMS, int(done * (GROWTH - 1))), len(gain) - done)
         rate, bet = _plan(strata, margin, max(-np.log(error) - log_stake, 0.1))
-        drawn, dry = _draw(random, rate * strata.share, strata.left, block)
+        drawn, dry = _draw(points[done : done + block], rate * strata.share, strata.left)
         where = sizes - strata.left
         strata.left = strata.left - np.bincount(drawn, minlength=len(sizes))
         items = np.empty(len(drawn), dtype=np.int64)
@@ -157,12 +157,23 @@ def _fill(wish: Array, share: Array, least: Array, most: Array) -> Array:
     return rate / (rate @ share)[:, None]
 
 
-def _draw(
-    random: np.random.Generator, chance: Array, left: NDArray[np.int64], block: int
-) -> tuple[NDArray[np.int64], bool]:
+def _even_points(margins: Array, ids: tuple[str, ...]) -> Array:
+    """Points of the unit interval that pick the strata, one an item: each evenly distributed, together evenly spread.
+
+    Independent points would do on the average over suites. But one suite judges many candidates with the same points,
+    and whoever has drawn too few of one stratum there has done so for all of them (measured: 6.0 instead of 5 % of
+    bad candidates passed one such suite). Multiples of the golden ratio from a random start (a Kronecker sequence)
+    keep the number drawn from each stratum within a few of its due at all times.
+    """
+    content = np.ascontiguousarray(margins[shuffled(ids)]).tobytes()
+    start = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") / 2**64
+    return (start + np.arange(len(ids)) * (np.sqrt(5) - 1) / 2) % 1.0
+
+
+def _draw(points: Array, chance: Array, left: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
     """Strata of the next items, up to the one that empties a stratum; whether one did."""
     edges = np.cumsum(chance / chance.sum())
-    drawn = np.minimum(np.searchsorted(edges, random.random(block), side="right"), len(chance) - 1)
+    drawn = np.minimum(np.searchsorted(edges, points, side="right"), len(chance) - 1)
     counts = np.cumsum(drawn[:, None] == np.arange(len(chance)), axis=0)
     empty = (counts >= left).any(1)
     if not empty.any():

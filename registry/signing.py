@@ -1,0 +1,205 @@
+"""Signatures of manifests: who made an artifact, checked before an engine may start from it.
+
+What is signed is one small file, `manifest.json`, which holds the SHA-256 of every other file; so a model is
+hashed once, by `Store.verify`, and not a second time for its signature. `manifest.sig` beside it is what
+model-signing writes: a Sigstore bundle with an in-toto statement in a DSSE envelope. Its own command line
+verifies it:
+
+    model_signing verify key manifest.json --signature manifest.sig --public_key <home>/keys/weighbridge.pub
+
+Signing is done by that library. Verifying reads the same envelope with `cryptography` alone: importing
+model_signing 1.1.1 takes 4 to 7 seconds (it loads Sigstore's network clients and boto3), which every start of an
+engine and every rollback would pay.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
+from weighbridge.files import write_whole
+from weighbridge.settings import load_settings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+PRIVATE, PUBLIC = "weighbridge.key", "weighbridge.pub"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+"""The statement's kind; model_signing 1.1.1, _signing/signing.py."""
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""What model_signing signs with."""
+
+
+def signature_path(manifest: Path) -> Path:
+    """Where a manifest's signature lies."""
+    return manifest.with_suffix(".sig")
+
+
+def keys() -> tuple[Path | None, Path]:
+    """The private and the public key's files; made at the first call unless you named your own.
+
+    Without WEIGHBRIDGE_SIGNING_KEY but with WEIGHBRIDGE_PUBLIC_KEY this machine verifies only.
+
+    Raises:
+        SigningKeyUnusable: a named file is missing or holds no such key.
+    """
+    settings = load_settings()
+    if settings.public_key is not None:
+        _load_public(settings.public_key)
+        return settings.signing_key, settings.public_key
+    folder = settings.home / "keys"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private = settings.signing_key or folder / PRIVATE
+    # Two processes at their first artifact must not end with halves of two pairs.
+    with FileLock(folder / ".lock"):
+        if settings.signing_key is None and not private.exists():
+            write_whole(private, _new_private())
+        public = folder / PUBLIC
+        content = _public_of(private)
+        if not public.exists() or public.read_bytes() != content:
+            write_whole(public, content)
+    return private, public
+
+
+def sign(manifest: Path) -> None:
+    """Sign a manifest, in a file beside it.
+
+    Raises:
+        SigningKeyUnusable: there is no private key here, or it is none.
+    """
+    private, _ = keys()
+    if private is None:
+        raise SigningKeyUnusable(
+            "This machine has a public key only, and cannot sign what it makes.",
+            "Set WEIGHBRIDGE_SIGNING_KEY to the private key of the same pair.",
+            where="WEIGHBRIDGE_PUBLIC_KEY",
+        )
+    from model_signing import signing
+
+    config = signing.Config().use_elliptic_key_signer(private_key=private)
+    with tempfile.TemporaryDirectory(dir=manifest.parent, prefix=".signing-") as folder:
+        draft = Path(folder, "signature")
+        config.sign(manifest, draft)
+        write_whole(signature_path(manifest), draft.read_bytes())
+
+
+def verify(manifest: Path, name: str) -> None:
+    """Make sure that a manifest is the one that this installation's key signed.
+
+    Args:
+        manifest: the file; its signature lies beside it.
+        name: what to call the artifact in a message.
+
+    Raises:
+        ArtifactUnsigned: there is no signature, or none of our key.
+        ArtifactDamaged: the signature is ours and the manifest is not what was signed.
+        SigningKeyUnusable: there is no key to verify by.
+    """
+    path = signature_path(manifest)
+    if not path.is_file():
+        raise _unsigned(f"{name} is not signed.", path)
+    _, public = keys()
+    statement = _signed_statement(path, public, name)
+    resources = statement.get("predicate", {}).get("resources", [])
+    signed = {(one.get("algorithm"), one.get("digest")) for one in resources}
+    actual = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if statement.get("predicateType") != PREDICATE_TYPE or signed != {("sha256", actual)}:
+        raise ArtifactDamaged(
+            f"{name} is no longer what was weighed: {manifest.name} was altered after it was signed.",
+            "Restore it from the remote store or a backup, or remove the artifact's folder and release again.",
+            where=str(manifest),
+        )
+
+
+def _signed_statement(path: Path, public: Path, name: str) -> dict[str, Any]:
+    """What a signature file states, once its signature by our key is checked (DSSE 1.0, protocol.md)."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = _load_public(public)
+    try:
+        envelope = json.loads(path.read_bytes())["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+        kind = str(envelope["payloadType"])
+    except (ValueError, KeyError, IndexError, TypeError, binascii.Error, RecursionError):
+        raise _unsigned(f"{path.name} of {name} is no signature.", path) from None
+    # What is signed is the type and the payload, each with its length before it.
+    message = b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
+    try:
+        key.verify(signature, message, ec.ECDSA(_hash_for(key)))
+    except InvalidSignature:
+        raise _unsigned(f"{name} is not signed by the key of this installation.", public) from None
+    if kind != PAYLOAD_TYPE:
+        raise _unsigned(f"{path.name} of {name} signs something else than a model.", path)
+    statement = json.loads(payload)
+    return statement if isinstance(statement, dict) else {}
+
+
+def _unsigned(what: str, where: Path) -> ArtifactUnsigned:
+    return ArtifactUnsigned(
+        what,
+        "Find out where it comes from; if you trust it, `weighbridge store sign DIGEST` signs it with your key.",
+        where=str(where),
+    )
+
+
+def _hash_for(key: EllipticCurvePublicKey) -> Any:
+    """The hash that goes with a curve, as model_signing pairs them."""
+    from cryptography.hazmat.primitives import hashes
+
+    return {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.key_size]
+
+
+def _new_private() -> bytes:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _public_of(private: Path) -> bytes:
+    """The public half of a private key's file, as PEM."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_private_key(private.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(private, error) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
+        raise _unusable(private, "it is of another kind")
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _load_public(public: Path) -> EllipticCurvePublicKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_public_key(public.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unusable(public, error) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise _unusable(public, "it is of another kind")
+    return key
+
+
+def _unusable(path: Path, why: object) -> SigningKeyUnusable:
+    return SigningKeyUnusable(
+        f"{path.name} is no key that manifests can be signed or verified with: {why}.",
+        "Name an unencrypted PEM file with an elliptic-curve key (P-256, P-384 or P-521): "
+        "`openssl ecparam -name prime256v1 -genkey -noout -out FILE` makes one.",
+        where=str(path),
+    )

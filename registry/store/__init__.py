@@ -1,0 +1,30 @@
+"""The artifact store: models, each named by its content.
+
+`store://<line>/<sha256>` is the SHA-256 of the manifest's list of files, so two identical models are one
+and an altered model is another. A model is built in a staging folder on the same disk, synced, and
+renamed into place: it is there whole or not at all. Beside the model's files lies `manifest.json` with
+what they are and where they came from, and `manifest.sig`, which says who made it (registry/signing.py).
+
+    store = Store()                             # the installation's; with WEIGHBRIDGE_STORE_URL also the one there
+    with store.fresh_staging("llama", key) as folder:
+        artifact = store.adopt(folder, line="llama", scheme="int8", repo=…, commit=…)
+    store.verify(artifact)                      # or ArtifactUnsigned, ArtifactDamaged
+    store.path(artifact)                        # the folder; fetched first when only the remote store has it
+"""
+
+from registry.store.artifact import GIB, MANIFEST, MODEL, Artifact, FileEntry, Manifest, sha256_of
+from registry.store.clean import Cleaned, Removed
+from registry.store.local import Store
+
+__all__ = [
+    "GIB",
+    "MANIFEST",
+    "MODEL",
+    "Artifact",
+    "Cleaned",
+    "FileEntry",
+    "Manifest",
+    "Removed",
+    "Store",
+    "sha256_of",
+]

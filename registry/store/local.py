@@ -1,0 +1,318 @@
+"""The store in a local folder, in front of a remote one where there is one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from registry import signing
+from registry.store.artifact import (
+    GIB,
+    MANIFEST,
+    MODEL,
+    Artifact,
+    FileEntry,
+    Manifest,
+    damaged,
+    digest_of,
+    files_of,
+    read_manifest,
+    sha256_of,
+    sync,
+    sync_one,
+)
+from registry.store.clean import Cleaned, clean
+from registry.store.remote import Remote
+from weighbridge.errors import ArtifactMissing, DiskFull
+from weighbridge.files import write_whole
+from weighbridge.settings import load_settings
+
+Progress = Callable[[int, int], None]
+
+STAGING = ".staging"
+HASHERS = 4
+"""Files that are hashed at once; hashlib lets go of the interpreter meanwhile."""
+SPARE_BYTES = 16 * 2**20
+"""Room for the manifest and whoever else writes, when an artifact is fetched from the remote store."""
+
+
+class Store:
+    """The artifact store.
+
+    Args:
+        folder: the local store's root; the installation's by default.
+        url: the remote store beside it, anything fsspec knows; WEIGHBRIDGE_STORE_URL's by default.
+    """
+
+    def __init__(self, folder: Path | None = None, url: str | None = None) -> None:
+        settings = load_settings()
+        self.folder = folder or settings.store_folder
+        named = url or settings.store_url
+        self.remote = Remote(named) if named else None
+
+    # --- looking ----------------------------------------------------------------------------
+
+    def path(self, artifact: Artifact) -> Path:
+        """Folder with the model's files, fetched from the remote store when they are only there.
+
+        Raises:
+            ArtifactMissing: neither store holds it.
+            ArtifactDamaged, StoreUnreachable, DiskFull: it could not be fetched.
+        """
+        if not self.holds_locally(artifact.line, artifact.digest):
+            self._fetch(artifact.line, artifact.digest)
+        return self._place(artifact.line, artifact.digest) / MODEL
+
+    def get(self, line: str, digest: str) -> Artifact:
+        """The artifact of a digest.
+
+        Raises:
+            ArtifactMissing: the store does not hold it.
+        """
+        return self.manifest(line, digest).artifact
+
+    def holds(self, line: str, digest: str) -> bool:
+        """Whether the store has this artifact, here or in the remote one."""
+        return self.holds_locally(line, digest) or (self.remote is not None and self.remote.holds(line, digest))
+
+    def holds_locally(self, line: str, digest: str) -> bool:
+        """Whether it lies on this machine's disk."""
+        return (self._place(line, digest) / MANIFEST).is_file()
+
+    def artifacts(self, line: str | None = None, *, only_here: bool = False) -> list[Artifact]:
+        """All artifacts, or a line's, here and in the remote store, in no particular order.
+
+        Raises:
+            ArtifactDamaged: a manifest cannot be read; it is named.
+        """
+        here = {(path.parts[-3], path.parts[-2]) for path in self.folder.glob(f"{line or '*'}/*/{MANIFEST}")}
+        there = set(self.remote.listed(line)) if self.remote and not only_here else set()
+        return [self.get(*one) for one in sorted(here | there)]
+
+    def files(self, artifact: Artifact) -> tuple[FileEntry, ...]:
+        """The manifest's list of files."""
+        return self.manifest(artifact.line, artifact.digest).files
+
+    def facts(self, artifact: Artifact) -> dict[str, object]:
+        """What was written down when the artifact was made (recipe, versions, coverage)."""
+        return self.manifest(artifact.line, artifact.digest).facts
+
+    def manifest(self, line: str, digest: str) -> Manifest:
+        """What the store knows of an artifact.
+
+        Raises:
+            ArtifactMissing: the store does not hold it.
+            ArtifactDamaged: its manifest is another's, or none.
+            StoreUnreachable: it is not here, and the remote store cannot be asked.
+        """
+        path = self._place(line, digest) / MANIFEST
+        if path.is_file():
+            return read_manifest(path.read_bytes(), line, digest, str(path))
+        if self.remote and (content := self.remote.manifest(line, digest)):
+            return read_manifest(content, line, digest, f"{self.remote.url}/{line}/{digest}")
+        raise self._missing(line, digest)
+
+    def made_at(self, artifact: Artifact) -> float:
+        """When it came into the local store, seconds since 1970; 0 when it is only in the remote one."""
+        path = self._place(artifact.line, artifact.digest) / MANIFEST
+        return path.stat().st_mtime if path.is_file() else 0.0
+
+    # --- making -----------------------------------------------------------------------------
+
+    def staging(self, line: str, key: str) -> Path:
+        """A folder to build in, on the store's own disk; the same key finds the same folder after a crash.
+
+        Who builds in it holds a lock on `<folder>.lock` meanwhile, or `clean` takes it for a leftover.
+        """
+        folder = self.folder / line / STAGING / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def fresh_staging(self, line: str, key: str) -> Iterator[Path]:
+        """An empty folder to build in, removed again when the building fails."""
+        folder = self.staging(line, key)
+        with FileLock(folder.with_name(f"{key}.lock")):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def require_free(self, need_bytes: int, what: str) -> None:
+        """Check the store's disk before something large is written.
+
+        Raises:
+            DiskFull: fewer than `need_bytes` are free.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < need_bytes:
+            raise DiskFull(
+                f"{what} needs {need_bytes / GIB:.2f} GiB and {free / GIB:.2f} GiB are free.",
+                "Free some disk (`weighbridge store gc --dry-run` says what can go), or set WEIGHBRIDGE_HOME to a "
+                "larger one; what is done so far is kept.",
+                where=str(self.folder),
+            )
+
+    def adopt(
+        self,
+        folder: Path,
+        *,
+        line: str,
+        scheme: str,
+        repo: str,
+        commit: str,
+        facts: dict[str, object] | None = None,
+        known_sha256: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """Make an artifact of a finished folder: hash, sign, sync, move into place, copy to the remote store.
+
+        Args:
+            folder: holds the model's files; it is moved away.
+            line, scheme, repo, commit: what the artifact is.
+            facts: kept in the manifest; not part of the digest.
+            known_sha256: path → hash of files that this process has hashed itself while it wrote them.
+
+        Returns:
+            The artifact; the one that is there already when the content is the same.
+
+        Raises:
+            SigningKeyUnusable: the manifest cannot be signed.
+            StoreUnreachable: it lies in the local store, but could not be copied; the same call copies it.
+        """
+        known = known_sha256 or {}
+        entries = []
+        for path in files_of(folder):
+            name = path.relative_to(folder).as_posix()
+            sha256 = known.get(name) or sha256_of(path)
+            entries.append(FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256))
+        files = tuple(sorted(entries, key=lambda entry: entry.path))
+        artifact = Artifact(
+            line=line,
+            digest=digest_of(files),
+            scheme=scheme,
+            repo=repo,
+            commit=commit,
+            size_bytes=sum(entry.size_bytes for entry in files),
+        )
+        made = Manifest(artifact=artifact, files=files, facts=facts or {})
+        with FileLock(self.folder / line / ".lock"):
+            if self.holds_locally(line, artifact.digest):
+                shutil.rmtree(folder, ignore_errors=True)
+                made = self.manifest(line, artifact.digest)
+            else:
+                self._move_in(folder, made)
+        if self.remote:
+            self.remote.put(self._place(line, artifact.digest), made)
+        return made.artifact
+
+    def _move_in(self, folder: Path, manifest: Manifest) -> None:
+        artifact = manifest.artifact
+        entry = self.folder / artifact.line / STAGING / f"entry-{artifact.digest}"
+        shutil.rmtree(entry, ignore_errors=True)
+        entry.mkdir(parents=True)
+        write_whole(entry / MANIFEST, manifest.as_json())
+        signing.sign(entry / MANIFEST)
+        folder.rename(entry / MODEL)
+        self._show(entry, artifact)
+
+    def _show(self, entry: Path, artifact: Artifact) -> None:
+        """The moment in which an artifact comes into being."""
+        sync(entry)
+        entry.rename(self._place(artifact.line, artifact.digest))
+        sync_one(self.folder / artifact.line)
+
+    def sign(self, artifact: Artifact) -> None:
+        """Sign an artifact that was made before manifests were signed, or by another installation.
+
+        Its files are hashed first: a signature on what is damaged already would make it look right.
+
+        Raises:
+            ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: nothing is signed.
+        """
+        self.verify(artifact, signed=False)
+        signing.sign(self.path(artifact).parent / MANIFEST)
+        if self.remote:
+            manifest = self.manifest(artifact.line, artifact.digest)
+            self.remote.put(self._place(artifact.line, artifact.digest), manifest, again=True)
+
+    # --- checking ---------------------------------------------------------------------------
+
+    def verify(self, artifact: Artifact, progress: Progress | None = None, *, signed: bool = True) -> None:
+        """Check the manifest's signature, then hash every file of an artifact again.
+
+        Args:
+            progress: told (bytes hashed, bytes in all) after each file.
+            signed: whether a signature is asked for.
+
+        Raises:
+            ArtifactMissing: the store does not hold it.
+            ArtifactUnsigned: nobody signed it, or somebody else's key did.
+            ArtifactDamaged: a file, or the manifest, is missing, added or altered; it is named.
+        """
+        folder = self.path(artifact)
+        files = self.files(artifact)
+        if signed:
+            signing.verify(folder.parent / MANIFEST, artifact.uri)
+        expected = {entry.path: entry for entry in files}
+        # A link may lead to right bytes today and to others tomorrow.
+        links = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()}
+        present = {path.relative_to(folder).as_posix() for path in files_of(folder)} - links
+        wrong = sorted(set(expected) ^ present | links) or self._altered(folder, files, progress)
+        if wrong:
+            raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
+
+    def _altered(self, folder: Path, files: tuple[FileEntry, ...], progress: Progress | None) -> list[str]:
+        done, total = 0, sum(entry.size_bytes for entry in files)
+        wrong = []
+        with ThreadPoolExecutor(HASHERS) as pool:
+            for entry, sha256 in zip(files, pool.map(lambda one: sha256_of(folder / one.path), files)):
+                done += entry.size_bytes
+                if progress:
+                    progress(done, total)
+                if sha256 != entry.sha256:
+                    wrong.append(entry.path)
+        return wrong
+
+    def signed(self, artifact: Artifact) -> bool:
+        """Whether a signature lies beside the manifest here; `verify` says whether it is right."""
+        return signing.signature_path(self._place(artifact.line, artifact.digest) / MANIFEST).is_file()
+
+    def clean(
+        self, keep: set[str], *, newest: int = 0, youngest_seconds: float = 0.0, dry_run: bool = False
+    ) -> Cleaned:
+        """Remove from this disk what nobody needs; see registry/store/clean.py."""
+        return clean(self, keep, newest=newest, youngest_seconds=youngest_seconds, dry_run=dry_run)
+
+    # --- behind it --------------------------------------------------------------------------
+
+    def _fetch(self, line: str, digest: str) -> None:
+        """Bring an artifact home from the remote store: whole and hashed, or not at all."""
+        content = self.remote.manifest(line, digest) if self.remote else None
+        if self.remote is None or content is None:
+            raise self._missing(line, digest)
+        manifest = read_manifest(content, line, digest, self.remote.url)
+        artifact = manifest.artifact
+        self.require_free(artifact.size_bytes + SPARE_BYTES, f"{artifact.uri} from {self.remote.url}")
+        with self.fresh_staging(line, f"fetch-{digest}") as entry:
+            self.remote.fetch(manifest, content, entry)
+            with FileLock(self.folder / line / ".lock"):
+                if not self.holds_locally(line, digest):
+                    self._show(entry, artifact)
+
+    def _place(self, line: str, digest: str) -> Path:
+        return self.folder / line / digest
+
+    def _missing(self, line: str, digest: str) -> ArtifactMissing:
+        return ArtifactMissing(
+            f"The store does not hold store://{line}/{digest[:12]}….",
+            f"Run `weighbridge release {line} --fresh` to make it again, or restore the store from its backup.",
+            where=" and ".join([str(self.folder), *([self.remote.url] if self.remote else [])]),
+        )

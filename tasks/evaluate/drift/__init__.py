@@ -1,0 +1,32 @@
+"""What is measured beside accuracy and gates too: how far a candidate's distributions and answers have moved.
+
+Accuracy on a suite can stand still, or rise by accident, while a model has become another one. These signals look
+at the movement itself, each with an interval, and each against a bound named in the line (`bounds`). What each is
+for, and how the defaults were chosen: docs/drift.md.
+"""
+
+from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal
+from tasks.evaluate.drift.degenerate import degenerate
+from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
+from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
+from tasks.evaluate.drift.language import language_of
+from tasks.evaluate.drift.quick import quick_look
+from tasks.evaluate.drift.report import DriftReport, draw
+from tasks.evaluate.drift.signals import Signal
+
+__all__ = [
+    "DriftReport",
+    "HeldDocument",
+    "SeenAnswer",
+    "Signal",
+    "answer_signals",
+    "degenerate",
+    "distribution_signals",
+    "draw",
+    "flip_signal",
+    "held_documents",
+    "language_of",
+    "measure_distributions",
+    "quick_look",
+    "text_digest",
+]

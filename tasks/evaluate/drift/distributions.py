@@ -1,0 +1,256 @@
+"""KL divergence, top-1 agreement and perplexity of a candidate on the held text, from the two models' folders.
+
+Full distributions are needed, over the whole vocabulary, so this is for folders only. Endpoints are left out on
+purpose: vLLM's `echo` gives the likelihood of the prompt's own tokens and a few others, from which neither a KL
+divergence nor an honest bound on one follows. What goes through the engine is weighed by the regression suites.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from math import exp
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Message
+from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
+from tasks.evaluate.drift.intervals import Interval, mean_interval
+from tasks.evaluate.drift.reading import Reading
+from tasks.evaluate.drift.signals import Signal, make_signal
+from tasks.evaluate.facts import folder_digest
+from tasks.evaluate.harness import device_name, scoring_device, scoring_dtype
+from weighbridge.errors import DiskFull, ScoringFailed
+from weighbridge.files import write_whole
+from weighbridge.line import Bounds
+from weighbridge.settings import load_settings
+
+VERSION = 1
+"""Of what is measured here; a change makes everything be measured anew."""
+CONTEXT_TOKENS = 512
+TAIL_LINES = 12
+Progress = Callable[[int, int], None]
+
+
+class Distributions(BaseModel):
+    """How far two models' next-token distributions lie apart, document by document."""
+
+    model_config = ConfigDict(frozen=True)
+
+    production_digest: str
+    candidate_digest: str
+    text_digest: str
+    scorer: str
+    """Versions, number format, device and context, all of which move the numbers a little."""
+    reading: Reading
+    documents: tuple[DocumentDivergence, ...]
+    """Empty where the two cannot be compared token by token."""
+    together: bool
+    """Whether both models were in memory at once."""
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens compared."""
+        return sum(document.tokens for document in self.documents)
+
+
+def measure_distributions(
+    candidate_folder: Path,
+    production_folder: Path,
+    *,
+    candidate_digest: str = "",
+    production_digest: str = "",
+    documents: Sequence[HeldDocument] | None = None,
+    context_tokens: int = CONTEXT_TOKENS,
+    together: bool | None = None,
+    progress: Progress | None = None,
+    home: Path | None = None,
+) -> Distributions:
+    """Compare two models' distributions on the held text, in a process of its own; found again when known.
+
+    Args:
+        candidate_folder, production_folder: models as transformers loads them.
+        candidate_digest, production_digest: their identities; hashed from the files when not given.
+        documents: the text; the project's held text by default.
+        context_tokens: the longest window.
+        together: whether to hold both models at once; by default as memory allows.
+        progress: called with windows done and in all, each counted once a model.
+        home: the installation's folder, where results are kept.
+
+    Raises:
+        ScoringFailed: a model does not load, gives no numbers, or the process died.
+        DiskFull: the models do not fit into memory at once, nor production's distributions on the disk.
+        ModelUnreadable: a folder has no model.
+    """
+    chosen = tuple(documents) if documents is not None else held_documents()
+    candidate_digest = candidate_digest or folder_digest(candidate_folder)
+    production_digest = production_digest or folder_digest(production_folder)
+    digest, scorer = text_digest(chosen), scorer_name(context_tokens)
+    kept = _kept_at(home or load_settings().home, production_digest, candidate_digest, digest, scorer)
+    if kept.is_file():
+        return Distributions.model_validate_json(kept.read_bytes())
+    log = load_settings().logs_folder / f"drift-{candidate_digest[:12]}.log"
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-drift-") as scratch:
+        job = Job(
+            production_folder=production_folder.resolve(),
+            candidate_folder=candidate_folder.resolve(),
+            documents=chosen,
+            context_tokens=context_tokens,
+            device=scoring_device(),
+            dtype=scoring_dtype(),
+            scratch=Path(scratch),
+            together=together,
+        )
+        last = _run_child(job, log, progress or (lambda done, total: None))
+    assert last.reading is not None
+    found = Distributions(
+        production_digest=production_digest,
+        candidate_digest=candidate_digest,
+        text_digest=digest,
+        scorer=scorer,
+        reading=last.reading,
+        documents=last.documents,
+        together=last.together,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    write_whole(kept, found.model_dump_json())
+    return found
+
+
+def scorer_name(context_tokens: int) -> str:
+    """What measures on this machine, with all that may move a number."""
+    packages = " ".join(f"{package} {version(package)}" for package in ("transformers", "torch", "compressed-tensors"))
+    return f"drift {VERSION} {packages} {scoring_dtype()} {device_name()} context {context_tokens}"
+
+
+def distribution_signals(found: Distributions, bounds: Bounds, confidence: float) -> tuple[Signal, ...]:
+    """The signals of a comparison, each with an interval over documents."""
+    signals = [_reading_signal(found.reading, bounds)]
+    documents = found.documents
+    if not documents:
+        return tuple(signals)
+    sizes = [float(document.tokens) for document in documents]
+
+    def interval(sums: Sequence[float], lowest: float, highest: float) -> Interval:
+        one = mean_interval(sums, sizes, confidence)
+        low = None if one.low is None else max(one.low, lowest)
+        high = None if one.high is None else min(one.high, highest)
+        return Interval(one.mean, low, high, one.units)
+
+    kl = interval([document.kl_nats for document in documents], 0.0, float("inf"))
+    agreed = interval([float(document.agreed) for document in documents], 0.0, 1.0)
+    risen = interval(
+        [document.candidate_nll_nats - document.production_nll_nats for document in documents],
+        float("-inf"),
+        float("inf"),
+    )
+    before = sum(document.production_nll_nats for document in documents) / found.tokens
+    after = sum(document.candidate_nll_nats for document in documents) / found.tokens
+    low, high = (None if bound is None else _exp(bound) for bound in (risen.low, risen.high))
+    perplexity = Interval(_exp(risen.mean), low, high, risen.units)
+    return (
+        *signals,
+        make_signal("KL", kl, unit="nats a token", bound=bounds.max_kl_nats),
+        make_signal("top-1 agreement", agreed, unit="share", bound=bounds.min_top1_agreement, side="at least"),
+        make_signal("perplexity", perplexity, unit="×", bound=None, production=_exp(before), candidate=_exp(after)),
+    )
+
+
+def _reading_signal(reading: Reading, bounds: Bounds) -> Signal:
+    """Not a sample: each document becomes the same tokens or it does not, so the interval is a point."""
+    share = len(reading.differ) / reading.documents
+    note = reading.example if reading.differ else ""
+    if reading.differ:
+        note = f"{len(reading.differ)} of {reading.documents} held texts become other tokens: {note}"
+    return make_signal(
+        "texts read differently",
+        Interval(share, share, share, reading.documents),
+        unit="share",
+        bound=bounds.max_text_mismatch_share,
+        note=note,
+    )
+
+
+def _exp(value: float) -> float:
+    # A perplexity beyond this is no number that anybody compares.
+    return exp(min(value, 50.0))
+
+
+def _kept_at(home: Path, production: str, candidate: str, text: str, scorer: str) -> Path:
+    key = hashlib.sha256(json.dumps([production, candidate, text, scorer]).encode()).hexdigest()[:24]
+    return home / "scores" / "drift" / f"{candidate[:12]}-{key}.json"
+
+
+def _run_child(job: Job, log: Path, progress: Progress) -> Message:
+    """Run the process and follow it to its last message.
+
+    Raises:
+        ScoringFailed, DiskFull: as for `measure_distributions`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    job_file = job.scratch / "job.json"
+    job_file.write_text(job.model_dump_json())
+    last: Message | None = None
+    with log.open("wb") as log_file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tasks.evaluate.drift.distributions_child", str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=_environment(),
+            text=True,
+        )
+        try:
+            assert child.stdout
+            for line in child.stdout:
+                last = Message.model_validate_json(line)
+                if last.kind == "step":
+                    progress(last.done, last.total)
+            status = child.wait()
+        finally:
+            # Also when the reader stops early: nothing goes on that nobody waits for.
+            child.kill()
+            child.wait()
+            if child.stdout:
+                child.stdout.close()
+    if last is None or last.kind != "done" or status:
+        raise _failure(last, status, log)
+    return last
+
+
+def _failure(last: Message | None, status: int, log: Path) -> ScoringFailed | DiskFull:
+    if last is not None and last.kind == "disk full":
+        return DiskFull(last.text, "Free some disk, or point TMPDIR at a larger one.", where=tempfile.gettempdir())
+    if last is not None and last.kind == "refused":
+        return ScoringFailed(last.text, "Check the model's weights; no verdict was drawn.", where=str(log))
+    if status < 0:
+        ended = f"was killed by signal {-status}, often for want of memory"
+    else:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        ended = f"ended with status {status}:\n{tail}\n"
+    return ScoringFailed(f"The process that compares distributions {ended}.", "Read the log, then run it again.", str(log))
+
+
+def _environment() -> dict[str, str]:
+    """Offline, and with threads that sleep while they wait."""
+    source = Path(__file__).resolve().parents[3]
+    paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "OMP_NUM_THREADS": str(cores),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

@@ -1,0 +1,75 @@
+"""What all signals together say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.drift.signals import Signal
+from tasks.evaluate.verdict import Outcome
+
+MOST_NAMED = 3
+"""Signals named in the sentence; the rest are in the table."""
+
+
+class DriftReport(BaseModel):
+    """How far a candidate has moved from what it is compared with, and whether that is within the line's bounds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate_digest: str
+    production_digest: str
+    outcome: Outcome
+    """`non_inferior` (every signal within its bound), `regression`, `inconclusive` or `invalid`."""
+    signals: tuple[Signal, ...]
+    changed: tuple[str, ...] = ()
+    """What differs between the two folders' small files and may change answers; a sentence each."""
+    sentence: str
+    """The report in one sentence."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the long evaluation may be spared: it could not make this candidate pass."""
+        return self.outcome in ("regression", "invalid")
+
+
+def draw(
+    signals: Sequence[Signal],
+    *,
+    candidate_digest: str,
+    production_digest: str,
+    changed: Sequence[str] = (),
+    invalid: str = "",
+) -> DriftReport:
+    """Draw signals together: the gravest decides.
+
+    All bounds must hold for a pass, so each is tested at its own level (an intersection-union test, as for suites).
+
+    Args:
+        invalid: why nothing can be compared; empty where it can.
+    """
+    worse = [signal for signal in signals if signal.outcome == "worse"]
+    unsure = [signal for signal in signals if signal.outcome == "unsure"]
+    outcome: Outcome = "non_inferior"
+    sentence = f"Within the bounds on {sum(signal.outcome == 'ok' for signal in signals)} signals."
+    if invalid:
+        outcome, sentence = "invalid", f"Not comparable: {invalid}"
+    elif worse:
+        outcome, sentence = "regression", f"Regression: {_named(worse)}."
+    elif unsure:
+        outcome, sentence = "inconclusive", f"Not enough evidence: {_named(unsure)}."
+    return DriftReport(
+        candidate_digest=candidate_digest,
+        production_digest=production_digest,
+        outcome=outcome,
+        signals=tuple(signals),
+        changed=tuple(changed),
+        sentence=sentence,
+    )
+
+
+def _named(signals: list[Signal]) -> str:
+    named = "; ".join(signal.sentence for signal in signals[:MOST_NAMED])
+    rest = len(signals) - MOST_NAMED
+    return f"{named}; and {rest} more" if rest > 0 else named

@@ -1,0 +1,63 @@
+"""Whether two models fit into memory at once, from the headers of their files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+USABLE_SHARE = 0.7
+"""Of what is free: the rest is for activations, logits and what loading needs beside the weights."""
+FLOAT32_BYTES = 4
+PACKED_WEIGHTS = 8
+"""An int32 of compressed-tensors' `weight_packed` holds so many 4-bit weights, and they are unpacked to run."""
+ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2}
+
+
+def fit_together(folders: Sequence[Path], device: str, dtype: str) -> bool:
+    """Whether all models fit at once into the memory that is free now.
+
+    Args:
+        folders: models in safetensors.
+        device: `cpu` or `cuda`.
+        dtype: `float32`, or `auto` for each file's own.
+    """
+    return sum(loaded_bytes(folder, dtype) for folder in folders) <= USABLE_SHARE * _free_bytes(device)
+
+
+def loaded_bytes(folder: Path, dtype: str) -> int:
+    """About how much memory a model takes once it is loaded; packed and 8-bit weights count as unpacked."""
+    return sum(
+        _tensor_bytes(name, entry, dtype)
+        for path in folder.glob("*.safetensors")
+        for name, entry in _header(path).items()
+        if name != "__metadata__"
+    )
+
+
+def _tensor_bytes(name: str, entry: dict[str, Any], dtype: str) -> int:
+    numbers, kind = prod(entry["shape"]), str(entry["dtype"])
+    if kind == "I32" and name.endswith("weight_packed"):
+        numbers *= PACKED_WEIGHTS
+        kind = "BF16"
+    # A quantized layer is multiplied in the precision of its activations, however small it is stored.
+    return numbers * (FLOAT32_BYTES if dtype == "float32" else max(ITEM_BYTES.get(kind, 2), 2))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(size))
+    return header
+
+
+def _free_bytes(device: str) -> int:
+    if device == "cuda":
+        import torch
+
+        return int(sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())))
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,89 @@
+"""The report of a comparison: the same page as a candidate's, without a line, a release or a registry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tasks.evaluate.comparable import MAY_CHANGE, MUST_AGREE
+from tasks.evaluate.compare import Comparison
+from tasks.evaluate.scores import Conditions
+from tasks.evaluate.verdict import GRAVEST_FIRST
+from tasks.propose.dossier import Answers
+from tasks.propose.plots import as_svg_uri, forest_plot
+from tasks.propose.report import Plot, forest_words
+from tasks.propose.templates import duration, environment
+
+MOST_FLIPS = 300
+"""Flipped items shown for each suite, lost ones first."""
+
+
+class ComparedAnswers(Answers):
+    """A comparison as its page shows it."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__(
+            comparison.verdict,
+            comparison.candidate_scores,
+            comparison.production_scores,
+            comparison.options.confidence,
+        )
+        self.candidate, self.production, self.options = comparison.candidate, comparison.production, comparison.options
+
+    @property
+    def title(self) -> str:
+        """What this is about, for the heading."""
+        return f"{self.candidate.label} against {self.production.label}"
+
+    @property
+    def cost(self) -> str:
+        """Items and time of both, in words."""
+        told = []
+        for who, scores in (("candidate", self._ours.values()), ("production", self._theirs.values())):
+            items = sum(len(one.items) for one in scores)
+            told.append(f"{items} items in {duration(sum(one.seconds for one in scores))} for {who}")
+        return "; ".join(told)
+
+    @property
+    def conditions(self) -> list[tuple[str, Conditions, Conditions]]:
+        """Suites with how each side's scores came about, where both are known."""
+        found = []
+        for name, ours in self._ours.items():
+            theirs = self._theirs.get(name)
+            if ours.conditions is not None and theirs is not None and theirs.conditions is not None:
+                found.append((name, ours.conditions, theirs.conditions))
+        return found
+
+    def fields(self, ours: Conditions, theirs: Conditions) -> list[tuple[str, str, str]]:
+        """Each condition by name, the candidate's and production's."""
+        return [
+            (
+                words.removeprefix("the "),
+                str(getattr(ours, field)) or "unknown",
+                str(getattr(theirs, field)) or "unknown",
+            )
+            for field, words in (MUST_AGREE | MAY_CHANGE).items()
+        ]
+
+
+def make_comparison_report(comparison: Comparison, now: datetime | None = None) -> str:
+    """Write a comparison's page: self-contained, readable without a network and without scripts.
+
+    Args:
+        now: when it was made, for the foot of the page.
+    """
+    answers = ComparedAnswers(comparison)
+    forest = forest_plot(answers)
+    suites = comparison.verdict.suites
+    return (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            d=answers,
+            forest=Plot(uri=as_svg_uri(forest), words=forest_words(answers)) if forest else None,
+            flips={suite.suite: answers.flips(suite) for suite in suites},
+            gravest_first=sorted(suites, key=lambda suite: GRAVEST_FIRST.index(suite.outcome)),
+            most_flips=MOST_FLIPS,
+            rest_is=lambda suite: "not shown",
+            made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )

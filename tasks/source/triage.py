@@ -1,0 +1,233 @@
+"""Triage: what is to be done about a commit, before a byte of its weights is downloaded.
+
+Read for it: the card, config.json and, through `fits`, the safetensors headers (one ranged request a file).
+Every reason is told, not only the first. The outcome is
+
+    release  admissible, and the line's policy lets the watch start it
+    notify   a person has to do something: start it, ask for access, or look at what nobody can know from here
+    ignore   it cannot be released under the line's rules
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.store import GIB
+from registry.watched import Decision, Numbers, Outcome, Reason
+from tasks.source import admission
+from tasks.source.hub import Source, pin_repository
+from tasks.source.successors import BILLION, Found
+from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
+from weighbridge.files import read_yaml
+from weighbridge.line import Line
+from weighbridge.settings import load_settings
+
+
+class _Row(Protocol):
+    @property
+    def gpu(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def verdict(self) -> Literal["fits", "tight", "no"]: ...
+    @property
+    def weights_gib(self) -> float: ...
+    @property
+    def total_gib(self) -> float: ...
+    @property
+    def capacity_gib(self) -> float: ...
+
+
+class Report(Protocol):
+    """What triage reads of a fit; `tasks.fit.rows.FitReport` is one."""
+
+    @property
+    def rows(self) -> Sequence[_Row]: ...
+    @property
+    def schemes(self) -> Sequence[str]: ...
+
+
+class Fits(Protocol):
+    """`tasks.fit.report.fit`: what fits where, or DoesNotFit or ArchitectureUnknown with the reason."""
+
+    def __call__(self, subject: Source, line: Line, /) -> Report:
+        """Plan a pinned release."""
+
+
+class _Known(BaseModel):
+    """Which architectures an engine names: a file `known_to_<engine>.yaml` in this folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    unlisted: Literal["refuses", "asks", "notes"]
+    source: str
+    architectures: frozenset[str]
+
+
+def triage(found: Found, line: Line, rules: str, fits: Fits) -> Decision:
+    """Decide about a commit that nobody has decided about.
+
+    Args:
+        found: the commit.
+        line: its rules and its policy.
+        rules: digest of these, for the ledger.
+        fits: says what fits which GPU.
+
+    Raises:
+        SourceUnreachable, SourceUnknown, SourceDamaged: the Hub did not tell what has to be known.
+        GpuUnknown, SchemeUnknown: the line names what is not known.
+    """
+    numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
+    try:
+        source = pin_repository(found.repo, found.commit)
+    except SourceUnknown as error:
+        if not found.gated:
+            raise
+        reasons: tuple[Reason, ...] = tuple(_gated(found, line, error))
+    else:
+        report, unfit = _fit(source, line, fits)
+        numbers = _numbers(source, report, numbers)
+        reasons = (
+            *_family(source, found, line),
+            *_admission(source, line),
+            *_engine(source, line),
+            *_disk(numbers),
+            *unfit,
+        )
+    reasons = (*reasons, *_policy(found, line, reasons))
+    return Decision(
+        line=line.name,
+        kind=found.kind,
+        repo=found.repo,
+        commit=found.commit,
+        outcome=_outcome(reasons),
+        reasons=reasons,
+        numbers=numbers,
+        rules=rules,
+    )
+
+
+def _outcome(reasons: Sequence[Reason]) -> Outcome:
+    weights = {reason.weight for reason in reasons}
+    return "ignore" if "refuses" in weights else "notify" if "asks" in weights else "release"
+
+
+def _gated(found: Found, line: Line, error: SourceUnknown) -> Iterator[Reason]:
+    """What to do for access; nobody is sent to accept the terms of a licence that the line does not allow."""
+    allowed = {licence.lower() for licence in line.admission.licences}
+    if found.licence and found.licence.lower() not in allowed:
+        text = f"licence {found.licence} is not allowed (allowed: {', '.join(line.admission.licences) or 'none'})"
+        yield Reason(code="admission", text=text, weight="refuses")
+    yield Reason(code="gated", text=f"{error.what} {error.next_step}", weight="asks", lasting=False)
+
+
+def _family(source: Source, found: Found, line: Line) -> Iterator[Reason]:
+    """Whether a successor is of the line's family by its config, which the listing does not tell."""
+    wanted, names = set(line.watch.architectures), source.config.get("architectures") or []
+    if found.kind == "successor" and wanted and names and not wanted & set(names):
+        yield Reason(
+            code="family",
+            text=f"{', '.join(names)} is none of the successors' architectures ({', '.join(sorted(wanted))})",
+            weight="refuses",
+        )
+
+
+def _admission(source: Source, line: Line) -> tuple[Reason, ...]:
+    """What `admit` says against a release, one reason each: the watch must not start what the release will refuse."""
+    try:
+        admission.admit(source, line)
+    except SourceRefused as error:
+        against = error.what.removeprefix(f"{source.short} is refused: ").removesuffix(".")
+        return tuple(Reason(code="admission", text=text, weight="refuses") for text in against.split("; "))
+    return ()
+
+
+@cache
+def _known(engine: str) -> _Known | None:
+    path = Path(__file__).with_name(f"known_to_{engine}.yaml")
+    return _Known.model_validate(read_yaml(path)) if path.is_file() else None
+
+
+def _engine(source: Source, line: Line) -> Iterator[Reason]:
+    known = _known(line.engine.name)
+    names = source.config.get("architectures") or []
+    if known and names and not set(names) <= known.architectures:
+        yield Reason(
+            code="engine",
+            text=f"{known.engine} does not name {', '.join(names)} among its architectures: try it before it is released",
+            weight=known.unlisted,
+        )
+
+
+def _fit(source: Source, line: Line, fits: Fits) -> tuple[Report | None, tuple[Reason, ...]]:
+    if not source.config or not any(file.is_weights for file in source.files):
+        return None, ()  # the admission rules say so already
+    try:
+        return fits(source, line), ()
+    except DoesNotFit as error:
+        return None, (Reason(code="fit", text=f"{error.what} {error.next_step}", weight="refuses"),)
+    except ArchitectureUnknown as error:
+        return None, (Reason(code="fit", text=error.what, weight="refuses"),)
+
+
+def _numbers(source: Source, report: Report | None, before: Numbers) -> Numbers:
+    download = source.size_bytes / GIB
+    found: Mapping[str, Any] = {"download_gib": round(download, 3), "disk_free_gib": round(_free_gib(), 3)}
+    rows = [row for row in report.rows if row.verdict != "no"] if report else []
+    made = {row.scheme: row.weights_gib * row.count for row in rows if row.scheme != "bf16"}
+    found = {**found, "disk_needed_gib": round(download + sum(made.values()), 3)}
+    if rows:
+        best = min(rows, key=lambda row: (row.verdict != "fits", row.total_gib / row.capacity_gib))
+        found = {
+            **found,
+            "memory_needed_gib": round(best.total_gib, 2),
+            "memory_there_gib": round(best.capacity_gib, 2),
+            "fits_as": f"{best.scheme} on {best.gpu}",
+        }
+    return before.model_copy(update=found)
+
+
+def _free_gib() -> float:
+    """Free on the disk of the store, which may not be there yet."""
+    folder = load_settings().store_folder
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free / GIB
+
+
+def _disk(numbers: Numbers) -> Iterator[Reason]:
+    needed, free = numbers.disk_needed_gib, numbers.disk_free_gib
+    if needed is not None and free is not None and needed > free:
+        yield Reason(
+            code="disk",
+            text=f"download and artifacts need {needed:.2f} GiB of disk and {free:.2f} GiB are free",
+            weight="asks",
+            lasting=False,
+        )
+
+
+def _policy(found: Found, line: Line, reasons: Sequence[Reason]) -> Iterator[Reason]:
+    """What the line says is to happen to what is admissible."""
+    if any(reason.weight == "refuses" for reason in reasons):
+        return
+    field = "on_successor" if found.kind == "successor" else "on_new"
+    policy = getattr(line.watch, field)
+    if policy == "notify":
+        yield Reason(code="policy", text=f"a person starts it: {_by_hand(found, line)}", weight="asks")
+    elif reasons and _outcome(reasons) == "notify":
+        yield Reason(code="policy", text=f"then start it: {_by_hand(found, line)}", weight="notes")
+    else:
+        yield Reason(code="policy", text=f"watch.{field} is release", weight="notes")
+
+
+def _by_hand(found: Found, line: Line) -> str:
+    if found.kind == "successor":
+        return f"change `source` in lines/{line.name}.yaml to hf://{found.repo}, then `weighbridge release {line.name}`"
+    return f"`weighbridge release {line.name} --revision {found.commit}`"

@@ -1,0 +1,161 @@
+"""What makes a row impossible whatever the memory, and how settings and engines change one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.fit.catalogue import model_of
+from tasks.fit.gpus import gpu, gpu_names
+from tasks.fit.pieces import Piece
+from tasks.fit.plan import plan_row
+from tasks.fit.request import Request
+from tasks.fit.rows import FitRow
+from tasks.fit.schemes import scheme_size
+from tasks.fit.shape import ModelShape, shape_of_config
+from tasks.fit.terms import Model
+from weighbridge.errors import FitOptionUnknown
+
+LLAMA, MIXTURE = "meta-llama--llama-3.1-8b-instruct", "qwen--qwen3-30b-a3b"
+GPUS = tuple(name for name in gpu_names() if name != "host")
+
+
+@pytest.fixture(scope="module")
+def model(published_shape: Callable[[str], ModelShape]) -> Callable[[str], Model]:
+    known: dict[str, Model] = {}
+
+    def of(name: str) -> Model:
+        return known.setdefault(name, model_of(published_shape(name)))
+
+    return of
+
+
+def row(model: Model, card: str, scheme: str, tp: int = 1, pp: int = 1, **asked: Any) -> FitRow:
+    asked = {"version": "0.19", "context": 8192, "concurrency": 8, **asked}
+    return plan_row(model, Request(**asked), gpu(card), scheme_size(scheme), tp, pp)
+
+
+@pytest.mark.parametrize(
+    ("card", "scheme", "asked", "reason"),
+    [
+        ("B200", "int8", {}, "B200 does not run int8"),
+        ("T4", "mxfp4", {}, "T4 does not run mxfp4"),
+        ("H100", "gguf-q8_0", {}, "vllm does not serve gguf-q8_0"),
+        ("H100", "int8", {"engine": "llama-cpp", "version": None}, "llama-cpp does not serve int8"),
+        ("H100", "bf16", {"tp": 3}, "TP 3 does not divide 32 attention heads"),
+        ("H100", "bf16", {"pp": 33}, "33 stages for 32 layers"),
+        ("host", "bf16", {"tp": 2}, "this machine's memory cannot be cut"),
+    ],
+)
+def test_an_obstacle_is_no_whatever_the_memory(
+    model: Callable[[str], Model], card: str, scheme: str, asked: dict[str, Any], reason: str
+) -> None:
+    found = row(model(LLAMA), card, scheme, **asked)
+    assert (found.verdict, found.reason) == ("no", reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tp", "reason"),
+    [
+        ({"vocab_size": 64 * 101, "num_attention_heads": 24, "head_dim": 128}, 3, "the vocabulary of 6464"),
+        ({"num_attention_heads": 24, "num_key_value_heads": 3, "head_dim": 128}, 2, "3 key-value heads"),
+    ],
+)
+def test_tensor_parallelism_must_divide_heads_and_vocabulary(
+    published_config: Callable[[str], dict[str, Any]], fields: dict[str, Any], tp: int, reason: str
+) -> None:
+    shape = shape_of_config("odd", {**published_config(LLAMA), **fields})
+    found = row(model_of(shape), "H100", "bf16", tp=tp)
+    assert found.verdict == "no" and reason in found.reason
+    assert row(model_of(shape), "H100", "bf16").verdict == "fits"
+
+
+def test_groups_must_survive_the_cut(published_config: Callable[[str], dict[str, Any]]) -> None:
+    # Groups of 32 divide 14,368; a quarter of it, 3,592, they do not.
+    shape = shape_of_config("odd", {**published_config(LLAMA), "intermediate_size": 14_368})
+    assert row(model_of(shape), "H100", "int4").verdict == "fits"
+    found = row(model_of(shape), "H100", "int4", tp=4)
+    assert found.verdict == "no" and "TP 4 leaves 3592 columns" in found.reason and "group 32" in found.reason
+    assert row(model_of(shape), "H100", "int8", tp=4).verdict == "fits"
+
+
+def test_a_scheme_without_a_group_size_is_no_and_the_layer_is_named(
+    published_config: Callable[[str], dict[str, Any]],
+) -> None:
+    shape = shape_of_config("odd", {**published_config(LLAMA), "intermediate_size": 14_340})
+    found = row(model_of(shape), "H100", "int4")
+    assert found.verdict == "no" and "down_proj.weight is 14340 wide" in found.reason
+
+
+def test_a_quantized_release_is_only_served_as_published(published_shape: Callable[[str], ModelShape]) -> None:
+    published = model_of(published_shape("redhatai--qwen2.5-7b-instruct-fp8-dynamic"))
+    fp8, bf16, int8 = (row(published, "H100", scheme) for scheme in ("fp8", "bf16", "int8"))
+    assert fp8.verdict == bf16.verdict == "fits" and fp8.weights_gib == bf16.weights_gib
+    assert int8.verdict == "no" and "quantized already (compressed-tensors)" in int8.reason
+    # What it was published in must run there.
+    w8a8 = model_of(published_shape("redhatai--qwen2.5-7b-instruct-quantized.w8a8"))
+    assert row(w8a8, "B200", "bf16").reason == "B200 does not run int8"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"), [({"kv_dtype": "fp7"}, "KV dtype called 'fp7'"), ({"dtype": "int3"}, "dtype called 'int3'")]
+)
+def test_unknown_options_name_those_that_are_known(
+    model: Callable[[str], Model], asked: dict[str, str], named: str
+) -> None:
+    with pytest.raises(FitOptionUnknown, match=f"{named}.*auto, .*bfloat16"):
+        row(model(LLAMA), "H100", "bf16", **asked)
+
+
+def test_settings_change_what_they_should(model: Callable[[str], Model]) -> None:
+    plain = row(model(LLAMA), "L40S", "bf16")
+    assert row(model(LLAMA), "L40S", "bf16", kv_dtype="fp8").kv_needed_gib == plain.kv_needed_gib / 2
+    assert row(model(LLAMA), "L40S", "bf16", utilization=0.45).capacity_gib == pytest.approx(
+        plain.capacity_gib / 2, abs=1e-3
+    )
+    assert row(model(LLAMA), "L40S", "bf16", max_num_seqs=512).activation_gib > plain.activation_gib
+    assert row(model(LLAMA), "L40S", "bf16", max_num_batched_tokens=65_536).activation_gib > plain.activation_gib
+    assert row(model(LLAMA), "L40S", "bf16", eager=True).cuda_graph_gib == 0 < plain.cuda_graph_gib
+    full = row(model(LLAMA), "L40S", "bf16", dtype="float32")
+    assert full.weights_gib == pytest.approx(2 * plain.weights_gib, rel=1e-3)
+    assert full.kv_bytes_per_token == 2 * plain.kv_bytes_per_token
+
+
+def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str], dict[str, Any]]) -> None:
+    config = {**published_config("state-spaces--mamba-2.8b-hf"), "torch_dtype": "bfloat16"}
+    # By hand: laying Mamba out would import torch.
+    pieces = (Piece("backbone.layers.0.mixer.in_proj.weight", (10_240, 2560), "BF16"),)
+    mamba = model_of(ModelShape(name="mamba", config=config, pieces=pieces))
+    for kv_dtype in ("auto", "fp8"):
+        # 8 requests, 64 layers, 5,120 x (16 + 3) numbers.
+        needed = row(mamba, "H100", "bf16", kv_dtype=kv_dtype).kv_needed_gib
+        assert needed == pytest.approx(8 * 64 * 97_280 * 2 / 2**30, abs=1e-4)
+
+
+def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], Model]) -> None:
+    found = row(model(LLAMA), "L4", "gguf-q4_k_m", engine="llama-cpp", version=None)
+    assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == gpu("L4").memory_gib
+    assert found.verdict == "fits"
+    quantized = row(model(LLAMA), "L4", "gguf-q4_k_m", engine="llama-cpp", version=None, kv_dtype="q8_0")
+    assert quantized.kv_gib == pytest.approx(8 * 8.5 / 16)
+
+
+def test_tensorrt_llm_takes_a_share_of_what_is_free(model: Callable[[str], Model]) -> None:
+    found = row(model(LLAMA), "H100", "bf16", engine="tensorrt-llm", version=None)
+    free = gpu("H100").memory_gib - found.weights_gib - found.activation_gib - found.non_torch_gib
+    assert found.kv_gib == pytest.approx(0.9 * free, abs=1e-3)
+
+
+def test_sglang_keeps_activations_outside_its_share(model: Callable[[str], Model]) -> None:
+    found = row(model(LLAMA), "H100", "bf16", engine="sglang", version=None)
+    assert found.kv_gib == pytest.approx(found.capacity_gib - found.weights_gib, abs=1e-3)
+
+
+def test_transformers_unpacks_what_it_serves(published_shape: Callable[[str], ModelShape]) -> None:
+    shape = published_shape("qwen--qwen3-0.6b")
+    for scheme in ("int8", "int4"):
+        found = row(model_of(shape), "host", scheme, engine="transformers", version=None, context=256, concurrency=1)
+        assert found.weights_gib == pytest.approx(4 * shape.parameters / 2**30, abs=1e-4)
+        assert found.kv_bytes_per_token == 2 * 114_688

@@ -1,0 +1,115 @@
+"""Looking at a line's source: what is asked of the Hub, and what counts as a successor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples import tiny
+from examples.faults import FOR_EVER, Fault, Faults
+from examples.hub import publish, serving
+from tasks.source.successors import look
+from weighbridge.errors import SourceUnknown, SourceUnreachable
+from weighbridge.line import Line
+
+
+class Counted(Faults):
+    """Faults that also remember every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def take(self, method: str, path: str) -> Fault | None:
+        self.asked.append(path)
+        return super().take(method, path)
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Counted]]:
+    root, faults = tmp_path / "hub", Counted()
+    root.mkdir()
+    with serving(root, faults) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.setattr("tasks.source.client.FIRST_WAIT_SECONDS", 0.01)
+        yield root, faults
+
+
+@pytest.fixture
+def shelf(counted: tuple[Path, Counted], tmp_path: Path) -> Callable[..., str]:
+    """Publishes a tiny release under a name."""
+
+    def put(repo: str, **config: Any) -> str:
+        return publish(counted[0], repo, tiny.build(tmp_path / repo.replace("/", "-"), **config))
+
+    return put
+
+
+def line(**watch: Any) -> Line:
+    return Line.model_validate(
+        {
+            "name": "tiny",
+            "source": "hf://acme/Tiny-3.1-8B-Instruct",
+            "admission": {"licences": ["apache-2.0"]},
+            "schemes": ["int8"],
+            "target": {"gpus": ["host"]},
+            "suites": [{"name": "general/agreement"}],
+            "watch": watch,
+        }
+    )
+
+
+def test_without_patterns_one_request_with_them_two(counted: Any, shelf: Callable[..., str]) -> None:
+    commit = shelf("acme/Tiny-3.1-8B-Instruct")
+    assert look(line()).head.commit == commit
+    assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main"]
+    counted[1].asked.clear()
+    assert look(line(successors=["Tiny-*-8B-Instruct"])).successors == ()
+    assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main", "/api/models"]
+
+
+def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[..., str]) -> None:
+    shelf("acme/Tiny-2-8B-Instruct")
+    shelf("acme/Tiny-3.1-8B-Instruct")
+    commit = shelf("acme/tiny-4-8b-instruct", seed=1)
+    shelf("acme/Tiny-4-70B-Instruct", seed=2)
+    shelf("acme/Tiny-5-8B-Instruct", num_hidden_layers=20)
+    shelf("other/Tiny-6-8B-Instruct", seed=3)
+    seen = look(line(successors=["Tiny-*-8B-Instruct"]))
+    assert {one.repo for one in seen.successors} == {"acme/tiny-4-8b-instruct", "acme/Tiny-5-8B-Instruct"}
+    small = look(line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001]))
+    assert [(one.kind, one.repo, one.commit) for one in small.successors] == [
+        ("successor", "acme/tiny-4-8b-instruct", commit)
+    ]
+    assert small.successors[0].parameters == 65536 + 2 * 131328 + 128
+    assert [one.repo for one in look(line(successors=["Tiny-6*"], author="other")).successors] == [
+        "other/Tiny-6-8B-Instruct"
+    ]
+
+
+def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> None:
+    first = shelf("acme/Tiny-3.1-8B-Instruct")
+    shelf("acme/Tiny-4-8B-Instruct", seed=1)
+    second = shelf("acme/Tiny-3.1-8B-Instruct", seed=2)
+    seen = look(line(successors=["Tiny-*"]))
+    assert (seen.head.commit, first != second) == (second, True)
+    assert [one.repo for one in seen.successors] == ["acme/Tiny-4-8B-Instruct"]
+
+
+def test_the_hub_s_wish_to_wait_is_honoured(counted: Any, shelf: Callable[..., str]) -> None:
+    shelf("acme/Tiny-3.1-8B-Instruct")
+    counted[1].add(Fault("/api/models", status=429, headers={"Retry-After": "1"}))
+    assert look(line(successors=["Tiny-*"])).successors == ()
+    assert counted[1].asked.count("/api/models") == 2
+
+
+def test_what_the_hub_does_not_tell_is_a_named_error(counted: Any, shelf: Callable[..., str]) -> None:
+    with pytest.raises(SourceUnknown, match=r"acme/Tiny-3\.1"):
+        look(line())
+    shelf("acme/Tiny-3.1-8B-Instruct")
+    counted[1].add(Fault("/api/models", status=503, times=FOR_EVER))
+    with pytest.raises(SourceUnreachable, match="answered 503"):
+        look(line(successors=["Tiny-*"]))

@@ -1,0 +1,129 @@
+"""An OpenAI-compatible endpoint in this process that says what a test wants, and can die half way.
+
+`with Answering(lambda question: "Paris") as endpoint:`; what it was asked is in `endpoint.asked`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Says = Callable[[str], str | dict[str, Any]]
+"""A question's last message to the answer's text, or to a whole choice."""
+
+
+class Answering(ThreadingHTTPServer):
+    """The endpoint.
+
+    Args:
+        says: the answer to each question.
+        model: the only one that it lists.
+        version: what it says at /version, as vLLM does; None for an engine that says nothing.
+        props: what it says at /props, as llama.cpp does.
+        dies_after: answers after which every connection breaks, until `revive`.
+        echoes: whether /v1/completions gives a prompt's log-probabilities; `text` for one that echoes only the text.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        says: Says,
+        *,
+        model: str = "toy",
+        version: str | None = "1.2.3",
+        props: dict[str, Any] | None = None,
+        dies_after: int | None = None,
+        echoes: str = "",
+        delay_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.says, self.model, self.version, self.props, self.echoes = says, model, version, props, echoes
+        self.delay_seconds = delay_seconds
+        self.left = dies_after
+        self.asked: list[str] = []
+        self.keys: set[str] = set()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The address, without `/v1`."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self) -> Answering:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def revive(self) -> None:
+        """Answer again, and forget what was asked."""
+        with self.lock:
+            self.left = None
+            self.asked.clear()
+
+    def may_answer(self) -> bool:
+        """Whether it lives; counts one answer."""
+        with self.lock:
+            if self.left is None:
+                return True
+            self.left -= 1
+            return self.left >= 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Answering
+
+    def do_GET(self) -> None:
+        self.server.keys.add(self.headers.get("Authorization", ""))
+        if self.server.left is not None and self.server.left <= 0:
+            return self._break()
+        entry = {"id": self.server.model, "object": "model", "owned_by": "toyworks", "created": id(self)}
+        found = {
+            "/v1/models": {"object": "list", "data": [entry]},
+            "/version": {"version": self.server.version} if self.server.version else None,
+            "/props": self.server.props,
+        }.get(self.path)
+        return self._send(200, found) if found is not None else self._send(404, {"error": "unknown"})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/completions":
+            return self._complete(request)
+        threading.Event().wait(self.server.delay_seconds)
+        if not self.server.may_answer():
+            return self._break()
+        question = request["messages"][-1]["content"]
+        said = self.server.says(question)
+        with self.server.lock:
+            self.server.asked.append(question)
+        choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        return self._send(200, {"choices": [said if isinstance(said, dict) else choice]})
+
+    def _complete(self, request: dict[str, Any]) -> None:
+        tokens = request["prompt"].split()
+        choice: dict[str, Any] = {"index": 0, "text": " and", "logprobs": {"token_logprobs": [-0.5]}}
+        if self.server.echoes:
+            choice["text"] = request["prompt"] + " and"
+        if self.server.echoes == "log-probabilities":
+            choice["logprobs"] = {"token_logprobs": [None, *[-1.5] * (len(tokens) - 1), -0.5]}
+        self._send(200, {"choices": [choice]})
+
+    def _break(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def _send(self, status: int, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
