@@ -9,7 +9,6 @@ missing, `tight` between: it may or may not start, and the artifact's real size 
 
 from __future__ import annotations
 
-from registry.store import GIB
 from tasks.fit.architectures import kv_heads, required
 from tasks.fit.engine_memory import EngineProfile
 from tasks.fit.gpus import Gpu
@@ -19,6 +18,7 @@ from tasks.fit.schemes import SchemeSize, scheme_size
 from tasks.fit.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
 from tasks.fit.weights import stages
 from weighbridge.errors import ArchitectureUnknown
+from weighbridge.units import GIB
 
 RULE_OF_THUMB = 1.2
 """The field's: weights and a fifth more."""

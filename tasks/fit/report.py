@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
@@ -14,9 +15,11 @@ from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.fit.schemes import scheme_size
 from tasks.fit.shape import ModelShape, shape_of_folder, shape_of_source
 from tasks.fit.terms import Model
-from tasks.source.hub import Source
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
+
+if TYPE_CHECKING:
+    from tasks.source.hub import Source
 
 
 def fit(subject: Source | ModelShape, line: Line) -> FitReport:

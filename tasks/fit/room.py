@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from tasks.fit.gpus import gpu
 from tasks.fit.rows import FitRow
 from weighbridge.errors import NoRoomBeside
-
-GIB = 2**30
+from weighbridge.units import GIB
 
 
 def check_room(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], who: str) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,9 +20,12 @@ from tasks.fit.pieces import Piece, held, pieces_of
 from tasks.fit.schemes import published_scheme
 from tasks.fit.towers import tower_layout
 from tasks.source.headers import read_header
-from tasks.source.hub import CONFIG, Source
 from weighbridge.errors import ArchitectureUnknown
 
+if TYPE_CHECKING:
+    from tasks.source.hub import Source
+
+CONFIG = "config.json"
 DECISIVE = (
     "hidden_size",
     "intermediate_size",

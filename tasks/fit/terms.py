@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from registry.store import GIB
 from tasks.fit.activation import activation_bytes
 from tasks.fit.architectures import has_towers
 from tasks.fit.engine_memory import EngineProfile, graphs_gib, non_torch_gib
@@ -17,6 +16,7 @@ from tasks.fit.schemes import SchemeSize
 from tasks.fit.shape import ModelShape, published_dtype
 from tasks.fit.weights import Stage, Weights
 from weighbridge.errors import FitOptionUnknown
+from weighbridge.units import GIB
 
 
 class Model(NamedTuple):

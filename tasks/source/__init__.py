@@ -6,8 +6,3 @@
 
 Importing any of these costs no import of huggingface_hub; calling does.
 """
-
-from tasks.source.headers import Tensor, read_header
-from tasks.source.hub import Source, SourceFile
-
-__all__ = ["Source", "SourceFile", "Tensor", "read_header"]

@@ -105,16 +105,7 @@ def _fetch_all(source: Source, folder: Path, store: Store, progress: Progress | 
     fetch.bring([file for file in source.files if not file.is_weights])
     index = _check_index(source, folder)
     fetch.bring([file for file in source.files if file.is_weights])
-    placed = {tensor.name: path for path, held in fetch.tensors.items() for tensor in held}
-    astray = sorted(name for name, file in index.items() if placed.get(name) != file)
-    # A tensor that the index does not name would be left out by those who load by it.
-    unnamed = sorted(set(placed) - set(index)) if index else []
-    if astray or unnamed:
-        first = (astray or unnamed)[0]
-        raise damaged(folder / INDEX, f"{len(astray) + len(unnamed)} tensors are not where it says, {first} first")
-    repeated = sum(len(held) for held in fetch.tensors.values()) - len(placed)
-    if repeated:
-        raise damaged(folder / INDEX, f"{repeated} tensors lie in more than one file")
+    _check_places(folder, index, fetch.tensors)
     return fetch
 
 
@@ -129,11 +120,28 @@ def _check_index(source: Source, folder: Path) -> dict[str, str]:
         return {}
     try:
         index = {str(name): str(file) for name, file in json.loads(path.read_bytes())["weight_map"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged(path, "it is no index of shards") from None
     if missing := sorted(set(index.values()) - {file.path for file in source.files}):
         raise damaged(path, f"it names {', '.join(missing)}, which {source.short} does not hold")
     return index
+
+
+def _check_places(folder: Path, index: dict[str, str], tensors: dict[str, tuple[Tensor, ...]]) -> None:
+    """Hold the files' tensors against the index, and against each other.
+
+    Raises:
+        SourceDamaged: a tensor is not where the index says, or in two files, of which engines load one or the other.
+    """
+    placed: dict[str, str] = {}
+    for path, held in tensors.items():
+        for tensor in held:
+            if tensor.name in placed:
+                raise damaged(folder / path, f"it holds {tensor.name}, as {placed[tensor.name]} does")
+            placed[tensor.name] = path
+    astray = sorted(name for name, path in index.items() if placed.get(name) != path)
+    if astray:
+        raise damaged(folder / INDEX, f"{len(astray)} tensors are not where it says, {astray[0]} first")
 
 
 def _remove_strangers(source: Source, folder: Path) -> None:

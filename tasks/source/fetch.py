@@ -56,7 +56,7 @@ class Fetch:
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="download") as pool:
             running = [pool.submit(self._bring_one, file) for file in files]
             try:
-                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                wait(running, return_when=FIRST_EXCEPTION)
             finally:
                 # A failure, or the user's Ctrl-C, which reaches only this thread.
                 if any(not one.done() or one.exception() for one in running):

@@ -29,7 +29,7 @@ BITS = {
 class Tensor(BaseModel):
     """One tensor of a model."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
     name: str
     shape: tuple[int, ...]
@@ -59,21 +59,25 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
         if size < 8 or length > min(LONGEST_HEADER_BYTES, size - 8):
             raise damaged(path, f"its header claims {length} bytes of a file of {size}")
         header = file.read(length)
+    if not header.startswith(b"{"):
+        raise damaged(path, "its header is not one: it does not begin with {")
     try:
         entries = json.loads(header, object_pairs_hook=_without_repeats)
         entries.pop("__metadata__", None)
-        placed = [(Tensor(name=name, **_shape(entry)), entry["data_offsets"]) for name, entry in entries.items()]
-        placed.sort(key=lambda one: (one[1][0], one[1][1]))
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise damaged(path, f"its header is not one: {str(error).splitlines()[0]}") from None
+        placed = sorted(
+            ((*_offsets(entry), Tensor(name=name, **_shape(entry))) for name, entry in entries.items()),
+            key=lambda one: one[:2],
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(path, f"its header is not one: {str(error).splitlines()[0][:200]}") from None
     position = 0
-    for tensor, (begin, end) in placed:
+    for begin, end, tensor in placed:
         if begin != position or end - begin != tensor.size_bytes:
             raise damaged(path, f"tensor {tensor.name} does not lie where its header says")
         position = end
     if position != size - 8 - length:
         raise damaged(path, f"its tensors take {position} bytes and {size - 8 - length} are there")
-    return tuple(tensor for tensor, _ in placed)
+    return tuple(tensor for _, _, tensor in placed)
 
 
 def damaged(path: Path, why: str) -> SourceDamaged:
@@ -81,11 +85,18 @@ def damaged(path: Path, why: str) -> SourceDamaged:
     return SourceDamaged(f"{path.name} is damaged: {why}.", "Try again; if it stays so, tell its publisher.")
 
 
+def _offsets(entry: dict[str, Any]) -> tuple[int, int]:
+    begin, end = entry["data_offsets"]
+    if type(begin) is not int or type(end) is not int:
+        raise ValueError("offsets are whole numbers")
+    return begin, end
+
+
 def _shape(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["dtype"] not in BITS:
         raise ValueError(f"unknown dtype {entry['dtype']}")
-    if any(side < 0 for side in entry["shape"]):
-        raise ValueError("a negative side")
+    if not isinstance(entry["shape"], list) or any(side < 0 for side in entry["shape"]):
+        raise ValueError("a shape is a list of sides, none below zero")
     return {"shape": tuple(entry["shape"]), "dtype": entry["dtype"]}
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 CONFIG = "config.json"
+LARGEST_CONFIG_BYTES = 16 * 2**20
+"""It is read into memory before anything is known of the release; real ones take kilobytes."""
 INDEX = "model.safetensors.index.json"
 # The names that transformers itself writes and reads. Publishers put copies of the same weights beside them
 # (consolidated.safetensors, original/…); those would only double the download.
@@ -172,11 +174,17 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
     file = next((file for file in files if file.path == CONFIG), None)
     if file is None:
         return {}
-    content = ask(lambda: _read(repo, commit, CONFIG), repo=repo, revision=commit)
+    if file.size_bytes > LARGEST_CONFIG_BYTES:
+        raise SourceDamaged(
+            f"{CONFIG} of {repo} at {commit[:12]} is {file.size_bytes / 1e6:.0f} MB; no configuration is.",
+            "Choose another release.",
+            where=load_settings().hf_endpoint,
+        )
+    content = ask(lambda: _read(repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
     known = {file.sha256, file.git_oid}
     try:
         config = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict) or not known & {hashlib.sha256(content).hexdigest(), git_oid(content)}:
         raise SourceDamaged(
@@ -187,14 +195,22 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
     return config
 
 
-def _read(repo: str, commit: str, path: str) -> bytes:
+def _read(repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
+    """A small file; of one that is longer than was said, only so much that its hash will not match."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     url = hf_hub_url(repo, path, revision=commit, endpoint=load_settings().hf_endpoint)
-    answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
-    hf_raise_for_status(answer)
-    return bytes(answer.content)
+    headers, content = build_hf_headers(), b""
+    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as answer:
+        if answer.is_error:
+            answer.read()
+        hf_raise_for_status(answer)
+        for block in answer.iter_bytes():
+            content += block
+            if len(content) > limit_bytes:
+                break
+    return content
 
 
 def git_oid(content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[...
     assert [(one.kind, one.repo, one.commit) for one in small.successors] == [
         ("successor", "acme/tiny-4-8b-instruct", commit)
     ]
-    assert small.successors[0].parameters == 65536 + 2 * 131328 + 128
+    assert small.successors[0].parameters == sum(math.prod(shape) for shape in tiny.shapes(tiny.CONFIG).values())
     assert [one.repo for one in look(line(successors=["Tiny-6*"], author="other")).successors] == [
         "other/Tiny-6-8B-Instruct"
     ]

@@ -71,9 +71,7 @@ def answer_signals(
     )
 
 
-def flip_signal(
-    suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bounds, confidence: float
-) -> Signal:
+def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bounds, confidence: float) -> Signal:
     """Share of items on which the two models' scores differ, in whichever direction, over all suites together.
 
     Gains count as much as losses: an INT4 model that changed 19 % of its answers gained two points on 4,080 minimal

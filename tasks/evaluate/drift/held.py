@@ -87,6 +87,4 @@ def _read(path: Path) -> HeldDocument:
 def _turns(text: str) -> tuple[Turn, ...]:
     found = list(TURN.finditer(text))
     ends = [*(match.start() for match in found[1:]), len(text)]
-    return tuple(
-        Turn(role=match[1], content=text[match.end() : end].strip()) for match, end in zip(found, ends)
-    )
+    return tuple(Turn(role=match[1], content=text[match.end() : end].strip()) for match, end in zip(found, ends))

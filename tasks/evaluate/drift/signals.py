@@ -39,7 +39,9 @@ class Signal(BaseModel):
     @property
     def sentence(self) -> str:
         """The signal in words, such as `KL 1.90 nats a token (1.70 to 2.10), bound at most 0.25`."""
-        spread = "no interval" if self.low is None or self.high is None else f"{self._of(self.low)} to {self._of(self.high)}"
+        spread = (
+            "no interval" if self.low is None or self.high is None else f"{self._of(self.low)} to {self._of(self.high)}"
+        )
         asked = "" if self.bound is None else f", bound {self.side} {self._of(self.bound)}"
         tail = f" {self.unit}" if self.unit not in ("share", "×") else ""
         note = f"; {self.note}" if self.note else ""

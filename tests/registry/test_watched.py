@@ -1,0 +1,206 @@
+"""The watch's ledger: one commit starts one release, whoever else tries and whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.models import Registry
+from registry.records import SOURCE
+from registry.watch_runs import REASONS, WatchRuns
+from registry.watched import Decision, Ledger, Reason
+from weighbridge.errors import LedgerDamaged, ReleaseNotStarted, StackDown, WatchBusy
+
+COMMIT, NEWER = "0" * 39 + "1", "0" * 39 + "2"
+
+
+def decision(outcome: str = "release", **changes: Any) -> Decision:
+    fields = {
+        "line": "toy",
+        "kind": "commit",
+        "repo": "org/toy",
+        "commit": COMMIT,
+        "outcome": outcome,
+        "reasons": [Reason(code="policy", text="watch.on_new is release", weight="notes")],
+        "rules": "r1",
+    }
+    return Decision.model_validate({**fields, **changes})
+
+
+# A Prefect that keeps its runs in a folder: the same key gives the same run, as the server's unique index does.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from registry import watched
+from registry.watched import Decision, Ledger
+
+folder, runs, kill_at, text = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+writes = 0
+
+def die(point):
+    if point == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def write_whole(path, content, plain=watched.write_whole):
+    global writes
+    writes += 1
+    die(f"before write {writes}")
+    plain(path, content)
+    die(f"after write {writes}")
+
+def start(decision):
+    die("before start")
+    run = runs / decision.key.replace("/", "_")
+    with run.open("a") as file:
+        file.write("asked\\n")
+    die("after start")
+    return run.name
+
+watched.write_whole = write_whole
+print(Ledger("toy", folder).settle(Decision.model_validate_json(text), start).state)
+"""
+POINTS = [f"{when} write {number}" for number in (1, 2, 3) for when in ("before", "after")] + [
+    "before start",
+    "after start",
+]
+
+
+def child(folder: Path, runs: Path, kill_at: str = "never", wanted: Decision | None = None) -> subprocess.Popen[str]:
+    runs.mkdir(exist_ok=True)
+    arguments = [str(folder), str(runs), kill_at, (wanted or decision()).model_dump_json()]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_watch_killed_anywhere_starts_one_release_the_next_time(tmp_path: Path, point: str) -> None:
+    killed = child(tmp_path / "watch", tmp_path / "runs", point)
+    assert killed.wait(60) == -signal.SIGKILL
+    again = child(tmp_path / "watch", tmp_path / "runs")
+    assert again.communicate(timeout=60)[0].strip() == "started"
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    # Nobody asks a third time.
+    asked = next((tmp_path / "runs").iterdir()).read_text()
+    third = child(tmp_path / "watch", tmp_path / "runs")
+    assert third.communicate(timeout=60)[0].strip() == "started"
+    assert next((tmp_path / "runs").iterdir()).read_text() == asked
+    assert asked.count("asked") == (2 if point in ("after start", "before write 3") else 1)
+
+
+def test_two_watches_at_once_ask_for_one_release(tmp_path: Path) -> None:
+    both = [child(tmp_path / "watch", tmp_path / "runs") for _ in range(2)]
+    assert [one.communicate(timeout=60)[0].strip() for one in both] == ["started", "started"]
+    assert [path.read_text() for path in (tmp_path / "runs").iterdir()] == ["asked\n"]
+
+
+def test_what_could_not_be_started_is_started_later(tmp_path: Path) -> None:
+    ledger, asked = Ledger("toy", tmp_path), []
+
+    def down(_: Decision) -> str:
+        raise StackDown("Prefect does not answer.", "Start it.")
+
+    with pytest.raises(StackDown):
+        ledger.settle(decision(), down)
+    assert [one.state for one in ledger.entries()] == ["seen"]
+    entry = ledger.settle(decision(), lambda one: asked.append(one.key) or "run-1")  # type: ignore[func-returns-value]
+    assert (entry.state, entry.flow_run, asked) == ("started", "run-1", [f"watch/toy/org/toy@{COMMIT}"])
+
+
+def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_path: Path) -> None:
+    ledger = Ledger("toy", tmp_path)
+
+    def refuse(_: Decision) -> str:
+        raise ReleaseNotStarted("No such deployment.", "Deploy it.")
+
+    with pytest.raises(ReleaseNotStarted):
+        ledger.settle(decision(), refuse)
+    ledger.settle(decision(commit=NEWER), lambda _: "run-2")
+    assert {one.decision.commit: one.state for one in ledger.entries()} == {COMMIT: "superseded", NEWER: "started"}
+
+
+def test_a_start_of_which_nobody_knows_is_asked_for_again_even_under_other_rules(tmp_path: Path) -> None:
+    assert child(tmp_path / "watch", tmp_path / "runs", "after start").wait(60) == -signal.SIGKILL
+    again = child(tmp_path / "watch", tmp_path / "runs", wanted=decision("ignore", rules="r2"))
+    assert again.communicate(timeout=60)[0].strip() == "started"
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_person_s_change_of_mind_starts_what_was_only_told(tmp_path: Path) -> None:
+    ledger = Ledger("toy", tmp_path)
+    assert ledger.settle(decision("notify"), lambda _: "never").state == "told"
+    assert ledger.settle(decision(rules="r2"), lambda _: "run-1").state == "started"
+    assert ledger.settle(decision("ignore", rules="r3"), lambda _: "never").flow_run == "run-1"
+
+
+def test_a_ledger_that_cannot_be_read_or_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger("toy", tmp_path)
+    ledger.path.write_text("{")
+    with pytest.raises(LedgerDamaged) as caught:
+        ledger.settle(decision(), lambda _: "never")
+    assert caught.value.where == str(ledger.path)
+    monkeypatch.setattr("registry.watched.LOCK_SECONDS", 0.1)
+    ledger.path.unlink()
+
+    def meanwhile(one: Decision) -> str:
+        with pytest.raises(WatchBusy):
+            _other_process_settles(tmp_path, one)
+        return "run-1"
+
+    ledger.settle(decision(), meanwhile)
+
+
+def _other_process_settles(folder: Path, one: Decision) -> None:
+    code = "import sys; from registry import watched; watched.LOCK_SECONDS = .1\n"
+    code += "watched.Ledger('toy', __import__('pathlib').Path(sys.argv[1])).settle("
+    code += "watched.Decision.model_validate_json(sys.argv[2]), lambda one: 'never')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), one.model_dump_json()], capture_output=True, text=True, check=False
+    )
+    if "WatchBusy" in done.stderr:
+        raise WatchBusy("as the other process said", "")
+
+
+def test_mlflow_gets_each_decision_once_and_later_when_it_was_down(registry: Registry, tmp_path: Path) -> None:
+    ledger, runs = Ledger("toy", tmp_path / "watch"), WatchRuns(registry)
+    ledger.settle(decision("notify", numbers={"download_gib": 1.5}), lambda _: "never")
+
+    def down(_: object) -> None:
+        raise StackDown("MLflow does not answer.", "Start it.")
+
+    with pytest.raises(StackDown):
+        ledger.record(down)
+    assert [ledger.record(runs.record) for _ in range(2)] == [1, 0]
+    ledger.settle(decision(rules="r2"), lambda _: "run-1")
+    # Killed after the run was written and before the ledger knew: the same run is found again.
+    entry = ledger.entries()[0]
+    runs.record(entry)
+    assert ledger.record(runs.record) == 1
+    experiment = registry.client.get_experiment_by_name("toy")
+    found = registry.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    assert [(one.data.tags["weighbridge.outcome"], one.data.tags["weighbridge.state"]) for one in found] == [
+        ("notify", "told"),
+        ("release", "started"),
+    ]
+    assert found[0].data.metrics == {"download_gib": 1.5}
+    assert found[1].data.tags[SOURCE] == f"hf://org/toy@{COMMIT}"
+    assert found[1].data.tags[REASONS] == "- policy: watch.on_new is release"
+    assert {one.info.status for one in found} == {"FINISHED"}
+
+
+def test_what_has_been_released_is_known(registry: Registry, release: Any) -> None:
+    runs = WatchRuns(registry)
+    assert (runs.known_sources("toy").serving, runs.known_sources("toy").proposed) == (None, ())
+    record = release()
+    registry.record_release(record)
+    uri = f"hf://{record.repo}@{record.commit}"
+    assert (runs.known_sources("toy").serving, runs.known_sources("toy").proposed) == (None, (uri,))
+    approved = registry.approve("toy", registry.candidates("toy")[0].version, "good", "me")
+    registry.set_production("toy", approved.version)
+    assert runs.known_sources("toy").serving == uri
