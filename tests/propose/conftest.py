@@ -11,7 +11,7 @@ from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import judge, judge_suite
 from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.propose.dossier import Dossier, Weighed
-from tasks.source import Source
+from tasks.source.hub import Source
 from weighbridge.line import Line
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -6,7 +6,7 @@ from registry.records import CARD_LIMIT, REPORT_LINK
 from tasks.fit.rows import FitReport
 from tasks.propose.card import ROOM_FOR_LINK, make_card
 from tasks.propose.dossier import Dossier, Weighed
-from tasks.source import Source
+from tasks.source.hub import Source
 from weighbridge.line import Line
 
 

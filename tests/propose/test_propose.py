@@ -11,7 +11,7 @@ from registry.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
 from tasks.fit.rows import FitReport
 from tasks.propose.propose import Weighed, propose
-from tasks.source import Source
+from tasks.source.hub import Source
 from weighbridge.errors import StackDown
 from weighbridge.line import Line
 
