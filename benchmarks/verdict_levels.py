@@ -1,8 +1,9 @@
 """Does the verdict keep its promises where that is hard? The second table of docs/verdict.md.
 
-Run `python -m benchmarks.verdict_levels [--draws 5000]`: every row is a candidate that is worse by exactly the margin,
-drawn in a way that might fool the test; `non_inferior` may come out at most 1 - confidence of the time, `regression`
-at most 2 × (1 - confidence). Rows marked (no loss) have no difference at all: `regression` at most 1 %.
+Run `python -m benchmarks.verdict_levels [--draws 5000] [--only TEXT]`: every row is a candidate that is worse by
+exactly the margin, drawn in a way that might fool the test; `non_inferior` may come out at most 1 - confidence of the
+time, `regression` at most 2 × (1 - confidence). Rows marked (no loss) have no difference at all: `regression` at most
+1 %.
 """
 
 from __future__ import annotations
@@ -147,9 +148,13 @@ def main() -> None:
     """Print how often each row passes and is called a regression."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=5000)
-    draws = parser.parse_args().draws
+    parser.add_argument("--only", default="", help="only rows with this text")
+    given = parser.parse_args()
+    draws = given.draws
     print("| drawn | passed | regression | mean items |\n| --- | --- | --- | --- |")
     for number, row in enumerate(rows()):
+        if given.only not in row.words:
+            continue
         random, counts = np.random.default_rng(number), np.zeros(3)
         for _ in range(draws):
             gain, clusters, margins = row.draw(random)

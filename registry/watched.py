@@ -208,7 +208,7 @@ class Ledger:
     def _noted(self, decision: Decision) -> Entry:
         """The entry that this decision leads to, written down."""
         found = self.find(decision.repo, decision.commit)
-        if found and (found.state == "started" or not found.settled and decision.outcome == "release"):
+        if found and (found.state == "started" or (not found.settled and decision.outcome == "release")):
             return found
         if found and found.state == "starting":
             # Changed rules or not: a run may exist, and only asking again under its key tells.

@@ -6,9 +6,9 @@ then the scoring ends. Every answer is in a journal by then, so the next run ask
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from tasks.evaluate.assertions import VERSION, Answer
 from tasks.evaluate.comparable import MOST_TROUBLE_SHARE
 from tasks.evaluate.endpoint import base_of, make_client
 from tasks.evaluate.facts import ModelFacts
-from tasks.evaluate.journal import Journal, leading, open_journal
+from tasks.evaluate.journal import Journal, open_journal
 from tasks.evaluate.patience import Patience, is_of_the_item, told
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores, Trouble
 from tasks.evaluate.suites import Question, Suite, questions_of
@@ -26,6 +26,10 @@ from weighbridge.errors import ScoringFailed
 
 LOOK_EVERY_ITEMS = 8
 """Whether the question is settled is looked up at most this often: it costs milliseconds."""
+
+AHEAD = 4
+"""As many times the questions asked at once may be answered beyond the first that is not: only what has no gaps
+before it may be looked at."""
 
 
 class _Usage(BaseModel):
@@ -154,60 +158,80 @@ class _Loop:
         self.items = dict(journal.items)
         self.errors = 0
         self.order = [question.id for question in questions]
+        self.reached = 0
+        self.looked_at = 0
 
     def run(self, concurrency: int, first: frozenset[str]) -> list[ItemScore]:
-        """Ask what is missing; the items without gaps, in order, and those that were asked first."""
-        looked_at = leading(self.order, self.items)
-        if looked_at and first <= self.items.keys() and self.stop(looked_at):
-            return self._with(first, looked_at)
+        """Ask what is missing; the items looked at, in order, and those that were asked first."""
         missing = [one for one in self.questions if one.id not in self.items]
         missing.sort(key=lambda one: one.id not in first)
+        if not self._enough(first):
+            self._ask_all(missing, concurrency, first)
+        looked_at = self.order[: self.looked_at]
+        others = [id for id in self.order[self.looked_at :] if id in first]
+        return [self.items[id] for id in (*looked_at, *others)]
+
+    def _ask_all(self, missing: list[Question], concurrency: int, first: frozenset[str]) -> None:
+        waiting, running, answered = deque(missing), set[Future[ItemScore]](), 0
         with make_client(self.api_key) as client, ThreadPoolExecutor(concurrency) as pool:
             self.journal.start_clock()
-            # No more than are asked at once and as many that wait: what is not begun can be spared.
-            coming, running = iter(missing), set[Future[ItemScore]]()
             try:
-                done = 0
-                while True:
-                    for question in islice(coming, 2 * concurrency - len(running)):
-                        running.add(pool.submit(self._ask_one, client, question))
-                    if not running:
-                        break
+                while waiting or running:
+                    # Not far ahead of an item that is slow or tried again: what is not begun can be spared.
+                    far = bool(running) and self._beyond(first) > AHEAD * concurrency
+                    for _ in range(0 if far else min(2 * concurrency - len(running), len(waiting))):
+                        running.add(pool.submit(self._ask_one, client, waiting.popleft()))
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self._take(future)
-                    looks, done = done // LOOK_EVERY_ITEMS, done + len(finished)
-                    if done // LOOK_EVERY_ITEMS == looks and running:
-                        continue
-                    looked_at = leading(self.order, self.items)
-                    if looked_at and first <= self.items.keys() and self.stop(looked_at):
+                    self._take(finished)
+                    looks, answered = answered // LOOK_EVERY_ITEMS, answered + len(finished)
+                    if (answered // LOOK_EVERY_ITEMS > looks or not (waiting or running)) and self._enough(first):
                         break
             finally:
                 self.patience.end()
-                # Leaving the pool waits for what runs; what has not begun is not to begin.
-                pool.shutdown(wait=False, cancel_futures=True)
-        return self._with(first, looked_at)
+                # What is running gets its answer, and that is kept; what has not begun is not to begin.
+                pool.shutdown(cancel_futures=True)
+                self._keep([one.result() for one in running if not one.cancelled() and one.exception() is None])
 
-    def _with(self, first: frozenset[str], looked_at: list[ItemScore]) -> list[ItemScore]:
-        there = {item.id for item in looked_at}
-        return [*looked_at, *(self.items[id] for id in self.order if id in first - there)]
+    def _enough(self, first: frozenset[str]) -> bool:
+        """Whether all that must be asked is, and what is there without gaps settles the question."""
+        self._advance()
+        self.looked_at = self.reached
+        so_far = [self.items[id] for id in self.order[: self.reached]]
+        return bool(so_far) and first <= self.items.keys() and self.stop(so_far)
 
-    def _take(self, finished: Future[ItemScore]) -> None:
-        item = finished.result()
-        self.items[item.id] = item
-        if item.trouble == "error":
-            # Not for the journal: it is worth another try when the scoring goes on.
-            self.errors += 1
-            if self.errors > MOST_TROUBLE_SHARE * len(self.questions):
-                raise ScoringFailed(
-                    f"{self.errors} of {len(self.items)} items got an error for an answer, the last of them {item.id}: "
-                    f"{item.answer}",
-                    "Look at the engine's log and the item, then run it again: what was answered is kept.",
-                    where=self.base,
-                )
-        else:
-            self.journal.add([item])
-        self.progress(len(self.items), len(self.questions))
+    def _advance(self) -> None:
+        while self.reached < len(self.order) and self.order[self.reached] in self.items:
+            self.reached += 1
+
+    def _beyond(self, first: frozenset[str]) -> int:
+        """How many items are answered beyond the first gap, other than those that were to be asked first."""
+        self._advance()
+        looked_at = set(self.order[: self.reached])
+        return sum(id not in looked_at and id not in first for id in self.items)
+
+    def _take(self, finished: Collection[Future[ItemScore]]) -> None:
+        failures = [error for one in finished if (error := one.exception()) is not None]
+        self._keep([one.result() for one in finished if one.exception() is None])
+        if failures:
+            raise failures[0]
+        if self.errors > MOST_TROUBLE_SHARE * len(self.questions):
+            last = next(item for item in reversed(self.items.values()) if item.trouble == "error")
+            raise ScoringFailed(
+                f"{self.errors} of {len(self.items)} items got an error for an answer, the last of them {last.id}: "
+                f"{last.answer}",
+                "Look at the engine's log and the item, then run it again: what was answered is kept.",
+                where=self.base,
+            )
+
+    def _keep(self, items: Sequence[ItemScore]) -> None:
+        self.items |= {item.id: item for item in items}
+        # An error is not for the journal: it is worth another try when the scoring goes on.
+        errors = sum(item.trouble == "error" for item in items)
+        self.errors += errors
+        if len(items) > errors:
+            self.journal.add([item for item in items if item.trouble != "error"])
+        for number in range(len(self.items) - len(items), len(self.items)):
+            self.progress(number + 1, len(self.questions))
 
     def _ask_one(self, client: httpx.Client, question: Question) -> ItemScore:
         body = {"model": self.model, **question.request}

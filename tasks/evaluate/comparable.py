@@ -227,7 +227,8 @@ def _other_items(candidate: SuiteScores, production: SuiteScores) -> str:
 
 
 def _difference(words: str, was: object, now: object) -> str:
-    return f"{words} is {now or 'unknown'}, and {was or 'unknown'} in production"
+    told = ["unknown" if value == UNKNOWN else value for value in (now, was)]
+    return f"{words} is {told[0]}, and {told[1]} in production"
 
 
 def _told_troubles(scores: SuiteScores, who: str) -> str:

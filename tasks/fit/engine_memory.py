@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.fit.activation import Activation
 from tasks.fit.gpus import Gpu
+from weighbridge.errors import FitOptionUnknown
 from weighbridge.files import read_yaml
 
 NEAREST = "vllm"
@@ -165,6 +166,9 @@ def engine_profile(engine: str, version: str | None) -> EngineProfile:
     Args:
         engine: its name, such as `vllm`.
         version: such as `0.19`; None for the newest profile.
+
+    Raises:
+        FitOptionUnknown: the version has no number.
     """
     profiles = _profiles()
     if engine not in profiles:
@@ -173,6 +177,10 @@ def engine_profile(engine: str, version: str | None) -> EngineProfile:
     if version is None:
         return spans[-1]
     asked = _parts(version)
+    if not asked:
+        raise FitOptionUnknown(
+            f"{version!r} is no version of {engine}.", f"Write it as {engine}@{spans[-1].since}, or leave it out."
+        )
     for profile in spans:
         if _parts(profile.since) <= asked and (not profile.until or asked[:2] <= _parts(profile.until)):
             # The newest span is open, but nobody has looked at versions that did not exist then.

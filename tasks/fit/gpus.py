@@ -67,7 +67,7 @@ def gpu(name: str) -> Gpu:
     if name not in _catalogue():
         raise GpuUnknown(
             f"There is no GPU called {name!r}; known: {', '.join(gpu_names())}.",
-            "Name one of these under `target.gpus`, or add yours to tasks/fit/gpus.yaml.",
+            "Name one of these, or add yours in a file of your own (--gpus-file, WEIGHBRIDGE_GPUS_FILE).",
         )
     return _catalogue()[name]
 

@@ -29,7 +29,7 @@ BITS = {
 class Tensor(BaseModel):
     """One tensor of a model."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True)
 
     name: str
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ def _offsets(entry: dict[str, Any]) -> tuple[int, int]:
 def _shape(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["dtype"] not in BITS:
         raise ValueError(f"unknown dtype {entry['dtype']}")
-    if not isinstance(entry["shape"], list) or any(side < 0 for side in entry["shape"]):
+    if not isinstance(entry["shape"], list) or any(type(side) is not int or side < 0 for side in entry["shape"]):
         raise ValueError("a shape is a list of sides, none below zero")
     return {"shape": tuple(entry["shape"]), "dtype": entry["dtype"]}
 

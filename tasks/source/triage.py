@@ -163,7 +163,7 @@ def _engine(source: Source, line: Line) -> Iterator[Reason]:
     if known and names and not set(names) <= known.architectures:
         yield Reason(
             code="engine",
-            text=f"{known.engine} does not name {', '.join(names)} among its architectures: try it before it is released",
+            text=f"{known.engine} does not name {', '.join(names)} among its architectures: try it first",
             weight=known.unlisted,
         )
 

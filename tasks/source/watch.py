@@ -139,21 +139,53 @@ def remember(name: str) -> int:
     return Ledger(name).record(WatchRuns(Registry()).record)
 
 
+def told(row: Row) -> list[str]:
+    """A row in sentences: what it is about, why so, and how it was looked at."""
+    decision = row.decision
+    if decision is None:
+        return list(row.notes)
+    head = f"{decision.outcome}: {decision.kind} {decision.uri}"
+    return [head, *(f"{reason.code}: {reason.text}" for reason in decision.reasons), *row.notes]
+
+
+def cells(row: Row) -> dict[str, str]:
+    """A row as text, for a table."""
+    decision, error = row.decision, row.error
+    failed = [f"{error.code}: {error.what} Next: {error.next_step}"] if error else []
+    numbers = decision.numbers.model_dump(exclude_none=True, exclude_defaults=True) if decision else {}
+    return {
+        "line": row.line,
+        "outcome": decision.outcome if decision else "error",
+        "what": decision.kind if decision else "",
+        "repository": decision.repo if decision else "",
+        "commit": decision.commit[:12] if decision else "",
+        "reasons": "; ".join([*failed, *(reason.text for reason in (decision.reasons if decision else ()))]),
+        "numbers": ", ".join(f"{name} {value}" for name, value in numbers.items()),
+        "state": row.state,
+        "flow run": row.flow_run,
+        "notes": "; ".join(row.notes),
+    }
+
+
 def rules_of(line: Line) -> str:
     """Digest of all that a decision rests on beside the commit: other rules, and it is drawn again."""
     rests_on = line.model_dump(mode="json", include={"admission", "schemes", "target", "engine", "watch"})
     return hashlib.sha256(json.dumps(rests_on, sort_keys=True).encode()).hexdigest()
 
 
-def known_sources(name: str) -> KnownSources | None:
-    """What of a line's source has been released already; None when MLflow does not answer."""
+def mlflow_answers() -> bool:
+    """Whether MLflow is there, without paying for its import."""
     import httpx
 
     try:
-        answer = httpx.get(f"{load_settings().mlflow_url}/health", timeout=ANSWER_SECONDS)
+        return httpx.get(f"{load_settings().mlflow_url}/health", timeout=ANSWER_SECONDS).status_code == httpx.codes.OK
     except httpx.HTTPError:
-        return None
-    if answer.status_code != httpx.codes.OK:
+        return False
+
+
+def known_sources(name: str) -> KnownSources | None:
+    """What of a line's source has been released already; None when MLflow does not answer."""
+    if not mlflow_answers():
         return None
     from registry.models import Registry
     from registry.watch_runs import WatchRuns

@@ -23,6 +23,7 @@ from weighbridge.errors import (
     FitOptionUnknown,
     GpuFileInvalid,
     GpuUnknown,
+    LineUnknown,
     PricesInvalid,
     SchemeUnknown,
 )
@@ -210,7 +211,7 @@ def test_a_wrong_name_is_refused_with_those_that_are_known(run, model, arguments
 
 
 def test_a_target_that_is_none_is_named(run, tmp_path):
-    told = run(tmp_path / "nowhere", fails=ArchitectureUnknown)
+    told = run(tmp_path / "nowhere", fails=LineUnknown)
     assert "nowhere" in told and "hf://org/model" in told
     for broken in (None, "{", "[1]"):
         if broken:

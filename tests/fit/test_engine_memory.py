@@ -21,6 +21,7 @@ from tasks.fit.engine_memory import (
 from tasks.fit.gpus import gpu
 from tasks.fit.schemes import scheme_names
 from tasks.fit.shape import ModelShape
+from weighbridge.errors import FitOptionUnknown
 
 GIB = 2**30
 FILES = sorted((Path(engine_memory.__file__).parent / "engines").glob("*.yaml"))
@@ -75,8 +76,6 @@ def test_every_profile_answers_for_every_size_of_gpu(engine: str, name: str) -> 
         ("0.20.0", "0.20", False),
         ("99", "0.20", False),
         # Older than all that is known: the oldest, and it says so.
-        ("0.1", "0.2", True),
-        ("nightly", "0.2", True),
     ],
 )
 def test_a_version_finds_its_profile(asked: str | None, since: str, nearest: bool) -> None:
@@ -211,3 +210,8 @@ def test_engines_share_a_gpu_each_in_their_own_way() -> None:
     assert meanings["llama-cpp"] == meanings["ollama"] == "need"
     # SGLang's share holds weights and cache alone.
     assert engine_profile("sglang", None).inside == ("weights",)
+
+
+def test_what_is_no_version_is_refused() -> None:
+    with pytest.raises(FitOptionUnknown, match="'nightly' is no version of vllm"):
+        engine_profile("vllm", "nightly")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry import watched
 from registry.models import Registry
 from registry.records import SOURCE
 from registry.watch_runs import REASONS, WatchRuns
@@ -33,70 +36,76 @@ def decision(outcome: str = "release", **changes: Any) -> Decision:
     return Decision.model_validate({**fields, **changes})
 
 
-# A Prefect that keeps its runs in a folder: the same key gives the same run, as the server's unique index does.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from registry import watched
-from registry.watched import Decision, Ledger
-
-folder, runs, kill_at, text = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-writes = 0
-
-def die(point):
-    if point == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def write_whole(path, content, plain=watched.write_whole):
-    global writes
-    writes += 1
-    die(f"before write {writes}")
-    plain(path, content)
-    die(f"after write {writes}")
-
-def start(decision):
-    die("before start")
-    run = runs / decision.key.replace("/", "_")
-    with run.open("a") as file:
-        file.write("asked\\n")
-    die("after start")
-    return run.name
-
-watched.write_whole = write_whole
-print(Ledger("toy", folder).settle(Decision.model_validate_json(text), start).state)
-"""
 POINTS = [f"{when} write {number}" for number in (1, 2, 3) for when in ("before", "after")] + [
     "before start",
     "after start",
 ]
 
 
-def child(folder: Path, runs: Path, kill_at: str = "never", wanted: Decision | None = None) -> subprocess.Popen[str]:
+def asks(runs: Path) -> Callable[[Decision], str]:
+    """A Prefect that keeps its runs in a folder: the same key gives the same run, as the server's unique index does."""
     runs.mkdir(exist_ok=True)
-    arguments = [str(folder), str(runs), kill_at, (wanted or decision()).model_dump_json()]
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
+
+    def start(one: Decision) -> str:
+        run = runs / one.key.replace("/", "_")
+        with run.open("a") as file:
+            file.write("asked\n")
+        return run.name
+
+    return start
+
+
+def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.0) -> BaseProcess:
+    """Settle in a process of its own, which is killed at a point: `before write 2`, `after start`, …"""
+
+    def run() -> None:
+        writes, plain, start = 0, watched.write_whole, asks(folder / "runs")
+
+        def die(point: str) -> None:
+            if point == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def write_whole(path: Path, content: str | bytes) -> None:
+            nonlocal writes
+            writes += 1
+            die(f"before write {writes}")
+            plain(path, content)
+            die(f"after write {writes}")
+
+        def start_or_die(one: Decision) -> str:
+            die("before start")
+            time.sleep(pause_seconds)
+            made = start(one)
+            die("after start")
+            return made
+
+        watched.write_whole = write_whole
+        Ledger("toy", folder / "watch").settle(decision(), start_or_die)
+
+    (folder / "runs").mkdir(exist_ok=True)
+    process = get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_watch_killed_anywhere_starts_one_release_the_next_time(tmp_path: Path, point: str) -> None:
-    killed = child(tmp_path / "watch", tmp_path / "runs", point)
-    assert killed.wait(60) == -signal.SIGKILL
-    again = child(tmp_path / "watch", tmp_path / "runs")
-    assert again.communicate(timeout=60)[0].strip() == "started"
-    assert len(list((tmp_path / "runs").iterdir())) == 1
-    # Nobody asks a third time.
-    asked = next((tmp_path / "runs").iterdir()).read_text()
-    third = child(tmp_path / "watch", tmp_path / "runs")
-    assert third.communicate(timeout=60)[0].strip() == "started"
-    assert next((tmp_path / "runs").iterdir()).read_text() == asked
-    assert asked.count("asked") == (2 if point in ("after start", "before write 3") else 1)
+    killed = settle_in_process(tmp_path, point)
+    killed.join(30)
+    assert killed.exitcode == -signal.SIGKILL
+    ledger = Ledger("toy", tmp_path / "watch")
+    for _ in range(2):
+        assert ledger.settle(decision(), asks(tmp_path / "runs")).state == "started"
+    (run,) = (tmp_path / "runs").iterdir()
+    # Asked again only where nobody can know whether the first question arrived.
+    assert run.read_text().count("asked") == (2 if point in ("after start", "before write 3") else 1)
 
 
 def test_two_watches_at_once_ask_for_one_release(tmp_path: Path) -> None:
-    both = [child(tmp_path / "watch", tmp_path / "runs") for _ in range(2)]
-    assert [one.communicate(timeout=60)[0].strip() for one in both] == ["started", "started"]
+    both = [settle_in_process(tmp_path, pause_seconds=0.3) for _ in range(2)]
+    for one in both:
+        one.join(30)
+    assert [one.exitcode for one in both] == [0, 0]
     assert [path.read_text() for path in (tmp_path / "runs").iterdir()] == ["asked\n"]
 
 
@@ -126,9 +135,9 @@ def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_p
 
 
 def test_a_start_of_which_nobody_knows_is_asked_for_again_even_under_other_rules(tmp_path: Path) -> None:
-    assert child(tmp_path / "watch", tmp_path / "runs", "after start").wait(60) == -signal.SIGKILL
-    again = child(tmp_path / "watch", tmp_path / "runs", wanted=decision("ignore", rules="r2"))
-    assert again.communicate(timeout=60)[0].strip() == "started"
+    settle_in_process(tmp_path, "after start").join(30)
+    ledger = Ledger("toy", tmp_path / "watch")
+    assert ledger.settle(decision("ignore", rules="r2"), asks(tmp_path / "runs")).state == "started"
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
@@ -139,32 +148,23 @@ def test_a_person_s_change_of_mind_starts_what_was_only_told(tmp_path: Path) -> 
     assert ledger.settle(decision("ignore", rules="r3"), lambda _: "never").flow_run == "run-1"
 
 
-def test_a_ledger_that_cannot_be_read_or_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     ledger = Ledger("toy", tmp_path)
     ledger.path.write_text("{")
     with pytest.raises(LedgerDamaged) as caught:
         ledger.settle(decision(), lambda _: "never")
     assert caught.value.where == str(ledger.path)
+
+
+def test_a_watch_that_holds_a_line_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.watched.LOCK_SECONDS", 0.1)
-    ledger.path.unlink()
-
-    def meanwhile(one: Decision) -> str:
-        with pytest.raises(WatchBusy):
-            _other_process_settles(tmp_path, one)
-        return "run-1"
-
-    ledger.settle(decision(), meanwhile)
-
-
-def _other_process_settles(folder: Path, one: Decision) -> None:
-    code = "import sys; from registry import watched; watched.LOCK_SECONDS = .1\n"
-    code += "watched.Ledger('toy', __import__('pathlib').Path(sys.argv[1])).settle("
-    code += "watched.Decision.model_validate_json(sys.argv[2]), lambda one: 'never')"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), one.model_dump_json()], capture_output=True, text=True, check=False
-    )
-    if "WatchBusy" in done.stderr:
-        raise WatchBusy("as the other process said", "")
+    holder = settle_in_process(tmp_path, pause_seconds=3)
+    while not (tmp_path / "watch/toy.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(WatchBusy, match="toy"):
+        Ledger("toy", tmp_path / "watch").settle(decision(), lambda _: "never")
+    holder.join(30)
+    assert Ledger("toy", tmp_path / "watch").entries()[0].state == "started"
 
 
 def test_mlflow_gets_each_decision_once_and_later_when_it_was_down(registry: Registry, tmp_path: Path) -> None:

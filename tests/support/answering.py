@@ -28,6 +28,7 @@ class Answering(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | Non
     from tasks.fit.engine_memory import engine_names
     from tasks.fit.request import Request
     from tasks.fit.shape import shape_of
-    from weighbridge.errors import FitOptionUnknown
+    from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
 
@@ -108,8 +108,13 @@ def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | Non
             "Name one of these, with a version if you like: vllm@0.19.",
         )
     use_libraries(load_settings())
-    if target.startswith("hf://") or Path(target).is_dir() or target not in line_names():
+    if target.startswith("hf://") or Path(target).expanduser().is_dir():
         return shape_of(target), None, Request(**asked)
+    if target not in line_names():
+        raise LineUnknown(
+            f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
+            "Name hf://org/model, a folder with config.json, or one of these lines.",
+        )
     line = Line.load(target)
     request = Request.of_line(line)
     return shape_of(f"{line.source}@{line.revision}"), line, Request(**{**request.model_dump(), **asked})

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from weighbridge.cli import compare, cost, fit, lines, output, serving, stack, suites, verdicts
+from weighbridge.cli import compare, cost, fit, lines, output, serving, stack, suites, verdicts, watch
 from weighbridge.errors import WeighbridgeError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ fit.add_to(app)
 cost.add_to(app)
 suites.add_to(app)
 verdicts.add_to(app)
+watch.add_to(app)
 compare.add_to(app)
 serving.add_to(app)
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.assertions.refusal import is_refusal
 from tasks.evaluate.drift.degenerate import degenerate
-from tasks.evaluate.drift.intervals import Interval, ratio_interval, rise_interval, share_interval
+from tasks.evaluate.drift.intervals import ratio_interval, rise_interval, share_interval
 from tasks.evaluate.drift.language import UNKNOWN, language_of
-from tasks.evaluate.drift.signals import Signal, make_signal
+from tasks.evaluate.drift.signals import Side, Signal, make_signal
 from tasks.evaluate.scores import ItemScore, SuiteScores
 from weighbridge.errors import VerdictInvalid
 from weighbridge.line import Bounds
@@ -163,12 +163,16 @@ def _languages(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
     found = [(language_of(theirs.answer), language_of(ours.answer)) for theirs, ours in pairs]
     known = [(pair, languages) for pair, languages in zip(pairs, found) if UNKNOWN not in languages]
     kept, changed = [pair for pair, _ in known], [was != now for _, (was, now) in known]
+    # One-word answers have no language that could drift: where none changed and too few are known to tell, nothing is
+    # asked. Those that did change are judged however few they are.
+    share, bound = share_interval(changed, _clusters(kept), confidence), bounds.max_language_change_share
+    asked = any(changed) or (bound is not None and share.high is not None and share.high <= bound)
     unknown = f"language of {len(pairs) - len(known)} of {len(pairs)} pairs unknown" if len(known) < len(pairs) else ""
     return make_signal(
         "answers in another language",
-        share_interval(changed, _clusters(kept), confidence) if kept else Interval(0.0, None, None, 0),
+        share,
         unit="share",
-        bound=bounds.max_language_change_share,
+        bound=bound if asked else None,
         note="; ".join(filter(None, [_examples(kept, changed), unknown])),
     )
 
@@ -198,7 +202,7 @@ def _ratio(
     amount: Callable[[SeenAnswer], float],
     bound: float | None,
     confidence: float,
-    side: str = "at most",
+    side: Side = "at most",
     note: str = "",
 ) -> Signal:
     theirs, ours = ([amount(one) for one in side] for side in zip(*pairs))

@@ -239,7 +239,7 @@ def _failure(last: Message | None, status: int, log: Path) -> ScoringFailed | Di
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
         ended = f"ended with status {status}:\n{tail}\n"
     return ScoringFailed(
-        f"The process that compares distributions {ended}.", "Read the log, then run it again.", str(log)
+        f"The process that compares distributions {ended}.", "Read the log, then run it again.", where=str(log)
     )
 
 

@@ -9,11 +9,12 @@ distributions go to the disk first, one file a window.
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,9 @@ class Message(BaseModel):
     together: bool = True
 
 
+LineUp = Callable[[int, int], Vocabularies]
+
+
 class Refused(Exception):
     """The numbers would be wrong."""
 
@@ -93,8 +97,8 @@ def run(job: Job, tell: Callable[[Message], None]) -> Message:
         Refused: a model gives no numbers, or does not load.
         NoDisk: there is no room for production's distributions.
     """
-    tokenizers = [_tokenizer(job.production_folder), _tokenizer(job.candidate_folder)]
-    windows, reading = read_documents(job.documents, *tokenizers, job.context_tokens)
+    theirs, ours = load_tokenizer(job.production_folder), load_tokenizer(job.candidate_folder)
+    windows, reading = read_documents(job.documents, theirs, ours, job.context_tokens)
     if not windows or reading.vocabulary_shared < SMALLEST_SHARED_VOCABULARY:
         return Message(kind="done", reading=reading)
     folders = (job.production_folder, job.candidate_folder)
@@ -107,10 +111,9 @@ def run(job: Job, tell: Callable[[Message], None]) -> Message:
         done += 1
         tell(Message(kind="step", done=done, total=total))
 
-    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
     compare = _compare_together if together else _compare_apart
     try:
-        found = compare(job, windows, vocabularies, step)
+        found = compare(job, windows, partial(line_up, theirs.get_vocab(), ours.get_vocab()), step)
     except FloatingPointError as error:
         raise Refused(f"The held text cannot be compared: {error}.") from error
     return Message(
@@ -124,30 +127,31 @@ def run(job: Job, tell: Callable[[Message], None]) -> Message:
 
 
 def _compare_together(
-    job: Job, windows: Sequence[Window], vocabularies: list[dict[str, int]], step: Callable[[], None]
+    job: Job, windows: Sequence[Window], lined_up: LineUp, step: Callable[[], None]
 ) -> list[Divergence]:
-    production, candidate = _load(job, job.production_folder), _load(job, job.candidate_folder)
+    production, candidate = (
+        load_model(job.production_folder, job.device, job.dtype),
+        load_model(job.candidate_folder, job.device, job.dtype),
+    )
     columns, found = None, []
     for window in windows:
-        theirs = _logits(production, window.production_ids, window.compared)
+        theirs = logits_of(production, window.production_ids, window.compared)
         step()
-        ours = _logits(candidate, window.candidate_ids, window.compared)
-        columns = columns or line_up(*vocabularies, theirs.shape[-1], ours.shape[-1])
-        found.append(_diverge(theirs, ours.to(theirs.device), window, columns))
+        ours = logits_of(candidate, window.candidate_ids, window.compared)
+        columns = columns or lined_up(theirs.shape[-1], ours.shape[-1])
+        found.append(divergence_of(theirs, ours.to(theirs.device), window, columns))
         step()
     return found
 
 
-def _compare_apart(
-    job: Job, windows: Sequence[Window], vocabularies: list[dict[str, int]], step: Callable[[], None]
-) -> list[Divergence]:
+def _compare_apart(job: Job, windows: Sequence[Window], lined_up: LineUp, step: Callable[[], None]) -> list[Divergence]:
     import numpy as np
     import torch
 
-    production = _load(job, job.production_folder)
+    production = load_model(job.production_folder, job.device, job.dtype)
     remaining = sum(window.compared for window in windows)
     for number, window in enumerate(windows):
-        theirs = _logits(production, window.production_ids, window.compared)
+        theirs = logits_of(production, window.production_ids, window.compared)
         if number == 0:
             _require_disk(job.scratch, remaining * theirs.shape[-1] * 4)
         # In float32: rounded further, a model would differ from itself.
@@ -157,54 +161,53 @@ def _compare_apart(
     gc.collect()
     if job.device == "cuda":
         torch.cuda.empty_cache()
-    candidate = _load(job, job.candidate_folder)
+    candidate = load_model(job.candidate_folder, job.device, job.dtype)
     columns, found = None, []
     for number, window in enumerate(windows):
-        ours = _logits(candidate, window.candidate_ids, window.compared)
+        ours = logits_of(candidate, window.candidate_ids, window.compared)
         path = job.scratch / f"{number}.npy"
         theirs = torch.from_numpy(np.load(path))
         path.unlink()
-        columns = columns or line_up(*vocabularies, theirs.shape[-1], ours.shape[-1])
-        found.append(_diverge(theirs.to(ours.device), ours, window, columns))
+        columns = columns or lined_up(theirs.shape[-1], ours.shape[-1])
+        found.append(divergence_of(theirs.to(ours.device), ours, window, columns))
         step()
     return found
 
 
-def _diverge(theirs: Any, ours: Any, window: Window, columns: Vocabularies) -> Divergence:
+def divergence_of(theirs: Any, ours: Any, window: Window, columns: Vocabularies) -> Divergence:
+    """Compare the logits of one window."""
     import torch
 
     targets = torch.tensor(window.production_ids[-window.compared :])
     return diverge(theirs, ours, targets, columns)
 
 
-def _logits(model: Any, ids: Sequence[int], compared: int) -> Any:
+def logits_of(model: Any, ids: Sequence[int], compared: int) -> Any:
     """Logits that predict the last `compared` of some tokens: (compared, columns)."""
     import torch
 
-    if model.weighbridge_keeps:
-        # Without it the head runs over the whole window.
-        keep = {"logits_to_keep": compared + 1}
-    else:
-        keep = {}
+    # Without it the head runs over the whole window.
+    keep = {"logits_to_keep": compared + 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     with torch.inference_mode():
         logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False, **keep).logits[0]
     return logits[-compared - 1 : -1]
 
 
-def _load(job: Job, folder: Path) -> Any:
+def load_model(folder: Path, device: str, dtype: str) -> Any:
+    """A model on its device, to be asked for logits; across all GPUs where there are several."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    several = job.device == "cuda" and torch.cuda.device_count() > 1
-    dtype = "auto" if job.dtype == "auto" else getattr(torch, job.dtype)
+    several = device == "cuda" and torch.cuda.device_count() > 1
+    number = dtype if dtype == "auto" else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False, device_map="auto" if several else None
+        folder, dtype=number, trust_remote_code=False, device_map="auto" if several else None
     ).eval()
-    model.weighbridge_keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return model if several else model.to(job.device)
+    return model if several else model.to(device)
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """A model's own tokenizer, with its chat template."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -1,0 +1,128 @@
+"""What cannot be compared is named, what merely changed is named too, and neither is taken for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tasks.evaluate.comparable import (
+    MAY_CHANGE,
+    MUST_AGREE,
+    changes,
+    far_from_earlier,
+    flips_share,
+    troubles_of,
+    weigh_suite,
+    why_incomparable,
+)
+from tasks.evaluate.scores import Conditions, ItemScore, SuiteScores
+
+SAME = Conditions(
+    scorer="lm-eval 0.4",
+    parsing="assertions 2",
+    engine="vllm 0.32",
+    flags="--a",
+    batch="8",
+    chat_template="t1",
+    tokenizer="k1",
+    generation_config="g1",
+    quantization="none",
+)
+
+
+def scores(values: Sequence[float], **changes: object) -> SuiteScores:
+    items = tuple(ItemScore(id=f"i{number}", score=value) for number, value in enumerate(values))
+    facts = {"suite": "regression/x", "suite_digest": "s", "artifact_digest": "a", "scorer": "x 1", "seconds": 1.0}
+    return SuiteScores.model_validate({**facts, "items": items, "conditions": SAME, **changes})
+
+
+GOOD = [1.0] * 300
+
+
+def weigh(candidate: SuiteScores, production: SuiteScores, **options: object):  # type: ignore[no-untyped-def]
+    return weigh_suite(candidate, production, margin=0.05, confidence=0.95, **options)  # type: ignore[arg-type]
+
+
+def test_every_condition_is_either_decisive_or_a_change() -> None:
+    assert {*MUST_AGREE, *MAY_CHANGE} == set(Conditions.model_fields)
+    assert not MUST_AGREE.keys() & MAY_CHANGE.keys()
+
+
+@pytest.mark.parametrize("field", MUST_AGREE)
+def test_scores_of_other_conditions_are_invalid_in_words(field: str) -> None:
+    other = SAME.model_copy(update={field: 5 if field == "few_shot" else "another"})
+    verdict = weigh(scores(GOOD, conditions=other), scores(GOOD))
+    assert verdict.outcome == "invalid"
+    assert MUST_AGREE[field] in verdict.reason
+    assert str(getattr(other, field)) in verdict.reason and str(getattr(SAME, field)) in verdict.reason
+
+
+@pytest.mark.parametrize("field", MAY_CHANGE)
+def test_what_may_change_is_named_and_stops_nothing(field: str) -> None:
+    other = SAME.model_copy(update={field: "another"})
+    verdict = weigh(scores(GOOD, conditions=other, scorer="x 1 another"), scores(GOOD))
+    assert verdict.outcome == "non_inferior"
+    assert len(verdict.changed) == 1
+    assert MAY_CHANGE[field] in verdict.changed[0] and "another" in verdict.changed[0]
+
+
+def test_what_an_endpoint_does_not_tell_is_no_change() -> None:
+    assert changes(SAME.model_copy(update={"tokenizer": ""}), SAME) == ()
+    assert changes(None, SAME) == ()
+
+
+def test_engines_may_differ_when_somebody_says_so() -> None:
+    other = SAME.model_copy(update={"engine": "llama.cpp 1"})
+    allowed = frozenset({"engine"})
+    verdict = weigh(scores(GOOD, conditions=other, scorer="x 2"), scores(GOOD), may_differ=allowed)
+    assert verdict.outcome == "non_inferior" and "the engine" in verdict.changed[0]
+
+
+def test_books_of_earlier_versions_are_compared_by_the_scorers_name() -> None:
+    old = scores(GOOD, conditions=None)
+    assert weigh(scores(GOOD), old).outcome == "non_inferior"
+    assert "scored differently" in why_incomparable(scores(GOOD, scorer="x 2"), old)
+
+
+def test_every_reason_is_told_not_only_the_first() -> None:
+    reason = why_incomparable(scores(GOOD[:-1], suite_digest="t"), scores(GOOD))
+    assert "the suite changed" in reason and "1 only production's" in reason and "i299" in reason
+
+
+def test_a_candidate_that_stopped_early_has_fewer_items_and_is_comparable() -> None:
+    assert why_incomparable(scores(GOOD[:100], suite_items=300), scores(GOOD)) == ""
+    assert why_incomparable(scores(GOOD[:100]), scores(GOOD)) != ""
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(6, "non_inferior"), (7, "invalid")])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "error"])
+def test_answers_that_are_not_whole_are_counted_and_two_per_cent_may_be(count: int, outcome: str, kind: str) -> None:
+    items = tuple(ItemScore(id=f"i{n}", score=1.0, trouble=kind if n < count else "") for n in range(300))
+    verdict = weigh(scores(GOOD, items=items), scores(GOOD))
+    assert verdict.outcome == outcome
+    said = verdict.reason if outcome == "invalid" else verdict.note
+    assert f"{count} " in said and f"of 300 answers ({count / 300:.1%})" in said
+    assert troubles_of(scores(GOOD, items=items)).share == pytest.approx(count / 300)
+
+
+def test_production_far_from_its_own_earlier_scoring_is_not_believed() -> None:
+    now, before = scores([0.0] * 40 + [1.0] * 260), scores(GOOD, scorer="old 1")
+    verdict = weigh(now, now, earlier=[before])
+    assert verdict.outcome == "invalid"
+    assert "its own earlier scoring" in verdict.reason and "old 1" in verdict.reason and "-13.3%" in verdict.reason
+
+
+def test_a_smaller_difference_to_earlier_is_a_warning_and_noise_is_nothing() -> None:
+    now = scores([0.0] * 10 + [1.0] * 290)
+    verdict = weigh(now, now, earlier=[scores(GOOD, scorer="old 1")])
+    assert verdict.outcome == "non_inferior" and "its own earlier scoring" in verdict.note
+    noisy = scores([0.0] * 5 + [1.0] * 290 + [0.0] * 5)
+    assert far_from_earlier(noisy, [scores([1.0] * 10 + [0.0] * 5 + [1.0] * 285)]) == (0.0, "")
+
+
+def test_the_noise_floor_is_what_production_flips_by_itself() -> None:
+    again = scores([0.0] * 3 + [1.0] * 297)
+    assert weigh(scores(GOOD), scores(GOOD), again=again).noise_flips_share == pytest.approx(0.01)
+    assert weigh(scores(GOOD), scores(GOOD)).noise_flips_share is None
+    assert flips_share(scores([]), scores(GOOD)) is None
