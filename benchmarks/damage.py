@@ -35,7 +35,7 @@ from tasks.evaluate.drift.distributions_child import (
 )
 from tasks.evaluate.drift.divergence import line_up
 from tasks.evaluate.drift.held import held_documents
-from tasks.evaluate.drift.intervals import mean_interval, share_interval
+from tasks.evaluate.drift.intervals import positive_mean_interval, share_interval
 from tasks.evaluate.drift.quick import what_changed
 from tasks.evaluate.drift.reading import read_documents
 from weighbridge.line import Bounds
@@ -150,7 +150,8 @@ class Production:
     def __init__(self, folder: Path, pairs: list[tuple[str, str, str]], cache: Path) -> None:
         self.folder, self.pairs, self.cache = folder, pairs, cache
         self.tokenizer, self.model = load_tokenizer(folder), load_model(folder, "cpu", "float32")
-        self.documents, self._logits = held_documents(load_settings().root), {}
+        self.documents = held_documents(load_settings().root)
+        self._logits: dict[tuple[tuple[int, ...], int], Any] = {}
         self.right = nat_margins(folder, pairs, cache) > 0 if pairs else None
 
     def logits(self, ids: tuple[int, ...], compared: int) -> Any:
@@ -203,7 +204,7 @@ def settled(found: Distributions, bound: float) -> str:
     """After how many documents and tokens the KL interval lay on one side of the bound, and which."""
     for count in range(2, len(found.documents) + 1):
         first = found.documents[:count]
-        one = mean_interval([one.kl_nats for one in first], [one.tokens for one in first], CONFIDENCE)
+        one = positive_mean_interval([one.kl_nats for one in first], [one.tokens for one in first], CONFIDENCE)
         assert one.low is not None and one.high is not None
         if one.low > bound or one.high < bound:
             tokens = sum(one.tokens for one in first)

@@ -162,8 +162,9 @@ async def _blocks(path: Path, start: int, stop: int, fault: Fault) -> AsyncItera
             if damaged:
                 block, damaged = block[:-1] + bytes([block[-1] ^ 1]), False
             yield block
-            if fault.bytes_per_second:
-                await asyncio.sleep(max(0.0, (start - first) / fault.bytes_per_second - (time.monotonic() - begun)))
+            # Even no wait lets the server see that its client has gone, and count nothing more for it.
+            behind = (start - first) / fault.bytes_per_second if fault.bytes_per_second else 0.0
+            await asyncio.sleep(max(0.0, behind - (time.monotonic() - begun)))
     if fault.hang_after_bytes is not None:
         # Ends when the client has had enough: the server cancels what nobody listens to any more.
         await asyncio.sleep(LONGEST_HANG_SECONDS)

@@ -7,7 +7,7 @@ from prefect import flow
 import weighbridge.errors
 from tasks.fit.report import fit
 from tasks.source.step import decide, remember, settle, show
-from tasks.source.watch import WatchReport
+from tasks.source.watch_rows import WatchReport
 from weighbridge.errors import WeighbridgeError
 from weighbridge.line import line_names
 

@@ -171,6 +171,10 @@ class Ledger:
         """What was decided about a commit, or None."""
         return next((one for one in self.entries() if (one.decision.repo, one.decision.commit) == (repo, commit)), None)
 
+    def lacking(self) -> list[Entry]:
+        """What MLflow is still to be told."""
+        return [entry for entry in self.entries() if entry.settled and entry.recorded != entry.digest]
+
     def settle(self, decision: Decision, start: Starter) -> Entry:
         """Write a decision down, and start its release if it has one: once, whoever else tries and whatever was killed.
 
@@ -196,14 +200,14 @@ class Ledger:
         Returns:
             How many were written.
         """
-        if not self._unrecorded():
+        if not self.lacking():
             return 0
         with self._locked():
-            unrecorded = self._unrecorded()
-            for entry in unrecorded:
+            lacking = self.lacking()
+            for entry in lacking:
                 write(entry)
                 self._put(entry.model_copy(update={"recorded": entry.digest}))
-        return len(unrecorded)
+        return len(lacking)
 
     def _noted(self, decision: Decision) -> Entry:
         """The entry that this decision leads to, written down."""
@@ -229,9 +233,6 @@ class Ledger:
             other = one.decision
             if one.state == "seen" and other.repo == decision.repo and other.commit != decision.commit:
                 self._put(one.model_copy(update={"state": "superseded"}))
-
-    def _unrecorded(self) -> list[Entry]:
-        return [entry for entry in self.entries() if entry.settled and entry.recorded != entry.digest]
 
     def _put(self, entry: Entry) -> None:
         kept = {(one.decision.repo, one.decision.commit): one for one in self.entries()}

@@ -90,9 +90,17 @@ class Store:
         Raises:
             ArtifactDamaged: a manifest cannot be read; it is named.
         """
+        return [self.get(*one) for one in self.listed(line, only_here=only_here)]
+
+    def listed(self, line: str | None = None, *, only_here: bool = False) -> list[tuple[str, str]]:
+        """Line and digest of all artifacts, whether their manifests can be read or not.
+
+        Raises:
+            StoreUnreachable: the remote store cannot be asked.
+        """
         here = {(path.parts[-3], path.parts[-2]) for path in self.folder.glob(f"{line or '*'}/*/{MANIFEST}")}
         there = set(self.remote.listed(line)) if self.remote and not only_here else set()
-        return [self.get(*one) for one in sorted(here | there)]
+        return sorted(here | there)
 
     def files(self, artifact: Artifact) -> tuple[FileEntry, ...]:
         """The manifest's list of files."""

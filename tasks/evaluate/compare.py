@@ -19,7 +19,7 @@ from tasks.evaluate.sides import Side
 from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look
 from tasks.evaluate.suites import SUFFIX, Suite, find_suite, suite_at
 from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
-from weighbridge.errors import ScoringFailed, SuiteNeedsMore
+from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
 
 NOISE_BATCH_SIZE = BATCH_SIZE // 2 + 1
 """For production's second scoring: sums are rounded in another order."""
@@ -252,9 +252,14 @@ def compare(candidate: Side, production: Side, suites: Sequence[Suite], options:
 
     Raises:
         SuiteNeedsMore: a suite cannot be scored on one of the two at all.
+        EndpointRefused: one that does not answer is to be scored afresh.
     """
     for who, side in (("candidate", candidate), ("production", production)):
         if side.endpoint and side.endpoint.remembered:
+            if options.fresh:
+                raise EndpointRefused(
+                    f"{side.label} does not answer, so nothing can be scored afresh.", "Start it, or leave out --fresh."
+                )
             watch.say(f"{who}: {side.label} does not answer; it is taken for what it was the last time.")
     going = _Compared(candidate, production, suites, options, watch)
     going.require_all()

@@ -26,6 +26,9 @@ MARK = "@weighbridge "
 ANSWER_CHARACTERS = 400
 """How much of an answer or a question is kept for the report."""
 
+ENDPOINT_TRIES = 12
+"""Of each request; lm-eval waits 1 to 10 s between them, a minute and a half in all: an engine starts in less."""
+
 
 class Remote(BaseModel):
     """A model behind an endpoint that gives prompt log-probabilities; its key is OPENAI_API_KEY of the process."""
@@ -118,7 +121,7 @@ def _connect(remote: Remote) -> Any:
         model=remote.model,
         num_concurrent=remote.concurrency,
         tokenized_requests=True,
-        max_retries=5,
+        max_retries=ENDPOINT_TRIES,
         **({"tokenizer_backend": "remote"} | own | context),
     )
 

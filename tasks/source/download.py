@@ -134,7 +134,7 @@ def _check_places(folder: Path, index: dict[str, str], tensors: dict[str, tuple[
         SourceDamaged: a tensor is not where the index says, or in two files, of which engines load one or the other.
     """
     placed: dict[str, str] = {}
-    for path, held in tensors.items():
+    for path, held in sorted(tensors.items()):
         for tensor in held:
             if tensor.name in placed:
                 raise damaged(folder / path, f"it holds {tensor.name}, as {placed[tensor.name]} does")

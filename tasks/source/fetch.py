@@ -16,8 +16,8 @@ from weighbridge.settings import load_settings
 Progress = Callable[[int, int], None]
 
 PARTIAL = ".partial"
-CONNECTIONS = 4
-"""Files on their way at once; hashing runs beside receiving, and the Hub counts connections."""
+CONNECTIONS = 8
+"""Files on their way at once, as many as huggingface_hub's own download has; hashing runs beside receiving."""
 
 
 class Fetch:

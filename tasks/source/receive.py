@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 READ_BYTES = 4 * 2**20
 """What is read at once of a partial file that is hashed again."""
 
+SYNC_BYTES = 64 * 2**20
+"""Forced onto the disk while other files arrive, so that little is left to wait for in the end."""
+
 
 class Stopped(Exception):
     """Another file's failure, or the user, ended this one; no failure of its own."""
@@ -48,7 +51,7 @@ class Partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file, self._expected = path.open("a+b", buffering=0), file
         self._clear_hashes()
-        self.size_bytes = 0
+        self.size_bytes = self._unsynced_bytes = 0
         try:
             self._hash_what_is_there(stopped)
         except BaseException:
@@ -63,8 +66,13 @@ class Partial:
 
     def append(self, block: bytes) -> None:
         """Write and hash what has come."""
-        self._file.write(block)
+        rest = memoryview(block)
+        while rest:  # an almost full disk takes a part
+            rest = rest[self._file.write(rest) :]
         self._update(block)
+        self._unsynced_bytes += len(block)
+        if self._unsynced_bytes >= SYNC_BYTES:
+            self.sync()
 
     def restart(self) -> None:
         """Throw away what is there."""
@@ -75,6 +83,7 @@ class Partial:
     def sync(self) -> None:
         """Force it onto the disk."""
         os.fsync(self._file.fileno())
+        self._unsynced_bytes = 0
 
     def problem(self) -> str:
         """What is wrong with it, or nothing: size, and SHA-256 or git's blob id."""

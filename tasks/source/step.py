@@ -11,9 +11,10 @@ from registry.watched import Decision
 from tasks.source import admission
 from tasks.source import download as downloading
 from tasks.source import watch as watching
+from tasks.source.changes import ChangeReport, changes_against
 from tasks.source.hub import Source
 from tasks.source.triage import Fits
-from tasks.source.watch import Row
+from tasks.source.watch_rows import Row, cells, told
 from tasks.steps import log_progress, run_logger, step
 from weighbridge.errors import ReleaseNotStarted, StackDown, StackFailed
 from weighbridge.line import Line
@@ -39,7 +40,7 @@ def decide(line: str, fits: Fits) -> list[Row]:
     """Look at a line's source and decide about what is new there; a failure becomes a row."""
     rows = watching.decide(line, fits)
     for row in rows:
-        for text in ([f"{row.error.code}: {row.error.what}"] if row.error else []) + watching.told(row):
+        for text in ([f"{row.error.code}: {row.error.what}"] if row.error else []) + told(row):
             run_logger().info("%s: %s", line, text)
     return rows
 
@@ -55,20 +56,26 @@ def settle(line: str, rows: list[Row]) -> list[Row]:
 
 
 @step("remember")
-def remember(lines: list[str]) -> int:
+def remember(lines: list[str]) -> None:
     """Record in MLflow every decision that it lacks; while it is down they wait in the ledger."""
-    try:
-        return sum(watching.remember(line) for line in lines)
-    except StackDown as error:
-        run_logger().warning("The decisions are kept in the ledger until MLflow answers: %s", error)
-        return 0
+    for problem in watching.remember(lines):
+        run_logger().warning(problem)
+
+
+@step("what-changed", key=lambda production, weights: [production.digest if production else None, weights.digest])
+def what_changed(production: Artifact | None, weights: Artifact) -> ChangeReport | None:
+    """Hold a release's small files against production's: chat template, tokenizer, configs, licence."""
+    report = changes_against(production, weights)
+    for change in report.warnings if report else ():
+        run_logger().warning("%s changed: %s, %s -> %s", change.kind, change.what, change.before, change.after)
+    return report
 
 
 @step("show")
 def show(rows: list[Row]) -> None:
     """Publish the rows as Prefect's table artifact `watch-daily`."""
     create_table_artifact(
-        key=ARTIFACT_KEY, table=[watching.cells(row) for row in rows], description="What the watch found and decided."
+        key=ARTIFACT_KEY, table=[cells(row) for row in rows], description="What the watch found and decided."
     )
 
 
@@ -104,17 +111,19 @@ def start_release(decision: Decision) -> str:
             "Run `weighbridge up`, then watch again.",
             where=os.environ.get("PREFECT_API_URL", ""),
         ) from None
-    except (ObjectNotFound, PrefectHTTPStatusError) as error:
-        why = "has no such deployment" if isinstance(error, ObjectNotFound) else f"refuses it: {error}".splitlines()[0]
-        raise ReleaseNotStarted(
-            f"Prefect {why}: {deployment}.",
-            "Add it to prefect.yaml and run `weighbridge up`, then watch again.",
-            where=deployment,
-        ) from None
     except httpx.HTTPError as error:
+        status = error.response.status_code if isinstance(error, PrefectHTTPStatusError) else 0
+        if 400 <= status < 500:
+            raise _refused(deployment, f"Prefect refuses {deployment}: {str(error).splitlines()[0]}.") from None
         raise StackFailed(
             f"Prefect's answer about the release of {decision.uri} was lost ({type(error).__name__}).",
             "Watch again: nothing is started twice.",
             where=deployment,
         ) from None
+    except ObjectNotFound:
+        raise _refused(deployment, f"Prefect has no deployment {deployment}.") from None
     return str(run.id)  # type: ignore[union-attr]
+
+
+def _refused(deployment: str, what: str) -> ReleaseNotStarted:
+    return ReleaseNotStarted(what, "Look at prefect.yaml and run `weighbridge up`, then watch again.", where=deployment)

@@ -2,7 +2,7 @@
 
     rows = decide(name, fit)            # looks and decides; changes nothing
     rows = settle(rows, start)          # starts what is to be released, once for a commit
-    remember(name)                      # MLflow gets what it lacks
+    remember([name])                    # MLflow gets what it lacks
 
 A line's failure is a row with the named error; the other lines go on.
 """
@@ -14,11 +14,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from registry.watched import Decision, Entry, Ledger, Numbers, Reason, Starter
 from tasks.source.successors import LISTED, Found, look
 from tasks.source.triage import Fits, triage
+from tasks.source.watch_rows import Failure, Row
 from weighbridge.errors import ReleaseNotStarted, StackDown, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -28,59 +27,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 3.0
 """Longest wait for MLflow's health: what serves is good to know, and the ledger suffices without."""
-
-
-class Failure(BaseModel):
-    """A named error, as a row tells it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: str
-    what: str
-    where: str
-    next_step: str
-    exit_status: int
-
-    @classmethod
-    def of(cls, error: WeighbridgeError) -> Failure:
-        """The failure that an error is."""
-        return cls(
-            code=error.code,
-            what=error.what,
-            where=error.where,
-            next_step=error.next_step,
-            exit_status=error.exit_status,
-        )
-
-
-class Row(BaseModel):
-    """What the watch says of one commit, or of a line that it could not look at."""
-
-    model_config = ConfigDict(frozen=True)
-
-    line: str
-    decision: Decision | None = None
-    """None where the line failed."""
-    state: str = ""
-    """Of the ledger's entry once it is settled; empty before, and for what is not new."""
-    flow_run: str = ""
-    """Prefect's id of the release."""
-    notes: tuple[str, ...] = ()
-    """How it was looked at, for the reader; nothing was decided by them."""
-    error: Failure | None = None
-
-
-class WatchReport(BaseModel):
-    """All rows of one watch."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: tuple[Row, ...]
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """What went wrong, in the order of the rows."""
-        return tuple(row.error for row in self.rows if row.error)
 
 
 def decide(name: str, fits: Fits) -> list[Row]:
@@ -124,47 +70,30 @@ def settle(rows: Sequence[Row], start: Starter) -> list[Row]:
     return [_settled(row, start) for row in rows]
 
 
-def remember(name: str) -> int:
-    """Record in MLflow what it lacks of the ledger; nothing is asked of it when it lacks nothing.
+def remember(names: Sequence[str]) -> list[str]:
+    """Record in MLflow what it lacks of the lines' ledgers; nothing is asked of it when it lacks nothing.
 
     Returns:
-        How many runs were written.
-
-    Raises:
-        StackDown, RegistryFailed: MLflow did not take it; the ledger keeps it for the next watch.
+        Why not, where it was not: the decisions stand, and the next watch records them.
     """
-    from registry.models import Registry
-    from registry.watch_runs import WatchRuns
-
-    return Ledger(name).record(WatchRuns(Registry()).record)
-
-
-def told(row: Row) -> list[str]:
-    """A row in sentences: what it is about, why so, and how it was looked at."""
-    decision = row.decision
-    if decision is None:
-        return list(row.notes)
-    head = f"{decision.outcome}: {decision.kind} {decision.uri}"
-    return [head, *(f"{reason.code}: {reason.text}" for reason in decision.reasons), *row.notes]
+    ledgers = [Ledger(name) for name in names if Ledger(name).path.exists()]
+    if ledgers and not mlflow_answers():
+        return ["MLflow does not answer: the decisions are kept in the ledger and recorded by a later watch."]
+    problems = []
+    for ledger in ledgers:
+        try:
+            _remember(ledger)
+        except WeighbridgeError as error:
+            problems.append(f"{ledger.line}: {error}")
+    return problems
 
 
-def cells(row: Row) -> dict[str, str]:
-    """A row as text, for a table."""
-    decision, error = row.decision, row.error
-    failed = [f"{error.code}: {error.what} Next: {error.next_step}"] if error else []
-    numbers = decision.numbers.model_dump(exclude_none=True, exclude_defaults=True) if decision else {}
-    return {
-        "line": row.line,
-        "outcome": decision.outcome if decision else "error",
-        "what": decision.kind if decision else "",
-        "repository": decision.repo if decision else "",
-        "commit": decision.commit[:12] if decision else "",
-        "reasons": "; ".join([*failed, *(reason.text for reason in (decision.reasons if decision else ()))]),
-        "numbers": ", ".join(f"{name} {value}" for name, value in numbers.items()),
-        "state": row.state,
-        "flow run": row.flow_run,
-        "notes": "; ".join(row.notes),
-    }
+def _remember(ledger: Ledger) -> None:
+    if ledger.lacking():
+        from registry.models import Registry
+        from registry.watch_runs import WatchRuns
+
+        ledger.record(WatchRuns(Registry()).record)
 
 
 def rules_of(line: Line) -> str:

@@ -180,3 +180,62 @@ def test_a_suite_changed_since_it_was_found_is_not_asked(engine: Engine, suite: 
     suite.path.write_text("".join(suite.path.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(ScoringFailed, match="changed"):
         put(engine, suite, tmp_path)
+
+
+def test_what_was_answered_is_not_asked_again_after_a_failure(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    engine.answer = lambda request, before: (
+        (500, "down") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
+    )
+    with pytest.raises(ScoringFailed, match="item-9"):
+        put(engine, suite, tmp_path, concurrency=1)
+    engine.asked.clear()
+    engine.answer = lambda request, before: (200, completion("Hi"))
+    assert put(engine, suite, tmp_path).mean == 1
+    assert set(engine.asked) == {"question 9", "question 10", "question 11"}
+    assert not list((tmp_path / "book").rglob("*.jsonl")), "the journal goes when the suite is whole"
+
+
+def test_what_an_answer_lacked_is_noted_beside_its_score(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    said = {
+        "question 1": (200, completion("")),
+        "question 2": (200, completion("Hi").replace('"stop"', '"length"')),
+        "question 3": (200, completion("Hi").replace('"stop"}]', '"length"}], "usage": {"completion_tokens": 3}')),
+    }
+    engine.answer = lambda request, before: said.get(request["messages"][-1]["content"], (200, completion("Hi")))
+    scores = put(engine, suite, tmp_path)
+    assert [item.trouble for item in scores.items[:4]] == ["", "empty", "", "truncated"]
+    assert scores.items[2].score == 1, "an item that asks for 7 tokens is answered by 7"
+    assert scores.conditions is not None and scores.conditions.engine == "toy 1 --fast"
+
+
+def test_one_refused_item_among_many_is_an_error_and_is_tried_again(
+    engine: Engine, tmp_path: Path, suite: Suite
+) -> None:
+    rows = [{**json.loads(suite.path.read_text().splitlines()[1]), "id": f"i{n}"} for n in range(60)]
+    for number, row in enumerate(rows):
+        row["messages"] = [{"role": "user", "content": f"question {number}"}]
+    suite.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long = find_suite(suite.name, tmp_path)
+    engine.answer = lambda request, before: (
+        (400, "too long") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
+    )
+    scores = put(engine, long, tmp_path)
+    assert [item.id for item in scores.items if item.trouble == "error"] == ["i9"]
+    assert scores.items[9].score == 0 and "too long" in scores.items[9].answer
+
+
+def test_tools_weights_and_shares_are_the_questions_own(engine: Engine, tmp_path: Path, suite: Suite) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    row = {
+        "id": "t",
+        "messages": [{"role": "user", "content": "find it"}],
+        "assert": [{"type": "is-valid-openai-tools-call", "weight": 3}, {"type": "contains", "value": "absent"}],
+        "tools": [tool],
+        "graded": True,
+    }
+    suite.path.write_text(json.dumps(row) + "\n")
+    call = {"message": {"content": None, "tool_calls": [{"function": {"name": "look_up", "arguments": "{}"}}]}}
+    engine.answer = lambda request, before: (200, json.dumps({"choices": [call]}))
+    (item,) = put(engine, find_suite(suite.name, tmp_path), tmp_path).items
+    assert engine.requests[0]["tools"] == [tool]
+    assert item.score == 0.75 and "look_up" in item.answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from examples.answering import Answering
 from tasks.evaluate.endpoint import describe, lacks_log_probabilities, make_client
 from tasks.evaluate.patience import Patience
 from weighbridge.errors import EndpointRefused
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from answering import Answering
 
 
 def answer(question: str) -> str:

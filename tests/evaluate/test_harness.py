@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from examples.answering import Answering
 from tasks.evaluate import harness, scoring_process
 from tasks.evaluate.harness import score_general, scorer_name
-from tasks.evaluate.lm_eval_child import Refused, _item
+from tasks.evaluate.journal import read_journal
+from tasks.evaluate.lm_eval_child import Refused, Remote, _item
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
 from weighbridge.errors import ScoringFailed
@@ -144,6 +146,57 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
 
     monkeypatch.setattr(scoring_process.subprocess, "Popen", None)
     assert score_general("a" * 64, model, wanted[::-1], book) == scores[::-1]
+
+
+def test_a_killed_suite_goes_on_from_its_last_chunk(
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "CHUNK_ITEMS", 4)
+    book, (suite,) = ScoreBook(tmp_path / "book"), suites(root, "first")
+    scoring = harness.GeneralScoring("d" * 64, model)
+
+    def kill(_: str, done: int, total: int) -> None:
+        if read_journal(book.journal_path(**scoring.key(suite))):
+            os.kill(_child(), signal.SIGKILL)
+
+    with pytest.raises(ScoringFailed, match="signal 9"):
+        harness.score_suites(scoring, [suite], book, progress=kill)
+    kept = read_journal(book.journal_path(**scoring.key(suite)))
+    assert len(kept) == 4 and list(kept) != list(suite.ids[:4]), "not in the file's order"
+
+    asked: list[str] = []
+    real = scoring_process.ScoringProcess.score
+    monkeypatch.setattr(
+        scoring_process.ScoringProcess,
+        "score",
+        lambda self, of, ids, tell: asked.extend(ids) or real(self, of, ids, tell),
+    )
+    looked: list[int] = []
+    (part,) = harness.score_suites(
+        scoring, [suite], book, stop=lambda _, seen: looked.append(len(seen)) or len(seen) >= 8
+    )
+    assert looked == [4, 8] and (len(part.items), part.suite_items) == (8, 9)
+    assert book.find(**scoring.key(suite)) is None, "a part is no scoring"
+    (whole,) = harness.score_suites(scoring, [suite], book)
+    assert sorted(asked) == sorted(set(suite.ids) - kept.keys())
+    _are_sound_choices(whole, suite)
+    assert {item.id: item for item in whole.items}.items() >= kept.items()
+    assert whole.conditions is not None and whole.conditions.tokenizer and whole.conditions.quantization == "none"
+    for item in whole.items:
+        assert item.margin is not None and (item.margin > 0) == (item.score == 1)
+
+
+def test_an_endpoint_that_echoes_log_probabilities_is_scored_like_a_folder(
+    root: Path, model: Path, tmp_path: Path
+) -> None:
+    with Answering(lambda question: "", echoes="log-probabilities") as toy:
+        remote = Remote(base=f"{toy.url}/v1", model="toy", tokenizer=model, context=128, concurrency=2)
+        scoring = harness.GeneralScoring("e" * 64, remote, engine="toyworks 1")
+        (scores,) = harness.score_suites(scoring, suites(root, "second"), ScoreBook(tmp_path / "book"))
+    assert len(toy.asked) == 18
+    # The toy takes a token for the less likely the higher its number is: `a bird` is made of the lowest.
+    assert {item.answer for item in scores.items} == {"a bird"}
+    assert "toyworks 1" in scores.scorer and "local-completions" in scores.scorer
 
 
 def _are_sound_choices(scores: SuiteScores, suite: Suite) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
@@ -71,6 +71,7 @@ def test_true_loss_at_the_margin_passes_at_most_as_often_as_promised(items, disc
 
 
 @given(st.integers(1, 3000), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+@settings(deadline=None)
 def test_binomial_chances_are_scipys(trials, share, chance):
     successes = round(share * trials)
     assert binomial_cdf(successes, trials, chance) == pytest.approx(binom.cdf(successes, trials, chance), abs=1e-9)

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from tasks.evaluate.sequential import Levels, Pairs, decide, items_needed, judge_complete, plan, power
 
+# The machine may be busy: how long one example takes is not what is tested here.
+unhurried = settings(deadline=None, max_examples=60)
+
 
 def pairs_of(gain, clusters=None, margins=None, ids=None):
     gain = np.asarray(gain, dtype=float)
@@ -35,6 +38,7 @@ margins = st.sampled_from([0.005, 0.02, 0.1, 0.3])
 
 
 @given(gains, margins, st.booleans())
+@unhurried
 def test_the_numbers_fit_together(gain, margin, with_margins):
     known = np.arange(len(gain), dtype=float) if with_margins else None
     result = decide(pairs_of(gain, margins=known), margin=margin, confidence=0.95)
@@ -50,6 +54,7 @@ def test_the_numbers_fit_together(gain, margin, with_margins):
 
 
 @given(gains, margins)
+@unhurried
 def test_nothing_passes_on_fewer_items_than_could_rule_out_an_unseen_loss(gain, margin):
     """Were a share `margin` of items lost, so few could all look fine more than one time in twenty."""
     result = decide(pairs_of(gain), margin=margin, confidence=0.95)
@@ -58,6 +63,7 @@ def test_nothing_passes_on_fewer_items_than_could_rule_out_an_unseen_loss(gain, 
 
 
 @given(gains, margins, st.randoms(use_true_random=False))
+@unhurried
 def test_what_comes_after_the_decision_changes_nothing(gain, margin, random):
     result = decide(pairs_of(gain), margin=margin, confidence=0.95)
     rest = gain[result.items_used :]
@@ -68,6 +74,7 @@ def test_what_comes_after_the_decision_changes_nothing(gain, margin, random):
 
 
 @given(gains, st.randoms(use_true_random=False))
+@unhurried
 def test_with_margins_neither_the_order_of_lines_nor_anything_else_but_the_items_counts(gain, random):
     lines = [(f"i{number}", value, float(number % 7)) for number, value in enumerate(gain)]
     ids, values, known = zip(*lines)
@@ -78,18 +85,21 @@ def test_with_margins_neither_the_order_of_lines_nor_anything_else_but_the_items
 
 
 @given(gains)
+@unhurried
 def test_what_items_are_called_does_not_matter_in_file_order(gain):
     renamed = pairs_of(gain, ids=tuple(f"other-{number}" for number in range(len(gain))))
     assert decide(renamed, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
 
 
 @given(gains)
+@unhurried
 def test_clusters_of_one_are_no_clusters(gain):
     alone = pairs_of(gain, clusters=np.arange(len(gain)))
     assert decide(alone, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
 
 
 @given(gains, st.sampled_from([(0.02, 0.05), (0.05, 0.1), (0.1, 0.3)]))
+@unhurried
 def test_a_wider_margin_never_turns_a_whole_suites_pass_into_a_failure(gain, two):
     narrow, wide = two
     bounds = [judge_complete(pairs_of(gain), Levels(margin, 0.95, final_look=False)) for margin in two]
@@ -99,6 +109,7 @@ def test_a_wider_margin_never_turns_a_whole_suites_pass_into_a_failure(gain, two
 
 
 @given(gains)
+@unhurried
 def test_a_whole_suites_bounds_are_mirrored_when_the_models_are_swapped(gain):
     """Passing at 90 % and being worse at 95 % have the same error of 0.1, so one is the other seen from behind."""
     low = judge_complete(pairs_of(gain), Levels(0.02, 0.9, final_look=False)).low
@@ -231,7 +242,7 @@ def test_the_planner_knows_a_hopeless_suite():
 
 
 @given(st.sampled_from([0.01, 0.02, 0.05, 0.1]), st.floats(0.02, 0.4), st.sampled_from([0.9, 0.95, 0.99]))
-@settings(max_examples=40)
+@unhurried
 def test_items_needed_are_just_enough(margin, discordance, confidence):
     needed = items_needed(margin, confidence, discordance)
     assert power(needed, margin, confidence, discordance) >= 0.9

@@ -114,3 +114,12 @@ def test_what_the_hub_does_not_tell_is_a_named_error(counted: Any, shelf: Callab
     counted[1].add(Fault("/api/models", status=503, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 503"):
         look(line(successors=["Tiny-*"]))
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [{"successors": ["acme/Tiny-*"]}, {"parameters_billion": [9, 7]}, {"on_new": "start"}, {"on_sucessor": "notify"}],
+)
+def test_a_wrong_block_is_refused(watch: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(watch))):
+        line(**watch)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from weighbridge.cli import compare, cost, fit, lines, output, serving, stack, suites, verdicts, watch
+from weighbridge.cli import compare, cost, fit, lines, output, serving, stack, store, suites, verdicts, watch
 from weighbridge.errors import WeighbridgeError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ verdicts.add_to(app)
 watch.add_to(app)
 compare.add_to(app)
 serving.add_to(app)
+store.add_to(app)
 
 
 @app.command(rich_help_panel="Stack")

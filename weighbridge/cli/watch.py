@@ -10,7 +10,7 @@ from weighbridge.cli.output import JsonOption, note, say, show_json, table
 
 if TYPE_CHECKING:
     from registry.watched import Decision
-    from tasks.source.watch import Row
+    from tasks.source.watch_rows import Row
     from weighbridge.settings import Settings
 
 PANEL = "Road"
@@ -28,7 +28,7 @@ def watch(
     was to be started was left; else that of the first error.
     """
     from tasks.fit.report import fit
-    from tasks.source.watch import decide, settle
+    from tasks.source.watch import decide, remember, settle
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
 
@@ -40,7 +40,8 @@ def watch(
     rows = [row for name in names for row in decide(name, fit)]
     if not dry_run:
         rows = settle(rows, lambda decision: _start(settings, decision))
-        _remember(names)
+        for problem in remember(names):
+            note("mlflow", problem)
     if as_json:
         show_json({"dry_run": dry_run, "rows": [_as_dict(row) for row in rows]})
     else:
@@ -75,33 +76,21 @@ def _start(settings: Settings, decision: Decision) -> str:
     return start_release(decision)
 
 
-def _remember(names: list[str]) -> None:
-    """MLflow gets what it lacks; while it is down the decisions stand, and wait in the ledger."""
-    from tasks.source.watch import mlflow_answers, remember
-    from weighbridge.errors import WeighbridgeError
-
-    if not mlflow_answers():
-        note("mlflow", "does not answer; decisions are kept and recorded by a later watch")
-        return
-    for name in names:
-        try:
-            remember(name)
-        except WeighbridgeError as error:
-            note(name, str(error))
-
-
 def _as_dict(row: Row) -> dict[str, Any]:
-    fields = row.model_dump(mode="json", exclude={"decision", "error"})
     decision, error = row.decision, row.error
+    decided: dict[str, Any] = {"outcome": None, "reasons": []}
+    if decision:
+        decided = decision.model_dump(mode="json", exclude={"line", "rules"})
     return {
-        **fields,
-        **(decision.model_dump(mode="json", exclude={"line"}) if decision else {"outcome": None, "reasons": []}),
+        **row.model_dump(mode="json", exclude={"decision", "error"}),
+        **decided,
         "error": error.model_dump() if error else None,
     }
 
 
 def _show(rows: list[Row]) -> None:
     shown = table("line", "outcome", "what", "commit", "state", "why")
+    common = [one for one in rows[0].notes if all(one in row.notes for row in rows)] if len(rows) > 1 else []
     for row in rows:
         decision = row.decision
         why = [f"{row.error.code}: {row.error.what} Next: {row.error.next_step}"] if row.error else []
@@ -113,9 +102,11 @@ def _show(rows: list[Row]) -> None:
             decision.repo if decision else "",
             decision.commit[:12] if decision else "",
             row.state,
-            "\n".join([*why, *(f"({one})" for one in row.notes)]),
+            "\n".join([*why, *(f"({one})" for one in row.notes if one not in common)]),
         )
     say(shown)
+    for one in common:
+        say(f"{one[0].upper()}{one[1:]}.")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ from math import log2
 LEAKED = re.compile(r"<\|[\w-]{2,40}\|>|</?s>|<(?:pad|bos|eos|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<<SYS>>")
 """Special tokens of the model families in use; a chat answer has no business with any of them."""
 FEWEST_WORDS = 8
-"""Below, an answer is too short to call it repetitive: "no, no, no" is one."""
+"""Below, an answer such as "no, no, no" is too short to call it repetitive."""
 SAME_IN_A_ROW = 8
 PHRASE_WORDS = 4
 FEWEST_PHRASES = 24
@@ -59,7 +59,8 @@ def entropy_bits(text: str) -> float:
 def _words(answer: str) -> list[str]:
     if len(UNSPACED.findall(answer)) > len(answer) / 2:
         return [character for character in answer if not character.isspace()]
-    return answer.split()
+    # Rules of a table, rows of zeros and lists of numbers repeat rightly; a loop of them has no entropy.
+    return [word for word in answer.split() if any(map(str.isalpha, word))]
 
 
 def _longest_run(words: Sequence[str]) -> int:
@@ -67,7 +68,6 @@ def _longest_run(words: Sequence[str]) -> int:
     last = None
     for word in words:
         run = run + 1 if word == last else 1
-        # A rule of a table or a row of zeros is no loop.
-        longest = max(longest, run) if any(map(str.isalpha, word)) else longest
+        longest = max(longest, run)
         last = word
     return longest

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Message
 from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
-from tasks.evaluate.drift.intervals import Interval, mean_interval
+from tasks.evaluate.drift.intervals import Interval, mean_interval, positive_mean_interval
 from tasks.evaluate.drift.reading import Reading
 from tasks.evaluate.drift.signals import Signal, make_signal
 from tasks.evaluate.facts import folder_digest
@@ -141,18 +141,12 @@ def distribution_signals(found: Distributions, bounds: Bounds, confidence: float
         return tuple(signals)
     sizes = [float(document.tokens) for document in documents]
 
-    def interval(sums: Sequence[float], lowest: float, highest: float) -> Interval:
-        one = mean_interval(sums, sizes, confidence)
-        low = None if one.low is None else max(one.low, lowest)
-        high = None if one.high is None else min(one.high, highest)
-        return Interval(one.mean, low, high, one.units)
-
-    kl = interval([document.kl_nats for document in documents], 0.0, float("inf"))
-    agreed = interval([float(document.agreed) for document in documents], 0.0, 1.0)
-    risen = interval(
-        [document.candidate_nll_nats - document.production_nll_nats for document in documents],
-        float("-inf"),
-        float("inf"),
+    kl = positive_mean_interval([document.kl_nats for document in documents], sizes, confidence)
+    agreed = mean_interval([float(document.agreed) for document in documents], sizes, confidence)
+    low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (agreed.low, agreed.high))
+    agreed = Interval(agreed.mean, low, high, agreed.units)
+    risen = mean_interval(
+        [document.candidate_nll_nats - document.production_nll_nats for document in documents], sizes, confidence
     )
     before = sum(document.production_nll_nats for document in documents) / found.tokens
     after = sum(document.candidate_nll_nats for document in documents) / found.tokens

@@ -129,10 +129,8 @@ def run(job: Job, tell: Callable[[Message], None]) -> Message:
 def _compare_together(
     job: Job, windows: Sequence[Window], lined_up: LineUp, step: Callable[[], None]
 ) -> list[Divergence]:
-    production, candidate = (
-        load_model(job.production_folder, job.device, job.dtype),
-        load_model(job.candidate_folder, job.device, job.dtype),
-    )
+    production = load_model(job.production_folder, job.device, job.dtype)
+    candidate = load_model(job.candidate_folder, job.device, job.dtype)
     columns, found = None, []
     for window in windows:
         theirs = logits_of(production, window.production_ids, window.compared)

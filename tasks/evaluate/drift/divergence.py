@@ -8,6 +8,8 @@ from typing import Any
 
 ROWS_AT_ONCE = 32
 """Of 262,144 entries in float32: 32 MiB for each of the four tables that are held at a time."""
+LOWEST_LOG_PROBABILITY = -1e4
+"""A token that a model rules out altogether counts as this unlikely, for sums to stay numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ def diverge(production: Any, candidate: Any, targets: Any, vocabularies: Vocabul
         theirs = _log_probabilities(production[rows], vocabularies.production, vocabularies.width, "production")
         ours = _log_probabilities(candidate[rows], vocabularies.candidate, vocabularies.width, "the candidate")
         columns = _columns(targets[rows].to(theirs.device), vocabularies)
-        # Where production gives no probability at all, nothing is expected of the candidate.
-        terms = theirs.exp() * (theirs - ours).masked_fill(theirs.isneginf(), 0.0)
+        terms = theirs.exp() * (theirs - ours)
         # Rounding may leave a sum of almost nothing below zero.
         kl += float(terms.sum(-1, dtype=_double()).clamp(min=0).sum())
         agreed += int((theirs.argmax(-1) == ours.argmax(-1)).sum())
@@ -87,7 +88,7 @@ def _log_probabilities(logits: Any, columns: Any, width: int, who: str) -> Any:
     found = torch.log_softmax(logits.float(), dim=-1)
     if bool(found.isnan().any()):
         raise FloatingPointError(f"{who} gives probabilities that are no numbers")
-    return found
+    return found.clamp(min=LOWEST_LOG_PROBABILITY)
 
 
 def _columns(targets: Any, vocabularies: Vocabularies) -> Any:

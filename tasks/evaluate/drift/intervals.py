@@ -12,7 +12,9 @@ from math import ceil, exp, floor, log, sqrt
 
 from tasks.evaluate.paired import paired_bounds
 
-TINY_SECONDS = 1e-6
+TINY = 1e-6
+"""Takes the place of an amount of nothing, so that a ratio exists."""
+LARGEST_EXPONENT = 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,7 @@ def mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: flo
     The estimate is the ratio of the two totals; its variance is that of the residuals `sum - mean * size` (the
     linearised ratio estimator: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13), its quantile Student's with one
     degree of freedom less than texts. A t interval rather than a bootstrap: at sixteen texts the percentile bootstrap
-    is narrower than it should be, and this needs no seed. Sums that lean far to one side make the upper bound hold a
-    little less often than stated (docs/drift.md has the measured share).
+    is narrower than it should be, and this needs no seed.
     """
     total = float(sum(sizes))
     mean, units = sum(sums) / total, len(sums)
@@ -47,6 +48,21 @@ def mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: flo
     squares = sum((one - mean * size) ** 2 for one, size in zip(sums, sizes))
     half = _t_quantile(confidence, units - 1) * sqrt(units / (units - 1) * squares) / total
     return Interval(mean, mean - half, mean + half, units)
+
+
+def positive_mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: float) -> Interval:
+    """The same for amounts that are never negative and lean to the right, as divergences do: t on the logarithm.
+
+    The standard error goes to the logarithm of the mean by the delta method, so the lower bound stays above 0. At the
+    spread of the held documents (0.3 to 0.4 of the logarithm) and sixteen of them, 6 to 8 % of upper bounds lie below
+    the truth instead of 5 %, and 4 % of lower ones above; the plain t interval misses 7 to 9 % and 2 to 3 %
+    (simulated, tests/evaluate/test_drift_intervals.py).
+    """
+    plain = mean_interval(sums, sizes, confidence)
+    if plain.high is None or plain.mean <= 0:
+        return plain
+    factor = exp(min((plain.high - plain.mean) / plain.mean, LARGEST_EXPONENT))
+    return Interval(plain.mean, plain.mean / factor, plain.mean * factor, plain.units)
 
 
 def share_interval(hits: Sequence[bool], clusters: Sequence[Hashable], confidence: float) -> Interval:
@@ -102,7 +118,7 @@ def ratio_interval(
     """
     if not production:
         return Interval(1.0, None, None, 0)
-    logs = [log(max(ours, TINY_SECONDS) / max(theirs, TINY_SECONDS)) for ours, theirs in zip(candidate, production)]
+    logs = [log(max(ours, TINY) / max(theirs, TINY)) for ours, theirs in zip(candidate, production)]
     sums, sizes = _by_cluster(logs, clusters)
     found = mean_interval(sums, sizes, confidence)
     low, high = (None if bound is None else exp(bound) for bound in (found.low, found.high))

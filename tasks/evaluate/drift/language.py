@@ -32,7 +32,7 @@ SMALLEST_KANA_SHARE = 0.05
 
 COMMON_WORDS = {
     "en": "the of and to is that for with you are this not it be have from was your can on as they will which what",
-    "de": "der die das und ist nicht ein eine zu mit den von auf für sich dem auch es wird als sie ich wir aus dass",
+    "de": "der die das und ist nicht ein eine zu mit den von auf für sich dem auch es wird als sie ich wir in er hat",
     "fr": "le la les et est des une un dans que pour pas qui sur avec vous ne au du ce sont il elle nous je plus être",
     "es": "el la los las y es que en un una por con para no se del su al como más pero lo está son muy también hay",
     "it": "il la di che e è un una per non con sono del della le si gli lo dei anche ma più come alla nel questo",

@@ -58,10 +58,11 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
         usable = _take(usable, shuffled(usable.ids))
     gain = usable.candidate - usable.production
     alone = usable.clusters is None or len(usable) == int(usable.clusters.max()) + 1
-    levels = Levels(margin, confidence, final_look=alone and is_binary(usable))
+    weighted = alone and usable.margins is not None
+    levels = Levels(margin, confidence, final_look=alone and is_binary(usable), weighted=weighted)
     if not alone and usable.clusters is not None:
         walk = walk_clusters(gain, usable.clusters, margin)
-    elif usable.margins is not None:
+    elif weighted and usable.margins is not None:
         walk = walk_strata(gain, usable.margins, usable.ids, margin, levels.passing[0])
     else:
         walk = walk_items(gain, margin)
@@ -134,6 +135,8 @@ def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
 def _decision(
     outcome: Outcome, items: int, used: int, estimate: float, low: float, high: float, levels: Levels
 ) -> Decision:
+    # A weighted mean of few items may leave the scale.
+    estimate = max(-1.0, min(estimate, 1.0))
     low, high = max(min(low, estimate), -1.0), min(max(high, estimate), 1.0)
     change = f"{estimate:+.2%} ({low:+.2%} to {high:+.2%}), margin {levels.margin:.3g}, after {used} of {items} items"
     words = {

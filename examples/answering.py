@@ -107,13 +107,25 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"choices": [said if isinstance(said, dict) else choice]})
 
     def _complete(self, request: dict[str, Any]) -> None:
-        tokens = request["prompt"].split()
+        prompt = request["prompt"]
+        if not self.server.may_answer():
+            return self._break()
+        if isinstance(prompt, str):
+            tokens, text = prompt.split(), prompt
+        else:
+            # Token ids, of one prompt or of a list of one.
+            tokens, text = prompt[0] if isinstance(prompt[0], list) else prompt, ""
+        with self.server.lock:
+            self.server.asked.append(str(prompt))
         choice: dict[str, Any] = {"index": 0, "text": " and", "logprobs": {"token_logprobs": [-0.5]}}
         if self.server.echoes:
-            choice["text"] = request["prompt"] + " and"
+            choice["text"] = f"{text} and"
         if self.server.echoes == "log-probabilities":
-            choice["logprobs"] = {"token_logprobs": [None, *[-1.5] * (len(tokens) - 1), -0.5]}
-        self._send(200, {"choices": [choice]})
+            # A token's number is how unlikely it is.
+            numbers = [-1.5 if isinstance(token, str) else -0.1 * token for token in tokens[1:]]
+            tops = [None, *({"x": number} for number in numbers), {"x": -0.5}]
+            choice["logprobs"] = {"token_logprobs": [None, *numbers, -0.5], "top_logprobs": tops}
+        return self._send(200, {"choices": [choice]})
 
     def _break(self) -> None:
         self.close_connection = True
@@ -122,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -1,0 +1,211 @@
+"""Our download against huggingface_hub's own, and what ten kills cost: docs/source.md.
+
+Run `python -m benchmarks.download` (`--gib 1.2 --rounds 5` by default): some minutes, and four times the repository's
+size of disk under $TMPDIR. The Hub is the stand-in, on loopback, so nothing but this machine is measured. Both clients
+run in processes of their own, turn by turn; libraries are imported before the clock starts, for both. The other client
+is `snapshot_download` over plain HTTP into a cache: it verifies no hash of what it fetches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from examples import tiny
+from examples.faults import FOR_EVER, Fault, Faults
+from examples.hub import publish, serving
+
+REPO = "bench/model"
+SHARDS = 5
+KILLS = 10
+NETWORK_BYTES_PER_SECOND = 1e7
+"""Of each connection where processes are killed: at loopback speed, what was sent lies in the kernel's buffers."""
+OURS = """
+import json, resource, sys, time
+import huggingface_hub, model_signing
+from tasks.source.download import download
+from tasks.source.hub import pin_repository
+before, began = time.process_time(), time.monotonic()
+download(pin_repository("bench/model", "main"), "bench")
+seconds = time.monotonic() - began
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrss / 1024]))
+"""
+THEIRS = """
+import json, os, resource, sys, time
+from huggingface_hub import snapshot_download
+before, began = time.process_time(), time.monotonic()
+snapshot_download("bench/model", cache_dir=os.environ["WEIGHBRIDGE_HOME"])
+seconds = time.monotonic() - began
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrss / 1024]))
+"""
+
+
+class Run(BaseModel):
+    """One client's one download."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_mib: float
+    disk_bytes: int
+    """The most that its folder took at any moment."""
+    fetched_bytes: int
+
+
+def main() -> None:
+    """Measure, and print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=1.2, help="size of the repository")
+    parser.add_argument("--rounds", type=int, default=5, help="downloads by each client")
+    parser.add_argument("--seed", type=int, default=0, help="of the points at which processes are killed")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-download-") as name:
+        folder, faults = Path(name), Faults()
+        publish(folder / "hub", REPO, build(folder / "release", asked.gib))
+        size = sum(path.stat().st_size for path in (folder / "release").iterdir())
+        shutil.rmtree(folder / "release")
+        with serving(folder / "hub", faults) as endpoint:
+            pairs = []
+            for _ in range(asked.rounds):
+                ours = measure(OURS, folder / "home", endpoint, faults)
+                theirs = measure(THEIRS, folder / "home", endpoint, faults)
+                pairs.append((ours, theirs))
+            print_rounds(pairs, size)
+            fetched, points = kill_and_go_on(folder / "home", endpoint, faults, size, random.Random(asked.seed))
+    print(f"\nkill -9 after {', '.join(f'{point / 1e6:.0f}' for point in points)} MB had been sent, and once more to")
+    print(f"the end: {fetched / 1e6:.1f} MB sent for a repository of {size / 1e6:.1f} MB, {fetched / size:.4f} ×.")
+
+
+def build(folder: Path, gib: float) -> Path:
+    """A release of that size with random weights."""
+    tiny.build(folder, shards=SHARDS)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    elements = int(gib * 2**30 / SHARDS / 2)
+    for number, name in enumerate(sorted(set(index["weight_map"].values()))):
+        tensor = f"model.layers.{number}.mlp.up_proj.weight"
+        header = json.dumps({tensor: {"dtype": "BF16", "shape": [elements], "data_offsets": [0, 2 * elements]}})
+        with (folder / name).open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header.encode())
+            left = 2 * elements
+            while left:
+                left -= file.write(os.urandom(min(left, 2**24)))
+        index["weight_map"] = {one: at for one, at in index["weight_map"].items() if at != name} | {tensor: name}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def environment(home: Path, endpoint: str) -> dict[str, str]:
+    """What a client's process is told."""
+    return {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "WEIGHBRIDGE_HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def measure(code: str, home: Path, endpoint: str, faults: Faults) -> Run:
+    """One download into an empty folder."""
+    faults.served.clear()
+    home.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(home, endpoint), stdout=subprocess.PIPE, text=True
+    )
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            peak[0] = max(peak[0], size_on_disk(home))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        output, _ = process.communicate()
+    finally:
+        ended.set()
+        watcher.join()
+    if process.returncode:
+        raise SystemExit(f"a client ended with {process.returncode}")
+    seconds, cpu_seconds, peak_rss_mib = json.loads(output)
+    disk_bytes = max(peak[0], size_on_disk(home))
+    shutil.rmtree(home)
+    return Run(
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        peak_rss_mib=peak_rss_mib,
+        disk_bytes=disk_bytes,
+        fetched_bytes=faults.sent_bytes(),
+    )
+
+
+def size_on_disk(folder: Path) -> int:
+    """What a folder's files take; a file with two names, or a link to it, counts once."""
+    found = {}
+    for path in folder.rglob("*"):
+        try:
+            told = path.lstat()
+        except FileNotFoundError:  # renamed while we look
+            continue
+        found[told.st_ino] = told.st_blocks * 512
+    return sum(found.values())
+
+
+def kill_and_go_on(
+    home: Path, endpoint: str, faults: Faults, size: int, numbers: random.Random
+) -> tuple[int, list[float]]:
+    """Kill our client when the Hub has sent so many bytes in all, ten times, then let it end."""
+    faults.served.clear()
+    faults.add(Fault("/cdn/*", bytes_per_second=NETWORK_BYTES_PER_SECOND, times=FOR_EVER))
+    points = sorted(numbers.uniform(0, size) for _ in range(KILLS))
+    command = [sys.executable, "-c", OURS]
+    for point in points:
+        process = subprocess.Popen(command, env=environment(home, endpoint), stdout=subprocess.DEVNULL)
+        while faults.sent_bytes() < point and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    subprocess.run(command, env=environment(home, endpoint), stdout=subprocess.DEVNULL, check=True)
+    return faults.sent_bytes(), points
+
+
+def print_rounds(pairs: list[tuple[Run, Run]], size: int) -> None:
+    """The table of both clients, and their ratios round by round."""
+    print(f"{size / 1e9:.2f} GB in {SHARDS} shards, {len(pairs)} rounds, turn by turn, min / median / max\n")
+    print("| | Weighbridge, verified | snapshot_download | ratio |\n| --- | --- | --- | --- |")
+    rows: list[tuple[str, Callable[[Run], float], str]] = [
+        ("seconds", lambda run: run.seconds, ".2f"),
+        ("CPU seconds of the client", lambda run: run.cpu_seconds, ".2f"),
+        ("peak RSS, MiB", lambda run: run.peak_rss_mib, ".0f"),
+        ("disk / repository", lambda run: run.disk_bytes / size, ".3f"),
+        ("fetched / repository", lambda run: run.fetched_bytes / size, ".4f"),
+    ]
+    for name, read, form in rows:
+        ours, theirs = [read(one) for one, _ in pairs], [read(one) for _, one in pairs]
+        ratios = [read(one) / read(other) for one, other in pairs]
+        print(f"| {name} | {spread(ours, form)} | {spread(theirs, form)} | {spread(ratios, '.2f')} |")
+
+
+def spread(values: list[float], form: str) -> str:
+    """Least, median and most."""
+    return " / ".join(f"{one:{form}}" for one in (min(values), statistics.median(values), max(values)))
+
+
+if __name__ == "__main__":
+    main()

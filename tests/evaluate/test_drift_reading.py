@@ -1,0 +1,170 @@
+import json
+from types import SimpleNamespace
+
+from tasks.evaluate.drift.held import HeldDocument, Turn
+from tasks.evaluate.drift.quick import what_changed
+from tasks.evaluate.drift.reading import read_documents, render
+from tasks.evaluate.drift.room import fit_together, loaded_bytes
+
+WORDS = [
+    "<s>",
+    "[",
+    "]",
+    "user",
+    "assistant",
+    "system",
+    "the",
+    "cat",
+    "sees",
+    "a",
+    "dog",
+    "and",
+    "bird",
+    "runs",
+    "sleeps",
+]
+TEXT = HeldDocument(name="english-a", text="the cat sees a dog and a bird runs and the dog sleeps")
+CHAT = HeldDocument(
+    name="chat-a",
+    text="…",
+    turns=(
+        Turn(role="system", content="the cat"),
+        Turn(role="user", content="sees a dog"),
+        Turn(role="assistant", content="a bird runs"),
+        Turn(role="user", content="and the cat"),
+        Turn(role="assistant", content="the cat sleeps and sees a dog"),
+    ),
+)
+
+
+class Tokens:
+    """A tokenizer that knows words, and a template that puts them between brackets."""
+
+    def __init__(self, words=WORDS, *, bos=False, template="[]", refuses_system=False):
+        self.vocabulary = {word: number for number, word in enumerate(words)}
+        self.words, self.bos, self.chat_template, self.refuses_system = words, bos, template, refuses_system
+        self.bos_token_id = self.vocabulary["<s>"] if bos else None
+
+    def __call__(self, text, add_special_tokens=True):
+        ids = [self.vocabulary[word] for word in text.replace(":", "").split()]
+        return SimpleNamespace(input_ids=[self.bos_token_id, *ids] if add_special_tokens and self.bos else ids)
+
+    def get_vocab(self):
+        return self.vocabulary
+
+    def convert_ids_to_tokens(self, ids):
+        return [self.words[id] for id in ids]
+
+    def decode(self, ids):
+        return " ".join(self.convert_ids_to_tokens(ids))
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        from jinja2 import TemplateError
+
+        assert not tokenize and add_generation_prompt
+        if self.refuses_system and messages[0]["role"] == "system":
+            raise TemplateError("System role not supported")
+        if self.chat_template == "[]":
+            return " ".join(f"[ {m['role']} {m['content']} ]" for m in messages) + " [ assistant"
+        return " ".join(m["content"] for m in messages)
+
+
+def test_the_same_tokenizer_reads_the_same():
+    windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(), 64)
+    assert reading.differ == reading.incomparable == () and reading.tokens_differ == 0
+    assert [window.compared for window in windows] == [12, 3, 7]
+    assert all(window.production_ids == window.candidate_ids for window in windows)
+    # An answer is predicted from the whole conversation before it.
+    assert (
+        Tokens().decode(windows[1].production_ids) == "[ system the cat ] [ user sees a dog ] [ assistant a bird runs"
+    )
+
+
+def test_windows_keep_to_the_context_and_lose_only_their_first_token():
+    windows, _ = read_documents([TEXT], Tokens(), Tokens(), 5)
+    assert [len(window.production_ids) for window in windows] == [5, 5, 3]
+    assert [window.compared for window in windows] == [4, 4, 2]
+    chat, _ = read_documents([CHAT], Tokens(), Tokens(), 8)
+    assert all(len(window.production_ids) <= 8 for window in chat)
+    assert sum(window.compared for window in chat) == 10
+
+
+def test_a_token_at_the_beginning_is_read_and_not_predicted():
+    windows, reading = read_documents([TEXT], Tokens(bos=True), Tokens(), 64)
+    (window,) = windows
+    assert window.production_ids == (0, *window.candidate_ids) and window.compared == 12
+    assert reading.differ == ("english-a",)
+
+
+def test_exchanged_entries_are_seen_and_still_compared():
+    exchanged = [{"cat": "dog", "dog": "cat"}.get(word, word) for word in WORDS]
+    windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(exchanged), 64)
+    assert reading.differ == ("english-a", "chat-a") and reading.incomparable == ()
+    assert reading.vocabulary_shared == 1.0 and reading.tokens_differ > 0
+    assert reading.example == "in english-a, 'cat sees a dog' [7, 8, 9, 10] becomes 'cat sees a dog' [10, 8, 9, 7]"
+    assert windows[0].production_ids != windows[0].candidate_ids
+
+
+def test_another_template_is_seen_on_conversations_alone():
+    windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(template="plain"), 64)
+    assert reading.differ == ("chat-a",)
+    assert [window.compared for window in windows] == [12, 3, 7]
+    assert windows[1].candidate_ids[-3:] == windows[1].production_ids[-3:]
+    assert "'[ system the cat' [1, 5, 6, 7] becomes 'the cat sees a'" in reading.example
+
+
+class Letters(Tokens):
+    """Cuts everything into letters."""
+
+    def __call__(self, text, add_special_tokens=True):
+        return SimpleNamespace(input_ids=[self.vocabulary[letter] for letter in text if letter in self.vocabulary])
+
+
+def test_another_cut_is_not_compared_token_by_token():
+    windows, reading = read_documents([TEXT], Tokens(), Letters(list("abcdefghijklmnopqrstuvwxyz")), 64)
+    assert windows == [] and reading.incomparable == reading.differ == ("english-a",)
+    assert reading.vocabulary_shared < 0.1
+
+
+def test_a_template_that_refuses_a_system_turn_and_no_template_at_all_still_read():
+    merged = render(Tokens(refuses_system=True), CHAT.turns[:2])
+    assert merged == "[ user the cat\n\nsees a dog ] [ assistant"
+    assert render(Tokens(template=None), CHAT.turns[:2]) == "system: the cat\nuser: sees a dog\nassistant: "
+
+
+def folder(path, *, template="a", config=None):
+    path.mkdir()
+    (path / "chat_template.jinja").write_text(template)
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16", **(config or {})}))
+    return path
+
+
+def test_what_changed_in_the_small_files_is_told_in_words(tmp_path):
+    production = folder(tmp_path / "p", config={"rope_theta": 1e5})
+    quantized = folder(tmp_path / "q", config={"rope_theta": 1e5, "quantization_config": {"quant_method": "x"}})
+    assert what_changed(quantized, production) == ()
+    other = folder(tmp_path / "o", template="b", config={"rope_theta": 1e4, "sliding_window": 64})
+    template, rope, window = what_changed(other, production)
+    assert template.startswith("The chat template is another one: ")
+    assert rope == "config.json: rope_theta is 10000.0, and 100000.0 in production."
+    assert window == "config.json: sliding_window is 64, and not set in production."
+
+
+def test_packed_weights_are_counted_as_they_run(tmp_path):
+    header = {
+        "a.weight_packed": {"dtype": "I32", "shape": [4, 8], "data_offsets": [0, 128]},
+        "b.weight": {"dtype": "BF16", "shape": [10], "data_offsets": [128, 148]},
+        "c.weight": {"dtype": "I8", "shape": [10], "data_offsets": [148, 158]},
+        "__metadata__": {"format": "pt"},
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(158))
+    assert loaded_bytes(tmp_path, "float32") == (4 * 8 * 8 + 10 + 10) * 4
+    assert loaded_bytes(tmp_path, "auto") == (4 * 8 * 8 + 10 + 10) * 2
+    assert fit_together([tmp_path, tmp_path], "cpu", "float32")
+
+
+def test_a_model_larger_than_the_machine_is_not_held_beside_another(tmp_path):
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2**40], "data_offsets": [0, 2**41]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert not fit_together([tmp_path], "cpu", "auto")

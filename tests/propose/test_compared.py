@@ -1,0 +1,92 @@
+"""A comparison's page: one file, both answers, what changed, and a filter that nobody needs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tasks.evaluate.compare import Comparison, Options
+from tasks.evaluate.facts import ModelFacts
+from tasks.evaluate.scores import Conditions, ItemScore, SuiteScores
+from tasks.evaluate.sides import Side
+from tasks.evaluate.stopping import judge_as_seen
+from tasks.evaluate.verdict import judge
+from tasks.propose.compared import make_comparison_report
+
+HOSTILE = "</script><script>alert(1)</script>"
+CONDITIONS = Conditions(
+    scorer="chat", parsing="assertions 2", engine="vllm 0.32", chat_template="aaaa", quantization="none"
+)
+
+
+def scores(who: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
+    items = tuple(
+        ItemScore(
+            id=f"q{n}",
+            score=float(n not in wrong),
+            question=f"Question {n}? {HOSTILE}",
+            answer=f"{who} says {n} {HOSTILE}",
+            must_pass=n == 7,
+        )
+        for n in range(200)
+    )
+    return SuiteScores(
+        suite="regression/geo",
+        suite_digest="s",
+        artifact_digest=who,
+        scorer="chat",
+        items=items,
+        seconds=130.0,
+        conditions=conditions,
+    )
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    ours = scores("candidate", {3, 4, 7}, CONDITIONS.model_copy(update={"chat_template": "bbbb"}))
+    theirs = scores("production", {9}, CONDITIONS)
+    suite = judge_as_seen(ours, theirs, margin=0.05, confidence=0.95)
+    suite = suite.model_copy(
+        update={"changed": ("the chat template is bbbb, and aaaa in production",), "noise_flips_share": 0.015}
+    )
+    sides = [
+        Side(label=f"http://127.0.0.1/{who}", kind="endpoint", digest=who * 8, facts=ModelFacts()) for who in ("c", "p")
+    ]
+    return Comparison(
+        verdict=judge("c", "p", [suite], ["regression/geo"]),
+        candidate=sides[0],
+        production=sides[1],
+        candidate_scores=(ours,),
+        production_scores=(theirs,),
+        options=Options(margin=0.05),
+    )
+
+
+def test_the_page_says_what_a_reviewer_asks(comparison: Comparison) -> None:
+    page = " ".join(make_comparison_report(comparison).split())
+    for expected in (
+        "✗ regression",
+        "http://127.0.0.1/c",
+        "the chat template is bbbb, and aaaa in production",
+        "production alone flips 1.5%",
+        "Must pass, failed",
+        "candidate says 3",
+        "production says 3",
+        "200 items in 2 min for candidate",
+        "data:image/svg+xml;base64,",
+    ):
+        assert expected in page, expected
+
+
+def test_it_reaches_for_nothing_and_believes_nobody(comparison: Comparison) -> None:
+    page = make_comparison_report(comparison)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert page.count("<script") == page.count("</script>") == 1
+
+
+def test_every_flip_can_be_filtered_and_all_stand_there_without_scripts(comparison: Comparison) -> None:
+    page = make_comparison_report(comparison)
+    kinds = re.findall(r'<details class="flip" data-kind="(\w+)" data-suite="regression/geo"', page)
+    assert sorted(kinds) == ["gained", "lost", "lost", "lost", "must"]
+    assert '<form id="filter" hidden>' in page, "shown by the script that it needs"

@@ -1,0 +1,262 @@
+"""The watch of a line: what it decides, what it does not say twice, and what it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from examples import tiny
+from registry.watch_runs import KnownSources
+from registry.watched import Decision, Ledger
+from tasks.fit.report import fit
+from tasks.source.watch import decide, settle
+from tasks.source.watch_rows import Row, told
+from weighbridge.errors import StackDown
+
+LINE: dict[str, Any] = {
+    "source": "hf://acme/tiny",
+    "admission": {"licences": ["apache-2.0"]},
+    "schemes": ["int8"],
+    "target": {"gpus": ["host"], "context": 512, "concurrency": 1},
+    "suites": [{"name": "general/agreement"}],
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes the line `tiny`; keyword arguments change it. MLflow is down unless a test says otherwise."""
+    monkeypatch.setenv("WEIGHBRIDGE_ROOT", str(tmp_path))
+    monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", "9")
+    (tmp_path / "lines").mkdir()
+
+    def put(name: str = "tiny", **changes: Any) -> None:
+        (tmp_path / f"lines/{name}.yaml").write_text(yaml.safe_dump({**LINE, **changes}))
+
+    put()
+    return put
+
+
+@pytest.fixture
+def release(tmp_path: Path, hub: Any) -> Callable[..., str]:
+    """Publishes a release of another seed, or with another config."""
+
+    def put(repo: str = "acme/tiny", **config: Any) -> str:
+        shutil.rmtree(tmp_path / "release", ignore_errors=True)
+        return str(hub.publish(tiny.build(tmp_path / "release", **config), repo))
+
+    return put
+
+
+class Prefect:
+    """Starts releases; the same key gives the same run."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, str] = {}
+        self.down = False
+
+    def start(self, decision: Decision) -> str:
+        if self.down:
+            raise StackDown("Prefect does not answer.", "Start it.")
+        return self.runs.setdefault(decision.key, f"run-{len(self.runs) + 1}")
+
+
+@pytest.fixture
+def prefect() -> Prefect:
+    return Prefect()
+
+
+def outcomes(rows: list[Row]) -> list[str]:
+    return [row.decision.outcome if row.decision else "error" for row in rows]
+
+
+def codes(row: Row) -> dict[str, str]:
+    assert row.decision
+    return {reason.code: reason.text for reason in row.decision.reasons}
+
+
+def test_a_new_commit_is_released_once_and_the_next_one_too(
+    write: Any, release: Callable[..., str], prefect: Prefect
+) -> None:
+    first = release()
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert (outcomes([row]), row.state, row.flow_run) == (["release"], "started", "run-1")
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert (outcomes([row]), "run-1" in codes(row)["started"]) == (["ignore"], True)
+    second = release(seed=1)
+    (row,) = decide("tiny", fit)
+    assert f"the head before was {first}" in row.notes
+    settle([row], prefect.start)
+    assert list(prefect.runs) == [f"watch/tiny/acme/tiny@{commit}" for commit in (first, second)]
+
+
+def test_when_nothing_is_new_the_hub_is_asked_once(
+    write: Any, release: Callable[..., str], prefect: Prefect, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release()
+    settle(decide("tiny", fit), prefect.start)
+    asked: list[str] = []
+    take = hub.faults.take
+    monkeypatch.setattr(hub.faults, "take", lambda method, path: asked.append(path) or take(method, path))
+    assert outcomes(decide("tiny", fit)) == ["ignore"]
+    assert asked == ["/api/models/acme/tiny/revision/main"]
+
+
+def test_what_serves_or_has_been_released_is_nothing_new(
+    write: Any, release: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"hf://acme/tiny@{release()}"
+    for known, code in ((KnownSources(serving=uri), "serves"), (KnownSources(proposed=(uri,)), "proposed")):
+        monkeypatch.setattr("tasks.source.watch.known_sources", lambda _, known=known: known)
+        (row,) = decide("tiny", fit)
+        assert (outcomes([row]), list(codes(row))) == (["ignore"], [code])
+    monkeypatch.setattr("tasks.source.watch.known_sources", lambda _: KnownSources(serving=uri))
+    release(seed=1)
+    (row,) = decide("tiny", fit)
+    assert (outcomes([row]), row.notes) == (["release"], (f"what serves is {uri}",))
+
+
+def test_a_prefect_that_is_down_is_tried_again(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
+    commit = release()
+    prefect.down = True
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert row.error and (row.error.code, row.state) == ("StackDown", "seen")
+    prefect.down = False
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert (row.state, list(prefect.runs)) == ("started", [f"watch/tiny/acme/tiny@{commit}"])
+
+
+def test_a_start_that_was_killed_is_finished_although_the_head_has_moved_on(
+    write: Any, release: Callable[..., str], prefect: Prefect
+) -> None:
+    first = release()
+
+    def killed(_: Decision) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        settle(decide("tiny", fit), killed)
+    second = release(seed=1)
+    assert [row.state for row in settle(decide("tiny", fit), prefect.start)] == ["started", "started"]
+    assert {key[-40:] for key in prefect.runs} == {first, second}
+
+
+def test_what_was_told_is_not_told_twice_until_the_rules_change(
+    write: Any, release: Callable[..., str], prefect: Prefect
+) -> None:
+    release(licence="cc-by-nc-4.0")
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert (outcomes([row]), row.state) == (["ignore"], "told")
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert "cc-by-nc-4.0 is not allowed" in codes(row)["decided"]
+    assert row.decision and not row.decision.new
+    write(admission={"licences": ["apache-2.0", "CC-BY-NC-4.0"]}, watch={"on_new": "notify"})
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert (outcomes([row]), "weighbridge release tiny --revision" in codes(row)["policy"]) == (["notify"], True)
+    write(admission={"licences": ["apache-2.0", "CC-BY-NC-4.0"]})
+    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+
+
+def test_every_reason_is_told(write: Any, release: Callable[..., str]) -> None:
+    write(target={"gpus": ["L4"], "context": 131072, "concurrency": 1000}, engine={"name": "vllm"})
+    release(licence="cc-by-nc-4.0", auto_map={"AutoModelForCausalLM": "modeling.X"})
+    (row,) = decide("tiny", fit)
+    told_of = " ".join(told(row))
+    assert row.decision and [one.code for one in row.decision.reasons] == ["admission", "admission", "fit"]
+    assert all(text in told_of for text in ("cc-by-nc-4.0", "auto_map", "No scheme of tiny fits", "GiB missing"))
+
+
+def test_no_safetensors_is_a_reason(write: Any, release: Callable[..., str], tmp_path: Path, hub: Any) -> None:
+    folder = tiny.build(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    hub.publish(folder)
+    (row,) = decide("tiny", fit)
+    assert (outcomes([row]), "no safetensors" in codes(row)["admission"]) == (["ignore"], True)
+
+
+def test_a_full_disk_waits_and_is_looked_at_again(
+    write: Any, release: Callable[..., str], prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release()
+    with monkeypatch.context() as full:
+        full.setattr("tasks.source.triage._free_gib", lambda: 0.0)
+        (row,) = settle(decide("tiny", fit), prefect.start)
+        assert (outcomes([row]), "0.00 GiB are free" in codes(row)["disk"]) == (["notify"], True)
+        assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore"]
+    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+
+
+def test_an_architecture_that_the_engine_does_not_name_asks_a_person(write: Any, release: Callable[..., str]) -> None:
+    write(engine={"name": "vllm"}, target={"gpus": ["L4"], "context": 512, "concurrency": 1})
+    release(architectures=["HeliumForCausalLM"], model_type="llama")
+    (row,) = decide("tiny", fit)
+    assert (outcomes([row]), "vLLM 0.32 does not name HeliumForCausalLM" in codes(row)["engine"]) == (["notify"], True)
+
+
+def test_a_gated_repository_says_where_to_ask_and_is_looked_at_again(
+    write: Any, release: Callable[..., str], prefect: Prefect, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release()
+    (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
+    (row,) = settle(decide("tiny", fit), prefect.start)
+    assert outcomes([row]) == ["notify"]
+    assert "accept its terms there, and set HF_TOKEN" in codes(row)["gated"]
+    assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore"]
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+
+
+def test_nobody_is_sent_to_accept_forbidden_terms(write: Any, release: Callable[..., str], hub: Any) -> None:
+    release(licence="llama3.1")
+    (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
+    (row,) = decide("tiny", fit)
+    assert (outcomes([row]), "licence llama3.1 is not allowed" in codes(row)["admission"]) == (["ignore"], True)
+
+
+def test_a_successor_waits_for_a_person_and_is_news_once(
+    write: Any, release: Callable[..., str], prefect: Prefect
+) -> None:
+    write(watch={"successors": ["tiny-*"], "architectures": ["LlamaForCausalLM"]})
+    release()
+    release("acme/tiny-2", seed=2)
+    release("acme/tiny-vision", seed=3, architectures=["GemmaForCausalLM"])
+    rows = settle(decide("tiny", fit), prefect.start)
+    by_repo = {row.decision.repo: row for row in rows if row.decision}
+    assert outcomes([by_repo["acme/tiny-2"], by_repo["acme/tiny-vision"]]) == ["notify", "ignore"]
+    assert "hf://acme/tiny-2" in codes(by_repo["acme/tiny-2"])["policy"]
+    assert "GemmaForCausalLM" in codes(by_repo["acme/tiny-vision"])["family"]
+    release("acme/tiny-2", seed=4)
+    assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore", "ignore", "ignore"]
+    assert len(prefect.runs) == 1
+
+
+def test_a_successor_is_released_where_the_line_says_so(
+    write: Any, release: Callable[..., str], prefect: Prefect
+) -> None:
+    write(watch={"successors": ["tiny-*"], "on_successor": "release"})
+    release()
+    commit = release("acme/tiny-2", seed=2)
+    settle(decide("tiny", fit), prefect.start)
+    assert f"watch/tiny/acme/tiny-2@{commit}" in prefect.runs
+
+
+def test_one_line_s_failure_is_a_row(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
+    write("gone", source="hf://acme/gone")
+    (row,) = settle(decide("gone", fit), prefect.start)
+    assert row.error and (row.error.code, row.error.exit_status) == ("SourceUnknown", 4)
+    write("odd", target={"gpus": ["Abacus"]})
+    release()
+    (row,) = decide("odd", fit)
+    assert row.error and row.error.code == "GpuUnknown"
+
+
+def test_a_dry_look_writes_nothing(write: Any, release: Callable[..., str]) -> None:
+    release()
+    decide("tiny", fit)
+    assert Ledger("tiny").entries() == ()
+    assert not (Path(os.environ["WEIGHBRIDGE_HOME"]) / "watch").exists()
