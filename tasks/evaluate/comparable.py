@@ -92,11 +92,7 @@ def why_incomparable(candidate: SuiteScores, production: SuiteScores, may_differ
         reasons.append(problem)
     ours, theirs = candidate.conditions, production.conditions
     if ours is not None and theirs is not None:
-        reasons += [
-            _difference(words, getattr(theirs, field), getattr(ours, field))
-            for field, words in MUST_AGREE.items()
-            if field not in may_differ and getattr(ours, field) != getattr(theirs, field)
-        ]
+        reasons += disagreements(ours, theirs, may_differ)
     elif candidate.scorer != production.scorer:
         reasons.append(f"scored differently: {production.scorer!r} for production, {candidate.scorer!r} now")
     for who, scores in (("the candidate", candidate), ("production", production)):
@@ -104,6 +100,15 @@ def why_incomparable(candidate: SuiteScores, production: SuiteScores, may_differ
         if troubles.share > MOST_TROUBLE_SHARE:
             reasons.append(f"{who} gave {troubles.sentence}; at most {MOST_TROUBLE_SHARE:.0%} may be")
     return f"{'; '.join(reasons)}." if reasons else ""
+
+
+def disagreements(candidate: Conditions, production: Conditions, may_differ: frozenset[str] = frozenset()) -> list[str]:
+    """What must agree between two scorings and does not: known before anything is scored."""
+    return [
+        _difference(words, getattr(production, field), getattr(candidate, field))
+        for field, words in MUST_AGREE.items()
+        if field not in may_differ and getattr(candidate, field) != getattr(production, field)
+    ]
 
 
 def changes(

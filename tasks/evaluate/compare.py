@@ -9,15 +9,14 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.chat import Asking, ask
-from tasks.evaluate.comparable import invalid, weigh_suite
+from tasks.evaluate.comparable import disagreements, invalid, weigh_suite
 from tasks.evaluate.endpoint import Endpoint, lacks_log_probabilities
 from tasks.evaluate.harness import BATCH_SIZE, GeneralScoring, score_suites
 from tasks.evaluate.journal import read_journal
-from tasks.evaluate.lint.check import locate
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
 from tasks.evaluate.sides import Side
 from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look
-from tasks.evaluate.suites import SUFFIX, Suite, find_suite, suite_at
+from tasks.evaluate.suites import Suite
 from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
 
@@ -118,17 +117,22 @@ class _Compared:
             )
 
     def score_all(self) -> None:
-        """Score what is missing; a suite that fails is noted, and the others go on."""
+        """Score what is missing; a suite that fails, or must not be compared, is noted, and the others go on."""
         if self.options.fresh:
             for suite in self.suites:
                 for side, again in ((self.candidate, False), (self.production, False), (self.production, True)):
                     self.book.forget(**self.key(side, suite, again))
-        general = [suite for suite in self.suites if suite.kind == "general"]
+        for suite in self.suites:
+            ours, theirs = (self._conditions(side, suite) for side in self._sides)
+            if reasons := disagreements(ours, theirs, self.options.may_differ):
+                self.failures[suite.name] = f"{'; '.join(reasons)}."
+        possible = [suite for suite in self.suites if suite.name not in self.failures]
+        general = [suite for suite in possible if suite.kind == "general"]
         self._score_general("production", general, self.theirs)
         if self.options.noise_floor:
             self._score_general("production again", general, self.again)
         self._score_general("candidate", [suite for suite in general if suite.name in self.theirs], self.ours)
-        for suite in self.suites:
+        for suite in possible:
             if suite.kind == "regression":
                 self._ask(suite)
 
@@ -223,6 +227,9 @@ class _Compared:
     def _general(self, side: Side, again: bool) -> GeneralScoring:
         return side.general(self.options.tokenizer, NOISE_BATCH_SIZE if again else None)
 
+    def _conditions(self, side: Side, suite: Suite) -> Conditions:
+        return side.general(self.options.tokenizer).conditions if suite.kind == "general" else side.asking().conditions
+
     def _so_far(self, side: Side, suite: Suite) -> SuiteScores:
         """What a scoring that failed has: for the report, not for a verdict."""
         key = self.key(side, suite)
@@ -279,16 +286,3 @@ def compare(candidate: Side, production: Side, suites: Sequence[Suite], options:
         production_scores=tuple(going.theirs.values()),
         options=options,
     )
-
-
-def suite_of(named: str) -> Suite:
-    """A suite by its name, with or without its kind, or by the path of its file.
-
-    Raises:
-        SuiteUnknown: there is no such suite or file, or several.
-        SuiteInvalid: its file cannot be used.
-    """
-    name, path = locate(named)
-    if "/" in name:
-        return find_suite(name)
-    return suite_at(f"{'general' if path.suffix == SUFFIX['general'] else 'regression'}/{name}", path)

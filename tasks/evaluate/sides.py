@@ -1,4 +1,4 @@
-"""What `compare` compares: a model's folder, an artifact of the store, or a model behind an endpoint."""
+"""What `compare` compares, and on what: a model's folder, an artifact of the store, or a model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tasks.evaluate.chat import Asking
 from tasks.evaluate.endpoint import Endpoint, describe
 from tasks.evaluate.facts import ModelFacts, folder_digest, read_facts
 from tasks.evaluate.harness import GeneralScoring
+from tasks.evaluate.lint.check import locate
 from tasks.evaluate.lm_eval_child import Remote
+from tasks.evaluate.suites import SUFFIX, Suite, find_suite, suite_at
 from weighbridge.errors import ArtifactMissing, ModelUnreadable, OptionInvalid
 from weighbridge.settings import load_settings
 
@@ -106,6 +108,19 @@ def side_of(named: str, key_env: str | None = None, store: Store | None = None) 
             "Name a model's folder, store://line/digest, or an endpoint's address such as http://127.0.0.1:8000.",
         )
     return Side(label=named, kind="folder", digest=folder_digest(folder), facts=read_facts(folder), folder=folder)
+
+
+def suite_of(named: str) -> Suite:
+    """A suite by its name, with or without its kind, or by the path of its file.
+
+    Raises:
+        SuiteUnknown: there is no such suite or file, or several.
+        SuiteInvalid: its file cannot be used.
+    """
+    name, path = locate(named)
+    if "/" in name:
+        return find_suite(name)
+    return suite_at(f"{'general' if path.suffix == SUFFIX['general'] else 'regression'}/{name}", path)
 
 
 def _stored(named: str, store: Store) -> Side:

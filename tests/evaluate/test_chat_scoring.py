@@ -71,7 +71,7 @@ def engine() -> Iterator[Engine]:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(patience, "LONGEST_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.15)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 20)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_no_answer_is_a_failure_never_a_wrong_answer(
         (status, body) if request["messages"][-1]["content"] == "question 5" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-5") as caught:
-        put(engine, suite, tmp_path)
+        put(engine, suite, tmp_path, patience_seconds=0.2)
     assert said in caught.value.what
     assert not list((tmp_path / "book").rglob("*.json"))
     assert engine.asked["question 5"] == 1 if status != 500 else engine.asked["question 5"] > 2
@@ -172,7 +172,7 @@ def test_an_empty_answer_is_an_answer(engine: Engine, suite: Suite, tmp_path: Pa
 
 def test_an_engine_that_is_not_there_is_named(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(ScoringFailed, match="ConnectError") as caught:
-        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1)
+        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1, patience_seconds=0.2)
     assert caught.value.where == "http://127.0.0.1:9/v1"
 
 
@@ -187,11 +187,12 @@ def test_what_was_answered_is_not_asked_again_after_a_failure(engine: Engine, su
         (500, "down") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-9"):
-        put(engine, suite, tmp_path, concurrency=1)
+        put(engine, suite, tmp_path, concurrency=1, patience_seconds=0.2)
     engine.asked.clear()
     engine.answer = lambda request, before: (200, completion("Hi"))
     assert put(engine, suite, tmp_path).mean == 1
-    assert set(engine.asked) == {"question 9", "question 10", "question 11"}
+    # One more was being answered when it failed, and that is kept too.
+    assert {"question 9", "question 11"} <= set(engine.asked) <= {"question 9", "question 10", "question 11"}
     assert not list((tmp_path / "book").rglob("*.jsonl")), "the journal goes when the suite is whole"
 
 

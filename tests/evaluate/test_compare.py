@@ -12,9 +12,9 @@ from examples import tiny
 from examples.answering import Answering
 from tasks.evaluate import compare as room
 from tasks.evaluate import patience
-from tasks.evaluate.compare import Comparison, Options, compare, suite_of
+from tasks.evaluate.compare import Comparison, Options, compare
 from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.sides import side_of
+from tasks.evaluate.sides import side_of, suite_of
 from tasks.evaluate.stopping import Look
 from tasks.evaluate.suites import Suite, suite_at
 from weighbridge.errors import (
@@ -150,6 +150,7 @@ def test_another_engine_is_invalid_unless_allowed(suite: Suite) -> None:
         (verdict,) = put(ours, theirs, suite).verdict.suites
         assert verdict.outcome == "invalid"
         assert "the engine is toyworks 1, and toyworks 2 in production" in verdict.reason
+        assert ours.asked == theirs.asked == [], "that was known before"
         (verdict,) = put(ours, theirs, suite, may_differ=frozenset({"engine"})).verdict.suites
         assert verdict.outcome == "non_inferior" and "the engine" in verdict.changed[0]
 

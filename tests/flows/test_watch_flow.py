@@ -58,11 +58,23 @@ def test_a_release_is_asked_for_under_the_decision_s_key(decision: Decision, ask
     assert {(one["timeout"], one["as_subflow"]) for one in asked} == {(0, False)}
 
 
+def answered(status: int) -> Exception:
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    request = httpx.Request("POST", "http://prefect/api")
+    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
 @pytest.mark.parametrize(
     ("answer", "named"),
-    [(httpx.ConnectError("refused"), StackDown), (httpx.ReadTimeout("slow"), StackFailed)],
+    [
+        (httpx.ConnectError("refused"), StackDown),
+        (httpx.ReadTimeout("slow"), StackFailed),
+        (answered(503), StackFailed),
+        (answered(409), ReleaseNotStarted),
+    ],
 )
-def test_a_prefect_that_does_not_answer_is_named(
+def test_what_prefect_answers_instead_is_named(
     decision: Decision, monkeypatch: pytest.MonkeyPatch, answer: Exception, named: type[Exception]
 ) -> None:
     def fails(**_: Any) -> None:

@@ -244,7 +244,7 @@ def test_a_name_that_leads_astray_is_refused_before_anything_is_fetched(
     misname(hub.root, REPO, source.commit, "README.md", name)
     misnamed = pin(line)
     assert name in {*(file.path for file in misnamed.files), *misnamed.ignored}
-    with pytest.raises(SourceRefused, match="leads out|are one on some disks"):
+    with pytest.raises(SourceRefused, match=r"leads out|are one on some disks"):
         admit(misnamed, line)
     evil = source.files[0].model_copy(update={"path": name})
     hub.faults.served.clear()

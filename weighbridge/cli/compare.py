@@ -72,9 +72,9 @@ def compare(
     Scores are kept: comparing again takes no model. Exit status 0 when no worse, 20 regression, 21 inconclusive,
     22 invalid.
     """
-    from tasks.evaluate.compare import Options, suite_of
+    from tasks.evaluate.compare import Options
     from tasks.evaluate.compare import compare as compare_sides
-    from tasks.evaluate.sides import side_of
+    from tasks.evaluate.sides import side_of, suite_of
 
     options = Options(
         margin=_within(margin, "--margin", 0, 1),

@@ -1,0 +1,107 @@
+"""Cleaning: what stays, what goes, and that nothing half gone is ever seen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from store_support import made
+
+from registry.store import Artifact, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def aged(store: Store, artifact: Artifact, hours: float) -> Artifact:
+    manifest = store.path(artifact).parent / "manifest.json"
+    then = time.time() - hours * 3600
+    os.utime(manifest, (then, then))
+    return artifact
+
+
+def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
+    used, idle = made(store), made(store, {"idle": "12345"}, commit="d" * 40)
+    cleaned = store.clean({used.digest})
+    assert [one.name for one in cleaned.removed] == [idle.digest]
+    assert (cleaned.freed_bytes, cleaned.kept) == (5, 1)
+    assert store.artifacts() == [used]
+    store.verify(used)
+
+
+def test_a_dry_run_touches_nothing(store: Store) -> None:
+    idle = made(store)
+    store.staging("line", "left").joinpath("x").write_text("123")
+    cleaned = store.clean(set(), dry_run=True)
+    assert {one.name for one in cleaned.removed} == {idle.digest, "left"}
+    store.verify(idle)
+    assert (store.folder / "line/.staging/left/x").exists()
+
+
+def test_the_source_of_what_stays_stays(store: Store) -> None:
+    used = made(store)
+    source = made(store, {"source": ""}, scheme="bf16", by="download")
+    sibling = made(store, {"sibling": ""}, scheme="int4")
+    older = made(store, {"older": ""}, scheme="bf16", by="download", commit="d" * 40)
+    removed = {one.name for one in store.clean({used.digest}).removed}
+    assert removed == {sibling.digest, older.digest}
+    assert source in store.artifacts()
+
+
+def test_the_newest_and_the_young_stay(store: Store) -> None:
+    old = aged(store, made(store, {"a": ""}, commit="a" * 40), 72)
+    middle = aged(store, made(store, {"b": ""}, commit="b" * 40), 48)
+    young = aged(store, made(store, {"c": ""}, commit="d" * 40), 1)
+    assert [one.name for one in store.clean(set(), newest=2, dry_run=True).removed] == [old.digest]
+    gone = {one.name for one in store.clean(set(), youngest_seconds=24 * 3600).removed}
+    assert gone == {old.digest, middle.digest}
+    assert store.artifacts() == [young]
+
+
+def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store: Store, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from registry.store import Store\n"
+        "with Store(Path(sys.argv[1])).fresh_staging('line', sys.argv[2]) as folder:\n"
+        "    (folder / 'half').write_text('12345'); print('ready', flush=True); time.sleep(60)\n"
+    )
+
+    def builder(key: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, str(store.folder), key]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        return process
+
+    dead, living = builder("dead"), builder("living")
+    try:
+        dead.kill()
+        dead.wait()
+        cleaned = store.clean(set())
+        assert [(one.name, one.size_bytes) for one in cleaned.removed] == [("dead", 5)]
+        assert (store.folder / "line/.staging/living/half").exists()
+        assert not (store.folder / "line/.staging/dead").exists()
+    finally:
+        living.kill()
+        living.wait()
+
+
+def test_a_cleaning_that_dies_half_way_shows_nothing_and_is_finished_by_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(store)
+
+    def die(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("registry.store.clean.shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.clean(set())
+    monkeypatch.undo()
+    assert store.artifacts() == []
+    assert [one.name[:5] for one in store.clean(set()).removed] == ["gone-"]
+    assert store.clean(set()).removed == ()

@@ -1,0 +1,150 @@
+"""The remote store, on a real S3-compatible server in a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from store_support import made
+
+from registry.store import Store
+from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(400):
+            try:
+                httpx.get(endpoint, timeout=1)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield endpoint
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def url(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A bucket of this test's own."""
+    import fsspec
+    import s3fs
+
+    variables = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**variables, "AWS_ENDPOINT_URL": server}.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}/models"
+
+
+@pytest.fixture
+def store(tmp_path: Path, url: str) -> Store:
+    return Store(tmp_path / "store", url)
+
+
+def objects(store: Store) -> set[str]:
+    assert store.remote
+    filesystem = store.remote._fs
+    filesystem.invalidate_cache()
+    return {path.split("/", 4)[-1] for path in filesystem.find(store.remote._root)}
+
+
+def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, url: str, tmp_path: Path) -> None:
+    artifact = made(store)
+    assert objects(store) == {"manifest.json", "manifest.sig", "model/config.json", "model/sub/model.safetensors"}
+    other = Store(tmp_path / "other", url)
+    assert other.artifacts() == [artifact]
+    assert other.get("line", artifact.digest) == artifact
+    assert other.facts(artifact) == {"made_by": "quantize"}
+    assert not other.holds_locally("line", artifact.digest), "looking at it costs no download"
+    other.verify(artifact)
+    assert (other.path(artifact) / "sub/model.safetensors").read_text() == "weights"
+
+
+def test_the_setting_alone_suffices(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_STORE_URL", url)
+    artifact = made(Store(tmp_path / "one"))
+    Store(tmp_path / "two").verify(artifact)
+
+
+def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
+    store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.remote
+    kind = type(store.remote._fs)
+
+    real = kind._put_file
+
+    async def cut(self, lpath, rpath, *rest, **more):  # type: ignore[no-untyped-def]
+        if rpath.endswith("model.safetensors"):
+            raise ConnectionError("the line broke")
+        return await real(self, lpath, rpath, *rest, **more)
+
+    monkeypatch.setattr(kind, "_put_file", cut)
+    with pytest.raises(StoreUnreachable, match="the line broke"):
+        made(store)
+    monkeypatch.undo()
+    other = Store(tmp_path / "other", url)
+    assert other.listed() == []
+    (line, digest) = store.listed(only_here=True)[0]
+    with pytest.raises(ArtifactMissing):
+        other.get(line, digest)
+    artifact = made(store)
+    other.verify(artifact)
+
+
+def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_path: Path) -> None:
+    artifact = made(store)
+    assert store.remote
+    store.remote._fs.pipe_file(store.remote._at("line", artifact.digest, "model/config.json"), b"[]")
+    other = Store(tmp_path / "other", url)
+    with pytest.raises(ArtifactDamaged, match="config.json"):
+        other.path(artifact)
+    assert other.listed(only_here=True) == []
+    assert not list((tmp_path / "other").rglob("config.json"))
+
+
+def test_what_is_not_signed_there_is_refused_here(store: Store, url: str, tmp_path: Path) -> None:
+    artifact = made(store)
+    assert store.remote
+    store.remote._fs.rm(store.remote._at("line", artifact.digest, "manifest.sig"))
+    other = Store(tmp_path / "other", url)
+    with pytest.raises(ArtifactUnsigned):
+        other.verify(artifact)
+    store.sign(artifact)
+    Store(tmp_path / "third", url).verify(artifact)
+
+
+def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:
+    artifact = made(store)
+    assert [one.name for one in store.clean(set()).removed] == [artifact.digest]
+    assert not store.holds_locally("line", artifact.digest)
+    store.verify(artifact)
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = Store(tmp_path / "store", "s3://no-such-bucket/models")
+    with pytest.raises(StoreUnreachable, match=r"no-such-bucket|bucket"):
+        made(missing)
+    with pytest.raises(SettingsInvalid, match="cannot be used as a store"):
+        Store(tmp_path / "store", "nosuch://x")
+
+
+def test_a_mounted_folder_will_do(tmp_path: Path) -> None:
+    artifact = made(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
+    Store(tmp_path / "two", f"file://{tmp_path}/shared").verify(artifact)

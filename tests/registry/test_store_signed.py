@@ -1,0 +1,157 @@
+"""Signatures: made by model-signing, checked by us and by its own command line, refused by name."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_support import made
+
+from registry import signing
+from registry.store import Store
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def manifest_of(store: Store, artifact: object) -> Path:
+    return store.path(artifact).parent / "manifest.json"  # type: ignore[arg-type]
+
+
+def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
+    subprocess.run(["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", path], check=True)
+    return path
+
+
+def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, own_home: Path) -> None:
+    made(store)
+    private = own_home / "keys/weighbridge.key"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    before = private.read_bytes()
+    made(store, {"other": ""})
+    assert private.read_bytes() == before
+
+
+def test_what_was_made_is_signed_and_verified(store: Store) -> None:
+    artifact = made(store)
+    assert store.signed(artifact)
+    store.verify(artifact)
+
+
+def test_the_librarys_own_command_line_verifies_it(store: Store, own_home: Path) -> None:
+    artifact = made(store)
+    manifest = manifest_of(store, artifact)
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(manifest)]
+    command += ["--signature", str(manifest.with_suffix(".sig"))]
+    command += ["--public_key", str(own_home / "keys/weighbridge.pub")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> None:
+    artifact = made(store)
+    signing.signature_path(manifest_of(store, artifact)).unlink()
+    with pytest.raises(ArtifactUnsigned, match="is not signed.*store sign"):
+        store.verify(artifact)
+    store.sign(artifact)
+    store.verify(artifact)
+
+
+def test_what_is_damaged_is_not_signed(store: Store) -> None:
+    artifact = made(store)
+    signing.signature_path(manifest_of(store, artifact)).unlink()
+    (store.path(artifact) / "config.json").write_text("[]")
+    with pytest.raises(ArtifactDamaged, match="config.json"):
+        store.sign(artifact)
+    assert not store.signed(artifact)
+
+
+def test_a_manifest_altered_after_it_was_signed(store: Store) -> None:
+    artifact = made(store)
+    manifest = manifest_of(store, artifact)
+    told = json.loads(manifest.read_text())
+    told["facts"]["made_by"] = "somebody else"
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(ArtifactDamaged, match="manifest.json was altered"):
+        store.verify(artifact)
+
+
+def test_a_manifest_that_lists_other_files_is_anothers(store: Store) -> None:
+    artifact = made(store)
+    manifest = manifest_of(store, artifact)
+    told = json.loads(manifest.read_text())
+    told["files"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(ArtifactDamaged, match="something else"):
+        store.verify(artifact)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"dsseEnvelope": {"payload": 1}}', "[" * 100_000])
+def test_a_signature_that_is_none(store: Store, content: str) -> None:
+    artifact = made(store)
+    signing.signature_path(manifest_of(store, artifact)).write_text(content)
+    with pytest.raises(ArtifactUnsigned, match="no signature"):
+        store.verify(artifact)
+
+
+def test_the_signature_of_another_artifact(store: Store) -> None:
+    one, other = made(store), made(store, {"other": ""})
+    signature = signing.signature_path(manifest_of(store, other)).read_bytes()
+    signing.signature_path(manifest_of(store, one)).write_bytes(signature)
+    with pytest.raises(ArtifactDamaged, match="altered"):
+        store.verify(one)
+
+
+@pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
+def test_a_key_of_your_own(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curve: str) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(openssl_key(tmp_path / "own.pem", curve)))
+    store.verify(made(store))
+
+
+def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = made(store)
+    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(openssl_key(tmp_path / "own.pem")))
+    with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
+        store.verify(artifact)
+
+
+def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(
+    store: Store, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = made(store)
+    monkeypatch.setenv("WEIGHBRIDGE_PUBLIC_KEY", str(own_home / "keys/weighbridge.pub"))
+    store.verify(artifact)
+    with pytest.raises(SigningKeyUnusable, match="public key only"):
+        made(store, {"other": ""})
+    assert store.artifacts() == [artifact]
+
+
+@pytest.mark.parametrize("content", [None, "no key", "curve"])
+def test_a_key_that_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    path = tmp_path / "own.pem"
+    if content == "curve":
+        openssl_key(path, "secp256k1")
+    elif content:
+        path.write_text(content)
+    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(path))
+    with pytest.raises(SigningKeyUnusable, match="own.pem"):
+        made(store)
+    assert store.artifacts() == []
+
+
+def test_verifying_imports_no_signing_library(store: Store, own_home: Path) -> None:
+    artifact = made(store)
+    code = (
+        "import sys; from pathlib import Path; from registry.store import Store; "
+        f"store = Store(Path({str(store.folder)!r})); store.verify(store.get('line', {artifact.digest!r})); "
+        "print(sorted({'model_signing', 'sigstore', 'boto3', 'fsspec'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

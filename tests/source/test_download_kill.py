@@ -1,0 +1,49 @@
+"""kill -9 at ten random points of a download of several shards, then once more: almost nothing comes twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from examples import tiny
+from examples.faults import FOR_EVER, Fault
+from registry.store import Store
+from tasks.source.download import download
+from tasks.source.hub import Source, pin
+from weighbridge.line import Line
+
+KILLS = 10
+LIMIT = 1.1
+
+
+def child(environment: dict[str, str], source: Source, folder: Path) -> None:
+    os.environ.update(environment)
+    download(source, "tiny", Store(folder))
+
+
+def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+    hub.publish(tiny.build(tmp_path / "big", shards=4, intermediate_size=4096, num_hidden_layers=5))
+    source = pin(line)
+    # A network that is slower than this machine, or what counts as sent would lie in the kernel's buffers.
+    hub.faults.add(Fault("/cdn/*", bytes_per_second=1.5e6, times=FOR_EVER))
+    hub.faults.served.clear()
+    # Forked from a clean process that has imported everything: a start costs a moment instead of seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["huggingface_hub.file_download", "tasks.source.download"])
+    environment = {name: os.environ[name] for name in ("HF_ENDPOINT", "WEIGHBRIDGE_HOME")}
+    numbers = random.Random(20)
+    for point in sorted(numbers.uniform(0.02, 0.98) * source.size_bytes for _ in range(KILLS)):
+        process = context.Process(target=child, args=(environment, source, store.folder))
+        process.start()
+        while hub.faults.sent_bytes() < point and process.is_alive():
+            time.sleep(0.005)
+        assert process.is_alive(), "it ended before it was killed"
+        process.kill()
+        process.join()
+        assert store.listed() == []
+    store.verify(download(source, "tiny", store))
+    assert source.size_bytes <= hub.faults.sent_bytes() <= LIMIT * source.size_bytes
