@@ -6,14 +6,14 @@ from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.step import ask, draw_verdict, may_pass, score
+from tasks.evaluate.step import ask, compare_answers, draw_verdict, look, may_pass, score
 from tasks.fit.step import fit, refit
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize
 from tasks.serve.step import describe_engine, launch_for_trial
 from tasks.source.hub import pin
-from tasks.source.step import admit, download
+from tasks.source.step import admit, download, what_changed
 from weighbridge.errors import VerdictInconclusive, VerdictInvalid, VerdictRegression
 from weighbridge.line import Line
 
@@ -25,13 +25,16 @@ FAILURES = {
 
 
 @flow(name="release", flow_run_name="release-{line}", persist_result=True, result_serializer="json")
-def release(line: str, revision: str | None = None, schemes: list[str] | None = None) -> Release:
+def release(
+    line: str, revision: str | None = None, schemes: list[str] | None = None, source: str | None = None
+) -> Release:
     """Take a line's newest release from its source to candidates that await approval.
 
     Args:
         line: a file in `lines/`.
         revision: branch, tag or commit; the line's own branch by default.
         schemes: only these of the line's schemes, or others; `bf16` is the release as published.
+        source: another repository than the line's, such as a successor that the watch found: `hf://org/model`.
 
     Raises:
         WeighbridgeError: named by what went wrong; `VerdictRegression` when no candidate passes.
@@ -39,16 +42,19 @@ def release(line: str, revision: str | None = None, schemes: list[str] | None = 
     plan = Line.load(line)
     if schemes:
         plan = plan.model_copy(update={"schemes": schemes})
-    source = pin(plan, revision)
-    admit(source, plan)
-    report = fit(source, plan)
-    weights = download(source, line)
+    if source:
+        plan = plan.model_copy(update={"source": source})
+    pinned = pin(plan, revision)
+    admit(pinned, plan)
+    report = fit(pinned, plan)
+    weights = download(pinned, line)
     artifacts = [quantize(weights, scheme) for scheme in report.schemes]
     report = refit(report, artifacts, plan)
     artifacts = [artifact for artifact in artifacts if artifact.scheme in report.schemes]
     production = current(line)
+    changed = what_changed(production, weights)
     weighed = [weigh(plan, artifact, production, weights) for artifact in artifacts]
-    return conclude(propose(plan, source, report, weighed))
+    return conclude(propose(plan, pinned, report, weighed, changed))
 
 
 def current(line: str) -> Artifact | None:
@@ -60,10 +66,16 @@ def current(line: str) -> Artifact | None:
 def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
-    A candidate that one suite already fails is spared the rest, and the engine.
+    A candidate that is no longer its own release, or that one suite already fails, is spared the rest, and the engine.
     """
     reference = production or weights
     first_of_line = production is None and artifact.digest == weights.digest
+    against = "production" if production else "the release as published"
+    digest = None if first_of_line else reference.digest
+    drift = {} if artifact == weights else {"distributions": look(artifact, weights, plan)}
+    if any(one.stops for one in drift.values()):
+        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift)
+        return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
     engine = describe_engine(plan)
     theirs = score(reference, plan)
     ours = theirs if artifact == reference else score(artifact, plan, theirs)
@@ -71,15 +83,16 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
         asked = ask(reference, plan, engine, launch_for_trial)
         theirs = theirs + asked
         ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
+    if artifact != reference:
+        drift["answers"] = compare_answers(artifact, plan, ours, theirs)
     theirs_or_none = None if first_of_line else theirs
-    against = "production" if production else "the release as published"
-    digest = None if first_of_line else reference.digest
-    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against)
+    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift)
     return Weighed(
         artifact=artifact,
         verdict=verdict,
         candidate_scores=tuple(ours),
         production_scores=tuple(theirs_or_none or ()),
+        drift=drift,
     )
 
 

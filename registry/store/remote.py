@@ -21,6 +21,8 @@ from weighbridge.files import write_whole
 
 TRANSFERS = 4
 """Files that are on their way at once."""
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
+"""They have no folders; asked for one, s3fs makes a bucket that a mistyped address named."""
 
 
 class Remote:
@@ -93,7 +95,8 @@ class Remote:
         # A put that was cut left some of the files; an object that exists came whole.
         if self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
             return
-        self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+        if not OBJECT_STORES & set(_protocols(self._fs)):
+            self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
         self._fs.put_file(str(entry / MODEL / file.path), place)
 
     def fetch(self, manifest: Manifest, content: bytes, entry: Path) -> None:
@@ -162,9 +165,14 @@ class Remote:
             ) from error
 
 
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    named = filesystem.protocol
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
 def _library_errors(filesystem: Any) -> tuple[type[Exception], ...]:
     """What s3fs lets through of its own library; everything else it turns into an OSError."""
-    if "s3" not in filesystem.protocol:
+    if "s3" not in _protocols(filesystem):
         return ()
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -10,11 +10,21 @@ from registry.store import Artifact, Store
 from tasks.evaluate.chat import Asking
 from tasks.evaluate.chat import ask as ask_endpoint
 from tasks.evaluate.comparable import weigh_suite
+from tasks.evaluate.drift import (
+    DriftReport,
+    answer_signals,
+    draw,
+    flip_signal,
+    held_documents,
+    quick_look,
+    text_digest,
+)
+from tasks.evaluate.drift.answers import seen_answers
 from tasks.evaluate.facts import read_facts
 from tasks.evaluate.harness import score_general, scorer_name
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
-from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
+from tasks.evaluate.verdict import Movement, SuiteVerdict, Verdict, judge
 from tasks.steps import log_progress, run_logger, step
 from weighbridge.line import Line
 
@@ -103,6 +113,64 @@ def ask(artifact: Artifact, plan: Line, engine: str, launch: Launch) -> list[Sui
         ]
 
 
+@step(
+    "look-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, published, plan: [
+        artifact.digest,
+        published.digest,
+        plan.bounds,
+        plan.confidence,
+        text_digest(held_documents()),
+    ],
+)
+def look(artifact: Artifact, published: Artifact, plan: Line) -> DriftReport:
+    """See whether quantizing left the same model, before hours are spent on weighing it.
+
+    Args:
+        artifact: the candidate.
+        published: its own release, unquantized.
+        plan: whose bounds.
+    """
+    store = Store()
+    report = quick_look(
+        store.path(artifact),
+        store.path(published),
+        bounds=plan.bounds,
+        confidence=plan.confidence,
+        candidate_digest=artifact.digest,
+        production_digest=published.digest,
+        progress=log_progress(f"look at {artifact.scheme}"),
+    )
+    run_logger().info("%s %s on held text: %s", artifact.scheme, artifact.short, report.sentence)
+    return report
+
+
+@step(
+    "compare-answers-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, plan, candidate, production: [
+        artifact.digest,
+        plan.bounds,
+        plan.confidence,
+        [[one.artifact_digest, one.suite_digest, one.scorer] for one in (*candidate, *production)],
+    ],
+)
+def compare_answers(
+    artifact: Artifact, plan: Line, candidate: list[SuiteScores], production: list[SuiteScores]
+) -> DriftReport:
+    """See how far the answers moved: flips over all suites, and what the regression suites' texts show."""
+    theirs = {one.suite: one for one in production}
+    pairs = [(theirs[one.suite], one) for one in candidate if one.suite in theirs]
+    signals = [flip_signal(pairs, plan.bounds, plan.confidence)]
+    spoken = [(before, after) for before, after in pairs if after.suite.startswith("regression/")]
+    if spoken:
+        was = [answer for before, _ in spoken for answer in seen_answers(before)]
+        now = [answer for _, after in spoken for answer in seen_answers(after)]
+        signals += answer_signals(was, now, plan.bounds, plan.confidence)
+    report = draw(signals, candidate_digest=artifact.digest, production_digest=production[0].artifact_digest)
+    run_logger().info("%s %s, answers: %s", artifact.scheme, artifact.short, report.sentence)
+    return report
+
+
 def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> list[SuiteVerdict]:
     """Each scored suite's verdict at the line's margins."""
     margins = {use.name: use.margin for use in plan.suites}
@@ -135,13 +203,14 @@ def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteSco
 
 @step(
     "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production, production_digest, against: [
+    key=lambda artifact, plan, candidate, production, production_digest, against, drift: [
         artifact.digest,
         production_digest,
         against,
         [use.model_dump() for use in plan.suites],
         plan.confidence,
         [[one.suite_digest, one.scorer] for one in candidate],
+        [[name, one] for name, one in drift.items()],
     ],
 )
 def draw_verdict(
@@ -151,10 +220,12 @@ def draw_verdict(
     production: list[SuiteScores] | None,
     production_digest: str | None,
     against: str,
+    drift: dict[str, DriftReport],
 ) -> Verdict:
-    """Draw all suites together."""
+    """Draw all suites together, and what moved beside accuracy."""
     suites = judge_suites(plan, candidate, production)
-    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against)
+    moved = tuple(Movement(name=name, outcome=one.outcome, sentence=one.sentence) for name, one in drift.items())
+    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against, moved)
     for one in suites:
         run_logger().info("%s: %s: %s", one.suite, one.outcome, one.reason)
     run_logger().info("%s %s: %s", artifact.scheme, artifact.short, verdict.sentence)

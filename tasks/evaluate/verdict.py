@@ -63,6 +63,17 @@ class SuiteVerdict(BaseModel):
     """Items in the suite where the question was settled before its end, so that `items` are fewer; else None."""
 
 
+class Movement(BaseModel):
+    """What was measured beside accuracy, all signals of one kind together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """distributions (on held text, against the release as published) or answers (against production)."""
+    outcome: Outcome
+    sentence: str
+
+
 class Verdict(BaseModel):
     """What all suites together say of one candidate."""
 
@@ -75,6 +86,8 @@ class Verdict(BaseModel):
     suites: tuple[SuiteVerdict, ...]
     against: str = "production"
     """What it was weighed against, in words: production, or the release as published while nothing serves."""
+    movements: tuple[Movement, ...] = ()
+    """How far it has moved beside accuracy; each must be within the line's bounds too."""
 
     @property
     def passes(self) -> bool:
@@ -91,8 +104,9 @@ class Verdict(BaseModel):
             return (
                 f"No worse than production within every suite's margin, on {items} items in {len(self.suites)} suites."
             )
-        blamed = [suite for suite in self.suites if suite.outcome == self.outcome]
-        return f"{self.outcome.capitalize()}: " + " ".join(f"{suite.suite}: {suite.reason}" for suite in blamed)
+        blamed = [f"{suite.suite}: {suite.reason}" for suite in self.suites if suite.outcome == self.outcome]
+        blamed += [f"{one.name}: {one.sentence}" for one in self.movements if one.outcome == self.outcome]
+        return f"{self.outcome.capitalize()}: {' '.join(blamed)}"
 
 
 def judge_suite(
@@ -159,6 +173,7 @@ def judge(
     suites: list[SuiteVerdict],
     expected: list[str],
     against: str = "production",
+    movements: tuple[Movement, ...] = (),
 ) -> Verdict:
     """Draw all suites together: the gravest outcome is the verdict.
 
@@ -166,9 +181,10 @@ def judge(
         suites: the suites' verdicts; one that failed may have spared the rest.
         expected: names of the line's suites, all of which must be there for a pass.
         against: what the candidate was weighed against, in words.
+        movements: what was measured beside accuracy; one that is out of bounds decides as a suite does.
     """
     suites = _reported(suites)
-    outcomes = {suite.outcome for suite in suites}
+    outcomes = {suite.outcome for suite in suites} | {one.outcome for one in movements}
     outcome = next((kind for kind in GRAVEST_FIRST if kind in outcomes), "invalid")
     if {suite.suite for suite in suites} != set(expected) and outcome in ("non_inferior", "baseline"):
         outcome = "invalid"
@@ -178,6 +194,7 @@ def judge(
         outcome=outcome,
         suites=tuple(suites),
         against=against,
+        movements=movements,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact
+from tasks.evaluate.drift import DriftReport
 from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import SuiteVerdict, Verdict
 from tasks.fit.reality import kept
@@ -15,6 +16,7 @@ from weighbridge.line import Line
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport, FitRow
     from tasks.quantize import Record
+    from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
 GIB = 2**30
@@ -30,6 +32,8 @@ class Weighed(BaseModel):
     candidate_scores: tuple[SuiteScores, ...]
     production_scores: tuple[SuiteScores, ...]
     """Empty for a line's first release."""
+    drift: dict[str, DriftReport] = {}
+    """What was measured beside accuracy: `distributions` and `answers`."""
 
 
 class Flip(BaseModel):
@@ -123,10 +127,17 @@ class Dossier(Answers):
         weighed: the candidate.
         fit: what fits where; None where nobody asked.
         made: how the weights were quantized; None for a release as published.
+        changes: what changed against production beside the weights; None where nothing serves yet.
     """
 
     def __init__(
-        self, plan: Line, source: Source, weighed: Weighed, fit: FitReport | None, made: Record | None
+        self,
+        plan: Line,
+        source: Source,
+        weighed: Weighed,
+        fit: FitReport | None,
+        made: Record | None,
+        changes: ChangeReport | None = None,
     ) -> None:
         super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, plan.confidence)
         self.plan, self.source, self.weighed, self.made = plan, source, weighed, made
@@ -134,6 +145,8 @@ class Dossier(Answers):
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
         )
+        self.changes = changes
+        self.signals = [signal for report in weighed.drift.values() for signal in report.signals]
         self.memory = kept(weighed.artifact.digest)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.propose.plots import as_png, forest_plot, memory_plot
 from tasks.propose.report import items_jsonl, make_report
+from tasks.source.changes import changes_markdown
 from weighbridge.errors import ArtifactMissing
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -27,6 +29,7 @@ from weighbridge.settings import load_settings
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport
     from tasks.quantize import Record
+    from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
 __all__ = ["ProposedCandidate", "Release", "Weighed", "propose"]
@@ -65,6 +68,7 @@ def propose(
     source: Source,
     fit: FitReport | None,
     weighed: list[Weighed],
+    changed: ChangeReport | None = None,
     *,
     registry: Registry | None = None,
     store: Store | None = None,
@@ -77,6 +81,7 @@ def propose(
         source: the release.
         fit: what fits where.
         weighed: the candidates, in the line's order.
+        changed: what changed against production beside the weights; None where nothing serves yet.
         registry, store, reports_folder: the installation's by default.
 
     Returns:
@@ -86,7 +91,7 @@ def propose(
         StackDown: MLflow does not answer; the reports are on disk nevertheless.
     """
     folder = (reports_folder or load_settings().home / "reports") / plan.name
-    dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store)) for one in weighed]
+    dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store), changed) for one in weighed]
     reports = [make_report(dossier) for dossier in dossiers]
     files = [_keep(folder / f"{one.artifact.short}.html", report) for one, report in zip(dossiers, reports)]
     record = ReleaseRecord(
@@ -144,6 +149,10 @@ def _key(plan: Line, source: Source, weighed: list[Weighed]) -> str:
 def _record(dossier: Dossier, report: str) -> CandidateRecord:
     verdict, artifact = dossier.verdict, dossier.artifact
     files: dict[str, str | bytes | Path] = {"report.html": report, "verdict.json": verdict.model_dump_json(indent=1)}
+    if dossier.changes is not None:
+        files["changes.md"] = changes_markdown(dossier.changes)
+    if dossier.signals:
+        files["drift.json"] = json.dumps([signal.model_dump() for signal in dossier.signals], indent=1)
     files |= {f"items/{suite.suite.replace('/', '-')}.jsonl": items_jsonl(dossier, suite) for suite in verdict.suites}
     for name, figure in (("suites", forest_plot(dossier)), ("memory", memory_plot(dossier))):
         if figure is not None:
@@ -175,9 +184,15 @@ def _metrics(dossier: Dossier) -> dict[str, float]:
             "lost": suite.lost,
         }
         metrics |= {f"{suite.suite}/{name}": float(number) for name, number in numbers.items() if number is not None}
+    metrics |= {f"drift/{_metric(signal.name)}": signal.difference for signal in dossier.signals}
     for one in dossier.memory.deviations if dossier.memory else ():
         metrics |= {f"memory/{one.term}_predicted": one.predicted, f"memory/{one.term}_measured": one.measured}
     return metrics
+
+
+def _metric(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w ./-]", "", name).replace(" ", "_")
 
 
 def _params(dossier: Dossier) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_the_librarys_own_command_line_verifies_it(store: Store, own_home: Path)
 def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> None:
     artifact = made(store)
     signing.signature_path(manifest_of(store, artifact)).unlink()
-    with pytest.raises(ArtifactUnsigned, match="is not signed.*store sign"):
+    with pytest.raises(ArtifactUnsigned, match=r"is not signed.*store sign"):
         store.verify(artifact)
     store.sign(artifact)
     store.verify(artifact)
@@ -68,7 +68,7 @@ def test_what_is_damaged_is_not_signed(store: Store) -> None:
     artifact = made(store)
     signing.signature_path(manifest_of(store, artifact)).unlink()
     (store.path(artifact) / "config.json").write_text("[]")
-    with pytest.raises(ArtifactDamaged, match="config.json"):
+    with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.sign(artifact)
     assert not store.signed(artifact)
 
@@ -79,7 +79,7 @@ def test_a_manifest_altered_after_it_was_signed(store: Store) -> None:
     told = json.loads(manifest.read_text())
     told["facts"]["made_by"] = "somebody else"
     manifest.write_text(json.dumps(told))
-    with pytest.raises(ArtifactDamaged, match="manifest.json was altered"):
+    with pytest.raises(ArtifactDamaged, match=r"manifest\.json was altered"):
         store.verify(artifact)
 
 
@@ -141,7 +141,7 @@ def test_a_key_that_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     elif content:
         path.write_text(content)
     monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(path))
-    with pytest.raises(SigningKeyUnusable, match="own.pem"):
+    with pytest.raises(SigningKeyUnusable, match=r"own\.pem"):
         made(store)
     assert store.artifacts() == []
 
