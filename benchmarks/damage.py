@@ -2,7 +2,7 @@
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.damage --production FOLDER [--int8 FOLDER] [--int4 FOLDER]` with a release
 of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` leaves them in the store). About
-eight minutes on one core. Production's distributions are computed once and kept in memory (0.9 GB).
+nine minutes on an idle core. Production's distributions are computed once and kept in memory (0.9 GB).
 
 Damages are what careless hands do: a scale gone wrong in a merge, a head pruned away, the chat template of another
 family, a tokenizer with entries exchanged, a config with another RoPE base, a context cut to a window. Beside the KL
@@ -36,7 +36,7 @@ from tasks.evaluate.drift.distributions_child import (
 from tasks.evaluate.drift.divergence import line_up
 from tasks.evaluate.drift.held import held_documents
 from tasks.evaluate.drift.intervals import positive_mean_interval, share_interval
-from tasks.evaluate.drift.quick import what_changed
+from tasks.evaluate.drift.quick import config_signal, what_changed
 from tasks.evaluate.drift.reading import read_documents
 from weighbridge.line import Bounds
 from weighbridge.settings import load_settings
@@ -215,7 +215,8 @@ def settled(found: Distributions, bound: float) -> str:
 def row(production: Production, name: str, folder: Path, bounds: Bounds) -> str:
     """One line of the table."""
     found = production.compare(folder)
-    signals = {signal.name: signal for signal in distribution_signals(found, bounds, CONFIDENCE)}
+    config = config_signal(folder, production.folder, same_release=True)
+    signals = {signal.name: signal for signal in (config, *distribution_signals(found, bounds, CONFIDENCE))}
     caught = [f"{signal.name}" for signal in signals.values() if signal.outcome == "worse"]
     unsure = [f"{signal.name} (unsure)" for signal in signals.values() if signal.outcome == "unsure"]
     # The chat template's digest and the config's fields, which cost milliseconds.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,17 +25,14 @@ from registry.store.artifact import (
     sync,
     sync_one,
 )
+from registry.store.check import Progress, wrong_files
 from registry.store.clean import Cleaned, clean
 from registry.store.remote import Remote
 from weighbridge.errors import ArtifactMissing, DiskFull
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
-Progress = Callable[[int, int], None]
-
 STAGING = ".staging"
-HASHERS = 4
-"""Files that are hashed at once; hashlib lets go of the interpreter meanwhile."""
 SPARE_BYTES = 16 * 2**20
 """Room for the manifest and whoever else writes, when an artifact is fetched from the remote store."""
 
@@ -54,8 +50,6 @@ class Store:
         self.folder = folder or settings.store_folder
         named = url or settings.store_url
         self.remote = Remote(named) if named else None
-
-    # --- looking ----------------------------------------------------------------------------
 
     def path(self, artifact: Artifact) -> Path:
         """Folder with the model's files, fetched from the remote store when they are only there.
@@ -129,8 +123,6 @@ class Store:
         """When it came into the local store, seconds since 1970; 0 when it is only in the remote one."""
         path = self._place(artifact.line, artifact.digest) / MANIFEST
         return path.stat().st_mtime if path.is_file() else 0.0
-
-    # --- making -----------------------------------------------------------------------------
 
     def staging(self, line: str, key: str) -> Path:
         """A folder to build in, on the store's own disk; the same key finds the same folder after a crash.
@@ -251,8 +243,6 @@ class Store:
             manifest = self.manifest(artifact.line, artifact.digest)
             self.remote.put(self._place(artifact.line, artifact.digest), manifest, again=True)
 
-    # --- checking ---------------------------------------------------------------------------
-
     def verify(self, artifact: Artifact, progress: Progress | None = None, *, signed: bool = True) -> None:
         """Check the manifest's signature, then hash every file of an artifact again.
 
@@ -269,25 +259,8 @@ class Store:
         files = self.files(artifact)
         if signed:
             signing.verify(folder.parent / MANIFEST, artifact.uri)
-        expected = {entry.path: entry for entry in files}
-        # A link may lead to right bytes today and to others tomorrow.
-        links = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()}
-        present = {path.relative_to(folder).as_posix() for path in files_of(folder)} - links
-        wrong = sorted(set(expected) ^ present | links) or self._altered(folder, files, progress)
-        if wrong:
+        if wrong := wrong_files(folder, files, progress):
             raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
-
-    def _altered(self, folder: Path, files: tuple[FileEntry, ...], progress: Progress | None) -> list[str]:
-        done, total = 0, sum(entry.size_bytes for entry in files)
-        wrong = []
-        with ThreadPoolExecutor(HASHERS) as pool:
-            for entry, sha256 in zip(files, pool.map(lambda one: sha256_of(folder / one.path), files)):
-                done += entry.size_bytes
-                if progress:
-                    progress(done, total)
-                if sha256 != entry.sha256:
-                    wrong.append(entry.path)
-        return wrong
 
     def signed(self, artifact: Artifact) -> bool:
         """Whether a signature lies beside the manifest here; `verify` says whether it is right."""
@@ -298,8 +271,6 @@ class Store:
     ) -> Cleaned:
         """Remove from this disk what nobody needs; see registry/store/clean.py."""
         return clean(self, keep, newest=newest, youngest_seconds=youngest_seconds, dry_run=dry_run)
-
-    # --- behind it --------------------------------------------------------------------------
 
     def _fetch(self, line: str, digest: str) -> None:
         """Bring an artifact home from the remote store: whole and hashed, or not at all."""

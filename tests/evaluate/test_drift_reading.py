@@ -2,7 +2,7 @@ import json
 from types import SimpleNamespace
 
 from tasks.evaluate.drift.held import HeldDocument, Turn
-from tasks.evaluate.drift.quick import what_changed
+from tasks.evaluate.drift.quick import config_signal, what_changed
 from tasks.evaluate.drift.reading import read_documents, render
 from tasks.evaluate.drift.room import fit_together, loaded_bytes
 
@@ -148,6 +148,21 @@ def test_what_changed_in_the_small_files_is_told_in_words(tmp_path):
     assert template.startswith("The chat template is another one: ")
     assert rope == "config.json: rope_theta is 10000.0, and 100000.0 in production."
     assert window == "config.json: sliding_window is 64, and not set in production."
+
+
+def test_a_quantization_may_compute_nothing_otherwise_and_another_release_may(tmp_path):
+    production = folder(tmp_path / "p", config={"rope_theta": 1e5})
+    # A default that another version of transformers writes out is no change.
+    assert (
+        config_signal(
+            folder(tmp_path / "q", config={"rope_theta": 1e5, "mlp_bias": False}), production, same_release=True
+        ).outcome
+        == "ok"
+    )
+    other = folder(tmp_path / "o", config={"rope_theta": 1e4})
+    signal = config_signal(other, production, same_release=True)
+    assert (signal.outcome, signal.note) == ("worse", "rope_theta")
+    assert config_signal(other, production, same_release=False).outcome == "reported"
 
 
 def test_packed_weights_are_counted_as_they_run(tmp_path):

@@ -137,6 +137,7 @@ def gather_uses(kept: Store) -> dict[str, list[str]]:
     for engine in engines:
         uses.setdefault(engine.artifact.digest, []).append("engine")
     registry = Registry()
+    _require_answer(registry.tracking_uri)
     lines = {*line_names(), *(one for one, _ in kept.listed()), *(engine.line for engine in engines)}
     for line in sorted(lines):
         # Oldest first, so that the last word on a digest that was approved twice is the newest version's.
@@ -152,6 +153,26 @@ def gather_uses(kept: Store) -> dict[str, list[str]]:
             if version.digest not in uses and version.state not in CLOSED:
                 uses.setdefault(version.digest, []).append(f"version {version.version}")
     return uses
+
+
+def _require_answer(address: str) -> None:
+    """Notice an MLflow that does not run before its client is imported, which takes seconds."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from weighbridge.errors import StackDown
+
+    server = urlsplit(address)
+    if server.scheme not in ("http", "https"):
+        return
+    try:
+        socket.create_connection((server.hostname or "", server.port or 80), timeout=5).close()
+    except OSError:
+        raise StackDown(
+            "The MLflow server does not answer, and it alone knows what is in use.",
+            "Start the stack with `weighbridge up`, then run the same command again.",
+            where=address,
+        ) from None
 
 
 def _row(kept: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> dict[str, Any]:

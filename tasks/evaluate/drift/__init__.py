@@ -5,12 +5,12 @@ at the movement itself, each with an interval, and each against a bound named in
 for, and how the defaults were chosen: docs/drift.md.
 """
 
-from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal
+from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal, seen_answers
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
 from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.language import language_of
-from tasks.evaluate.drift.quick import quick_look
+from tasks.evaluate.drift.quick import config_signal, quick_look, what_changed
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.drift.signals import Signal
 
@@ -20,6 +20,7 @@ __all__ = [
     "SeenAnswer",
     "Signal",
     "answer_signals",
+    "config_signal",
     "degenerate",
     "distribution_signals",
     "draw",
@@ -28,5 +29,7 @@ __all__ = [
     "language_of",
     "measure_distributions",
     "quick_look",
+    "seen_answers",
     "text_digest",
+    "what_changed",
 ]
