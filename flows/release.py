@@ -6,7 +6,7 @@ from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.step import ask, compare_answers, draw_verdict, look, may_pass, score
+from tasks.evaluate.step import ask, compare_answers, draw_verdict, look, may_pass, noise_floor, score
 from tasks.fit.step import fit, refit
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
@@ -74,7 +74,7 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
     digest = None if first_of_line else reference.digest
     drift = {} if artifact == weights else {"distributions": look(artifact, weights, plan)}
     if any(one.stops for one in drift.values()):
-        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift)
+        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [])
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
     engine = describe_engine(plan)
     theirs = score(reference, plan)
@@ -85,8 +85,9 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
         ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
     if artifact != reference:
         drift["answers"] = compare_answers(artifact, plan, ours, theirs)
+    again = noise_floor(reference, plan) if plan.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
-    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift)
+    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again)
     return Weighed(
         artifact=artifact,
         verdict=verdict,

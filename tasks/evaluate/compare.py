@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.chat import Asking, ask
 from tasks.evaluate.comparable import disagreements, invalid, weigh_suite
 from tasks.evaluate.endpoint import Endpoint, lacks_log_probabilities
-from tasks.evaluate.harness import BATCH_SIZE, GeneralScoring, score_suites
+from tasks.evaluate.harness import NOISE_BATCH_SIZE, GeneralScoring, score_suites
 from tasks.evaluate.journal import read_journal
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
 from tasks.evaluate.sides import Side
@@ -19,9 +19,6 @@ from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look
 from tasks.evaluate.suites import Suite
 from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
-
-NOISE_BATCH_SIZE = BATCH_SIZE // 2 + 1
-"""For production's second scoring: sums are rounded in another order."""
 
 
 class Options(BaseModel):

@@ -21,7 +21,7 @@ from tasks.evaluate.drift import (
 )
 from tasks.evaluate.drift.answers import seen_answers
 from tasks.evaluate.facts import read_facts
-from tasks.evaluate.harness import score_general, scorer_name
+from tasks.evaluate.harness import NOISE_BATCH_SIZE, GeneralScoring, score_general, score_suites, scorer_name
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
 from tasks.evaluate.verdict import Movement, SuiteVerdict, Verdict, judge
@@ -77,6 +77,21 @@ def score(artifact: Artifact, plan: Line, against: list[SuiteScores] | None = No
 
     suites = suites_of(plan, "general")
     return score_general(artifact.digest, Store().path(artifact), suites, ScoreBook(), progress, cannot_pass)
+
+
+@step(
+    "noise-floor-{artifact.short}",
+    key=lambda artifact, plan: [artifact.digest, _digests(plan, "general"), scorer_name(NOISE_BATCH_SIZE)],
+)
+def noise_floor(artifact: Artifact, plan: Line) -> list[SuiteScores]:
+    """Score production a second time, rounded otherwise: the flips between the two are nobody's loss."""
+    scoring = GeneralScoring(artifact.digest, Store().path(artifact), batch_size=NOISE_BATCH_SIZE)
+    told: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(suite: str, done: int, total: int) -> None:
+        told.setdefault(suite, log_progress(f"noise floor on {suite}"))(done, total)
+
+    return score_suites(scoring, suites_of(plan, "general"), ScoreBook(), progress=progress)
 
 
 @step(
@@ -171,8 +186,14 @@ def compare_answers(
     return report
 
 
-def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> list[SuiteVerdict]:
-    """Each scored suite's verdict at the line's margins."""
+def judge_suites(
+    plan: Line,
+    candidate: list[SuiteScores],
+    production: list[SuiteScores] | None,
+    again: list[SuiteScores] | None = None,
+) -> list[SuiteVerdict]:
+    """Each scored suite's verdict at the line's margins, beside the noise floor where production was scored twice."""
+    twice = {scores.suite: scores for scores in again or []}
     margins = {use.name: use.margin for use in plan.suites}
     theirs = {scores.suite: scores for scores in production or []}
     return [
@@ -182,6 +203,7 @@ def judge_suites(plan: Line, candidate: list[SuiteScores], production: list[Suit
             margin=margins[scores.suite],
             confidence=plan.confidence,
             earlier=earlier_scorings(theirs.get(scores.suite)),
+            again=twice.get(scores.suite),
         )
         for scores in candidate
     ]
@@ -203,7 +225,7 @@ def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteSco
 
 @step(
     "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production, production_digest, against, drift: [
+    key=lambda artifact, plan, candidate, production, production_digest, against, drift, again: [
         artifact.digest,
         production_digest,
         against,
@@ -211,6 +233,7 @@ def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteSco
         plan.confidence,
         [[one.suite_digest, one.scorer] for one in candidate],
         [[name, one] for name, one in drift.items()],
+        [[one.suite_digest, one.scorer] for one in again],
     ],
 )
 def draw_verdict(
@@ -221,9 +244,10 @@ def draw_verdict(
     production_digest: str | None,
     against: str,
     drift: dict[str, DriftReport],
+    again: list[SuiteScores],
 ) -> Verdict:
     """Draw all suites together, and what moved beside accuracy."""
-    suites = judge_suites(plan, candidate, production)
+    suites = judge_suites(plan, candidate, production, again)
     moved = tuple(Movement(name=name, outcome=one.outcome, sentence=one.sentence) for name, one in drift.items())
     verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against, moved)
     for one in suites:

@@ -102,7 +102,8 @@ class Verdict(BaseModel):
             return f"Baseline: nothing serves this line yet; {items} items were scored for later comparison."
         if self.outcome == "non_inferior":
             return (
-                f"No worse than production within every suite's margin, on {items} items in {len(self.suites)} suites."
+                f"No worse than production within every suite's margin, on {items} items in {len(self.suites)} "
+                f"suite{'s' if len(self.suites) > 1 else ''}."
             )
         blamed = [f"{suite.suite}: {suite.reason}" for suite in self.suites if suite.outcome == self.outcome]
         blamed += [f"{one.name}: {one.sentence}" for one in self.movements if one.outcome == self.outcome]
