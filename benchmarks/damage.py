@@ -1,8 +1,9 @@
 """What each signal of `tasks/evaluate/drift` sees of a damaged model: a table for docs/drift.md.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.damage --production FOLDER [--int8 FOLDER] [--int4 FOLDER]` with a release
-of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` leaves them in the store). About
-nine minutes on an idle core. Production's distributions are computed once and kept in memory (0.9 GB).
+of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` leaves them in the store). It took
+1,053 s on two cores that ten other processes shared. Production's distributions are computed once and kept in memory
+(0.9 GB).
 
 Damages are what careless hands do: a scale gone wrong in a merge, a head pruned away, the chat template of another
 family, a tokenizer with entries exchanged, a config with another RoPE base, a context cut to a window. Beside the KL

@@ -109,8 +109,8 @@ def quick_look(
 def config_signal(candidate_folder: Path, production_folder: Path, *, same_release: bool) -> Signal:
     """How many fields of config.json that both have say something else, such as the base of the rotary positions.
 
-    Seen by itself because it need not show: a tenth of the base costs SmolLM2 0.12 nats on texts of 300 tokens, and
-    far more beyond the context that the text has. Fields that only one has are told by `what_changed` and not counted
+    Seen by itself because it need not show: a tenth of the base moves SmolLM2 by 0.12 nats on texts of 300 tokens,
+    which is within the default bound. Fields that only one has are told by `what_changed` and not counted
     here, since other versions of transformers write other defaults.
     """
     was, now = _computing(production_folder), _computing(candidate_folder)
