@@ -84,7 +84,7 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
         theirs = theirs + asked
         ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
     if artifact != reference:
-        drift["answers"] = compare_answers(artifact, plan, ours, theirs)
+        drift["answers"] = compare_answers(artifact, reference, plan, ours, theirs)
     again = noise_floor(reference, plan) if plan.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
     verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again)

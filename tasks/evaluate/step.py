@@ -162,26 +162,45 @@ def look(artifact: Artifact, published: Artifact, plan: Line) -> DriftReport:
 
 @step(
     "compare-answers-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production: [
+    key=lambda artifact, reference, plan, candidate, production: [
         artifact.digest,
+        reference.commit,
         plan.bounds,
         plan.confidence,
         [[one.artifact_digest, one.suite_digest, one.scorer] for one in (*candidate, *production)],
     ],
 )
 def compare_answers(
-    artifact: Artifact, plan: Line, candidate: list[SuiteScores], production: list[SuiteScores]
+    artifact: Artifact, reference: Artifact, plan: Line, candidate: list[SuiteScores], production: list[SuiteScores]
 ) -> DriftReport:
-    """See how far the answers moved: flips over all suites, and what the regression suites' texts show."""
+    """See how far the answers moved: flips over all suites, and what the regression suites' texts show.
+
+    Another release is meant to answer otherwise: flips and lengths are only reported against one.
+
+    Args:
+        artifact: the candidate.
+        reference: what it is weighed against.
+        plan: whose bounds.
+        candidate, production: the scores of the two.
+    """
+    bounds = plan.bounds
+    if (artifact.repo, artifact.commit) != (reference.repo, reference.commit):
+        bounds = bounds.model_copy(update={"max_flips_share": None, "max_length_ratio": None})
     theirs = {one.suite: one for one in production}
     pairs = [(theirs[one.suite], one) for one in candidate if one.suite in theirs]
-    signals = [flip_signal(pairs, plan.bounds, plan.confidence)]
+    flips = flip_signal(pairs, bounds, plan.confidence)
+    signals = [flips]
     spoken = [(before, after) for before, after in pairs if after.suite.startswith("regression/")]
     if spoken:
         was = [answer for before, _ in spoken for answer in seen_answers(before)]
         now = [answer for _, after in spoken for answer in seen_answers(after)]
-        signals += answer_signals(was, now, plan.bounds, plan.confidence)
-    report = draw(signals, candidate_digest=artifact.digest, production_digest=production[0].artifact_digest)
+        signals += answer_signals(was, now, bounds, plan.confidence)
+    report = draw(
+        signals,
+        candidate_digest=artifact.digest,
+        production_digest=reference.digest,
+        must_show=[flips.name],
+    )
     run_logger().info("%s %s, answers: %s", artifact.scheme, artifact.short, report.sentence)
     return report
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from tasks.evaluate.drift.degenerate import degenerate
 from tasks.serve.engines import EnginePlan
 from weighbridge.errors import EngineFailed
 
@@ -21,7 +22,6 @@ PROMPTS = (
     "How many days has a week?",
     "Name a fruit that is yellow.",
 )
-LEAKED = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<s>", "</s>")
 
 
 def prove(url: str, plan: EnginePlan, tell: Callable[[str], None]) -> None:
@@ -46,20 +46,6 @@ def prove(url: str, plan: EnginePlan, tell: Callable[[str], None]) -> None:
                 where=url,
             )
     tell(f"{url} is warm: {first.strip()[:60]!r}")
-
-
-def degenerate(answer: str) -> str:
-    """What is wrong with an answer whoever the model is, or nothing."""
-    if not answer.strip():
-        return "an empty answer"
-    if leaked := next((token for token in LEAKED if token in answer), None):
-        return f"the special token {leaked}"
-    words = answer.split()
-    if len(words) >= 8 and len(set(words)) <= 2:
-        return "the same word again and again"
-    if sum(character.isprintable() or character.isspace() for character in answer) < 0.9 * len(answer):
-        return "unprintable characters"
-    return ""
 
 
 def _answer(url: str, plan: EnginePlan, prompt: str) -> str:
