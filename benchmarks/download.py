@@ -35,7 +35,9 @@ NETWORK_BYTES_PER_SECOND = 1e7
 """Of each connection where processes are killed: at loopback speed, what was sent lies in the kernel's buffers."""
 OURS = """
 import json, resource, sys, time
-import huggingface_hub, model_signing
+import model_signing.signing, huggingface_hub.file_download
+from huggingface_hub import HfApi, hf_hub_url
+from cryptography.hazmat.primitives.asymmetric import ec
 from tasks.source.download import download
 from tasks.source.hub import pin_repository
 before, began = time.process_time(), time.monotonic()
@@ -158,12 +160,13 @@ def measure(code: str, home: Path, endpoint: str, faults: Faults) -> Run:
 def size_on_disk(folder: Path) -> int:
     """What a folder's files take; a file with two names, or a link to it, counts once."""
     found = {}
-    for path in folder.rglob("*"):
-        try:
-            told = path.lstat()
-        except FileNotFoundError:  # renamed while we look
-            continue
-        found[told.st_ino] = told.st_blocks * 512
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                told = Path(place, name).lstat()
+            except FileNotFoundError:  # renamed while we look
+                continue
+            found[told.st_ino] = told.st_blocks * 512
     return sum(found.values())
 
 

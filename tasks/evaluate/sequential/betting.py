@@ -4,7 +4,7 @@ For a hypothesised difference, one starts with a stake of 1 and bets a part of i
 the hypothesis true, the stake could not be expected to grow, and would ever reach 1/error with a probability of at
 most `error` (Ville's inequality), however long one looks and whenever one stops: no correction for looking, no
 approximation, any distribution of bounded scores, any discordance, even one that drifts. Source: Waudby-Smith and
-Ramdas, Estimating means of bounded random variables by betting, JRSS B 86 (2024) 1-27, theorems 2 and 3.
+Ramdas, Estimating means of bounded random variables by betting, JRSS B 86 (2024) 1-27.
 
 A bet may depend on all earlier scores, so it learns how often items flip. It never decides whether the test is
 valid, only how soon it ends.

@@ -55,7 +55,7 @@ def judge_complete(pairs: Pairs, levels: Levels) -> Bounds:
     moment = (squares + EXPECTED_FLIPS * typical_size) / np.arange(1, steps + 1)
 
     def bets(error: float) -> tuple[Array, ...]:
-        # Aimed at the difference that so many steps can just show, as in section 3.3 of the source in `betting`.
+        # Aimed at the difference that so many steps can just show, as the source of `betting` does for a fixed size.
         aim = np.sqrt(2 * np.log(1 / error) * moment / steps)
         return (np.minimum(best_bet(moment, aim), LARGEST_BET / 2),)
 

@@ -13,7 +13,7 @@ from tasks.evaluate.sequential.betting import LARGEST_BET, Array, Walk, best_bet
 EXPECTED_FLIPS = 0.05
 """Mean squared difference of an item expected before anything is seen; INT8 models flip 2 to 10 % of answers."""
 EXPECTED_WORTH_ITEMS = 40
-"""As many items' own evidence weighs as much as that expectation. Measured: 100 or 400 cost up to 4 % more items."""
+"""As many items' own evidence weighs as much as that expectation. Measured: 100 to 400 cost 1 to 2 % more."""
 DOUBT_ITEMS = 20
 """The running difference is taken as if so many items without any difference had been seen before."""
 
