@@ -44,10 +44,13 @@ def signature_path(manifest: Path) -> Path:
     return manifest.with_suffix(".sig")
 
 
-def keys() -> tuple[Path | None, Path]:
+def keys(folder: Path) -> tuple[Path | None, Path]:
     """The private and the public key's files; made at the first call unless you named your own.
 
     Without WEIGHBRIDGE_SIGNING_KEY but with WEIGHBRIDGE_PUBLIC_KEY this machine verifies only.
+
+    Args:
+        folder: where an installation's own pair lies.
 
     Raises:
         SigningKeyUnusable: a named file is missing or holds no such key.
@@ -56,7 +59,6 @@ def keys() -> tuple[Path | None, Path]:
     if settings.public_key is not None:
         _load_public(settings.public_key)
         return settings.signing_key, settings.public_key
-    folder = settings.home / "keys"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     private = settings.signing_key or folder / PRIVATE
     # Two processes at their first artifact must not end with halves of two pairs.
@@ -70,13 +72,17 @@ def keys() -> tuple[Path | None, Path]:
     return private, public
 
 
-def sign(manifest: Path) -> None:
+def sign(manifest: Path, keys_folder: Path) -> None:
     """Sign a manifest, in a file beside it.
+
+    Args:
+        manifest: the file.
+        keys_folder: as `keys` takes it.
 
     Raises:
         SigningKeyUnusable: there is no private key here, or it is none.
     """
-    private, _ = keys()
+    private, _ = keys(keys_folder)
     if private is None:
         raise SigningKeyUnusable(
             "This machine has a public key only, and cannot sign what it makes.",
@@ -92,12 +98,13 @@ def sign(manifest: Path) -> None:
         write_whole(signature_path(manifest), draft.read_bytes())
 
 
-def verify(manifest: Path, name: str) -> None:
+def verify(manifest: Path, name: str, keys_folder: Path) -> None:
     """Make sure that a manifest is the one that this installation's key signed.
 
     Args:
         manifest: the file; its signature lies beside it.
         name: what to call the artifact in a message.
+        keys_folder: as `keys` takes it.
 
     Raises:
         ArtifactUnsigned: there is no signature, or none of our key.
@@ -107,7 +114,7 @@ def verify(manifest: Path, name: str) -> None:
     path = signature_path(manifest)
     if not path.is_file():
         raise _unsigned(f"{name} is not signed.", path)
-    _, public = keys()
+    _, public = keys(keys_folder)
     statement = _signed_statement(path, public, name)
     resources = statement.get("predicate", {}).get("resources", [])
     signed = {(one.get("algorithm"), one.get("digest")) for one in resources}

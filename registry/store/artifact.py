@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +16,8 @@ from weighbridge.errors import ArtifactDamaged
 GIB = 2**30
 MODEL = "model"
 MANIFEST = "manifest.json"
+LINE = re.compile(r"\w[\w.-]*")
+"""What a line may be called, where it becomes a folder."""
 
 
 class FileEntry(BaseModel):
@@ -78,6 +81,10 @@ def read_manifest(content: bytes, line: str, digest: str, where: str) -> Manifes
     except ValidationError:
         raise damaged(line, digest, "its manifest is none", where) from None
     named = manifest.artifact
+    # It may come from a store that others write to: its names become paths on this disk.
+    astray = [file.path for file in manifest.files if not _stays(file.path)]
+    if astray or not LINE.fullmatch(line):
+        raise damaged(line, digest, f"its manifest names {(astray or [line])[0]!r}", where)
     if (named.line, named.digest) != (line, digest) or digest_of(manifest.files) != digest:
         raise damaged(line, digest, f"{MANIFEST} lists the files of something else", where)
     return manifest
@@ -92,11 +99,26 @@ def damaged(line: str, digest: str, why: str, where: str) -> ArtifactDamaged:
     )
 
 
+def _stays(path: str) -> bool:
+    """Whether a file's name keeps it inside its artifact's folder."""
+    return not {"", ".", ".."} & set(path.split("/")) and "\\" not in path and "\0" not in path
+
+
 def digest_of(entries: tuple[FileEntry, ...]) -> str:
     """An artifact's name: SHA-256 over its files' paths, sizes and hashes."""
     ordered = sorted(entries, key=lambda entry: entry.path)
     listing = json.dumps([entry.model_dump() for entry in ordered], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def entries_of(folder: Path, known_sha256: Mapping[str, str]) -> tuple[FileEntry, ...]:
+    """A folder's files by their paths, hashed unless their hashes are known."""
+    entries = []
+    for path in files_of(folder):
+        name = path.relative_to(folder).as_posix()
+        sha256 = known_sha256.get(name) or sha256_of(path)
+        entries.append(FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256))
+    return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
 def sha256_of(path: Path) -> str:

@@ -115,9 +115,9 @@ def _leftover(store: Store, folder: Path, dry_run: bool) -> Removed | None:
     line = folder.parent.parent.name
     # Entries on their way in belong to who holds the line's lock, the others have one of their own.
     shared = folder.name.startswith(("entry-", "gone-"))
-    lock = store.folder / line / ".lock" if shared else folder.with_name(f"{folder.name}.lock")
+    lock = FileLock(store.folder / line / ".lock") if shared else store.building(line, folder.name)
     try:
-        with FileLock(lock, timeout=0):
+        with lock.acquire(timeout=0):
             if not folder.is_dir():
                 return None
             size = sum(path.stat().st_size for path in files_of(folder))

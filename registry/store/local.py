@@ -19,9 +19,8 @@ from registry.store.artifact import (
     Manifest,
     damaged,
     digest_of,
-    files_of,
+    entries_of,
     read_manifest,
-    sha256_of,
     sync,
     sync_one,
 )
@@ -32,7 +31,7 @@ from weighbridge.errors import ArtifactMissing, DiskFull
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
-STAGING = ".staging"
+STAGING, LOCKS = ".staging", ".locks"
 SPARE_BYTES = 16 * 2**20
 """Room for the manifest and whoever else writes, when an artifact is fetched from the remote store."""
 
@@ -48,6 +47,8 @@ class Store:
     def __init__(self, folder: Path | None = None, url: str | None = None) -> None:
         settings = load_settings()
         self.folder = folder or settings.store_folder
+        # Beside the store, so that a store and the key that signed what is in it go together: <home>/keys.
+        self._keys = self.folder.parent / "keys"
         named = url or settings.store_url
         self.remote = Remote(named) if named else None
 
@@ -127,17 +128,23 @@ class Store:
     def staging(self, line: str, key: str) -> Path:
         """A folder to build in, on the store's own disk; the same key finds the same folder after a crash.
 
-        Who builds in it holds a lock on `<folder>.lock` meanwhile, or `clean` takes it for a leftover.
+        Who builds in it holds `building(line, key)` meanwhile, or `clean` takes it for a leftover.
         """
         folder = self.folder / line / STAGING / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def building(self, line: str, key: str) -> FileLock:
+        """The lock of a staging folder: a killed process leaves the file, and nobody holding it."""
+        folder = self.folder / line / LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{key}.lock")
+
     @contextmanager
     def fresh_staging(self, line: str, key: str) -> Iterator[Path]:
         """An empty folder to build in, removed again when the building fails."""
         folder = self.staging(line, key)
-        with FileLock(folder.with_name(f"{key}.lock")):
+        with self.building(line, key):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             try:
@@ -187,13 +194,7 @@ class Store:
             SigningKeyUnusable: the manifest cannot be signed.
             StoreUnreachable: it lies in the local store, but could not be copied; the same call copies it.
         """
-        known = known_sha256 or {}
-        entries = []
-        for path in files_of(folder):
-            name = path.relative_to(folder).as_posix()
-            sha256 = known.get(name) or sha256_of(path)
-            entries.append(FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256))
-        files = tuple(sorted(entries, key=lambda entry: entry.path))
+        files = entries_of(folder, known_sha256 or {})
         artifact = Artifact(
             line=line,
             digest=digest_of(files),
@@ -219,7 +220,7 @@ class Store:
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(parents=True)
         write_whole(entry / MANIFEST, manifest.as_json())
-        signing.sign(entry / MANIFEST)
+        signing.sign(entry / MANIFEST, self._keys)
         folder.rename(entry / MODEL)
         self._show(entry, artifact)
 
@@ -238,7 +239,7 @@ class Store:
             ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: nothing is signed.
         """
         self.verify(artifact, signed=False)
-        signing.sign(self.path(artifact).parent / MANIFEST)
+        signing.sign(self.path(artifact).parent / MANIFEST, self._keys)
         if self.remote:
             manifest = self.manifest(artifact.line, artifact.digest)
             self.remote.put(self._place(artifact.line, artifact.digest), manifest, again=True)
@@ -258,7 +259,7 @@ class Store:
         folder = self.path(artifact)
         files = self.files(artifact)
         if signed:
-            signing.verify(folder.parent / MANIFEST, artifact.uri)
+            signing.verify(folder.parent / MANIFEST, artifact.uri, self._keys)
         if wrong := wrong_files(folder, files, progress):
             raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
 

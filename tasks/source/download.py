@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from registry.store import GIB, Artifact, Store
 from tasks.source.admission import name_problems
 from tasks.source.fetch import PARTIAL, Fetch, Progress
@@ -46,13 +44,12 @@ def download(source: Source, line_name: str, store: Store | None = None, progres
     if wrong := list(name_problems(file.path for file in source.files)):
         raise SourceRefused(f"{source.short} is refused: {'; '.join(wrong)}.", "Choose another release.", source.repo)
     store = store or Store()
-    folder = store.staging(line_name, f"source-{source.commit}")
-    # The lock is the process's: a killed one leaves none behind.
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    key = f"source-{source.commit}"
+    with store.building(line_name, key):
+        folder = store.staging(line_name, key)
         if found := _in_store(source, line_name, store):
             shutil.rmtree(folder, ignore_errors=True)
             return found
-        folder.mkdir(exist_ok=True)
         fetch = _fetch_all(source, folder, store, progress)
         _remove_strangers(source, folder)
         facts: dict[str, object] = {"made_by": "download", "hub": load_settings().hf_endpoint}

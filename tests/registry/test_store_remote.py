@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import httpx
 import pytest
 from store_support import made
 
-from registry.store import Store
+from registry.store import Artifact, FileEntry, Manifest, Store
+from registry.store.artifact import digest_of
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
 
 
@@ -127,6 +129,20 @@ def test_what_is_not_signed_there_is_refused_here(store: Store, url: str, tmp_pa
         other.verify(artifact)
     store.sign(artifact)
     Store(tmp_path / "third", url).verify(artifact)
+
+
+def test_a_manifest_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write to the bucket must not be able to write anywhere here."""
+    entry = FileEntry(path="../../../../evil", size_bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
+    digest = digest_of((entry,))
+    artifact = Artifact(line="line", digest=digest, scheme="int8", repo="o/m", commit="c" * 40, size_bytes=1)
+    planted = tmp_path / "shared/line" / digest
+    planted.mkdir(parents=True)
+    (planted / "manifest.json").write_bytes(Manifest(artifact=artifact, files=(entry,), facts={}).as_json())
+    (tmp_path / "evil").write_bytes(b"x")
+    with pytest.raises(ArtifactDamaged, match="evil"):
+        Store(tmp_path / "home/store", f"file://{tmp_path}/shared").path(artifact)
+    assert [path.name for path in tmp_path.rglob("evil")] == ["evil"]
 
 
 def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:

@@ -30,9 +30,9 @@ def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
     return path
 
 
-def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, own_home: Path) -> None:
+def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, tmp_path: Path) -> None:
     made(store)
-    private = own_home / "keys/weighbridge.key"
+    private = tmp_path / "keys/weighbridge.key"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     before = private.read_bytes()
     made(store, {"other": ""})
@@ -45,12 +45,12 @@ def test_what_was_made_is_signed_and_verified(store: Store) -> None:
     store.verify(artifact)
 
 
-def test_the_librarys_own_command_line_verifies_it(store: Store, own_home: Path) -> None:
+def test_the_librarys_own_command_line_verifies_it(store: Store, tmp_path: Path) -> None:
     artifact = made(store)
     manifest = manifest_of(store, artifact)
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(manifest)]
     command += ["--signature", str(manifest.with_suffix(".sig"))]
-    command += ["--public_key", str(own_home / "keys/weighbridge.pub")]
+    command += ["--public_key", str(tmp_path / "keys/weighbridge.pub")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -123,10 +123,10 @@ def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path, monk
 
 
 def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(
-    store: Store, own_home: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = made(store)
-    monkeypatch.setenv("WEIGHBRIDGE_PUBLIC_KEY", str(own_home / "keys/weighbridge.pub"))
+    monkeypatch.setenv("WEIGHBRIDGE_PUBLIC_KEY", str(tmp_path / "keys/weighbridge.pub"))
     store.verify(artifact)
     with pytest.raises(SigningKeyUnusable, match="public key only"):
         made(store, {"other": ""})
@@ -146,7 +146,7 @@ def test_a_key_that_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     assert store.artifacts() == []
 
 
-def test_verifying_imports_no_signing_library(store: Store, own_home: Path) -> None:
+def test_verifying_imports_no_signing_library(store: Store, tmp_path: Path) -> None:
     artifact = made(store)
     code = (
         "import sys; from pathlib import Path; from registry.store import Store; "
