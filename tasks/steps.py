@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
-from prefect.exceptions import MissingContextError
+from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
 
 from weighbridge.errors import WeighbridgeError
@@ -65,28 +69,62 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 
 def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], None]:
-    """A progress callback that logs share done and time left, at most every few seconds.
+    """A progress callback that logs share done and time left and draws it in Prefect, at most every few seconds.
+
+    It may be called from any thread. What the first call counts as done was done before, in an earlier run.
 
     Args:
         what: what is being done, for the line's beginning.
         unit_bytes: whether the counts are bytes, to be shown as MB.
     """
-    logger = run_logger()
-    start = time.monotonic()
-    last = start
+    logger, picture = run_logger(), _Picture(what)
+    start = last = time.monotonic()
+    before: int | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
+        before = done if before is None else before
         if total <= 0 or (now - last < QUIET_SECONDS and done < total):
             return
-        last = now
-        left = (now - start) / done * (total - done) if done else 0
+        last, new = now, done - before
+        left = (now - start) / new * (total - done) if new else 0
         amount = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if unit_bytes else f"{done} of {total}"
-        speed = f", {done / 1e6 / max(now - start, 1e-3):.0f} MB/s" if unit_bytes else ""
+        speed = f", {new / 1e6 / max(now - start, 1e-3):.0f} MB/s" if unit_bytes else ""
         logger.info("%s: %.0f %% (%s%s), about %.0f s left", what, 100 * done / total, amount, speed, left)
+        picture.draw(100 * done / total, f"{what}: {amount}{speed}, about {left:.0f} s left")
 
     return progress
+
+
+class _Picture:
+    """A progress bar on the run's page in Prefect; outside of a run there is none.
+
+    Prefect finds the run in the context of the thread that made this, so that is kept. Work does not fail because its
+    picture could not be drawn.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.key = re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
+        self.context = copy_context() if TaskRunContext.get() is not None else None
+        self.artifact: Any = None
+
+    def draw(self, per_cent: float, text: str) -> None:
+        """Show so much as done."""
+        if self.context is None:
+            return
+        try:
+            if self.artifact is None:
+                self.artifact = self.context.copy().run(
+                    create_progress_artifact, progress=per_cent, key=self.key, description=text
+                )
+            else:
+                self.context.copy().run(
+                    update_progress_artifact, artifact_id=self.artifact, progress=per_cent, description=text
+                )
+        except (httpx.HTTPError, PrefectException) as error:
+            get_logger("weighbridge").warning("The progress of %s could not be drawn: %s", self.key, error)
+            self.context = None
 
 
 class _NamedErrorsWithoutTraceback(logging.Filter):

@@ -13,6 +13,7 @@ from tasks.source import download as downloading
 from tasks.source import watch as watching
 from tasks.source.changes import ChangeReport, changes_against
 from tasks.source.hub import Source
+from tasks.source.progress import byte_bar
 from tasks.source.triage import Fits
 from tasks.source.watch_rows import Row, cells, told
 from tasks.steps import log_progress, run_logger, step
@@ -32,7 +33,9 @@ def admit(source: Source, plan: Line) -> str:
 @step("download", key=lambda source, line: [source.repo, source.commit, line])
 def download(source: Source, line: str) -> Artifact:
     """Bring a release home, verified file by file."""
-    return downloading.download(source, line, progress=log_progress(f"download {source.repo}", unit_bytes=True))
+    what = f"download {source.repo}"
+    with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
+        return downloading.download(source, line, progress=progress)
 
 
 @step("decide-{line}")

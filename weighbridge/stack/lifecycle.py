@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from registry import signing
 from tasks.serve.fleet.local import LocalFleet, port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
@@ -66,6 +67,7 @@ def _bring_up(settings: Settings, tell: Tell) -> None:
         for service in wanted:
             _require_port(settings, service)
     Gateway(settings).bootstrap()
+    signing.keys(settings.home / "keys")
     _record(settings)
     supervisor.start({**settings.as_environment(), **settings.library_environment()})
     for service in wanted:
