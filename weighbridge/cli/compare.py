@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tasks.evaluate.stopping import Look
     from tasks.evaluate.verdict import SuiteVerdict
 
-PANEL = "Weigh"
 COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
 FAILURES: dict[str, type[WeighbridgeError]] = {
     "regression": VerdictRegression,
@@ -233,4 +232,4 @@ def _within(value: float, option: str, low: float, high: float) -> float:
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(compare)
+    app.command()(compare)

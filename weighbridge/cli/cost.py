@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tasks.fit.rows import FitRow
     from tasks.fit.shape import ModelShape
 
-PANEL = "Lines"
 ROWS_SHOWN = 12
 DEFAULT_MAX_NUM_SEQS = 256
 """What vLLM runs at once unless it is told otherwise."""
@@ -228,4 +227,4 @@ def _millions(tokens: float) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(cost)
+    app.command()(cost)

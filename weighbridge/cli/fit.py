@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tasks.fit.shape import ModelShape
     from weighbridge.line import Line
 
-PANEL = "Lines"
 LEGEND = (
     "KV: cache for the requests asked for. rest: activations, CUDA graphs, context and NCCL. of: what the engine may\n"
     "take. thumb: the rule of thumb. at once: requests of full context that fit. €/month: the cheapest price known."
@@ -198,4 +197,4 @@ def _show(shape: ModelShape, request: Request, rows: list[tuple[FitRow, float | 
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(fit)
+    app.command()(fit)

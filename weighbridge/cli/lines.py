@@ -6,8 +6,6 @@ import typer
 
 from weighbridge.cli.output import JsonOption, say, show_json, table
 
-PANEL = "Lines"
-
 
 def lines(as_json: JsonOption = False) -> None:
     """List the lines and check each one's file."""
@@ -42,4 +40,4 @@ def lines(as_json: JsonOption = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(lines)
+    app.command()(lines)

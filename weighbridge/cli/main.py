@@ -30,7 +30,7 @@ serving.add_to(app)
 store.add_to(app)
 
 
-@app.command(rich_help_panel="Stack")
+@app.command()
 def version() -> None:
     """Print the version."""
     from weighbridge import __version__

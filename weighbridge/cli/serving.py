@@ -12,7 +12,6 @@ from weighbridge.cli.output import JsonOption, LineArgument, say, show_json, tab
 if TYPE_CHECKING:
     from weighbridge.cli.flowrun import StepRow
 
-PANEL = "Road"
 WorkerOption = Annotated[bool, typer.Option("--worker", help="Run as the Prefect deployment, through the worker.")]
 OUTCOME_COLOURS = {"non_inferior": "green", "baseline": "cyan"}
 
@@ -152,4 +151,4 @@ def _show_serving(result: dict[str, Any], steps: list[StepRow], as_json: bool) -
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
     for command in (release, approve, promote, rollback):
-        app.command(rich_help_panel=PANEL)(command)
+        app.command()(command)

@@ -8,7 +8,6 @@ import typer
 
 from weighbridge.cli.output import JsonOption, note, say, show_json, table
 
-PANEL = "Stack"
 COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
 
 
@@ -118,4 +117,4 @@ def logs(
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
     for command in (up, status, down, logs):
-        app.command(rich_help_panel=PANEL)(command)
+        app.command()(command)

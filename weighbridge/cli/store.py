@@ -13,7 +13,6 @@ from weighbridge.cli.output import JsonOption, note, say, show_json, table
 if TYPE_CHECKING:
     from registry.store import Artifact, Cleaned, Store
 
-PANEL = "Store"
 CLOSED = ("retired", "refused")
 """States of approved versions that nobody goes back to."""
 
@@ -245,4 +244,4 @@ def _age(seconds: float) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
-    app.add_typer(store, name="store", rich_help_panel=PANEL)
+    app.add_typer(store, name="store")

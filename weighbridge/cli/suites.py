@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tasks.evaluate.lint import SuiteCheck
     from tasks.evaluate.promptfoo import Imported
 
-PANEL = "Suites"
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 suite = typer.Typer(help="Regression suites: import from promptfoo, check before a verdict hangs on them.")
@@ -172,4 +171,4 @@ def _counted(number: int, thing: str) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
-    app.add_typer(suite, name="suite", rich_help_panel=PANEL)
+    app.add_typer(suite, name="suite")

@@ -14,7 +14,6 @@ from weighbridge.errors import OptionInvalid, WeighbridgeError
 if TYPE_CHECKING:
     from tasks.evaluate.sequential import Decision
 
-PANEL = "Weigh"
 COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
 
 
@@ -100,4 +99,4 @@ def _show(judged: list[tuple[Path, Decision]]) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(verdict)
+    app.command()(verdict)

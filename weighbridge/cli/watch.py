@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tasks.source.watch_rows import Row
     from weighbridge.settings import Settings
 
-PANEL = "Road"
 COLOURS = {"release": "green", "notify": "yellow", "ignore": "dim"}
 
 
@@ -111,4 +110,4 @@ def _show(rows: list[Row]) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Make the command known."""
-    app.command(rich_help_panel=PANEL)(watch)
+    app.command()(watch)
