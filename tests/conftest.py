@@ -19,3 +19,13 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables and nothing in them: to make one takes seconds, to copy it does not."""
+    from registry.models import Registry  # most tests need no registry
+
+    database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
+    assert Registry(f"sqlite:///{database}").candidates("none") == []
+    return database

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 # libyaml's own scanner is ten times as fast, and most wheels have it.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PRIVATE, READABLE = 0o600, 0o666
 
 
 def read_yaml(path: Path) -> Any:
@@ -23,21 +24,33 @@ def read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader=LOADER)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, and never a part.
+
+    Envoy notices a file of its own by this very rename.
+
+    Args:
+        path: its folder is made where it is missing.
+        content: all of it.
+        mode: permission bits, less the process's umask; only the owner's by default, for some of these hold keys.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(draft).replace(path)
+        draft.replace(path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

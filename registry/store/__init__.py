@@ -12,12 +12,11 @@ what they are and where they came from, and `manifest.sig`, which says who made 
     store.path(artifact)                        # the folder; fetched first when only the remote store has it
 """
 
-from registry.store.artifact import GIB, MANIFEST, MODEL, Artifact, FileEntry, Manifest, sha256_of
+from registry.store.artifact import MANIFEST, MODEL, Artifact, FileEntry, Manifest, digest_of, sha256_of
 from registry.store.clean import Cleaned, Removed
 from registry.store.local import Store
 
 __all__ = [
-    "GIB",
     "MANIFEST",
     "MODEL",
     "Artifact",
@@ -26,5 +25,6 @@ __all__ = [
     "Manifest",
     "Removed",
     "Store",
+    "digest_of",
     "sha256_of",
 ]

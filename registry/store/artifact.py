@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.errors import ArtifactDamaged
 
-GIB = 2**30
 MODEL = "model"
 MANIFEST = "manifest.json"
 LINE = re.compile(r"\w[\w.-]*")

@@ -11,7 +11,6 @@ from filelock import FileLock
 
 from registry import signing
 from registry.store.artifact import (
-    GIB,
     MANIFEST,
     MODEL,
     Artifact,
@@ -30,6 +29,7 @@ from registry.store.remote import Remote
 from weighbridge.errors import ArtifactMissing, DiskFull
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
+from weighbridge.units import GIB
 
 STAGING, LOCKS = ".staging", ".locks"
 SPARE_BYTES = 16 * 2**20

@@ -18,7 +18,7 @@ from tasks.evaluate.assertions import VERSION, Answer
 from tasks.evaluate.comparable import MOST_TROUBLE_SHARE
 from tasks.evaluate.endpoint import base_of, make_client
 from tasks.evaluate.facts import ModelFacts
-from tasks.evaluate.journal import Journal, open_journal
+from tasks.evaluate.journal import Journal, conclude, open_journal
 from tasks.evaluate.patience import Patience, is_of_the_item, told
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores, Trouble
 from tasks.evaluate.suites import Question, Suite, questions_of
@@ -122,20 +122,7 @@ def ask(
         ordered = [questions[id] for id in order or suite.ids]
         loop = _Loop(asking, ordered, journal, api_key, Patience(patience_seconds, concurrency), progress, stop)
         items = loop.run(concurrency, frozenset(first))
-        whole = len(items) == suite.items
-        kept = {item.id: item for item in items}
-        scores = SuiteScores(
-            suite=suite.name,
-            **key,
-            items=tuple(kept[id] for id in suite.ids) if whole else tuple(items),
-            seconds=journal.seconds,
-            conditions=asking.conditions,
-            suite_items=None if whole else suite.items,
-        )
-        if whole:
-            book.keep(scores)
-            journal.close_for_good()
-    return scores
+        return conclude(book, journal, suite, key, items, asking.conditions)
 
 
 class _Loop:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.store import sha256_of
+from registry.store import FileEntry, digest_of, sha256_of
 from weighbridge.errors import ModelUnreadable
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
@@ -78,12 +78,12 @@ def folder_digest(folder: Path, home: Path | None = None) -> str:
     known = (home or load_settings().home) / "scores" / "folders" / key
     if known.is_file():
         return known.read_text()
-    # The form of registry.store's manifest, so that a folder and its copy in the store share their scores.
-    entries = [
-        {"path": name, "size_bytes": size, "sha256": sha256_of(path)} for path, (name, size, *_) in zip(paths, seen)
-    ]
-    listing = json.dumps(sorted(entries, key=lambda one: str(one["path"])), sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    # As the store names it, so that a folder and its copy there share their scores.
+    digest = digest_of(
+        tuple(
+            FileEntry(path=name, size_bytes=size, sha256=sha256_of(path)) for path, (name, size, *_) in zip(paths, seen)
+        )
+    )
     write_whole(known, digest)
     return digest
 

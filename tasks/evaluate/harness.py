@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.evaluate.facts import ModelFacts, read_facts
-from tasks.evaluate.journal import leading, open_journal
+from tasks.evaluate.journal import conclude, leading, open_journal
 from tasks.evaluate.lm_eval_child import Job, Remote
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
 from tasks.evaluate.scoring_process import ScoringProcess
@@ -182,20 +182,7 @@ def _score(
             progress(suite.name, len(journal.items), suite.items)
             if stop and stop(suite, leading(order, journal.items)):
                 break
-        items = leading(order, journal.items)
-        whole = len(items) == suite.items
-        scores = SuiteScores(
-            suite=suite.name,
-            **key,
-            items=tuple(journal.items[id] for id in suite.ids) if whole else tuple(items),
-            seconds=journal.seconds,
-            conditions=scoring.conditions,
-            suite_items=None if whole else suite.items,
-        )
-        if whole:
-            book.keep(scores)
-            journal.close_for_good()
-    return scores
+        return conclude(book, journal, suite, key, leading(order, journal.items), scoring.conditions)
 
 
 def _shuffled(suite: Suite) -> list[str]:

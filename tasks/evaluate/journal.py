@@ -17,7 +17,9 @@ from typing import IO
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.evaluate.scores import ItemScore
+from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites import Suite
+from weighbridge.files import READABLE, write_whole
 
 
 class Line(BaseModel):
@@ -73,13 +75,41 @@ def open_journal(path: Path) -> Iterator[Journal]:
         lines, sound = _read(path)
         if not sound:
             # Torn by a kill: what is added must not continue half a line.
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(f"{line.model_dump_json()}\n" for line in lines))
-            partial.replace(path)
+            write_whole(path, "".join(f"{line.model_dump_json()}\n" for line in lines), READABLE)
         with path.open("a") as file:
             yield Journal(path, lines, file)
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
+
+
+def conclude(
+    book: ScoreBook,
+    journal: Journal,
+    suite: Suite,
+    key: Mapping[str, str],
+    items: Sequence[ItemScore],
+    conditions: Conditions,
+) -> SuiteScores:
+    """What a scoring came to: a whole suite goes into the book and its journal goes; a part stays in the journal.
+
+    Args:
+        key: what the book finds it by.
+        items: that were looked at, in the order in which they were.
+    """
+    whole = len(items) == suite.items
+    by_id = {item.id: item for item in items}
+    scores = SuiteScores(
+        suite=suite.name,
+        **key,
+        items=tuple(by_id[id] for id in suite.ids) if whole else tuple(items),
+        seconds=journal.seconds,
+        conditions=conditions,
+        suite_items=None if whole else suite.items,
+    )
+    if whole:
+        book.keep(scores)
+        journal.close_for_good()
+    return scores
 
 
 def leading(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemScore]:

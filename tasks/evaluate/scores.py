@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import load_settings
 
 Trouble = Literal["", "truncated", "empty", "error"]
@@ -107,10 +107,7 @@ class ScoreBook:
     def keep(self, scores: SuiteScores) -> None:
         """Write a suite's scores, whole or not at all."""
         path = self._path(scores.artifact_digest, scores.suite_digest, scores.scorer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(scores.model_dump_json())
-        partial.replace(path)
+        write_whole(path, scores.model_dump_json(), READABLE)
 
     def others(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> list[SuiteScores]:
         """The same artifact's scores on the same suite by any other scorer or engine, in no particular order."""

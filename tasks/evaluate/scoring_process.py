@@ -16,6 +16,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
+from tasks.children import model_environment
 from tasks.evaluate.lm_eval_child import MARK, Chunk, Event, Job
 from tasks.evaluate.scores import ItemScore
 from tasks.evaluate.suites import Suite
@@ -120,23 +121,12 @@ class ScoringProcess:
         raise _failure(refused, self._process.wait(), self._log)
 
     def _environment(self) -> dict[str, str]:
-        """Offline, with a scratch cache, and with threads that sleep while they wait.
-
-        Spinning threads of several processes on the same cores slow each other down several times.
-        """
-        source = Path(__file__).resolve().parents[2]
-        paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        """With a scratch cache, and the endpoint's key where there is one."""
         return {
-            "OMP_NUM_THREADS": str(cores),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
+            **model_environment(),
             "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(Path(self._scratch.name) / "datasets"),
-            "TOKENIZERS_PARALLELISM": "false",
             **({"OPENAI_API_KEY": self._api_key} if self._api_key else {}),
         }
 

@@ -8,7 +8,6 @@ suite is adding its files; nothing here knows a suite by name.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tasks.evaluate.assertions import Answer, Assertion, AssertionRefused, Grade, grade
 from tasks.evaluate.assertions.calls import NEEDS_TOOLS, tools_problem
+from tasks.evaluate.item_lines import FlawedLine, lines_of
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
+from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
 
 SUFFIX = {"general": ".yaml", "regression": ".jsonl"}
@@ -228,7 +229,7 @@ def definition_of(path: Path) -> dict[str, Any]:
         SuiteInvalid: it is no definition that can be used here.
     """
     try:
-        config = yaml.safe_load(path.read_text())
+        config = read_yaml(path)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not plain YAML"
@@ -244,22 +245,14 @@ def definition_of(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not empty, with ids that are all different."""
-    seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _invalid(f"not JSON: {error.msg} at column {error.colno}.", path, number) from None
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
-            raise _invalid("each line must be an object with a text `id`.", path, number)
-        if row["id"] in seen:
-            raise _invalid(f"the id {row['id']!r} is that of line {seen[row['id']]} too.", path, number)
-        seen[row["id"]] = number
+    """(line number, object) of every line; the first that is none ends it."""
+    empty = True
+    for number, row in lines_of(path):
+        if isinstance(row, FlawedLine):
+            raise _invalid(f"{row.what}.", path, number)
+        empty = False
         yield number, row
-    if not seen:
+    if empty:
         raise _invalid("it has no items.", path, 1)
 
 

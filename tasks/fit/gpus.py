@@ -13,6 +13,7 @@ from tasks.fit.schemes import scheme_names
 from weighbridge.errors import GpuFileInvalid, GpuUnknown
 from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
+from weighbridge.units import GIB
 
 HOST = "host"
 HOST_UTILIZATION = 0.8
@@ -118,7 +119,7 @@ def _host() -> Gpu:
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Gpu(
         name=HOST,
-        memory_gib=usable / 2**30,
+        memory_gib=usable / GIB,
         supports=tuple(name for name in scheme_names() if name != "bf16"),
         source="psutil, and the container's limit where there is one",
     )

@@ -66,17 +66,24 @@ def _kept(what: str, config: Mapping[str, Any]) -> Path:
 
 def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers' class makes of a config."""
-    model_type = str(config.get("model_type"))
-    if not transformers_knows(model_type):
-        raise unknown(config)
+    model_type, plain = _for_class(config)
     from transformers import AutoConfig
 
-    plain = {name: value for name, value in config.items() if name not in ("model_type", "quantization_config")}
     try:
         made: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
     except Exception as error:  # whatever a config class makes of fields that it does not like
         raise refused(model_type, error) from None
     return made
+
+
+def _for_class(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A config's type, and what its class is made from."""
+    model_type = str(config.get("model_type"))
+    if not transformers_knows(model_type):
+        raise unknown(config)
+    return model_type, {
+        name: value for name, value in config.items() if name not in ("model_type", "quantization_config")
+    }
 
 
 def transformers_knows(model_type: str) -> bool:
@@ -87,13 +94,10 @@ def transformers_knows(model_type: str) -> bool:
 
 
 def _built(config: Mapping[str, Any]) -> list[Tensor]:
-    model_type = str(config.get("model_type"))
-    if not transformers_knows(model_type):
-        raise unknown(config)
+    model_type, plain = _for_class(config)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    plain = {name: value for name, value in config.items() if name not in ("model_type", "quantization_config")}
     kinds = [AutoModelForCausalLM, AutoModelForImageTextToText]
     problem: Exception | None = None
     # Of a model with eyes the causal class would be its language model alone.

@@ -15,6 +15,7 @@ from tasks.fit.request import KV_BITS, Request
 from tasks.fit.schemes import SchemeSize
 from tasks.fit.shape import ModelShape, published_dtype
 from tasks.fit.weights import Stage, Weights
+from tasks.source.headers import BITS
 from weighbridge.errors import FitOptionUnknown
 from weighbridge.units import GIB
 
@@ -100,7 +101,7 @@ def _weights_bytes(
     stored: float = model.weights.gpu_bytes(scheme, tp, stage)
     if profile.weights == "dense":
         return max(stored, model.weights.dense_bytes(number))
-    published = {"BF16": 2, "F16": 2, "F32": 4}[published_dtype(model.shape.config)]
+    published = BITS[published_dtype(model.shape.config)] // 8
     if scheme.weight_bits is None and not model.shape.quantized_by:
         stored *= number / published if model.shape.origin != "headers" else 1
     if profile.rope_tables:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from weighbridge.units import GIB
+
 if TYPE_CHECKING:
     from tasks.fit.rows import FitRow
 
-GIB = 2**30
 MEMORY_EFFICIENCY = 0.65
 """Share of the data sheet's bandwidth that is reached."""
 MATH_EFFICIENCY = 0.5

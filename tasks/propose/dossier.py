@@ -12,14 +12,13 @@ from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import SuiteVerdict, Verdict
 from tasks.fit.reality import kept
 from weighbridge.line import Line
+from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport, FitRow
     from tasks.quantize import Record
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
-
-GIB = 2**30
 
 
 class Weighed(BaseModel):

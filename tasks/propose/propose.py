@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from tasks.propose.plots import as_png, forest_plot, memory_plot
 from tasks.propose.report import items_jsonl, make_report
 from tasks.source.changes import changes_markdown
 from weighbridge.errors import ArtifactMissing
+from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
@@ -208,8 +208,5 @@ def _params(dossier: Dossier) -> dict[str, str]:
 
 def _keep(path: Path, report: str) -> Path:
     """Write a report, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(report)
-    partial.replace(path)
+    write_whole(path, report, READABLE)
     return path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
+from tasks.children import run_child
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.job import Job, Message
@@ -146,31 +145,16 @@ def _run_child(job: Job, job_file: Path, log: Path, layers_done: Callable[[int],
         QuantizationFailed: it ended with an error or by a signal; the log's tail is in the message.
     """
     job_file.write_text(job.model_dump_json())
-    log.parent.mkdir(parents=True, exist_ok=True)
     last: Message | None = None
+
+    def told(line: str) -> None:
+        nonlocal last
+        last = Message.model_validate_json(line)
+        layers_done(last.layers_done)
+
     # It reads local files only; a library that asks the Hub for one anyway must fail rather than wait.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    with log.open("wb") as log_file:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tasks.quantize.child", str(job_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            env=environment,
-            text=True,
-        )
-        try:
-            assert child.stdout
-            for line in child.stdout:
-                last = Message.model_validate_json(line)
-                layers_done(last.layers_done)
-            status = child.wait()
-        finally:
-            # Whatever stops this process from listening stops the other from working.
-            child.kill()
-            child.wait()
-            if child.stdout:
-                child.stdout.close()
+    status = run_child("tasks.quantize.child", job_file, log, environment, told)
     if status or last is None or not last.versions:
         raise _child_failed(status, log)
     return last

@@ -8,10 +8,11 @@ from pathlib import Path
 from tasks.fit.gpus import HOST
 from tasks.fit.reality import compare, keep, read_log
 from tasks.fit.report import rows_of_folder
-from tasks.fit.room import GIB, check_room, free_memory
+from tasks.fit.room import check_room, free_memory
 from tasks.fit.rows import FitRow
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.line import Line
+from weighbridge.units import GIB
 
 
 def check_before_start(line: Line, scheme: str, model_folder: Path, who: str, tell: Callable[[str], None]) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from registry.store import GIB
 from tasks.source.hub import CONFIG, Source
 from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
+from weighbridge.units import GIB
 
 # Above this the Hub serves a file over Xet only (MAX_HTTP_DOWNLOAD_SIZE of huggingface_hub 1.33).
 LARGEST_FILE_BYTES = 50 * 1000**3

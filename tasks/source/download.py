@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from registry.store import GIB, Artifact, Store
+from registry.store import Artifact, Store
 from tasks.source.admission import name_problems
 from tasks.source.fetch import PARTIAL, Fetch, Progress
 from tasks.source.headers import Tensor, damaged
 from tasks.source.hub import INDEX, Source
 from weighbridge.errors import SourceRefused
 from weighbridge.settings import load_settings
+from weighbridge.units import GIB
 
 SPARE_BYTES = 64 * 2**20
 """Kept free beside the download, for the manifest and whoever else writes."""

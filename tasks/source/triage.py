@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.store import GIB
 from registry.watched import Decision, Numbers, Outcome, Reason
 from tasks.source import admission
 from tasks.source.hub import Source, pin_repository
@@ -27,6 +26,7 @@ from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, S
 from weighbridge.files import read_yaml
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
+from weighbridge.units import GIB
 
 
 class _Row(Protocol):

@@ -52,18 +52,10 @@ def record(registry: Registry, artifact: Artifact) -> int:
     return version
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables: to make one takes seconds, to copy it does not."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    assert Registry(f"sqlite:///{path}").candidates("none") == []
-    return path
-
-
 @pytest.fixture
-def registry(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(database, tmp_path / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setattr("registry.models.load_settings", lambda: address)
     yield Registry(address)

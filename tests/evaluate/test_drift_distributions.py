@@ -178,14 +178,14 @@ def test_a_quick_look_is_kept(production: Path, scaled: Path, tmp_path: Path, mo
     assert told[0] == (1, 14) and told[-1] == (14, 14)
     assert report.outcome == "regression" and report.stops and "KL " in report.sentence and "bound" in report.sentence
     assert report.changed == ()
-    monkeypatch.setattr(distributions.subprocess, "Popen", None)
+    monkeypatch.setattr("tasks.children.subprocess.Popen", None)
     assert look() == report
 
 
 def test_nothing_is_kept_of_a_process_that_was_killed(
     production: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributions.sys, "executable", str(_killed(tmp_path)))
+    monkeypatch.setattr("tasks.children.sys.executable", str(_killed(tmp_path)))
     with pytest.raises(ScoringFailed, match="signal 9, often for want of memory") as caught:
         measure_distributions(production, production, documents=DOCUMENTS, home=tmp_path / "home")
     assert Path(caught.value.where).is_file()

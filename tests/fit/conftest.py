@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tasks.fit import gpus
+from tasks.fit.catalogue import model_of
 from tasks.fit.shape import ModelShape, shape_of_config
+from tasks.fit.terms import Model
 from weighbridge.line import Line
 
 FACTS = Path(__file__).parents[2] / "benchmarks" / "fit_models"
@@ -72,3 +74,13 @@ def make_line() -> Callable[..., Line]:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def model(published_shape: Callable[[str], ModelShape]) -> Callable[[str], Model]:
+    known: dict[str, Model] = {}
+
+    def of(name: str) -> Model:
+        return known.setdefault(name, model_of(published_shape(name)))
+
+    return of

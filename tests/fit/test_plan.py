@@ -7,36 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fit_support import GPUS, LLAMA, MIXTURE, row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.fit.advice import changes, cheapest_change
-from tasks.fit.catalogue import model_of
-from tasks.fit.gpus import gpu, gpu_names
+from tasks.fit.gpus import gpu
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
-from tasks.fit.rows import FitRow
 from tasks.fit.schemes import scheme_names, scheme_size
-from tasks.fit.shape import ModelShape
 from tasks.fit.terms import Model
-
-LLAMA, MIXTURE = "meta-llama--llama-3.1-8b-instruct", "qwen--qwen3-30b-a3b"
-GPUS = tuple(name for name in gpu_names() if name != "host")
-
-
-@pytest.fixture(scope="module")
-def model(published_shape: Callable[[str], ModelShape]) -> Callable[[str], Model]:
-    known: dict[str, Model] = {}
-
-    def of(name: str) -> Model:
-        return known.setdefault(name, model_of(published_shape(name)))
-
-    return of
-
-
-def row(model: Model, card: str, scheme: str, tp: int = 1, pp: int = 1, **asked: Any) -> FitRow:
-    asked = {"version": "0.19", "context": 8192, "concurrency": 8, **asked}
-    return plan_row(model, Request(**asked), gpu(card), scheme_size(scheme), tp, pp)
 
 
 def test_the_terms_add_up(model: Callable[[str], Model]) -> None:

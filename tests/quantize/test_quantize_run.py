@@ -162,7 +162,7 @@ def test_a_release_with_broken_numbers_is_named_before_anything_starts(store, ad
     weight = np.ones((64, 64), np.float32)
     weight[63, 63] = bad
     source = adopted(**{"model.layers.1.self_attn.v_proj.weight": weight})
-    monkeypatch.setattr("tasks.quantize.run.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
+    monkeypatch.setattr("tasks.children.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
     with pytest.raises(QuantizationFailed, match=r"model\.layers\.1\.self_attn\.v_proj\.weight holds a value"):
         quantize(source, "int8", store)
 

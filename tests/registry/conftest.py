@@ -46,14 +46,6 @@ def release() -> Callable[..., ReleaseRecord]:
     return make
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables and nothing in them: to make one takes seconds, to copy it does not."""
-    database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
-    assert Registry(f"sqlite:///{database}").candidates("none") == []
-    return database
-
-
 @pytest.fixture
 def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """A registry on a fresh database; MLflow puts artifacts into the working folder."""

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from weighbridge.cli.output import JsonOption, note, say, show_json, table
+from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from registry.store import Artifact, Cleaned, Store
@@ -44,7 +45,7 @@ def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
         used = "?" if row["uses"] is None else ", ".join(row["uses"]) or "–"
         age = _age(row["age_seconds"]) if row["here"] else "–"
         signed = "–" if row["signed"] is None else "yes" if row["signed"] else "[red]no[/]"
-        size = f"{row['size_bytes'] / 2**30:.2f} GiB"
+        size = f"{row['size_bytes'] / GIB:.2f} GiB"
         shown.add_row(row["line"], row["digest"][:12], row["scheme"], size, escape(where), age, escape(used), signed)
     say(shown)
     if problems:
@@ -232,7 +233,7 @@ def _show_cleaned(cleaned: Cleaned) -> None:
             shown.add_row(one.line, escape(what), one.scheme or "–", f"{one.size_bytes / 2**20:.1f} MiB", one.why)
         say(shown)
     verb = "would be freed" if cleaned.dry_run else "freed"
-    say(f"{cleaned.freed_bytes / 2**30:.2f} GiB {verb}; {cleaned.kept} artifacts stay.")
+    say(f"{cleaned.freed_bytes / GIB:.2f} GiB {verb}; {cleaned.kept} artifacts stay.")
 
 
 def _age(seconds: float) -> str:

@@ -20,6 +20,7 @@ from tasks.serve.fleet.local import LocalFleet, port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
+from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import Settings
 from weighbridge.stack.services import POOL, Service, services
 
@@ -180,9 +181,7 @@ def _require_port(settings: Settings, service: Service) -> None:
 def _record(settings: Settings) -> None:
     """Write down what this stack was started with, so that other shells find it."""
     values = settings.model_dump(mode="json")
-    partial = settings.stack_file.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1))
-    partial.replace(settings.stack_file)
+    write_whole(settings.stack_file, json.dumps(values, indent=1), READABLE)
 
 
 def _wait_all(supervisor: Supervisor, wanted: list[Service], tell: Tell) -> None:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.children import model_environment, run_child
 from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Message
 from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.intervals import Interval, mean_interval, positive_mean_interval
@@ -191,32 +189,17 @@ def _run_child(job: Job, log: Path, progress: Progress) -> Message:
     Raises:
         ScoringFailed, DiskFull: as for `measure_distributions`.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     job_file = job.scratch / "job.json"
     job_file.write_text(job.model_dump_json())
     last: Message | None = None
-    with log.open("wb") as log_file:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tasks.evaluate.drift.distributions_child", str(job_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            env=_environment(),
-            text=True,
-        )
-        try:
-            assert child.stdout
-            for line in child.stdout:
-                last = Message.model_validate_json(line)
-                if last.kind == "step":
-                    progress(last.done, last.total)
-            status = child.wait()
-        finally:
-            # Also when the reader stops early: nothing goes on that nobody waits for.
-            child.kill()
-            child.wait()
-            if child.stdout:
-                child.stdout.close()
+
+    def told(line: str) -> None:
+        nonlocal last
+        last = Message.model_validate_json(line)
+        if last.kind == "step":
+            progress(last.done, last.total)
+
+    status = run_child("tasks.evaluate.drift.distributions_child", job_file, log, model_environment(), told)
     if last is None or last.kind != "done" or status:
         raise _failure(last, status, log)
     return last
@@ -235,18 +218,3 @@ def _failure(last: Message | None, status: int, log: Path) -> ScoringFailed | Di
     return ScoringFailed(
         f"The process that compares distributions {ended}.", "Read the log, then run it again.", where=str(log)
     )
-
-
-def _environment() -> dict[str, str]:
-    """Offline, and with threads that sleep while they wait."""
-    source = Path(__file__).resolve().parents[3]
-    paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "OMP_NUM_THREADS": str(cores),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }

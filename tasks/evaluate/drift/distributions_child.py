@@ -24,8 +24,8 @@ from tasks.evaluate.drift.divergence import Divergence, Vocabularies, diverge, l
 from tasks.evaluate.drift.held import HeldDocument
 from tasks.evaluate.drift.reading import SMALLEST_SHARED_VOCABULARY, Reading, Window, read_documents
 from tasks.evaluate.drift.room import fit_together
+from weighbridge.units import GIB
 
-GIB = 2**30
 SPARE_DISK_BYTES = GIB
 """Left free for others when distributions are written."""
 

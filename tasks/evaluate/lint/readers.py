@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tasks.evaluate.assertions import Assertion
 from tasks.evaluate.assertions.base import as_text
 from tasks.evaluate.assertions.texts import listed
+from tasks.evaluate.item_lines import FlawedLine, lines_of
 from tasks.evaluate.lint.finding import Finding, Item
 from tasks.evaluate.lint.possible import wrong_with
 from tasks.evaluate.suites import Question, data_file, definition_of, question_of
@@ -61,29 +62,17 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[Finding]]:
     """(line, object) of every line that can be used, and an error for each that cannot."""
     rows: list[tuple[int, dict[str, Any]]] = []
     findings: list[Finding] = []
-    seen: dict[str, int] = {}
 
-    def wrong(code: str, what: str) -> None:
+    def wrong(number: int, code: str, what: str) -> None:
         findings.append(Finding(level="error", code=code, where=_at(path, number), what=what))
 
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            wrong("broken-line", f"not JSON: {error.msg} at column {error.colno}")
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
-            wrong("no-id", "an item must be an object with a text `id`")
-        elif row["id"] in seen:
-            wrong("duplicate-id", f"the id {row['id']!r} is that of line {seen[row['id']]} too")
+    for number, row in lines_of(path):
+        if isinstance(row, FlawedLine):
+            wrong(number, row.code, row.what)
         else:
-            seen[row["id"]] = number
             rows.append((number, row))
     if not rows and not findings:
-        number = 1
-        wrong("empty", "it has no items")
+        wrong(1, "empty", "it has no items")
     return rows, findings
 
 

@@ -23,6 +23,7 @@ from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start
 from weighbridge.errors import EngineFailed, NoRoomBeside, PortTaken
+from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
@@ -190,9 +191,7 @@ class LocalFleet:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             (folder / plan.model_name).symlink_to(self._store.path(artifact), target_is_directory=True)
-            partial = folder / ".partial"
-            partial.write_text(one.model_dump_json(indent=1))
-            partial.replace(folder / RECORD)
+            write_whole(folder / RECORD, one.model_dump_json(indent=1), READABLE)
             return one
 
     def _start(self, one: RunningEngine) -> None:

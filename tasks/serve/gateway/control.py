@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from tasks.serve.gateway.admin import Admin, BackendCounters, Taken
 from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
 from tasks.serve.gateway.discovery import cluster_name, clusters_document, routes_document
-from tasks.serve.gateway.files import as_json, write_whole
+from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import DEFAULT, Keys, load_keys, save_keys
 from tasks.serve.gateway.routes import Backend, LineRoute, Routes, RoutesFile
 from weighbridge.errors import GatewayFailed
+from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
 
 TAKE_SECONDS = 20.0

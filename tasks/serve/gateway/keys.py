@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import RootModel, StringConstraints, ValidationError, field_validator
 
-from tasks.serve.gateway.files import write_whole
 from weighbridge.errors import GatewayFailed
+from weighbridge.files import write_whole
 
 DEFAULT = "default"
 
@@ -61,4 +61,4 @@ def load_keys(path: Path) -> Keys:
 
 def save_keys(path: Path, keys: Keys) -> None:
     """Replace the file, readable by its owner only."""
-    write_whole(path, keys.model_dump_json(indent=2), mode=0o600)
+    write_whole(path, keys.model_dump_json(indent=2))

@@ -14,8 +14,8 @@ from typing import Annotated
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
-from tasks.serve.gateway.files import write_whole
 from weighbridge.errors import GatewayFailed
+from weighbridge.files import write_whole
 from weighbridge.line import LINE_NAME
 
 LOCK_SECONDS = 90.0

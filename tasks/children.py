@@ -1,0 +1,61 @@
+"""Processes of their own for work that may die: some loaders leave patches behind, and memory may run out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def run_child(
+    module: str, job_file: Path, log: Path, environment: Mapping[str, str], told: Callable[[str], None]
+) -> int:
+    """Run a module on a job and follow it to its end; its exit status, negative for the signal that killed it.
+
+    Args:
+        module: run with `python -m`, the job's file as its argument.
+        log: takes its standard error.
+        environment: all of it.
+        told: called with each line of its standard output.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as log_file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=dict(environment),
+            text=True,
+        )
+        try:
+            assert child.stdout
+            for line in child.stdout:
+                told(line)
+            return child.wait()
+        finally:
+            # Whatever stops this process from listening stops the other from working.
+            child.kill()
+            child.wait()
+            if child.stdout:
+                child.stdout.close()
+
+
+def model_environment() -> dict[str, str]:
+    """For a process that runs a model: offline, and with threads that sleep while they wait.
+
+    Spinning threads of several processes on the same cores slow each other down several times.
+    """
+    source = Path(__file__).resolve().parents[1]
+    paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "OMP_NUM_THREADS": str(cores),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

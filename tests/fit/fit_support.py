@@ -1,0 +1,20 @@
+"""Rows of published models, as the tests of the planner ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.fit.gpus import gpu, gpu_names
+from tasks.fit.plan import plan_row
+from tasks.fit.request import Request
+from tasks.fit.rows import FitRow
+from tasks.fit.schemes import scheme_size
+from tasks.fit.terms import Model
+
+LLAMA, MIXTURE = "meta-llama--llama-3.1-8b-instruct", "qwen--qwen3-30b-a3b"
+GPUS = tuple(name for name in gpu_names() if name != "host")
+
+
+def row(model: Model, card: str, scheme: str, tp: int = 1, pp: int = 1, **asked: Any) -> FitRow:
+    asked = {"version": "0.19", "context": 8192, "concurrency": 8, **asked}
+    return plan_row(model, Request(**asked), gpu(card), scheme_size(scheme), tp, pp)
