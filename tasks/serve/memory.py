@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.fit.gpus import HOST
@@ -15,45 +15,49 @@ from weighbridge.line import Line
 from weighbridge.units import GIB
 
 
-def check_before_start(line: Line, scheme: str, model_folder: Path, who: str, tell: Callable[[str], None]) -> None:
-    """Refuse a start that would not find its memory; what cannot be planned is said and passes.
+def planned_rows(line: Line, scheme: str, model_folder: Path, tell: Callable[[str], None]) -> tuple[FitRow, ...]:
+    """What a model needs on each of its line's GPUs; none where that is not known, which is said.
 
     Args:
         line: whose GPUs and engine.
         scheme: of the artifact.
         model_folder: its files.
-        who: what is to start, for messages.
         tell: called with a sentence.
+    """
+    try:
+        return rows_of_folder(model_folder, line, scheme)
+    except ArchitectureUnknown as unknown:
+        tell(f"Memory is not planned: {unknown.what}")
+        return ()
+
+
+def check_before_start(rows: Sequence[FitRow], who: str) -> None:
+    """Refuse a start that would not find its memory; what is not planned passes.
+
+    Args:
+        rows: from `planned_rows`.
+        who: what is to start, for messages.
 
     Raises:
         NoRoomBeside: what is needed is not free.
     """
-    rows = _rows(line, scheme, model_folder, tell)
     if rows:
         check_room(rows, free_memory(), who)
 
 
 def note_after_start(
-    line: Line,
-    scheme: str,
-    digest: str,
-    model_folder: Path,
-    engine_version: str,
-    log: Path,
-    pid: int,
-    tell: Callable[[str], None],
+    rows: Sequence[FitRow], digest: str, engine_version: str, log: Path, pid: int, tell: Callable[[str], None]
 ) -> None:
     """Read what the engine took and keep it beside the prediction, for the release's record.
 
     Args:
-        line, scheme, model_folder: as for `check_before_start`.
+        rows: from `planned_rows`.
         digest: the artifact's.
         engine_version: as recorded.
         log: the engine's.
         pid: of its process; its memory counts where the line runs on this machine's own.
         tell: called with the comparison.
     """
-    rows = _rows(line, scheme, model_folder, tell)
     if not rows:
         return
     row = next((one for one in rows if one.verdict != "no"), rows[0])
@@ -64,14 +68,6 @@ def note_after_start(
     if reality is not None:
         keep(digest, reality)
         tell(f"Memory of {reality.sentence}")
-
-
-def _rows(line: Line, scheme: str, model_folder: Path, tell: Callable[[str], None]) -> tuple[FitRow, ...]:
-    try:
-        return rows_of_folder(model_folder, line, scheme)
-    except ArchitectureUnknown as unknown:
-        tell(f"Memory is not planned: {unknown.what}")
-        return ()
 
 
 def _process_gib(pid: int) -> float:

@@ -26,7 +26,7 @@ def _stand_in(tmp_path, monkeypatch, script: str) -> None:
     program = tmp_path / "stand-in"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("tasks.quantize.run.sys.executable", str(program))
+    monkeypatch.setattr("tasks.children.sys.executable", str(program))
 
 
 def test_int8_covers_every_layer_and_says_how(int8):

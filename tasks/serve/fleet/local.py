@@ -21,7 +21,7 @@ from registry.store import Artifact, Store
 from tasks.serve.engines import EnginePlan, engine
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
-from tasks.serve.memory import check_before_start, note_after_start
+from tasks.serve.memory import check_before_start, note_after_start, planned_rows
 from weighbridge.errors import EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
@@ -108,38 +108,23 @@ class LocalFleet:
     def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
         one = self._register(line, artifact, plan_engine(line))
         known = self.state(one)
-        if known is None or known.state not in ("RUNNING", "STARTING"):
+        running = known is not None and known.state in ("RUNNING", "STARTING")
+        if not running:
             self._store.verify(artifact)
-            self._check_room(one, line, tell)
-        self._start(one)
+        rows = planned_rows(line, artifact.scheme, self._store.path(artifact), tell)
         try:
+            if not running:
+                check_before_start(rows, one.name)
+            self._start(one)
             self._wait_ready(one, tell)
             prove(one.url, one.plan, tell)
-        except EngineFailed:
+        except (EngineFailed, NoRoomBeside):
             self.stop(one)
             raise
-        self._note_memory(one, line, tell)
-        return one
-
-    def _check_room(self, one: RunningEngine, line: Line, tell: Callable[[str], None]) -> None:
-        try:
-            check_before_start(line, one.artifact.scheme, self._store.path(one.artifact), one.name, tell)
-        except NoRoomBeside:
-            self.stop(one)
-            raise
-
-    def _note_memory(self, one: RunningEngine, line: Line, tell: Callable[[str], None]) -> None:
         state = self.state(one)
-        note_after_start(
-            line,
-            one.artifact.scheme,
-            one.artifact.digest,
-            self._store.path(one.artifact),
-            one.plan.engine_version,
-            self.log(one),
-            state.pid if state else 0,
-            tell,
-        )
+        pid = state.pid if state else 0
+        note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), pid, tell)
+        return one
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
         """Bring an engine that supervisord started by itself to where it may take traffic.
