@@ -29,7 +29,7 @@ def main() -> None:
     """Score everything that is not in the book yet and print the table as Markdown."""
     store, plan = Store(), Line.load(LINE)
     published = _artifact(store, "published", smollm2.build)
-    models = {scheme: quantize(published, scheme, store) for scheme in SCHEMES}
+    models = {scheme: quantize(published, scheme, store=store) for scheme in SCHEMES}
     models["damaged"] = _artifact(store, "damaged", lambda folder: damage.damage(store.path(published), folder))
     margins = {use.name: use.margin for use in plan.suites if use.name.startswith("general/")}
     reference = _scores(store, published, list(margins))

@@ -118,12 +118,13 @@ class Recipe(BaseModel):
         return tuple(sorted({HEAD, *(one.name for one in self.ignored)}))
 
 
-def plan(folder: Path, scheme: Scheme) -> Recipe:
+def plan(folder: Path, scheme: Scheme, method: str | None = None) -> Recipe:
     """Decide what a scheme does to a release.
 
     Args:
         folder: `config.json` and safetensors files.
         scheme: one that changes weights.
+        method: how the numbers are found; the scheme's cheapest by default.
 
     Raises:
         QuantizationUncovered: nothing to quantize, quantized already, a mixture of experts, or no
@@ -156,7 +157,7 @@ def plan(folder: Path, scheme: Scheme) -> Recipe:
         )
     return Recipe(
         scheme=scheme.name,
-        method=scheme.method,
+        method=method or scheme.methods[0],
         format=scheme.format,
         weight_bits=scheme.weight_bits,
         activation_bits=scheme.activation_bits,

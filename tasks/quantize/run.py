@@ -42,12 +42,19 @@ class Record(BaseModel):
     """Of the quantizing process."""
 
 
-def quantize(weights: Artifact, scheme: str, store: Store | None = None, progress: Progress | None = None) -> Artifact:
+def quantize(
+    weights: Artifact,
+    scheme: str,
+    method: str | None = None,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
     """Quantize a release.
 
     Args:
         weights: the release as published.
         scheme: a file of `tasks/quantize/schemes/`.
+        method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
         store: where the release is and the result goes; the installation's by default.
         progress: told (units done, units in all): one for the check of the source, one a layer, one for the
             check of the result.
@@ -68,7 +75,7 @@ def quantize(weights: Artifact, scheme: str, store: Store | None = None, progres
         return weights
     started = time.monotonic()
     source = store.path(weights)
-    recipe = plan(source, chosen)
+    recipe = plan(source, chosen, method)
     units = len(recipe.layers) + 2
     report = progress or (lambda done, total: None)
     report(0, units)
@@ -76,10 +83,10 @@ def quantize(weights: Artifact, scheme: str, store: Store | None = None, progres
     store.require_free(recipe.predicted_bytes + others, f"{weights.repo} as {scheme}")
     _require_finite(source)
     report(1, units)
-    with store.fresh_staging(weights.line, f"quantize-{weights.digest[:12]}-{scheme}") as staging:
+    with store.fresh_staging(weights.line, f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}") as staging:
         out = staging / "model"
         job = Job(source=_weights_only(source, staging / "source"), out=out, recipe=recipe)
-        log = load_settings().logs_folder / f"quantize-{weights.digest[:12]}-{scheme}.log"
+        log = load_settings().logs_folder / f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}.log"
         last = _run_child(job, staging / "job.json", log, lambda layers: report(1 + min(layers, units - 2), units))
         _tidy(out, source)
         coverage = check_coverage(recipe, out, source)

@@ -75,7 +75,7 @@ def test_unquantized_tensors_keep_dtype_and_bytes(int4):
 
 
 def test_same_release_gives_the_same_digest(int4, store, adopted):
-    again = quantize(adopted(96, 192), "int4", store)
+    again = quantize(adopted(96, 192), "int4", store=store)
     assert again.digest == int4.artifact.digest
 
 
@@ -97,7 +97,7 @@ def test_both_load_in_transformers_tied_and_close_to_the_release(int8, int4):
 
 def test_bf16_is_the_release_itself(store, adopted):
     source = adopted()
-    assert quantize(source, "bf16", store) is source
+    assert quantize(source, "bf16", store=store) is source
 
 
 def test_kill_of_the_quantizer_leaves_nothing(store, adopted, staged):
@@ -109,7 +109,7 @@ def test_kill_of_the_quantizer_leaves_nothing(store, adopted, staged):
                 os.kill(child.pid, signal.SIGKILL)
 
     with pytest.raises(QuantizationFailed, match="killed by signal 9") as failed:
-        quantize(source, "int8", store, progress=kill)
+        quantize(source, "int8", store=store, progress=kill)
     assert Path(failed.value.where).is_file(), "the log stays"
     assert store.artifacts() == [source]
     assert staged(store) == []
@@ -119,7 +119,7 @@ def test_a_failing_quantizer_shows_its_last_words(store, adopted, staged, tmp_pa
     source = adopted()
     _stand_in(tmp_path, monkeypatch, "echo first >&2; echo 'ValueError: no such thing' >&2; exit 3")
     with pytest.raises(QuantizationFailed, match=r"status 3.*ValueError: no such thing"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
     assert store.artifacts() == [source]
     assert staged(store) == []
 
@@ -128,7 +128,7 @@ def test_a_quantizer_that_quits_in_silence_has_failed(store, adopted, tmp_path, 
     source = adopted()
     _stand_in(tmp_path, monkeypatch, "exit 0")
     with pytest.raises(QuantizationFailed, match="ended with status 0"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
 
 
 def test_nothing_matched_is_not_believed(store, adopted, staged, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_nothing_matched_is_not_believed(store, adopted, staged, tmp_path, monke
     message = json.dumps({"layers_done": 0, "peak_rss_bytes": 1, "versions": {"llmcompressor": "0"}})
     _stand_in(tmp_path, monkeypatch, f"{copy}; echo '{message}'")
     with pytest.raises(QuantizationUncovered, match="0 of 14 planned layers are quantized"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
     assert store.artifacts() == [source]
     assert staged(store) == []
 
@@ -152,7 +152,7 @@ def test_a_caller_who_gives_up_stops_the_quantizer(store, adopted, tmp_path, mon
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize(source, "int8", store, progress=give_up)
+        quantize(source, "int8", store=store, progress=give_up)
     assert not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     assert staged(store) == []
 
@@ -164,7 +164,7 @@ def test_a_release_with_broken_numbers_is_named_before_anything_starts(store, ad
     source = adopted(**{"model.layers.1.self_attn.v_proj.weight": weight})
     monkeypatch.setattr("tasks.children.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
     with pytest.raises(QuantizationFailed, match=r"model\.layers\.1\.self_attn\.v_proj\.weight holds a value"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
 
 
 def test_a_truncated_release_is_named_and_nothing_kept(store, adopted, staged):
@@ -172,7 +172,7 @@ def test_a_truncated_release_is_named_and_nothing_kept(store, adopted, staged):
     weights = store.path(source) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(QuantizationFailed, match="truncated"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
     assert staged(store) == []
 
 
@@ -181,7 +181,7 @@ def test_a_full_disk_is_told_before_anything_is_written(store, adopted, staged, 
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 5, 5)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFull, match="test/tiny as int8 needs"):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)
     assert staged(store) == []
 
 
@@ -189,4 +189,4 @@ def test_a_release_that_the_store_lost_is_named(store, adopted):
     source = adopted()
     shutil.rmtree(store.path(source).parent)
     with pytest.raises(ArtifactMissing):
-        quantize(source, "int8", store)
+        quantize(source, "int8", store=store)

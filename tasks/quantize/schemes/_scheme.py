@@ -27,8 +27,11 @@ class Scheme(BaseModel):
     """How compressed-tensors lays the weights out; `as-published` leaves the release alone."""
     group_sizes: tuple[int, ...] = ()
     """Input columns that share a scale, tried from the left; none: one scale for each output row."""
-    method: str = "rtn"
-    """A file of `tasks/quantize/methods/`."""
+    weight_type: Literal["int", "float"] = "int"
+    symmetric: bool = True
+    """False: a zero point beside each scale."""
+    methods: tuple[str, ...] = ("rtn",)
+    """Files of `tasks/quantize/methods/`, from the cheapest up: the rungs of the ladder."""
 
     @property
     def changes_weights(self) -> bool:
@@ -45,8 +48,8 @@ class Scheme(BaseModel):
 
         weights = QuantizationArgs(
             num_bits=self.weight_bits,
-            type="int",
-            symmetric=True,
+            type=self.weight_type,
+            symmetric=self.symmetric,
             dynamic=False,
             strategy="channel" if group_size is None else "group",
             group_size=group_size,
