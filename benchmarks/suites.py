@@ -12,7 +12,7 @@ from pathlib import Path
 
 from examples import damage, smollm2
 from registry.store import Artifact, Store
-from tasks.evaluate.harness import score_general, scorer_name
+from tasks.evaluate.harness import GeneralScoring, score_suites, scorer_name
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import find_suite
 from tasks.evaluate.verdict import judge_suite
@@ -54,9 +54,8 @@ def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteSc
         if done == total:
             print(f"{artifact.scheme} {artifact.short}: {suite} scored", file=sys.stderr)
 
-    return score_general(
-        artifact.digest, store.path(artifact), [find_suite(name) for name in suites], ScoreBook(), progress
-    )
+    scoring = GeneralScoring(artifact.digest, store.path(artifact))
+    return score_suites(scoring, [find_suite(name) for name in suites], ScoreBook(), progress=progress)
 
 
 def _artifact(store: Store, name: str, make: Callable[[Path], object]) -> Artifact:

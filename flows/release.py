@@ -6,14 +6,16 @@ from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.step import ask, compare_answers, draw_verdict, look, may_pass, noise_floor, score
+from tasks.evaluate.step import ask, compare_answers, draw_verdict, forecast, look, may_pass, noise_floor, score
+from tasks.evaluate.trial import Trial
 from tasks.fit.step import fit, refit
 from tasks.propose.propose import Release, Weighed
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize
-from tasks.serve.step import describe_engine, launch_for_trial
+from tasks.serve.step import engine_on_trial
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
+from tasks.steps import side_by_side, step
 from weighbridge.errors import VerdictInconclusive, VerdictInvalid, VerdictRegression
 from weighbridge.line import Line
 
@@ -47,13 +49,15 @@ def release(
     pinned = pin(plan, revision)
     admit(pinned, plan)
     report = fit(pinned, plan)
+    production, trial = current(line), engine_on_trial(plan)
+    forecast(plan, production, trial)
     weights = download(pinned, line)
     artifacts = [quantize(weights, scheme) for scheme in report.schemes]
     report = refit(report, artifacts, plan)
     artifacts = [artifact for artifact in artifacts if artifact.scheme in report.schemes]
-    production = current(line)
     changed = what_changed(production, weights)
-    weighed = [weigh(plan, artifact, production, weights) for artifact in artifacts]
+    shared = {"plan": plan, "production": production, "weights": weights, "trial": trial}
+    weighed = side_by_side(weigh, [{**shared, "artifact": artifact} for artifact in artifacts])
     return conclude(propose(plan, pinned, report, weighed, changed))
 
 
@@ -63,7 +67,8 @@ def current(line: str) -> Artifact | None:
     return Store().get(line, serving.digest) if serving else None
 
 
-def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact) -> Weighed:
+@step("weigh-{artifact.scheme}-{artifact.short}")
+def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact, trial: Trial) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
     A candidate that is no longer its own release, or that one suite already fails, is spared the rest, and the engine.
@@ -76,16 +81,15 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
     if any(one.stops for one in drift.values()):
         verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [])
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
-    engine = describe_engine(plan)
-    theirs = score(reference, plan)
-    ours = theirs if artifact == reference else score(artifact, plan, theirs)
+    theirs = score(reference, plan, trial)
+    ours = theirs if artifact == reference else score(artifact, plan, trial, theirs)
     if may_pass(plan, ours, theirs):
-        asked = ask(reference, plan, engine, launch_for_trial)
+        asked = ask(reference, plan, trial)
         theirs = theirs + asked
-        ours = ours + (asked if artifact == reference else ask(artifact, plan, engine, launch_for_trial))
+        ours = ours + (asked if artifact == reference else ask(artifact, plan, trial))
     if artifact != reference:
         drift["answers"] = compare_answers(artifact, reference, plan, ours, theirs)
-    again = noise_floor(reference, plan) if plan.noise_floor and not first_of_line else []
+    again = noise_floor(reference, plan, trial) if plan.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
     verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again)
     return Weighed(
@@ -94,6 +98,7 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
         candidate_scores=tuple(ours),
         production_scores=tuple(theirs_or_none or ()),
         drift=drift,
+        scored_through=trial.sentence,
     )
 
 

@@ -12,22 +12,26 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, ParamSpec, TypeVar
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
-from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect import Task, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from weighbridge.errors import WeighbridgeError
+from weighbridge.errors import SettingsInvalid, WeighbridgeError
+from weighbridge.settings import load_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+RUNNERS = {"ray": ("prefect_ray", "RayTaskRunner"), "dask": ("prefect_dask", "DaskTaskRunner")}
 QUIET_SECONDS = 5.0
 """Progress is logged at most this often."""
 
@@ -54,10 +58,49 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
             cache_key_fn=cache_key if key else None,
             persist_result=key is not None,
             result_serializer="json",
-            cache_result_in_memory=False,
+            # A kept result is read back from where it is kept; any other would be lost to whoever waits for it.
+            cache_result_in_memory=key is None,
         )(function)
 
     return decorate
+
+
+def side_by_side(one_step: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
+    """Run a step once for each set of arguments, as many at once as the installation allows.
+
+    Each call has a task runner of its own, so that a step may itself have steps run side by side: with one pool for
+    all, those would wait for the room that it takes up.
+
+    Args:
+        one_step: made by `step`.
+        calls: its arguments by name.
+
+    Raises:
+        SettingsInvalid: the setting names a task runner that is not installed.
+        WeighbridgeError: of the first call that failed, once all have ended.
+    """
+    if len(calls) < 2:
+        return [one_step(**arguments) for arguments in calls]
+    with _task_runner() as runner:
+        futures = [runner.submit(cast("Task[..., R]", one_step), dict(arguments)) for arguments in calls]
+        for future in futures:
+            future.wait()
+    return [future.result() for future in futures]
+
+
+def _task_runner() -> TaskRunner[Any]:
+    settings = load_settings()
+    if settings.task_runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=settings.weigh_at_once)
+    module, kind = RUNNERS[settings.task_runner]
+    try:
+        runner: TaskRunner[Any] = getattr(import_module(module), kind)()
+    except ImportError:
+        raise SettingsInvalid(
+            f"WEIGHBRIDGE_TASK_RUNNER is {settings.task_runner!r}, and {module} is not installed.",
+            f"Install {module.replace('_', '-')} where the flows run, or unset the variable.",
+        ) from None
+    return runner
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
@@ -95,6 +138,16 @@ def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], No
         picture.draw(100 * done / total, f"{what}: {amount}{speed}, about {left:.0f} s left")
 
     return progress
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, object]], title: str) -> None:
+    """A table on the run's page in Prefect; outside of a run there is none."""
+    if TaskRunContext.get() is None:
+        return
+    try:
+        create_table_artifact(key=key, table=[dict(row) for row in rows], description=title)
+    except (httpx.HTTPError, PrefectException) as error:
+        run_logger().warning("The table %s could not be drawn: %s", key, error)
 
 
 class _Picture:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
+    weigh_at_once: int = Field(
+        1, ge=1, description="candidates, and suites of one, that are weighed side by side; each loads a model"
+    )
+    task_runner: Literal["threads", "ray", "dask"] = Field(
+        "threads", description="what runs them: threads of the flow, or prefect-ray or prefect-dask where installed"
+    )
     gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/gpus.yaml")
     prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/fit/prices.yaml")
     store_url: str | None = Field(None, description="where artifacts are kept beside this disk, as s3://bucket/prefix")

@@ -45,6 +45,11 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+def asking_scorer(engine: str, again: bool = False) -> str:
+    """What scores regression suites through an engine (name, version and flags), as the book records it."""
+    return f"assertions {VERSION} temperature 0 {engine}{' again' if again else ''}"
+
+
 class Asking(BaseModel):
     """Who is asked, and what is known of it."""
 
@@ -65,7 +70,7 @@ class Asking(BaseModel):
     @property
     def scorer(self) -> str:
         """The scorer's name in the book."""
-        return f"assertions {VERSION} temperature 0 {self.engine}{' again' if self.again else ''}"
+        return asking_scorer(self.engine, self.again)
 
     @property
     def conditions(self) -> Conditions:
@@ -247,6 +252,8 @@ class _Loop:
             must_pass=question.must_pass,
             cluster=question.cluster,
             trouble=_trouble(question, answer, completion.usage),
+            latency_seconds=round(response.elapsed.total_seconds(), 4),
+            tokens=completion.usage.completion_tokens if completion.usage else None,
         )
 
 

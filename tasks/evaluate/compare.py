@@ -106,7 +106,7 @@ class _Compared:
     def _require_log_probabilities(self, side: Side, endpoint: Endpoint, suite: Suite) -> None:
         if not self.options.fresh and self.book.find(**self.key(side, suite)) is not None:
             return
-        if lacking := lacks_log_probabilities(endpoint, side.api_key):
+        if lacking := lacks_log_probabilities(endpoint.base, endpoint.model, side.api_key):
             raise SuiteNeedsMore(
                 f"{suite.name} needs log-probabilities of prompts, and {side.label} gives none: {lacking}.",
                 "Name the model's folder instead, serve it by an engine that echoes them (vLLM), or compare on "

@@ -100,14 +100,14 @@ def describe(address: str, model: str | None, api_key: str | None, memory: Path)
     return found
 
 
-def lacks_log_probabilities(endpoint: Endpoint, api_key: str | None) -> str:
+def lacks_log_probabilities(base: str, model: str, api_key: str | None) -> str:
     """Why an endpoint cannot score log-likelihoods, or nothing.
 
     A prompt is sent with `echo`, and its own tokens' log-probabilities must come back: llama.cpp's server takes the
     parameter and ignores it, which would give scores at the level of chance.
     """
     body = {
-        "model": endpoint.model,
+        "model": model,
         "prompt": PROBE,
         "max_tokens": 1,
         "temperature": 0,
@@ -116,7 +116,7 @@ def lacks_log_probabilities(endpoint: Endpoint, api_key: str | None) -> str:
     }
     with make_client(api_key) as client:
         try:
-            response = client.post(f"{endpoint.base}/completions", json=body)
+            response = client.post(f"{base}/completions", json=body)
         except httpx.TransportError as error:
             return f"it does not answer: {type(error).__name__}: {error}"
     if response.status_code != 200:

@@ -64,8 +64,7 @@ class GeneralScoring:
     def scorer(self) -> str:
         """The scorer's name in the book."""
         if isinstance(self.model, Remote):
-            how = f"local-completions {self.engine} batch {self.batch_size} 0-shot plain-text"
-            return f"lm-eval {version('lm-eval')} {how}"
+            return remote_scorer_name(self.engine, self.batch_size)
         return scorer_name(self.batch_size)
 
     @property
@@ -93,18 +92,6 @@ class GeneralScoring:
         """The same for the child."""
         model = self.model if isinstance(self.model, Remote) else self.model.resolve()
         return Job(model=model, device=scoring_device(), dtype=scoring_dtype(), batch_size=self.batch_size)
-
-
-def score_general(
-    artifact_digest: str,
-    model_folder: Path,
-    suites: list[Suite],
-    book: ScoreBook,
-    progress: Progress | None = None,
-    enough: Callable[[SuiteScores], bool] = lambda _: False,
-) -> list[SuiteScores]:
-    """Score a model on general suites, whole; see `score_suites`."""
-    return score_suites(GeneralScoring(artifact_digest, model_folder), suites, book, progress=progress, enough=enough)
 
 
 def score_suites(
@@ -201,6 +188,12 @@ def scorer_name(batch_size: int | None = None) -> str:
     packages = " ".join(f"{package} {version(package)}" for package in ("lm-eval", *PACKAGES))
     batch = f"batch {batch_size or BATCH_SIZE} of {CHUNK_ITEMS}"
     return f"{packages} {scoring_dtype()} {device_name()} {batch} 0-shot plain-text"
+
+
+def remote_scorer_name(engine: str, batch_size: int | None = None) -> str:
+    """The same for what is scored through an engine, given as its name, version and flags."""
+    how = f"local-completions {engine} batch {batch_size or BATCH_SIZE} 0-shot plain-text"
+    return f"lm-eval {version('lm-eval')} {how}"
 
 
 def scoring_device() -> Literal["cpu", "cuda"]:

@@ -34,6 +34,10 @@ class ItemScore(BaseModel):
     margin: float | None = None
     """How far the right answer was ahead of the next, in nats where the harness tells; only the order counts."""
     trouble: Trouble = ""
+    latency_seconds: float | None = None
+    """From the request to the whole answer, among the others that were asked at the same time."""
+    tokens: int | None = None
+    """Of the answer, as the engine counts them."""
 
 
 class Conditions(BaseModel):

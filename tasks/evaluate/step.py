@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
 
 from registry.store import Artifact, Store
-from tasks.evaluate.chat import Asking
 from tasks.evaluate.chat import ask as ask_endpoint
+from tasks.evaluate.chat import asking_scorer
 from tasks.evaluate.comparable import weigh_suite
 from tasks.evaluate.drift import (
     DriftReport,
@@ -20,25 +18,16 @@ from tasks.evaluate.drift import (
     text_digest,
 )
 from tasks.evaluate.drift.answers import seen_answers
-from tasks.evaluate.facts import read_facts
-from tasks.evaluate.harness import NOISE_BATCH_SIZE, GeneralScoring, score_general, score_suites, scorer_name
+from tasks.evaluate.forecast import forecast as foresee
+from tasks.evaluate.harness import NOISE_BATCH_SIZE
+from tasks.evaluate.harness import score_suites as score_on
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
+from tasks.evaluate.trial import Trial
 from tasks.evaluate.verdict import Movement, SuiteVerdict, Verdict, judge
-from tasks.steps import log_progress, run_logger, step
+from tasks.steps import log_progress, run_logger, show_table, side_by_side, step
 from weighbridge.line import Line
-
-
-class Endpoint(Protocol):
-    """What a launched engine must tell of itself."""
-
-    @property
-    def url(self) -> str:
-        """Address without `/v1`."""
-
-
-Launch = Callable[[Line, Artifact, Callable[[str], None]], AbstractContextManager[Endpoint]]
-"""Starts (or finds) the engine that is to serve an artifact, and ends it again if it started it."""
+from weighbridge.settings import load_settings
 
 
 def suites_of(plan: Line, kind: str) -> list[Suite]:
@@ -50,74 +39,121 @@ def _digests(plan: Line, kind: str) -> list[object]:
     return [suite.digest for suite in suites_of(plan, kind)]
 
 
-@step(
-    "score-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, against: [
-        artifact.digest,
-        _digests(plan, "general"),
-        scorer_name(),
-        [[one.artifact_digest, plan.suites, plan.confidence] for one in against or []],
-    ],
-)
-def score(artifact: Artifact, plan: Line, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
-    """Score an artifact on the line's lm-eval suites; what was scored before is taken from the book.
+@step("forecast")
+def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> None:
+    """Say what the verdict may take, and warn of suites that can never decide their margin."""
+
+    def scorer_of(suite: Suite) -> str:
+        return trial.scorer() if suite.kind == "general" else asking_scorer(trial.engine)
+
+    rows = foresee(plan, reference.digest if reference else None, scorer_of, ScoreBook())
+    for row in rows:
+        (run_logger().warning if row.too_small else run_logger().info)(row.sentence)
+    table = [
+        {
+            "suite": row.suite,
+            "items": row.power.items,
+            "margin": row.power.margin,
+            "items for 9 in 10": row.power.items_sure,
+            "minutes": None if row.seconds is None else round(row.seconds / 60, 1),
+            "too small": "yes" if row.too_small else "",
+        }
+        for row in rows
+    ]
+    show_table(f"{plan.name}-forecast", table, "What the verdict on each suite may take")
+
+
+def score(artifact: Artifact, plan: Line, trial: Trial, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
+    """Score an artifact on the line's general suites; what was scored before is taken from the book.
+
+    Where several are weighed at once, each suite has a model of its own. An engine has one for all, and takes several
+    questions at once by itself.
 
     Args:
         artifact: what is scored.
         plan: whose suites.
-        against: production's scores; a suite that is not shown to be no worse than them spares the rest.
+        trial: the engine that is to serve, through which it is scored where that can be.
+        against: production's scores; a suite that is not shown to be no worse than them spares those after it.
     """
-    told: dict[str, Callable[[int, int], None]] = {}
+    names = [suite.name for suite in suites_of(plan, "general")]
+    alone = load_settings().weigh_at_once == 1 or trial.prompt_log_probabilities
+    groups = [names] if alone else [[name] for name in names]
+    shared = {"artifact": artifact, "plan": plan, "trial": trial, "against": against}
+    lists = side_by_side(score_suites, [{**shared, "suites": group} for group in groups])
+    return [scores for group in lists for scores in group]
 
-    def progress(suite: str, done: int, total: int) -> None:
-        told.setdefault(suite, log_progress(f"score {artifact.scheme} on {suite}"))(done, total)
+
+@step(
+    "score-{artifact.scheme}-{artifact.short}",
+    key=lambda artifact, plan, trial, suites, against: [
+        artifact.digest,
+        [find_suite(name).digest for name in suites],
+        trial.scorer(),
+        [[one.artifact_digest, plan.suites, plan.confidence] for one in against or []],
+    ],
+)
+def score_suites(
+    artifact: Artifact, plan: Line, trial: Trial, suites: list[str], against: list[SuiteScores] | None
+) -> list[SuiteScores]:
+    """Score an artifact on some general suites, one after the other; see `score`."""
 
     def cannot_pass(scores: SuiteScores) -> bool:
         return bool(against) and not may_pass(plan, [scores], against)
 
-    suites = suites_of(plan, "general")
-    return score_general(artifact.digest, Store().path(artifact), suites, ScoreBook(), progress, cannot_pass)
+    return _scored(artifact, plan, trial, [find_suite(name) for name in suites], "score", None, cannot_pass)
 
 
 @step(
     "noise-floor-{artifact.short}",
-    key=lambda artifact, plan: [artifact.digest, _digests(plan, "general"), scorer_name(NOISE_BATCH_SIZE)],
+    key=lambda artifact, plan, trial: [artifact.digest, _digests(plan, "general"), trial.scorer(NOISE_BATCH_SIZE)],
 )
-def noise_floor(artifact: Artifact, plan: Line) -> list[SuiteScores]:
+def noise_floor(artifact: Artifact, plan: Line, trial: Trial) -> list[SuiteScores]:
     """Score production a second time, rounded otherwise: the flips between the two are nobody's loss."""
-    scoring = GeneralScoring(artifact.digest, Store().path(artifact), batch_size=NOISE_BATCH_SIZE)
-    told: dict[str, Callable[[int, int], None]] = {}
+    return _scored(artifact, plan, trial, suites_of(plan, "general"), "noise floor of", NOISE_BATCH_SIZE)
+
+
+def _scored(
+    artifact: Artifact,
+    plan: Line,
+    trial: Trial,
+    suites: list[Suite],
+    what: str,
+    batch_size: int | None,
+    enough: Callable[[SuiteScores], bool] = lambda _: False,
+) -> list[SuiteScores]:
+    book, told = ScoreBook(), dict[str, Callable[[int, int], None]]()
+    key = {"artifact_digest": artifact.digest, "scorer": trial.scorer(batch_size)}
+    known = [book.find(suite_digest=suite.digest, **key) for suite in suites]
+    if all(scores is not None for scores in known):
+        # No engine is started for what the book has.
+        return [scores for scores in known if scores is not None]
 
     def progress(suite: str, done: int, total: int) -> None:
-        told.setdefault(suite, log_progress(f"noise floor on {suite}"))(done, total)
+        told.setdefault(suite, log_progress(f"{what} {artifact.scheme} on {suite}"))(done, total)
 
-    return score_suites(scoring, suites_of(plan, "general"), ScoreBook(), progress=progress)
+    with trial.scoring(plan, artifact, run_logger().info, batch_size) as scoring:
+        return score_on(scoring, suites, book, progress=progress, enough=enough)
 
 
 @step(
     "ask-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, engine, launch: [artifact.digest, _digests(plan, "regression"), engine],
+    key=lambda artifact, plan, trial: [artifact.digest, _digests(plan, "regression"), trial.engine],
 )
-def ask(artifact: Artifact, plan: Line, engine: str, launch: Launch) -> list[SuiteScores]:
+def ask(artifact: Artifact, plan: Line, trial: Trial) -> list[SuiteScores]:
     """Ask the line's regression suites through the very engine and flags that will serve.
 
     Args:
         artifact: what is asked.
-        plan: whose suites, and with which engine.
-        engine: name, version and flags of the engine, as they are recorded.
-        launch: starts that engine.
+        plan: whose suites.
+        trial: that engine.
     """
-    suites, logger = suites_of(plan, "regression"), run_logger()
+    suites = suites_of(plan, "regression")
     if not suites:
         return []
-    facts = read_facts(Store().path(artifact))
-    with launch(plan, artifact, logger.info) as endpoint:
-        asking = Asking(
-            endpoint=endpoint.url, model=plan.name, artifact_digest=artifact.digest, engine=engine, facts=facts
-        )
+    with trial.launch(plan, artifact, run_logger().info) as launched:
         return [
             ask_endpoint(
-                asking,
+                trial.asking(plan, artifact, launched),
                 suite,
                 api_key=None,
                 book=ScoreBook(),

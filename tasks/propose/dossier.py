@@ -33,6 +33,8 @@ class Weighed(BaseModel):
     """Empty for a line's first release."""
     drift: dict[str, DriftReport] = {}
     """What was measured beside accuracy: `distributions` and `answers`."""
+    scored_through: str = ""
+    """In a sentence: what scored the general suites, and what that leaves open."""
 
 
 class Flip(BaseModel):

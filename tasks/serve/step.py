@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from registry.models import Registry
 from registry.records import Version
 from registry.store import Artifact, Store
+from tasks.evaluate.trial import Trial
 from tasks.serve import rollout
+from tasks.serve.engines import engine
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout import StepReport, TrafficLock
@@ -39,10 +41,18 @@ def describe_engine(plan: Line) -> str:
     return f"{engine.engine_version} {engine.digest[:12]}"
 
 
-def launch_for_trial(
+def engine_on_trial(plan: Line) -> Trial:
+    """The line's engine, for weighing."""
+    return Trial(
+        engine=describe_engine(plan),
+        prompt_log_probabilities=engine(plan.engine.name).prompt_log_probabilities,
+        launch=_launch_for_trial,
+    )
+
+
+def _launch_for_trial(
     plan: Line, artifact: Artifact, tell: Callable[[str], None]
 ) -> AbstractContextManager[RunningEngine]:
-    """An engine for weighing, see `LocalFleet.trial`."""
     return LocalFleet(load_settings()).trial(plan, artifact, tell)
 
 
@@ -137,8 +147,8 @@ def tidy(plan: Line) -> None:
     settings = load_settings()
     gateway, fleet = Gateway(settings), LocalFleet(settings)
     serving = {one.port for one in gateway.routes().line(plan.name).backends if one.weight > 0}
-    for engine in fleet.engines(plan.name):
-        fleet.mark_rotation(engine, engine.port in serving)
+    for one in fleet.engines(plan.name):
+        fleet.mark_rotation(one, one.port in serving)
     rollout.retire(plan, gateway, fleet, run_logger().info)
 
 

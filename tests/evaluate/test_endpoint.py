@@ -60,7 +60,8 @@ def test_one_that_is_down_is_what_it_was_the_last_time(tmp_path: Path) -> None:
 )
 def test_log_probabilities_are_believed_only_when_they_come(tmp_path: Path, echoes: str, said: str) -> None:
     with Answering(answer, echoes=echoes) as toy:
-        problem = lacks_log_probabilities(describe(toy.url, None, None, tmp_path), None)
+        found = describe(toy.url, None, None, tmp_path)
+        problem = lacks_log_probabilities(found.base, found.model, None)
     assert said in problem and bool(problem) == bool(said)
 
 

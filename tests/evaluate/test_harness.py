@@ -7,7 +7,7 @@ import pytest
 
 from examples.answering import Answering
 from tasks.evaluate import harness, scoring_process
-from tasks.evaluate.harness import score_general, scorer_name
+from tasks.evaluate.harness import GeneralScoring, score_suites, scorer_name
 from tasks.evaluate.journal import read_journal
 from tasks.evaluate.lm_eval_child import Refused, Remote, _item
 from tasks.evaluate.scores import ScoreBook, SuiteScores
@@ -129,13 +129,13 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
             os.kill(_child(), signal.SIGKILL)
 
     with pytest.raises(ScoringFailed, match="signal 9"):
-        score_general("a" * 64, model, wanted, book, kill_in_the_second)
+        score_suites(GeneralScoring("a" * 64, model), wanted, book, progress=kill_in_the_second)
     kept = book.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=scorer_name())
     assert kept is not None
     _are_sound_choices(kept, wanted[0])
 
     told: list[tuple[str, int, int]] = []
-    scores = score_general("a" * 64, model, wanted, book, lambda *event: told.append(event))
+    scores = score_suites(GeneralScoring("a" * 64, model), wanted, book, progress=lambda *event: told.append(event))
     assert {suite for suite, _, _ in told} == {"general/second", "general/echo"}
     assert ("general/second", 0, 6) in told and ("general/echo", 14, 14) in told
     assert [one.suite for one in scores] == ["general/first", "general/second", "general/echo"]
@@ -145,7 +145,7 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
     assert scores[2].items[2].question == "the dog is"
 
     monkeypatch.setattr(scoring_process.subprocess, "Popen", None)
-    assert score_general("a" * 64, model, wanted[::-1], book) == scores[::-1]
+    assert score_suites(GeneralScoring("a" * 64, model), wanted[::-1], book) == scores[::-1]
 
 
 def test_a_killed_suite_goes_on_from_its_last_chunk(
@@ -243,7 +243,7 @@ def test_numbers_that_are_none_give_no_scores(root: Path) -> None:
 def test_a_model_that_does_not_load_is_told_with_the_logs_tail(root: Path, tmp_path: Path, home: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScoringFailed, match="status 1") as caught:
-        score_general("c" * 64, tmp_path / "empty", suites(root, "first"), ScoreBook(tmp_path / "book"))
+        score_suites(GeneralScoring("c" * 64, tmp_path / "empty"), suites(root, "first"), ScoreBook(tmp_path / "book"))
     assert caught.value.where == str(home / "logs" / f"scoring-{'c' * 12}.log")
     assert "Error" in caught.value.what
     assert "Traceback" in Path(caught.value.where).read_text()

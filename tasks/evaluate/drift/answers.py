@@ -36,7 +36,14 @@ class SeenAnswer(BaseModel):
 def seen_answers(scores: SuiteScores) -> tuple[SeenAnswer, ...]:
     """A regression suite's answers; those that the API never gave are left out."""
     return tuple(
-        SeenAnswer(id=item.id, question=item.question, answer=item.answer, cluster=item.cluster)
+        SeenAnswer(
+            id=item.id,
+            question=item.question,
+            answer=item.answer,
+            cluster=item.cluster,
+            latency_seconds=item.latency_seconds,
+            tokens=item.tokens,
+        )
         for item in scores.items
         if item.trouble != "error"
     )

@@ -55,6 +55,9 @@ class Engine(Protocol):
     ready_seconds: float
     """Longest sensible time from start to the first healthy answer."""
 
+    prompt_log_probabilities: bool
+    """Whether it tells a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""
+
     def version(self) -> str:
         """Version of the engine that would be started; part of what is weighed."""
 

