@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from tasks.evaluate.harness import NOISE_BATCH_SIZE, GeneralScoring, score_suite
 from tasks.evaluate.journal import read_journal
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
 from tasks.evaluate.sides import Side
-from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look
+from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look, looking_order
 from tasks.evaluate.suites import Suite
 from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
@@ -173,7 +173,7 @@ class _Compared:
                 suites,
                 self.book,
                 progress=lambda suite, done, total: self.watch.progress(who, suite, done, total),
-                order=(lambda suite: fair_order(self.theirs[suite.name])) if may_stop else None,
+                order=self._order if may_stop else None,
                 stop=(lambda suite, seen: self._settled(suite, seen)) if who == "candidate" else None,
             )
         except ScoringFailed as error:
@@ -220,6 +220,10 @@ class _Compared:
         )
         self.watch.running(suite.name, now, self.options.margin)
         return now.settled and not self.options.all_items
+
+    def _order(self, suite: Suite, scored: Mapping[str, ItemScore]) -> tuple[str, ...]:
+        production = self.theirs[suite.name]
+        return looking_order(production, scored, margin=self.options.margin, confidence=self.options.confidence)
 
     def _general(self, side: Side, again: bool) -> GeneralScoring:
         return side.general(self.options.tokenizer, NOISE_BATCH_SIZE if again else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 PACKAGES = ("transformers", "torch", "compressed-tensors")
 
 Progress = Callable[[str, int, int], None]
+Order = Callable[[Suite, Mapping[str, ItemScore]], Sequence[str]]
 Stop = Callable[[Suite, list[ItemScore]], bool]
 
 
@@ -101,7 +102,7 @@ def score_suites(
     *,
     progress: Progress | None = None,
     enough: Callable[[SuiteScores], bool] = lambda _: False,
-    order: Callable[[Suite], Sequence[str]] | None = None,
+    order: Order | None = None,
     stop: Stop | None = None,
 ) -> list[SuiteScores]:
     """Score a model on general suites.
@@ -113,7 +114,8 @@ def score_suites(
             journal beside it.
         progress: called with a suite's name, items done and items in all.
         enough: asked after each suite whether the rest may be spared; the scores so far are returned then.
-        order: a suite's ids in the order in which they are scored; a fair one of its own by default.
+        order: a suite's ids in the order in which they are scored, as far as its items so far decide it; a fair one
+            of its own by default.
         stop: asked after each chunk of a suite, with its items so far in the order in which they were scored, whether
             the rest of the suite may be spared.
 
@@ -128,8 +130,9 @@ def score_suites(
         for number, suite in enumerate(suites):
             scores = found[number]
             if scores is None:
-                ids = order(suite) if order else _shuffled(suite)
-                scores = found[number] = _score(scoring, suite, ids, book, process, progress or _quiet, stop)
+                scores = found[number] = _score(
+                    scoring, suite, order or _shuffled, book, process, progress or _quiet, stop
+                )
                 if enough(scores):
                     break
     return [scores for scores in found if scores is not None]
@@ -138,7 +141,7 @@ def score_suites(
 def _score(
     scoring: GeneralScoring,
     suite: Suite,
-    order: Sequence[str],
+    order: Order,
     book: ScoreBook,
     process: ScoringProcess,
     progress: Progress,
@@ -150,29 +153,27 @@ def _score(
         if (known := book.find(**key)) is not None:
             journal.close_for_good()
             return known
-        so_far = leading(order, journal.items)
+        ids = order(suite, journal.items)
+        so_far = leading(ids, journal.items)
         settled = bool(stop and so_far and stop(suite, so_far))
         if not settled:
             progress(suite.name, len(journal.items), suite.items)
             process.make_ready()
             journal.start_clock()
-        for start in range(0, 0 if settled else suite.items, CHUNK_ITEMS):
-            missing = tuple(id for id in order[start : start + CHUNK_ITEMS] if id not in journal.items)
-            if not missing:
-                continue
+        while not settled and (missing := [id for id in ids if id not in journal.items][:CHUNK_ITEMS]):
             done = len(journal.items)
 
             def tell(share: float, done: int = done, chunk: int = len(missing)) -> None:
                 progress(suite.name, done + int(share * chunk), suite.items)
 
-            journal.add(process.score(suite, missing, tell))
+            journal.add(process.score(suite, tuple(missing), tell))
             progress(suite.name, len(journal.items), suite.items)
-            if stop and stop(suite, leading(order, journal.items)):
-                break
-        return conclude(book, journal, suite, key, leading(order, journal.items), scoring.conditions)
+            ids = order(suite, journal.items)
+            settled = bool(stop and stop(suite, leading(ids, journal.items)))
+        return conclude(book, journal, suite, key, leading(ids, journal.items), scoring.conditions)
 
 
-def _shuffled(suite: Suite) -> list[str]:
+def _shuffled(suite: Suite, _: Mapping[str, ItemScore]) -> list[str]:
     """Suites are sorted by topic: a part of one must be a fair sample of it."""
     from tasks.evaluate.sequential.order import shuffled  # numpy, which a reader of scores need not import
 

@@ -1,14 +1,16 @@
 """Scoring no further than needed: production's scores are all there, the candidate's come one by one.
 
 The test is `tasks.evaluate.sequential.decide`, which may be looked at after every item. It sees a candidate's
-items in a fair order that has nothing to do with the file's, for suites are sorted by topic, and clusters whole.
+items in an order that has nothing to do with the file's, for suites are sorted by topic: where production's margins
+are known, items on which it was unsure more often, chosen block by block from what the blocks before have shown; else
+a fair one, with clusters whole.
 What was not scored counts for nothing: it is filled in with production's own score only so that the test has a
 suite of the right size, and a decision is taken only if it rests on scored items alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +20,7 @@ from tasks.evaluate.verdict import SUSPICIOUS, SuiteVerdict
 
 if TYPE_CHECKING:
     from tasks.evaluate.sequential import Decision, Levels, Pairs
-    from tasks.evaluate.sequential.betting import Walk
+    from tasks.evaluate.sequential.betting import Array, Walk
 
 
 class Look(BaseModel):
@@ -52,6 +54,22 @@ def fair_order(production: SuiteScores) -> tuple[str, ...]:
     return tuple(id for place in shuffled(names) for id in clusters[names[place]])
 
 
+def looking_order(
+    production: SuiteScores, scored: Mapping[str, ItemScore], *, margin: float, confidence: float
+) -> tuple[str, ...]:
+    """A suite's ids in the order in which a candidate is looked at, as far as its scores so far decide it.
+
+    Args:
+        production: all of production's scores.
+        scored: the candidate's items so far, by id, in no particular order.
+        margin, confidence: as for `judge_suite`.
+
+    Returns:
+        All ids where the order is `fair_order`; else those looked at and, if that is not all, the next.
+    """
+    return _Test(production, scored.values(), margin, confidence).order
+
+
 def look(
     production: SuiteScores, seen: Sequence[ItemScore], *, margin: float, confidence: float, suites: int = 1
 ) -> Look:
@@ -59,7 +77,7 @@ def look(
 
     Args:
         production: all of production's scores.
-        seen: the candidate's items, at least one, in `fair_order` and without gaps.
+        seen: the candidate's items, at least one, in `looking_order` and without gaps.
         margin, confidence: as for `judge_suite`.
         suites: how many suites are compared in all: a regression must stand among so many (Holm).
     """
@@ -92,20 +110,19 @@ def judge_as_seen(candidate: SuiteScores, production: SuiteScores, *, margin: fl
     candidate that was looked at must be judged here.
 
     Args:
-        candidate: comparable scores; must-pass items are all there, others may be missing at the end of `fair_order`.
+        candidate: comparable scores; must-pass items are all there, others may be missing at the end of
+            `looking_order`.
         production: all of production's scores.
     """
     ours = {item.id: item for item in candidate.items}
-    order = fair_order(production)
-    seen = [ours[id] for id in order[: next((n for n, id in enumerate(order) if id not in ours), len(order))]]
-    test = _Test(production, seen, margin, confidence)
+    test = _Test(production, ours.values(), margin, confidence)
     decision, theirs = test.decision, {item.id: item.score for item in production.items}
     failed = tuple(item.id for item in candidate.items if item.must_pass and item.score < 1)
-    used = order[: min(decision.items_used, len(seen))]
+    used = test.order[: min(decision.items_used, test.seen)]
     reason = f"must-pass items failed: {', '.join(failed)}." if failed else decision.reason
-    undecided = decision.items_used > len(seen)
+    undecided = decision.items_used > test.seen
     if undecided and not failed:
-        reason = f"scoring stopped after {len(seen)} of {len(order)} items, before the question was settled."
+        reason = f"scoring stopped after {test.seen} of {len(theirs)} items, before the question was settled."
     return SuiteVerdict(
         suite=candidate.suite,
         outcome="regression" if failed else "inconclusive" if undecided else decision.outcome,
@@ -123,28 +140,35 @@ def judge_as_seen(candidate: SuiteScores, production: SuiteScores, *, margin: fl
         loss_p_value=test.loss_p_value(),
         note=SUSPICIOUS if decision.low is not None and decision.low > margin else "",
         must_pass_failed=failed,
-        suite_items=len(order) if len(used) < len(order) else None,
+        suite_items=len(theirs) if len(used) < len(theirs) else None,
     )
 
 
 class _Test:
     """The sequential test of one suite, with the candidate's missing scores filled in with production's."""
 
-    def __init__(self, production: SuiteScores, seen: Sequence[ItemScore], margin: float, confidence: float) -> None:
+    def __init__(self, production: SuiteScores, scored: Iterable[ItemScore], margin: float, confidence: float) -> None:
         from tasks.evaluate.sequential import Levels, decide
         from tasks.evaluate.sequential.decide import is_binary
         from tasks.evaluate.sequential.order import walk_clusters, walk_items
+        from tasks.evaluate.sequential.stratified import walk_strata
 
-        self.pairs = _pairs(production, seen)
-        self.seen = len(seen)
-        self.gain = self.pairs.candidate - self.pairs.production
-        self.decision: Decision = decide(self.pairs, margin=margin, confidence=confidence)
-        clusters = self.pairs.clusters
-        alone = clusters is None
-        self.levels: Levels = Levels(margin, confidence, final_look=alone and is_binary(self.pairs))
-        self.walk: Walk = (
-            walk_items(self.gain, margin) if clusters is None else walk_clusters(self.gain, clusters, margin)
-        )
+        known = {item.id: item.score for item in scored}
+        self.pairs = pairs = _pairs(production, known)
+        self.gain = pairs.candidate - pairs.production
+        self.decision: Decision = decide(pairs, margin=margin, confidence=confidence)
+        final_look = pairs.clusters is None and is_binary(pairs)
+        self.levels = Levels(margin, confidence, final_look=final_look, weighted=pairs.margins is not None)
+        self.order: tuple[str, ...] = pairs.ids
+        if pairs.clusters is not None:
+            self.walk: Walk = walk_clusters(self.gain, pairs.clusters, margin)
+        elif pairs.margins is not None:
+            error = self.levels.passing[0]
+            self.walk = walk_strata(self.gain, pairs.margins, pairs.ids, margin, error)
+            self.order = _weighted_order(pairs, self.gain, known, margin, error)
+        else:
+            self.walk = walk_items(self.gain, margin)
+        self.seen = next((count for count, id in enumerate(self.order) if id not in known), len(self.order))
         self.steps = int((self.walk.items <= self.seen).sum())
 
     def loss_p_value(self) -> float:
@@ -168,20 +192,41 @@ class _Test:
         return min(2 * min(anytime, end), 1.0)
 
 
-def _pairs(production: SuiteScores, seen: Sequence[ItemScore]) -> Pairs:
+def _weighted_order(
+    pairs: Pairs, gain: Array, known: Mapping[str, float], margin: float, error: float
+) -> tuple[str, ...]:
+    import numpy as np
+
+    from tasks.evaluate.sequential.order import shuffled
+    from tasks.evaluate.sequential.stratified import order_so_far
+
+    assert pairs.margins is not None
+    scored = np.array([id in known for id in pairs.ids])
+    places = order_so_far(gain, pairs.margins, pairs.ids, margin, error, scored)
+    order = [pairs.ids[place] for place in places]
+    if scored[places].all():
+        # The walk came to its end: whoever wants more takes what is left of the suite, for the exact test at its end.
+        left = set(pairs.ids).difference(order)
+        order += [pairs.ids[place] for place in shuffled(pairs.ids) if pairs.ids[place] in left]
+    return tuple(order)
+
+
+def _pairs(production: SuiteScores, ours: Mapping[str, float]) -> Pairs:
     import numpy as np
 
     from tasks.evaluate.sequential import Pairs
 
     order = fair_order(production)
-    theirs, ours = {item.id: item for item in production.items}, {item.id: item.score for item in seen}
+    theirs = {item.id: item for item in production.items}
     numbers: dict[str, int] = {}
+    margins = [theirs[id].margin for id in order]
     clusters = np.array([numbers.setdefault(_cluster(theirs[id]), len(numbers)) for id in order], dtype=np.int64)
     return Pairs(
         ids=order,
         production=np.array([theirs[id].score for id in order], dtype=float),
         candidate=np.array([ours.get(id, theirs[id].score) for id in order], dtype=float),
         clusters=clusters if len(numbers) < len(order) else None,
+        margins=None if None in margins or len(numbers) < len(order) else np.array(margins, dtype=float),
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from itertools import takewhile
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluate.scores import ItemScore, SuiteScores
-from tasks.evaluate.stopping import fair_order, judge_as_seen, look
+from tasks.evaluate.sequential import Pairs, decide
+from tasks.evaluate.stopping import fair_order, judge_as_seen, look, looking_order
 
 
 def scores(values: dict[str, float], **changes: object) -> SuiteScores:
@@ -119,3 +122,66 @@ def test_what_is_not_scored_never_decides(seed: int, lost: float) -> None:
     whole = scores({id: ours[id] if id in there else float(numbers.random() < 0.5) for id in ours})
     if len(there) < 200:
         assert judge_as_seen(whole, theirs, margin=0.1, confidence=0.95).outcome == first.outcome
+
+
+def unsure(seed: int, lost_share: float, gained_share: float) -> tuple[SuiteScores, SuiteScores]:
+    """Production and candidate of 600 items, whose flips are where production was unsure."""
+    chance = random.Random(seed)
+    theirs, ours = [], []
+    for number in range(600):
+        margin = chance.gauss(1.0, 2.0)
+        score, near = float(margin > 0), abs(margin) < 0.7
+        flips = chance.random() < (lost_share if score else gained_share) * (3.5 if near else 0.3)
+        theirs.append(ItemScore(id=f"i{number}", score=score, margin=margin))
+        ours.append(ItemScore(id=f"i{number}", score=1 - score if flips else score))
+    return scores({}, items=tuple(theirs)), scores({}, items=tuple(ours))
+
+
+def scored_in_order(candidate: SuiteScores, production: SuiteScores, chunk: int = 64) -> SuiteScores:
+    """The candidate's scores as far as they are needed, scored as the harness does it: some items at a time."""
+    ours = {item.id: item for item in candidate.items}
+    scored: dict[str, ItemScore] = {}
+    while True:
+        order = looking_order(production, scored, margin=0.05, confidence=0.95)
+        seen = [scored[id] for id in takewhile(scored.__contains__, order)]
+        missing = [id for id in order if id not in scored][:chunk]
+        if not missing or (seen and look(production, seen, margin=0.05, confidence=0.95).settled):
+            return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(ours)})
+        scored |= {id: ours[id] for id in missing}
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), lost=st.sampled_from([0.0, 0.05, 0.3]), gained=st.sampled_from([0.0, 0.1]))
+def test_looking_where_production_was_unsure_decides_as_if_all_had_been_there(
+    seed: int, lost: float, gained: float
+) -> None:
+    production, candidate = unsure(seed, lost, gained)
+    part = scored_in_order(candidate, production)
+    verdict = judged(part, production)
+    margins = np.array([item.margin for item in production.items])
+    whole = decide(
+        Pairs(
+            ids=tuple(item.id for item in production.items),
+            production=np.array([item.score for item in production.items]),
+            candidate=np.array([item.score for item in candidate.items]),
+            margins=margins,
+        ),
+        margin=0.05,
+        confidence=0.95,
+    )
+    assert (verdict.outcome, verdict.items) == (whole.outcome, whole.items_used)
+    assert verdict.items <= len(part.items) <= verdict.items + 64 or verdict.items == 600
+    assert (verdict.low, verdict.high) == (whole.low, whole.high)
+
+
+def test_a_killed_scoring_goes_on_in_the_same_order() -> None:
+    production, candidate = unsure(3, 0.05, 0.1)
+    ours = {item.id: item for item in candidate.items}
+    first = looking_order(production, {}, margin=0.05, confidence=0.95)
+    assert len(first) < 100, "no further than what is decided"
+    assert list(first) != list(fair_order(production)[: len(first)])
+    some = {id: ours[id] for id in first[:7]}
+    assert looking_order(production, some, margin=0.05, confidence=0.95) == first
+    all_of_them = {id: ours[id] for id in first}
+    longer = looking_order(production, all_of_them, margin=0.05, confidence=0.95)
+    assert longer[: len(first)] == first and len(longer) > len(first)

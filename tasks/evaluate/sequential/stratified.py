@@ -15,6 +15,7 @@ flips that is close to an even draw: even weights of 2 cap how much an item may 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,13 +70,49 @@ def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float
         margins: production's own margins.
         error: of passing, from which follows how many items may be needed.
     """
+    blocks = list(_blocks(gain, margins, ids, margin, error))
+    columns = [np.concatenate(column) for column in zip(*(bets for _, bets in blocks))]
+    done = len(columns[0])
+    return Walk(
+        gain=columns[0],
+        size=np.ones(done),
+        items=np.arange(1, done + 1),
+        passing=columns[1],
+        worse=(columns[2], columns[3]),
+        real=(columns[4], columns[5]),
+    )
+
+
+def order_so_far(
+    gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float, scored: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The same order while a candidate is being scored: up to the first block that is not, with that block.
+
+    Args:
+        gain, margins, ids, margin, error: as for `walk_strata`; gains of items that are not scored are not read.
+        scored: whether an item is.
+
+    Returns:
+        Places of items; shorter than the suite where the walk ends before it.
+    """
+    order = []
+    for items, _ in _blocks(gain, margins, ids, margin, error):
+        order.append(items)
+        if not scored[items].all():
+            break
+    return np.concatenate(order)
+
+
+def _blocks(
+    gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float
+) -> Iterator[tuple[NDArray[np.int64], tuple[Array, ...]]]:
+    """Block by block, its items and its columns of a walk; what comes next depends on the blocks before alone."""
     queues = _strata(np.abs(margins), ids)
     sizes = np.array([len(queue) for queue in queues])
     shares = EXPECTED_SHARES if len(queues) == len(EXPECTED_SHARES) else SMALL_SHARES
     expected = np.array(shares[: len(queues)])
     strata = _Strata(sizes / len(gain), expected / (expected @ sizes) * len(gain), sizes.copy())
     points = _even_points(margins, ids)
-    parts: list[tuple[Array, ...]] = []
     log_stake, total, done, dry = 0.0, 0.0, 0, False
     while done < len(gain) and not dry and log_stake < -np.log(error):
         block = min(max(FIRST_LOOK_ITEMS, int(done * (GROWTH - 1))), len(gain) - done)
@@ -88,20 +125,11 @@ def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float
             chosen = drawn == number
             items[chosen] = queue[where[number] : where[number] + np.count_nonzero(chosen)]
         weighted = gain[items] / rate[drawn]
-        parts.append((weighted, *_bets(strata, rate, bet, margin, total, done, len(drawn))))
+        yield items, (weighted, *_bets(strata, rate, bet, margin, total, done, len(drawn)))
         strata.squares += np.bincount(drawn, weights=np.square(gain[items]), minlength=len(sizes))
         strata.looked += np.bincount(drawn, minlength=len(sizes))
         log_stake += float(np.log(1 + bet * (weighted + margin)).sum())
         total, done = total + float(weighted.sum()), done + len(drawn)
-    columns = [np.concatenate(column) for column in zip(*parts)]
-    return Walk(
-        gain=columns[0],
-        size=np.ones(done),
-        items=np.arange(1, done + 1),
-        passing=columns[1],
-        worse=(columns[2], columns[3]),
-        real=(columns[4], columns[5]),
-    )
 
 
 def _strata(certainty: Array, ids: tuple[str, ...]) -> list[NDArray[np.int64]]:
