@@ -174,18 +174,28 @@ def _named(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
 
 def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
     """One fact among village news; the wrong options are the answers to other facts on the page."""
+    # A sentence is about 19 tokens: most pages have 90 with their four facts, some 170, some 350.
+    yield from _pages(words, chance, [(2, 2, 2, 6, 2, 2, 16)[number % 7] for number in range(84)])
+
+
+def long_retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
+    """The same on pages of about 800, 1,600, 3,300 and 5,900 tokens: what a cut, rounded or misread cache loses."""
+    sentences = [48] * 24 + [100] * 18 + [205] * 12 + [370] * 12
+    chance.shuffle(sentences)
+    yield from _pages(words, chance, sentences)
+
+
+def _pages(words: dict[str, Any], chance: random.Random, sentences: list[int]) -> Iterator[Item]:
     frames = {
         "password": ("The password for the {} is", words["rooms"], words["secrets"]),
         "door": ("The door of the {} is painted", words["rooms"], words["colours"]),
         "key": ("The key to the {} is under the", words["rooms"], words["covers"]),
     }
-    for number in range(84):
+    for number, length in enumerate(sentences):
         kind = list(frames)[number % 3]
         frame, keys, values = frames[kind]
         facts = list(zip(chance.sample(keys, 4), chance.sample(values, 4)))
-        # A sentence is about 19 tokens: most pages have 90 with their four facts, some 170, some 350.
-        # More text would be a sterner test; a processor reads about 500 tokens a second, of every model anew.
-        page = [_filler(words, chance) for _ in range((2, 2, 2, 6, 2, 2, 16)[number % 7])]
+        page = [_filler(words, chance) for _ in range(length)]
         for position, fact in zip(sorted(chance.choices(range(len(page) + 1), k=4), reverse=True), facts):
             page.insert(position, f"{frame.format(fact[0])} {fact[1]}.")
         asked, answer = facts[number % 4]
@@ -205,12 +215,18 @@ def _filler(words: dict[str, Any], chance: random.Random) -> str:
     return str(chance.choice(words["filler"])).format(**fills)
 
 
-TASKS = {"agreement": agreement, "choice": choice, "copying": copying, "retrieval": retrieval}
+TASKS = {
+    "agreement": agreement,
+    "choice": choice,
+    "copying": copying,
+    "retrieval": retrieval,
+    "long_retrieval": long_retrieval,
+}
 
 
 def lines(task: str) -> str:
     """A task's whole file: one JSON object a line."""
-    words = yaml.safe_load((FOLDER / "words.yml").read_text())[task]
+    words = yaml.safe_load((FOLDER / "words.yml").read_text())[task.removeprefix("long_")]
     items = TASKS[task](words, random.Random(f"{SEED} {task}"))
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 

@@ -9,7 +9,7 @@ from tasks.evaluate.suites import find_suite, list_suites, questions_of, task_co
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
 from weighbridge.settings import project_root
 
-GENERAL = ("agreement", "choice", "copying", "retrieval")
+GENERAL = ("agreement", "choice", "copying", "long_retrieval", "retrieval")
 YAML = """
 task: pets
 dataset_path: json
@@ -65,15 +65,16 @@ def test_regression_suites_have_must_pass_items() -> None:
 
 
 def test_right_choices_are_spread_over_the_places() -> None:
-    for task in ("choice", "retrieval"):
+    for task in ("choice", "retrieval", "long_retrieval"):
         rows = [json.loads(line) for line in find_suite(f"general/{task}").path.with_suffix(".jsonl").open()]
         places = [row["answer"] for row in rows]
         assert all(0.15 < places.count(place) / len(places) < 0.35 for place in range(4))
         assert all(len(set(row["options"])) == 4 for row in rows)
 
 
-def test_every_retrieval_fact_is_on_its_page_once() -> None:
-    for line in find_suite("general/retrieval").path.with_suffix(".jsonl").open():
+@pytest.mark.parametrize("name", ["retrieval", "long_retrieval"])
+def test_every_retrieval_fact_is_on_its_page_once(name: str) -> None:
+    for line in find_suite(f"general/{name}").path.with_suffix(".jsonl").open():
         row = json.loads(line)
         assert row["text"].count(f"{row['question']} {row['options'][row['answer']]}.") == 1
         assert all(option in row["text"] for option in row["options"])
