@@ -6,7 +6,17 @@ from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.step import ask, compare_answers, draw_verdict, forecast, look, may_pass, noise_floor, score
+from tasks.evaluate.step import (
+    ask,
+    compare_answers,
+    draw_verdict,
+    forecast,
+    look,
+    may_pass,
+    noise_floor,
+    score,
+    weighing_conditions,
+)
 from tasks.evaluate.trial import Trial
 from tasks.fit.step import fit, refit
 from tasks.propose.propose import Release, Weighed
@@ -67,7 +77,15 @@ def current(line: str) -> Artifact | None:
     return Store().get(line, serving.digest) if serving else None
 
 
-@step("weigh-{artifact.scheme}-{artifact.short}")
+@step(
+    "weigh-{artifact.scheme}-{artifact.short}",
+    key=lambda plan, artifact, production, weights, trial: [
+        artifact.digest,
+        production and production.digest,
+        weights.digest,
+        *weighing_conditions(plan, trial),
+    ],
+)
 def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact, trial: Trial) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 

@@ -18,6 +18,7 @@ from tasks.evaluate.drift import (
     text_digest,
 )
 from tasks.evaluate.drift.answers import seen_answers
+from tasks.evaluate.forecast import Forecast
 from tasks.evaluate.forecast import forecast as foresee
 from tasks.evaluate.harness import NOISE_BATCH_SIZE
 from tasks.evaluate.harness import score_suites as score_on
@@ -39,14 +40,23 @@ def _digests(plan: Line, kind: str) -> list[object]:
     return [suite.digest for suite in suites_of(plan, kind)]
 
 
-@step("forecast")
-def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> None:
+def weighing_conditions(plan: Line, trial: Trial) -> list[object]:
+    """All that a verdict depends on beside the models: the line, its suites' content, the held text, what scores."""
+    suites = [*_digests(plan, "general"), *_digests(plan, "regression")]
+    return [plan.model_dump(), suites, text_digest(held_documents()), trial.engine, trial.scorer()]
+
+
+@step(
+    "forecast",
+    key=lambda plan, reference, trial: [reference and reference.digest, *weighing_conditions(plan, trial)],
+)
+def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> list[Forecast]:
     """Say what the verdict may take, and warn of suites that can never decide their margin."""
 
     def scorer_of(suite: Suite) -> str:
         return trial.scorer() if suite.kind == "general" else asking_scorer(trial.engine)
 
-    rows = foresee(plan, reference.digest if reference else None, scorer_of, ScoreBook())
+    rows = list(foresee(plan, reference.digest if reference else None, scorer_of, ScoreBook()))
     for row in rows:
         (run_logger().warning if row.too_small else run_logger().info)(row.sentence)
     table = [
@@ -61,6 +71,7 @@ def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> None:
         for row in rows
     ]
     show_table(f"{plan.name}-forecast", table, "What the verdict on each suite may take")
+    return rows
 
 
 def score(artifact: Artifact, plan: Line, trial: Trial, against: list[SuiteScores] | None = None) -> list[SuiteScores]:

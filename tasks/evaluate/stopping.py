@@ -19,7 +19,7 @@ from tasks.evaluate.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict import SUSPICIOUS, SuiteVerdict
 
 if TYPE_CHECKING:
-    from tasks.evaluate.sequential import Decision, Levels, Pairs
+    from tasks.evaluate.sequential import Decision, Pairs
     from tasks.evaluate.sequential.betting import Array, Walk
 
 
