@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from prefect import flow
 
 from registry.models import Registry
@@ -19,14 +22,24 @@ from tasks.evaluate.step import (
 )
 from tasks.evaluate.trial import Trial
 from tasks.fit.step import fit, refit
-from tasks.propose.propose import Release, Weighed
+from tasks.propose.dossier import Rung, Weighed
+from tasks.propose.propose import Release
 from tasks.propose.step import propose
-from tasks.quantize.step import quantize
+from tasks.quantize.step import methods_of, quantize
 from tasks.serve.step import engine_on_trial
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
-from tasks.steps import side_by_side, step
-from weighbridge.errors import VerdictInconclusive, VerdictInvalid, VerdictRegression
+from tasks.steps import run_logger, side_by_side, step
+from weighbridge.errors import (
+    CalibrationInvalid,
+    MemoryShort,
+    QuantizationFailed,
+    QuantizationInterrupted,
+    QuantizationUncovered,
+    VerdictInconclusive,
+    VerdictInvalid,
+    VerdictRegression,
+)
 from weighbridge.line import Line
 
 FAILURES = {
@@ -62,12 +75,15 @@ def release(
     production, trial = current(line), engine_on_trial(plan)
     forecast(plan, production, trial)
     weights = download(pinned, line)
-    artifacts = [quantize(weights, scheme) for scheme in report.schemes]
+    climbed = [climb(plan, weights, scheme) for scheme in report.schemes]
+    artifacts = [artifact for artifact, _ in climbed]
     report = refit(report, artifacts, plan)
     artifacts = [artifact for artifact in artifacts if artifact.scheme in report.schemes]
     changed = what_changed(production, weights)
     shared = {"plan": plan, "production": production, "weights": weights, "trial": trial}
     weighed = side_by_side(weigh, [{**shared, "artifact": artifact} for artifact in artifacts])
+    rungs = {artifact.digest: rungs for artifact, rungs in climbed}
+    weighed = [one.model_copy(update={"rungs": rungs[one.artifact.digest]}) for one in weighed]
     return conclude(propose(plan, pinned, report, weighed, changed))
 
 
@@ -75,6 +91,46 @@ def current(line: str) -> Artifact | None:
     """What the registry says is in production."""
     serving = Registry().production(line)
     return Store().get(line, serving.digest) if serving else None
+
+
+def climb(plan: Line, weights: Artifact, scheme: str) -> tuple[Artifact, tuple[Rung, ...]]:
+    """Make a scheme's candidate: by its cheapest method, and by a costlier one while that is too far from its release.
+
+    A method that fails is passed over where another gives a candidate; a climb that takes too long ends where it is.
+
+    Returns:
+        The nearest to the release, and every method that was tried.
+
+    Raises:
+        QuantizationFailed, QuantizationUncovered: no method gives a candidate.
+    """
+    began, tried = time.monotonic(), list[tuple[Artifact, Rung]]()
+    rungs, failure = list[Rung](), None
+    for method in methods_of(scheme, plan):
+        if rungs and time.monotonic() - began > 60 * plan.quantize.minutes:
+            run_logger().warning("%s: %s is not tried, for %g minutes are over", scheme, method, plan.quantize.minutes)
+            break
+        try:
+            artifact = quantize(weights, scheme, method, plan.quantize)
+        except QuantizationInterrupted:
+            # Somebody stopped it: the next run goes on there, and no other method stands in for it.
+            raise
+        except (QuantizationFailed, QuantizationUncovered, CalibrationInvalid, MemoryShort) as error:
+            failure = error
+            rungs.append(Rung(method=method, digest="", outcome="failed", sentence=error.what))
+            continue
+        if artifact == weights:
+            return artifact, ()
+        seen = look(artifact, weights, plan)
+        rungs.append(Rung.of(method, seen))
+        tried.append((artifact, rungs[-1]))
+        if seen.outcome == "non_inferior":
+            return artifact, tuple(rungs)
+    if not tried:
+        assert failure is not None
+        raise failure
+    nearest, _ = min(tried, key=lambda one: math.inf if one[1].kl_nats is None else one[1].kl_nats)
+    return nearest, tuple(rungs)
 
 
 @step(

@@ -71,6 +71,32 @@ class Target(_Part):
     concurrency: int = Field(8, ge=1, description="requests at once, each of full context")
 
 
+class SchemeChoice(_Part):
+    """How one scheme is made, where the pipeline's own choice is not wanted: a recipe."""
+
+    methods: list[str] = Field(
+        [], description="files in tasks/quantize/methods/, from the cheapest up; empty: the scheme's own"
+    )
+    group_size: int | None = Field(None, ge=16, description="input columns that share a scale")
+    ignore: list[str] = Field([], description="globs over layers' names that stay as published, beside the usual ones")
+
+
+class Quantize(_Part):
+    """How candidates are quantized."""
+
+    minutes: float = Field(
+        240, gt=0, description="a costlier method is begun only while the cheaper ones took less than this together"
+    )
+    calibration: str | None = Field(
+        None, description="file of text or messages for methods that calibrate; the project's own by default"
+    )
+    schemes: dict[str, SchemeChoice] = Field({}, description="by the scheme's name")
+
+    def choice(self, scheme: str) -> SchemeChoice:
+        """What is chosen for a scheme; nothing by default."""
+        return self.schemes.get(scheme, SchemeChoice())
+
+
 class SuiteUse(_Part):
     """One suite with the margin that its verdict is drawn at."""
 
@@ -150,6 +176,7 @@ class Line(_Part):
     admission: Admission
     schemes: list[str] = Field(min_length=1, description="files in tasks/quantize/schemes/: bf16, int8, int4, …")
     target: Target
+    quantize: Quantize = Quantize()
     engine: Engine = Engine()
     suites: list[SuiteUse] = Field(min_length=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -21,6 +21,29 @@ if TYPE_CHECKING:
     from tasks.source.hub import Source
 
 
+class Rung(BaseModel):
+    """One method that a scheme was tried by, and how far its result was from the release."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    digest: str
+    """Of the artifact; empty where the method failed."""
+    outcome: str
+    """Of the look at it: `non_inferior` ended the climb; `failed` where there is nothing to look at."""
+    sentence: str
+    kl_nats: float | None = None
+    """KL divergence from the release on held text, nats a token."""
+
+    @classmethod
+    def of(cls, method: str, seen: DriftReport) -> Rung:
+        """A rung by what was seen of its artifact."""
+        kl = next((one.difference for one in seen.signals if one.name == "KL"), None)
+        return cls(
+            method=method, digest=seen.candidate_digest, outcome=seen.outcome, sentence=seen.sentence, kl_nats=kl
+        )
+
+
 class Weighed(BaseModel):
     """An artifact with its verdict and the scores that the verdict rests on."""
 
@@ -33,6 +56,8 @@ class Weighed(BaseModel):
     """Empty for a line's first release."""
     drift: dict[str, DriftReport] = {}
     """What was measured beside accuracy: `distributions` and `answers`."""
+    rungs: tuple[Rung, ...] = ()
+    """Methods tried, from the cheapest up; the candidate is the nearest to the release."""
     scored_through: str = ""
     """In a sentence: what scored the general suites, and what that leaves open."""
 

@@ -202,6 +202,8 @@ def _params(dossier: Dossier) -> dict[str, str]:
         "source": f"hf://{dossier.source.repo}@{dossier.source.commit}",
         "confidence": str(dossier.plan.confidence),
     }
+    if dossier.weighed.rungs:
+        params["methods_tried"] = "; ".join(f"{rung.method}: {rung.outcome}" for rung in dossier.weighed.rungs)
     params |= {f"{suite.suite}/margin": str(suite.margin) for suite in dossier.verdict.suites}
     return params | {f"{scores.suite}/scorer": scores.scorer for scores in dossier.weighed.candidate_scores}
 

@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible server, from its documentation (versions 0.17 to 0.20); not run in this project's tests.
 
-It is looked for in the environment named by WEIGHBRIDGE_VLLM_PYTHON (an environment of its own: its
-torch and transformers pins differ from the pipeline's), else in this one.
+It is looked for in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
+transformers pins differ from the pipeline's), else in `.vllm` of the checkout, which `make vllm` fills, else in this one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
 from weighbridge.errors import EngineFailed
+from weighbridge.settings import project_root
 
 
 class Engine:
@@ -63,4 +64,5 @@ class Engine:
 
 
 def _python() -> str:
-    return os.environ.get("WEIGHBRIDGE_VLLM_PYTHON", sys.executable)
+    own = project_root() / ".vllm" / "bin" / "python"
+    return os.environ.get("WEIGHBRIDGE_VLLM_PYTHON") or str(own if own.exists() else sys.executable)
