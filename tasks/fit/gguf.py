@@ -34,7 +34,7 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
 
     Args:
         name, sides: as published.
-        scheme: `gguf-q8_0` or `gguf-q4_k_m`.
+        scheme: `q8-0` or `q4-k-m`.
         shape: the model; its number of layers and experts decide some types.
     """
     elements = math.prod(sides)
@@ -42,7 +42,7 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
         return elements * 2  # in a file of its own (mmproj), as float16
     if len(sides) < 2 or name.endswith("bias") or ROUTER.search(name) or "norm" in name or "conv1d" in name:
         return elements * 4
-    kind = "q8_0" if scheme == "gguf-q8_0" else _mixture(name, shape)
+    kind = "q8_0" if scheme == "q8-0" else _mixture(name, shape)
     if sides[-1] % BLOCKS[kind][1]:
         kind = NARROW.get(kind, kind)
     size, numbers = BLOCKS[kind]

@@ -56,11 +56,13 @@ SCHEMES = {
         SchemeSize(name="int8", weight_bits=8),
         SchemeSize(name="int8-w8a16", weight_bits=8, packed=True),
         SchemeSize(name="int4", weight_bits=4, group_sizes=(128, 64, 32), packed=True),
+        SchemeSize(name="int4-asym", weight_bits=4, group_sizes=(128, 64, 32), packed=True, zero_points=True),
         SchemeSize(name="fp8", weight_bits=8),
+        SchemeSize(name="fp8-block", weight_bits=8, block=(128, 128)),
         # OCP Microscaling Formats 1.0: 32 four-bit floats share an eight-bit exponent.
         SchemeSize(name="mxfp4", weight_bits=4, scale_bytes=1, group_sizes=(32,)),
-        SchemeSize(name="gguf-q8_0", weight_bits=8, gguf=True),
-        SchemeSize(name="gguf-q4_k_m", weight_bits=4, gguf=True),
+        SchemeSize(name="q8-0", weight_bits=8, gguf=True),
+        SchemeSize(name="q4-k-m", weight_bits=4, gguf=True),
     )
 }
 

@@ -201,11 +201,11 @@ class Dossier(Answers):
         if self.made is None:
             return "Nothing: the weights are as published."
         recipe, coverage = self.made.recipe, self.made.coverage
-        groups = f"groups of {recipe.group_size}" if recipe.group_size else "one scale a row"
+        things, bytes_of = recipe.counted
         return (
-            f"{coverage.found} of {coverage.planned} planned Linear layers "
-            f"({coverage.share_of_linear_bytes:.1%} of Linear weight bytes) to {recipe.weight_bits} bits by "
-            f"{recipe.method}, {groups}, activations {recipe.activation_bits} bits; "
+            f"{coverage.found} of {coverage.planned} planned {things} "
+            f"({coverage.share_of_linear_bytes:.1%} of {bytes_of}) to {recipe.weight_bits} bits by "
+            f"{recipe.method}, {recipe.granularity}, activations {recipe.activation_bits} bits; "
             f"{len(recipe.ignored)} other weights kept as published."
         )
 

@@ -1,21 +1,28 @@
 """Quantize: a release's weights in fewer bits, proven to have happened.
 
-`quantize` is the whole step; `plan` decides from headers alone, `check_coverage` believes only files.
+`quantize` is the whole step for the store, `quantize_folder` for a plain folder; `plan` decides from headers alone,
+`check_coverage` believes only files, and `published` checks a release that came quantized.
 A scheme is one file in `schemes/`, a method one in `methods/`.
 """
 
 from tasks.quantize.coverage import Coverage, check_coverage
+from tasks.quantize.needs import Needs
 from tasks.quantize.plan import Recipe
-from tasks.quantize.run import Record, quantize, record_of
+from tasks.quantize.published import Published, published
+from tasks.quantize.run import Record, quantize, quantize_folder, record_of
 from tasks.quantize.schemes import Scheme, scheme, scheme_names
 
 __all__ = [
     "Coverage",
+    "Needs",
+    "Published",
     "Recipe",
     "Record",
     "Scheme",
     "check_coverage",
+    "published",
     "quantize",
+    "quantize_folder",
     "record_of",
     "scheme",
     "scheme_names",

@@ -6,10 +6,10 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from registry.store import Artifact
 from tasks.quantize.coverage import Coverage
+from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.plan import Recipe
-from tasks.quantize.schemes import Scheme
+from tasks.quantize.schemes import scheme
 
 CARD = "README.md"
 # Other copies of the weights, which would be the unquantized ones.
@@ -33,25 +33,26 @@ def write_card(
     source: Path,
     out: Path,
     *,
-    weights: Artifact,
-    scheme: Scheme,
-    recipe: Recipe,
+    repo: str,
+    commit: str,
+    recipe: Recipe | GgufRecipe,
     coverage: Coverage,
     versions: dict[str, str],
 ) -> None:
     """Write the source's model card with a section on the quantization at its end; no time or path stands in it."""
     card = source / CARD
-    published = card.read_text() if card.is_file() else f"# {weights.repo}\n"
-    groups = f"groups of {recipe.group_size} columns" if recipe.group_size else "one scale for each row"
+    published = card.read_text() if card.is_file() else f"# {repo}\n"
+    things, bytes_of = recipe.counted
+    origin = f"`{repo}` at commit `{commit}`" if commit else f"the folder `{repo}`"
     reasons = Counter(one.reason for one in recipe.ignored)
     share = f"{coverage.share_of_linear_bytes:.1%}"
     kept = "; ".join(f"{count} because {reason}" for reason, count in reasons.items()) or "no other matrix"
     section = f"""
 ## Quantized by Weighbridge
 
-- What was done: `{scheme.name}`, {scheme.summary}; method `{recipe.method}`, {groups}.
-- From: `{weights.repo}` at commit `{weights.commit}`.
-- Covered: {coverage.found} of {coverage.planned} planned Linear layers, {share} of Linear weight bytes.
+- What was done: `{recipe.scheme}`, {scheme(recipe.scheme).summary}; method `{recipe.method}`, {recipe.granularity}.
+- From: {origin}.
+- Covered: {coverage.found} of {coverage.planned} planned {things}, {share} of {bytes_of}.
 - Kept as published: {kept}.
 - Size of the weights: {coverage.written_bytes:,} bytes.
 - By: {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}.

@@ -125,9 +125,12 @@ def _check_config(recipe: Recipe, path: Path) -> None:
         "groups": len(groups),
         "targets": groups[0].get("targets") if groups else None,
         "weight bits": weights.get("num_bits"),
+        "weight type": weights.get("type"),
+        "block": weights.get("block_structure"),
         "group size": weights.get("group_size"),
         "symmetric": weights.get("symmetric"),
         "activation bits": activations.get("num_bits", 16),
+        "activation type": activations.get("type", weights.get("type")),
         "ignore": sorted(config.get("ignore", [])),
     }
     planned = {
@@ -136,9 +139,12 @@ def _check_config(recipe: Recipe, path: Path) -> None:
         "groups": 1,
         "targets": ["Linear"],
         "weight bits": recipe.weight_bits,
+        "weight type": recipe.weight_type,
+        "block": list(recipe.block) if recipe.block else None,
         "group size": recipe.group_size,
-        "symmetric": True,
+        "symmetric": recipe.symmetric,
         "activation bits": recipe.activation_bits,
+        "activation type": recipe.weight_type,
         "ignore": sorted(recipe.ignore),
     }
     for setting, value in planned.items():

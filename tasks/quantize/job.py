@@ -7,15 +7,27 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.quantize.gguf.convert import gguf_versions
+from tasks.quantize.gguf.recipe import METHOD as GGML
+from tasks.quantize.gguf.recipe import GgufRecipe
+from tasks.quantize.methods import STREAMING
 from tasks.quantize.plan import Recipe
+from weighbridge import errors
+from weighbridge.errors import WeighbridgeError
 
 DECIDING = ("llmcompressor", "compressed-tensors", "torch", "safetensors")
 """Packages whose versions decide an artifact's bytes."""
+DECIDING_STREAMED = ("compressed-tensors", "numpy")
+"""The same of a method without data: the arithmetic is our own, the other package's version stands in config.json."""
 
 
-def deciding_versions() -> dict[str, str]:
-    """Versions that an artifact's bytes depend on, by package."""
-    return {name: version(name) for name in DECIDING}
+def deciding_versions(method: str | None = None) -> dict[str, str]:
+    """Versions that an artifact's bytes depend on, by package; of all methods without one."""
+    if method == GGML:
+        return gguf_versions()
+    streamed, calibrated = method in STREAMING, method not in STREAMING
+    names = {*(DECIDING if calibrated else ()), *(DECIDING_STREAMED if streamed or method is None else ())}
+    return {name: version(name) for name in sorted(names)}
 
 
 class Job(BaseModel):
@@ -26,11 +38,39 @@ class Job(BaseModel):
     source: Path
     """`config.json` and the weight files, nothing else."""
     out: Path
-    recipe: Recipe
+    recipe: Recipe | GgufRecipe
+    identity: str = ""
+    """Of source, recipe and versions: what an earlier process finished counts if its job had the same."""
+    companions: Path | None = None
+    """The release with its tokenizer, for methods that calibrate; others need none."""
+    calibration: Path | None = None
+    """A text to calibrate on; None for the project's own."""
+
+
+class Failure(BaseModel):
+    """A named error on its way from the child."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    what: str
+    next_step: str
+    where: str
+
+    @classmethod
+    def of(cls, error: WeighbridgeError) -> Failure:
+        """What another process needs to raise it again."""
+        return cls(code=error.code, what=error.what, next_step=error.next_step, where=error.where)
+
+    def error(self) -> WeighbridgeError:
+        """The error; of this program's own classes only."""
+        kind = getattr(errors, self.code, WeighbridgeError)
+        known = isinstance(kind, type) and issubclass(kind, WeighbridgeError)
+        return (kind if known else WeighbridgeError)(self.what, self.next_step, self.where)
 
 
 class Message(BaseModel):
-    """One line of the child's standard output: how far it is, and at the end what it used."""
+    """One line of the child's standard output: how far it is, and at the end what it used, or why it failed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,3 +80,4 @@ class Message(BaseModel):
     cpu_seconds: float = 0
     versions: dict[str, str] = {}
     """Of the packages that decided the bytes; empty until the end."""
+    failure: Failure | None = None

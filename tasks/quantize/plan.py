@@ -1,78 +1,22 @@
-"""The recipe: which layers become what, decided from `config.json` and the files' headers alone.
-
-A layer is a target when its weight is a 2-D float `*.weight` that a Linear module multiplies with. Names
-tell the others apart, because nothing else in a checkpoint does: embeddings and the head (tied to each
-other in many models, and packing one breaks both), norms, the routers of experts (a rounded router sends
-tokens elsewhere), vision and audio towers.
-"""
+"""The recipe: which layers become what, decided from `config.json` and the files' headers alone."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.formats import Expected, expected_tensors
+from tasks.quantize.formats import Expected, Layout
+from tasks.quantize.methods import method_names
 from tasks.quantize.schemes import Scheme
-from tasks.quantize.tensors import FLOATS, Tensor, data_bytes, first_repeated, header_bytes, read_tensors
-from weighbridge.errors import QuantizationFailed, QuantizationUncovered
+from tasks.quantize.targets import CONV1D_MODELS, Ignored, Layer, is_expert, sort_out
+from tasks.quantize.tensors import Tensor, data_bytes, first_repeated, header_bytes, read_tensors
+from weighbridge.errors import OptionInvalid, QuantizationFailed, QuantizationUncovered
+from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
 
 HEAD = "lm_head"
-
-# First match gives the reason. Whole components of the dotted name, so that `gate_proj` is no `gate`.
-_NOT_TARGETS = (
-    (
-        re.compile(r"(^|\.)(lm_head|embed_out|output)$"),
-        "head",
-        "the head stays as it is: it is often tied to the embedding",
-    ),
-    (
-        re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|embeddings\.\w+)$"),
-        "embedding",
-        "an embedding is looked up, not multiplied",
-    ),
-    (re.compile(r"norm\d*$|(^|\.)ln_\w+$"), "norm", "a norm is no Linear layer"),
-    (
-        re.compile(r"(^|\.)(gate|router|shared_expert_gate|router\.\w+)$"),
-        "router",
-        "a rounded router sends tokens to other experts",
-    ),
-    (re.compile(r"(^|\.)(vision|visual|audio|multi_modal|image)\w*\."), "tower", "a vision or audio tower is not text"),
-)
-# transformers 5 fuses a layer's experts into one 3-D parameter when it loads, and finds nothing to fuse when they are
-# packed: the reload of a tiny Qwen3-MoE fails, though llm-compressor wrote it and every tensor is as planned.
-_EXPERTS = re.compile(r"(^|\.)experts\.")
-# These publish their projections transposed, as Conv1D, which no loader of compressed-tensors looks for.
-_CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
-
-
-class Layer(BaseModel):
-    """A Linear layer that is to be quantized."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    """Without `.weight`."""
-    shape: tuple[int, int]
-    """Output rows, input columns."""
-    dtype: str
-    """Of the source's weight: BF16, F16 or F32."""
-    source_bytes: int
-
-
-class Ignored(BaseModel):
-    """A weight that stays as it is."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    """Without `.weight`."""
-    reason: str
-    linear_bytes: int
-    """Bytes of it that count as Linear weights in the share quantized; 0 for embeddings and norms."""
 
 
 class Recipe(BaseModel):
@@ -80,13 +24,20 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    counted: ClassVar[tuple[str, str]] = ("Linear layers", "Linear weight bytes")
+    """What is quantized, and what the share is of."""
+
     scheme: str
     method: str
     format: str
     weight_bits: int
     activation_bits: int
     group_size: int | None
-    """Input columns that share a scale; None: one scale for each output row."""
+    """Input columns that share a scale; None: one scale for each output row or block."""
+    weight_type: str = "int"
+    symmetric: bool = True
+    block: tuple[int, int] | None = None
+    """Rows and columns that share a scale."""
     layers: tuple[Layer, ...]
     ignored: tuple[Ignored, ...]
     kept_bytes: int
@@ -94,9 +45,25 @@ class Recipe(BaseModel):
 
     def expected(self, layer: Layer) -> tuple[Expected, ...]:
         """The tensors that a layer turns into, the weight first."""
-        return expected_tensors(
-            self.format, layer.name, layer.dtype, layer.shape, weight_bits=self.weight_bits, group_size=self.group_size
+        return self.layout.expected(layer.name, layer.dtype, layer.shape)
+
+    @property
+    def layout(self) -> Layout:
+        """How a quantized layer lies in the files."""
+        return Layout(
+            format=self.format,
+            weight_bits=self.weight_bits,
+            group_size=self.group_size,
+            block=self.block,
+            symmetric=self.symmetric,
         )
+
+    @property
+    def granularity(self) -> str:
+        """What shares a scale, in words."""
+        if self.block:
+            return f"blocks of {self.block[0]} × {self.block[1]}"
+        return f"groups of {self.group_size}" if self.group_size else "one scale a row"
 
     @property
     def predicted_bytes(self) -> int:
@@ -118,25 +85,31 @@ class Recipe(BaseModel):
         return tuple(sorted({HEAD, *(one.name for one in self.ignored)}))
 
 
-def plan(folder: Path, scheme: Scheme, method: str | None = None) -> Recipe:
+def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: SchemeChoice = CHOOSE_NOTHING) -> Recipe:
     """Decide what a scheme does to a release.
 
     Args:
         folder: `config.json` and safetensors files.
         scheme: one that changes weights.
         method: how the numbers are found; the scheme's cheapest by default.
+        choice: a group size or layers left alone, where somebody wants it otherwise than found here.
 
     Raises:
-        QuantizationUncovered: nothing to quantize, quantized already, a mixture of experts, or no
-            group size divides every layer's width; the layer is named.
+        QuantizationUncovered: nothing to quantize, quantized already, experts that would not load, or no group
+            size or block divides every layer; the layer is named.
         QuantizationFailed: a file is missing, truncated or not readable.
+        OptionInvalid: there is no such method.
     """
+    if method is not None and method not in method_names():
+        raise OptionInvalid(
+            f"There is no method called {method!r}.", f"Name one of {', '.join(method_names())}.", where="method"
+        )
     config = _config(folder)
     if "quantization_config" in config:
         kind = config["quantization_config"].get("quant_method", "an unnamed method")
         raise QuantizationUncovered(
             f"The release is quantized already, by {kind}.",
-            "Name the unquantized release in the line.",
+            "Name bf16 in the line, which serves it as published, or the unquantized release.",
             where=str(folder),
         )
     tensors = read_tensors(folder)
@@ -147,7 +120,7 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None) -> Recipe:
             "Ask the publisher for a sound release.",
             where=str(repeated.file),
         )
-    layers, ignored = _sort_out(tensors, conv1d=config.get("model_type") in _CONV1D_MODELS)
+    layers, ignored = sort_out(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, left_alone=choice.ignore)
     if not layers:
         examples = "; ".join(f"{one.name}: {one.reason}" for one in ignored[:3]) or "no 2-D weight at all"
         raise QuantizationUncovered(
@@ -155,13 +128,17 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None) -> Recipe:
             "Serve it as bf16, or ask for this architecture in an issue.",
             where=str(folder),
         )
+    _require_loadable_experts(layers, scheme)
     return Recipe(
         scheme=scheme.name,
         method=method or scheme.methods[0],
         format=scheme.format,
         weight_bits=scheme.weight_bits,
         activation_bits=scheme.activation_bits,
-        group_size=_group_size(layers, scheme),
+        group_size=_group_size(layers, scheme, choice.group_size),
+        weight_type=scheme.weight_type,
+        symmetric=scheme.symmetric,
+        block=_block(layers, scheme),
         layers=tuple(layers),
         ignored=tuple(ignored),
         kept_bytes=_kept_bytes(tensors, layers),
@@ -179,53 +156,58 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _sort_out(tensors: list[Tensor], *, conv1d: bool) -> tuple[list[Layer], list[Ignored]]:
-    layers: list[Layer] = []
-    ignored: list[Ignored] = []
-    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-        if _EXPERTS.search(tensor.name):
-            raise QuantizationUncovered(
-                f"{tensor.name} belongs to a mixture of experts, which is not covered yet.",
-                "Serve the release as bf16: transformers 5.17 does not load packed experts.",
-                where=tensor.file.name,
-            )
-        name, _, kind = tensor.name.rpartition(".")
-        if kind != "weight" or name.endswith("norm"):
-            continue
-        if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
-            ignored.append(Ignored(name=name, reason="it is no matrix of floats", linear_bytes=0))
-            continue
-        reason, linear = _reason_against(name, conv1d)
-        if reason:
-            ignored.append(Ignored(name=name, reason=reason, linear_bytes=tensor.size_bytes if linear else 0))
-        else:
-            rows, columns = tensor.shape
-            layers.append(Layer(name=name, shape=(rows, columns), dtype=tensor.dtype, source_bytes=tensor.size_bytes))
-    return layers, ignored
+def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:
+    """Refuse what would be written well and never load.
+
+    transformers 5.17 fuses a layer's experts as it loads them, and takes apart before that only what is packed
+    without zero points, or FP8 with a scale a row (`DecompressExperts` in its integrations/compressed_tensors.py).
+    """
+    taken = scheme.symmetric and not scheme.block and scheme.format in ("pack-quantized", "float-quantized")
+    expert = next((layer for layer in layers if is_expert(layer.name)), None)
+    if expert and not taken:
+        raise QuantizationUncovered(
+            f"{expert.name} belongs to a mixture of experts, and transformers 5.17 loads no experts in {scheme.name}.",
+            "Name int8-w8a16, int4 or fp8 in the line.",
+            where=expert.name,
+        )
 
 
-def _reason_against(name: str, conv1d: bool) -> tuple[str, bool]:
-    """Why a 2-D weight is no target ("" if it is one), and whether it counts as a Linear weight all the same."""
-    for pattern, kind, reason in _NOT_TARGETS:
-        if pattern.search(name):
-            return reason, kind in ("head", "router", "tower")
-    return ("the model stores it transposed, as Conv1D", True) if conv1d else ("", True)
-
-
-def _group_size(layers: list[Layer], scheme: Scheme) -> int | None:
-    if not scheme.group_sizes:
+def _group_size(layers: list[Layer], scheme: Scheme, wanted: int | None) -> int | None:
+    if wanted is not None and not scheme.group_sizes:
+        raise QuantizationUncovered(
+            f"The recipe asks for groups of {wanted}, and {scheme.name} scales whole rows or blocks.",
+            "Leave group_size out, or name int4 or int4-asym.",
+            where="group_size",
+        )
+    sizes = scheme.group_sizes if wanted is None else (wanted,)
+    if not sizes:
         return None
-    for size in scheme.group_sizes:
+    for size in sizes:
         if all(layer.shape[1] % size == 0 for layer in layers):
             return size
-    smallest = min(scheme.group_sizes)
+    smallest = min(sizes)
     layer = next(layer for layer in layers if layer.shape[1] % smallest)
     raise QuantizationUncovered(
         f"{layer.name} is {layer.shape[1]} wide, and no group size of {scheme.name} divides that "
-        f"({', '.join(map(str, scheme.group_sizes))}).",
+        f"({', '.join(map(str, sizes))}).",
         "Name int8 or int8-w8a16 in the line, which scale whole rows.",
         where=layer.name,
     )
+
+
+def _block(layers: list[Layer], scheme: Scheme) -> tuple[int, int] | None:
+    """The scheme's block; kernels take fused layers apart at its edges, and activations by its columns."""
+    if not scheme.block:
+        return None
+    height, width = scheme.block
+    for layer in layers:
+        if layer.shape[0] % height or layer.shape[1] % width:
+            raise QuantizationUncovered(
+                f"{layer.name} is {layer.shape[0]} × {layer.shape[1]}: blocks of {height} × {width} do not divide it.",
+                "Name fp8 in the line, which scales whole rows.",
+                where=layer.name,
+            )
+    return scheme.block
 
 
 def _kept_bytes(tensors: list[Tensor], layers: list[Layer]) -> int:

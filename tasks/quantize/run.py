@@ -1,29 +1,42 @@
-"""From a release in the store to a quantized artifact in the store: whole, proven, or not at all."""
+"""From a release to a quantized one, in the store or in a folder: whole, proven, or not at all."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.children import run_child
+from registry.store.artifact import sync, sync_one
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
-from tasks.quantize.job import Job, Message
+from tasks.quantize.folders import require_finite, tidy, weights_only
+from tasks.quantize.gguf import GgufRecipe
+from tasks.quantize.gguf import check_coverage as check_gguf
+from tasks.quantize.gguf import plan as plan_gguf
+from tasks.quantize.job import Job
+from tasks.quantize.methods import STREAMING
+from tasks.quantize.needs import Needs, needs, require_memory
 from tasks.quantize.plan import Recipe, plan
+from tasks.quantize.process import follow
+from tasks.quantize.published import require_sound
+from tasks.quantize.schemes import Scheme
 from tasks.quantize.schemes import scheme as scheme_of
-from tasks.quantize.tensors import INDEX, is_finite, read_tensors, weight_files
+from tasks.quantize.shards import Finished
+from tasks.quantize.staging import MODEL, begin, folder_identity, identity_of, require_room, resumable
 from weighbridge import __version__
-from weighbridge.errors import QuantizationFailed
+from weighbridge.errors import OptionInvalid, QuantizationUncovered
+from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
 from weighbridge.settings import load_settings
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-LOG_TAIL_LINES = 6
-LOG_TAIL_CHARACTERS = 1500
 
 
 class Record(BaseModel):
@@ -31,15 +44,36 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    recipe: Recipe
+    recipe: Recipe | GgufRecipe
     coverage: Coverage
     versions: dict[str, str]
     seconds: float
     """On the clock, for the whole step."""
     cpu_seconds: float
-    """Of the quantizing process, its imports (10 to 20) included."""
+    """Of the quantizing process, its imports included."""
     peak_rss_bytes: int
     """Of the quantizing process."""
+    needs: Needs | None = None
+    """What was said before it started."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One quantization with its inputs."""
+
+    source: Path
+    recipe: Recipe | GgufRecipe
+    name: str
+    """Of the release, for people."""
+    commit: str
+    calibration: Path | None
+    identity: str
+    report: Progress
+
+    @property
+    def units(self) -> int:
+        """Of progress: one for the source, one a layer, one for the proof."""
+        return len(self.recipe.layers) + 2
 
 
 def quantize(
@@ -48,6 +82,8 @@ def quantize(
     method: str | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
+    calibration: Path | None = None,
+    choice: SchemeChoice = CHOOSE_NOTHING,
 ) -> Artifact:
     """Quantize a release.
 
@@ -56,62 +92,101 @@ def quantize(
         scheme: a file of `tasks/quantize/schemes/`.
         method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
         store: where the release is and the result goes; the installation's by default.
-        progress: told (units done, units in all): one for the check of the source, one a layer, one for the
-            check of the result.
+        progress: told (units done, units in all): one for the source, one a layer, one for the check of the result.
+        calibration: a text for the methods that calibrate; the project's own by default.
+        choice: a group size or layers left alone, in place of what is planned.
 
     Returns:
-        The artifact; for `bf16`, the release itself. The same release and versions give the same digest.
+        The artifact; for `bf16`, the release itself, checked where it is quantized as published. The same release
+        and versions give the same digest.
 
     Raises:
         SchemeUnknown: no such scheme.
         QuantizationUncovered: the scheme cannot cover the release, or did not; nothing is kept.
         QuantizationFailed: the source is damaged, or the quantizing process failed; nothing is kept.
-        DiskFull: before anything is written.
+        QuantizationInterrupted: it was killed; files that it had finished are kept for the next run.
+        MemoryShort: before anything is written.
+        DiskFull: before anything is written, or while it was.
         ArtifactMissing: the store does not hold the release.
     """
     store = store or Store()
     chosen = scheme_of(scheme)
-    if not chosen.changes_weights:
-        return weights
-    started = time.monotonic()
     source = store.path(weights)
-    recipe = plan(source, chosen, method)
-    units = len(recipe.layers) + 2
-    report = progress or (lambda done, total: None)
-    report(0, units)
-    others = sum(file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
-    store.require_free(recipe.predicted_bytes + others, f"{weights.repo} as {scheme}")
-    _require_finite(source)
-    report(1, units)
-    with store.fresh_staging(weights.line, f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}") as staging:
-        out = staging / "model"
-        job = Job(source=_weights_only(source, staging / "source"), out=out, recipe=recipe)
-        log = load_settings().logs_folder / f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}.log"
-        last = _run_child(job, staging / "job.json", log, lambda layers: report(1 + min(layers, units - 2), units))
-        _tidy(out, source)
-        coverage = check_coverage(recipe, out, source)
-        copy_companions(source, out)
-        write_card(
-            source, out, weights=weights, scheme=chosen, recipe=recipe, coverage=coverage, versions=last.versions
-        )
-        record = Record(
-            recipe=recipe,
-            coverage=coverage,
-            versions={**last.versions, "weighbridge": __version__},
-            seconds=round(time.monotonic() - started, 3),
-            cpu_seconds=last.cpu_seconds,
-            peak_rss_bytes=last.peak_rss_bytes,
-        )
+    if not chosen.changes_weights:
+        require_sound(source)
+        return weights
+    recipe = plan_of(source, chosen, method, weights.repo, choice)
+    work = _Work(
+        source=source,
+        recipe=recipe,
+        name=weights.repo,
+        commit=weights.commit,
+        calibration=calibration,
+        identity=identity_of(recipe, weights.digest + _text_identity(calibration)),
+        report=progress or _no_report,
+    )
+    key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
+    with resumable(store.folder / weights.line / ".staging" / key, store.building(weights.line, key)) as staging:
+        record = _build(work, staging)
         artifact = store.adopt(
-            out,
+            staging / MODEL,
             line=weights.line,
             scheme=scheme,
             repo=weights.repo,
             commit=weights.commit,
             facts=record.model_dump(mode="json"),
+            known_sha256=_hashes(staging, work),
         )
-    report(units, units)
+    work.report(work.units, work.units)
     return artifact
+
+
+def quantize_folder(
+    source: Path,
+    out: Path,
+    scheme: str,
+    method: str | None = None,
+    progress: Progress | None = None,
+    calibration: Path | None = None,
+    choice: SchemeChoice = CHOOSE_NOTHING,
+) -> Record:
+    """Quantize a plain folder into another, with no store and no line.
+
+    Args:
+        source: `config.json`, safetensors files and what belongs to them.
+        out: must not exist; it appears when all is written and proven. Meanwhile the work lies beside it, under a
+            hidden name that the same command finds again after a kill.
+        scheme, method, progress, calibration, choice: as for `quantize`.
+
+    Raises:
+        OptionInvalid: `out` exists, or the scheme changes nothing.
+        QuantizationUncovered, QuantizationFailed, MemoryShort, DiskFull: as for `quantize`.
+    """
+    chosen = scheme_of(scheme)
+    if not chosen.changes_weights:
+        raise OptionInvalid(f"{scheme} leaves a release as it is.", "Name a scheme that changes weights.", "--scheme")
+    out = out.absolute()
+    if out.exists():
+        raise OptionInvalid(f"{out} exists already.", "Name a folder that does not exist yet.", "--out")
+    recipe = plan_of(source, chosen, method, source.resolve().name, choice)
+    work = _Work(
+        source=source,
+        recipe=recipe,
+        name=source.resolve().name,
+        commit="",
+        calibration=calibration,
+        identity=identity_of(recipe, folder_identity(source) + _text_identity(calibration)),
+        report=progress or _no_report,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    hidden = out.parent / f".{out.name}.quantizing"
+    with resumable(hidden, _lock_of(out)) as staging:
+        record = _build(work, staging)
+        sync(staging / MODEL)
+        (staging / MODEL).rename(out)
+        sync_one(out.parent)
+    work.report(work.units, work.units)
+    return record
 
 
 def record_of(artifact: Artifact, store: Store | None = None) -> Record | None:
@@ -120,70 +195,94 @@ def record_of(artifact: Artifact, store: Store | None = None) -> Record | None:
     return Record.model_validate(facts) if "recipe" in facts else None
 
 
-def _require_finite(source: Path) -> None:
-    """Look at every value before the slow part begins: one NaN makes a whole row's scale NaN."""
-    for tensor in read_tensors(source):
-        if not is_finite(tensor):
-            raise QuantizationFailed(
-                f"{tensor.name} holds a value that is infinite or not a number.",
-                "The release is broken as published: stay with the one before it, and tell its publisher.",
-                where=tensor.file.name,
-            )
-
-
-def _weights_only(source: Path, view: Path) -> Path:
-    """A folder of links to what the quantizer shall read; it would quantize every other copy of the weights too."""
-    view.mkdir()
-    names = ["config.json", *(file.name for file in weight_files(source))]
-    if (source / INDEX).is_file():
-        names.append(INDEX)
-    for name in names:
-        (view / name).symlink_to((source / name).resolve())
-    return view
-
-
-def _run_child(job: Job, job_file: Path, log: Path, layers_done: Callable[[int], None]) -> Message:
-    """Run the quantizing process and follow it.
-
-    Returns:
-        Its last message.
+def plan_of(
+    source: Path, scheme: Scheme, method: str | None, name: str, choice: SchemeChoice = CHOOSE_NOTHING
+) -> Recipe | GgufRecipe:
+    """A release's recipe, in the scheme's container.
 
     Raises:
-        QuantizationFailed: it ended with an error or by a signal; the log's tail is in the message.
+        QuantizationUncovered, QuantizationFailed: as for the container's `plan`.
     """
-    job_file.write_text(job.model_dump_json())
-    last: Message | None = None
-
-    def told(line: str) -> None:
-        nonlocal last
-        last = Message.model_validate_json(line)
-        layers_done(last.layers_done)
-
-    # It reads local files only; a library that asks the Hub for one anyway must fail rather than wait.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    status = run_child("tasks.quantize.child", job_file, log, environment, told)
-    if status or last is None or not last.versions:
-        raise _child_failed(status, log)
-    return last
+    if scheme.format != "gguf":
+        return plan(source, scheme, method, choice)
+    if choice.group_size is not None or choice.ignore:
+        raise QuantizationUncovered(
+            f"The recipe asks for a group size or leaves layers alone, and {scheme.name} is llama.cpp's own mixture.",
+            "Leave group_size and ignore out.",
+            where=scheme.name,
+        )
+    return plan_gguf(source, scheme, name)
 
 
-def _child_failed(status: int, log: Path) -> QuantizationFailed:
-    if status < 0:
-        ended = f"was killed by signal {-status}" + (" (the system may have run out of memory)" if status == -9 else "")
-    else:
-        ended = f"ended with status {status}"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    tail = " | ".join(lines[-LOG_TAIL_LINES:])[-LOG_TAIL_CHARACTERS:]
-    return QuantizationFailed(
-        f"The quantizing process {ended}; nothing was kept. Its last words: {tail or 'none'}",
-        "Read the log; when memory was short, quantize on a larger machine, then run the command again.",
-        where=str(log),
+def needs_of(source: Path, recipe: Recipe | GgufRecipe) -> Needs:
+    """What quantizing a release takes: the recipe's needs and the files that travel with the weights."""
+    others = (file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
+    return needs(recipe, companions_bytes=sum(others))
+
+
+def _prove(recipe: Recipe | GgufRecipe, out: Path, source: Path) -> Coverage:
+    """The proof, in the recipe's container."""
+    if isinstance(recipe, GgufRecipe):
+        return check_gguf(recipe, out, source)
+    return check_coverage(recipe, out, source)
+
+
+def _build(work: _Work, staging: Path) -> Record:
+    """Make the whole model in the staging folder, and prove it."""
+    started = time.monotonic()
+    recipe, out = work.recipe, staging / MODEL
+    work.report(0, work.units)
+    needed = needs_of(work.source, recipe)
+    logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, needed)
+    there = begin(staging, work.identity)
+    require_room(staging, needed.disk_bytes - there, f"{work.name} as {recipe.scheme}")
+    require_memory(needed, f"{work.name} as {recipe.scheme}")
+    if recipe.method not in STREAMING:
+        require_finite(work.source)
+    work.report(1, work.units)
+    job = Job(
+        source=weights_only(work.source, staging / "source"),
+        out=out,
+        recipe=recipe,
+        identity=work.identity,
+        companions=work.source,
+        calibration=work.calibration,
+    )
+    log = load_settings().logs_folder / f"quantize-{work.identity[:12]}-{recipe.scheme}-{recipe.method}.log"
+    last = follow(job, staging, log, lambda layers: work.report(1 + min(layers, work.units - 2), work.units))
+    tidy(out, work.source)
+    coverage = _prove(recipe, out, work.source)
+    copy_companions(work.source, out)
+    versions = {**last.versions, "weighbridge": __version__}
+    write_card(
+        work.source, out, repo=work.name, commit=work.commit, recipe=recipe, coverage=coverage, versions=last.versions
+    )
+    return Record(
+        recipe=recipe,
+        coverage=coverage,
+        versions=versions,
+        seconds=round(time.monotonic() - started, 3),
+        cpu_seconds=last.cpu_seconds,
+        peak_rss_bytes=last.peak_rss_bytes,
+        needs=needed,
     )
 
 
-def _tidy(out: Path, source: Path) -> None:
-    """Make the written files look like the source's: an index only where there was one, readable by all."""
-    if not (source / INDEX).is_file():
-        (out / INDEX).unlink(missing_ok=True)
-    for file in out.glob("*.safetensors"):
-        file.chmod(0o644)
+def _hashes(staging: Path, work: _Work) -> dict[str, str]:
+    """Of the weight files, hashed by the process that wrote them."""
+    return {name: shard.sha256 for name, shard in Finished.load(staging, work.identity).shards.items()}
+
+
+def _lock_of(out: Path) -> FileLock:
+    """Held while a folder is made; it lies in the installation, so that nothing is left beside the folder."""
+    folder = load_settings().home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"quantize-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}.lock")
+
+
+def _text_identity(calibration: Path | None) -> str:
+    return hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration and calibration.is_file() else ""
+
+
+def _no_report(done: int, total: int) -> None:
+    """Nobody asked."""

@@ -42,6 +42,7 @@ def quantize(weights: Artifact, scheme: str, method: str, how: Quantize) -> Arti
         method,
         progress=log_progress(f"quantize {scheme} by {method}"),
         calibration=_calibration(how),
+        choice=how.choice(scheme),
     )
 
 

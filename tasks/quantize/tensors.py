@@ -24,7 +24,10 @@ BLOCK_VALUES = 4 * 2**20
 
 # Bits of the exponent: all of them set means infinite or not a number.
 _EXPONENT = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
-_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I8": 1, "I32": 4, "I64": 8}
+_ITEM_BYTES = {
+    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
+    **{"U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8},
+}
 FLOATS = tuple(_EXPONENT)
 
 
@@ -40,6 +43,11 @@ class Tensor:
     start: int
     """Offset of the first byte in the file."""
     size_bytes: int
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one value of a type."""
+    return _ITEM_BYTES[dtype]
 
 
 def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -123,11 +131,28 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether a BF16, F16 or F32 tensor is free of NaN and infinities; other types always are."""
     if tensor.dtype not in _EXPONENT:
         return True
-    exponent = _EXPONENT[tensor.dtype][1]
     bits = _bits(tensor)
-    return not any(
-        ((bits[first : first + BLOCK_VALUES] & exponent) == exponent).any()
-        for first in range(0, bits.size, BLOCK_VALUES)
+    blocks = (bits[first : first + BLOCK_VALUES] for first in range(0, bits.size, BLOCK_VALUES))
+    return all(finite(block, tensor.dtype) for block in blocks)
+
+
+def finite(values: bytes | np.ndarray, dtype: str) -> bool:
+    """The same of numbers in memory: the bytes of a type, or their bits as unsigned integers."""
+    import numpy as np
+
+    if dtype not in _EXPONENT:
+        return True
+    kind, exponent = _EXPONENT[dtype]
+    bits = np.frombuffer(values, kind) if isinstance(values, bytes) else values
+    return not ((bits & exponent) == exponent).any()
+
+
+def not_finite(tensor: Tensor) -> QuantizationFailed:
+    """What is said of a tensor that is not."""
+    return QuantizationFailed(
+        f"{tensor.name} holds a value that is infinite or not a number.",
+        "The release is broken as published: stay with the one before it, and tell its publisher.",
+        where=tensor.file.name,
     )
 
 

@@ -113,7 +113,7 @@ def roll_out(
     others = [one for one in backends.values() if one.version != version]
     old = max(others, key=lambda one: one.weight, default=None)
     if version not in backends:
-        backends[version] = Backend(version=version, digest=engine.artifact.digest, port=engine.port, weight=0)
+        backends[version] = _backend(version, engine, 0)
     elif backends[version].port != engine.port:
         backends[version] = backends[version].model_copy(update={"port": engine.port})
     if old is None or old.weight == 0:
@@ -144,8 +144,18 @@ def roll_out(
 def switch(line: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
     """Give a version all of a line's new requests at once; the others keep the streams that they have."""
     backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().line(line).backends}
-    backends[version] = Backend(version=version, digest=engine.artifact.digest, port=engine.port, weight=100)
+    backends[version] = _backend(version, engine, 100)
     gateway.set_line(line, tuple(backends.values()))
+
+
+def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
+    return Backend(
+        version=version,
+        digest=engine.artifact.digest,
+        port=engine.port,
+        weight=weight,
+        health_path=engine.health_path,
+    )
 
 
 def retire(line: Line, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str], None] = lambda _: None) -> None:

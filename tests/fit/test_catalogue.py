@@ -36,9 +36,9 @@ def test_a_row_has_the_fields_that_the_issue_names(llama: ModelShape) -> None:
 def test_every_gpu_and_every_scheme_of_the_engine_by_default(llama: ModelShape) -> None:
     rows = catalogue(llama, REQUEST)
     assert {row.gpu for row in rows} == set(gpu_names()) - {"host"}
-    assert {row.scheme for row in rows} == set(scheme_names()) - {"gguf-q8_0", "gguf-q4_k_m"}
+    assert {row.scheme for row in rows} == set(scheme_names()) - {"q8-0", "q4-k-m"}
     rows = catalogue(llama, Request(engine="ollama"), gpus=["L4"])
-    assert {row.scheme for row in rows} == {"bf16", "gguf-q8_0", "gguf-q4_k_m"}
+    assert {row.scheme for row in rows} == {"bf16", "q8-0", "q4-k-m"}
 
 
 def test_the_catalogue_takes_under_a_second(llama: ModelShape) -> None:

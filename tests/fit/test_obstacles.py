@@ -21,7 +21,7 @@ from weighbridge.errors import FitOptionUnknown
     [
         ("B200", "int8", {}, "B200 does not run int8"),
         ("T4", "mxfp4", {}, "T4 does not run mxfp4"),
-        ("H100", "gguf-q8_0", {}, "vllm does not serve gguf-q8_0"),
+        ("H100", "q8-0", {}, "vllm does not serve q8-0"),
         ("H100", "int8", {"engine": "llama-cpp", "version": None}, "llama-cpp does not serve int8"),
         ("H100", "bf16", {"tp": 3}, "TP 3 does not divide 32 attention heads"),
         ("H100", "bf16", {"pp": 33}, "33 stages for 32 layers"),
@@ -114,10 +114,10 @@ def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str]
 
 
 def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], Model]) -> None:
-    found = row(model(LLAMA), "L4", "gguf-q4_k_m", engine="llama-cpp", version=None)
+    found = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None)
     assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == gpu("L4").memory_gib
     assert found.verdict == "fits"
-    quantized = row(model(LLAMA), "L4", "gguf-q4_k_m", engine="llama-cpp", version=None, kv_dtype="q8_0")
+    quantized = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None, kv_dtype="q8_0")
     assert quantized.kv_gib == pytest.approx(8 * 8.5 / 16)
 
 

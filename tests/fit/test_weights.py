@@ -149,12 +149,12 @@ def test_q8_0_is_as_large_as_what_the_gguf_package_writes(sides: tuple[int, int]
     from gguf import GGMLQuantizationType, quants
 
     written = quants.quantize(numpy.ones(sides, numpy.float32), GGMLQuantizationType.Q8_0)
-    assert gguf_bytes("model.layers.0.mlp.up_proj.weight", sides, "gguf-q8_0", llama) == written.nbytes
+    assert gguf_bytes("model.layers.0.mlp.up_proj.weight", sides, "q8-0", llama) == written.nbytes
 
 
 def test_llama_8b_has_llama_cpps_bits_per_weight(llama: ModelShape) -> None:
     # llama.cpp, tools/quantize/README.md, Llama 3.1 8B: 4.8944 and 8.5008 bits per weight.
-    for scheme, bits in (("gguf-q4_k_m", 4.8944), ("gguf-q8_0", 8.5008)):
+    for scheme, bits in (("q4-k-m", 4.8944), ("q8-0", 8.5008)):
         size = Weights(llama).total_bytes(scheme_size(scheme))
         assert size * 8 / llama.parameters == pytest.approx(bits, abs=5e-5)
 
@@ -166,7 +166,7 @@ def test_q4_k_m_spends_more_on_some_layers(llama: ModelShape) -> None:
     row = {"q4_k": 144 * 16, "q6_k": 210 * 16}
 
     def bytes_of(name: str) -> float:
-        return gguf_bytes(name, (1, 4096), "gguf-q4_k_m", llama)
+        return gguf_bytes(name, (1, 4096), "q4-k-m", llama)
 
     for layer, kind in ((4, "q4_k"), (6, "q6_k")):
         assert bytes_of(f"model.layers.{layer}.self_attn.v_proj.weight") == row[kind]
@@ -181,7 +181,7 @@ def test_rows_that_are_no_multiple_of_256_get_smaller_blocks() -> None:
     shape = shape_of_config("smollm2", SMOLLM2)
 
     def bytes_of(name: str, width: int) -> float:
-        return gguf_bytes(name, (1, width), "gguf-q4_k_m", shape)
+        return gguf_bytes(name, (1, width), "q4-k-m", shape)
 
     # 576 is 18 blocks of 32: Q5_0 for Q4_K, Q8_0 for Q6_K; 1,536 is 6 of 256.
     assert bytes_of("model.layers.9.mlp.up_proj.weight", 576) == 18 * 22
@@ -192,4 +192,4 @@ def test_rows_that_are_no_multiple_of_256_get_smaller_blocks() -> None:
     assert len(more) == 14
     narrow = 30 * (576 + 192 + 576 + 2 * 1536) * 18 * 22 + (14 * 34 + 16 * 22) * 192 * 18
     down = 576 * 6 * (14 * 210 + 16 * 144)
-    assert total(SMOLLM2, "gguf-q4_k_m") == narrow + down + 49152 * 18 * 34 + 61 * 576 * 4
+    assert total(SMOLLM2, "q4-k-m") == narrow + down + 49152 * 18 * 34 + 61 * 576 * 4

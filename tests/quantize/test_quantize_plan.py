@@ -16,12 +16,12 @@ from weighbridge.errors import QuantizationFailed, QuantizationUncovered, Scheme
 
 
 def test_every_scheme_file_is_found_by_its_name():
-    assert {"bf16", "int4", "int8", "int8-w8a16"} <= set(scheme_names())
+    assert {"bf16", "fp8", "fp8-block", "int4", "int4-asym", "int8", "int8-w8a16"} <= set(scheme_names())
     assert [scheme(name).name for name in scheme_names()] == list(scheme_names())
 
 
 def test_unknown_scheme_names_those_that_exist():
-    with pytest.raises(SchemeUnknown, match=r"'int3'.*int4, int8, int8-w8a16"):
+    with pytest.raises(SchemeUnknown, match=r"'int3'.*int4, int4-asym, int8, int8-w8a16"):
         scheme("int3")
     with pytest.raises(SchemeUnknown):
         scheme("_scheme")
@@ -69,13 +69,59 @@ def test_vectors_that_are_called_weight_are_ignored_by_name(release):
     ("name", "shape"),
     [
         ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 64)),
-        ("model.layers.0.mlp.experts.3.up_proj.weight", (64, 64)),
+        ("model.layers.0.block_sparse_moe.input_linear.weight", (4, 64, 64)),
+        ("transformer.blocks.0.ffn.experts.mlp.w1", (256, 64)),
     ],
 )
-def test_experts_are_refused_rather_than_left_out_or_broken(release, name, shape):
-    with pytest.raises(QuantizationUncovered, match="belongs to a mixture of experts") as refused:
-        plan(release(**{name: np.ones(shape, np.float32)}), scheme("int8"))
+def test_experts_in_one_tensor_are_refused_rather_than_left_out(release, name, shape):
+    with pytest.raises(QuantizationUncovered, match="holds all experts of a layer in one tensor") as refused:
+        plan(release(**{name: np.ones(shape, np.float32)}), scheme("int8-w8a16"))
     assert name in refused.value.what
+
+
+def test_convolutions_and_towers_of_three_dimensions_are_no_experts(release):
+    cube = np.ones((4, 1, 3), np.float32)
+    names = ("model.layers.0.mixer.conv1d.weight", "visual.blocks.0.position")
+    assert len(plan(release(**dict.fromkeys(names, cube)), scheme("int8")).layers) == 14
+
+
+EXPERT = "model.layers.0.mlp.experts.3.up_proj.weight"
+
+
+@pytest.mark.parametrize("name", ["int8", "int4-asym"])
+def test_experts_that_would_not_load_are_refused(release, name):
+    with pytest.raises(QuantizationUncovered, match=r"experts\.3\.up_proj belongs to a mixture") as refused:
+        plan(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
+    assert "int8-w8a16" in refused.value.next_step
+
+
+@pytest.mark.parametrize("name", ["int8-w8a16", "int4", "fp8"])
+def test_a_matrix_for_each_expert_is_a_target(release, name):
+    recipe = plan(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
+    assert EXPERT.removesuffix(".weight") in {layer.name for layer in recipe.layers}
+
+
+def test_blocks_must_divide_every_layer(release):
+    folder = release(64, 128)
+    with pytest.raises(QuantizationUncovered, match=r"down_proj is 64 × 128: blocks of 128 × 128") as refused:
+        plan(folder, scheme("fp8-block"))
+    assert "fp8" in refused.value.next_step
+    recipe = plan(release(128, 256), scheme("fp8-block"))
+    assert recipe.block == (128, 128)
+    weight, scale = recipe.expected(recipe.layers[0])
+    assert (weight.dtype, scale.shape) == ("F8_E4M3", (1, 2))
+
+
+def test_zero_points_are_packed_along_the_output(release):
+    recipe = plan(release(64, 128), scheme("int4-asym"))
+    gate = next(layer for layer in recipe.layers if layer.name.endswith("0.mlp.gate_proj"))
+    shapes = {one.name.rpartition(".")[2]: one.shape for one in recipe.expected(gate)}
+    assert shapes == {
+        "weight_packed": (128, 8),
+        "weight_scale": (128, 1),
+        "weight_shape": (2,),
+        "weight_zero_point": (16, 1),
+    }
 
 
 def test_conv1d_models_have_nothing_to_cover(release):
@@ -90,8 +136,9 @@ def test_a_quantized_release_is_refused(release):
     folder = release()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(QuantizationUncovered, match="quantized already, by gptq"):
+    with pytest.raises(QuantizationUncovered, match="quantized already, by gptq") as refused:
         plan(folder, scheme("int8"))
+    assert "bf16" in refused.value.next_step
 
 
 @pytest.mark.parametrize("kept_bytes", [4, 100, 20_000])

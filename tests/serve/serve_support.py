@@ -16,6 +16,10 @@ class FakeEngine:
     """Launches the fake server; the line's flags choose how it behaves."""
 
     ready_seconds = 15.0
+    prompt_log_probabilities = False
+
+    def health_path(self, plan: EnginePlan) -> str:
+        return "/health"
 
     def version(self) -> str:
         return "fake 1"

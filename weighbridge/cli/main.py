@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from weighbridge.cli import compare, cost, fit, lines, output, serving, stack, store, suites, verdicts, watch
+from weighbridge.cli import compare, cost, fit, lines, output, quantize, serving, stack, store, suites, verdicts, watch
 from weighbridge.errors import WeighbridgeError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 stack.add_to(app)
 lines.add_to(app)
 fit.add_to(app)
+quantize.add_to(app)
 cost.add_to(app)
 suites.add_to(app)
 verdicts.add_to(app)

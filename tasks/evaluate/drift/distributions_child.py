@@ -24,6 +24,7 @@ from tasks.evaluate.drift.divergence import Divergence, Vocabularies, diverge, l
 from tasks.evaluate.drift.held import HeldDocument
 from tasks.evaluate.drift.reading import SMALLEST_SHARED_VOCABULARY, Reading, Window, read_documents
 from tasks.evaluate.drift.room import fit_together
+from tasks.evaluate.loading import model_arguments
 from weighbridge.units import GIB
 
 SPARE_DISK_BYTES = GIB
@@ -199,7 +200,11 @@ def load_model(folder: Path, device: str, dtype: str) -> Any:
     several = device == "cuda" and torch.cuda.device_count() > 1
     number = dtype if dtype == "auto" else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=number, trust_remote_code=False, device_map="auto" if several else None
+        folder,
+        dtype=number,
+        trust_remote_code=False,
+        device_map="auto" if several else None,
+        **model_arguments(folder),
     ).eval()
     return model if several else model.to(device)
 

@@ -1,5 +1,17 @@
-"""Ways to find the rounded numbers, one file each; a scheme names the one that it uses.
+"""Ways to find the rounded numbers, one file each; a scheme names those that suit it.
 
 A method is a function `quantize(job, layer_done)`; it runs in a process of its own (`tasks/quantize/child.py`)
 and may import what it likes.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STREAMING = ("rtn",)
+"""Methods that read each value once, refuse those that are not finite, and go on from the files that are finished."""
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of all methods, sorted."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))

@@ -1,64 +1,126 @@
-"""rtn: round to the nearest step, without data, by llm-compressor, file by file.
+"""rtn: round to the nearest step, without data, tensor by tensor and block of rows by block of rows.
 
-Peak memory is the imports (0.5 GiB) plus about 2.3 times the largest *file*, whatever the model's size. What it
-does not do: look at activations. Where that costs too much, a calibrated method is another file here.
+Peak memory is the imports (60 MiB) plus some dozen times a block of rows, whatever the sizes of tensors, files and
+model: a release of a terabyte is quantized on a laptop, if the disk is large enough. What it does not do: look at
+activations. Where that costs too much, a calibrated method is another file here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from llmcompressor import model_free_ptq
-from llmcompressor.observers import MemorylessMinMaxObserver, Observer
+import numpy as np
 
 from tasks.quantize.job import Job
-from tasks.quantize.schemes import scheme
-
-OBSERVER = "weighbridge_minmax"
+from tasks.quantize.loader_config import write_config
+from tasks.quantize.plan import Layer, Recipe
+from tasks.quantize.rounding import NotFinite, Rounded, bits_of, round_rows
+from tasks.quantize.shards import COPY_BYTES, Finished, Shard, ShardWriter, plan_shards, write_index
+from tasks.quantize.tensors import INDEX, Tensor, finite, not_finite
+from weighbridge.errors import QuantizationFailed
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> None:
-    """Write the job's quantized weights and its `config.json`.
+    """Write the job's quantized weights and its `config.json`; files that an earlier process finished are kept.
 
     Args:
         job: what to do; `job.source` holds the weights and `config.json` and nothing else.
         layer_done: called after each layer.
+
+    Raises:
+        QuantizationFailed: the source holds a value that is infinite or not a number, or ends too early.
+        DiskFull: while it wrote.
     """
-    _report_layers_to(layer_done)
-    rounding = scheme(job.recipe.scheme).compressed_tensors(job.recipe.group_size)
-    rounding.weights.observer = OBSERVER
-    model_free_ptq(
-        job.source,
-        job.out,
-        scheme=rounding,
-        ignore=list(job.recipe.ignore),
-        max_workers=1,
-        # Rounding is cheap, and a GPU's rounding may differ in the last bit: the same bytes everywhere.
-        device="cpu",
-    )
-    _forget_observer(job.out / "config.json")
-
-
-def _report_layers_to(layer_done: Callable[[], None]) -> None:
-    """Register llm-compressor's own min-max observer under a name of ours, with a call for each weight it has seen."""
-
-    @Observer.register(OBSERVER)
-    class ReportingObserver(MemorylessMinMaxObserver):
-        _act_sync_dict: dict[str, object] = {}  # noqa: RUF012  the base class reads it from the class
-
-        def update_statistics_from_observed(self, observed: torch.Tensor) -> None:
-            super().update_statistics_from_observed(observed)
-            # A first pass over shapes alone only checks that every layer can be done.
-            if observed.device.type != "meta":
+    recipe = job.recipe
+    assert isinstance(recipe, Recipe)
+    job.out.mkdir(parents=True, exist_ok=True)
+    shards = plan_shards(recipe, job.source)
+    finished = Finished.load(job.out.parent, job.identity)
+    _remove_strangers(job.out, finished)
+    for shard in shards:
+        if finished.holds(job.out / shard.name):
+            for _ in shard.layers:
                 layer_done()
+            continue
+        with ShardWriter(shard, job.out) as writer:
+            _write_shard(shard, recipe, writer, layer_done)
+        finished.add(job.out / shard.name, job.out.parent)
+    if (job.source / INDEX).is_file():
+        write_index(job.out, shards)
+    write_config(job.source, job.out, recipe)
 
 
-def _forget_observer(path: Path) -> None:
-    """Take the observer's name out of `config.json`: a loader elsewhere does not know it, and needs none."""
-    config = json.loads(path.read_text())
-    for group in config["quantization_config"]["config_groups"].values():
-        group["weights"]["observer"] = None
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+def _remove_strangers(out: Path, finished: Finished) -> None:
+    """Of what an earlier process left, only finished files are of use."""
+    for path in out.iterdir():
+        if path.is_file() and path.name not in finished.shards:
+            path.unlink()
+
+
+def _write_shard(shard: Shard, recipe: Recipe, writer: ShardWriter, layer_done: Callable[[], None]) -> None:
+    for tensor in shard.kept:
+        _copy(tensor, writer)
+    for layer, tensor in shard.layers:
+        try:
+            _round(layer, tensor, recipe, writer)
+        except NotFinite:
+            raise not_finite(tensor) from None
+        layer_done()
+
+
+def _copy(tensor: Tensor, writer: ShardWriter) -> None:
+    with _opened(tensor) as file:
+        for at in range(0, tensor.size_bytes, COPY_BYTES):
+            data = _read(file, tensor, at, min(COPY_BYTES, tensor.size_bytes - at))
+            if not finite(data, tensor.dtype):
+                raise not_finite(tensor)
+            writer.write(tensor.name, data, at)
+
+
+def _round(layer: Layer, tensor: Tensor, recipe: Recipe, writer: ShardWriter) -> None:
+    rows, columns = layer.shape
+    weight = recipe.expected(layer)[0].name
+    offsets = dict.fromkeys((weight, f"{layer.name}.weight_scale", f"{layer.name}.weight_zero_point"), 0)
+    for rounded in _blocks(tensor, rows, columns, recipe):
+        for name, part in zip(offsets, (rounded.weight, rounded.scale, rounded.zero_point), strict=True):
+            if part is not None:
+                writer.write(name, np.ascontiguousarray(part).data, offsets[name])
+                offsets[name] += part.nbytes
+    if recipe.format == "pack-quantized":
+        writer.write(f"{layer.name}.weight_shape", np.array([rows, columns], "<i8").tobytes(), 0)
+
+
+def _blocks(tensor: Tensor, rows: int, columns: int, recipe: Recipe) -> Iterator[Rounded]:
+    bits = bits_of(tensor.dtype)
+    step = recipe.layout.rows_at_once(columns)
+    with _opened(tensor) as file:
+        for first in range(0, rows, step):
+            height = min(step, rows - first)
+            row_bytes = columns * bits.itemsize
+            data = _read(file, tensor, first * row_bytes, height * row_bytes)
+            values = np.frombuffer(data, bits).reshape(height, columns)
+            yield round_rows(values, tensor.dtype, recipe.layout, is_float=recipe.weight_type == "float")
+
+
+@contextmanager
+def _opened(tensor: Tensor) -> Iterator[int]:
+    file = os.open(tensor.file, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _read(file: int, tensor: Tensor, offset: int, count: int) -> bytes:
+    """Bytes of a tensor; not through a memory map, whose pages would count as this process's memory."""
+    data = os.pread(file, count, tensor.start + offset)
+    if len(data) != count:
+        raise QuantizationFailed(
+            f"{tensor.file.name} ended while it was read: {tensor.name} is not whole.",
+            "Download the release again: `weighbridge release LINE --fresh`.",
+            where=str(tensor.file),
+        )
+    return data

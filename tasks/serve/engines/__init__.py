@@ -15,8 +15,10 @@ __all__ = ["Engine", "EnginePlan", "LaunchSpec", "engine", "engine_names"]
 
 
 def engine_names() -> list[str]:
-    """Names that a line may use."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "protocol")
+    """Names that a line may use; `llama-cpp` is the file `llama_cpp.py`."""
+    return sorted(
+        module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if module.name != "protocol"
+    )
 
 
 def engine(name: str) -> Engine:
@@ -30,5 +32,5 @@ def engine(name: str) -> Engine:
             f"There is no engine called {name!r}; known engines: {', '.join(engine_names())}.",
             "Name one of these under `engine:` in the line's file.",
         )
-    found: Engine = importlib.import_module(f"{__name__}.{name}").Engine()
+    found: Engine = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Engine()
     return found

@@ -58,6 +58,9 @@ class Engine(Protocol):
     prompt_log_probabilities: bool
     """Whether it tells a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""
 
+    def health_path(self, plan: EnginePlan) -> str:
+        """Where it answers 200 once it can serve, for the gateway's checks; no evidence that it does."""
+
     def version(self) -> str:
         """Version of the engine that would be started; part of what is weighed."""
 

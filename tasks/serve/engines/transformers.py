@@ -28,6 +28,10 @@ class Engine:
     prompt_log_probabilities = False
     """`transformers serve` gives none."""
 
+    def health_path(self, plan: EnginePlan) -> str:
+        """See the protocol."""
+        return "/health"
+
     def version(self) -> str:
         """Version of the installed transformers and torch."""
         return f"transformers {version('transformers')} torch {version('torch')}"

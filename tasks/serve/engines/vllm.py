@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible server, from its documentation (versions 0.17 to 0.20); not run in this project's tests.
 
 It is looked for in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
-transformers pins differ from the pipeline's), else in `.vllm` of the checkout, which `make vllm` fills, else in this one.
+transformers pins differ from the pipeline's), else in `.vllm` of the checkout (`make vllm`), else in this one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class Engine:
     ready_seconds = 1800.0
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions."""
+
+    def health_path(self, plan: EnginePlan) -> str:
+        """See the protocol."""
+        return "/health"
 
     def version(self) -> str:
         """Version of the vLLM that would be started.

@@ -48,6 +48,16 @@ class RunningEngine(BaseModel):
         """Address of its OpenAI-compatible server, without `/v1`."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def health_path(self) -> str:
+        """Where it answers 200 once it can serve."""
+        return engine(self.plan.engine).health_path(self.plan)
+
+    @property
+    def health_url(self) -> str:
+        """The same as an address."""
+        return f"{self.url}{self.health_path}"
+
 
 def plan_engine(line: Line) -> EnginePlan:
     """What an engine of this line is told; equal plans on equal artifacts answer alike."""
@@ -212,7 +222,7 @@ class LocalFleet:
     def is_warm(self, one: RunningEngine) -> bool:
         """Whether it can take traffic at once: its process runs and answers."""
         state = self.state(one)
-        return state is not None and state.state in ("RUNNING", "STARTING") and _healthy(one.url)
+        return state is not None and state.state in ("RUNNING", "STARTING") and _healthy(one.health_url)
 
     def _trial_mark(self, one: RunningEngine) -> Path:
         return self._folder / one.name / "trial"
@@ -229,7 +239,7 @@ class LocalFleet:
             state = self.state(one)
             if state is None or state.state in ("FATAL", "EXITED", "STOPPED"):
                 break
-            if _healthy(one.url):
+            if _healthy(one.health_url):
                 tell(f"{one.name} is up after {waited:.0f} s")
                 return
             if waited - told >= 10:
@@ -271,7 +281,7 @@ def _name(line: str, artifact: Artifact, plan: EnginePlan) -> str:
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+        return httpx.get(url, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 

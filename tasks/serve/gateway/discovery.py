@@ -114,7 +114,7 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
             "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
-        "health_checks": [_health_check()],
+        "health_checks": [_health_check(backend)],
         # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [limits]},
@@ -122,7 +122,7 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
     }
 
 
-def _health_check() -> dict[str, Any]:
+def _health_check(backend: Backend) -> dict[str, Any]:
     return {
         # A small machine's engine may take seconds to answer while it generates: slow is not sick.
         "timeout": "10s",
@@ -132,7 +132,7 @@ def _health_check() -> dict[str, Any]:
         # By default a cluster without traffic is looked at once a minute only.
         "no_traffic_interval": "2s",
         "unhealthy_interval": "1s",
-        "http_health_check": {"path": "/health"},
+        "http_health_check": {"path": backend.health_path},
     }
 
 

@@ -37,6 +37,7 @@ class Backend(_Part):
     digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="of the artifact that the engine serves")
     port: int = Field(ge=1, le=65535, description="the engine's, on 127.0.0.1")
     weight: int = Field(0, ge=0, le=100, description="per cent of the line's requests")
+    health_path: str = Field("/health", pattern=r"^/", description="where the engine answers 200 while it can serve")
 
 
 class LineRoute(_Part):

@@ -1,0 +1,170 @@
+"""The text that calibrated methods watch activations on, cut into samples of equal length.
+
+The project's own text lies in `eval_suites/calibration/`; a line may name a file of its user instead, which is the
+better choice where a model serves one kind of question. No calibration text may be held text
+(`eval_suites/held/`, on which the result is measured): a test compares the two.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from weighbridge.errors import CalibrationInvalid
+from weighbridge.settings import load_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BETWEEN_DOCUMENTS = re.compile(r"^====\n", re.MULTILINE)
+_TURN = re.compile(r"^(system|user|assistant):[ \t]*", re.MULTILINE)
+_SEED = 20
+"""Of the order of documents, so that the first samples are as mixed as all of them."""
+FEWEST_WORDS, FEWEST_LETTERS = 10, 30
+"""Of different words, and of different characters, in a whole text; fewer say nothing about a model's activations."""
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: str
+    content: str
+
+
+class CalibrationDocument(BaseModel):
+    """A text, or a conversation that the release's chat template renders."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str = ""
+    messages: tuple[Turn, ...] = ()
+
+
+def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument, ...]:
+    """Read a calibration text.
+
+    Args:
+        path: a `.txt` file whose documents are parted by lines of `====`, where a document that begins with `user:`
+            or `system:` is a conversation; or a `.jsonl` file with `{"text": …}` or `{"messages": [{"role": …,
+            "content": …}, …]}` on each line; the project's text when None.
+
+    Returns:
+        The documents, in a fixed order that mixes kinds.
+
+    Raises:
+        CalibrationInvalid: the file is missing or empty, a line does not parse, or it is one word again and again.
+    """
+    folder = load_settings().root / "eval_suites" / "calibration"
+    files = [path] if path else sorted(folder.glob("*.txt"))
+    if not files:
+        raise _invalid("There is no calibration text", str(folder))
+    documents = [document for file in files for document in _read(file)]
+    where = str(path or folder)
+    if not documents:
+        raise _invalid("The calibration text is empty", where)
+    words = {word for document in documents for word in _whole(document).split()}
+    # A text without spaces between words, such as Chinese, is judged by its characters.
+    if len(words) < FEWEST_WORDS and len(set("".join(words))) < FEWEST_LETTERS:
+        raise _invalid(f"The calibration text has only {len(words)} different words", where)
+    random.Random(_SEED).shuffle(documents)
+    return tuple(documents)
+
+
+def token_samples(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[CalibrationDocument],
+    *,
+    samples: int,
+    sample_tokens: int,
+    where: str = "",
+) -> list[list[int]]:
+    """Turn documents into samples: one after another, with what ends a text between them, cut into equal pieces.
+
+    Args:
+        tokenizer: the release's; a conversation passes through its chat template, if it has one.
+        documents: see `calibration_documents`.
+        samples: at most so many; fewer when the text is shorter.
+        sample_tokens: in each.
+        where: the text's file, for the error.
+
+    Raises:
+        CalibrationInvalid: the text is shorter than one sample, or the tokenizer makes one token of it all.
+    """
+    ids: list[int] = []
+    for document in documents:
+        ids += _ids(tokenizer, document)
+        if len(ids) >= samples * sample_tokens:
+            break
+    cut = [ids[at : at + sample_tokens] for at in range(0, len(ids) - sample_tokens + 1, sample_tokens)][:samples]
+    if not cut:
+        raise _invalid(
+            f"The calibration text is {len(ids)} tokens long, less than one sample of {sample_tokens}", where
+        )
+    different = len({one for sample in cut for one in sample})
+    if different < FEWEST_WORDS:
+        raise _invalid(
+            f"The release's tokenizer makes only {different} different tokens of the calibration text", where
+        )
+    return cut
+
+
+def _read(file: Path) -> list[CalibrationDocument]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _invalid(f"The calibration text cannot be read ({error})", str(file)) from None
+    if file.suffix == ".jsonl":
+        lines = enumerate(text.splitlines(), start=1)
+        return [_from_json(line, f"{file}:{number}") for number, line in lines if line.strip()]
+    parts = (part.strip() for part in BETWEEN_DOCUMENTS.split(text))
+    return [_from_text(part) for part in parts if part]
+
+
+def _from_text(text: str) -> CalibrationDocument:
+    found = list(_TURN.finditer(text))
+    if not found or found[0].start():
+        return CalibrationDocument(text=text)
+    ends = [*(turn.start() for turn in found[1:]), len(text)]
+    messages = (
+        Turn(role=turn[1], content=text[turn.end() : end].strip()) for turn, end in zip(found, ends, strict=True)
+    )
+    return CalibrationDocument(messages=tuple(messages))
+
+
+def _from_json(line: str, where: str) -> CalibrationDocument:
+    try:
+        document = CalibrationDocument.model_validate_json(line)
+    except ValidationError as error:
+        raise _invalid(f"A line of the calibration text does not parse ({error.errors()[0]['msg']})", where) from None
+    if not _whole(document).strip():
+        raise _invalid("A line of the calibration text has neither `text` nor `messages`", where)
+    return document
+
+
+def _whole(document: CalibrationDocument) -> str:
+    return document.text or "\n".join(message.content for message in document.messages)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, document: CalibrationDocument) -> list[int]:
+    if document.messages and tokenizer.chat_template:
+        messages = [message.model_dump() for message in document.messages]
+        text: Any = tokenizer.apply_chat_template(messages, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(_whole(document))["input_ids"])
+    end = tokenizer.eos_token_id
+    return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
+
+
+def _invalid(what: str, where: str) -> CalibrationInvalid:
+    return CalibrationInvalid(
+        f"{what}.",
+        "Name a .txt or .jsonl file with some thousand words of what the model is asked, or none for our own text.",
+        where=where,
+    )

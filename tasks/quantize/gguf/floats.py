@@ -1,0 +1,20 @@
+"""Floats of any of a release's types as float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.quantize.gguf.kinds import Kind
+
+
+def to_float32(data: bytes, kind: Kind) -> np.ndarray:
+    """The values of some bytes, exactly.
+
+    Args:
+        data: little-endian.
+        kind: bf16, f16 or f32.
+    """
+    if kind.name == "bf16":
+        # The upper half of a float32.
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(data, "<f2" if kind.name == "f16" else "<f4").astype("<f4")

@@ -1,0 +1,59 @@
+"""ggml's types that we write: how a block of each lies in the file.
+
+Source: llama.cpp, ggml/src/ggml-common.h (blocks) and ggml/include/ggml.h (numbers), October 2026.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One type of tensor."""
+
+    name: str
+    """As ggml prints it."""
+    number: int
+    """In `enum ggml_type`, as it stands in a file."""
+    values: int
+    """Of a block; rows are whole blocks."""
+    block_bytes: int
+    scales: tuple[int, ...] = ()
+    """Where a block's float16 scales begin, bytes; none: the values are floats themselves."""
+    reach: int = 1
+    """Largest value of a block over its smallest scale: below `reach` times what float16 can say, a block is zero."""
+
+    def size_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor; the last side is the row."""
+        return math.prod(shape[:-1]) * self.row_bytes(shape[-1])
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row."""
+        return columns // self.values * self.block_bytes
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether values share scales."""
+        return bool(self.scales)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("f32", 0, 1, 4),
+        Kind("f16", 1, 1, 2),
+        Kind("q5_0", 6, 32, 22, scales=(0,), reach=16),
+        Kind("q5_1", 7, 32, 24, scales=(0, 2), reach=31),
+        Kind("q8_0", 8, 32, 34, scales=(0,), reach=127),
+        # A block of 256 has scales within it, of 6 bits (K types 4 and 5) or 8 bits (type 6), under the one float16.
+        Kind("q4_K", 12, 256, 144, scales=(0, 2), reach=63 * 15),
+        Kind("q5_K", 13, 256, 176, scales=(0, 2), reach=63 * 31),
+        Kind("q6_K", 14, 256, 210, scales=(208,), reach=128 * 32),
+        Kind("bf16", 30, 1, 2),
+    )
+}
+BY_NUMBER = {kind.number: kind for kind in KINDS.values()}
+OF_SAFETENSORS = {"F32": KINDS["f32"], "F16": KINDS["f16"], "BF16": KINDS["bf16"]}
+"""A source's own types."""

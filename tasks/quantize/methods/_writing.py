@@ -1,0 +1,100 @@
+"""The files of a calibrated model: planned layers packed, what was scaled cast back, all else byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from tasks.quantize.plan import Layer, Recipe
+from tasks.quantize.shards import COPY_BYTES, ShardWriter, plan_shards, write_index
+from tasks.quantize.tensors import INDEX, Tensor
+from weighbridge.errors import QuantizationFailed
+
+State = dict[str, torch.Tensor]
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def write_weights(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    model: PreTrainedModel,
+    compress: Callable[[State], State],
+    *,
+    smooths: bool,
+) -> None:
+    """Write a quantized model's weight files, one for each of the source's.
+
+    Args:
+        recipe, source, out: which layers, where from, where to.
+        model: its planned layers hold rounded weights and their scales.
+        compress: packs one layer's `weight`, `weight_scale` and `weight_zero_point`.
+        smooths: whether unplanned weights may have changed; if so they are compared, embeddings and head aside.
+
+    Raises:
+        DiskFull: while it wrote.
+        QuantizationFailed: a layer came out with other tensors than planned.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    modules = dict(model.named_modules())
+    shards = plan_shards(recipe, source)
+    for shard in shards:
+        with ShardWriter(shard, out) as writer:
+            for tensor in shard.kept:
+                changed = _changed(tensor, modules, model) if smooths else None
+                if changed is None:
+                    _copy(tensor, writer)
+                else:
+                    writer.write(tensor.name, _bytes(changed), 0)
+            for layer, _ in shard.layers:
+                for name, part in _packed(recipe, layer, modules[layer.name], compress).items():
+                    writer.write(name, _bytes(part), 0)
+    if (source / INDEX).is_file():
+        write_index(out, shards)
+
+
+def _packed(recipe: Recipe, layer: Layer, module: torch.nn.Module, compress: Callable[[State], State]) -> State:
+    names = ("weight", "weight_scale", "weight_zero_point")
+    state = {name: getattr(module, name).detach().cpu() for name in names if hasattr(module, name)}
+    # Codes are found by the scale that will be read back, in float32: the weight is a multiple of it.
+    stored = state["weight_scale"].to(DTYPES[layer.dtype])
+    compressed = compress({**state, "weight": state["weight"].float(), "weight_scale": stored.float()})
+    compressed["weight_scale"] = stored
+    parts = {f"{layer.name}.{name}": part for name, part in compressed.items()}
+    expected = recipe.expected(layer)
+    if {one.name: one.shape for one in expected} != {name: tuple(part.shape) for name, part in parts.items()}:
+        raise QuantizationFailed(
+            f"{layer.name} came out as {sorted(parts)}, and {sorted(one.name for one in expected)} were planned.",
+            "Name another method, and report the release's architecture.",
+            where=layer.name,
+        )
+    return parts
+
+
+def _changed(tensor: Tensor, modules: dict[str, torch.nn.Module], model: PreTrainedModel) -> torch.Tensor | None:
+    """An unplanned weight as a method left it, in the source's type; None if it did not touch it."""
+    module_name, _, own = tensor.name.rpartition(".")
+    module = modules.get(module_name)
+    if module is None or tensor.dtype not in DTYPES or not hasattr(module, own):
+        return None
+    if module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        return None
+    now = getattr(module, own).detach().cpu()
+    with safe_open(tensor.file, framework="pt") as file:
+        before = file.get_tensor(tensor.name)
+    return None if torch.equal(before.to(now.dtype), now) else now.to(before.dtype)
+
+
+def _copy(tensor: Tensor, writer: ShardWriter) -> None:
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.start)
+        for at in range(0, tensor.size_bytes, COPY_BYTES):
+            writer.write(tensor.name, file.read(min(COPY_BYTES, tensor.size_bytes - at)), at)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

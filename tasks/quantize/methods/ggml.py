@@ -1,0 +1,144 @@
+"""ggml: round block by block as llama.cpp does, without data, tensor by tensor.
+
+llama.cpp's converter first writes the release in its own numbers; then each tensor is read, rounded and written in
+turn. Peak memory is the larger of the converter's (its import of torch and one tensor) and one quantized tensor with
+a few blocks of rows. What it does not do: weigh columns by an importance matrix.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from tasks.quantize.gguf.convert import convert, show
+from tasks.quantize.gguf.floats import to_float32
+from tasks.quantize.gguf.ggml import quantize_rows
+from tasks.quantize.gguf.kinds import KINDS, Kind
+from tasks.quantize.gguf.mixture import FILE_TYPES
+from tasks.quantize.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, opened, read_gguf, read_rows
+from tasks.quantize.gguf.recipe import MOST, GgufRecipe
+from tasks.quantize.job import Job
+
+BLOCK_VALUES = 2 * 2**20
+"""Weights that a thread rounds at once."""
+CONVERTED = "converted.gguf"
+_OF_READER = ("GGUF.", "general.architecture")
+_FILE_TYPE, _VERSION = "general.file_type", "general.quantization_version"
+
+
+def quantize(job: Job, layer_done: Callable[[], None]) -> None:
+    """Write the job's GGUF and its `config.json`.
+
+    Args:
+        job: what to do; the tokenizer is `job.companions`'.
+        layer_done: called after each tensor that is quantized: once it is converted or once it is written, half of
+            them each.
+    """
+    assert isinstance(job.recipe, GgufRecipe)
+    steps = _Steps(job.recipe, layer_done)
+    converted = job.out.parent / CONVERTED
+    job.out.mkdir(parents=True, exist_ok=True)
+    shown = show(job.companions or job.source, job.out.parent / "shown")
+    convert(shown, converted, job.recipe.dtype, job.recipe.model_name, steps.converted)
+    rewrite(read_gguf(converted), job.out / GGUF_FILE, job.recipe, steps.written)
+    converted.unlink()
+    shutil.copyfile(job.source / "config.json", job.out / "config.json")
+
+
+def rewrite(source: GgufFile, out: Path, recipe: GgufRecipe, written: Callable[[], None]) -> None:
+    """Write a file's tensors in the recipe's types; what the recipe does not know goes through as it is.
+
+    Args:
+        source: in the release's own numbers.
+        out: the file to write.
+        recipe: the types.
+        written: called after each tensor.
+    """
+    kinds = {one.name: KINDS[one.kind] for one in recipe.tensors}
+    writer = GGUFWriter(out, recipe.architecture)
+    _copy_metadata(source, writer, recipe)
+    for tensor in source.tensors:
+        kind = kinds.get(tensor.name, tensor.kind)
+        _announce(writer, tensor, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with opened(source.path) as file, ThreadPoolExecutor(workers) as pool:
+        for tensor in source.tensors:
+            writer.write_tensor_data(_values(file, tensor, kinds.get(tensor.name, tensor.kind), pool))
+            written()
+    writer.close()
+    out.chmod(0o644)
+
+
+def _copy_metadata(source: GgufFile, writer: GGUFWriter, recipe: GgufRecipe) -> None:
+    """All that the converter wrote, with the file's type set right."""
+    for key, field in source.reader.fields.items():
+        if key.startswith(_OF_READER) or key in (_FILE_TYPE, _VERSION):
+            continue
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), field.types[0], sub_type=inner)
+    writer.add_file_type(FILE_TYPES[MOST[recipe.scheme]])
+    # ggml's version of block layouts (GGML_QNT_VERSION in ggml.h), unchanged since 2023.
+    writer.add_quantization_version(2)
+
+
+def _announce(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None:
+    # The writer takes the shape in bytes where values share blocks.
+    shape = (*tensor.shape[:-1], kind.row_bytes(tensor.shape[-1])) if kind.is_quantized else tensor.shape
+    size = kind.size_bytes(tensor.shape)
+    values = np.uint8 if kind.is_quantized else np.float32 if kind.name == "f32" else np.float16
+    writer.add_tensor_info(tensor.name, shape, np.dtype(values), size, raw_dtype=GGMLQuantizationType(kind.number))
+
+
+def _values(file: int, tensor: GgufTensor, kind: Kind, pool: ThreadPoolExecutor) -> np.ndarray:
+    """A tensor's bytes in its new type."""
+    columns = tensor.shape[-1]
+    out = np.empty((tensor.rows, kind.row_bytes(columns)), np.uint8)
+    step = max(1, BLOCK_VALUES // columns)
+
+    def block(first: int) -> None:
+        count = min(step, tensor.rows - first)
+        data = read_rows(file, tensor, first, count)
+        part = out[first : first + count]
+        if kind == tensor.kind:
+            part[:] = np.frombuffer(data, np.uint8).reshape(part.shape)
+            return
+        rows = to_float32(data, tensor.kind).reshape(count, columns)
+        if kind.is_quantized:
+            quantize_rows(rows, kind, part)
+        else:
+            part[:] = rows.astype(np.float16 if kind.name == "f16" else np.float32).view(np.uint8)
+
+    # Rows are rounded by themselves, so the bytes are the same by however many threads.
+    list(pool.map(block, range(0, tensor.rows, step)))
+    return out
+
+
+class _Steps:
+    """Progress in tensors: the converter's bytes are the first half, written tensors the second."""
+
+    def __init__(self, recipe: GgufRecipe, layer_done: Callable[[], None]) -> None:
+        self._recipe, self._layer_done = recipe, layer_done
+        self._told = self._written = 0
+
+    def converted(self, size_bytes: int) -> None:
+        """So many bytes are converted."""
+        self._reach(len(self._recipe.layers) * min(1.0, size_bytes / self._recipe.converted_bytes) / 2)
+
+    def written(self) -> None:
+        """One more tensor is written."""
+        self._written += 1
+        self._reach(len(self._recipe.layers) * (1 + self._written / len(self._recipe.tensors)) / 2)
+
+    def _reach(self, layers: float) -> None:
+        while self._told < int(layers):
+            self._told += 1
+            self._layer_done()

@@ -1,0 +1,39 @@
+"""smoothquant_gptq: move the activations' outliers into the weights (arXiv:2211.10438), then round as gptq does.
+
+For schemes that round activations too: a token's largest value sets the step of all its others, and SmoothQuant makes
+the largest ones smaller by scaling norms down and the layers behind them up. Norms change with it, so the written
+ones are not the release's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+from tasks.quantize.job import Job
+from tasks.quantize.methods._oneshot import calibrate
+from tasks.quantize.methods.gptq import OBSERVER, SAMPLE_TOKENS, SAMPLES
+
+STRENGTH = 0.8
+
+
+def quantize(job: Job, layer_done: Callable[[], None]) -> None:
+    """Write the job's quantized weights and its `config.json`.
+
+    Raises:
+        CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
+    """
+    calibrate(
+        job,
+        layer_done,
+        lambda quantization, ignore: [
+            SmoothQuantModifier(smoothing_strength=STRENGTH),
+            GPTQModifier(config_groups={"group_0": quantization}, ignore=ignore),
+        ],
+        samples=SAMPLES,
+        sample_tokens=SAMPLE_TOKENS,
+        observer=OBSERVER,
+        smooths=True,
+    )

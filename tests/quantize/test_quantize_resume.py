@@ -1,0 +1,189 @@
+"""Several files: each is finished by itself, a killed run goes on after them, and nothing else of it is believed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from quantize_support import SHARDS, stand_in, write_sharded
+
+from registry.store import Store
+from tasks.quantize import quantize, scheme
+from tasks.quantize.job import Failure, Job, Message
+from tasks.quantize.methods import rtn
+from tasks.quantize.plan import plan
+from tasks.quantize.shards import Finished
+from tasks.quantize.tensors import read_tensors
+from weighbridge.errors import DiskFull, QuantizationFailed, QuantizationInterrupted, QuantizationUncovered
+
+LAYERS = 14
+
+
+@pytest.fixture
+def sharded(store: Store, tmp_path: Path):
+    folder = write_sharded(tmp_path / "sharded")
+    return store.adopt(folder, line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40)
+
+
+def _staging(store: Store) -> Path:
+    (folder,) = store.folder.glob("*/.staging/*")
+    return folder
+
+
+def _finished(store: Store) -> list[Path]:
+    return sorted((_staging(store) / "model").glob("*.safetensors"))
+
+
+def test_files_and_index_mirror_the_source(store, sharded):
+    made = quantize(sharded, "int4", store=store)
+    source, out = store.path(sharded), store.path(made)
+    assert sorted(path.name for path in out.glob("*.safetensors")) == sorted(
+        path.name for path in source.glob("*.safetensors")
+    )
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    tensors = read_tensors(out)
+    assert index["weight_map"] == {tensor.name: tensor.file.name for tensor in tensors}
+    assert index["metadata"]["total_size"] == sum(tensor.size_bytes for tensor in tensors)
+    store.verify(made)
+
+
+def test_a_killed_run_goes_on_after_the_finished_files(store, sharded, dying):
+    with dying(LAYERS), pytest.raises(QuantizationInterrupted, match="finished files are kept"):
+        quantize(sharded, "int8", store=store)
+    kept = _finished(store)
+    assert len(kept) == SHARDS - 1
+    assert store.artifacts() == [sharded]
+    assert not (_staging(store) / "model" / "config.json").exists(), "nothing that looks like a model"
+    before = {path.name: path.stat().st_ino for path in kept}
+    progress: list[tuple[int, int]] = []
+    made = quantize(sharded, "int8", store=store, progress=lambda done, total: progress.append((done, total)))
+    after = {path.name: path.stat().st_ino for path in store.path(made).glob("*.safetensors")}
+    assert before.items() <= after.items(), "the same files, not written again"
+    assert progress[-1] == (LAYERS + 2, LAYERS + 2)
+    assert not list(store.folder.glob("*/.staging/*"))
+    store.verify(made)
+
+
+def test_what_is_resumed_has_the_digest_of_what_ran_through(store, sharded, dying, tmp_path, monkeypatch):
+    with dying(9), pytest.raises(QuantizationInterrupted):
+        quantize(sharded, "int4", store=store)
+    resumed = quantize(sharded, "int4", store=store)
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "other"))
+    other = Store()
+    folder = write_sharded(tmp_path / "again")
+    again = other.adopt(folder, line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40)
+    assert quantize(again, "int4", store=other).digest == resumed.digest
+
+
+def test_a_finished_file_that_was_altered_is_written_again(store, sharded, dying):
+    with dying(LAYERS), pytest.raises(QuantizationInterrupted):
+        quantize(sharded, "int8", store=store)
+    first = _finished(store)[0]
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    store.verify(quantize(sharded, "int8", store=store))
+
+
+def test_gc_takes_what_nobody_comes_back_for(store, sharded, dying):
+    with dying(LAYERS), pytest.raises(QuantizationInterrupted):
+        quantize(sharded, "int8", store=store)
+    assert _finished(store)
+    store.clean({sharded.digest})
+    assert not list(store.folder.glob("*/.staging/*"))
+
+
+def test_finished_files_of_another_recipe_count_for_nothing(tmp_path):
+    source = write_sharded(tmp_path / "release")
+
+    def run(name: str, identity: str) -> Finished:
+        job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme(name)), identity=identity)
+        rtn.quantize(job, lambda: None)
+        return Finished.load(tmp_path / "out", identity)
+
+    eight, four = run("int8", "eight"), run("int4", "four")
+    assert eight.shards.keys() == four.shards.keys()
+    assert all(eight.shards[name].sha256 != four.shards[name].sha256 for name in eight.shards)
+
+
+def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, monkeypatch):
+    source = write_sharded(tmp_path / "release")
+    job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme("int8")), identity="one")
+    real, written = os.pwrite, 0
+
+    def pwrite(file: int, data: bytes, at: int) -> int:
+        nonlocal written
+        written += 1
+        if written > 25:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data, at)
+
+    monkeypatch.setattr("tasks.quantize.shards.os.pwrite", pwrite)
+    with pytest.raises(DiskFull, match=r"full while model-0000\d-of-00003\.safetensors was written"):
+        rtn.quantize(job, lambda: None)
+    names = sorted(path.name for path in job.out.iterdir())
+    assert names == sorted(Finished.load(tmp_path / "out", "one").shards)
+    assert 0 < len(names) < SHARDS
+    monkeypatch.undo()
+    rtn.quantize(job, lambda: None)
+    assert len(list(job.out.glob("*.safetensors"))) == SHARDS
+
+
+def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monkeypatch):
+    source = write_sharded(tmp_path / "release")
+    job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme("int8")))
+
+    def fallocate(file: int, at: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.quantize.shards.os.posix_fallocate", fallocate, raising=False)
+    with pytest.raises(DiskFull):
+        rtn.quantize(job, lambda: pytest.fail("a layer was rounded"))
+    assert not list(job.out.iterdir())
+
+
+def test_a_named_error_crosses_from_the_process(store, sharded, tmp_path, monkeypatch, staged):
+    failure = Failure.of(DiskFull("The disk became full.", "Free some.", where="there"))
+    line = Message(layers_done=3, failure=failure).model_dump_json()
+    stand_in(tmp_path, monkeypatch, f"echo '{line}'; exit 7")
+    with pytest.raises(DiskFull, match=r"became full") as full:
+        quantize(sharded, "int8", store=store)
+    assert (full.value.where, full.value.next_step) == ("there", "Free some.")
+    assert staged(store) == [], "no file was finished, so nothing is worth keeping"
+
+
+@pytest.mark.parametrize("code", ["WeighbridgeError", "Path", "no_such_error"])
+def test_only_named_errors_are_raised_by_name(code):
+    failure = Failure(code=code, what="a", next_step="b", where="c")
+    assert type(failure.error()).__name__ == "WeighbridgeError"
+
+
+def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path):
+    source = write_sharded(tmp_path / "release")
+    recipe = plan(source, scheme("int8"))
+    job = Job(source=source, out=tmp_path / "out" / "model", recipe=recipe)
+    weights = source / f"model-00001-of-0000{SHARDS}.safetensors"
+
+    def shrink() -> None:
+        os.truncate(weights, weights.stat().st_size - 10_000)
+
+    with pytest.raises(QuantizationFailed, match="ended while it was read"):
+        rtn.quantize(job, shrink)
+
+
+def test_a_wrong_file_that_was_called_finished_does_not_pass(store, sharded, dying):
+    """The ledger says which bytes were written; whether they are right the coverage check says."""
+    with dying(LAYERS), pytest.raises(QuantizationInterrupted):
+        quantize(sharded, "int8", store=store)
+    staging = _staging(store)
+    ledger = json.loads((staging / "finished.json").read_text())
+    first, second = sorted(ledger["shards"])
+    (staging / "model" / first).write_bytes((staging / "model" / second).read_bytes())
+    ledger["shards"][first] = ledger["shards"][second]
+    (staging / "finished.json").write_text(json.dumps(ledger))
+    with pytest.raises((QuantizationUncovered, QuantizationFailed)):
+        quantize(sharded, "int8", store=store)
+    assert not list(store.folder.glob("*/.staging/*"))
