@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from tasks.fit.shape import ModelShape
 
 # Bytes and numbers of a block.
-BLOCKS = {"q8_0": (34, 32), "q5_0": (22, 32), "q4_k": (144, 256), "q5_k": (176, 256), "q6_k": (210, 256)}
+BLOCKS = {
+    "q8_0": (34, 32),
+    "q5_0": (22, 32),
+    "q5_1": (24, 32),
+    "q4_k": (144, 256),
+    "q5_k": (176, 256),
+    "q6_k": (210, 256),
+}
 # What a type becomes where a row is no multiple of 256.
-NARROW = {"q4_k": "q5_0", "q5_k": "q8_0", "q6_k": "q8_0"}
+NARROW = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.(weight|bias)$")
 VALUES = re.compile(r"\.v_proj\.weight$")
 KEYS = re.compile(r"\.k_proj\.weight$")

@@ -51,6 +51,7 @@ class Finished(BaseModel):
             try:
                 found = cls.model_validate_json(path.read_bytes())
             except ValueError:
+                # Damaged, so that it names nothing to go on from.
                 return cls(identity=identity)
             if found.identity == identity:
                 return found
