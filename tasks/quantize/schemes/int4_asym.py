@@ -10,4 +10,5 @@ SCHEME = Scheme(
     format="pack-quantized",
     group_sizes=(128, 64, 32),
     symmetric=False,
+    methods=("rtn", "gptq"),
 )

@@ -8,4 +8,5 @@ SCHEME = Scheme(
     weight_bits=8,
     activation_bits=8,
     format="int-quantized",
+    methods=("rtn", "smoothquant_gptq"),
 )
