@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,12 +21,16 @@ CALIBRATED_IMPORTS_BYTES = int(1.2 * GIB)
 BLOCK_BYTES_PER_VALUE = 40
 """Of a block that is rounded: its bits, float32 numbers, masks, codes; measured 14 to 26."""
 CALIBRATED_BYTES_PER_WEIGHT = 12
-"""Of the largest layer: float32 twice, and its packed form; a Hessian comes on top (in² × 4 bytes)."""
+"""Of a decoder layer, which is in memory at once: float32 twice, and its packed form; Hessians (in² × 4) on top."""
+CALIBRATED_SCRATCH_BYTES_PER_WEIGHT = 4
+"""A changed weight waits on the disk as float32 until it is written."""
+SAMPLE_TOKENS, COPIES_OF_ACTIVATIONS = 32 * 512, 3
+"""Of the calibration text, whose hidden states go from layer to layer as float32 (methods/gptq.py)."""
 CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "float-quantized": 6.0}
 NANOSECONDS_PER_BYTE = 1.5
 """To read a byte, or to write and hash it, on a disk of 1 GB/s."""
-CALIBRATED_NANOSECONDS_PER_WEIGHT = 1000.0
-"""GPTQ of SmolLM2 with 16 samples on two cores: 79 to 113 CPU-seconds for 106 million weights."""
+CALIBRATED_NANOSECONDS_PER_WEIGHT = 3300.0
+"""GPTQ of SmolLM2: 349 CPU-seconds for 106 million weights (docs/quantize_methods.md)."""
 CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
 """torch and transformers without a model; measured 0.5 GiB (docs/gguf.md)."""
 CONVERTER_BYTES_PER_BYTE = 5
@@ -32,6 +38,7 @@ CONVERTER_BYTES_PER_BYTE = 5
 CONVERTER_SECONDS = 20.0
 GGML_NANOSECONDS_PER_WEIGHT = {"q8-0": 5.0, "q4-k-m": 90.0}
 """Of one core: docs/gguf.md."""
+_DECODER_LAYER = re.compile(r".*?\.\d+(?=\.)")
 CGROUPS = tuple(
     tuple(Path("/sys/fs/cgroup") / name for name in names)
     for names in (
@@ -70,21 +77,33 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0) -> Needs:
         return _needs_of_gguf(recipe, companions_bytes)
     weights = sum(layer.shape[0] * layer.shape[1] for layer in recipe.layers)
     source_bytes = recipe.kept_bytes + sum(layer.source_bytes for layer in recipe.layers)
+    scratch = 0
     moving = (source_bytes + recipe.predicted_bytes) * NANOSECONDS_PER_BYTE
     if recipe.method in STREAMING:
         block = max(recipe.layout.rows_at_once(layer.shape[1]) * layer.shape[1] for layer in recipe.layers)
         memory = STREAMING_IMPORTS_BYTES + BLOCK_BYTES_PER_VALUE * block
         computing = weights * CPU_NANOSECONDS_PER_WEIGHT[recipe.format]
     else:
-        widest = max(layer.shape[1] for layer in recipe.layers)
-        largest = max(layer.shape[0] * layer.shape[1] for layer in recipe.layers)
-        memory = CALIBRATED_IMPORTS_BYTES + CALIBRATED_BYTES_PER_WEIGHT * largest + 4 * widest**2
+        memory = CALIBRATED_IMPORTS_BYTES + _calibrated_bytes(recipe)
+        scratch = CALIBRATED_SCRATCH_BYTES_PER_WEIGHT * weights
         computing = weights * CALIBRATED_NANOSECONDS_PER_WEIGHT
     return Needs(
         memory_bytes=memory,
-        disk_bytes=recipe.predicted_bytes + companions_bytes,
+        disk_bytes=recipe.predicted_bytes + companions_bytes + scratch,
         seconds=round((computing + moving) / 1e9 + 1, 1),
     )
+
+
+def _calibrated_bytes(recipe: Recipe) -> int:
+    """Of the largest decoder layer with its Hessians, the hidden states, and what is not quantized, as float32."""
+    together = Counter[str]()
+    for layer in recipe.layers:
+        rows, columns = layer.shape
+        block = _DECODER_LAYER.match(layer.name)
+        together[block[0] if block else layer.name] += CALIBRATED_BYTES_PER_WEIGHT * rows * columns + 4 * columns**2
+    hidden = min(layer.shape[1] for layer in recipe.layers)
+    states = SAMPLE_TOKENS * COPIES_OF_ACTIVATIONS * 4 * hidden
+    return max(together.values()) + states + 2 * recipe.kept_bytes
 
 
 def _needs_of_gguf(recipe: GgufRecipe, companions_bytes: int) -> Needs:
