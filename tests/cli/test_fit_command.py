@@ -93,7 +93,16 @@ def test_json_has_the_rows_with_the_fields_of_the_issue(run, model):
     assert found["engine_profile_is_nearest"] is False and found["engine_profile_source"]
     assert all(set(KEYS.split()) | {"monthly_eur"} <= set(row) for row in found["rows"])
     assert set(GPUS.split()) <= {row["gpu"] for row in found["rows"]}
-    assert {row["scheme"] for row in found["rows"]} == {"bf16", "int8", "int8-w8a16", "int4", "fp8", "mxfp4"}
+    assert {row["scheme"] for row in found["rows"]} == {
+        "bf16",
+        "int8",
+        "int8-w8a16",
+        "int4",
+        "int4-asym",
+        "fp8",
+        "fp8-block",
+        "mxfp4",
+    }
     assert {row["verdict"] for row in found["rows"]} <= {"fits", "tight", "no"}
     one = next(row for row in found["rows"] if (row["gpu"], row["scheme"]) == ("H100", "bf16"))
     assert (one["verdict"], one["kv_bytes_per_token"], one["kv_needed_gib"]) == ("fits", 131_072, 8.0)
