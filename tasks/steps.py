@@ -49,7 +49,8 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
         def cache_key(_: TaskRunContext, arguments: dict[str, Any]) -> str | None:
             if key is None:
                 return None
-            text = json.dumps([function.__module__, function.__name__, key(**arguments)], sort_keys=True, default=str)
+            # Not by its module: a worker loads a flow's file under a name that is new in every run.
+            text = json.dumps([name, function.__name__, key(**arguments)], sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
         return task(

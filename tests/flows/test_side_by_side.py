@@ -66,3 +66,17 @@ def test_a_runner_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "ray")
     with pytest.raises(SettingsInvalid, match="prefect_ray is not installed"):
         side_by_side(inner, [{"number": 1}, {"number": 2}])
+
+
+def test_a_step_is_known_again_whatever_its_file_was_loaded_as() -> None:
+    def work(number: int) -> int:
+        """A worker loads a flow's file under a name that is new in every run."""
+        return number
+
+    def kept_under(module: str, number: int) -> str | None:
+        work.__module__ = module
+        made = step("work-{number}", key=lambda number: [number])(work)
+        return made.cache_key_fn(None, {"number": number})  # type: ignore[attr-defined]
+
+    assert kept_under("flows.release", 1) == kept_under("__prefect_loader_140__", 1)
+    assert kept_under("flows.release", 1) != kept_under("flows.release", 2)
