@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from typing import NamedTuple
 
 from prefect import flow
 
 from registry.models import Registry
 from registry.store import Artifact, Store
+from tasks.evaluate.drift import DriftReport
+from tasks.evaluate.judging import may_pass
 from tasks.evaluate.step import (
     ask,
     compare_answers,
     draw_verdict,
     forecast,
     look,
-    may_pass,
     noise_floor,
     score,
     weighing_conditions,
@@ -76,14 +78,12 @@ def release(
     forecast(plan, production, trial)
     weights = download(pinned, line)
     climbed = [climb(plan, weights, scheme) for scheme in report.schemes]
-    artifacts = [artifact for artifact, _ in climbed]
-    report = refit(report, artifacts, plan)
-    artifacts = [artifact for artifact in artifacts if artifact.scheme in report.schemes]
+    report = refit(report, [one.artifact for one in climbed], plan)
+    climbed = [one for one in climbed if one.artifact.scheme in report.schemes]
     changed = what_changed(production, weights)
     shared = {"plan": plan, "production": production, "weights": weights, "trial": trial}
-    weighed = side_by_side(weigh, [{**shared, "artifact": artifact} for artifact in artifacts])
-    rungs = {artifact.digest: rungs for artifact, rungs in climbed}
-    weighed = [one.model_copy(update={"rungs": rungs[one.artifact.digest]}) for one in weighed]
+    weighed = side_by_side(weigh, [{**shared, "artifact": one.artifact, "seen": one.seen} for one in climbed])
+    weighed = [one.model_copy(update={"rungs": made.rungs}) for one, made in zip(weighed, climbed, strict=True)]
     return conclude(propose(plan, pinned, report, weighed, changed))
 
 
@@ -93,7 +93,16 @@ def current(line: str) -> Artifact | None:
     return Store().get(line, serving.digest) if serving else None
 
 
-def climb(plan: Line, weights: Artifact, scheme: str) -> tuple[Artifact, tuple[Rung, ...]]:
+class Climbed(NamedTuple):
+    """A scheme's candidate and how it came about."""
+
+    artifact: Artifact
+    seen: DriftReport | None
+    """The look at it; None for the release as published."""
+    rungs: tuple[Rung, ...]
+
+
+def climb(plan: Line, weights: Artifact, scheme: str) -> Climbed:
     """Make a scheme's candidate: by its cheapest method, and by a costlier one while that is too far from its release.
 
     A method that fails is passed over where another gives a candidate; a climb that takes too long ends where it is.
@@ -104,7 +113,7 @@ def climb(plan: Line, weights: Artifact, scheme: str) -> tuple[Artifact, tuple[R
     Raises:
         QuantizationFailed, QuantizationUncovered: no method gives a candidate.
     """
-    began, tried = time.monotonic(), list[tuple[Artifact, Rung]]()
+    began, tried = time.monotonic(), list[tuple[Artifact, DriftReport, Rung]]()
     rungs, failure = list[Rung](), None
     for method in methods_of(scheme, plan):
         if rungs and time.monotonic() - began > 60 * plan.quantize.minutes:
@@ -120,29 +129,36 @@ def climb(plan: Line, weights: Artifact, scheme: str) -> tuple[Artifact, tuple[R
             rungs.append(Rung(method=method, digest="", outcome="failed", sentence=error.what))
             continue
         if artifact == weights:
-            return artifact, ()
+            return Climbed(artifact, None, ())
         seen = look(artifact, weights, plan)
         rungs.append(Rung.of(method, seen))
-        tried.append((artifact, rungs[-1]))
+        tried.append((artifact, seen, rungs[-1]))
         if seen.outcome == "non_inferior":
-            return artifact, tuple(rungs)
+            return Climbed(artifact, seen, tuple(rungs))
     if not tried:
         assert failure is not None
         raise failure
-    nearest, _ = min(tried, key=lambda one: math.inf if one[1].kl_nats is None else one[1].kl_nats)
-    return nearest, tuple(rungs)
+    artifact, seen, _ = min(tried, key=lambda one: math.inf if one[2].kl_nats is None else one[2].kl_nats)
+    return Climbed(artifact, seen, tuple(rungs))
 
 
 @step(
     "weigh-{artifact.scheme}-{artifact.short}",
-    key=lambda plan, artifact, production, weights, trial: [
+    key=lambda plan, artifact, seen, production, weights, trial: [
         artifact.digest,
         production and production.digest,
         weights.digest,
         *weighing_conditions(plan, trial),
     ],
 )
-def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: Artifact, trial: Trial) -> Weighed:
+def weigh(
+    plan: Line,
+    artifact: Artifact,
+    seen: DriftReport | None,
+    production: Artifact | None,
+    weights: Artifact,
+    trial: Trial,
+) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
     A candidate that is no longer its own release, or that one suite already fails, is spared the rest, and the engine.
@@ -151,8 +167,8 @@ def weigh(plan: Line, artifact: Artifact, production: Artifact | None, weights: 
     first_of_line = production is None and artifact.digest == weights.digest
     against = "production" if production else "the release as published"
     digest = None if first_of_line else reference.digest
-    drift = {} if artifact == weights else {"distributions": look(artifact, weights, plan)}
-    if any(one.stops for one in drift.values()):
+    drift = {} if seen is None else {"distributions": seen}
+    if seen is not None and seen.stops:
         verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [])
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
     theirs = score(reference, plan, trial)

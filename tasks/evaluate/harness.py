@@ -16,6 +16,7 @@ from tasks.evaluate.lm_eval_child import Job, Remote
 from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
 from tasks.evaluate.scoring_process import ScoringProcess
 from tasks.evaluate.suites import Suite
+from tasks.processor import has_fast_bf16
 from weighbridge.settings import load_settings
 
 BATCH_SIZE = 8
@@ -24,8 +25,6 @@ NOISE_BATCH_SIZE = BATCH_SIZE // 2 + 1
 """Larger batches gain nothing on a CPU (measured: 240 tokens a CPU-second at 8 × 12 as at 64 × 12 tokens)."""
 CHUNK_ITEMS = 64
 """Scored at once and kept together: as much is lost at most when the process is killed."""
-FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Processor features (x86, Arm) without which bfloat16 products are about 20 times slower than float32."""
 PACKAGES = ("transformers", "torch", "compressed-tensors")
 
 Progress = Callable[[str, int, int], None]
@@ -211,13 +210,7 @@ def scoring_device() -> Literal["cpu", "cuda"]:
 
 def scoring_dtype() -> str:
     """`auto` (the artifact's own) where bfloat16 is fast, else float32."""
-    if scoring_device() == "cuda":
-        return "auto"
-    try:
-        features = set(Path("/proc/cpuinfo").read_text().split())
-    except FileNotFoundError:  # not Linux
-        features = set()
-    return "auto" if features & FAST_BF16 else "float32"
+    return "auto" if scoring_device() == "cuda" or has_fast_bf16() else "float32"
 
 
 def device_name() -> str:

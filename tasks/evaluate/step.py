@@ -7,7 +7,6 @@ from collections.abc import Callable
 from registry.store import Artifact, Store
 from tasks.evaluate.chat import ask as ask_endpoint
 from tasks.evaluate.chat import asking_scorer
-from tasks.evaluate.comparable import weigh_suite
 from tasks.evaluate.drift import (
     DriftReport,
     answer_signals,
@@ -22,10 +21,11 @@ from tasks.evaluate.forecast import Forecast
 from tasks.evaluate.forecast import forecast as foresee
 from tasks.evaluate.harness import NOISE_BATCH_SIZE
 from tasks.evaluate.harness import score_suites as score_on
+from tasks.evaluate.judging import judge_suites, may_pass
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import Suite, find_suite
 from tasks.evaluate.trial import Trial
-from tasks.evaluate.verdict import Movement, SuiteVerdict, Verdict, judge
+from tasks.evaluate.verdict import Movement, Verdict, judge
 from tasks.steps import log_progress, run_logger, show_table, side_by_side, step
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -250,43 +250,6 @@ def compare_answers(
     )
     run_logger().info("%s %s, answers: %s", artifact.scheme, artifact.short, report.sentence)
     return report
-
-
-def judge_suites(
-    plan: Line,
-    candidate: list[SuiteScores],
-    production: list[SuiteScores] | None,
-    again: list[SuiteScores] | None = None,
-) -> list[SuiteVerdict]:
-    """Each scored suite's verdict at the line's margins, beside the noise floor where production was scored twice."""
-    twice = {scores.suite: scores for scores in again or []}
-    margins = {use.name: use.margin for use in plan.suites}
-    theirs = {scores.suite: scores for scores in production or []}
-    return [
-        weigh_suite(
-            scores,
-            theirs[scores.suite] if production is not None else None,
-            margin=margins[scores.suite],
-            confidence=plan.confidence,
-            earlier=earlier_scorings(theirs.get(scores.suite)),
-            again=twice.get(scores.suite),
-        )
-        for scores in candidate
-    ]
-
-
-def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
-    """Production's scorings of the same suite by other scorers or engines, from the book."""
-    if production is None:
-        return []
-    return ScoreBook().others(
-        artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
-    )
-
-
-def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:
-    """Whether the suites scored so far leave a candidate a chance: one that is not shown to be no worse ends it."""
-    return all(one.outcome in ("non_inferior", "baseline") for one in judge_suites(plan, candidate, production))
 
 
 @step(

@@ -7,6 +7,7 @@ better choice where a model serves one kind of question. No calibration text may
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.quantize.methods import WITHOUT_DATA
 from weighbridge.errors import CalibrationInvalid
 from weighbridge.settings import load_settings
 
@@ -61,8 +63,7 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
     Raises:
         CalibrationInvalid: the file is missing or empty, a line does not parse, or it is one word again and again.
     """
-    folder = load_settings().root / "eval_suites" / "calibration"
-    files = [path] if path else sorted(folder.glob("*.txt"))
+    folder, files = _own_folder(), _files(path)
     if not files:
         raise _invalid("There is no calibration text", str(folder))
     documents = [document for file in files for document in _read(file)]
@@ -75,6 +76,21 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
         raise _invalid(f"The calibration text has only {len(words)} different words", where)
     random.Random(_SEED).shuffle(documents)
     return tuple(documents)
+
+
+def calibration_digest(method: str, path: Path | None) -> str:
+    """64 hex digits of the text that a method watches the model on; nothing for methods without data.
+
+    Args:
+        method: a file of `tasks/quantize/methods/`.
+        path: as for `calibration_documents`; a file that is missing is told there.
+    """
+    if method in WITHOUT_DATA:
+        return ""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
 
 
 def token_samples(
@@ -113,6 +129,14 @@ def token_samples(
             f"The release's tokenizer makes only {different} different tokens of the calibration text", where
         )
     return cut
+
+
+def _own_folder() -> Path:
+    return load_settings().root / "eval_suites" / "calibration"
+
+
+def _files(path: Path | None) -> list[Path]:
+    return [path] if path else sorted(_own_folder().glob("*.txt"))
 
 
 def _read(file: Path) -> list[CalibrationDocument]:

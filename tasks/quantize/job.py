@@ -21,12 +21,11 @@ DECIDING_STREAMED = ("compressed-tensors", "numpy")
 """The same of a method without data: the arithmetic is our own, the other package's version stands in config.json."""
 
 
-def deciding_versions(method: str | None = None) -> dict[str, str]:
-    """Versions that an artifact's bytes depend on, by package; of all methods without one."""
+def deciding_versions(method: str) -> dict[str, str]:
+    """Versions that the bytes of a method's artifacts depend on, by package."""
     if method == GGML:
         return gguf_versions()
-    streamed, calibrated = method in STREAMING, method not in STREAMING
-    names = {*(DECIDING if calibrated else ()), *(DECIDING_STREAMED if streamed or method is None else ())}
+    names = DECIDING_STREAMED if method in STREAMING else DECIDING
     return {name: version(name) for name in sorted(names)}
 
 

@@ -104,14 +104,7 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: Scheme
         raise OptionInvalid(
             f"There is no method called {method!r}.", f"Name one of {', '.join(method_names())}.", where="method"
         )
-    config = _config(folder)
-    if "quantization_config" in config:
-        kind = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise QuantizationUncovered(
-            f"The release is quantized already, by {kind}.",
-            "Name bf16 in the line, which serves it as published, or the unquantized release.",
-            where=str(folder),
-        )
+    config = unquantized_config(folder)
     tensors = read_tensors(folder)
     repeated = first_repeated(tensors)
     if repeated:
@@ -145,15 +138,37 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: Scheme
     )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def unquantized_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a release that nobody has quantized yet.
+
+    Raises:
+        QuantizationFailed: it is missing or no JSON.
+        QuantizationUncovered: the release is quantized already.
+    """
+    config = read_config(folder)
+    if "quantization_config" in config:
+        kind = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise QuantizationUncovered(
+            f"The release is quantized already, by {kind}.",
+            "Name bf16 in the line, which serves it as published, or the unquantized release.",
+            where=str(folder),
+        )
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A release's `config.json`.
+
+    Raises:
+        QuantizationFailed: it is missing or no JSON.
+    """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError) as error:
         raise QuantizationFailed(
             f"config.json cannot be read: {error}.", "Download the release again.", where=str(path)
         ) from None
-    return dict(config)
 
 
 def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:

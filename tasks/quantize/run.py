@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
 from registry.store.artifact import sync, sync_one
+from tasks.quantize.calibration import calibration_digest
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.folders import require_finite, tidy, weights_only
@@ -122,7 +123,7 @@ def quantize(
         name=weights.repo,
         commit=weights.commit,
         calibration=calibration,
-        identity=identity_of(recipe, weights.digest + _text_identity(calibration)),
+        identity=identity_of(recipe, weights.digest + calibration_digest(recipe.method, calibration)),
         report=progress or _no_report,
     )
     key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
@@ -175,7 +176,7 @@ def quantize_folder(
         name=source.resolve().name,
         commit="",
         calibration=calibration,
-        identity=identity_of(recipe, folder_identity(source) + _text_identity(calibration)),
+        identity=identity_of(recipe, folder_identity(source) + calibration_digest(recipe.method, calibration)),
         report=progress or _no_report,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -278,10 +279,6 @@ def _lock_of(out: Path) -> FileLock:
     folder = load_settings().home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"quantize-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}.lock")
-
-
-def _text_identity(calibration: Path | None) -> str:
-    return hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration and calibration.is_file() else ""
 
 
 def _no_report(done: int, total: int) -> None:

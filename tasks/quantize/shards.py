@@ -18,7 +18,17 @@ from pydantic import BaseModel, ConfigDict
 from registry.store.artifact import sha256_of
 from tasks.quantize.formats import Expected
 from tasks.quantize.plan import Layer, Recipe
-from tasks.quantize.tensors import INDEX, Tensor, data_bytes, item_bytes, read_tensors
+from tasks.quantize.tensors import (
+    INDEX,
+    Tensor,
+    data_bytes,
+    finite,
+    item_bytes,
+    not_finite,
+    opened,
+    read_part,
+    read_tensors,
+)
 from weighbridge.errors import DiskFull
 from weighbridge.files import READABLE, write_whole
 
@@ -180,6 +190,19 @@ class ShardWriter:
                 view, at = view[written:], at + written
         except OSError as error:
             raise self._named(error) from error
+
+    def copy(self, tensor: Tensor) -> None:
+        """Write a tensor of the source as it is.
+
+        Raises:
+            QuantizationFailed: it holds a value that is infinite or not a number, or its file ends too early.
+        """
+        with opened(tensor.file) as file:
+            for at in range(0, tensor.size_bytes, COPY_BYTES):
+                data = read_part(file, tensor, at, min(COPY_BYTES, tensor.size_bytes - at))
+                if not finite(data, tensor.dtype):
+                    raise not_finite(tensor)
+                self.write(tensor.name, data, at)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:

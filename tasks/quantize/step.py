@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from registry.store import Artifact
+from tasks.quantize.calibration import calibration_digest
 from tasks.quantize.job import deciding_versions
-from tasks.quantize.methods import STREAMING
 from tasks.quantize.run import quantize as run_quantization
 from tasks.quantize.schemes import scheme as scheme_of
 from tasks.steps import log_progress, step
@@ -29,7 +28,7 @@ def methods_of(scheme: str, plan: Line) -> tuple[str, ...]:
         scheme,
         method,
         how.choice(scheme).model_dump(exclude={"methods"}),
-        _calibration_digest(method, how),
+        calibration_digest(method, _calibration(how)),
         deciding_versions(method),
         __version__,
     ],
@@ -48,16 +47,3 @@ def quantize(weights: Artifact, scheme: str, method: str, how: Quantize) -> Arti
 
 def _calibration(how: Quantize) -> Path | None:
     return load_settings().root / how.calibration if how.calibration else None
-
-
-def _calibration_digest(method: str, how: Quantize) -> str:
-    """Of the text that a method watches the model on; nothing for methods without data."""
-    if method in STREAMING:
-        return ""
-    named = _calibration(how)
-    files = [named] if named else sorted((load_settings().root / "eval_suites" / "calibration").glob("*"))
-    digest = hashlib.sha256()
-    for file in files:
-        # A file that is missing is told by name when it is read.
-        digest.update(file.read_bytes() if file.is_file() else b"")
-    return digest.hexdigest()

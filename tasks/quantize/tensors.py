@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +156,32 @@ def not_finite(tensor: Tensor) -> QuantizationFailed:
         "The release is broken as published: stay with the one before it, and tell its publisher.",
         where=tensor.file.name,
     )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A file to read from at any place, by several threads."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def read_part(file: int, tensor: Tensor, offset: int, count: int) -> bytes:
+    """Bytes of a tensor; not through a memory map, whose pages would count as this process's memory.
+
+    Raises:
+        QuantizationFailed: the file ended too early.
+    """
+    data = os.pread(file, count, tensor.start + offset)
+    if len(data) != count:
+        raise QuantizationFailed(
+            f"{tensor.file.name} ended while it was read: {tensor.name} is not whole.",
+            "Download the release again: `weighbridge release LINE --fresh`.",
+            where=str(tensor.file),
+        )
+    return data
 
 
 def has_zero(tensor: Tensor) -> bool:

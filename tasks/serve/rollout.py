@@ -115,7 +115,7 @@ def roll_out(
     if version not in backends:
         backends[version] = _backend(version, engine, 0)
     elif backends[version].port != engine.port:
-        backends[version] = backends[version].model_copy(update={"port": engine.port})
+        backends[version] = _backend(version, engine, backends[version].weight)
     if old is None or old.weight == 0:
         backends = {name: one.model_copy(update={"weight": 0}) for name, one in backends.items()}
         backends[version] = backends[version].model_copy(update={"weight": 100})

@@ -35,16 +35,11 @@ class Serving(BaseModel):
     steps: tuple[StepReport, ...] = ()
 
 
-def describe_engine(plan: Line) -> str:
-    """Engine, version and flags in one line, as scores and versions record them."""
-    engine = plan_engine(plan)
-    return f"{engine.engine_version} {engine.digest[:12]}"
-
-
 def engine_on_trial(plan: Line) -> Trial:
-    """The line's engine, for weighing."""
+    """The line's engine, for weighing; scores record it by version and a digest of its flags."""
+    planned = plan_engine(plan)
     return Trial(
-        engine=describe_engine(plan),
+        engine=f"{planned.engine_version} {planned.digest[:12]}",
         prompt_log_probabilities=engine(plan.engine.name).prompt_log_probabilities,
         launch=_launch_for_trial,
     )

@@ -51,8 +51,9 @@ def climb(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         monkeypatch.setattr(release, "look", ladder.look)
         how = Quantize(minutes=minutes, schemes={"int4": SchemeChoice(methods=list(outcomes))})
         plan = Line.load("smollm2").model_copy(update={"quantize": how})
-        made, rungs = release.climb(plan, WEIGHTS, "int4")
-        return made, rungs, ladder
+        made = release.climb(plan, WEIGHTS, "int4")
+        assert made.seen is not None and made.seen.candidate_digest == made.artifact.digest
+        return made.artifact, made.rungs, ladder
 
     return going
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from weighbridge.cli.output import JsonOption, note, say, show_json, table
+from weighbridge.cli.output import INTERRUPTED, JsonOption, note, say, show_json, table
 from weighbridge.errors import (
     OptionInvalid,
     SuiteUnknown,
@@ -31,7 +31,6 @@ FAILURES: dict[str, type[WeighbridgeError]] = {
     "inconclusive": VerdictInconclusive,
     "invalid": VerdictInvalid,
 }
-INTERRUPTED = 130
 
 SideArgument = typer.Argument(metavar="MODEL", help="A folder, store://line/digest, or http://host:port[/v1][#model].")
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_COLUMNS = 120
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
 

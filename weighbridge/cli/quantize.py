@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from weighbridge.cli.output import JsonOption, note, say, show_json, table
+from weighbridge.cli.output import INTERRUPTED, JsonOption, note, say, show_json, table
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tasks.quantize.gguf import GgufRecipe
     from tasks.quantize.plan import Recipe
     from weighbridge.line import SchemeChoice
-
-INTERRUPTED = 130
 
 
 def quantize(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.quantize.coverage import SIZE_TOLERANCE, Coverage
 from tasks.quantize.gguf.kinds import OF_SAFETENSORS, Kind
 from tasks.quantize.gguf.metadata import disagreement
-from tasks.quantize.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, opened, read_gguf, read_rows
+from tasks.quantize.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 from tasks.quantize.gguf.recipe import GgufRecipe, PlannedTensor
-from tasks.quantize.tensors import Tensor, read_tensors
+from tasks.quantize.tensors import Tensor, opened, read_part, read_tensors
 from weighbridge.errors import QuantizationUncovered
 
 BLOCK_BYTES = 16 * 2**20
@@ -137,7 +136,7 @@ def _small_blocks(tensor: Tensor, kind: Kind) -> int:
     step = max(1, BLOCK_BYTES // row_bytes)
     with opened(tensor.file) as file:
         for first in range(0, rows, step):
-            data = os.pread(file, min(step, rows - first) * row_bytes, tensor.start + first * row_bytes)
+            data = read_part(file, tensor, first * row_bytes, min(step, rows - first) * row_bytes)
             values = to_float32(data, OF_SAFETENSORS[tensor.dtype]).reshape(-1, columns // kind.values, kind.values)
             small += int((np.abs(values).max(axis=-1) < bound).sum())
     return small

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.quantize.gguf.reader import GgufFile
-from tasks.quantize.gguf.recipe import GgufRecipe, read_config
+from tasks.quantize.gguf.recipe import GgufRecipe
+from tasks.quantize.plan import read_config
 
 BYTES = 256
 # Key without the architecture, and where config.json says the same.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,16 +87,6 @@ def read_gguf(path: Path) -> GgufFile:
     if end > path.stat().st_size:
         raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes are there")
     return GgufFile(path, tensors, reader)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A file to read from at any place, by several threads."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
 
 
 def read_rows(file: int, tensor: GgufTensor, first: int, count: int) -> bytes:

@@ -12,10 +12,9 @@ from tasks.quantize.gguf.convert import converter_version
 from tasks.quantize.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
 from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, kind_of
 from tasks.quantize.gguf.names import Named, architecture_of, named, rope_factors
-from tasks.quantize.plan import Ignored
+from tasks.quantize.plan import Ignored, unquantized_config
 from tasks.quantize.schemes import Scheme
 from tasks.quantize.tensors import read_tensors
-from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 METHOD = "ggml"
 ALIGNMENT = 32
@@ -129,14 +128,7 @@ def plan(folder: Path, scheme: Scheme, model_name: str) -> GgufRecipe:
         ConverterMissing: llama.cpp's converter is not installed.
     """
     converter_version()
-    config = read_config(folder)
-    if "quantization_config" in config:
-        kind = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise QuantizationUncovered(
-            f"The release is quantized already, by {kind}.",
-            "Name the unquantized release in the line.",
-            where=str(folder),
-        )
+    config = unquantized_config(folder)
     architecture = architecture_of(config)
     tensors = named(read_tensors(folder), architecture, int(config["num_hidden_layers"]))
     experts = max((one.shape[0] for one in tensors if len(one.shape) > 2), default=0)
@@ -161,21 +153,6 @@ def plan(folder: Path, scheme: Scheme, model_name: str) -> GgufRecipe:
         tensors=planned,
         metadata_bytes=_OTHER_METADATA_BYTES + _vocabulary_bytes(folder, config),
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A release's config.json.
-
-    Raises:
-        QuantizationFailed: it is missing or no JSON.
-    """
-    path = folder / "config.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError) as error:
-        raise QuantizationFailed(
-            f"config.json cannot be read: {error}.", "Download the release again.", where=str(path)
-        ) from None
 
 
 def _planned(one: Named, most: str, structure: Structure) -> PlannedTensor:

@@ -12,6 +12,10 @@ STREAMING = ("rtn",)
 """Methods that read each value once, refuse those that are not finite, and go on from the files that are finished."""
 
 
+WITHOUT_DATA = (*STREAMING, "ggml")
+"""Methods that read no calibration text."""
+
+
 def method_names() -> tuple[str, ...]:
     """Names of all methods, sorted."""
     return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))

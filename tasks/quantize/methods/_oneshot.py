@@ -29,6 +29,7 @@ from llmcompressor.observers import Observer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tasks.processor import has_fast_bf16
 from tasks.quantize.calibration import calibration_documents, token_samples
 from tasks.quantize.job import Job
 from tasks.quantize.loader_config import write_config
@@ -36,9 +37,6 @@ from tasks.quantize.methods._writing import DTYPES, write_weights
 from tasks.quantize.plan import Recipe
 from tasks.quantize.schemes import scheme
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
-
-FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Processor features (x86, Arm) without which bfloat16 products are about 20 times slower than float32."""
 
 Modifiers = Callable[[QuantizationScheme, list[str]], list[Modifier]]
 
@@ -147,13 +145,7 @@ def load_model(source: Path, scratch: Path) -> PreTrainedModel:
 
 def calibration_dtype() -> torch.dtype | str:
     """`auto` (the release's own) on a GPU and on processors with fast bfloat16, else float32."""
-    if torch.cuda.is_available():
-        return "auto"
-    try:
-        features = set(Path("/proc/cpuinfo").read_text().split())
-    except FileNotFoundError:  # not Linux
-        features = set()
-    return "auto" if features & FAST_BF16 else torch.float32
+    return "auto" if torch.cuda.is_available() or has_fast_bf16() else torch.float32
 
 
 def require_same_layers(model: PreTrainedModel, recipe: Recipe) -> None:

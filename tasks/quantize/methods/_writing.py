@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from tasks.quantize.plan import Layer, Recipe
-from tasks.quantize.shards import COPY_BYTES, ShardWriter, plan_shards, write_index
+from tasks.quantize.shards import ShardWriter, plan_shards, write_index
 from tasks.quantize.tensors import INDEX, Tensor
 from weighbridge.errors import QuantizationFailed
 
@@ -47,7 +47,7 @@ def write_weights(
             for tensor in shard.kept:
                 changed = _changed(tensor, modules, model) if smooths else None
                 if changed is None:
-                    _copy(tensor, writer)
+                    writer.copy(tensor)
                 else:
                     writer.write(tensor.name, _bytes(changed), 0)
             for layer, _ in shard.layers:
@@ -87,13 +87,6 @@ def _changed(tensor: Tensor, modules: dict[str, torch.nn.Module], model: PreTrai
     with safe_open(tensor.file, framework="pt") as file:
         before = file.get_tensor(tensor.name)
     return None if torch.equal(before.to(now.dtype), now) else now.to(before.dtype)
-
-
-def _copy(tensor: Tensor, writer: ShardWriter) -> None:
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.start)
-        for at in range(0, tensor.size_bytes, COPY_BYTES):
-            writer.write(tensor.name, file.read(min(COPY_BYTES, tensor.size_bytes - at)), at)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -7,9 +7,7 @@ activations. Where that costs too much, a calibrated method is another file here
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,8 @@ from tasks.quantize.job import Job
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.plan import Layer, Recipe
 from tasks.quantize.rounding import NotFinite, Rounded, bits_of, round_rows
-from tasks.quantize.shards import COPY_BYTES, Finished, Shard, ShardWriter, plan_shards, write_index
-from tasks.quantize.tensors import INDEX, Tensor, finite, not_finite
-from weighbridge.errors import QuantizationFailed
+from tasks.quantize.shards import Finished, Shard, ShardWriter, plan_shards, write_index
+from tasks.quantize.tensors import INDEX, Tensor, not_finite, opened, read_part
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> None:
@@ -62,22 +59,13 @@ def _remove_strangers(out: Path, finished: Finished) -> None:
 
 def _write_shard(shard: Shard, recipe: Recipe, writer: ShardWriter, layer_done: Callable[[], None]) -> None:
     for tensor in shard.kept:
-        _copy(tensor, writer)
+        writer.copy(tensor)
     for layer, tensor in shard.layers:
         try:
             _round(layer, tensor, recipe, writer)
         except NotFinite:
             raise not_finite(tensor) from None
         layer_done()
-
-
-def _copy(tensor: Tensor, writer: ShardWriter) -> None:
-    with _opened(tensor) as file:
-        for at in range(0, tensor.size_bytes, COPY_BYTES):
-            data = _read(file, tensor, at, min(COPY_BYTES, tensor.size_bytes - at))
-            if not finite(data, tensor.dtype):
-                raise not_finite(tensor)
-            writer.write(tensor.name, data, at)
 
 
 def _round(layer: Layer, tensor: Tensor, recipe: Recipe, writer: ShardWriter) -> None:
@@ -96,31 +84,10 @@ def _round(layer: Layer, tensor: Tensor, recipe: Recipe, writer: ShardWriter) ->
 def _blocks(tensor: Tensor, rows: int, columns: int, recipe: Recipe) -> Iterator[Rounded]:
     bits = bits_of(tensor.dtype)
     step = recipe.layout.rows_at_once(columns)
-    with _opened(tensor) as file:
+    with opened(tensor.file) as file:
         for first in range(0, rows, step):
             height = min(step, rows - first)
             row_bytes = columns * bits.itemsize
-            data = _read(file, tensor, first * row_bytes, height * row_bytes)
+            data = read_part(file, tensor, first * row_bytes, height * row_bytes)
             values = np.frombuffer(data, bits).reshape(height, columns)
             yield round_rows(values, tensor.dtype, recipe.layout, is_float=recipe.weight_type == "float")
-
-
-@contextmanager
-def _opened(tensor: Tensor) -> Iterator[int]:
-    file = os.open(tensor.file, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
-def _read(file: int, tensor: Tensor, offset: int, count: int) -> bytes:
-    """Bytes of a tensor; not through a memory map, whose pages would count as this process's memory."""
-    data = os.pread(file, count, tensor.start + offset)
-    if len(data) != count:
-        raise QuantizationFailed(
-            f"{tensor.file.name} ended while it was read: {tensor.name} is not whole.",
-            "Download the release again: `weighbridge release LINE --fresh`.",
-            where=str(tensor.file),
-        )
-    return data
