@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from serve_support import make_artifact, make_line
+from serve_support import FakeEngine, make_artifact, make_line
 
 from examples.load import Load
 from tasks.serve.fleet.local import plan_engine
@@ -164,3 +164,14 @@ def test_the_latest_engine_out_of_rotation_stays_warm(settings, fleet, gateway):
 )
 def test_errors_are_judged_by_evidence(requests, errors, too_many):
     assert too_many_errors(requests, errors, allowed_share=0.015) is too_many
+
+
+def test_a_version_on_another_engine_is_looked_at_where_that_answers(settings, fleet, gateway, monkeypatch):
+    serve_first(settings, fleet, gateway)
+    monkeypatch.setattr(FakeEngine, "health_path", lambda self, plan: "/v1/models")
+    line = make_line(delay=0.01)
+    moved = fleet.ensure(line, make_artifact(settings, "old"))
+    with lock_of(settings) as lock:
+        roll_out(line, "1", moved, gateway, lock)
+    (backend,) = gateway.routes().line("toy").backends
+    assert (backend.port, backend.health_path, backend.weight) == (moved.port, "/v1/models", 100)
