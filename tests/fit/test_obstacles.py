@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fit_support import LLAMA, row
 
+from tasks.fit import plan
 from tasks.fit.catalogue import model_of
 from tasks.fit.gpus import gpu
 from tasks.fit.pieces import Piece
@@ -26,6 +27,7 @@ from weighbridge.errors import FitOptionUnknown
         ("H100", "bf16", {"tp": 3}, "TP 3 does not divide 32 attention heads"),
         ("H100", "bf16", {"pp": 33}, "33 stages for 32 layers"),
         ("host", "bf16", {"tp": 2}, "this machine's memory cannot be cut"),
+        ("host", "int8-w8a16", {}, "vllm runs int8-w8a16 on GPUs only"),
     ],
 )
 def test_an_obstacle_is_no_whatever_the_memory(
@@ -33,6 +35,16 @@ def test_an_obstacle_is_no_whatever_the_memory(
 ) -> None:
     found = row(model(LLAMA), card, scheme, **asked)
     assert (found.verdict, found.reason) == ("no", reason)
+
+
+@pytest.mark.parametrize(("features", "reason"), [({"avx512f"}, ""), ({"avx2"}, "processors with avx512f only")])
+def test_a_kernel_that_the_processor_lacks_is_an_obstacle(
+    model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, features: set[str], reason: str
+) -> None:
+    monkeypatch.setattr(plan, "processor_features", lambda: features)
+    found = row(model(LLAMA), "host", "int4")
+    assert reason in found.reason
+    assert found.verdict == "no" or not reason
 
 
 @pytest.mark.parametrize(

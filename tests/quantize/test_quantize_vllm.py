@@ -1,0 +1,98 @@
+"""What we write is read by vLLM as transformers reads it: the same log-probabilities, but for its kernels' rounding.
+
+Needs `make vllm`. Which schemes it runs without a GPU, and on which processors: tasks/fit/engines/vllm.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.fit.engine_memory import engine_profile
+from tasks.processor import processor_features
+from tasks.quantize import scheme
+from tasks.quantize.job import Job
+from tasks.quantize.methods import rtn
+from tasks.quantize.plan import plan
+
+ROOT = Path(__file__).parents[2]
+VLLM = ROOT / ".vllm" / "bin" / "python"
+NEEDS = engine_profile("vllm", None).processor_needs
+
+# Mean distance in nats a token. INT8 and FP8 round activations too, where the order of sums decides a near-tie.
+BOUNDS = {"bf16": 0.05, "int8": 0.15, "int4": 0.05, "int4-asym": 0.05, "fp8": 0.25}
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed: make vllm"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny Llama of random weights, wide enough for groups of 128, under every scheme that this processor runs."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    home = tmp_path_factory.mktemp("vllm")
+    sizes: dict[str, Any] = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    # Weights of this size make predictions sharp, so that a wrong scale moves them by nats.
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, initializer_range=0.1))
+    model.to(torch.bfloat16).save_pretrained(home / "bf16")
+    found = {"bf16": home / "bf16"}
+    for name in BOUNDS:
+        if name == "bf16" or NEEDS.get(name, "") not in ("", *processor_features()):
+            continue
+        recipe = plan(found["bf16"], scheme(name))
+        rtn.quantize(Job(source=found["bf16"], out=home / name, recipe=recipe), lambda: None)
+        found[name] = home / name
+    return found
+
+
+def _by_vllm(*folders: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(__file__).with_name("prompt_log_probabilities.py")
+    return subprocess.run([VLLM, program, *folders], capture_output=True, text=True, check=False)
+
+
+def _by_transformers(folder: Path) -> np.ndarray:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    tokens = torch.arange(64)
+    with torch.no_grad():
+        told = model(tokens[None]).logits[0].float().log_softmax(-1)
+    return told[:-1].gather(1, tokens[1:, None])[:, 0].numpy()
+
+
+def test_vllm_reads_every_scheme_as_transformers_does(folders: dict[str, Path]) -> None:
+    done = _by_vllm(*folders.values())
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    distances = {
+        name: float(np.abs(np.array(mine) - _by_transformers(folder)).mean())
+        for (name, folder), mine in zip(folders.items(), told, strict=True)
+    }
+    assert {name: far for name, far in distances.items() if far > BOUNDS[name]} == {}
+    # What is compared can tell: another scheme's numbers are further off than the bound.
+    assert np.abs(np.array(told[0]) - _by_transformers(folders["fp8"])).mean() > BOUNDS["bf16"]
+
+
+def test_what_the_planner_calls_an_obstacle_is_refused_by_vllm_itself(folders: dict[str, Path]) -> None:
+    refused = [name for name, feature in NEEDS.items() if feature is None or name == "fp8-block"]
+    for name in refused:
+        if NEEDS[name] in processor_features():
+            continue
+        out = folders["bf16"].parent / name
+        recipe = plan(folders["bf16"], scheme(name))
+        rtn.quantize(Job(source=folders["bf16"], out=out, recipe=recipe), lambda: None)
+        done = _by_vllm(out)
+        assert done.returncode != 0
+        assert "Failed to find a kernel" in done.stderr + done.stdout
