@@ -30,6 +30,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
         {
             "WEIGHBRIDGE_HOME": str(folder / "home"),
             "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
+            # GiB of cache; left to itself vLLM takes nearly all of the machine's memory.
+            "VLLM_CPU_KVCACHE_SPACE": "1",
             **{f"WEIGHBRIDGE_{name}": str(first + number) for number, name in enumerate(ports)},
         }
     )

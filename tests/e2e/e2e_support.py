@@ -40,9 +40,9 @@ class Road:
         assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
-    def json(self, *arguments: str, expect: int = 0) -> Any:
+    def json(self, *arguments: str, expect: int = 0, **environment: str) -> Any:
         """Run `weighbridge … --json` and read what it prints."""
-        return json.loads(self.run(*arguments, "--json", expect=expect).stdout)
+        return json.loads(self.run(*arguments, "--json", expect=expect, **environment).stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `weighbridge …`, in order to kill it."""

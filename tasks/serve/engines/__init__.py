@@ -16,9 +16,8 @@ __all__ = ["Engine", "EnginePlan", "LaunchSpec", "engine", "engine_names"]
 
 def engine_names() -> list[str]:
     """Names that a line may use; `llama-cpp` is the file `llama_cpp.py`."""
-    return sorted(
-        module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if module.name != "protocol"
-    )
+    files = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name.replace("_", "-") for name in files if name != "protocol" and not name.startswith("_"))
 
 
 def engine(name: str) -> Engine:

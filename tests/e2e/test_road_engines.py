@@ -1,0 +1,81 @@
+"""Other engines down the same road: vLLM and llama.cpp each serve a release, from the Hub to answers at the gateway.
+
+Needs `make vllm`. Both lines' general and regression suites are few, so that the whole takes minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from e2e_support import Road, wait_for
+
+from examples.load import Load
+from tasks.serve.fleet.local import LocalFleet
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+CHECKOUT = Path(__file__).parents[2]
+ENGINES: dict[str, dict[str, Any]] = {
+    "vllm": {
+        "schemes": ["int8"],
+        "engine": {"name": "vllm", "flags": {"enforce-eager": True}},
+        "suites": [{"name": "general/agreement", "margin": 0.1}, {"name": "regression/smollm2", "margin": 0.2}],
+    },
+    "llama-cpp": {
+        "schemes": ["q8-0"],
+        "engine": {"name": "llama-cpp"},
+        "suites": [{"name": "regression/smollm2", "margin": 0.2}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a line for each engine, beside the checkout's suites."""
+    made = tmp_path_factory.mktemp("root")
+    (made / "eval_suites").symlink_to(CHECKOUT / "eval_suites", target_is_directory=True)
+    (made / "lines").mkdir()
+    common = yaml.safe_load((CHECKOUT / "lines" / "smollm2.yaml").read_text())
+    target = {"gpus": ["host"], "context": 1024, "concurrency": 4}
+    for name, fields in ENGINES.items():
+        path = made / "lines" / f"smollm2-{name}.yaml"
+        path.write_text(yaml.safe_dump({**common, "target": target, "quantize": {}, **fields}))
+    return made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root: Path, engine: str) -> None:
+    line, scheme = f"smollm2-{engine}", ENGINES[engine]["schemes"][0]
+    here = {"WEIGHBRIDGE_ROOT": str(root), "WEIGHBRIDGE_VLLM_PYTHON": str(CHECKOUT / ".vllm" / "bin" / "python")}
+    versions = []
+    for asked in ("bf16", scheme) if engine == "vllm" else (scheme,):
+        [candidate] = road.json("release", line, "--scheme", asked, **here)["candidates"]
+        assert candidate["outcome"] == ("non_inferior" if versions else "baseline")
+        road.run("approve", line, str(candidate["version"]), "--reason", "serves", **here)
+        promoted = road.json("promote", line, **here)
+        assert promoted["changed"]
+        versions.append(promoted["version"])
+    fleet = LocalFleet(road.settings)
+    assert {one.plan.engine for one in fleet.engines(line)} == {engine}
+
+    said = httpx.post(
+        f"{road.settings.gateway_url}/v1/chat/completions",
+        headers={"Authorization": f"Bearer {road.key}"},
+        json={"model": line, "messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        timeout=120,
+    )
+    assert said.headers["x-weighbridge-version"] == str(versions[-1])
+    assert "Paris" in said.json()["choices"][0]["message"]["content"]
+
+    with Load(f"{road.settings.gateway_url}/v1", road.key, line, clients=4) as load:
+        wait_for(lambda: load.by_version.get(str(versions[-1]), 0) >= 8, "answers through the gateway")
+        if len(versions) > 1:
+            assert road.json("rollback", line, "--reason", "test", **here)["version"] == versions[0]
+            wait_for(lambda: load.by_version.get(str(versions[0])), "answers of the version before")
+    assert load.failed == []
+    for one in fleet.engines(line):
+        fleet.stop(one)
