@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct; without it only the large model")
     parser.add_argument("--row", action="append", default=[], metavar="SCHEME:METHOD", help="add one")
     parser.add_argument("--only", action="append", default=[], metavar="SCHEME:METHOD", help="instead of all others")
+    parser.add_argument("--no-small", action="store_true", help="leave SmolLM2 out, but for its tokenizer")
     parser.add_argument("--no-large", action="store_true", help="leave the synthetic model out")
     parser.add_argument("--no-quality", action="store_true", help="measure no distributions")
     parser.add_argument("--json", type=Path, help="write all rows here too")
@@ -119,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="weighbridge-quantize-") as temporary:
         scratch = Path(temporary)
         os.environ["WEIGHBRIDGE_HOME"] = str(scratch / "home")
-        if asked.smollm2:
+        if asked.smollm2 and not asked.no_small:
             source = asked.smollm2.resolve()
             with_quality = not asked.no_quality
             rows += [measure("SmolLM2", source, name, how, scratch, quality=with_quality) for name, how in entries]

@@ -20,6 +20,7 @@ from tasks.evaluate.step import (
     look,
     noise_floor,
     score,
+    suites_of,
     weighing_conditions,
 )
 from tasks.evaluate.trial import Trial
@@ -166,22 +167,25 @@ def weigh(
     reference = production or weights
     first_of_line = production is None and artifact.digest == weights.digest
     against = "production" if production else "the release as published"
+    # An engine that reads GGUF only cannot be asked the release as published: its first answers are for later ones.
+    askable = production is not None or trial.serves(reference)
     digest = None if first_of_line else reference.digest
     drift = {} if seen is None else {"distributions": seen}
     if seen is not None and seen.stops:
-        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [])
+        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [], frozenset())
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
     theirs = score(reference, plan, trial)
     ours = theirs if artifact == reference else score(artifact, plan, trial, theirs)
     if may_pass(plan, ours, theirs):
-        asked = ask(reference, plan, trial)
+        asked = ask(reference, plan, trial) if askable else []
         theirs = theirs + asked
         ours = ours + (asked if artifact == reference else ask(artifact, plan, trial))
     if artifact != reference:
         drift["answers"] = compare_answers(artifact, reference, plan, ours, theirs)
     again = noise_floor(reference, plan, trial) if plan.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
-    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again)
+    alone = frozenset() if askable else frozenset(suite.name for suite in suites_of(plan, "regression"))
+    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again, alone)
     return Weighed(
         artifact=artifact,
         verdict=verdict,

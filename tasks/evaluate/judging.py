@@ -13,15 +13,20 @@ def judge_suites(
     candidate: list[SuiteScores],
     production: list[SuiteScores] | None,
     again: list[SuiteScores] | None = None,
+    alone: frozenset[str] = frozenset(),
 ) -> list[SuiteVerdict]:
-    """Each scored suite's verdict at the line's margins, beside the noise floor where production was scored twice."""
+    """Each scored suite's verdict at the line's margins, beside the noise floor where production was scored twice.
+
+    Args:
+        alone: suites that nothing else could be asked; they are scored for later.
+    """
     twice = {scores.suite: scores for scores in again or []}
     margins = {use.name: use.margin for use in plan.suites}
     theirs = {scores.suite: scores for scores in production or []}
     return [
         weigh_suite(
             scores,
-            theirs[scores.suite] if production is not None else None,
+            None if production is None or scores.suite in alone else theirs[scores.suite],
             margin=margins[scores.suite],
             confidence=plan.confidence,
             earlier=earlier_scorings(theirs.get(scores.suite)),

@@ -254,7 +254,7 @@ def compare_answers(
 
 @step(
     "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production, production_digest, against, drift, again: [
+    key=lambda artifact, plan, candidate, production, production_digest, against, drift, again, alone: [
         artifact.digest,
         production_digest,
         against,
@@ -263,6 +263,7 @@ def compare_answers(
         [[one.suite_digest, one.scorer] for one in candidate],
         [[name, one] for name, one in drift.items()],
         [[one.suite_digest, one.scorer] for one in again],
+        sorted(alone),
     ],
 )
 def draw_verdict(
@@ -274,9 +275,10 @@ def draw_verdict(
     against: str,
     drift: dict[str, DriftReport],
     again: list[SuiteScores],
+    alone: frozenset[str],
 ) -> Verdict:
     """Draw all suites together, and what moved beside accuracy."""
-    suites = judge_suites(plan, candidate, production, again)
+    suites = judge_suites(plan, candidate, production, again, alone)
     moved = tuple(Movement(name=name, outcome=one.outcome, sentence=one.sentence) for name, one in drift.items())
     verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against, moved)
     for one in suites:

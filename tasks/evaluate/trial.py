@@ -37,6 +37,8 @@ class Trial:
     """Its name, version and flags, as scores record them."""
     prompt_log_probabilities: bool
     """Whether general suites can be scored through it."""
+    serves: Callable[[Artifact], bool]
+    """Whether it reads an artifact's files."""
     launch: Launch
 
     def scorer(self, batch_size: int | None = None) -> str:

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.formats import Expected, Layout
-from tasks.quantize.methods import method_names
 from tasks.quantize.schemes import Scheme
 from tasks.quantize.targets import CONV1D_MODELS, Ignored, Layer, is_expert, sort_out
 from tasks.quantize.tensors import Tensor, data_bytes, first_repeated, header_bytes, read_tensors
-from weighbridge.errors import OptionInvalid, QuantizationFailed, QuantizationUncovered
+from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
 
 HEAD = "lm_head"
@@ -98,12 +97,7 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: Scheme
         QuantizationUncovered: nothing to quantize, quantized already, experts that would not load, or no group
             size or block divides every layer; the layer is named.
         QuantizationFailed: a file is missing, truncated or not readable.
-        OptionInvalid: there is no such method.
     """
-    if method is not None and method not in method_names():
-        raise OptionInvalid(
-            f"There is no method called {method!r}.", f"Name one of {', '.join(method_names())}.", where="method"
-        )
     config = unquantized_config(folder)
     tensors = read_tensors(folder)
     repeated = first_repeated(tensors)

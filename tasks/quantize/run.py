@@ -22,7 +22,7 @@ from tasks.quantize.gguf import GgufRecipe
 from tasks.quantize.gguf import check_coverage as check_gguf
 from tasks.quantize.gguf import plan as plan_gguf
 from tasks.quantize.job import Job
-from tasks.quantize.methods import STREAMING
+from tasks.quantize.methods import STREAMING, method_names
 from tasks.quantize.needs import Needs, needs, require_memory
 from tasks.quantize.plan import Recipe, plan
 from tasks.quantize.process import follow
@@ -203,7 +203,12 @@ def plan_of(
 
     Raises:
         QuantizationUncovered, QuantizationFailed: as for the container's `plan`.
+        OptionInvalid: there is no such method, or the scheme is not made by it.
     """
+    suiting = (*scheme.methods, *scheme.by_name)
+    if method is not None and method not in suiting:
+        why = f"{method} does not suit {scheme.name}" if method in method_names() else f"There is no method {method!r}"
+        raise OptionInvalid(f"{why}.", f"Name one of {', '.join(suiting)}.", where="method")
     if scheme.format != "gguf":
         return plan(source, scheme, method, choice)
     if choice.group_size is not None or choice.ignore:

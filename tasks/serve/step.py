@@ -12,7 +12,7 @@ from registry.records import Version
 from registry.store import Artifact, Store
 from tasks.evaluate.trial import Trial
 from tasks.serve import rollout
-from tasks.serve.engines import engine
+from tasks.serve.engines import engine, serves
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout import StepReport, TrafficLock
@@ -41,6 +41,7 @@ def engine_on_trial(plan: Line) -> Trial:
     return Trial(
         engine=f"{planned.engine_version} {planned.digest[:12]}",
         prompt_log_probabilities=engine(plan.engine.name).prompt_log_probabilities,
+        serves=lambda artifact: serves(plan.engine.name, Store().path(artifact)),
         launch=_launch_for_trial,
     )
 

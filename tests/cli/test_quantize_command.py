@@ -108,6 +108,8 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         (["MODEL", "--scheme", "int3", "--out", "OUT"], "SchemeUnknown"),
         (["MODEL", "--scheme", "int8"], "OptionInvalid"),
         (["MODEL", "--scheme", "int8", "--out", "OUT", "--method", "guess"], "OptionInvalid"),
+        (["MODEL", "--scheme", "int8", "--out", "OUT", "--method", "awq"], "OptionInvalid"),
+        (["MODEL", "--scheme", "q8-0", "--out", "OUT", "--method", "gptq"], "OptionInvalid"),
         (["nowhere", "--scheme", "int8", "--out", "OUT"], "LineUnknown"),
     ],
 )

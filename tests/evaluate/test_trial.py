@@ -38,7 +38,7 @@ def trial(launched: Launched | None, prompt_log_probabilities: bool) -> Trial:
         assert launched is not None, "nobody was to start an engine"
         yield launched
 
-    return Trial("toyworks 1 abc", prompt_log_probabilities, launch)
+    return Trial("toyworks 1 abc", prompt_log_probabilities, lambda artifact: True, launch)
 
 
 def test_an_engine_that_tells_prompts_scores_general_suites(plan: Line, artifact: Artifact) -> None:

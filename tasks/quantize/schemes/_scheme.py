@@ -37,6 +37,8 @@ class Scheme(BaseModel):
     """Columns of an activation that share a scale; None: one scale a token."""
     methods: tuple[str, ...] = ("rtn",)
     """Files of `tasks/quantize/methods/`, from the cheapest up: the rungs of the ladder."""
+    by_name: tuple[str, ...] = ()
+    """Methods that suit it too, for a line or `--method` to name."""
 
     @property
     def changes_weights(self) -> bool:

@@ -12,4 +12,5 @@ SCHEME = Scheme(
     group_sizes=(128, 64, 32),
     # Measured (docs/quantize_methods.md): awq costs as much as gptq and gains less.
     methods=("rtn", "gptq"),
+    by_name=("awq", "autoround"),
 )

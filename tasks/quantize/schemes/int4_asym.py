@@ -11,4 +11,5 @@ SCHEME = Scheme(
     group_sizes=(128, 64, 32),
     symmetric=False,
     methods=("rtn", "gptq"),
+    by_name=("awq",),
 )

@@ -9,4 +9,5 @@ SCHEME = Scheme(
     activation_bits=8,
     format="int-quantized",
     methods=("rtn", "smoothquant_gptq"),
+    by_name=("gptq",),
 )

@@ -8,4 +8,5 @@ SCHEME = Scheme(
     weight_bits=8,
     activation_bits=16,
     format="pack-quantized",
+    by_name=("gptq",),
 )

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 
+from tasks.quantize.gguf.reader import GGUF_FILE
 from tasks.serve.engines.protocol import Engine, EnginePlan, LaunchSpec
-from weighbridge.errors import EngineUnknown
+from weighbridge.errors import EngineFailed, EngineUnknown
 
-__all__ = ["Engine", "EnginePlan", "LaunchSpec", "engine", "engine_names"]
+__all__ = ["Engine", "EnginePlan", "LaunchSpec", "engine", "engine_names", "launch_spec", "serves"]
+
+SCHEMES_THAT_IT_READS = {"GGUF": "q8-0 or q4-k-m", "safetensors": "bf16, int8, int4 or fp8"}
 
 
 def engine_names() -> list[str]:
@@ -33,3 +37,25 @@ def engine(name: str) -> Engine:
         )
     found: Engine = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Engine()
     return found
+
+
+def serves(name: str, model_folder: Path) -> bool:
+    """Whether an engine reads the files of an artifact."""
+    return (engine(name).reads == "GGUF") == (model_folder / GGUF_FILE).is_file()
+
+
+def launch_spec(plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+    """How to start an engine on an artifact.
+
+    Raises:
+        EngineFailed: it does not read the artifact's files, or the line has a flag that is not passed on.
+    """
+    chosen = engine(plan.engine)
+    if not serves(plan.engine, model_folder):
+        raise EngineFailed(
+            f"{plan.engine} serves {chosen.reads}, and this artifact is none.",
+            f"Name {SCHEMES_THAT_IT_READS[chosen.reads]} under `schemes:`, or another engine under `engine:`, in the "
+            "line's file.",
+            where=str(model_folder),
+        )
+    return chosen.launch(plan, model_folder, host, port)

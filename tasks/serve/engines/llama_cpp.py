@@ -16,7 +16,7 @@ import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.quantize.gguf.reader import GGUF_FILE
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
@@ -29,6 +29,7 @@ class Engine:
     """llama.cpp."""
 
     ready_seconds = 900.0
+    reads: Literal["safetensors", "GGUF"] = "GGUF"
     prompt_log_probabilities = False
     """It ignores `echo`; `logprobs` tells those of what it generates."""
 
@@ -44,15 +45,9 @@ class Engine:
         """See the protocol.
 
         Raises:
-            EngineFailed: the artifact is no GGUF, or the line has a flag that is not passed on.
+            EngineFailed: the line has a flag that is not passed on.
         """
         file = model_folder / GGUF_FILE
-        if not file.is_file():
-            raise EngineFailed(
-                "llama.cpp serves GGUF, and this artifact is none.",
-                "Name q8-0 or q4-k-m under `schemes:`, or another engine under `engine:`, in the line's file.",
-                where=str(file),
-            )
         _, unknown = _options().parse_known_args(["--model", "x", *plan.flag_arguments])
         if unknown:
             raise EngineFailed(

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
@@ -40,6 +41,7 @@ class Engine:
     """Ollama."""
 
     ready_seconds = 900.0
+    reads: Literal["safetensors", "GGUF"] = "GGUF"
     prompt_log_probabilities = False
     """Its /v1/completions knows no `echo`."""
 
@@ -68,14 +70,8 @@ class Engine:
         """See the protocol.
 
         Raises:
-            EngineFailed: the artifact is no GGUF, or the line has a flag that is not passed on.
+            EngineFailed: the line has a flag that is not passed on.
         """
-        if not (model_folder / GGUF_FILE).is_file():
-            raise EngineFailed(
-                "Ollama serves GGUF, and this artifact is none.",
-                "Name q8-0 or q4-k-m under `schemes:`, or another engine under `engine:`, in the line's file.",
-                where=str(model_folder),
-            )
         unknown = sorted(set(plan.flags) - set(FLAGS))
         if unknown:
             raise EngineFailed(

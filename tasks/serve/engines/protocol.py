@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,6 +54,9 @@ class Engine(Protocol):
 
     ready_seconds: float
     """Longest sensible time from start to the first healthy answer."""
+
+    reads: Literal["safetensors", "GGUF"]
+    """The files that it serves; `launch` is not asked for an artifact of the other kind."""
 
     prompt_log_probabilities: bool
     """Whether it tells a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""

@@ -7,6 +7,7 @@ checkout, else in this one.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tasks.serve.engines._environment import python_of, version_of
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
@@ -17,6 +18,7 @@ class Engine:
 
     # Weights are laid out and a step is profiled before the first answer.
     ready_seconds = 3600.0
+    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`echo` gives the prompt's text back and not its log-probabilities."""
 

@@ -12,6 +12,7 @@ import sys
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
 
@@ -25,6 +26,7 @@ class Engine:
     """transformers' own server."""
 
     ready_seconds = 240.0
+    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`transformers serve` gives none."""
 

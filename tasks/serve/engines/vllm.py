@@ -7,6 +7,7 @@ transformers pins differ from the pipeline's), else in `.vllm` of the checkout, 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tasks.serve.engines._environment import python_of, version_of
 from tasks.serve.engines.protocol import EnginePlan, LaunchSpec
@@ -16,6 +17,7 @@ class Engine:
     """vLLM."""
 
     ready_seconds = 1800.0
+    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions."""
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.serve.engines import EnginePlan, engine
+from tasks.serve.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
@@ -191,7 +191,7 @@ class LocalFleet:
 
     def _start(self, one: RunningEngine) -> None:
         model_folder = self._folder / one.name / one.plan.model_name
-        spec = engine(one.plan.engine).launch(one.plan, model_folder, one.host, one.port)
+        spec = launch_spec(one.plan, model_folder, one.host, one.port)
         self._supervisor.run(
             Program(
                 name=one.name,

@@ -60,11 +60,5 @@ def test_a_flag_that_nobody_passes_on_is_named(folder, flag):
     assert "alias" not in refused.value.next_step
 
 
-def test_an_artifact_that_is_no_gguf_is_refused_before_the_start(tmp_path):
-    with pytest.raises(EngineFailed, match="serves GGUF") as refused:
-        Engine().launch(plan(), tmp_path, "127.0.0.1", 8200)
-    assert "q4-k-m" in refused.value.next_step
-
-
 def test_the_version_is_the_packages():
     assert Engine().version().startswith("xllamacpp 2026.")

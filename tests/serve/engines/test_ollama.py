@@ -97,11 +97,9 @@ def test_the_modelfile_names_the_weights_and_the_context(tmp_path):
     assert modelfile(tmp_path / "model.gguf", 512) == f"FROM {tmp_path / 'model.gguf'}\nPARAMETER num_ctx 512\n"
 
 
-def test_what_it_cannot_serve_or_take_is_named(folder, tmp_path):
+def test_what_it_does_not_take_is_named(folder):
     with pytest.raises(EngineFailed, match="not given num-gpu here"):
         Engine().launch(plan(**{"num-gpu": 2}), folder, "127.0.0.1", 8200)
-    with pytest.raises(EngineFailed, match="Ollama serves GGUF"):
-        Engine().launch(plan(), tmp_path, "127.0.0.1", 8200)
 
 
 def test_where_it_is_not_installed_it_says_so(monkeypatch, tmp_path):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.serve.engines import EnginePlan, engine, engine_names
+from tasks.quantize.gguf.reader import GGUF_FILE
+from tasks.serve.engines import EnginePlan, engine, engine_names, launch_spec, serves
 from weighbridge.errors import EngineFailed
 
 TAKEN = {
@@ -64,6 +65,18 @@ def test_an_engine_that_is_not_installed_says_where_to_put_it(name: str) -> None
     with pytest.raises(EngineFailed, match="is not installed") as failed:
         engine(name).version()
     assert f"WEIGHBRIDGE_{name.replace('-', '_').upper()}_PYTHON" in failed.value.next_step
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(name: str, tmp_path: Path) -> None:
+    gguf = engine(name).reads == "GGUF"
+    if not gguf:
+        (tmp_path / GGUF_FILE).touch()
+    assert not serves(name, tmp_path)
+    wanted = plan("vllm").model_copy(update={"engine": name, "flags": {}})
+    with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
+        launch_spec(wanted, tmp_path, "127.0.0.1", 8200)
+    assert ("q4-k-m" if gguf else "int4") in refused.value.next_step
 
 
 def test_every_engine_that_the_planner_knows_can_be_launched_and_the_reverse() -> None:
