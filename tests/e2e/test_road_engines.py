@@ -72,5 +72,7 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
             assert road.json("rollback", line, "--reason", "test", **here)["version"] == versions[0]
             wait_for(lambda: load.by_version.get(str(versions[0])), "answers of the version before")
     assert load.failed == []
+    made = list(yaml.safe_load_all(road.run("manifests", line, "--image", "engine@sha256:1", **here).stdout))
+    assert [one["kind"] for one in made] == ["Deployment", "Service"] * len(versions) + ["HTTPRoute"]
     for one in fleet.engines(line):
         fleet.stop(one)

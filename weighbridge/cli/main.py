@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from weighbridge.cli import compare, cost, fit, lines, output, quantize, serving, stack, store, suites, verdicts, watch
+from weighbridge.cli import (
+    compare,
+    cost,
+    fit,
+    lines,
+    manifests,
+    output,
+    quantize,
+    serving,
+    stack,
+    store,
+    suites,
+    verdicts,
+    watch,
+)
 from weighbridge.errors import WeighbridgeError
 
 app = typer.Typer(
@@ -28,6 +42,7 @@ verdicts.add_to(app)
 watch.add_to(app)
 compare.add_to(app)
 serving.add_to(app)
+manifests.add_to(app)
 store.add_to(app)
 
 

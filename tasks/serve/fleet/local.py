@@ -59,11 +59,16 @@ class RunningEngine(BaseModel):
         return f"{self.url}{self.health_path}"
 
 
-def plan_engine(line: Line) -> EnginePlan:
-    """What an engine of this line is told; equal plans on equal artifacts answer alike."""
+def plan_engine(line: Line, version: str | None = None) -> EnginePlan:
+    """What an engine of this line is told; equal plans on equal artifacts answer alike.
+
+    Args:
+        line: whose engine.
+        version: of the engine where it does not run on this machine.
+    """
     return EnginePlan(
         engine=line.engine.name,
-        engine_version=engine(line.engine.name).version(),
+        engine_version=version or engine(line.engine.name).version(),
         model_name=line.name,
         context=line.target.context,
         concurrency=line.target.concurrency,

@@ -1,0 +1,102 @@
+"""Manifests for a cluster: Kubernetes' own schemas take them, and they say what line and plan say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from tasks.fit.rows import FitRow
+from tasks.serve.fleet.kubernetes import MODELS, PORT, Cluster, Placed, manifests
+from weighbridge.line import Admission, Engine, Line, Rollout, SuiteUse, Target
+
+VERSIONS = ("1.31", "1.34", "1.37")
+DIGEST = "ab" * 32
+
+
+def line(engine: str, **flags: Any) -> Line:
+    return Line(
+        name="llama",
+        source="hf://org/llama",
+        admission=Admission(licences=["mit"]),
+        schemes=["int8"],
+        target=Target(gpus=["H100"], context=8192, concurrency=16),
+        engine=Engine(name=engine, flags=flags),
+        suites=[SuiteUse(name="general/agreement")],
+        rollout=Rollout(drain_seconds=300),
+    )
+
+
+def row(gpu: str, count: int) -> FitRow:
+    sizes = dict.fromkeys(
+        ("weights_gib", "kv_gib", "kv_needed_gib", "activation_gib", "non_torch_gib", "cuda_graph_gib"), 1.0
+    )
+    more = {"capacity_gib": 70.0, "total_gib": 6.2, "max_concurrency": 4.0, "rule_of_thumb_gib": 1.0, "band_gib": 0.5}
+    whole = {"kv_bytes_per_token": 1, "kv_tokens": 1, "verdict": "fits", "reason": "", "scheme": "int8"}
+    return FitRow(gpu=gpu, count=count, tp=count, **sizes, **more, **whole)
+
+
+def placed(version: int, weight: int, gpu: str = "H100", count: int = 2) -> Placed:
+    return Placed(version=version, digest=DIGEST, scheme="int8", weight=weight, row=row(gpu, count))
+
+
+def made(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
+    return manifests(line(engine, **flags), [placed(7, 90), placed(8, 10)], Cluster(image="vllm@sha256:1"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "llama-cpp"])
+def test_kubernetes_takes_deployments_and_services(engine: str, version: str) -> None:
+    checked = [one for one in made(engine) if one["kind"] != "HTTPRoute"]
+    assert [one["kind"] for one in checked] == ["Deployment", "Service"] * 2
+    for one in checked:
+        kubernetes_validate.validate(one, version, strict=True)
+    broken = {**checked[0], "spec": {**checked[0]["spec"], "replica": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+def test_a_version_gets_what_the_line_and_the_plan_say() -> None:
+    deployment, service = made(**{"tensor-parallel-size": 2})[:2]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command = " ".join(container["command"])
+    assert command.startswith("python")
+    for said in (f"--model {MODELS}/llama", "--max-model-len 8192", "--max-num-seqs 16", "--tensor-parallel-size 2"):
+        assert said in command
+    assert f"--port {PORT}" in command and container["ports"][0]["containerPort"] == PORT
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
+    store = container["volumeMounts"][0]
+    assert (store["subPath"], store["readOnly"]) == (f"llama/{DIGEST}", True)
+    # Longer than the line lets an answer take to end.
+    assert pod["terminationGracePeriodSeconds"] > 300
+    assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert deployment["metadata"]["annotations"]["weighbridge/digest"] == DIGEST
+
+
+def test_two_versions_share_nothing_but_the_route() -> None:
+    made_ = made()
+    names = [(one["kind"], one["metadata"]["name"]) for one in made_]
+    assert len(set(names)) == len(names)
+    assert made_[0]["spec"]["selector"] != made_[2]["spec"]["selector"]
+    route = made_[-1]
+    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+    (rule,) = route["spec"]["rules"]
+    shares = {one["name"]: (one["port"], one["weight"]) for one in rule["backendRefs"]}
+    assert shares == {"llama-v7": (PORT, 90), "llama-v8": (PORT, 10)}
+    assert rule["matches"][0]["path"] == {"type": "PathPrefix", "value": "/llama/v1"}
+
+
+def test_on_a_processor_memory_is_asked_for_as_planned() -> None:
+    one = Placed(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
+    deployment = manifests(line("vllm"), [one], Cluster(image="vllm"))[0]
+    resources = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert resources == {"requests": {"memory": "7Gi"}, "limits": {"memory": "7Gi"}}
+
+
+def test_weights_that_are_not_100_are_refused() -> None:
+    with pytest.raises(ValueError, match="100 in all"):
+        manifests(line("vllm"), [placed(7, 90)], Cluster(image="vllm"))
