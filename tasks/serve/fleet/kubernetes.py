@@ -1,9 +1,9 @@
 """The same engines on a cluster: manifests for Deployments, Services and a Gateway API route with weights.
 
-They are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux. What
-a cluster then does is its own; the steps of a rollout, judged and drained, are the local fleet's so far. Never applied
-to a cluster here: Deployments and Services are held against Kubernetes' own schemas, the route against the fields that
-Gateway API documents (v1).
+They are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
+What a cluster then does is its own; the steps of a rollout, judged and drained, are the local fleet's so far. Never
+applied to a cluster here: Deployments and Services are held against Kubernetes' own schemas, the route against the
+fields that Gateway API documents (v1).
 """
 
 from __future__ import annotations
