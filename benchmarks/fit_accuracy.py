@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="print every case too")
     asked = parser.parse_args()
     use_gpus(HERE / "fit_gpus.yaml")
+    if not asked.cases.is_file():
+        parser.error(f"{asked.cases} is not there: name a file of cases by --cases")
     cases = json.loads(asked.cases.read_text())
     compared, skipped = compare_all(cases, asked.models)
     if asked.rows:

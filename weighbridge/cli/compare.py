@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from weighbridge.cli.output import INTERRUPTED, JsonOption, note, say, show_json, table
+from weighbridge.cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from weighbridge.errors import (
     OptionInvalid,
     SuiteUnknown,
@@ -19,7 +19,7 @@ from weighbridge.errors import (
 )
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from tasks.evaluate.compare import Comparison
     from tasks.evaluate.stopping import Look
@@ -135,19 +135,7 @@ class _Watch:
     """Progress on standard error: bars for people, a line now and then where nobody watches a terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._bars: Progress = Progress(
-            TextColumn("{task.description:>34}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[running]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._bars = bars("running")
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._running: dict[str, str] = {}
 
@@ -157,7 +145,7 @@ class _Watch:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
-        if not self._console.is_terminal:
+        if self._bars.disable:
             for name, text in self._running.items():
                 note(name.split("/")[-1][:10], text)
 

@@ -11,6 +11,7 @@ import typer
 from weighbridge.errors import WeighbridgeError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from rich.table import Table
 
 PIPE_COLUMNS = 120
@@ -60,6 +61,27 @@ def say(*what: Any) -> None:
     if not console.is_terminal:
         console = Console(soft_wrap=True, width=max(console.width, PIPE_COLUMNS))
     console.print(*what, highlight=False)
+
+
+def bars(*fields: str) -> Progress:
+    """Progress bars with time left on standard error; silent where nobody watches a terminal.
+
+    Args:
+        fields: names of a task's own fields, shown after its bar.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:>34}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def note(who: str, text: str) -> None:

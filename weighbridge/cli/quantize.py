@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from weighbridge.cli.output import INTERRUPTED, JsonOption, note, say, show_json, table
+from weighbridge.cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.progress import Progress, TaskID
 
     from registry.store import Artifact
     from tasks.quantize import Needs, Record
@@ -64,13 +62,18 @@ def quantize(
     if not as_json:
         note("needs", f"{needed}; {len(recipe.layers)} layers by {recipe.method}.")
     digest = ""
-    with _Bar(f"{scheme} by {recipe.method}") as bar:
+    with bars() as shown:
+        task = shown.add_task(f"{scheme} by {recipe.method}", total=None)
+
+        def progress(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
         try:
             if out is None and artifact is not None:
-                record, digest = _into_store(artifact, scheme, method, calibration, bar.progress, choice)
+                record, digest = _into_store(artifact, scheme, method, calibration, progress, choice)
             else:
                 assert out is not None
-                record = quantize_folder(folder, out, scheme, method, bar.progress, calibration, choice)
+                record = quantize_folder(folder, out, scheme, method, progress, calibration, choice)
         except KeyboardInterrupt:
             note("quantize", "Stopped. Finished files are kept: the same command goes on from there.")
             raise typer.Exit(INTERRUPTED) from None
@@ -196,36 +199,6 @@ def _show_record(record: Record, place: str, as_json: bool) -> None:
         f"{coverage.share_of_linear_bytes:.1%} of Linear bytes, {coverage.written_bytes / GIB:.2f} GiB; "
         f"{record.seconds:.0f} s, {record.cpu_seconds:.0f} CPU-s, {record.peak_rss_bytes / GIB:.2f} GiB of memory."
     )
-
-
-class _Bar:
-    """Layers done and time left on standard error, where somebody watches a terminal."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._bar: Progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID = self._bar.add_task(name, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def progress(self, done: int, total: int) -> None:
-        """So many units are done."""
-        self._bar.update(self._task, completed=done, total=total)
 
 
 def add_to(app: typer.Typer) -> None:
