@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry import records
 from registry.approvals import check_approval
+from registry.audit import AuditLog
 from registry.mlflow_client import connect, reaches_mlflow
 from registry.reading import Reader
 from registry.recording import Recorder
@@ -174,7 +175,9 @@ class Registry:
         for version in filter(None, (*reader.waiting(), reader.by_alias(PRODUCTION))):
             if version.digest == candidate.digest:
                 return version
-        return self._copy(reader, candidate, reason, who)
+        made = self._copy(reader, candidate, reason, who)
+        AuditLog().append("approve", line, made.version, what=made.digest, reason=reason, who=who)
+        return made
 
     def _copy(self, reader: Reader, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))
@@ -210,11 +213,13 @@ class Registry:
         # The reason first: where there is a state, its reason is there too.
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)
+        AuditLog().append("state", line, number, what=state, reason=reason)
 
     @reaches_mlflow
     def set_production(self, line: str, number: int) -> None:
         """Move the alias `production`."""
         self.client.set_registered_model_alias(line, PRODUCTION, str(number))
+        AuditLog().append("production", line, number)
 
     @reaches_mlflow
     def set_previous(self, line: str, number: int | None) -> None:
@@ -223,3 +228,4 @@ class Registry:
             self.client.delete_registered_model_alias(line, PREVIOUS)
         else:
             self.client.set_registered_model_alias(line, PREVIOUS, str(number))
+        AuditLog().append("previous", line, number)

@@ -388,6 +388,12 @@ class NothingToRollBack(WeighbridgeError):
     exit_status = 17
 
 
+class AuditBroken(WeighbridgeError):
+    """The audit log is not what was written: an entry was edited, removed, added or moved."""
+
+    exit_status = 10
+
+
 # --- watch ----------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from registry import records
+from registry.audit import AuditLog
 from registry.models import Registry
 from registry.records import ReleaseRecord
 from weighbridge.errors import ApprovalRefused, VersionUnknown
@@ -138,6 +139,22 @@ def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Regist
     registry.set_state("toy", 1, "rolled_back", "errors")
     registry.client.delete_registered_model_alias("toy", "production")
     assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a second chance is a new approval"
+
+
+def test_every_change_of_what_serves_stands_in_the_audit_log(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    made = registry.approve("toy", 1, "read the report", "ada").version
+    registry.set_state("toy", made, "serving")
+    registry.set_production("toy", made)
+    registry.set_state("toy", made, "rolled_back", "errors")
+    registry.set_previous("toy", None)
+    entries = list(AuditLog().entries("toy"))
+    assert [(one.action, one.version) for one in entries] == [
+        ("approve", made), ("state", made), ("production", made), ("state", made), ("previous", None)
+    ]  # fmt: skip
+    assert (entries[0].who, entries[0].reason) == ("ada", "read the report")
+    assert (entries[3].what, entries[3].reason) == ("rolled_back", "errors")
+    AuditLog().verify()
 
 
 def test_a_failed_candidate_cannot_be_approved_and_the_refusal_quotes_its_verdict(

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from weighbridge.cli import (
+    audit,
     compare,
     cost,
     fit,
@@ -44,6 +45,7 @@ compare.add_to(app)
 serving.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
+audit.add_to(app)
 
 
 @app.command()

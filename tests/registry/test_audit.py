@@ -1,0 +1,108 @@
+"""The audit log: whatever is done to it afterwards is found, and no kill leaves half of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.audit import NOTHING, AuditLog
+from weighbridge.errors import AuditBroken
+
+WRITER = """
+import sys
+from pathlib import Path
+from registry.audit import AuditLog
+for number in range(int(sys.argv[2])):
+    AuditLog(Path(sys.argv[1])).append("state", "toy", number, what="serving", who=sys.argv[3])
+"""
+
+
+def written(folder: Path, count: int) -> AuditLog:
+    log = AuditLog(folder)
+    for number in range(1, count + 1):
+        log.append("state", "toy" if number % 2 else "other", number, what="serving", reason=f"reason {number}")
+    return log
+
+
+def test_what_was_appended_is_told_in_order_and_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_USER", "ann")
+    log = written(tmp_path, 4)
+    assert [(one.number, one.version, one.who) for one in log.entries()] == [(n, n, "ann") for n in range(1, 5)]
+    assert [one.version for one in log.entries("toy")] == [1, 3]
+    last = log.verify()
+    assert last is not None and last.number == 4
+    assert log.append("approve", "toy", 5, who="bob").who == "bob"
+
+
+def test_an_empty_log_is_whole(tmp_path: Path) -> None:
+    assert AuditLog(tmp_path).verify() is None
+    assert AuditLog(tmp_path).verify(NOTHING) is None
+    assert list(AuditLog(tmp_path).entries()) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_is_done_to_an_entry_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    log = written(tmp_path_factory.mktemp("audit"), 5)
+    head = log.verify()
+    assert head is not None
+    lines = log.path.read_text().splitlines()
+    how = data.draw(st.sampled_from(["edit", "edit and hash", "remove", "swap", "repeat", "cut", "nonsense"]))
+    at = data.draw(st.integers(0, 3))
+    if how.startswith("edit"):
+        entry = json.loads(lines[at])
+        field = data.draw(st.sampled_from(["who", "reason", "what", "line", "at", "version", "number"]))
+        entry[field] = 99 if field in ("version", "number") else entry[field] + "x"
+        lines[at] = json.dumps(entry)
+        if how == "edit and hash":
+            # A forger who knows how hashes are made mends this entry's, and the next one still has the old.
+            from registry.audit import Entry
+
+            forged = Entry.model_validate(entry)
+            lines[at] = forged.model_copy(update={"hash": forged.expected_hash}).model_dump_json()
+    elif how == "remove":
+        del lines[at]
+    elif how == "swap":
+        lines[at], lines[at + 1] = lines[at + 1], lines[at]
+    elif how == "repeat":
+        lines.insert(at, lines[at])
+    elif how == "cut":
+        lines = lines[: at + 1]
+    else:
+        lines[at] = "{}"
+    log.path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(AuditBroken):
+        # Only a cut at the end needs the head that was noted.
+        log.verify(head.hash if how == "cut" else "")
+
+
+def test_an_entry_that_a_kill_left_unfinished_is_no_entry_and_stops_nobody(tmp_path: Path) -> None:
+    log = written(tmp_path, 2)
+    with log.path.open("ab") as file:
+        file.write(b'{"number": 3, "at": "2026')
+    last = log.verify()
+    assert last is not None and last.number == 2
+    assert log.append("state", "toy", 3).number == 3
+    last = log.verify()
+    assert last is not None and last.number == 3
+
+
+def test_writers_at_once_make_one_chain(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, "20", who]) for who in ("ann", "bob")]
+    assert [one.wait(60) for one in writers] == [0, 0]
+    last = AuditLog(tmp_path).verify()
+    assert last is not None and last.number == 40
+    assert {one.who for one in AuditLog(tmp_path).entries()} == {"ann", "bob"}
+
+
+def test_nothing_is_appended_to_a_log_whose_end_is_broken(tmp_path: Path) -> None:
+    log = written(tmp_path, 1)
+    log.path.write_text("nonsense\n")
+    with pytest.raises(AuditBroken, match="Entry 1 cannot be read"):
+        log.append("state", "toy", 2)
