@@ -117,20 +117,26 @@ def main() -> None:
     asked = parser.parse_args()
     entries = [entry.split(":", 1) for entry in asked.only or (*DATA_FREE, *asked.row)]
     rows: list[Row] = []
+
+    def keep(row: Row) -> None:
+        # After each one: hours of work are not to be lost with the last row.
+        rows.append(row)
+        if asked.json:
+            asked.json.write_text(json.dumps([one.model_dump() for one in rows], indent=2))
+
     with tempfile.TemporaryDirectory(prefix="weighbridge-quantize-") as temporary:
         scratch = Path(temporary)
         os.environ["WEIGHBRIDGE_HOME"] = str(scratch / "home")
         if asked.smollm2 and not asked.no_small:
             source = asked.smollm2.resolve()
             with_quality = not asked.no_quality
-            rows += [measure("SmolLM2", source, name, how, scratch, quality=with_quality) for name, how in entries]
+            for name, how in entries:
+                keep(measure("SmolLM2", source, name, how, scratch, quality=with_quality))
         if not asked.no_large:
             large = build(scratch / "large", tokenizer_of=asked.smollm2)
-            rows += [
-                measure("1.2 B", large, name, how, scratch) for name, how in entries if how == "rtn" or asked.smollm2
-            ]
-    if asked.json:
-        asked.json.write_text(json.dumps([row.model_dump() for row in rows], indent=2))
+            for name, how in entries:
+                if how == "rtn" or asked.smollm2:
+                    keep(measure("1.2 B", large, name, how, scratch))
     print(as_markdown(rows))
 
 
