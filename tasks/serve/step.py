@@ -41,7 +41,7 @@ def engine_on_trial(plan: Line) -> Trial:
     return Trial(
         engine=f"{planned.engine_version} {planned.digest[:12]}",
         prompt_log_probabilities=engine(plan.engine.name).prompt_log_probabilities,
-        serves=lambda artifact: serves(plan.engine.name, Store().path(artifact)),
+        serves=lambda artifact: serves(engine(plan.engine.name), Store().path(artifact)),
         launch=_launch_for_trial,
     )
 

@@ -16,6 +16,7 @@ class FakeEngine:
     """Launches the fake server; the line's flags choose how it behaves."""
 
     ready_seconds = 15.0
+    reads = "safetensors"
     prompt_log_probabilities = False
 
     def health_path(self, plan: EnginePlan) -> str:

@@ -39,19 +39,18 @@ def engine(name: str) -> Engine:
     return found
 
 
-def serves(name: str, model_folder: Path) -> bool:
+def serves(chosen: Engine, model_folder: Path) -> bool:
     """Whether an engine reads the files of an artifact."""
-    return (engine(name).reads == "GGUF") == (model_folder / GGUF_FILE).is_file()
+    return (chosen.reads == "GGUF") == (model_folder / GGUF_FILE).is_file()
 
 
-def launch_spec(plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+def launch_spec(chosen: Engine, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
     """How to start an engine on an artifact.
 
     Raises:
         EngineFailed: it does not read the artifact's files, or the line has a flag that is not passed on.
     """
-    chosen = engine(plan.engine)
-    if not serves(plan.engine, model_folder):
+    if not serves(chosen, model_folder):
         raise EngineFailed(
             f"{plan.engine} serves {chosen.reads}, and this artifact is none.",
             f"Name {SCHEMES_THAT_IT_READS[chosen.reads]} under `schemes:`, or another engine under `engine:`, in the "

@@ -196,7 +196,7 @@ class LocalFleet:
 
     def _start(self, one: RunningEngine) -> None:
         model_folder = self._folder / one.name / one.plan.model_name
-        spec = launch_spec(one.plan, model_folder, one.host, one.port)
+        spec = launch_spec(engine(one.plan.engine), one.plan, model_folder, one.host, one.port)
         self._supervisor.run(
             Program(
                 name=one.name,

@@ -72,10 +72,10 @@ def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(na
     gguf = engine(name).reads == "GGUF"
     if not gguf:
         (tmp_path / GGUF_FILE).touch()
-    assert not serves(name, tmp_path)
+    assert not serves(engine(name), tmp_path)
     wanted = plan("vllm").model_copy(update={"engine": name, "flags": {}})
     with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
-        launch_spec(wanted, tmp_path, "127.0.0.1", 8200)
+        launch_spec(engine(name), wanted, tmp_path, "127.0.0.1", 8200)
     assert ("q4-k-m" if gguf else "int4") in refused.value.next_step
 
 
