@@ -114,12 +114,14 @@ class Running:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self.client = httpx.Client(base_url=gateway.settings.gateway_url, trust_env=False, timeout=30)
+        self.client = httpx.Client(base_url=gateway.settings.gateway_url, trust_env=False, timeout=30, verify=False)
         self.process: subprocess.Popen[bytes] | None = None
+        self.envoy_log = gateway.settings.home / "envoy.log"
 
     def start(self) -> None:
         self.gateway.bootstrap()
-        self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=subprocess.DEVNULL)
+        with self.envoy_log.open("w") as log:
+            self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=log)
         wait_until(self.gateway.health)
 
     def stop(self) -> None:
