@@ -24,7 +24,7 @@ def up(as_json: JsonOption = False) -> None:
         return
     for row in rows:
         say(f"{row.name:>10}  [{COLOURS[row.state]}]{row.state}[/]  {row.url}")
-    say(f"API key of the gateway: {settings.home / 'gateway' / 'keys.json'}")
+    say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
 
 
 def down(as_json: JsonOption = False) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings
 
@@ -68,15 +65,21 @@ def secret_document(settings: Settings) -> dict[str, Any] | None:
 
 
 def _certificate_key(path: Path) -> bytes:
+    from cryptography import x509  # a tenth of a second that a gateway without TLS need not pay
+
     certificates = _read(path, "certificate", x509.load_pem_x509_certificates)
     return _public(certificates[0].public_key())
 
 
 def _private_key(path: Path) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
     return _public(_read(path, "key", lambda data: serialization.load_pem_private_key(data, None)).public_key())
 
 
 def _public(key: Any) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return bytes(key.public_bytes(serialization.Encoding.DER, form))
 
