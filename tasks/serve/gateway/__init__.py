@@ -13,7 +13,7 @@ admin.py       what a running Envoy says of itself
 control.py     all of it in one class, for the rollout and the command line
 """
 
-from tasks.serve.gateway.admin import BackendCounters
+from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.control import Gateway
 from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
 from tasks.serve.gateway.keys import KeyRecord, Keys
@@ -22,6 +22,7 @@ from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes, Shado
 __all__ = [
     "DIGEST_HEADER",
     "VERSION_HEADER",
+    "Answered",
     "Backend",
     "BackendCounters",
     "Gateway",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.serve.gateway.admin import Admin, BackendCounters
+from tasks.serve.gateway.admin import Admin, Answered, BackendCounters
 from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
 from tasks.serve.gateway.discovery import cluster_name
 from tasks.serve.gateway.documents import POLL_SECONDS, Documents
@@ -182,6 +182,14 @@ class Gateway:
             GatewayFailed: Envoy does not answer or does not run this version.
         """
         return self._admin.counters(cluster_name(line, version))
+
+    def answered(self) -> dict[tuple[str, str], Answered]:
+        """What clients have met since Envoy started, by line and version.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        return self._admin.answered()
 
     def active_requests(self, line: str, version: str) -> int:
         """Requests that a backend is answering, streams included."""
