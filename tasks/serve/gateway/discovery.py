@@ -158,9 +158,11 @@ def _facts(line: str, backend: Backend) -> dict[str, str]:
 def _routes(routes: Routes) -> list[dict[str, Any]]:
     """All routes, first match first."""
     names = [route.line for route in routes.lines]
+    no_list = "`messages` must be a list of messages."
     found: list[dict[str, Any]] = [
         {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, LIMIT_FILTER, JSON_FILTER)},
         {"match": {"path": "/v1/models"}, **models_answer(names)},
+        {"match": {"prefix": "/", **_said("messages", None)}, **error_answer(400, no_list, "invalid_type")},
     ]
     for route in routes.lines:
         prefix = f"/{route.line}/v1/"
@@ -231,9 +233,9 @@ def _header(name: str, value: str) -> dict[str, Any]:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def _said(key: str, text: str) -> dict[str, Any]:
-    """A condition on what was read from the body."""
-    value = {"string_match": {"exact": text}}
+def _said(key: str, text: str | None) -> dict[str, Any]:
+    """A condition on what was read from the body: that it is this, or that it is anything."""
+    value = {"present_match": True} if text is None else {"string_match": {"exact": text}}
     return {"dynamic_metadata": [{"filter": METADATA, "path": [{"key": key}], "value": value}]}
 
 

@@ -44,7 +44,7 @@ def router() -> dict[str, Any]:
 def _read_request() -> dict[str, Any]:
     """Take `model` and what names a conversation from the request's body.
 
-    A body without a model, or that is no JSON, is told apart by `problem`.
+    A body without a model, or that is no JSON, is told apart by `problem`, and one whose `messages` are no list by these.
     """
     model = {
         "selectors": [{"key": "model"}],
@@ -57,7 +57,9 @@ def _read_request() -> dict[str, Any]:
         {"selectors": [{"key": field}], "on_present": {**_as("conversation"), "preserve_existing_metadata_value": True}}
         for field in ("prompt_cache_key", "user")
     ]
-    return {"allow_content_types_regex": _JSON, "rules": [model, *conversations]}
+    # The filter cannot take a list over: `messages` that it did take are none.
+    messages = {"selectors": [{"key": "messages"}], "on_present": _as("messages")}
+    return {"allow_content_types_regex": _JSON, "rules": [model, messages, *conversations]}
 
 
 def _read_usage() -> dict[str, Any]:

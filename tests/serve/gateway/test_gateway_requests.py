@@ -96,6 +96,8 @@ def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make
         ("/v1/chat/completions", {"json": {"model": 3}}, 404, "model_not_found"),
         ("/v1/chat/completions", {"json": {"prompt": ""}}, 400, "model_missing"),
         ("/v1/chat/completions", {"content": b'{"model'}, 400, "invalid_json"),
+        ("/v1/chat/completions", {"json": {"model": "refusing", "messages": "hi"}}, 400, "invalid_type"),
+        ("/refusing/v1/chat/completions", {"json": {"messages": 3}}, 400, "invalid_type"),
         ("/v1/models/absent", {}, 404, "model_not_found"),
         ("/absent/v1/chat/completions", {"json": {}}, 404, "not_found"),
         ("/absent/v1/chat/completions", {"content": bytes(17 * 2**20)}, 413, "request_too_large"),
