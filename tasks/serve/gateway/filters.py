@@ -78,9 +78,18 @@ def _read_events() -> dict[str, Any]:
 
 
 def _usage_rules() -> list[dict[str, Any]]:
+    """Where completions, whole responses and the last event of streamed responses tell what they cost."""
+    places = {
+        "prompt_tokens": (("usage", "prompt_tokens"), ("usage", "input_tokens"), ("response", "usage", "input_tokens")),
+        "completion_tokens": (
+            *[("usage", "completion_tokens"), ("usage", "output_tokens")],
+            ("response", "usage", "output_tokens"),
+        ),
+    }
     return [
-        {"selectors": [{"key": "usage"}, {"key": count}], "on_present": {**_as(count), "type": "NUMBER"}}
-        for count in ("prompt_tokens", "completion_tokens")
+        {"selectors": [{"key": key} for key in path], "on_present": {**_as(count), "type": "NUMBER"}}
+        for count, paths in places.items()
+        for path in paths
     ]
 
 

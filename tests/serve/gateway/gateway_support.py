@@ -66,6 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> dict[str, object]:
         usage = {"usage": self.server.usage} if self.server.usage else {}
+        if self.path.endswith("/responses") and self.server.usage:
+            counts = {"input_tokens": self.server.usage["prompt_tokens"]}
+            return {"object": "response", "usage": {**counts, "output_tokens": self.server.usage["completion_tokens"]}}
         if self.path.endswith("/embeddings"):
             vector = {"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}
             return {"object": "list", "model": "fake", "data": [vector], **usage}

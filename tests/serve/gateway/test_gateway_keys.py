@@ -132,6 +132,13 @@ def test_tokens_are_charged_as_the_engine_counts_them(running: Running, engine: 
     assert [log_of(running, answer)["prompt_tokens"] for answer in answers] == [5, 5, None]
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
+def test_what_an_answer_cost_is_in_the_log(running: Running, engine: Make, path: str) -> None:
+    running.gateway.set_line("costs", [engine().backend("1", 100)])
+    entry = log_of(running, running.ask(f"/v1/{path}", {"model": "costs", "input": "hi"}))
+    assert (entry["prompt_tokens"], entry["completion_tokens"], entry["client"]) == (5, 7, "default")
+
+
 def test_a_stream_whose_tokens_nobody_tells_is_charged_by_its_events(running: Running, engine: Make) -> None:
     fake = engine()
     fake.chunks = 100
