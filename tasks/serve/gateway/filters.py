@@ -44,7 +44,7 @@ def router() -> dict[str, Any]:
 def _read_request() -> dict[str, Any]:
     """Take `model` and what names a conversation from the request's body.
 
-    A body without a model, or that is no JSON, is told apart by `problem`, and one whose `messages` are no list by these.
+    A body without a model, or that is no JSON, is told apart by `problem`, and one with a wrong `messages` by these.
     """
     model = {
         "selectors": [{"key": "model"}],

@@ -11,6 +11,7 @@ _LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
 _LINE, _VERSION = f"%METADATA(ROUTE:{METADATA}:line)%", f"%METADATA(CLUSTER:{METADATA}:version)%"
 _CLIENT, _STATUS = f"%REQ({CLIENT_HEADER})%", "%RESPONSE_CODE%"
 _PROMPT, _COMPLETION = (f"%DYNAMIC_METADATA({METADATA}:{part}_tokens)%" for part in ("prompt", "completion"))
+_FIRST_TOKEN = f"%DYNAMIC_METADATA({METADATA}:first_token_ms)%"
 
 ACCESS_LOG: dict[str, str] = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
@@ -28,6 +29,8 @@ ACCESS_LOG: dict[str, str] = {
     "details": "%RESPONSE_CODE_DETAILS%",
     "duration_ms": "%DURATION%",
     "first_byte_ms": "%RESPONSE_DURATION%",
+    # Of streams, whose first byte comes long before their first token.
+    "first_token_ms": _FIRST_TOKEN,
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
     "request_id": "%STREAM_ID%",
@@ -60,7 +63,7 @@ def _counts() -> dict[str, Any]:
         ],
         "histograms": [
             {"stat": _stat("duration_ms", **where), "unit": "Milliseconds", "value_format": "%DURATION%"},
-            {"stat": _stat("first_byte_ms", **where), "unit": "Milliseconds", "value_format": "%RESPONSE_DURATION%"},
+            {"stat": _stat("first_token_ms", **where), "unit": "Milliseconds", "value_format": _FIRST_TOKEN},
         ],
     }
 

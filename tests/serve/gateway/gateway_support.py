@@ -25,7 +25,7 @@ class FakeEngine(ThreadingHTTPServer):
 
     def __init__(self, port: int = 0) -> None:
         self.health_status = 200
-        self.chunks, self.pause_seconds = 3, 0.0
+        self.chunks, self.pause_seconds, self.wait_seconds = 3, 0.0, 0.0
         self.dies = False
         self.usage: dict[str, int] | None = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
         self.padding = ""
@@ -89,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        self.wfile.flush()
+        time.sleep(self.server.wait_seconds)
         for number in range(self.server.chunks):
             self._event(json.dumps(_completion("chat.completion.chunk", delta={"content": f"w{number} "})))
             time.sleep(self.server.pause_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import openai
@@ -31,7 +32,7 @@ def stream(running: Running, model: str, key: str, **more: object) -> httpx.Resp
     return running.ask("/v1/chat/completions", {"model": model, "stream": True, **more}, key=key)
 
 
-def log_of(running: Running, answer: httpx.Response) -> dict[str, object]:
+def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
     log = running.gateway.settings.logs_folder / "gateway-access.log"
     wait_until(lambda: answer.headers["x-request-id"] in log.read_text())
     return next(
@@ -137,6 +138,19 @@ def test_what_an_answer_cost_is_in_the_log(running: Running, engine: Make, path:
     running.gateway.set_line("costs", [engine().backend("1", 100)])
     entry = log_of(running, running.ask(f"/v1/{path}", {"model": "costs", "input": "hi"}))
     assert (entry["prompt_tokens"], entry["completion_tokens"], entry["client"]) == (5, 7, "default")
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(tokens_per_minute=10**6)])
+def test_a_streams_first_token_is_timed_and_not_its_head(running: Running, engine: Make, limits: Limits) -> None:
+    fake = engine()
+    fake.wait_seconds = 0.5
+    running.gateway.set_line("timed", [fake.backend("1", 100)])
+    key = running.gateway.add_key(f"timed-{limits.tokens_per_minute}", limits=limits)
+    entry = log_of(running, stream(running, "timed", key))
+    assert 450 <= entry["first_token_ms"] <= entry["duration_ms"]
+    assert entry["first_byte_ms"] < entry["first_token_ms"]
+    whole = running.ask("/v1/chat/completions", {"model": "timed"}, key=key)
+    assert log_of(running, whole)["first_token_ms"] is None
 
 
 def test_a_stream_whose_tokens_nobody_tells_is_charged_by_its_events(running: Running, engine: Make) -> None:

@@ -33,6 +33,7 @@ def told(running: Running) -> dict[str, set[str]]:
         gateway.set_line("bad", [Backend(version="1", digest="a" * 64, port=nobody, weight=100)])
         key = gateway.add_key("limited", limits=Limits(requests_per_minute=1))
         statuses = [running.ask("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
+        running.ask("/v1/chat/completions", {"model": "good", "stream": True})
         assert [*statuses, running.chat("bad").status_code] == [200, 429, 503]
         url = f"{gateway.settings.gateway_admin_url}/stats/prometheus"
         text = ""

@@ -50,6 +50,17 @@ def test_a_key_stays_with_its_version(running: Running, engine: Make) -> None:
     assert {each[0] for each in met} == {"1", "2"}
 
 
+def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, engine: Make) -> None:
+    gateway = running.gateway
+    gateway.set_line("spoken", [engine().backend("1", 50), engine().backend("2", 50)])
+    gateway.set_sticky("spoken", "key")
+    keys = [gateway.add_key(f"spoken-{number}") for number in range(6)]
+    sent = {"content": b"{}", "headers": {"content-type": "audio/wav"}}
+    for key in keys:
+        answers = [running.ask("/spoken/v1/audio/transcriptions", key=key, **sent) for _ in range(8)]
+        assert len({answer.headers["x-weighbridge-version"] for answer in answers}) == 1
+
+
 def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("mirrored", [serves.backend("1", 100), shadows.backend("2", 0)])

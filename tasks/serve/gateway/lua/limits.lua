@@ -1,4 +1,5 @@
--- How much a client may ask: requests and tokens a minute, each in a bucket that refills evenly.
+-- How much a client may ask: requests and tokens a minute, each in a bucket that refills evenly; and, since it sees
+-- streams pass anyway, when their first event came.
 --
 -- The route's filter context maps `client:NAME` and `line:NAME` to {requests, tokens} a minute, 0 for no limit. What
 -- a client's own record says goes for all lines together; else what the line says goes for each client of it.
@@ -44,12 +45,12 @@ local function refuse(handle, what, one, seconds)
   handle:respond(headers, body)
 end
 
--- A conversation is named by a header or in the body; routes look at headers only.
+-- A conversation is named by a header or in the body; routes look at headers only, and Envoy looks at them again when
+-- a script has changed one.
 local function name_conversation(handle, headers)
   local read = handle:streamInfo():dynamicMetadata():get(SPACE)
   if read and read.conversation and not headers:get("x-conversation-id") then
     headers:add("x-conversation-id", tostring(read.conversation))
-    handle:clearRouteCache()
   end
 end
 
@@ -73,21 +74,32 @@ function envoy_on_request(handle)
   if requests then
     requests.left = requests.left - 1
   end
+  local facts = handle:streamInfo():dynamicMetadata()
+  facts:set(SPACE, "asked_ms", now_ms)
   if tokens then
-    local facts = handle:streamInfo():dynamicMetadata()
     facts:set(SPACE, "client", client)
     facts:set(SPACE, "limited_line", line)
     facts:set(SPACE, "prompt_estimate", math.ceil((tonumber(headers:get("content-length")) or 0) / BYTES_PER_TOKEN))
   end
 end
 
+-- Engines send the head of a stream at once: only its first event tells that they have begun.
+local function note_first_event(handle, asked)
+  local first_ms = handle:timestamp() - asked.asked_ms
+  handle:streamInfo():dynamicMetadata():set(SPACE, "first_token_ms", first_ms)
+end
+
+-- What a stream costs is told by its last event, if at all, and never to a client that hangs up before.
+-- So it is charged as it goes, one token an event, and put right at its end.
 function envoy_on_response(handle)
   local asked = handle:streamInfo():dynamicMetadata():get(SPACE)
-  if not asked or not asked.limited_line then
+  if not asked or not asked.asked_ms then
     return
   end
-  local tokens = find(handle, "tokens", asked.limited_line, asked.client, handle:timestamp())
-  if not tokens then
+  local streamed = (handle:headers():get("content-type") or ""):find("text/event-stream", 1, true)
+  local tokens = asked.limited_line
+    and find(handle, "tokens", asked.limited_line, asked.client, handle:timestamp())
+  if not streamed and not tokens then
     return
   end
   local charged = 0
@@ -95,14 +107,18 @@ function envoy_on_response(handle)
     tokens.left = tokens.left - count
     charged = charged + count
   end
-  -- What a stream costs is told by its last event, if at all, and never to a client that hangs up before.
-  -- So it is charged as it goes, one token an event, and put right at its end.
-  local streamed = (handle:headers():get("content-type") or ""):find("text/event-stream", 1, true)
-  if streamed then
+  if streamed and tokens then
     charge(asked.prompt_estimate)
   end
+  local first = true
   for chunk in handle:bodyChunks() do
-    if streamed then
+    if streamed and first then
+      note_first_event(handle, asked)
+      first = false
+    end
+    if not tokens then
+      return
+    elseif streamed then
       local _, events = chunk:getBytes(0, chunk:length()):gsub("data: *{", "")
       charge(events)
     end
