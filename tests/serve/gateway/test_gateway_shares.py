@@ -41,6 +41,18 @@ def test_a_conversation_stays_with_its_version(running: Running, engine: Make, f
     assert gateway.routes().line(line).sticky_by == "conversation"
 
 
+def test_the_name_of_a_conversation_smuggles_nothing_to_the_engine(running: Running, engine: Make) -> None:
+    fake = engine()
+    running.gateway.set_line("smuggled", [fake.backend("1", 100)])
+    for name in ("a\r\nx-evil: 1\r\n\r\nGET / HTTP/1.1", "ü\0", "x" * 2**20, "", 7.5):
+        answer = running.ask("/v1/chat/completions", {"model": "smuggled", "user": name})
+        assert answer.status_code == 200
+    assert len(fake.asked) == 5
+    for _, headers in fake.asked:
+        assert "x-evil" not in headers
+        assert len(headers.get("x-conversation-id", "")) <= 256
+
+
 def test_a_key_stays_with_its_version(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("keyed", [engine().backend("1", 50), engine().backend("2", 50)])

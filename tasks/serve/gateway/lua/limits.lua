@@ -7,6 +7,7 @@
 -- nothing passes until it has refilled.
 
 local SPACE = "weighbridge"
+local LONGEST_NAME = 256
 local BYTES_PER_TOKEN = 4 -- of a prompt whose tokens no engine told: about that of English text
 
 local buckets = {}
@@ -50,7 +51,9 @@ end
 local function name_conversation(handle, headers)
   local read = handle:streamInfo():dynamicMetadata():get(SPACE)
   if read and read.conversation and not headers:get("x-conversation-id") then
-    headers:add("x-conversation-id", tostring(read.conversation))
+    -- Nothing that a client writes may end a header and begin another.
+    local name = tostring(read.conversation):sub(1, LONGEST_NAME):gsub("[^%w._-]", "_")
+    headers:add("x-conversation-id", name)
   end
 end
 
