@@ -143,11 +143,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="base address with /v1")
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--keys", type=Path, required=True, help="the gateway's keys.json")
+    parser.add_argument("--key-file", type=Path, required=True, help="the gateway's default.key")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=30)
     arguments = parser.parse_args()
-    key = json.loads(arguments.keys.read_text())["default"]
+    key = arguments.key_file.read_text().strip()
     with Load(arguments.url, key, arguments.model, arguments.clients) as load:
         time.sleep(arguments.seconds)
     print(f"{len(load.answers)} requests, {len(load.failed)} failed, answered by version: {load.by_version}")

@@ -17,6 +17,7 @@ from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+StickyBy = Literal["none", "conversation", "key"]
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)")
 
 
@@ -124,6 +125,7 @@ class Rollout(_Part):
     min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")
     max_hold_seconds: float = Field(600, gt=0, description="go on after this even with fewer requests")
     max_error_share: float = Field(0.01, ge=0, le=1, description="share of 5xx answers that ends the rollout")
+    sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
     drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request")
     keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up")
 

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that every service binds to")
     gateway_port: int = Field(8080, ge=1, le=65535, description="where clients ask")
     gateway_admin_port: int = Field(9901, ge=1, le=65535, description="Envoy's own admin, loopback only")
+    gateway_tls_certificate: Path | None = Field(None, description="PEM, with its chain; none: plain HTTP")
+    gateway_tls_key: Path | None = Field(None, description="of the certificate, PEM")
+    gateway_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="for Prometheus; none: on Envoy's admin only"
+    )
+    gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
     mlflow_port: int = Field(5000, ge=1, le=65535)
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
@@ -104,7 +110,8 @@ class Settings(BaseSettings):
     @property
     def gateway_url(self) -> str:
         """Address that clients of the models use (append `/v1`)."""
-        return f"http://{self.host}:{self.gateway_port}"
+        scheme = "https" if self.gateway_tls_certificate else "http"
+        return f"{scheme}://{self.host}:{self.gateway_port}"
 
     @property
     def gateway_admin_url(self) -> str:

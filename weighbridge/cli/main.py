@@ -11,6 +11,7 @@ from weighbridge.cli import (
     compare,
     cost,
     fit,
+    keys,
     lines,
     manifests,
     output,
@@ -43,6 +44,7 @@ verdicts.add_to(app)
 watch.add_to(app)
 compare.add_to(app)
 serving.add_to(app)
+keys.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
 audit.add_to(app)

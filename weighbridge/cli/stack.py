@@ -24,7 +24,7 @@ def up(as_json: JsonOption = False) -> None:
         return
     for row in rows:
         say(f"{row.name:>10}  [{COLOURS[row.state]}]{row.state}[/]  {row.url}")
-    say(f"API key of the gateway: {settings.home / 'gateway' / 'keys.json'}")
+    say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
 
 
 def down(as_json: JsonOption = False) -> None:
@@ -37,8 +37,18 @@ def down(as_json: JsonOption = False) -> None:
         show_json({"services": []})
 
 
-def status(as_json: JsonOption = False) -> None:
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Each second what serves and how it fares, until Ctrl-C.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Say what runs and what serves: services, lines, versions, digests, weights."""
+    if watch:
+        from tasks.serve.gateway import Gateway
+        from weighbridge.cli import status_watch
+
+        status_watch.watch(Gateway(), as_json)
     from weighbridge.settings import load_settings, use_libraries
     from weighbridge.stack import lifecycle, report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,11 @@ from weighbridge.errors import GatewayFailed
 
 if TYPE_CHECKING:
     import httpx
+
+_COUNT = re.compile(
+    r"weighbridge\.(?P<what>answers|prompt_tokens|completion_tokens)"
+    r"\.line\.(?P<line>[^.]*)\.version\.(?P<version>[^.]*)\.client\.[^/]*?(\.status\.(?P<status>\d+))?"
+)
 
 ANSWER_SECONDS = 5.0
 """The admin interface answers from memory, in milliseconds."""
@@ -35,6 +41,18 @@ class BackendCounters(BaseModel):
     """Requests under way at this moment, until the last byte of their answers."""
     healthy: bool
     """What the latest active health check found."""
+
+
+class Answered(BaseModel):
+    """What clients of one version of a line have met since Envoy started; shadowed requests are not in it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    answers: int = 0
+    errors: int = 0
+    """Of these, 5xx, whoever answered it."""
+    tokens: int = 0
+    """Prompts and answers, where the engine told them."""
 
 
 class Taken(BaseModel):
@@ -122,6 +140,20 @@ class Admin:
             active=counts.get("upstream_rq_active", 0) + counts.get("upstream_rq_pending_active", 0),
             healthy=counts["membership_healthy"] > 0,
         )
+
+    def answered(self) -> dict[tuple[str, str], Answered]:
+        """What clients have met, by line and version; the version is empty where no engine was chosen.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        sums: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for entry in self._get("/stats", {"format": "json", "filter": r"^weighbridge\."})["stats"]:
+            if (count := _COUNT.fullmatch(entry.get("name", ""))) and count["line"]:
+                of = sums[count["line"], count["version"]]
+                of["tokens" if count["status"] is None else "answers"] += entry["value"]
+                of["errors"] += entry["value"] if (count["status"] or "").startswith("5") else 0
+        return {where: Answered(**counts) for where, counts in sums.items()}
 
     @cached_property
     def _client(self) -> httpx.Client:

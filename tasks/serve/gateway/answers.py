@@ -43,17 +43,16 @@ def model_not_found(routes: Routes) -> dict[str, Any]:
 def local_replies() -> dict[str, Any]:
     """How Envoy's own refusals are told: each status that its filters and its router can produce.
 
-    The answers above are exempt: they carry their JSON already, and Envoy sets no response flag on them.
+    The answers above, and those of the Lua filters, are exempt: they carry their JSON already, and Envoy sets no
+    response flag on them.
     """
     failed: dict[str, Any] = {"response_flag_filter": {}}
     overloaded = {"response_flag_filter": {"flags": ["UO"]}}
     return {
         "mappers": [
-            _mapper(_status("EQ", 401), "Missing or unknown API key.", "invalid_request_error", "invalid_api_key"),
             _mapper(
                 _status("EQ", 413), "The request's body is too large.", "invalid_request_error", "request_too_large"
             ),
-            _mapper(_status("EQ", 429), "Too many requests.", "rate_limit_error", "rate_limit_exceeded"),
             _mapper(
                 overloaded, "The model has too many requests at once.", "rate_limit_error", "rate_limit_exceeded", 429
             ),

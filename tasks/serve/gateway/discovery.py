@@ -11,8 +11,8 @@ import json
 from typing import Any
 
 from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
-from tasks.serve.gateway.keys import Keys
-from tasks.serve.gateway.routes import Backend, LineRoute, Routes
+from tasks.serve.gateway.keys import KeyRecord, Keys
+from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes
 
 METADATA = "weighbridge"
 """Namespace of our own facts on requests, routes and clusters."""
@@ -21,7 +21,8 @@ ROUTE_CONFIGURATION = "lines"
 CLIENT_HEADER = "x-weighbridge-client"
 VERSION_HEADER = "x-weighbridge-version"
 DIGEST_HEADER = "x-weighbridge-digest"
-KEY_FILTER = "envoy.filters.http.api_key_auth"
+CONVERSATION_HEADER = "x-conversation-id"
+KEY_FILTER, LIMIT_FILTER = "weighbridge.keys", "weighbridge.limits"
 JSON_FILTER = "envoy.filters.http.json_to_metadata"
 
 STREAM_IDLE_SECONDS = 600
@@ -66,12 +67,13 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
             "num_retries": 2,
         },
         "typed_per_filter_config": {
-            KEY_FILTER: {
-                "@type": f"{_TYPES}.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute",
-                "credentials": [{"key": key, "client": name} for name, key in keys.root.items()],
-                # The key ends here: engines and their logs never see it.
-                "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
-            }
+            KEY_FILTER: _context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
+            LIMIT_FILTER: _context(
+                {
+                    **{f"client:{name}": _limits(record.limits) for name, record in keys.root.items()},
+                    **{f"line:{route.line}": _limits(route.limits) for route in routes.lines},
+                }
+            ),
         },
     }
     configuration = {
@@ -82,6 +84,19 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
         "max_direct_response_body_size_bytes": 2**20,
     }
     return _discovery([configuration])
+
+
+def _known(client: str, record: KeyRecord) -> dict[str, Any]:
+    return {"client": client, "expires": int(record.expires.timestamp()) if record.expires else 0}
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    return {"requests": limits.requests_per_minute or 0, "tokens": limits.tokens_per_minute or 0}
+
+
+def _context(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a Lua filter may look up; its script, and what it counts, stays as it is when this changes."""
+    return {"@type": f"{_TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": facts}
 
 
 def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,21 +158,18 @@ def _facts(line: str, backend: Backend) -> dict[str, str]:
 def _routes(routes: Routes) -> list[dict[str, Any]]:
     """All routes, first match first."""
     names = [route.line for route in routes.lines]
+    no_list = "`messages` must be a list of messages."
     found: list[dict[str, Any]] = [
-        {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, JSON_FILTER)},
+        {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, LIMIT_FILTER, JSON_FILTER)},
         {"match": {"path": "/v1/models"}, **models_answer(names)},
+        {"match": {"prefix": "/", **_said("messages", None)}, **error_answer(400, no_list, "invalid_type")},
     ]
     for route in routes.lines:
         prefix = f"/{route.line}/v1/"
         found += [
             {"match": {"path": f"/v1/models/{route.line}"}, **model_answer(route.line)},
             {"match": {"path": f"{prefix}models"}, **models_answer([route.line])},
-            {
-                "match": {"prefix": prefix},
-                **_to_backends(route, {"prefix_rewrite": "/v1/"}),
-                # The path says it all: no need to read the body.
-                **_without(JSON_FILTER),
-            },
+            {"match": {"prefix": prefix}, **_to_backends(route, {"prefix_rewrite": "/v1/"})},
         ]
     found += [
         {"match": {"prefix": "/v1/", **_said("model", route.line)}, **_to_backends(route, {})} for route in routes.lines
@@ -192,16 +204,38 @@ def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     ]
     # A long answer is no fault; only silence is.
     timeouts = {"timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
-    return {**facts, "route": {"weighted_clusters": {"clusters": weighted}, **timeouts, **action}}
+    sticky = _sticky(route)
+    shares = {"clusters": weighted, **({"use_hash_policy": True} if sticky else {})}
+    return {
+        **facts,
+        "route": {"weighted_clusters": shares, **sticky, **_mirrored(route), **timeouts, **action},
+    }
+
+
+def _sticky(route: LineRoute) -> dict[str, Any]:
+    """Which header decides the version; requests without it go where chance sends them."""
+    header = {"conversation": CONVERSATION_HEADER, "key": CLIENT_HEADER}.get(route.sticky_by)
+    return {"hash_policy": [{"header": {"header_name": header}}]} if header else {}
+
+
+def _mirrored(route: LineRoute) -> dict[str, Any]:
+    if route.shadow is None:
+        return {}
+    mirror = {
+        "cluster": cluster_name(route.line, route.shadow.version),
+        "runtime_fraction": {"default_value": {"numerator": route.shadow.per_cent, "denominator": "HUNDRED"}},
+        "disable_shadow_host_suffix_append": True,
+    }
+    return {"request_mirror_policies": [mirror]}
 
 
 def _header(name: str, value: str) -> dict[str, Any]:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def _said(key: str, text: str) -> dict[str, Any]:
-    """A condition on what was read from the body."""
-    value = {"string_match": {"exact": text}}
+def _said(key: str, text: str | None) -> dict[str, Any]:
+    """A condition on what was read from the body: that it is this, or that it is anything."""
+    value = {"present_match": True} if text is None else {"string_match": {"exact": text}}
     return {"dynamic_metadata": [{"filter": METADATA, "path": [{"key": key}], "value": value}]}
 
 

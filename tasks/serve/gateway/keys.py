@@ -1,37 +1,76 @@
-"""The API keys of the gateway's clients, by name: `keys.json`, readable by its owner only."""
+"""The API keys of the gateway's clients, by name: `keys.json`, which holds their digests and no key.
+
+A key is 256 random bits, so that its plain SHA-256 cannot be turned back and needs no salt. The one key that is
+kept as it is, in `default.key` (mode 0600), is the installation's own, made at the first use.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import RootModel, StringConstraints, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError
 
+from tasks.serve.gateway.routes import NO_LIMITS, Limits
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 
 DEFAULT = "default"
 
-
 ClientName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-# What may stand in a header after "Bearer ".
-Key = Annotated[str, StringConstraints(pattern=r"^[!-~]{8,512}$")]
 
 
-class Keys(RootModel[dict[ClientName, Key]]):
-    """Client's name to key; each key belongs to one client, so that the access log can name it."""
+class KeyRecord(BaseModel):
+    """What is known of a client's key."""
 
-    @field_validator("root")
-    @classmethod
-    def _apart(cls, keys: dict[str, str]) -> dict[str, str]:
-        if len(set(keys.values())) < len(keys):
-            raise ValueError("two clients have the same key")
-        return keys
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def add(self, name: str) -> Keys:
-        """The same keys and a random one (256 bits) of this name, unless it is there."""
-        return Keys({name: new_key(), **self.root})
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the key")
+    added: AwareDatetime
+    expires: AwareDatetime | None = Field(None, description="from when on it is refused")
+    limits: Limits = Field(NO_LIMITS, description="over all lines together; where silent, each line's own hold")
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is refused by now."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)
+
+
+class Keys(RootModel[dict[ClientName, KeyRecord]]):
+    """Client's name to its key's record."""
+
+    def add(self, name: str, record: KeyRecord) -> Keys:
+        """The same keys and one more.
+
+        Raises:
+            GatewayFailed: the name cannot be used, or has a key.
+        """
+        if name in self.root:
+            raise GatewayFailed(
+                f"{name} has a key already, and nobody can read it any more.",
+                f"Remove it with `weighbridge key remove {name}` and add it again, or choose another name.",
+            )
+        try:
+            return Keys.model_validate({**self.root, name: record})
+        except ValidationError as error:
+            raise GatewayFailed(
+                f"{name!r} cannot name a key: {error.errors()[0]['msg']}.", "Choose another name."
+            ) from None
+
+    def without(self, name: str) -> Keys:
+        """The same keys but one.
+
+        Raises:
+            GatewayFailed: no key is called so.
+        """
+        if name not in self.root:
+            raise GatewayFailed(
+                f"No API key is named {name}; there are: {', '.join(self.root) or 'none'}.", "Name one of these."
+            )
+        return Keys({other: record for other, record in self.root.items() if other != name})
 
 
 def new_key() -> str:
@@ -39,26 +78,46 @@ def new_key() -> str:
     return f"wb-{secrets.token_urlsafe(32)}"
 
 
-def load_keys(path: Path) -> Keys:
-    """The keys; at the first use one is made, named `default`.
+def record_of(key: str, expires: datetime | None = None, limits: Limits = NO_LIMITS) -> KeyRecord:
+    """The record of a key that is made now."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return KeyRecord(sha256=digest, added=datetime.now(UTC).replace(microsecond=0), expires=expires, limits=limits)
 
-    Raises:
-        GatewayFailed: the file is not an object of names and keys.
+
+class KeysFile:
+    """`keys.json`, and beside it the installation's own key.
+
+    Args:
+        folder: the gateway's folder.
     """
-    try:
-        keys = Keys.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        keys = Keys({DEFAULT: new_key()})
-        save_keys(path, keys)
-    except ValidationError as error:
-        raise GatewayFailed(
-            f"The gateway's keys cannot be read: {error.errors()[0]['msg']}.",
-            'Make the file an object of names and keys, such as {"default": "…"}, or delete it for a new key.',
-            where=str(path),
-        ) from None
-    return keys
 
+    def __init__(self, folder: Path) -> None:
+        self.path, self.own = folder / "keys.json", folder / "default.key"
 
-def save_keys(path: Path, keys: Keys) -> None:
-    """Replace the file, readable by its owner only."""
-    write_whole(path, keys.model_dump_json(indent=2))
+    def load(self) -> Keys:
+        """The keys; at the first use the installation's own is made, named `default`.
+
+        Raises:
+            GatewayFailed: the file is not what this program writes.
+        """
+        try:
+            return Keys.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            key = new_key()
+            keys = Keys({DEFAULT: record_of(key)})
+            # In this order: a process killed between the two leaves a key that the next one replaces.
+            write_whole(self.own, f"{key}\n")
+            self.save(keys)
+            return keys
+        except ValidationError as error:
+            raise GatewayFailed(
+                f"The gateway's keys cannot be read: {error.errors()[0]['msg']}.",
+                "Undo the edit; or delete the file, run `weighbridge up` and give every client a new key.",
+                where=str(self.path),
+            ) from None
+
+    def save(self, keys: Keys) -> None:
+        """Replace the file, readable by its owner only."""
+        write_whole(self.path, keys.model_dump_json(indent=2))
+        if DEFAULT not in keys.root:
+            self.own.unlink(missing_ok=True)

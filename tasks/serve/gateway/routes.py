@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
-from weighbridge.line import LINE_NAME
+from weighbridge.line import LINE_NAME, StickyBy
 
 LOCK_SECONDS = 90.0
 """How long a writer waits for the one before it, which itself waits for Envoy at most three times."""
@@ -40,11 +40,31 @@ class Backend(_Part):
     health_path: str = Field("/health", pattern=r"^/", description="where the engine answers 200 while it can serve")
 
 
+class Limits(_Part):
+    """How much may be asked, a minute; a bucket of a minute's worth that refills evenly."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    tokens_per_minute: int | None = Field(None, ge=1, le=10**12, description="prompts and answers together")
+
+
+NO_LIMITS = Limits()
+
+
+class Shadow(_Part):
+    """A version that is asked too, beside the one that answers; what it says is dropped."""
+
+    version: Version
+    per_cent: int = Field(ge=1, le=100, description="of the line's requests")
+
+
 class LineRoute(_Part):
     """A line's versions and their shares; with no share at all the line answers 503."""
 
     line: Name
     backends: tuple[Backend, ...] = ()
+    sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
+    shadow: Shadow | None = None
+    limits: Limits = Field(NO_LIMITS, description="of each client whose own record says nothing")
 
     @field_validator("backends")
     @classmethod
@@ -56,6 +76,12 @@ class LineRoute(_Part):
         if total not in (0, 100):
             raise ValueError(f"weights sum to {total}, not to 100 or 0")
         return backends
+
+    @model_validator(mode="after")
+    def _known_shadow(self) -> LineRoute:
+        if self.shadow and self.shadow.version not in [backend.version for backend in self.backends]:
+            raise ValueError(f"its shadow {self.shadow.version} is not among its versions")
+        return self
 
     def backend(self, version: str) -> Backend:
         """The backend of a version.

@@ -25,8 +25,10 @@ class FakeEngine(ThreadingHTTPServer):
 
     def __init__(self, port: int = 0) -> None:
         self.health_status = 200
-        self.chunks, self.pause_seconds = 3, 0.0
+        self.chunks, self.pause_seconds, self.wait_seconds = 3, 0.0, 0.0
         self.dies = False
+        self.usage: dict[str, int] | None = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+        self.padding = ""
         self.asked: list[tuple[str, dict[str, str]]] = []
         super().__init__(("127.0.0.1", port), _Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -58,10 +60,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         if body.get("stream"):
-            self._stream()
+            self._stream(tells_usage=(body.get("stream_options") or {}).get("include_usage", False))
         else:
-            message = {"role": "assistant", "content": "hello"}
-            self._whole(200, json.dumps(_completion("chat.completion", message=message)).encode())
+            self._whole(200, json.dumps(self._answer()).encode())
+
+    def _answer(self) -> dict[str, object]:
+        usage = {"usage": self.server.usage} if self.server.usage else {}
+        if self.path.endswith("/responses") and self.server.usage:
+            counts = {"input_tokens": self.server.usage["prompt_tokens"]}
+            return {"object": "response", "usage": {**counts, "output_tokens": self.server.usage["completion_tokens"]}}
+        if self.path.endswith("/embeddings"):
+            vector = {"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}
+            return {"object": "list", "model": "fake", "data": [vector], **usage}
+        if self.path.endswith("/chat/completions"):
+            message = {"role": "assistant", "content": f"hello{self.server.padding}"}
+            return {**_completion("chat.completion", message=message), **usage}
+        return {**_completion("text_completion", text="hello"), **usage}
 
     def _whole(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -70,17 +84,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _stream(self) -> None:
+    def _stream(self, tells_usage: bool) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        self.wfile.flush()
+        time.sleep(self.server.wait_seconds)
         for number in range(self.server.chunks):
             self._event(json.dumps(_completion("chat.completion.chunk", delta={"content": f"w{number} "})))
             time.sleep(self.server.pause_seconds)
         if self.server.dies:
             self.close_connection = True
             return
+        if tells_usage and self.server.usage:
+            last = {**_completion("chat.completion.chunk"), "choices": [], "usage": self.server.usage}
+            self._event(json.dumps(last))
         self._event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 
@@ -100,12 +119,14 @@ class Running:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self.client = httpx.Client(base_url=gateway.settings.gateway_url, trust_env=False, timeout=30)
+        self.client = httpx.Client(base_url=gateway.settings.gateway_url, trust_env=False, timeout=30, verify=False)
         self.process: subprocess.Popen[bytes] | None = None
+        self.envoy_log = gateway.settings.home / "envoy.log"
 
     def start(self) -> None:
         self.gateway.bootstrap()
-        self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=subprocess.DEVNULL)
+        with self.envoy_log.open("w") as log:
+            self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=log)
         wait_until(self.gateway.health)
 
     def stop(self) -> None:

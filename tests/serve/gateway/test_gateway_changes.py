@@ -12,7 +12,7 @@ import httpx
 import pytest
 from gateway_support import FakeEngine, Running, free_ports, make_gateway, wait_until
 
-from tasks.serve.gateway import Backend, Gateway, control, discovery
+from tasks.serve.gateway import Backend, Gateway, discovery, documents
 from weighbridge.errors import GatewayFailed
 
 Make = Callable[[], FakeEngine]
@@ -156,8 +156,8 @@ def test_what_envoy_refuses_is_told_in_time_and_mended(
 ) -> None:
     gateway, fake = running.gateway, engine()
     gateway.set_line("refused", [fake.backend("1", 100)])
-    monkeypatch.setattr(control, "TAKE_SECONDS", 1.0)
-    real = control.routes_document
+    monkeypatch.setattr(documents, "TAKE_SECONDS", 1.0)
+    real = documents.routes_document
 
     def broken(*args: object) -> dict[str, object]:
         document = real(*args)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def test_what_envoy_refuses_is_told_in_time_and_mended(
         return document
 
     with monkeypatch.context() as patched:
-        patched.setattr(control, "routes_document", broken)
+        patched.setattr(documents, "routes_document", broken)
         with pytest.raises(GatewayFailed, match=r"did not take the new routes within 1 seconds"):
             gateway.set_line("refused", [fake.backend("2", 100)])
     # The version from before serves on, and the next writer mends it.

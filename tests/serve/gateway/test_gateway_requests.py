@@ -37,11 +37,29 @@ def test_the_official_client_chats_streams_and_lists(running: Running, engine: M
     assert answer.choices[0].message.content == "hello"
     stream = client.chat.completions.create(model="official", messages=[{"role": "user", "content": "hi"}], stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "w0 w1 w2 "
+    written = client.completions.create(model="official", prompt="hi")
+    assert written.choices[0].text == "hello"
+    assert written.usage is not None and written.usage.total_tokens == 12
+    vectors = client.embeddings.create(model="official", input="hi", encoding_format="float")
+    assert vectors.data[0].embedding == [0.5, -0.25]
     assert "official" in [model.id for model in client.models.list()]
     assert client.models.retrieve("official").id == "official"
     with pytest.raises(openai.NotFoundError, match="official") as caught:
         client.chat.completions.create(model="gpt-none", messages=[])
     assert caught.value.code == "model_not_found"
+
+
+def test_the_official_client_meets_errors_as_it_knows_them(running: Running, engine: Make) -> None:
+    running.gateway.set_line("strict", [engine().backend("1", 100)])
+    base = f"{running.gateway.settings.gateway_url}/v1"
+    client = openai.OpenAI(base_url=base, api_key=running.gateway.key(), max_retries=0)
+    with pytest.raises(openai.AuthenticationError, match="unknown API key"):
+        client.with_options(api_key="wb-wrong").models.list()
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.completions.create(model="strict", prompt="x" * 17 * 2**20)
+    assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
+    with pytest.raises(openai.BadRequestError, match="name a model"):
+        client.post("/completions", body={"prompt": "x"}, cast_to=object)
 
 
 def test_the_body_or_the_path_names_the_line(running: Running, engine: Make) -> None:
@@ -78,6 +96,8 @@ def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make
         ("/v1/chat/completions", {"json": {"model": 3}}, 404, "model_not_found"),
         ("/v1/chat/completions", {"json": {"prompt": ""}}, 400, "model_missing"),
         ("/v1/chat/completions", {"content": b'{"model'}, 400, "invalid_json"),
+        ("/v1/chat/completions", {"json": {"model": "refusing", "messages": "hi"}}, 400, "invalid_type"),
+        ("/refusing/v1/chat/completions", {"json": {"messages": 3}}, 400, "invalid_type"),
         ("/v1/models/absent", {}, 404, "model_not_found"),
         ("/absent/v1/chat/completions", {"json": {}}, 404, "not_found"),
         ("/absent/v1/chat/completions", {"content": bytes(17 * 2**20)}, 413, "request_too_large"),

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from tasks.serve.gateway import Backend, Gateway, LineRoute, Routes
 from tasks.serve.gateway.discovery import clusters_document, routes_document
 from tasks.serve.gateway.files import as_json
-from tasks.serve.gateway.keys import Keys
+from tasks.serve.gateway.keys import Keys, record_of
 from weighbridge.errors import GatewayFailed
 
 DIGEST = "a" * 64
@@ -56,7 +55,7 @@ def parsed(document: dict[str, Any]) -> Any:
 @given(any_routes())
 def test_any_routes_render_to_configuration_that_reads_back_with_weights_of_100(routes: Routes) -> None:
     clusters = parsed(clusters_document(routes))
-    paths = parsed(routes_document(routes, Keys({"default": "wb-12345678"})))
+    paths = parsed(routes_document(routes, Keys({"default": record_of("wb-12345678")})))
     assert clusters == clusters_document(routes)
     names = {cluster["name"] for cluster in clusters["resources"]}
     weighted = [
@@ -141,17 +140,46 @@ def test_keys_are_the_owners_alone_and_stay_the_same(gateway: Gateway) -> None:
     for name in ("keys.json", "discovery/rds.json", "routes.json"):
         path = gateway.folder / name
         assert not path.exists() or path.stat().st_mode & 0o777 == 0o600, name
+    assert gateway.add_key("bob", wait=False) != key
+
+
+def test_no_key_but_the_installations_own_is_anywhere_on_disk(gateway: Gateway) -> None:
+    gateway.bootstrap()
+    keys = {"bob": gateway.add_key("bob", wait=False), "default": gateway.key()}
+    holding = {
+        name: [path.name for path in gateway.settings.home.rglob("*") if path.is_file() and key in path.read_text()]
+        for name, key in keys.items()
+    }
+    assert holding == {"bob": [], "default": ["default.key"]}
+    assert (gateway.folder / "default.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_is_never_given_twice_and_can_be_taken_away(gateway: Gateway) -> None:
+    gateway.add_key("bob", wait=False)
+    with pytest.raises(GatewayFailed, match="bob has a key already"):
+        gateway.add_key("bob", wait=False)
+    with pytest.raises(GatewayFailed, match="cannot name a key"):
+        gateway.add_key("b o b", wait=False)
+    gateway.remove_key("bob", wait=False)
     with pytest.raises(GatewayFailed, match="No API key is named bob; there are: default"):
-        gateway.key("bob")
-    assert gateway.add_key("bob", wait=False) == gateway.key("bob") != key
+        gateway.remove_key("bob", wait=False)
 
 
-@pytest.mark.parametrize("text", ["[]", "nonsense", '{"a": ""}', '{"a": "12345678", "b": "12345678"}'])
+def test_the_installations_own_key_stays_away_once_removed(gateway: Gateway) -> None:
+    before = gateway.key()
+    gateway.remove_key("default", wait=False)
+    with pytest.raises(GatewayFailed, match="no API key of its own"):
+        gateway.key()
+    assert gateway.add_key("default", wait=False) == gateway.key() != before
+
+
+@pytest.mark.parametrize("text", ["[]", "nonsense", '{"a": "wb-plain"}', '{"a": {"sha256": "wb-plain"}}'])
 def test_a_keys_file_that_cannot_be_used_is_named(gateway: Gateway, text: str) -> None:
     gateway.folder.mkdir(parents=True)
     (gateway.folder / "keys.json").write_text(text)
-    with pytest.raises(GatewayFailed, match=r"keys\.json"):
+    with pytest.raises(GatewayFailed, match=r"keys\.json") as caught:
         gateway.key()
+    assert "wb-plain" not in str(caught.value)
 
 
 def test_damaged_routes_are_named(gateway: Gateway) -> None:
@@ -166,7 +194,7 @@ import os, signal
 from weighbridge.settings import Settings
 from tasks.serve.gateway import Backend, Gateway
 gateway = Gateway(Settings())
-gateway._render = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+gateway._render = lambda wait: os.kill(os.getpid(), signal.SIGKILL)
 gateway.set_line("a", [Backend(version="7", digest="a" * 64, port=9999, weight=100)], wait=False)
 """
 
@@ -188,9 +216,3 @@ def test_envoy_accepts_the_bootstrap(gateway: Gateway) -> None:
     command = [*gateway.envoy_command(), "--mode", "validate"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-
-
-def test_no_key_is_in_the_bootstrap(gateway: Gateway) -> None:
-    config: Path = gateway.bootstrap()
-    assert gateway.key() not in config.read_text()
-    assert json.loads((gateway.folder / "keys.json").read_text()) == {"default": gateway.key()}

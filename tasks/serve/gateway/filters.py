@@ -1,0 +1,106 @@
+"""What a request passes on its way: key, size, what the body says, limits, the engine, and the answer's token counts.
+
+Envoy's own filters do all of it but two things, which are Lua: it can neither look up the digest of a key nor charge
+a limit with what an answer turned out to cost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.serve.gateway.discovery import JSON_FILTER, KEY_FILTER, LIMIT_FILTER, METADATA
+
+REQUEST_BYTES = 16 * 2**20
+"""Largest request body; a prompt of a million tokens is about 5 MB of text."""
+
+EVENT_BYTES = 2**20
+"""Largest event of a stream whose token counts are looked for; one with log-probabilities may be 100 KB."""
+
+_HTTP = "type.googleapis.com/envoy.extensions.filters.http"
+_JSON = {"regex": r"(?i)application/json\s*(;.*)?"}
+
+
+def http_filters() -> list[dict[str, Any]]:
+    """All filters, in the order in which a request meets them; an answer meets them from the last to the first."""
+    return [
+        # Keys and limits come with the routes, so that a new key needs no restart; without routes nobody is let in.
+        _lua(KEY_FILTER, "keys.lua"),
+        _filter("weighbridge.size", "body_size_limit.v3.BodySizeLimit", max_request_bytes=REQUEST_BYTES),
+        _filter(JSON_FILTER, "json_to_metadata.v3.JsonToMetadata", request_rules=_read_request()),
+        _lua(LIMIT_FILTER, "limits.lua"),
+        # After the limits, for these must find the counts in an answer that has passed here.
+        _filter("weighbridge.usage", "json_to_metadata.v3.JsonToMetadata", response_rules=_read_usage()),
+        _filter("weighbridge.streamed_usage", "sse_to_metadata.v3.SseToMetadata", response_rules=_read_events()),
+        router(),
+    ]
+
+
+def router() -> dict[str, Any]:
+    """The filter that passes a request on."""
+    return _filter("envoy.filters.http.router", "router.v3.Router", suppress_envoy_headers=True)
+
+
+def _read_request() -> dict[str, Any]:
+    """Take `model` and what names a conversation from the request's body.
+
+    A body without a model, or that is no JSON, is told apart by `problem`, and one with a wrong `messages` by these.
+    """
+    model = {
+        "selectors": [{"key": "model"}],
+        "on_present": _as("model"),
+        "on_missing": {**_as("problem"), "value": "no_model"},
+        "on_error": {**_as("problem"), "value": "no_json"},
+    }
+    # OpenAI's field for this, and the one that it replaced.
+    conversations: list[dict[str, Any]] = [
+        {"selectors": [{"key": field}], "on_present": {**_as("conversation"), "preserve_existing_metadata_value": True}}
+        for field in ("prompt_cache_key", "user")
+    ]
+    # The filter cannot take a list over: `messages` that it did take are none.
+    messages = {"selectors": [{"key": "messages"}], "on_present": _as("messages")}
+    return {"allow_content_types_regex": _JSON, "rules": [model, messages, *conversations]}
+
+
+def _read_usage() -> dict[str, Any]:
+    return {"allow_content_types_regex": _JSON, "rules": _usage_rules()}
+
+
+def _read_events() -> dict[str, Any]:
+    parser = {
+        "@type": "type.googleapis.com/envoy.extensions.content_parsers.json.v3.JsonContentParser",
+        "rules": [{"rule": rule} for rule in _usage_rules()],
+    }
+    return {
+        "content_parser": {"name": "envoy.content_parsers.json", "typed_config": parser},
+        "max_event_size": EVENT_BYTES,
+    }
+
+
+def _usage_rules() -> list[dict[str, Any]]:
+    """Where completions, whole responses and the last event of streamed responses tell what they cost."""
+    places = {
+        "prompt_tokens": (("usage", "prompt_tokens"), ("usage", "input_tokens"), ("response", "usage", "input_tokens")),
+        "completion_tokens": (
+            *[("usage", "completion_tokens"), ("usage", "output_tokens")],
+            ("response", "usage", "output_tokens"),
+        ),
+    }
+    return [
+        {"selectors": [{"key": key} for key in path], "on_present": {**_as(count), "type": "NUMBER"}}
+        for count, paths in places.items()
+        for path in paths
+    ]
+
+
+def _as(key: str) -> dict[str, Any]:
+    return {"metadata_namespace": METADATA, "key": key}
+
+
+def _lua(name: str, script: str) -> dict[str, Any]:
+    text = (Path(__file__).parent / "lua" / script).read_text()
+    return _filter(name, "lua.v3.Lua", default_source_code={"inline_string": text})
+
+
+def _filter(name: str, kind: str, **config: object) -> dict[str, Any]:
+    return {"name": name, "typed_config": {"@type": f"{_HTTP}.{kind}", **config}}

@@ -1,0 +1,72 @@
+"""What is kept of each request: a line in the access log, and counts by line, version and client for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.serve.gateway.discovery import CLIENT_HEADER, METADATA
+from weighbridge.settings import Settings
+
+_LOGGERS = "type.googleapis.com/envoy.extensions.access_loggers"
+_LINE, _VERSION = f"%METADATA(ROUTE:{METADATA}:line)%", f"%METADATA(CLUSTER:{METADATA}:version)%"
+_CLIENT, _STATUS = f"%REQ({CLIENT_HEADER})%", "%RESPONSE_CODE%"
+_PROMPT, _COMPLETION = (f"%DYNAMIC_METADATA({METADATA}:{part}_tokens)%" for part in ("prompt", "completion"))
+_FIRST_TOKEN = f"%DYNAMIC_METADATA({METADATA}:first_token_ms)%"
+
+ACCESS_LOG: dict[str, str] = {
+    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "line": _LINE,
+    "version": _VERSION,
+    "cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "client": _CLIENT,
+    "method": "%REQ(:METHOD)%",
+    # Without the query, where a careless client may put its key.
+    "path": "%PATH(NQ:ORIG_OR_PATH)%",
+    "status": _STATUS,
+    "prompt_tokens": _PROMPT,
+    "completion_tokens": _COMPLETION,
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "duration_ms": "%DURATION%",
+    "first_byte_ms": "%RESPONSE_DURATION%",
+    # Of streams, whose first byte comes long before their first token.
+    "first_token_ms": _FIRST_TOKEN,
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "request_id": "%STREAM_ID%",
+}
+
+
+def access_loggers(settings: Settings) -> list[dict[str, Any]]:
+    """The file, and the counts."""
+    file = {
+        "@type": f"{_LOGGERS}.file.v3.FileAccessLog",
+        "path": str(settings.logs_folder / "gateway-access.log"),
+        "log_format": {"json_format": ACCESS_LOG},
+    }
+    return [
+        {"name": "envoy.access_loggers.file", "typed_config": file},
+        {"name": "envoy.access_loggers.stats", "typed_config": _counts()},
+    ]
+
+
+def _counts() -> dict[str, Any]:
+    """Counts of what clients met; unlike those of Envoy's clusters they hold no shadowed request."""
+    where = {"line": _LINE, "version": _VERSION}
+    return {
+        "@type": f"{_LOGGERS}.stats.v3.Config",
+        "stat_prefix": "weighbridge",
+        "counters": [
+            {"stat": _stat("answers", **where, client=_CLIENT, status=_STATUS), "value_fixed": 1},
+            {"stat": _stat("prompt_tokens", **where, client=_CLIENT), "value_format": _PROMPT},
+            {"stat": _stat("completion_tokens", **where, client=_CLIENT), "value_format": _COMPLETION},
+        ],
+        "histograms": [
+            {"stat": _stat("duration_ms", **where), "unit": "Milliseconds", "value_format": "%DURATION%"},
+            {"stat": _stat("first_token_ms", **where), "unit": "Milliseconds", "value_format": _FIRST_TOKEN},
+        ],
+    }
+
+
+def _stat(name: str, **tags: str) -> dict[str, Any]:
+    return {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}

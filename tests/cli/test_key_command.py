@@ -1,0 +1,53 @@
+"""`weighbridge key` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tasks.serve.gateway import Gateway, Limits
+from weighbridge.cli.keys import key as command
+from weighbridge.errors import GatewayFailed, LineUnknown
+
+
+def weighbridge(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_a_key_is_printed_alone_and_once() -> None:
+    added = weighbridge("add", "ci", "--days", "2", "--requests-per-minute", "1000")
+    assert added.exit_code == 0, added.stderr
+    key = added.stdout.strip()
+    assert key.startswith("wb-") and added.stdout.count("\n") == 1
+    assert "is down" in added.stderr
+    listed = weighbridge("list")
+    assert "ci" in listed.stdout and "1,000" in listed.stdout and key not in listed.stdout
+    with pytest.raises(GatewayFailed, match="ci has a key already"):
+        weighbridge("add", "ci")
+    (entry,) = [one for one in json.loads(weighbridge("list", "--json").stdout) if one["name"] == "ci"]
+    assert not entry["expired"] and "sha256" not in entry
+    left = datetime.fromisoformat(entry["expires"]) - datetime.now(UTC)
+    assert timedelta(days=1.9) < left < timedelta(days=2)
+
+
+def test_a_key_is_removed_by_its_name() -> None:
+    assert json.loads(weighbridge("add", "ci", "--json").stdout)["key"].startswith("wb-")
+    assert json.loads(weighbridge("remove", "ci", "--json").stdout) == {"removed": "ci"}
+    program = [sys.executable, "-m", "weighbridge.cli.main", "key", "remove", "ci", "--json"]
+    gone = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert gone.returncode == 14 and "there are: default" in json.loads(gone.stdout)["what"]
+
+
+def test_a_lines_limits_are_kept_beside_its_route() -> None:
+    limited = weighbridge("limit", "smollm2", "--tokens-per-minute", "5000", "--json")
+    assert json.loads(limited.stdout) == {"line": "smollm2", "requests_per_minute": None, "tokens_per_minute": 5000}
+    assert Gateway().routes().line("smollm2").limits == Limits(tokens_per_minute=5000)
+    weighbridge("limit", "smollm2")
+    assert Gateway().routes().line("smollm2").limits == Limits()
+    with pytest.raises(LineUnknown):
+        weighbridge("limit", "nosuch")

@@ -1,0 +1,108 @@
+"""`weighbridge status --watch` before a gateway whose counts are set by hand."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Routes, Shadow
+from weighbridge.cli import status_watch
+from weighbridge.cli.status_watch import Watcher, picture
+from weighbridge.errors import GatewayFailed
+
+
+class Told:
+    """Stands in for the gateway: says what the test says."""
+
+    def __init__(self) -> None:
+        backends = tuple(
+            Backend(version=one, digest="abcdef12" * 8, port=9, weight=int(one == "1") * 100) for one in "12"
+        )
+        self.route = LineRoute(line="toy", backends=backends, shadow=Shadow(version="2", per_cent=5))
+        self.counts = {("toy", "1"): Answered(answers=10, errors=1, tokens=100)}
+        self.down = False
+
+    def routes(self) -> Routes:
+        return Routes(lines=(self.route,))
+
+    def answered(self) -> dict[tuple[str, str], Answered]:
+        if self.down:
+            raise GatewayFailed("The gateway does not answer.", "Start it.")
+        return self.counts
+
+    def counters(self, line: str, version: str) -> BackendCounters:
+        return BackendCounters(requests=0, errors_5xx=0, broken=0, active=3, healthy=version == "1")
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the watcher reads; the test sets them."""
+    now = [100.0]
+    monkeypatch.setattr(status_watch, "monotonic", lambda: now[0])
+    return now
+
+
+def test_rates_are_of_the_time_between_two_looks(told: Any, clock: list[float]) -> None:
+    watcher = Watcher(told)
+    first = watcher.look().rows[0]
+    assert (first.requests_per_second, first.tokens_per_second, first.active) == (0, 0, 3)
+    told.counts = {("toy", "1"): Answered(answers=30, errors=2, tokens=1100)}
+    clock[0] += 2
+    row, shadow = watcher.look().rows
+    assert (row.requests_per_second, row.errors_per_second, row.tokens_per_second) == (10, 0.5, 500)
+    assert (row.weight, row.health, row.shadow) == (100, "healthy", False)
+    assert (shadow.weight, shadow.health, shadow.shadow) == (0, "unhealthy", True)
+
+
+def test_a_gateway_that_went_and_came_back_starts_at_nothing(told: Any, clock: list[float]) -> None:
+    watcher = Watcher(told)
+    watcher.look()
+    told.down = True
+    assert watcher.look().problem == "The gateway does not answer."
+    told.down, told.counts = False, {}
+    clock[0] += 1
+    assert [row.requests_per_second for row in watcher.look().rows] == [0, 0]
+
+
+def test_the_picture_names_all_that_matters(told: Any, clock: list[float]) -> None:
+    watcher = Watcher(told)
+    watcher.look()
+    told.counts = {("toy", "1"): Answered(answers=22, errors=2, tokens=1100)}
+    clock[0] += 1
+    console = Console(width=100, record=True, force_terminal=False)
+    console.print(picture(watcher.look()))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["toy", "1", "abcdef12abcd", "100", "%", "healthy", "3", "12.0", "1.0", "1000"] in lines
+    assert ["2", "abcdef12abcd", "shadow", "unhealthy", "3", "0.0", "0.0", "0"] in lines
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_ctrl_c_ends_it_quietly(options: list[str]) -> None:
+    program = [sys.executable, "-m", "weighbridge.cli.main", "status", "--watch", *options]
+    with subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A runner in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == ""
+    # Nothing runs here: that is told, and no reason to end.
+    if options:
+        assert "does not answer" in json.loads(first)["problem"]

@@ -1,0 +1,191 @@
+"""Keys and limits as clients meet them, with a real Envoy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from gateway_support import FakeEngine, Running, wait_until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tasks.serve.gateway import Limits
+from tasks.serve.gateway.keys import Keys, record_of
+
+Make = Callable[[], FakeEngine]
+USAGE = {"stream_options": {"include_usage": True}}
+
+
+@pytest.fixture(autouse=True)
+def no_script_failed(running: Running) -> Iterator[None]:
+    """A Lua script that fails lets the request pass: only Envoy's own log tells."""
+    yield
+    assert "script log" not in running.envoy_log.read_text()
+
+
+def stream(running: Running, model: str, key: str, **more: object) -> httpx.Response:
+    return running.ask("/v1/chat/completions", {"model": model, "stream": True, **more}, key=key)
+
+
+def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
+    log = running.gateway.settings.logs_folder / "gateway-access.log"
+    wait_until(lambda: answer.headers["x-request-id"] in log.read_text())
+    return next(
+        entry
+        for entry in map(json.loads, log.read_text().splitlines())
+        if entry["request_id"] == answer.headers["x-request-id"]
+    )
+
+
+def test_a_key_works_from_its_making_to_its_removal(running: Running) -> None:
+    key = running.gateway.add_key("guest")
+    assert running.ask("/v1/models", key=key).status_code == 200
+    running.gateway.remove_key("guest")
+    refused = running.ask("/v1/models", key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_an_expired_key_is_refused_within_a_second(running: Running) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    key = running.gateway.add_key("temp", ends)
+    before = running.ask("/v1/models", key=key).status_code
+    assert before == 200 or datetime.now(UTC) >= ends
+    wait_until(lambda: datetime.now(UTC) >= ends + timedelta(seconds=1))
+    refused = running.ask("/v1/models", key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert "expired" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Basic wb-x", "wb-x", f"Bearer {'x' * 600}", "Bearer a b"])
+def test_headers_that_hold_no_key_are_refused(running: Running, header: str) -> None:
+    assert running.ask("/v1/models", key=None, headers={"authorization": header}).status_code == 401
+
+
+# The digest is ours, in Lua: every length of a block's padding, and more than one block.
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=200))
+def test_the_gateway_hashes_as_python_does(running: Running, key: str) -> None:
+    gateway = running.gateway
+    keys = gateway.keys()
+    gateway._keys.save(Keys({**keys.root, "odd": record_of(key)}))
+    try:
+        gateway.bootstrap()
+        assert running.ask("/v1/models", key=key).status_code == 200
+        assert running.ask("/v1/models", key=f"{key}x").status_code == 401
+    finally:
+        gateway._keys.save(keys)
+
+
+def test_more_requests_than_a_key_may_are_told_when_to_come_back(running: Running, engine: Make) -> None:
+    fake = engine()
+    running.gateway.set_line("rationed", [fake.backend("1", 100)])
+    key = running.gateway.add_key("hasty", limits=Limits(requests_per_minute=2))
+    answers = [running.ask("/v1/chat/completions", {"model": "rationed"}, key=key) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    refused = answers[2]
+    assert (refused.json()["error"]["code"], refused.json()["error"]["type"]) == (
+        "rate_limit_exceeded",
+        "rate_limit_error",
+    )
+    # One of two a minute is back after half a minute.
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert len(fake.asked) == 2
+    # Nobody else is held back, and changed routes forgive nothing.
+    assert running.chat("rationed").status_code == 200
+    running.gateway.set_line("rationed", [fake.backend("1", 100), fake.backend("2", 0)])
+    assert running.ask("/v1/chat/completions", {"model": "rationed"}, key=key).status_code == 429
+    client = openai.OpenAI(base_url=f"{running.gateway.settings.gateway_url}/v1", api_key=key, max_retries=0)
+    with pytest.raises(openai.RateLimitError, match="2 requests a minute"):
+        client.chat.completions.create(model="rationed", messages=[])
+
+
+def test_a_line_limits_each_client_that_has_no_limit_of_its_own(running: Running, engine: Make) -> None:
+    gateway = running.gateway
+    gateway.set_line("shared", [engine().backend("1", 100)])
+    gateway.set_limits("shared", Limits(requests_per_minute=1))
+    one, two = gateway.add_key("one"), gateway.add_key("two")
+    own = gateway.add_key("own", limits=Limits(requests_per_minute=3))
+
+    def statuses(key: str, count: int) -> list[int]:
+        return [running.ask("/shared/v1/completions", {}, key=key).status_code for _ in range(count)]
+
+    assert statuses(one, 2) == [200, 429]
+    assert statuses(two, 2) == [200, 429]
+    assert statuses(own, 4) == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("ask", [{}, {"stream": True, **USAGE}])
+def test_tokens_are_charged_as_the_engine_counts_them(running: Running, engine: Make, ask: dict[str, object]) -> None:
+    name = "counted-stream" if ask else "counted"
+    running.gateway.set_line(name, [engine().backend("1", 100)])
+    key = running.gateway.add_key(name, limits=Limits(tokens_per_minute=20))
+    # 12 tokens each: after the second, 4 more than a minute's were used.
+    answers = [running.ask("/v1/chat/completions", {"model": name, **ask}, key=key) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert "20 tokens a minute" in answers[2].json()["error"]["message"]
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 15
+    assert [log_of(running, answer)["completion_tokens"] for answer in answers] == [7, 7, None]
+    assert [log_of(running, answer)["prompt_tokens"] for answer in answers] == [5, 5, None]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
+def test_what_an_answer_cost_is_in_the_log(running: Running, engine: Make, path: str) -> None:
+    running.gateway.set_line("costs", [engine().backend("1", 100)])
+    entry = log_of(running, running.ask(f"/v1/{path}", {"model": "costs", "input": "hi"}))
+    assert (entry["prompt_tokens"], entry["completion_tokens"], entry["client"]) == (5, 7, "default")
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(tokens_per_minute=10**6)])
+def test_a_streams_first_token_is_timed_and_not_its_head(running: Running, engine: Make, limits: Limits) -> None:
+    fake = engine()
+    fake.wait_seconds = 0.5
+    running.gateway.set_line("timed", [fake.backend("1", 100)])
+    key = running.gateway.add_key(f"timed-{limits.tokens_per_minute}", limits=limits)
+    entry = log_of(running, stream(running, "timed", key))
+    assert 450 <= entry["first_token_ms"] <= entry["duration_ms"]
+    assert entry["first_byte_ms"] < entry["first_token_ms"]
+    whole = running.ask("/v1/chat/completions", {"model": "timed"}, key=key)
+    assert log_of(running, whole)["first_token_ms"] is None
+
+
+def test_a_stream_whose_tokens_nobody_tells_is_charged_by_its_events(running: Running, engine: Make) -> None:
+    fake = engine()
+    fake.chunks = 100
+    running.gateway.set_line("untold", [fake.backend("1", 100)])
+    key = running.gateway.add_key("untold", limits=Limits(tokens_per_minute=60))
+    first = stream(running, "untold", key)
+    assert first.text.endswith("data: [DONE]\n\n")
+    assert log_of(running, first)["completion_tokens"] is None
+    refused = stream(running, "untold", key)
+    assert refused.status_code == 429
+    # 100 events of 60 a minute: 40 seconds are owed, and the prompt's.
+    assert 30 <= int(refused.headers["retry-after"]) <= 80
+
+
+def test_hanging_up_does_not_spare_the_tokens_that_came(running: Running, engine: Make) -> None:
+    fake = engine()
+    fake.chunks = 200
+    running.gateway.set_line("hung-up", [fake.backend("1", 100)])
+    key = running.gateway.add_key("hung-up", limits=Limits(tokens_per_minute=30))
+    fake.pause_seconds = 0.005
+    body = {"model": "hung-up", "stream": True}
+    headers = {"authorization": f"Bearer {key}"}
+    with running.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
+        for count, _ in enumerate(answer.iter_lines()):
+            if count > 100:
+                break
+    assert stream(running, "hung-up", key).status_code == 429
+
+
+def test_an_answer_larger_than_a_request_may_be_passes(running: Running, engine: Make) -> None:
+    fake = engine()
+    fake.padding = "x" * 20 * 2**20
+    running.gateway.set_line("large", [fake.backend("1", 100)])
+    answer = running.chat("large")
+    assert (answer.status_code, len(answer.content) > 20 * 2**20) == (200, True)
+    assert log_of(running, answer)["completion_tokens"] == 7

@@ -1,0 +1,84 @@
+"""The shipped Prometheus rules and Grafana dashboard, held against what a real Envoy tells."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import httpx
+import pytest
+from gateway_support import FakeEngine, Running, free_ports, wait_until
+
+from tasks.serve.gateway import Backend, Limits
+from weighbridge.files import read_yaml
+
+MONITORING = Path(__file__).parents[3] / "examples" / "monitoring"
+RULES = [rule["expr"] for group in read_yaml(MONITORING / "rules.yaml")["groups"] for rule in group["rules"]]
+DASHBOARD = json.loads((MONITORING / "grafana.json").read_text())
+PANELS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+# Prometheus's own: whether a scrape succeeded.
+OWN = {"up"}
+
+
+@pytest.fixture(scope="module")
+def told(running: Running) -> dict[str, set[str]]:
+    """What Envoy tells after some traffic of every kind: metric to the names of its labels."""
+    fake = FakeEngine()
+    (nobody,) = free_ports(1)
+    gateway = running.gateway
+    try:
+        gateway.set_line("good", [fake.backend("1", 100)])
+        gateway.set_line("bad", [Backend(version="1", digest="a" * 64, port=nobody, weight=100)])
+        key = gateway.add_key("limited", limits=Limits(requests_per_minute=1))
+        statuses = [running.ask("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
+        running.ask("/v1/chat/completions", {"model": "good", "stream": True})
+        assert [*statuses, running.chat("bad").status_code] == [200, 429, 503]
+        url = f"{gateway.settings.gateway_admin_url}/stats/prometheus"
+        text = ""
+
+        def all_there() -> bool:
+            nonlocal text
+            text = httpx.get(url, trust_env=False).text
+            return all(f'status="{status}"' in text for status in (200, 429, 503))
+
+        wait_until(all_there)
+    finally:
+        fake.stop()
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
+        found[name] |= set(re.findall(r'(\w+)="', labels))
+    return dict(found)
+
+
+def metrics(expression: str) -> set[str]:
+    """The metrics that an expression names: words that are neither functions nor in braces, brackets or quotes."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:by|without|on) *\([^)]*\)', " ", expression)
+    return set(re.findall(r"\b[a-z_]\w*\b(?! *\()", bare)) - {"by", "offset", "and", "or", "unless"}
+
+
+@pytest.mark.parametrize("expression", [*RULES, *PANELS])
+def test_every_metric_and_label_really_exists(told: dict[str, set[str]], expression: str) -> None:
+    named = metrics(expression)
+    assert named and named <= set(told) | OWN
+    if named & OWN:
+        return
+    labels = {
+        label for selector in re.findall(r"\{([^}]*)\}", expression) for label in re.findall(r"(\w+)[=!]", selector)
+    }
+    assert labels <= set().union(*(told[name] for name in named))
+
+
+def test_a_metric_that_is_not_there_would_be_found(told: dict[str, set[str]]) -> None:
+    assert metrics('sum by (line) (rate(envoy_weighbridge_answer{a="b"}[5m])) > 0.01') == {"envoy_weighbridge_answer"}
+    assert "envoy_weighbridge_answer" not in told
+
+
+def test_the_dashboards_variables_are_all_made(told: dict[str, set[str]]) -> None:
+    made = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    used = {name for name in re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)) if not name.startswith("__")}
+    assert used == made == {"source", "line"}
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    query = DASHBOARD["templating"]["list"][1]["query"]["query"]
+    assert metrics(query) - {"line"} <= set(told)

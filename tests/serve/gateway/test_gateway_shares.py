@@ -1,0 +1,131 @@
+"""Who is answered by which version: sticky shares and shadows, with a real Envoy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from gateway_support import FakeEngine, Running, wait_until
+
+from tasks.serve.gateway import Limits, Shadow
+from weighbridge.errors import GatewayFailed
+
+Make = Callable[[], FakeEngine]
+
+
+def versions(running: Running, line: str, name: str, field: str, key: str = "") -> list[str]:
+    """The versions that answer five requests of one conversation, named in a header or in the body."""
+    body: dict[str, object] = {"model": line, "messages": []}
+    headers = {field: name} if field.startswith("x-") else {}
+    if not headers and field:
+        body[field] = name
+    answers = [running.ask("/v1/chat/completions", body, headers=headers, key=key) for _ in range(5)]
+    return [answer.headers["x-weighbridge-version"] for answer in answers]
+
+
+@pytest.mark.parametrize("field", ["x-conversation-id", "prompt_cache_key", "user"])
+def test_a_conversation_stays_with_its_version(running: Running, engine: Make, field: str) -> None:
+    gateway, line = running.gateway, f"talk-{field.replace('_', '-')}"
+    gateway.set_line(line, [engine().backend("1", 50), engine().backend("2", 50)])
+    gateway.set_sticky(line, "conversation")
+    met = {}
+    for number in range(12):
+        (met[number],) = set(versions(running, line, f"talk {number}", field))
+    # Twelve throws of a fair coin agree once in 2,048 times, and hashes of these names are always the same.
+    assert set(met.values()) == {"1", "2"}
+    # More for the new version takes no conversation from it.
+    gateway.shift(line, {"1": 20, "2": 80})
+    after = {number: set(versions(running, line, f"talk {number}", field)) for number in met}
+    assert all(after[number] == {"2"} for number in met if met[number] == "2")
+    assert gateway.routes().line(line).sticky_by == "conversation"
+
+
+def test_the_name_of_a_conversation_smuggles_nothing_to_the_engine(running: Running, engine: Make) -> None:
+    fake = engine()
+    running.gateway.set_line("smuggled", [fake.backend("1", 100)])
+    for name in ("a\r\nx-evil: 1\r\n\r\nGET / HTTP/1.1", "ü\0", "x" * 2**20, "", 7.5):
+        answer = running.ask("/v1/chat/completions", {"model": "smuggled", "user": name})
+        assert answer.status_code == 200
+    assert len(fake.asked) == 5
+    for _, headers in fake.asked:
+        assert "x-evil" not in headers
+        assert len(headers.get("x-conversation-id", "")) <= 256
+
+
+def test_a_key_stays_with_its_version(running: Running, engine: Make) -> None:
+    gateway = running.gateway
+    gateway.set_line("keyed", [engine().backend("1", 50), engine().backend("2", 50)])
+    gateway.set_sticky("keyed", "key")
+    met = [versions(running, "keyed", "", "", gateway.add_key(f"keyed-{number}")) for number in range(12)]
+    assert all(len(set(each)) == 1 for each in met)
+    assert {each[0] for each in met} == {"1", "2"}
+
+
+def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, engine: Make) -> None:
+    gateway = running.gateway
+    gateway.set_line("spoken", [engine().backend("1", 50), engine().backend("2", 50)])
+    gateway.set_sticky("spoken", "key")
+    keys = [gateway.add_key(f"spoken-{number}") for number in range(6)]
+    sent = {"content": b"{}", "headers": {"content-type": "audio/wav"}}
+    for key in keys:
+        answers = [running.ask("/spoken/v1/audio/transcriptions", key=key, **sent) for _ in range(8)]
+        assert len({answer.headers["x-weighbridge-version"] for answer in answers}) == 1
+
+
+def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> None:
+    gateway, serves, shadows = running.gateway, engine(), engine()
+    gateway.set_line("mirrored", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway.set_shadow("mirrored", Shadow(version="2", per_cent=100))
+    shadows.dies = True
+    answers = [running.chat("mirrored") for _ in range(10)]
+    answers += [running.ask("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
+    assert {answer.headers["x-weighbridge-version"] for answer in answers} == {"1"}
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[10:])
+    wait_until(lambda: len(shadows.asked) == 20)
+    assert len(serves.asked) == 20
+    # It is told the client's name as the other is, and no key.
+    assert all("authorization" not in headers for _, headers in shadows.asked)
+    log = gateway.settings.logs_folder / "gateway-access.log"
+    wait_until(lambda: answers[-1].headers["x-request-id"] in log.read_text())
+    entries = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "mirrored"]
+    assert [entry["version"] for entry in entries] == ["1"] * 20
+    assert ("mirrored", "2") not in gateway.answered()
+    assert gateway.answered()["mirrored", "1"].answers == 20
+
+
+def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Running, engine: Make) -> None:
+    gateway, fakes = running.gateway, (engine(), engine())
+    gateway.set_line("kept", [fakes[0].backend("1", 100), fakes[1].backend("2", 0)])
+    with pytest.raises(GatewayFailed, match="no version 3"):
+        gateway.set_shadow("kept", Shadow(version="3", per_cent=5))
+    gateway.set_shadow("kept", Shadow(version="2", per_cent=5))
+    gateway.set_sticky("kept", "key")
+    gateway.set_limits("kept", Limits(requests_per_minute=1000))
+    gateway.shift("kept", {"1": 90, "2": 10})
+    route = gateway.routes().line("kept")
+    assert (route.shadow, route.sticky_by) == (Shadow(version="2", per_cent=5), "key")
+    assert route.limits == Limits(requests_per_minute=1000)
+    gateway.shift("kept", {"1": 100})
+    gateway.remove_backend("kept", "2")
+    assert gateway.routes().line("kept").shadow is None
+    assert running.chat("kept").status_code == 200
+
+
+def test_an_engine_that_is_cut_in_mid_stream_is_never_asked_again(running: Running, engine: Make) -> None:
+    fake, other = engine(), engine()
+    fake.dies = True
+    running.gateway.set_line("cut", [fake.backend("1", 100), other.backend("2", 0)])
+    received = b""
+    headers = {"authorization": f"Bearer {running.gateway.key()}"}
+    body = {"model": "cut", "stream": True}
+    with (
+        pytest.raises(Exception, match="closed"),
+        running.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer,
+    ):
+        for part in answer.iter_raw():
+            received += part
+    # What came before the cut came once, and no second answer was glued on.
+    assert [received.count(b"w%d " % number) for number in range(3)] == [1, 1, 1]
+    assert b"[DONE]" not in received
+    assert (len(fake.asked), len(other.asked)) == (1, 0)
