@@ -358,6 +358,12 @@ class EngineFailed(WeighbridgeError):
     exit_status = 13
 
 
+class EngineDiverges(WeighbridgeError):
+    """An engine answers, and not as its artifact does: it takes no traffic."""
+
+    exit_status = 13
+
+
 class NoRoomBeside(WeighbridgeError):
     """An engine would have no memory beside what runs already."""
 

@@ -18,6 +18,7 @@ class FakeEngine:
     ready_seconds = 15.0
     reads = "safetensors"
     prompt_log_probabilities = False
+    top_log_probabilities = 0
 
     def health_path(self, plan: EnginePlan) -> str:
         return "/health"

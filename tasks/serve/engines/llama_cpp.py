@@ -32,6 +32,8 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "GGUF"
     prompt_log_probabilities = False
     """It ignores `echo`; `logprobs` tells those of what it generates."""
+    top_log_probabilities = 20
+    """As many as one asks for."""
 
     def health_path(self, plan: EnginePlan) -> str:
         """See the protocol."""

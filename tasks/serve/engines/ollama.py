@@ -44,6 +44,8 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "GGUF"
     prompt_log_probabilities = False
     """Its /v1/completions knows no `echo`."""
+    top_log_probabilities = 0
+    """Its OpenAI compatibility page names none."""
 
     def version(self) -> str:
         """Version of the installed program.

@@ -61,6 +61,9 @@ class Engine(Protocol):
     prompt_log_probabilities: bool
     """Whether it tells a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""
 
+    top_log_probabilities: int
+    """Of how many likeliest tokens it tells the log-probabilities where it generates one; 0: of none."""
+
     def health_path(self, plan: EnginePlan) -> str:
         """Where it answers 200 once it can serve, for the gateway's checks; no evidence that it does."""
 

@@ -29,6 +29,7 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`transformers serve` gives none."""
+    top_log_probabilities = 0
 
     def health_path(self, plan: EnginePlan) -> str:
         """See the protocol."""

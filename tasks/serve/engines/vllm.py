@@ -20,6 +20,8 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions."""
+    top_log_probabilities = 20
+    """`--max-logprobs` by default."""
 
     def health_path(self, plan: EnginePlan) -> str:
         """See the protocol."""

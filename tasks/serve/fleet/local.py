@@ -22,7 +22,9 @@ from tasks.serve.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
-from weighbridge.errors import EngineFailed, NoRoomBeside, PortTaken
+from tasks.serve.parity.gate import keep_as_noise, pass_gate
+from tasks.serve.parity.reference import reference_for
+from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import Settings
@@ -101,6 +103,10 @@ class LocalFleet:
         name = _name(line.name, artifact, plan_engine(line))
         return next((one for one in self.engines(line.name) if one.name == name), None)
 
+    def _pid(self, one: RunningEngine) -> int:
+        state = self.state(one)
+        return state.pid if state else 0
+
     def state(self, one: RunningEngine) -> ProgramState | None:
         """What supervisord says of it."""
         return self._supervisor.state(one.name)
@@ -113,7 +119,9 @@ class LocalFleet:
 
         Raises:
             EngineFailed: it does not start, or its first real requests fail; nothing of it is left.
+            EngineDiverges: it computes something else than the artifact says; nothing of it is left.
             ArtifactDamaged: the weights are not those of the manifest.
+            ScoringFailed: transformers does not load the artifact, so nobody knows what it says.
             StackDown: there is no supervisord to run it.
         """
         one = self._ensure(line, artifact, tell)
@@ -121,6 +129,8 @@ class LocalFleet:
         return one
 
     def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
+        # Before the engine starts: the two may not fit into a GPU's memory together.
+        reference_for(artifact, line.target.context, tell)
         one = self._register(line, artifact, plan_engine(line))
         known = self.state(one)
         running = known is not None and known.state in ("RUNNING", "STARTING")
@@ -131,24 +141,24 @@ class LocalFleet:
             if not running:
                 check_before_start(rows, one.name)
             self._start(one)
-            self._wait_ready(one, tell)
-            prove(one.url, one.plan, tell)
-        except (EngineFailed, NoRoomBeside):
+            self.warm_up(one, tell)
+        except (EngineFailed, EngineDiverges, NoRoomBeside):
             self.stop(one)
             raise
-        state = self.state(one)
-        pid = state.pid if state else 0
-        note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), pid, tell)
+        note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), self._pid(one), tell)
         return one
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Bring an engine that supervisord started by itself to where it may take traffic.
+        """Bring an engine that was started to where it may take traffic.
 
         Raises:
             EngineFailed: it does not become ready or answers its first requests wrongly.
+            EngineDiverges: it computes something else than the artifact says.
         """
         self._wait_ready(one, tell)
         prove(one.url, one.plan, tell)
+        reference = reference_for(one.artifact, one.plan.context, tell)
+        pass_gate(one.url, one.plan, reference, self._folder / one.name, self._pid(one), tell)
 
     def stop(self, one: RunningEngine) -> None:
         """Stop an engine and forget it; the caller has drained it."""
@@ -216,6 +226,7 @@ class LocalFleet:
         mark = self._folder / one.name / OUT_MARK
         if serves:
             mark.unlink(missing_ok=True)
+            keep_as_noise(one.line, self._folder / one.name)
         elif not mark.exists():
             mark.touch()
 

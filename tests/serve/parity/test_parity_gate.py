@@ -1,0 +1,126 @@
+"""The gate as a user meets it: sound engines pass, broken ones are refused by name, over real HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parity_support import answering, make_probes, other_words, plan, with_noise
+
+from tasks.serve.parity.gate import RECORD, keep_as_noise, pass_gate
+from tasks.serve.parity.reference import Reference
+from weighbridge.errors import EngineDiverges, EngineFailed
+
+PROBES = make_probes()
+REFERENCE = Reference(artifact_digest="a" * 64, context=64, scorer="", probes=PROBES, left_out=("No template.",))
+ENGINES = ("transformers", "llama-cpp", "vllm")
+
+
+def ask(
+    url: str, folder: Path, engine: str = "transformers", pid: int = 1, reference: Reference = REFERENCE
+) -> list[str]:
+    told: list[str] = []
+    folder.mkdir(exist_ok=True)
+    pass_gate(url, plan(engine), reference, folder, pid, told.append)
+    return told
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path, engine, noise):
+    with answering(PROBES, with_noise(noise)) as (url, _):
+        told = ask(url, tmp_path / "engine", engine)
+    assert told[0] == "No template."
+    assert "computes what the artifact says" in told[1]
+    assert "long/choice" in told[1]
+    assert ("long/top" in told[1]) == (engine != "transformers")
+    assert ("read/read" in told[1]) == (engine == "vllm")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_them(tmp_path, engine):
+    def long_only(probe):
+        return other_words(probe) if probe.question.kind == "long" else probe
+
+    with answering(PROBES, long_only) as (url, _), pytest.raises(EngineDiverges, match=r"'long [0-3]': ") as refused:
+        ask(url, tmp_path / "engine", engine)
+    assert "neighbours" not in refused.value.what
+    assert refused.value.exit_status == 13
+    assert not (tmp_path / "engine" / RECORD).exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["short", "neighbours", "streamed", "chat"])
+def test_a_fault_in_any_kind_of_prompt_is_refused(tmp_path, engine, kind):
+    def there(probe):
+        return other_words(probe) if probe.question.kind == kind else probe
+
+    with answering(PROBES, there) as (url, _), pytest.raises(EngineDiverges, match=f"{kind}/"):
+        ask(url, tmp_path / "engine", engine)
+
+
+def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path):
+    with (
+        answering(PROBES, knows_the_end=False) as (url, _),
+        pytest.raises(EngineDiverges, match=r"stop/choice.*went on with ' and so on'"),
+    ):
+        ask(url, tmp_path / "engine")
+
+
+def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path):
+    with (
+        answering(PROBES, tokens_added=1) as (url, _),
+        pytest.raises(EngineDiverges, match="read 32 tokens where the artifact's tokenizer makes 31"),
+    ):
+        ask(url, tmp_path / "engine", "vllm")
+
+
+def test_near_ties_may_fall_the_other_way(tmp_path):
+    """Greedy text would part at every one of these prompts."""
+
+    def flipped(probe):
+        if probe.question.kind == "stop":
+            return probe
+        first, second, *others = probe.choices
+        near = second.model_copy(update={"log_probability": first.log_probability - 0.01})
+        return probe.model_copy(update={"choices": (first, near, *others)})
+
+    def answers(probe):
+        if probe.question.kind == "stop":
+            return probe
+        first, second, *others = probe.choices
+        return probe.model_copy(update={"choices": (second, first, *others)})
+
+    tied = tuple(map(flipped, PROBES))
+    with answering(tied, answers) as (url, _):
+        ask(url, tmp_path / "engine", reference=REFERENCE.model_copy(update={"probes": tied}))
+
+
+def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path):
+    with answering(PROBES) as (url, asked):
+        ask(url, tmp_path / "engine")
+        count = len(asked)
+        ask(url, tmp_path / "engine")
+        assert len(asked) == count
+        ask(url, tmp_path / "engine", pid=2)
+    assert len(asked) == 2 * count
+
+
+def test_the_noise_of_production_narrows_what_is_allowed(tmp_path):
+    """An engine kind that has been exact so far is not to be loose all at once."""
+    loose = with_noise(0.11)
+    with answering(PROBES, loose) as (url, _):
+        ask(url, tmp_path / "before", "llama-cpp")
+    with answering(PROBES) as (url, _):
+        ask(url, tmp_path / "production", "llama-cpp")
+    keep_as_noise("toy", tmp_path / "production")
+    with answering(PROBES, loose) as (url, _):
+        with pytest.raises(EngineDiverges, match="noise of production's engine"):
+            ask(url, tmp_path / "after", "llama-cpp")
+        # Of another kind of engine production says nothing.
+        assert "default limits" in ask(url, tmp_path / "other", "vllm")[1]
+
+
+def test_an_engine_that_answers_a_prompt_with_an_error_has_failed(tmp_path):
+    with answering(PROBES[:1]) as (url, _), pytest.raises(EngineFailed, match="failed a prompt of 30 tokens"):
+        ask(url, tmp_path / "engine")
