@@ -36,11 +36,10 @@ from tasks.serve.parity.judge import DEFAULT_NATS, Group, allowed_beside, judge,
 from tasks.serve.parity.measure import Measured, measure
 from tasks.serve.parity.reference_child import run
 from tasks.serve.parity.reference_job import Job, Probe
-from tests.support.tiny_gguf import weights, write_release
+from tests.support.tiny_gguf import write_telling_release
 from weighbridge.errors import EngineFailed
 
 CONTEXT, CONCURRENCY = 1024, 4
-SHARPENED = {"q_proj": 3.0, "k_proj": 3.0, "lm_head": 4.0}
 START_SECONDS = 120.0
 FAULTY_FLAGS: dict[str, dict[str, Any]] = {"KV cache in 4 bits": {"cache-type-k": "q4_0", "cache-type-v": "q4_0"}}
 SHORT_CONTEXT = "context of half the length"
@@ -48,14 +47,7 @@ SHORT_CONTEXT = "context of half the length"
 
 def make_artifact(seed: int, scratch: Path) -> Path:
     """A tiny model in Q8_0."""
-    tensors: dict[str, np.ndarray] = {}
-    for name, values in weights(seed).items():
-        tensors[name] = values * next((times for part, times in SHARPENED.items() if part in name), 1.0)
-    release = write_release(scratch / f"release-{seed}", **tensors)
-    config = release / "config.json"
-    config.write_text(
-        config.read_text().replace('"max_position_embeddings": 128', f'"max_position_embeddings": {CONTEXT}')
-    )
+    release = write_telling_release(scratch / f"release-{seed}", CONTEXT, seed)
     quantize_folder(release, scratch / f"model-{seed}", "q8-0")
     return scratch / f"model-{seed}"
 

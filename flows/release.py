@@ -29,7 +29,7 @@ from tasks.propose.dossier import Rung, Weighed
 from tasks.propose.propose import Release
 from tasks.propose.step import propose
 from tasks.quantize.step import methods_of, quantize
-from tasks.serve.step import engine_on_trial
+from tasks.serve.step import engine_on_trial, keep_reference
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
 from tasks.steps import run_logger, side_by_side, step
@@ -85,6 +85,9 @@ def release(
     shared = {"plan": plan, "production": production, "weights": weights, "trial": trial}
     weighed = side_by_side(weigh, [{**shared, "artifact": one.artifact, "seen": one.seen} for one in climbed])
     weighed = [one.model_copy(update={"rungs": made.rungs}) for one, made in zip(weighed, climbed, strict=True)]
+    for one in weighed:
+        if one.verdict.passes:
+            keep_reference(plan, one.artifact)
     return conclude(propose(plan, pinned, report, weighed, changed))
 
 

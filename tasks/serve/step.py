@@ -15,6 +15,7 @@ from tasks.serve import rollout
 from tasks.serve.engines import engine, serves
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
+from tasks.serve.parity.reference import probes_digest, reference_for
 from tasks.serve.rollout import StepReport, TrafficLock
 from tasks.steps import run_logger, step
 from weighbridge.errors import ApprovalRefused, NothingToRollBack, RolloutAborted, WeighbridgeError
@@ -72,6 +73,19 @@ def wanted(plan: Line, version: int | None) -> Version | None:
         return registry.version(plan.name, version)
     waiting = registry.waiting(plan.name)
     return max(waiting, key=lambda one: one.version) if waiting else registry.production(plan.name)
+
+
+@step(
+    "keep-reference-{artifact.scheme}-{artifact.short}",
+    key=lambda plan, artifact: [artifact.digest, plan.target.context, probes_digest(plan.target.context)],
+)
+def keep_reference(plan: Line, artifact: Artifact) -> int:
+    """Have ready what an engine of a candidate is to say, so that no promotion waits for it; how many prompts that is.
+
+    Raises:
+        ScoringFailed: transformers does not load the artifact.
+    """
+    return len(reference_for(artifact, plan.target.context, run_logger().info).probes)
 
 
 @step("check-approval-{target.version}")

@@ -138,3 +138,17 @@ def write_release(folder: Path, **changed: np.ndarray) -> Path:
     (folder / "LICENSE").write_text("Apache License 2.0")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
     return folder
+
+
+def write_telling_release(folder: Path, context: int, seed: int = 7) -> Path:
+    """One whose tokens hear each other and whose next tokens differ, though its weights are random too."""
+    times = {"q_proj": 3.0, "k_proj": 3.0, "lm_head": 4.0}
+    write_release(
+        folder,
+        **{
+            name: values * next((factor for part, factor in times.items() if part in name), 1.0)
+            for name, values in weights(seed).items()
+        },
+    )
+    (folder / "config.json").write_text(json.dumps({**config(), "max_position_embeddings": context}))
+    return folder

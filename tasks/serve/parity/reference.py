@@ -50,19 +50,22 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
         tell: called with a sentence when it has to be made.
 
     Raises:
+        ArtifactDamaged: its files are no longer those of its manifest.
         ScoringFailed: transformers does not load the artifact, or its process died.
     """
-    settings, documents = load_settings(), held_documents()
-    name = f"{artifact.digest}-{digest(documents, context)[:12]}.json"
+    settings = load_settings()
+    name = f"{artifact.digest}-{probes_digest(context)[:12]}.json"
     kept = settings.home / "parity" / "references" / name
     if kept.is_file():
         return Reference.model_validate_json(kept.read_bytes())
+    store = Store(settings.store_folder)
+    store.verify(artifact)
     tell(f"Asking transformers what {artifact.short} is to say, once")
     log = settings.logs_folder / f"parity-{artifact.digest[:12]}.log"
     with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as scratch:
         job = Job(
-            folder=Store(settings.store_folder).path(artifact),
-            documents=documents,
+            folder=store.path(artifact),
+            documents=held_documents(),
             context=context,
             device=scoring_device(),
             dtype=scoring_dtype(),
@@ -83,6 +86,11 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
     )
     write_whole(kept, found.model_dump_json(), READABLE)
     return found
+
+
+def probes_digest(context: int) -> str:
+    """What the probes of a context are made of, 64 hex digits."""
+    return digest(held_documents(), context)
 
 
 def _failure(artifact: Artifact, status: int, log: Path) -> ScoringFailed:
