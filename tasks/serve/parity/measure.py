@@ -74,20 +74,23 @@ def measure(url: str, plan: EnginePlan, probes: Sequence[Probe]) -> list[Measure
         EngineFailed: it answers one with an error, or does not tell what engines of its kind tell.
     """
     kind_of_engine = engine(plan.engine)
-    asker = _Asker(url, plan.model_name, kind_of_engine.top_log_probabilities)
+    top = min(kind_of_engine.top_log_probabilities, COMPARED_CHOICES)
     asked = [one for one in probes if one.question.kind != "read" or kind_of_engine.prompt_log_probabilities]
     together = [one for one in asked if one.question.kind not in ALONE]
     # Neighbours of all kinds and lengths, the same ones in every run.
     random.Random(len(together)).shuffle(together)
-    found = [asker.measure(one) for one in asked if one.question.kind in ALONE]
-    with ThreadPoolExecutor(max(plan.concurrency, 2)) as pool:
+    at_once = max(plan.concurrency, 2)
+    # Engines are on this network: a proxy from the environment has no business between.
+    with httpx.Client(timeout=ANSWER_SECONDS, trust_env=False) as client, ThreadPoolExecutor(at_once) as pool:
+        asker = _Asker(client, url, plan.model_name, top)
+        found = [asker.measure(one) for one in asked if one.question.kind in ALONE]
         found += pool.map(asker.measure, together)
     return [one for several in found for one in several]
 
 
 class _Asker:
-    def __init__(self, url: str, model: str, top: int) -> None:
-        self._url, self._model, self._top = url, model, min(top, COMPARED_CHOICES)
+    def __init__(self, client: httpx.Client, url: str, model: str, top: int) -> None:
+        self._client, self._url, self._model, self._top = client, url, model, top
 
     def measure(self, probe: Probe) -> list[Measured]:
         """Ask one probe."""
@@ -142,29 +145,28 @@ class _Asker:
             body |= {"logprobs": True, "top_logprobs": self._top} if chat else {"logprobs": self._top}
         url = f"{self._url}/v1/{'chat/completions' if chat else 'completions'}"
         if question.kind == "streamed":
-            return _streamed(url, body)
-        response = httpx.post(url, json=body, timeout=ANSWER_SECONDS, trust_env=False).raise_for_status()
+            return self._streamed(url, body)
+        response = self._client.post(url, json=body).raise_for_status()
         choice = response.json()["choices"][0]
         logs = choice.get("logprobs") or {}
         # The last is of the token that was generated.
         prompt = tuple(logs["token_logprobs"][1:-1]) if question.kind == "read" else ()
         return _Answer(_text(choice), choice.get("finish_reason") == "stop", _top(logs), prompt)
 
-
-def _streamed(url: str, body: Mapping[str, Any]) -> _Answer:
-    text, ended, top = "", False, dict[str, float]()
-    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=ANSWER_SECONDS, trust_env=False) as response:
-        if response.is_error:
-            response.read()
-        response.raise_for_status()
-        for line in response.iter_lines():
-            if not line.startswith("data:") or line.endswith("[DONE]"):
-                continue
-            for choice in json.loads(line.removeprefix("data:")).get("choices", []):
-                text += _text(choice)
-                ended = ended or choice.get("finish_reason") == "stop"
-                top = top or _top(choice.get("logprobs") or {})
-    return _Answer(text, ended, top)
+    def _streamed(self, url: str, body: Mapping[str, Any]) -> _Answer:
+        text, ended, top = "", False, dict[str, float]()
+        with self._client.stream("POST", url, json={**body, "stream": True}) as response:
+            if response.is_error:
+                response.read()
+            response.raise_for_status()
+            for line in response.iter_lines():
+                if not line.startswith("data:") or line.endswith("[DONE]"):
+                    continue
+                for choice in json.loads(line.removeprefix("data:")).get("choices", []):
+                    text += _text(choice)
+                    ended = ended or choice.get("finish_reason") == "stop"
+                    top = top or _top(choice.get("logprobs") or {})
+        return _Answer(text, ended, top)
 
 
 def _text(choice: Mapping[str, Any]) -> str:
