@@ -1,0 +1,83 @@
+"""The prompts themselves, without a model: words stand in for tokens."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.evaluate.drift.held import held_documents
+from tasks.serve.engines import engine, engine_names
+from tasks.serve.parity.measure import apart, regret
+from tasks.serve.parity.probes import LONG_SHARES, digest, longest_prompt, questions
+from tasks.serve.parity.reference_job import Choice
+
+DOCUMENTS = held_documents()
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@given(st.integers(16, 6000))
+def test_every_prompt_fits(longest):
+    made = questions(DOCUMENTS, longest, words)
+    assert all(words(one.text) <= longest for one in made)
+    assert all(one.text == one.text.rstrip() for one in made), "the next token begins with its own space"
+    assert len({(one.kind, one.name) for one in made}) == len(made)
+
+
+def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be():
+    pages = [one for one in questions(DOCUMENTS, 2000, words) if one.kind == "long"]
+    assert len(pages) == 2 * len(LONG_SHARES)
+    for page in pages:
+        asked = page.text.rsplit(". ", 1)[-1].rsplit("\n", 1)[-1]
+        assert asked.startswith("The password of the ")
+        first = page.text.index(asked)
+        assert first < 600, "the answer stands at the beginning"
+        assert len(page.text) - first > 4000, "and far from the question"
+    assert max(words(one.text) for one in pages) > 1900
+
+
+def test_a_prompt_leaves_room_for_its_answer():
+    assert longest_prompt(2048, 8192) < 2048
+    assert longest_prompt(8192, 2048) < 2048
+    assert longest_prompt(8192, None) < 8192
+    assert longest_prompt(16, None) == 8
+
+
+def test_other_texts_or_another_context_need_another_reference():
+    assert digest(DOCUMENTS, 2048) == digest(DOCUMENTS, 2048)
+    assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS, 4096)
+    assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS[1:], 2048)
+
+
+def test_every_engine_says_what_it_tells():
+    assert all(engine(name).top_log_probabilities >= 0 for name in engine_names())
+
+
+CHOICES = tuple(
+    Choice(text=text, log_probability=value, hidden=hidden)
+    for text, value, hidden in (
+        (" Paris", -0.5, False),
+        ("Paris", -1.5, False),
+        ("<|im_end|>", -2.0, True),
+        ("\N{REPLACEMENT CHARACTER}", -3.0, False),
+        (" the", -4.0, False),
+    )
+)
+
+
+def test_a_choice_costs_what_the_reference_holds_it_less_likely():
+    assert regret(CHOICES, " Paris") == 0
+    assert regret(CHOICES, "Paris") == 1
+    assert regret(CHOICES[:1] + CHOICES[2:], "Paris") == 0, "some engines drop the space"
+    assert regret(CHOICES, "") == 1.5, "special tokens and half letters are not shown"
+    assert regret(CHOICES, " London") == 3.5, "as unlikely as the last one kept, and no more"
+
+
+def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely():
+    told = {one.text: one.log_probability for one in CHOICES}
+    assert apart(CHOICES, told) == 0
+    assert apart(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9
+    assert apart(CHOICES, {" London": -0.1, " Rome": -3.0}) > 1
+    assert 0 < apart(CHOICES, {**told, " Paris": -0.6}) < 0.1
