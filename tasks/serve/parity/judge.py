@@ -13,7 +13,7 @@ does not give; a fault in long prompts only is not averaged away, for each kind 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 
 from tasks.serve.parity.measure import Gauge, Measured
@@ -86,7 +86,7 @@ def judge(
     found, holds = [], True
     for number, one in enumerate(groups):
         holds = holds and one.log_chance <= log(error / (len(groups) - number))
-        found.append(Group(*(getattr(one, name) for name in Group.__slots__[:-1]), diverges=holds))
+        found.append(replace(one, diverges=holds))
     return found
 
 

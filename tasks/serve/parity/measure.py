@@ -122,8 +122,8 @@ class _Asker:
             yield found("choice", nats, f"went on with {answer.text!r}" if nats else "ended")
             return
         yield found("choice", regret(probe.choices, answer.text), f"said {answer.text!r}, likeliest is {first.text!r}")
-        # llama.cpp tells none of an answer that its first token ends.
-        if self._top and (answer.top or answer.text or not answer.ended):
+        # llama.cpp tells none of a token that it does not show: one that ends the answer, or half a letter.
+        if self._top and (answer.top or answer.text):
             if not answer.top:
                 raise ValueError("log-probabilities were asked for, and none came")
             text, value = max(answer.top.items(), key=lambda one: one[1])
