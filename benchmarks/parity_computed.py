@@ -1,0 +1,84 @@
+"""How far faults of a real model lie from it by the parity gate's gauges, without a server: a table for docs/parity.md.
+
+Run `OMP_NUM_THREADS=1 python -m benchmarks.parity_computed FOLDER [--context 2048]` with a release in safetensors, such
+as SmolLM2-135M-Instruct. transformers computes the damaged copies of benchmarks/damage.py, as `transformers serve`
+does, and the gauges are taken from its distributions: `choice` for engines that tell no log-probabilities, `top` for
+those that do. Stop tokens are left out, for they are no matter of distributions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.damage import DAMAGES
+from tasks.evaluate.drift.held import held_documents
+from tasks.serve.parity.judge import judge
+from tasks.serve.parity.measure import COMPARED_CHOICES, LARGEST_NATS, Gauge, Measured, apart, regret
+from tasks.serve.parity.probes import Question
+from tasks.serve.parity.reference_child import Asker, run
+from tasks.serve.parity.reference_job import Job, Probe
+
+
+def measured(good: Probe, broken: Probe) -> list[Measured]:
+    """Both gauges of one prompt."""
+    first = broken.choices[0]
+    told = {one.text: one.log_probability for one in reversed(broken.choices[:COMPARED_CHOICES])}
+    found: dict[Gauge, float] = {
+        "choice": regret(good.choices, "" if first.hidden else first.text),
+        "top": apart(good.choices, told),
+    }
+    question = good.question
+    return [
+        Measured(kind=question.kind, gauge=gauge, name=question.name, nats=min(nats, LARGEST_NATS), told="")
+        for gauge, nats in found.items()
+    ]
+
+
+def reads(tokenizer: object, question: Question) -> list[int]:
+    """A prompt's tokens, as an engine of the damaged copy reads it."""
+    if not question.messages:
+        return list(tokenizer(question.text)["input_ids"])  # type: ignore[operator]
+    turns = [turn.model_dump() for turn in question.messages]
+    write: Callable[..., dict[str, list[int]]] = tokenizer.apply_chat_template  # type: ignore[attr-defined]
+    return list(write(turns, tokenize=True, add_generation_prompt=True)["input_ids"])
+
+
+def main() -> None:
+    """Print the table, a row as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--context", type=int, default=2048)
+    given = parser.parse_args()
+    print("| fault | by `choice` | ln p | by `top` | ln p |\n| --- | --- | --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as name:
+
+        def job(folder: Path) -> Job:
+            out = Path(name) / "out"
+            documents = held_documents()
+            return Job(
+                folder=folder, documents=documents, context=given.context, device="cpu", dtype="float32", out=out
+            )
+
+        good = [one for one in run(job(given.folder)).probes if one.question.kind not in ("stop", "read")]
+        for fault, damage in DAMAGES.items():
+            broken = Path(name) / "broken"
+            damage(given.folder, broken)
+            asker = Asker(job(broken))
+            found = asker.probes([(one.question, reads(asker.tokenizer, one.question)) for one in good])
+            rows = [one for pair in zip(good, found) for one in measured(*pair)]
+            cells = []
+            for gauge in ("choice", "top"):
+                groups = judge([one for one in rows if one.gauge == gauge])
+                worst = groups[0]
+                word = "refused" if worst.diverges else "passed"
+                cells += [f"{word}: {worst.kind} {worst.mean_nats:.2f} nats", f"{worst.log_chance:.0f}"]
+            print(f"| {fault} | {' | '.join(cells)} |", flush=True)
+            shutil.rmtree(broken)
+
+
+if __name__ == "__main__":
+    main()
