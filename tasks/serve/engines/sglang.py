@@ -20,6 +20,8 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""
+    top_log_probabilities = 0
+    """Not tried here; one greedy token a prompt is asked of every engine."""
 
     def health_path(self, plan: EnginePlan) -> str:
         """See the protocol; /health_generate would generate a token at each of the gateway's checks."""

@@ -21,6 +21,8 @@ class Engine:
     reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`echo` gives the prompt's text back and not its log-probabilities."""
+    top_log_probabilities = 0
+    """Not tried here; one greedy token a prompt is asked of every engine."""
 
     def health_path(self, plan: EnginePlan) -> str:
         """See the protocol."""
