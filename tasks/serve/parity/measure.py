@@ -123,7 +123,7 @@ class _Asker:
             return
         yield found("choice", regret(probe.choices, answer.text), f"said {answer.text!r}, likeliest is {first.text!r}")
         # llama.cpp tells none of a token that it does not show: one that ends the answer, or half a letter.
-        if self._top and (answer.top or answer.text):
+        if self._top and (answer.top or answer.text.strip(UNREADABLE)):
             if not answer.top:
                 raise ValueError("log-probabilities were asked for, and none came")
             text, value = max(answer.top.items(), key=lambda one: one[1])
@@ -192,7 +192,7 @@ def regret(choices: Sequence[Choice], said: str) -> float:
     Where several tokens look alike, the likeliest counts: the doubt is the engine's.
     """
     alike = [one for one in choices if one.text == said]
-    if not alike and not said.strip():
+    if not alike and not said.strip().strip(UNREADABLE):
         alike = [one for one in choices if one.hidden or UNREADABLE in one.text or not one.text.strip()]
     alike = alike or [one for one in choices if one.text.strip() == said.strip()] or [choices[-1]]
     return choices[0].log_probability - max(one.log_probability for one in alike)
