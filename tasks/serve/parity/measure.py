@@ -81,7 +81,10 @@ def measure(url: str, plan: EnginePlan, probes: Sequence[Probe]) -> list[Measure
     random.Random(len(together)).shuffle(together)
     at_once = max(plan.concurrency, 2)
     # Engines are on this network: a proxy from the environment has no business between.
-    with httpx.Client(timeout=ANSWER_SECONDS, trust_env=False) as client, ThreadPoolExecutor(at_once) as pool:
+    # A kept connection that the server closes just then (llama.cpp after some requests) would look like a fault.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    client = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, limits=limits)
+    with client, ThreadPoolExecutor(at_once) as pool:
         asker = _Asker(client, url, plan.model_name, top)
         found = [asker.measure(one) for one in asked if one.question.kind in ALONE]
         found += pool.map(asker.measure, together)
