@@ -86,7 +86,7 @@ def release(
     weighed = side_by_side(weigh, [{**shared, "artifact": one.artifact, "seen": one.seen} for one in climbed])
     weighed = [one.model_copy(update={"rungs": made.rungs}) for one, made in zip(weighed, climbed, strict=True)]
     for one in weighed:
-        if one.verdict.passes:
+        if one.verdict.passes and plan.engine.parity != "off":
             keep_reference(plan, one.artifact)
     return conclude(propose(plan, pinned, report, weighed, changed))
 

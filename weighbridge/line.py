@@ -115,6 +115,9 @@ class Engine(_Part):
     flags: dict[str, str | int | float | bool] = Field(
         {}, description="passed on as --name value; part of what is weighed"
     )
+    parity: Literal["off", "report", "refuse"] = Field(
+        "off", description="an engine that computes something else than its artifact says: do not look, tell, refuse"
+    )
 
 
 class Rollout(_Part):

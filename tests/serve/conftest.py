@@ -25,9 +25,6 @@ def settings(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def fleet(settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(local, "engine", lambda name: FakeEngine())
-    # Its artifacts hold no model, of which nothing could be said; tests/serve/parity has the gate.
-    monkeypatch.setattr(local, "reference_for", lambda artifact, context, tell: artifact)
-    monkeypatch.setattr(local, "pass_gate", lambda *_: None)
     supervisor = Supervisor(settings)
     supervisor.start({})
     yield LocalFleet(settings)

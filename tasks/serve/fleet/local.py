@@ -119,7 +119,8 @@ class LocalFleet:
 
         Raises:
             EngineFailed: it does not start, or its first real requests fail; nothing of it is left.
-            EngineDiverges: it computes something else than the artifact says; nothing of it is left.
+            EngineDiverges: it computes something else than the artifact says, and the line refuses that; nothing
+                of it is left.
             ArtifactDamaged: the weights are not those of the manifest.
             ScoringFailed: transformers does not load the artifact, so nobody knows what it says.
             StackDown: there is no supervisord to run it.
@@ -129,8 +130,9 @@ class LocalFleet:
         return one
 
     def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
-        # Before the engine starts: the two may not fit into a GPU's memory together.
-        reference_for(artifact, line.target.context, tell)
+        if line.engine.parity != "off":
+            # Before the engine starts: the two may not fit into a GPU's memory together.
+            reference_for(artifact, line.target.context, tell)
         one = self._register(line, artifact, plan_engine(line))
         known = self.state(one)
         running = known is not None and known.state in ("RUNNING", "STARTING")
@@ -142,6 +144,7 @@ class LocalFleet:
                 check_before_start(rows, one.name)
             self._start(one)
             self.warm_up(one, tell)
+            self._compare(line, one, tell)
         except (EngineFailed, EngineDiverges, NoRoomBeside):
             self.stop(one)
             raise
@@ -153,12 +156,21 @@ class LocalFleet:
 
         Raises:
             EngineFailed: it does not become ready or answers its first requests wrongly.
-            EngineDiverges: it computes something else than the artifact says.
         """
         self._wait_ready(one, tell)
         prove(one.url, one.plan, tell)
+
+    def _compare(self, line: Line, one: RunningEngine, tell: Callable[[str], None]) -> None:
+        """Hold what an engine computes against what its artifact says, as far as the line wants it."""
+        if line.engine.parity == "off":
+            return
         reference = reference_for(one.artifact, one.plan.context, tell)
-        pass_gate(one.url, one.plan, reference, self._folder / one.name, self._pid(one), tell)
+        try:
+            pass_gate(one.url, one.plan, reference, self._folder / one.name, self._pid(one), tell)
+        except EngineDiverges as error:
+            if line.engine.parity == "refuse":
+                raise
+            tell(f"It would be refused under `parity: refuse`: {error.what}")
 
     def stop(self, one: RunningEngine) -> None:
         """Stop an engine and forget it; the caller has drained it."""
