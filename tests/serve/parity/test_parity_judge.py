@@ -102,7 +102,7 @@ def test_noise_cannot_grow_from_one_promotion_to_the_next():
 
 
 def test_two_wild_prompts_among_many_good_ones_are_enough():
-    assert judge(rows([0.001] * 30 + [4.0, 4.0]))[0].diverges
+    assert judge(rows([0.001] * 30 + [7.0, 7.0]))[0].diverges
 
 
 def test_the_most_suspicious_kind_comes_first():
