@@ -6,6 +6,7 @@ which says what it is, and a link of the line's name that leads to the weights.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import time
@@ -130,9 +131,12 @@ class LocalFleet:
         try:
             if not running:
                 check_before_start(rows, one.name)
+            began = time.monotonic()
             self._start(one)
             self._wait_ready(one, tell)
             prove(one.url, one.plan, tell)
+            if not running:
+                self._note_start(one, time.monotonic() - began)
         except (EngineFailed, NoRoomBeside):
             self.stop(one)
             raise
@@ -140,6 +144,19 @@ class LocalFleet:
         pid = state.pid if state else 0
         note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), pid, tell)
         return one
+
+    def expected_start_seconds(self, line: Line) -> float | None:
+        """How long the line's engines have taken from their start to their proof, at the longest; None: never seen."""
+        path = self._starts(line.name, plan_engine(line).engine_version)
+        return float(path.read_text()) if path.is_file() else None
+
+    def _note_start(self, one: RunningEngine, seconds: float) -> None:
+        path = self._starts(one.line, one.plan.engine_version)
+        before = float(path.read_text()) if path.is_file() else 0.0
+        write_whole(path, f"{max(before, seconds):.1f}", READABLE)
+
+    def _starts(self, line: str, engine_version: str) -> Path:
+        return self._settings.home / "fit" / f"start-{line}-{re.sub(r'[^A-Za-z0-9.]+', '-', engine_version)}.seconds"
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
         """Bring an engine that supervisord started by itself to where it may take traffic.
