@@ -6,7 +6,6 @@ which says what it is, and a link of the line's name that leads to the weights.
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import time
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.store import Artifact, Store
 from tasks.serve.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
+from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
 from weighbridge.errors import EngineFailed, NoRoomBeside, PortTaken
@@ -136,7 +136,7 @@ class LocalFleet:
             self._wait_ready(one, tell)
             prove(one.url, one.plan, tell)
             if not running:
-                self._note_start(one, time.monotonic() - began)
+                note_start(self._settings, one.line, one.plan.engine_version, time.monotonic() - began)
         except (EngineFailed, NoRoomBeside):
             self.stop(one)
             raise
@@ -146,17 +146,8 @@ class LocalFleet:
         return one
 
     def expected_start_seconds(self, line: Line) -> float | None:
-        """How long the line's engines have taken from their start to their proof, at the longest; None: never seen."""
-        path = self._starts(line.name, plan_engine(line).engine_version)
-        return float(path.read_text()) if path.is_file() else None
-
-    def _note_start(self, one: RunningEngine, seconds: float) -> None:
-        path = self._starts(one.line, one.plan.engine_version)
-        before = float(path.read_text()) if path.is_file() else 0.0
-        write_whole(path, f"{max(before, seconds):.1f}", READABLE)
-
-    def _starts(self, line: str, engine_version: str) -> Path:
-        return self._settings.home / "fit" / f"start-{line}-{re.sub(r'[^A-Za-z0-9.]+', '-', engine_version)}.seconds"
+        """How long the line's engines have taken to start, at the longest; None: not seen yet."""
+        return longest_start_seconds(self._settings, line.name, plan_engine(line).engine_version)
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
         """Bring an engine that supervisord started by itself to where it may take traffic.
