@@ -71,6 +71,7 @@ def roll_out(
             is back where it was and the new version drained.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
     """
+    gateway.set_sticky(line.name, line.rollout.sticky_by)
     backends = {one.version: one for one in gateway.routes().line(line.name).backends}
     others = [one for one in backends.values() if one.version != version]
     old = max(others, key=lambda one: one.weight, default=None)

@@ -20,6 +20,14 @@ def test_the_first_version_takes_everything(settings, fleet, gateway):
     assert weights(gateway) == {"1": 100}
 
 
+def test_what_the_line_keeps_together_stays_together_at_the_gateway(settings, fleet, gateway):
+    line, old = serve_first(settings, fleet, gateway)
+    with lock_of(settings) as lock:
+        roll_out(with_rollout(line, sticky_by="conversation"), "1", old, gateway, lock)
+    assert gateway.routes().line("toy").sticky_by == "conversation"
+    assert weights(gateway) == {"1": 100}
+
+
 def test_no_request_fails_on_the_way_there_and_back(settings, fleet, gateway):
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
