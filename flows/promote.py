@@ -11,8 +11,11 @@ from tasks.serve.step import (
     settle,
     shift_traffic,
     start_engine,
+    switch_back,
     tidy,
     traffic_lock,
+    unfinished,
+    wake_engine,
     wanted,
 )
 from weighbridge.line import Line
@@ -24,6 +27,8 @@ LOCK_SECONDS = 900
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.
 
+    A rollback that was begun and that the registry does not have yet is finished first.
+
     Args:
         line: a file in `lines/`.
         version: of the registered model `<line>`; by default the newest approval that nobody has decided
@@ -34,6 +39,9 @@ def promote(line: str, version: int | None = None) -> Serving:
     """
     plan = Line.load(line)
     with traffic_lock(line, LOCK_SECONDS) as lock:
+        if (begun := unfinished(plan)) is not None:
+            earlier, reason = begun
+            switch_back(plan, earlier, wake_engine(plan, earlier, reason), reason)
         target = wanted(plan, version)
         if target is None:
             return Serving(line=line, version=None)
@@ -41,7 +49,7 @@ def promote(line: str, version: int | None = None) -> Serving:
             tidy(plan)
             return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme)
         artifact = check_approval(plan, target)
-        engine = start_engine(plan, artifact)
+        engine = start_engine(plan, target, artifact)
         steps = shift_traffic(plan, target, engine, lock)
         settle(plan, target)
     return Serving(

@@ -14,6 +14,9 @@ LOCK_SECONDS = 120
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
 
+    `weighbridge rollback` has moved traffic already, by `tasks/serve/rollout/back.py`, when it starts this, which
+    then makes the registry say so; started by itself it does both.
+
     Args:
         line: a file in `lines/`.
         to: version of the registered model `<line>`; by default what served before.
@@ -24,9 +27,10 @@ def rollback(line: str, to: int | None = None, reason: str = "rolled back by han
         ArtifactDamaged: the earlier version's engine is cold and its weights no longer verify.
     """
     plan = Line.load(line)
+    # Before the lock: a rollout that gives way for it puts production back, which is what was asked for.
+    target = earlier(plan, to)
     with traffic_lock(line, LOCK_SECONDS, urgent=True):
-        target = earlier(plan, to)
-        engine = wake_engine(plan, target)
+        engine = wake_engine(plan, target, reason)
         switch_back(plan, target, engine, reason)
         tidy(plan)
     return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True)

@@ -126,8 +126,26 @@ class Rollout(_Part):
     steps: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 10, 50, 100], description="per cent of requests")
     hold_seconds: float = Field(60, ge=0, description="shortest stay at a step")
     min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")
-    max_hold_seconds: float = Field(600, gt=0, description="go on after this even with fewer requests")
-    max_error_share: float = Field(0.01, ge=0, le=1, description="share of 5xx answers that ends the rollout")
+    max_hold_seconds: float = Field(600, gt=0, description="longest stay at a step, for what is not decided yet")
+    max_error_share: float = Field(
+        0.01, ge=0, le=1, description="share of failed requests that is borne; above it, production must do as badly"
+    )
+    max_empty_share: float = Field(0.02, ge=0, le=1, description="the same of empty answers")
+    max_latency_ratio: float = Field(
+        1.5, gt=1, description="first byte, time per token, p50, p95 and p99 of the whole answer, over production's"
+    )
+    max_length_ratio: float = Field(
+        2.0, gt=1, description="median length of answers over production's, and its inverse"
+    )
+    when_errors_unsure: Literal["go_on", "stop"] = Field(
+        "stop", description="errors or empty answers look too many at the longest stay, and are not shown to be"
+    )
+    when_speed_unsure: Literal["go_on", "stop"] = Field(
+        "go_on", description="the same of latency and length, which a cold cache or a busy hour can explain"
+    )
+    when_no_room: Literal["refuse", "swap"] = Field(
+        "refuse", description="old and new do not fit side by side: refuse, or stop the old one first (503 meanwhile)"
+    )
     sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
     drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request")
     keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up")

@@ -32,7 +32,8 @@ def check_room(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], w
     raise NoRoomBeside(
         f"{who} needs {needed_gib(nearest):.2f} GiB of {nearest.gpu}{several} beside what runs; free: {free} GiB.",
         "Nothing was touched. Stop what is kept warm (rollout.keep_warm_minutes: 0), give the engine "
-        "a smaller share (its utilization flag), or add a GPU.",
+        "a smaller share (its utilization flag), add a GPU, or let the line do without an engine for as long as the "
+        "new one starts (rollout.when_no_room: swap).",
         where=nearest.gpu,
     )
 

@@ -11,13 +11,17 @@ from registry.models import Registry
 from registry.records import Version
 from registry.store import Artifact, Store
 from tasks.evaluate.trial import Trial
-from tasks.serve import rollout
 from tasks.serve.engines import engine, serves
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.parity.reference import probes_digest, reference_for
-from tasks.serve.rollout import StepReport, TrafficLock
-from tasks.steps import run_logger, step
+from tasks.serve.rollout import back
+from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.retire import retire
+from tasks.serve.rollout.steps import StepReport, roll_out, switch
+from tasks.serve.rollout.swap import engine_with_room
+from tasks.serve.rollout.table import step_rows
+from tasks.steps import run_logger, show_table, step
 from weighbridge.errors import ApprovalRefused, NothingToRollBack, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -113,9 +117,21 @@ def check_approval(plan: Line, target: Version) -> Artifact:
 
 
 @step("start-engine-{artifact.scheme}-{artifact.short}")
-def start_engine(plan: Line, artifact: Artifact) -> RunningEngine:
-    """A warm engine for an artifact, proven by real requests."""
-    return LocalFleet(load_settings()).ensure(plan, artifact, run_logger().info)
+def start_engine(plan: Line, target: Version, artifact: Artifact) -> RunningEngine:
+    """A warm engine for an artifact, proven by real requests; beside what serves, or in its place.
+
+    Raises:
+        RolloutAborted: it failed in the old engine's place, which serves again; the version carries the reason.
+        EngineFailed, NoRoomBeside: what serves is untouched.
+    """
+    settings = load_settings()
+    try:
+        return engine_with_room(
+            plan, str(target.version), artifact, Gateway(settings), LocalFleet(settings), run_logger().info
+        )
+    except RolloutAborted as error:
+        Registry().set_state(plan.name, target.version, "failed", str(error))
+        raise
 
 
 @step("shift-traffic-to-{target.version}")
@@ -128,11 +144,18 @@ def shift_traffic(plan: Line, target: Version, engine: RunningEngine, lock: Traf
     registry = Registry()
     if target.state is None:
         registry.set_state(plan.name, target.version, "rolling")
+    reports: list[StepReport] = []
     try:
-        return rollout.roll_out(plan, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info)
+        return roll_out(
+            plan, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info, reports.append
+        )
     except RolloutAborted as error:
         registry.set_state(plan.name, target.version, "failed", str(error))
         raise
+    finally:
+        if reports:
+            title = f"Version {target.version} of {plan.name} against what served, step by step"
+            show_table(f"rollout-{plan.name}-{target.version}", step_rows(reports), title)
 
 
 @step("settle-{target.version}")
@@ -159,7 +182,17 @@ def tidy(plan: Line) -> None:
     serving = {one.port for one in gateway.routes().line(plan.name).backends if one.weight > 0}
     for one in fleet.engines(plan.name):
         fleet.mark_rotation(one, one.port in serving)
-    rollout.retire(plan, gateway, fleet, run_logger().info)
+    _remember(plan)
+    retire(plan, gateway, fleet, run_logger().info)
+
+
+def _remember(plan: Line) -> None:
+    """Keep where a rollback finds it at once what the registry says of the line."""
+    registry = Registry()
+    production, previous = registry.production(plan.name), registry.previous(plan.name)
+    if production is not None:
+        kept = previous.version if previous is not None else None
+        back.note_served(load_settings(), plan.name, production.version, kept)
 
 
 def serves_already(plan: Line, target: Version) -> bool:
@@ -185,11 +218,14 @@ def earlier(plan: Line, version: int | None) -> Version:
         NothingToRollBack: there is no earlier version.
         VersionUnknown: there is no version of that number.
     """
-    registry = Registry()
+    registry, settings = Registry(), load_settings()
+    intent = back.pending(settings, plan.name)
+    if version is None and intent is not None:
+        version = intent.to
     if version is not None:
         return registry.version(plan.name, version)
     production = registry.production(plan.name)
-    shares = {one.version: one.weight for one in Gateway(load_settings()).routes().line(plan.name).backends}
+    shares = {one.version: one.weight for one in Gateway(settings).routes().line(plan.name).backends}
     if production is not None and shares.get(str(production.version), 0) < 100:
         return production
     previous = registry.previous(plan.name)
@@ -201,18 +237,39 @@ def earlier(plan: Line, version: int | None) -> Version:
     return previous
 
 
+def unfinished(plan: Line) -> tuple[Version, str] | None:
+    """A rollback that was begun and that the registry does not have yet, with its reason."""
+    intent = back.pending(load_settings(), plan.name)
+    return (Registry().version(plan.name, intent.to), intent.reason) if intent is not None else None
+
+
 @step("wake-engine-{target.version}")
-def wake_engine(plan: Line, target: Version) -> RunningEngine:
-    """The engine of an earlier version: the warm one at once, else a new one from its verified artifact."""
-    fleet, artifact = LocalFleet(load_settings()), Store().get(plan.name, target.digest)
-    known = fleet.find(plan, artifact)
-    return known if known is not None and fleet.is_warm(known) else fleet.ensure(plan, artifact, run_logger().info)
+def wake_engine(plan: Line, target: Version, reason: str) -> RunningEngine:
+    """Write the rollback down, and find its engine: the warm one at once, else one from the verified artifact.
+
+    Raises:
+        ArtifactDamaged, EngineFailed, NoRoomBeside, RolloutAborted: and the rollback is forgotten; what served
+            serves on.
+    """
+    settings = load_settings()
+    back.begin(settings, plan.name, target.version, reason)
+    try:
+        fleet, artifact = LocalFleet(settings), Store().get(plan.name, target.digest)
+        known = fleet.find(plan, artifact)
+        if known is not None and fleet.is_warm(known):
+            return known
+        return engine_with_room(plan, str(target.version), artifact, Gateway(settings), fleet, run_logger().info)
+    except WeighbridgeError:
+        back.end(settings, plan.name)
+        raise
 
 
 @step("switch-back-to-{target.version}")
 def switch_back(plan: Line, target: Version, engine: RunningEngine, reason: str) -> None:
-    """Give an earlier version all new requests, the registry's intent first, so that a crash ends there too."""
-    registry = Registry()
+    """Give an earlier version all new requests, then make the registry say so; a crash between the two ends there."""
+    settings, registry = load_settings(), Registry()
+    switch(plan.name, str(target.version), engine, Gateway(settings))
+    run_logger().info("%s: version %s has all new requests", plan.name, target.version)
     for other in registry.versions(plan.name):
         if other.version != target.version and other.state in ("serving", "rolling"):
             registry.set_state(plan.name, other.version, "rolled_back", reason)
@@ -221,5 +278,5 @@ def switch_back(plan: Line, target: Version, engine: RunningEngine, reason: str)
     previous = registry.previous(plan.name)
     if previous is not None and previous.version == target.version:
         registry.set_previous(plan.name, None)
-    rollout.switch(plan.name, str(target.version), engine, Gateway(load_settings()))
-    run_logger().info("%s: version %s has all new requests", plan.name, target.version)
+    _remember(plan)
+    back.end(settings, plan.name)

@@ -1,6 +1,6 @@
 """A tiny OpenAI-compatible server whose behaviour is chosen by flags: what an engine looks like from outside.
 
-Run `python tests/support/fake_engine.py PORT [--answer TEXT] [--status N] [--delay SECONDS] [--die-on-first]`.
+Run `python tests/support/fake_engine.py PORT [--answer TEXT] [--status N] [--delay SECONDS] [--die-on-first] [--cut]`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--die-on-first", action="store_true")
+    parser.add_argument("--cut", action="store_true", help="close the connection in the middle of each stream")
     options = parser.parse_args()
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,6 +42,9 @@ def main() -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
+            if options.cut:
+                # More than is ever sent: so the other side can tell that something is missing.
+                self.send_header("Content-Length", "100000")
             self.end_headers()
             for word in options.answer.split():
                 self._chunk({"delta": {"content": f"{word} "}, "finish_reason": None})

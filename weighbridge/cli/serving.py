@@ -93,8 +93,26 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Go back to an earlier version, now; a rollout in progress gives way."""
+    to = _switch_first(line, to, reason, as_json)
     result, steps = _run("rollback", line, {"line": line, "to": to, "reason": reason}, worker, as_json)
     _show_serving(result, steps, as_json)
+
+
+def _switch_first(line: str, to: int | None, reason: str, as_json: bool) -> int | None:
+    """Move traffic before Prefect and MLflow are imported, which takes longer than all the rest.
+
+    Returns:
+        The version that a flow is to record; what was asked for when traffic could not be moved from here.
+    """
+    from tasks.serve.rollout.back import switch_warm
+    from weighbridge.settings import load_settings
+
+    version = switch_warm(load_settings(), line, to, reason)
+    if version is None:
+        return to
+    if not as_json:
+        say(f"{line}: version {version} has all new requests; the registry is told next.")
+    return version
 
 
 def _ready(line: str) -> Any:

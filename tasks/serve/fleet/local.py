@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.store import Artifact, Store
 from tasks.serve.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
+from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
 from tasks.serve.parity.gate import keep_as_noise, pass_gate
@@ -142,14 +143,21 @@ class LocalFleet:
         try:
             if not running:
                 check_before_start(rows, one.name)
+            began = time.monotonic()
             self._start(one)
             self.warm_up(one, tell)
+            if not running:
+                note_start(self._settings, one.line, one.plan.engine_version, time.monotonic() - began)
             self._compare(line, one, tell)
         except (EngineFailed, EngineDiverges, NoRoomBeside):
             self.stop(one)
             raise
         note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), self._pid(one), tell)
         return one
+
+    def expected_start_seconds(self, line: Line) -> float | None:
+        """How long the line's engines have taken to start, at the longest; None: not seen yet."""
+        return longest_start_seconds(self._settings, line.name, plan_engine(line).engine_version)
 
     def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
         """Bring an engine that was started to where it may take traffic.

@@ -28,9 +28,9 @@ JSON_FILTER = "envoy.filters.http.json_to_metadata"
 STREAM_IDLE_SECONDS = 600
 """How long an answer may say nothing; as long as OpenAI's own client waits by default."""
 
-KEEPALIVE_SECONDS = 3
-"""How long an idle connection to an engine is kept: less than the 5 s after which uvicorn, under most
-engines, closes it, so that no request meets a connection that is just being closed."""
+REQUESTS_A_CONNECTION = 1
+"""llama.cpp's server closes its connection after each stream without having said so, and a request that meets such a
+connection fails with 503. A new one to an engine on this machine costs a fraction of a millisecond."""
 
 MAX_REQUESTS = 1024
 """Requests at once to one backend, and as many again that wait for a connection; more are refused with 429."""
@@ -110,7 +110,7 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
     endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}}
     protocol = {
         "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {"idle_timeout": f"{KEEPALIVE_SECONDS}s"},
+        "common_http_protocol_options": {"max_requests_per_connection": REQUESTS_A_CONNECTION},
         "explicit_http_config": {"http_protocol_options": {}},
     }
     limits = {

@@ -6,61 +6,25 @@ import threading
 import time
 
 import pytest
+from rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
 from serve_support import FakeEngine, make_artifact, make_line
 
-from examples.load import Load
-from tasks.serve.fleet.local import plan_engine
-from tasks.serve.fleet.supervisor import Program, Supervisor
-from tasks.serve.gateway import Gateway
-from tasks.serve.rollout import TrafficLock, retire, roll_out, switch, too_many_errors
+from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.retire import retire
+from tasks.serve.rollout.steps import roll_out, switch
 from weighbridge.errors import RolloutAborted, RolloutBusy
-
-
-@pytest.fixture
-def gateway(settings, fleet):
-    made = Gateway(settings)
-    made.bootstrap()
-    Supervisor(settings).run(
-        Program(
-            name="gateway",
-            command=tuple(made.envoy_command()),
-            folder=made.folder,
-            log=settings.logs_folder / "gateway.log",
-        )
-    )
-    deadline = time.monotonic() + 20
-    while not made.health():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return made
-
-
-def lock_of(settings):
-    return TrafficLock(settings, "toy").acquire(1)
-
-
-def with_rollout(line, **changes):
-    return line.model_copy(update={"rollout": line.rollout.model_copy(update=changes)})
-
-
-def weights(gateway):
-    return {one.version: one.weight for one in gateway.routes().line("toy").backends}
-
-
-def serve_first(settings, fleet, gateway):
-    line = make_line(delay=0.05)
-    old = fleet.ensure(line, make_artifact(settings, "old"))
-    with lock_of(settings) as lock:
-        roll_out(line, "1", old, gateway, lock)
-    return line, old
-
-
-def clients(settings, gateway):
-    return Load(f"{settings.gateway_url}/v1", gateway.key(), "toy", clients=8)
 
 
 def test_the_first_version_takes_everything(settings, fleet, gateway):
     serve_first(settings, fleet, gateway)
+    assert weights(gateway) == {"1": 100}
+
+
+def test_what_the_line_keeps_together_stays_together_at_the_gateway(settings, fleet, gateway):
+    line, old = serve_first(settings, fleet, gateway)
+    with lock_of(settings) as lock:
+        roll_out(with_rollout(line, sticky_by="conversation"), "1", old, gateway, lock)
+    assert gateway.routes().line("toy").sticky_by == "conversation"
     assert weights(gateway) == {"1": 100}
 
 
@@ -87,12 +51,9 @@ def test_no_request_fails_on_the_way_there_and_back(settings, fleet, gateway):
 
 def test_a_version_that_fails_requests_is_taken_back(settings, fleet, gateway):
     line, _ = serve_first(settings, fleet, gateway)
-    # The engine passed its proof and fails afterwards: registered here by hand, past the proof.
-    broken_line = make_line(status=500)
-    broken = fleet._register(broken_line, make_artifact(settings, "bad"), plan_engine(broken_line))
-    fleet._start(broken)
+    broken = unproven(fleet, settings, status=500)
     slow = with_rollout(line, hold_seconds=30, max_hold_seconds=60)
-    with clients(settings, gateway), lock_of(settings) as lock, pytest.raises(RolloutAborted, match="requests failed"):
+    with clients(settings, gateway), lock_of(settings) as lock, pytest.raises(RolloutAborted, match="errors 100"):
         roll_out(slow, "2", broken, gateway, lock)
     assert weights(gateway) == {"1": 100, "2": 0}
 
@@ -156,14 +117,6 @@ def test_the_latest_engine_out_of_rotation_stays_warm(settings, fleet, gateway):
     retire(line, gateway, fleet)
     assert fleet.is_warm(old)
     assert weights(gateway) == {"1": 0, "2": 100}
-
-
-@pytest.mark.parametrize(
-    ("requests", "errors", "too_many"),
-    [(0, 0, False), (50, 0, False), (3, 1, True), (200, 1, False), (200, 5, False), (200, 8, True), (5, 5, True)],
-)
-def test_errors_are_judged_by_evidence(requests, errors, too_many):
-    assert too_many_errors(requests, errors, allowed_share=0.015) is too_many
 
 
 def test_a_version_on_another_engine_is_looked_at_where_that_answers(settings, fleet, gateway, monkeypatch):

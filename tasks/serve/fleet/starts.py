@@ -1,0 +1,26 @@
+"""How long a line's engines took to start, so that a gap can be told before it comes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from weighbridge.files import READABLE, write_whole
+from weighbridge.settings import Settings
+
+
+def longest_start_seconds(settings: Settings, line: str, engine_version: str) -> float | None:
+    """From the start to the proof, at the longest so far; None where none was seen."""
+    path = _file(settings, line, engine_version)
+    return float(path.read_text()) if path.is_file() else None
+
+
+def note_start(settings: Settings, line: str, engine_version: str, seconds: float) -> None:
+    """Keep how long a start took."""
+    longest = max(longest_start_seconds(settings, line, engine_version) or 0.0, seconds)
+    write_whole(_file(settings, line, engine_version), f"{longest:.1f}", READABLE)
+
+
+def _file(settings: Settings, line: str, engine_version: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", engine_version)
+    return settings.home / "fit" / f"start-{line}-{name}.seconds"

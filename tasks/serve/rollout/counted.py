@@ -1,0 +1,50 @@
+"""Requests counted by Envoy as they happen, where its log tells of those that have ended."""
+
+from __future__ import annotations
+
+from tasks.serve.gateway import BackendCounters, Gateway
+
+
+class Counted:
+    """What Envoy has counted of versions since a moment; an Envoy that starts anew counts from nothing."""
+
+    def __init__(self, gateway: Gateway, line: str, versions: tuple[str, ...]) -> None:
+        self._gateway, self._line = gateway, line
+        self._last = {version: gateway.counters(line, version) for version in versions}
+        self._sums = dict.fromkeys(versions, (0, 0))
+
+    def read(self) -> dict[str, BackendCounters]:
+        """The counters as they are now.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        now = {version: self._gateway.counters(self._line, version) for version in self._last}
+        for version, counters in now.items():
+            last = self._last[version]
+            if counters.requests < last.requests:
+                last = counters.model_copy(update={"requests": 0, "errors_5xx": 0, "broken": 0})
+            requests, errors = self._sums[version]
+            self._sums[version] = (
+                requests + counters.requests - last.requests,
+                errors + counters.errors_5xx + counters.broken - last.errors_5xx - last.broken,
+            )
+        self._last = now
+        return now
+
+    def requests(self, version: str) -> int:
+        """Requests whose answers began."""
+        return self._sums[version][0]
+
+    def errors(self, version: str) -> int:
+        """Of these, failed."""
+        return self._sums[version][1]
+
+    def begun(self, version: str) -> int:
+        """Requests whose answers began, or that wait for that."""
+        return self._sums[version][0] + self._last[version].active
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no version was asked anything."""
+        return not any(self.begun(version) for version in self._sums)

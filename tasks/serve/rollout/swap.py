@@ -1,0 +1,91 @@
+"""No room for two: the old engine goes before the new one comes, and the line answers 503 in between.
+
+Only for a line that says so (`rollout.when_no_room: swap`). There are no steps then, and no warm way back:
+what fails before it serves is undone by starting the old engine again, and a rollback is such a swap too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from registry.store import Artifact
+from tasks.serve.fleet.local import LocalFleet, RunningEngine
+from tasks.serve.gateway import Backend, Gateway
+from tasks.serve.rollout.steps import switch
+from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
+from weighbridge.line import Line
+
+
+def engine_with_room(
+    line: Line,
+    version: str,
+    artifact: Artifact,
+    gateway: Gateway,
+    fleet: LocalFleet,
+    tell: Callable[[str], None] = lambda _: None,
+) -> RunningEngine:
+    """A warm, proven engine for an artifact: beside what runs, else, where the line allows it, in its place.
+
+    Args:
+        line: whose engine.
+        version: name of the artifact's version at the gateway.
+        artifact: what it serves.
+        tell: called with a sentence at each stage, the expected gap before and the measured one after.
+
+    Raises:
+        NoRoomBeside: there is no room, and the line refuses to swap.
+        RolloutAborted: the new engine failed in the old one's place; the old one serves again.
+        EngineFailed, ArtifactDamaged: beside what runs; that serves on.
+    """
+    try:
+        return fleet.ensure(line, artifact, tell)
+    except NoRoomBeside as no_room:
+        if line.rollout.when_no_room == "refuse":
+            raise
+        tell(f"{no_room.what} The line swaps.")
+    return _swap(line, version, artifact, gateway, fleet, tell)
+
+
+def _swap(
+    line: Line, version: str, artifact: Artifact, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str], None]
+) -> RunningEngine:
+    backends = gateway.routes().line(line.name).backends
+    serving = max(backends, key=lambda one: one.weight, default=None)
+    old = next((one for one in fleet.engines(line.name) if serving and one.port == serving.port), None)
+    expected = fleet.expected_start_seconds(line)
+    tell(
+        f"{line.name} answers 503 from now until the new engine is proven: "
+        + (f"about {expected:.0f} s, as its engines took before" if expected else "for how long is not known")
+        + f", after at most {line.rollout.drain_seconds:.0f} s in which the present answers end"
+    )
+    began = time.monotonic()
+    _clear(line, gateway, fleet, backends, tell)
+    try:
+        engine = fleet.ensure(line, artifact, tell)
+        switch(line.name, version, engine, gateway)
+    except WeighbridgeError as failed:
+        if old is None or serving is None:
+            raise
+        switch(line.name, serving.version, fleet.ensure(line, old.artifact, tell), gateway)
+        raise RolloutAborted(
+            f"Version {version} of {line.name} failed in the place of version {serving.version}, which serves again "
+            f"after a gap of {time.monotonic() - began:.0f} s: {failed.what}",
+            failed.next_step,
+        ) from failed
+    tell(f"{line.name}: version {version} serves after a gap of {time.monotonic() - began:.0f} s")
+    return engine
+
+
+def _clear(
+    line: Line, gateway: Gateway, fleet: LocalFleet, backends: tuple[Backend, ...], tell: Callable[[str], None]
+) -> None:
+    """Take all of a line's engines out of rotation, wait for their last answers, and stop them."""
+    gateway.set_line(line.name, tuple(one.model_copy(update={"weight": 0}) for one in backends))
+    for backend in backends:
+        if not gateway.wait_drained(line.name, backend.version, line.rollout.drain_seconds):
+            tell(f"version {backend.version} still had active requests; they are cut")
+    gateway.set_line(line.name, ())
+    for engine in fleet.engines(line.name):
+        if not fleet.on_trial(engine):
+            fleet.stop(engine)

@@ -1,0 +1,39 @@
+"""What a rollout saw, as a table for whoever is on call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.serve.rollout.judge import Signal
+from tasks.serve.rollout.steps import StepReport
+
+
+def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
+    """A row for each step, and below it one for each signal that was looked at."""
+    rows = []
+    for report in reports:
+        rows.append(
+            {
+                "step": f"{report.weight} %",
+                "signal": f"{report.requests} requests, {report.errors} failed, {report.seconds:.0f} s",
+                "outcome": report.ended,
+                "new": "",
+                "production": "",
+                "interval": "",
+                "allowed": "",
+            }
+        )
+        rows += [_signal_row(report.weight, one) for one in report.signals]
+    return rows
+
+
+def _signal_row(weight: int, signal: Signal) -> dict[str, str]:
+    return {
+        "step": f"{weight} %",
+        "signal": signal.name,
+        "outcome": signal.outcome,
+        "new": signal.shown(signal.candidate),
+        "production": signal.shown(signal.production),
+        "interval": signal.interval,
+        "allowed": f"{signal.allowed:g}",
+    }

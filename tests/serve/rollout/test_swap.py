@@ -1,0 +1,76 @@
+"""Where there is room for one engine only."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from rollout_support import lock_of, serve_first, weights, with_rollout
+from serve_support import make_artifact, make_line
+
+from tasks.serve.fleet import local
+from tasks.serve.rollout.steps import roll_out
+from tasks.serve.rollout.swap import engine_with_room
+from weighbridge.errors import NoRoomBeside, RolloutAborted
+
+
+@pytest.fixture
+def room_for_one(fleet, monkeypatch):
+    """A machine that holds one engine of the line."""
+
+    def check(rows: object, who: str) -> None:
+        if [one for one in fleet.engines("toy") if one.name != who]:
+            raise NoRoomBeside(f"{who} needs 20 GiB.", "Let the line swap.")
+
+    monkeypatch.setattr(local, "check_before_start", check)
+
+
+def ask(settings, gateway):
+    headers = {"Authorization": f"Bearer {gateway.key()}"}
+    body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
+    return httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+
+def test_a_line_that_says_nothing_is_refused_and_serves_on(settings, fleet, gateway, room_for_one):
+    line, old = serve_first(settings, fleet, gateway)
+    with pytest.raises(NoRoomBeside):
+        engine_with_room(line, "2", make_artifact(settings, "new"), gateway, fleet)
+    assert fleet.engines("toy") == [old]
+    assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
+
+
+def test_a_line_that_swaps_answers_503_until_the_new_engine_is_proven(
+    settings, fleet, gateway, room_for_one, monkeypatch
+):
+    line, _ = serve_first(settings, fleet, gateway)
+    swaps = with_rollout(line, when_no_room="swap")
+    told, meanwhile = [], []
+    proves = local.prove
+    monkeypatch.setattr(
+        local, "prove", lambda *given: (meanwhile.append(ask(settings, gateway).status_code), proves(*given))
+    )
+    new = engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
+    assert meanwhile == [503]
+    assert fleet.engines("toy") == [new]
+    assert ask(settings, gateway).headers["x-weighbridge-version"] == "2"
+    text = " ".join(told)
+    assert "as its engines took before" in text
+    assert "serves after a gap of" in text
+    with lock_of(settings) as lock:
+        roll_out(swaps, "2", new, gateway, lock)
+    assert weights(gateway) == {"2": 100}
+
+
+def test_a_new_engine_that_fails_gives_its_place_back(settings, fleet, gateway, room_for_one):
+    line, old = serve_first(settings, fleet, gateway)
+    bad = with_rollout(make_line(status=500), when_no_room="swap")
+    # The old engine starts under its own line's flags; only what is new is broken.
+    real = fleet.ensure
+
+    def ensure(given, artifact, tell=lambda _: None):
+        return real(line if artifact == old.artifact else bad, artifact, tell)
+
+    fleet.ensure = ensure
+    with pytest.raises(RolloutAborted, match="serves again after a gap"):
+        engine_with_room(bad, "2", make_artifact(settings, "new"), gateway, fleet)
+    assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
+    assert weights(gateway) == {"1": 100}

@@ -1,0 +1,101 @@
+"""What is read from the gateway's log, line by line."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.serve.rollout.window import Window
+
+
+def entry(**changes: object) -> str:
+    return json.dumps(
+        {
+            "time": (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:23] + "Z",
+            "line": "toy",
+            "version": "2",
+            "status": 200,
+            "flags": None,
+            "duration_ms": 900,
+            "first_byte_ms": 100,
+            "bytes_sent": 4000,
+            "completion_tokens": 21,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "gateway-access.log"
+
+
+def read(log, *lines: str, version: str = "2"):
+    window = Window(log, "toy")
+    log.write_text("".join(f"{line}\n" for line in lines))
+    window.read()
+    return window.of(version)
+
+
+def test_a_whole_answer_gives_its_times_and_length(log):
+    found = read(log, entry())
+    assert (found.requests, found.failed) == (1, 0)
+    assert found.first_byte_ms == [100]
+    assert found.total_ms == [900]
+    assert found.token_ms == [40]
+    assert found.tokens == [21]
+
+
+@pytest.mark.parametrize("tokens", [None, "-"])
+def test_where_tokens_are_not_counted_nothing_is_said_of_them(log, tokens):
+    found = read(log, entry(completion_tokens=tokens))
+    assert (found.tokens, found.token_ms, found.sent_bytes) == ([], [], [4000])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"status": 500}, {"status": 400}, {"flags": "UC"}, {"status": 0, "flags": "DC"}, {"status": 503, "flags": "UF"}],
+)
+def test_errors_cuts_and_clients_that_gave_up_waiting_are_failures(log, bad):
+    found = read(log, entry(**bad))
+    assert (found.requests, found.failed, found.total_ms) == (1, 1, [])
+
+
+def test_a_client_that_left_in_the_middle_is_no_failure_and_no_measure_of_length(log):
+    found = read(log, entry(flags="DC"))
+    assert (found.requests, found.failed, found.total_ms, found.tokens) == (1, 0, [], [])
+    assert found.first_byte_ms == [100]
+
+
+def test_other_lines_versions_and_older_requests_are_not_counted(log):
+    old = {"time": "2020-01-01T00:00:00.000Z"}
+    found = read(log, entry(line="other"), entry(version="1"), entry(version=None), entry(**old), "{cut off", entry())
+    assert found.requests == 1
+
+
+def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log):
+    log.write_text(entry() + "\n")
+    window = Window(log, "toy")
+    whole = entry() + "\n"
+    with log.open("a") as file:
+        file.write(whole[:40])
+        file.flush()
+        window.read()
+        assert window.of("2").requests == 0
+        file.write(whole[40:])
+        file.flush()
+        window.read()
+        window.read()
+    assert window.of("2").requests == 1
+
+
+def test_a_log_that_was_rotated_or_is_not_there_yet_is_no_matter(log):
+    window = Window(log, "toy")
+    window.read()
+    log.write_text(entry() + "\n" + entry() + "\n")
+    window.read()
+    log.write_text(entry() + "\n")
+    window.read()
+    assert window.of("2").requests == 3
