@@ -18,6 +18,9 @@ ACCESS_LOG = "gateway-access.log"
 CLIENT_LEFT = "DC"
 """Envoy's response flag: the client closed its connection before the answer's end."""
 
+REFUSED_HERE = "lua_response"
+"""Envoy's response details: the gateway's own limits answered."""
+
 NO_FLAGS = (None, "", "-")
 
 
@@ -47,7 +50,11 @@ class Sample:
             # meet both alike. What the gateway refuses by itself carries no version and is not here.
             self.failed += 1
             return
-        first, total = _number(entry.get("first_byte_ms")), _number(entry.get("duration_ms"))
+        first = _number(entry.get("first_token_ms"))
+        if first is None:
+            # Of a whole answer, that is all there is; of a stream, engines send the head long before a token.
+            first = _number(entry.get("first_byte_ms"))
+        total = _number(entry.get("duration_ms"))
         if first is not None:
             self.first_byte_ms.append(first)
         if left or total is None:
@@ -110,6 +117,9 @@ class Window:
             # A full disk cuts lines.
             return
         if entry.get("line") != self._line or not isinstance(entry.get("version"), str):
+            return
+        if entry.get("details") == REFUSED_HERE:
+            # A client's limit: the engine never saw the request.
             return
         # A request that came before the weight changed belongs to the step before.
         if entry["version"] != "-" and str(entry.get("time", "")) >= self._since:

@@ -48,6 +48,16 @@ def test_a_whole_answer_gives_its_times_and_length(log):
     assert found.tokens == [21]
 
 
+def test_a_stream_begins_with_its_first_token_and_not_with_its_head(log):
+    assert read(log, entry(first_token_ms=300)).first_byte_ms == [300]
+    assert read(log, entry(first_token_ms=None)).first_byte_ms == [100]
+
+
+def test_a_clients_own_limit_says_nothing_of_the_version(log):
+    assert read(log, entry(status=429, details="lua_response")).requests == 0
+    assert read(log, entry(status=429, details="via_upstream")).failed == 1
+
+
 @pytest.mark.parametrize("tokens", [None, "-"])
 def test_where_tokens_are_not_counted_nothing_is_said_of_them(log, tokens):
     found = read(log, entry(completion_tokens=tokens))
