@@ -55,11 +55,11 @@ $(VLLM_STAMP): Makefile
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 ifdef UV
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" uv pip install --quiet --python $(VLLM)/bin/python $(VLLM_PACKAGE)
-	@# The index's builds of these do not match its torch, and transformers imports them where they are.
-	-uv pip uninstall --quiet --python $(VLLM)/bin/python torchvision torchaudio torchcodec
 else
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGE)
 endif
+	@# Builds of these that do not match its torch break it, for transformers imports them where they are.
+	-$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 up: $(STAMP)
