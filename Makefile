@@ -37,7 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) vllm
+test: $(STAMP)
+	@$(MAKE) vllm || echo "vLLM could not be installed: its tests are skipped, and say so."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

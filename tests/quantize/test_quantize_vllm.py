@@ -22,14 +22,18 @@ from tasks.quantize.plan import plan
 
 ROOT = Path(__file__).parents[2]
 VLLM = ROOT / ".vllm" / "bin" / "python"
+INSTALLED = ROOT / ".vllm" / ".installed"
 NEEDS = engine_profile("vllm", None).processor_needs
 
+AVX512 = "avx512f" in processor_features()
 # Mean distance in nats a token. INT8 and FP8 round activations too, where the order of sums decides a near-tie.
-BOUNDS = {"bf16": 0.05, "int8": 0.15, "int4": 0.05, "int4-asym": 0.05, "fp8": 0.25}
+# Quantized kernels were tried with AVX-512 only.
+QUANTIZED = {"int8": 0.15, "int4": 0.05, "int4-asym": 0.05, "fp8": 0.25}
+BOUNDS = {"bf16": 0.05, **(QUANTIZED if AVX512 else {})}
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed: make vllm"),
+    pytest.mark.skipif(not INSTALLED.exists(), reason="vLLM is not installed: make vllm"),
 ]
 
 
@@ -48,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model.to(torch.bfloat16).save_pretrained(home / "bf16")
     found = {"bf16": home / "bf16"}
     for name in BOUNDS:
-        if name == "bf16" or NEEDS.get(name, "") not in ("", *processor_features()):
+        if name == "bf16":
             continue
         recipe = plan(found["bf16"], scheme(name))
         rtn.quantize(Job(source=found["bf16"], out=home / name, recipe=recipe), lambda: None)
@@ -81,10 +85,12 @@ def test_vllm_reads_every_scheme_as_transformers_does(folders: dict[str, Path]) 
         for (name, folder), mine in zip(folders.items(), told, strict=True)
     }
     assert {name: far for name, far in distances.items() if far > BOUNDS[name]} == {}
-    # What is compared can tell: another scheme's numbers are further off than the bound.
-    assert np.abs(np.array(told[0]) - _by_transformers(folders["fp8"])).mean() > BOUNDS["bf16"]
+    if AVX512:
+        # What is compared can tell: another scheme's numbers are further off than the bound.
+        assert np.abs(np.array(told[0]) - _by_transformers(folders["fp8"])).mean() > BOUNDS["bf16"]
 
 
+@pytest.mark.skipif(not AVX512, reason="tried with AVX-512 only")
 def test_what_the_planner_calls_an_obstacle_is_refused_by_vllm_itself(folders: dict[str, Path]) -> None:
     refused = [name for name, feature in NEEDS.items() if feature is None or name == "fp8-block"]
     for name in refused:
