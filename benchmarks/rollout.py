@@ -31,11 +31,10 @@ from examples.load import Load
 from registry.store import Artifact, Store
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
 from tasks.serve.fleet.supervisor import Program, Supervisor
-from tasks.serve.gateway import Gateway
+from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import back
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.steps import roll_out
-from tasks.serve.rollout.window import ACCESS_LOG
 from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings
 
@@ -127,7 +126,7 @@ def _round(
 def _as_logged(settings: Settings) -> dict[str, int]:
     """What the gateway's log says of requests that did not end well, and how often."""
     time.sleep(2)
-    lines = (settings.logs_folder / ACCESS_LOG).read_text().splitlines()
+    lines = access_log(settings).read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     bad = [one for one in entries if one["status"] != 200 or one["flags"]]
     return dict(Counter(f"version {one['version']} {one['status']} {one['flags']} {one['details']}" for one in bad))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.serve.rollout.back import LOCK_SECONDS
 from tasks.serve.step import Serving, earlier, switch_back, tidy, traffic_lock, wake_engine
 from weighbridge.line import Line
-
-LOCK_SECONDS = 120
 
 
 @flow(name="rollback", flow_run_name="rollback-{line}", persist_result=True, result_serializer="json")

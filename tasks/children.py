@@ -43,6 +43,11 @@ def run_child(
                 child.stdout.close()
 
 
+def log_tail(log: Path, lines: int) -> str:
+    """The last lines of a log, for the message of what ended too early."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
 def model_environment() -> dict[str, str]:
     """For a process that runs a model: offline, and with threads that sleep while they wait.
 

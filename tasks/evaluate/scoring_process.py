@@ -16,7 +16,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from tasks.children import model_environment
+from tasks.children import log_tail, model_environment
 from tasks.evaluate.lm_eval_child import MARK, Chunk, Event, Job
 from tasks.evaluate.scores import ItemScore
 from tasks.evaluate.suites import Suite
@@ -138,7 +138,7 @@ def _failure(refused: str, status: int, log: Path) -> ScoringFailed:
         return ScoringFailed(
             f"The scoring process was killed by signal {-status}, often for want of memory.", AGAIN, where=str(log)
         )
-    tail = "\n".join(log.read_text().splitlines()[-TAIL_LINES:])
+    tail = log_tail(log, TAIL_LINES)
     return ScoringFailed(f"The scoring process ended with status {status}:\n{tail}\n", AGAIN, where=str(log))
 
 

@@ -224,17 +224,16 @@ def earlier(plan: Line, version: int | None) -> Version:
         version = intent.to
     if version is not None:
         return registry.version(plan.name, version)
-    production = registry.production(plan.name)
-    shares = {one.version: one.weight for one in Gateway(settings).routes().line(plan.name).backends}
-    if production is not None and shares.get(str(production.version), 0) < 100:
-        return production
-    previous = registry.previous(plan.name)
-    if previous is None:
+    production, previous = registry.production(plan.name), registry.previous(plan.name)
+    route = Gateway(settings).routes().line(plan.name)
+    number = back.before(route, production.version if production else None, previous.version if previous else None)
+    found = next((one for one in (production, previous) if one is not None and one.version == number), None)
+    if found is None:
         raise NothingToRollBack(
             f"{plan.name} has no previous version.",
             f"Name one: `weighbridge rollback {plan.name} --to VERSION`; `weighbridge status` lists them.",
         )
-    return previous
+    return found
 
 
 def unfinished(plan: Line) -> tuple[Version, str] | None:

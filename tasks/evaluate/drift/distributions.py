@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.children import model_environment, run_child
+from tasks.children import log_tail, model_environment, run_child
 from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Message
 from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.intervals import Interval, mean_interval, positive_mean_interval
@@ -213,7 +213,7 @@ def _failure(last: Message | None, status: int, log: Path) -> ScoringFailed | Di
     if status < 0:
         ended = f"was killed by signal {-status}, often for want of memory"
     else:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        tail = log_tail(log, TAIL_LINES)
         ended = f"ended with status {status}:\n{tail}\n"
     return ScoringFailed(
         f"The process that compares distributions {ended}.", "Read the log, then run it again.", where=str(log)

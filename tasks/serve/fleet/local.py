@@ -24,7 +24,7 @@ from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
 from tasks.serve.parity.gate import keep_as_noise, pass_gate
-from tasks.serve.parity.reference import reference_for
+from tasks.serve.parity.reference import Reference, reference_for
 from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
@@ -131,9 +131,8 @@ class LocalFleet:
         return one
 
     def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
-        if line.engine.parity != "off":
-            # Before the engine starts: the two may not fit into a GPU's memory together.
-            reference_for(artifact, line.target.context, tell)
+        # Before the engine starts: the two may not fit into a GPU's memory together.
+        reference = None if line.engine.parity == "off" else reference_for(artifact, line.target.context, tell)
         one = self._register(line, artifact, plan_engine(line))
         known = self.state(one)
         running = known is not None and known.state in ("RUNNING", "STARTING")
@@ -148,7 +147,8 @@ class LocalFleet:
             self.warm_up(one, tell)
             if not running:
                 note_start(self._settings, one.line, one.plan.engine_version, time.monotonic() - began)
-            self._compare(line, one, tell)
+            if reference is not None:
+                self._compare(line, one, reference, tell)
         except (EngineFailed, EngineDiverges, NoRoomBeside):
             self.stop(one)
             raise
@@ -168,11 +168,8 @@ class LocalFleet:
         self._wait_ready(one, tell)
         prove(one.url, one.plan, tell)
 
-    def _compare(self, line: Line, one: RunningEngine, tell: Callable[[str], None]) -> None:
-        """Hold what an engine computes against what its artifact says, as far as the line wants it."""
-        if line.engine.parity == "off":
-            return
-        reference = reference_for(one.artifact, one.plan.context, tell)
+    def _compare(self, line: Line, one: RunningEngine, reference: Reference, tell: Callable[[str], None]) -> None:
+        """Hold what an engine computes against what its artifact says."""
         try:
             pass_gate(one.url, one.plan, reference, self._folder / one.name, self._pid(one), tell)
         except EngineDiverges as error:

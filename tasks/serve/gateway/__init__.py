@@ -17,6 +17,7 @@ from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.control import Gateway
 from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
 from tasks.serve.gateway.keys import KeyRecord, Keys
+from tasks.serve.gateway.logs import access_log
 from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes, Shadow
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "LineRoute",
     "Routes",
     "Shadow",
+    "access_log",
     "cluster_name",
 ]

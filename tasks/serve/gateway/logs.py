@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tasks.serve.gateway.discovery import CLIENT_HEADER, METADATA
@@ -37,11 +38,16 @@ ACCESS_LOG: dict[str, str] = {
 }
 
 
+def access_log(settings: Settings) -> Path:
+    """The file; a line is in it within a second of its request's end."""
+    return settings.logs_folder / "gateway-access.log"
+
+
 def access_loggers(settings: Settings) -> list[dict[str, Any]]:
     """The file, and the counts."""
     file = {
         "@type": f"{_LOGGERS}.file.v3.FileAccessLog",
-        "path": str(settings.logs_folder / "gateway-access.log"),
+        "path": str(access_log(settings)),
         "log_format": {"json_format": ACCESS_LOG},
     }
     return [

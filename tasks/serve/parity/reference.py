@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.children import model_environment, run_child
+from tasks.children import log_tail, model_environment, run_child
 from tasks.evaluate.drift.held import held_documents
 from tasks.evaluate.harness import scoring_device, scoring_dtype
 from tasks.serve.parity.probes import Question, digest
@@ -95,7 +95,7 @@ def probes_digest(context: int) -> str:
 
 def _failure(artifact: Artifact, status: int, log: Path) -> ScoringFailed:
     ended = f"was killed by signal {-status}, often for want of memory" if status < 0 else f"ended with {status}"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+    tail = log_tail(log, TAIL_LINES)
     return ScoringFailed(
         f"What {artifact.short} is to say is not known: the process that asks transformers {ended}: {tail}",
         "Read the log; without a reference no engine of this artifact takes traffic.",

@@ -113,8 +113,13 @@ def earlier(settings: Settings, gateway: Gateway, line: str) -> int | None:
     known = served(settings, line)
     if known is None:
         return None
-    shares = {one.version: one.weight for one in gateway.routes().line(line).backends}
-    return known.production if shares.get(str(known.production), 0) < 100 else known.previous
+    return before(gateway.routes().line(line), known.production, known.previous)
+
+
+def before(route: LineRoute, production: int | None, previous: int | None) -> int | None:
+    """What served before what serves: production while a rollout, or what became of one, keeps traffic from it."""
+    shares = {one.version: one.weight for one in route.backends}
+    return production if production is not None and shares.get(str(production), 0) < 100 else previous
 
 
 def _warm(settings: Settings, route: LineRoute, version: str) -> bool:

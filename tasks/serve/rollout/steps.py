@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict
 
 from tasks.serve.fleet.local import RunningEngine
-from tasks.serve.gateway import Backend, BackendCounters, Gateway
+from tasks.serve.gateway import Backend, BackendCounters, Gateway, access_log
 from tasks.serve.rollout.counted import Counted
 from tasks.serve.rollout.judge import FEWEST, Looks, Moment, Signal, judge
 from tasks.serve.rollout.lock import TrafficLock
-from tasks.serve.rollout.window import ACCESS_LOG, Sample, Window
+from tasks.serve.rollout.window import Sample, Window
 from weighbridge.errors import GatewayFailed, RolloutAborted
 from weighbridge.line import Line
 
@@ -156,7 +156,7 @@ class _Hold:
         self._line, self._plan, self._version, self._old = line.name, line.rollout, version, old
         self._gateway, self._lock, self._reference = gateway, lock, reference
         self._weight = weight
-        self._window = Window(gateway.settings.logs_folder / ACCESS_LOG, line.name)
+        self._window = Window(access_log(gateway.settings), line.name)
         self._looks = Looks(len(line.rollout.steps))
         self._start = self._healthy_at = self._seen_at = time.monotonic()
         self._counted = Counted(gateway, line.name, (version, old))

@@ -12,9 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ACCESS_LOG = "gateway-access.log"
-"""In the folder of logs, as the gateway's bootstrap names it."""
-
 CLIENT_LEFT = "DC"
 """Envoy's response flag: the client closed its connection before the answer's end."""
 
