@@ -4,8 +4,9 @@ Run `python -m benchmarks.quantize --smollm2 FOLDER` with a release of SmolLM2-1
 method: `--row int4:gptq` adds one, `--only int8:rtn` (which may be given again) measures nothing else. Each row runs in
 a process of its own: its CPU seconds are those of the whole step, imports, proof and hashing included, its memory that
 of the quantizing process. Where llm-compressor's `model_free_ptq` knows the scheme, it does the same right after, in a
-process of its own, with the same targets and groups. The synthetic model (1.1 billion random weights in eight files,
-2.2 GB) and what is made of it need 6 GB under $TMPDIR.
+process of its own, with the same targets and groups. The synthetic model (1.2 billion random weights in eight files,
+2.4 GB) and what is made of it need 10 GB under $TMPDIR. Calibrated methods watch it on a twelfth of the project's
+calibration text: random weights have nothing to gain from more, and their cost a token is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pydantic import BaseModel
 
 from tasks.evaluate.drift import quick_look
 from tasks.quantize import scheme
+from tasks.quantize.calibration import calibration_documents
+from tasks.quantize.methods import WITHOUT_DATA
 from tasks.quantize.plan import plan
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import Bounds
@@ -32,13 +35,15 @@ MIB = 2**20
 DATA_FREE = ("int8:rtn", "int8-w8a16:rtn", "int4:rtn", "int4-asym:rtn", "fp8:rtn", "fp8-block:rtn")
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEYS, SHARDS = 2048, 5632, 22, 49152, 256, 8
 """TinyLlama's shapes, SmolLM2's vocabulary."""
+LARGE_DOCUMENTS = 7
+"""Of the calibration text, for the synthetic model; about 2,000 tokens."""
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
 from tasks.quantize import quantize_folder
-source, out, scheme, method = sys.argv[1:]
+source, out, scheme, method, *text = sys.argv[1:]
 began = time.monotonic()
-record = quantize_folder(Path(source), Path(out), scheme, method)
+record = quantize_folder(Path(source), Path(out), scheme, method, calibration=Path(text[0]) if text else None)
 seconds = time.monotonic() - began
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 cpu = sum(one.ru_utime + one.ru_stime for one in used)
@@ -134,14 +139,26 @@ def main() -> None:
                 keep(measure("SmolLM2", source, name, how, scratch, quality=with_quality))
         if not asked.no_large:
             large = build(scratch / "large", tokenizer_of=asked.smollm2)
+            text = _short_text(scratch / "calibration.jsonl")
+            with_quality = bool(asked.smollm2) and not asked.no_quality
             for name, how in entries:
-                if how == "rtn" or asked.smollm2:
-                    keep(measure("1.2 B", large, name, how, scratch))
+                if how in WITHOUT_DATA or asked.smollm2:
+                    keep(measure("1.2 B", large, name, how, scratch, quality=with_quality, text=text))
     print(as_markdown(rows))
 
 
-def measure(model: str, source: Path, name: str, method: str, scratch: Path, *, quality: bool = False) -> Row:
-    """Quantize once, by us and by `model_free_ptq` where it can."""
+def measure(
+    model: str, source: Path, name: str, method: str, scratch: Path, *, quality: bool, text: Path | None = None
+) -> Row:
+    """Quantize once, by us and by `model_free_ptq` where it can.
+
+    Args:
+        model: its name in the table.
+        source, name, method: the release, the scheme and the method.
+        scratch: where results go.
+        quality: also measure distributions.
+        text: calibration text instead of the project's.
+    """
     row = Row(model=model, scheme=name, method=method)
     print(f"{model} {name} {method}", file=sys.stderr, flush=True)
     ours, theirs = scratch / "ours", scratch / "theirs"
@@ -153,7 +170,8 @@ def measure(model: str, source: Path, name: str, method: str, scratch: Path, *, 
         except QuantizationUncovered as error:
             return row.model_copy(update={"refused": error.what})
     imports = float(_python(OUR_IMPORTS, method))
-    row.ours = _run(_python(OURS, str(source), str(ours), name, method), imports)
+    own_text = [str(text)] if text and method not in WITHOUT_DATA else []
+    row.ours = _run(_python(OURS, str(source), str(ours), name, method, *own_text), imports)
     if quality:
         row.quality = _quality(ours, source, scratch)
     if method == "rtn" and scheme(name).format != "gguf":
@@ -161,6 +179,12 @@ def measure(model: str, source: Path, name: str, method: str, scratch: Path, *, 
         group = str(recipe.group_size or 0)
         row.theirs = _run(_python(THEIRS, str(view), str(theirs), name, group, *recipe.ignore))
     return row
+
+
+def _short_text(path: Path) -> Path:
+    documents = calibration_documents()[:LARGE_DOCUMENTS]
+    path.write_text("".join(f"{one.model_dump_json(exclude_defaults=True)}\n" for one in documents))
+    return path
 
 
 def _python(program: str, *arguments: str) -> str:
@@ -263,7 +287,7 @@ def as_markdown(rows: list[Row]) -> str:
         "| `model_free_ptq` MiB | imports, MiB | written, MB |",
         "|" + "---|" * 10,
     ]
-    quality = ["| scheme | method | KL, nats | top-1 | perplexity (release) |", "|" + "---|" * 5]
+    quality = ["| model | scheme | method | KL, nats | top-1 | perplexity (release) |", "|" + "---|" * 6]
     for row in rows:
         names = f"| {row.model} | {row.scheme} | {row.method} |"
         if row.ours is None:
@@ -284,8 +308,7 @@ def as_markdown(rows: list[Row]) -> str:
         if row.quality:
             one = row.quality
             quality.append(
-                f"| {row.scheme} | {row.method} | {one.kl_nats:.3f} | {one.top1:.1%} "
-                f"| {one.perplexity:.1f} ({one.release_perplexity:.1f}) |"
+                f"{names} {one.kl_nats:.3f} | {one.top1:.1%} | {one.perplexity:.1f} ({one.release_perplexity:.1f}) |"
             )
     return "\n".join([*cost, "", *quality] if len(quality) > 2 else cost)
 
