@@ -1,7 +1,8 @@
-"""Small files: read as YAML, written whole or not at all."""
+"""Small files: read as YAML, written whole or not at all, and the disk that has no room for them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -12,6 +13,11 @@ import yaml
 # libyaml's own scanner is ten times as fast, and most wheels have it.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PRIVATE, READABLE = 0o600, 0o666
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def read_yaml(path: Path) -> Any:

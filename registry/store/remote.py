@@ -7,7 +7,6 @@ each object whole or not at all; a file that did not come whole is put again by 
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 from registry.signing import signature_path
 from registry.store.artifact import MANIFEST, MODEL, FileEntry, Manifest, damaged, sha256_of
 from weighbridge.errors import DiskFull, SettingsInvalid, StoreUnreachable
-from weighbridge.files import write_whole
+from weighbridge.files import is_full, write_whole
 
 TRANSFERS = 4
 """Files that are on their way at once."""
@@ -153,7 +152,7 @@ class Remote:
         try:
             yield
         except unreached as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if is_full(error):
                 raise DiskFull(
                     "The disk became full while an artifact came from the store.", "Free some disk, then run it again."
                 ) from None

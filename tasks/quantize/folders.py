@@ -1,10 +1,38 @@
-"""The source as the quantizing process sees it, and the result as the source looked."""
+"""The source as the quantizing process sees it, the result as the source looked, and the disk between them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.quantize.tensors import INDEX, is_finite, not_finite, read_tensors, weight_files
+from weighbridge.errors import DiskFull
+from weighbridge.files import is_full
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Say what was being written when the disk became full.
+
+    Args:
+        path: what is written, where the error itself does not say.
+
+    Raises:
+        DiskFull: in place of the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        written = Path(error.filename) if error.filename else path
+        raise DiskFull(
+            f"The disk became full while {written.name} was written.",
+            "Free some disk (`weighbridge store gc --dry-run` says what can go) and run the same command again: it "
+            "goes on after the files that are finished.",
+            where=str(written.parent),
+        ) from error
 
 
 def require_finite(source: Path) -> None:

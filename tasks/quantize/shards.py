@@ -6,7 +6,6 @@ under its name before it is whole, synced and hashed. A killed run finds what it
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict
 
 from registry.store.artifact import sha256_of
+from tasks.quantize.folders import full_disk_named
 from tasks.quantize.formats import Expected
 from tasks.quantize.plan import Layer, Recipe
 from tasks.quantize.tensors import (
@@ -171,25 +171,24 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, READABLE)
         try:
-            # Room for all of it before the first weight is rounded, where the system can promise that.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._file, 0, self._size)
-            os.pwrite(self._file, self._header, 0)
-        except OSError as error:
+            with full_disk_named(self._path):
+                # Room for all of it before the first weight is rounded, where the system can promise that.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._file, 0, self._size)
+                os.pwrite(self._file, self._header, 0)
+        except (OSError, DiskFull):
             self._give_up()
-            raise self._named(error) from error
+            raise
         return self
 
     def write(self, name: str, data: memoryview | bytes, offset: int) -> None:
         """Write bytes of a tensor, `offset` bytes after its beginning."""
         at = self._places[name] + offset
         view = memoryview(data).cast("B")
-        try:
+        with full_disk_named(self._path):
             while view:
                 written = os.pwrite(self._file, view, at)
                 view, at = view[written:], at + written
-        except OSError as error:
-            raise self._named(error) from error
 
     def copy(self, tensor: Tensor) -> None:
         """Write a tensor of the source as it is.
@@ -209,10 +208,11 @@ class ShardWriter:
             self._give_up()
             return
         try:
-            os.fsync(self._file)
-        except OSError as failed:
+            with full_disk_named(self._path):
+                os.fsync(self._file)
+        except (OSError, DiskFull):
             self._give_up()
-            raise self._named(failed) from failed
+            raise
         os.close(self._file)
         self._draft.replace(self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
@@ -224,12 +224,3 @@ class ShardWriter:
     def _give_up(self) -> None:
         os.close(self._file)
         self._draft.unlink(missing_ok=True)
-
-    def _named(self, error: OSError) -> OSError | DiskFull:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return error
-        return DiskFull(
-            f"The disk became full while {self._path.name} was written.",
-            "Free some disk and run the same command again: it goes on after the files that are finished.",
-            where=str(self._path.parent),
-        )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from tasks.quantize.folders import full_disk_named
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.job import deciding_versions
 from tasks.quantize.plan import Recipe
@@ -33,7 +34,8 @@ def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
     with lock:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            yield folder
+            with full_disk_named(folder):
+                yield folder
         except WeighbridgeError as error:
             if not isinstance(error, QuantizationInterrupted | DiskFull) or not (folder / LEDGER).is_file():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ asks for. Files come over plain HTTP, without Xet, whose client verifies and res
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from tasks.source import client
 from tasks.source.hub import Source, SourceFile
 from weighbridge.errors import DiskFull
+from weighbridge.files import is_full
 from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callabl
     try:
         problem = client.ask(call, repo=source.repo, revision=source.commit, reached=lambda: partial.size_bytes)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         raise DiskFull(
             f"The disk became full while {file.path} arrived.",

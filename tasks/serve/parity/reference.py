@@ -54,8 +54,7 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
         ScoringFailed: transformers does not load the artifact, or its process died.
     """
     settings = load_settings()
-    name = f"{artifact.digest}-{probes_digest(context)[:12]}.json"
-    kept = settings.home / "parity" / "references" / name
+    kept = path_of(artifact, context)
     if kept.is_file():
         return Reference.model_validate_json(kept.read_bytes())
     store = Store(settings.store_folder)
@@ -86,6 +85,12 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
     )
     write_whole(kept, found.model_dump_json(), READABLE)
     return found
+
+
+def path_of(artifact: Artifact, context: int) -> Path:
+    """Where an artifact's reference is kept."""
+    name = f"{artifact.digest}-{probes_digest(context)[:12]}.json"
+    return load_settings().home / "parity" / "references" / name
 
 
 def probes_digest(context: int) -> str:

@@ -1,0 +1,183 @@
+"""The parity gate's error rates on real engines, sound ones and damaged ones: tables for docs/parity.md.
+
+Run `python -m benchmarks.parity_starts FOLDER --engine llama-cpp --scheme q8-0 --starts 100` with a release of
+SmolLM2-135M-Instruct. Every start is the fleet's own under `parity: refuse`: supervisord, warm-up, proof, gate. The
+first half is judged by the default limits, the second beside the noise of a production of the same kind, as if one of
+the first had been promoted. With `--faults` the release is then damaged (benchmarks/damage.py), quantized and served
+in the same way, and the engine is held against what the undamaged artifact says: it computes something else.
+MLflow, Prefect and the gateway do not run. `--flag threads=1` keeps llama.cpp's threads from waiting for each other
+on cores that are busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.damage import DAMAGES
+from registry.store import Artifact, Store
+from tasks.quantize import quantize_folder
+from tasks.serve.fleet.local import LocalFleet, RunningEngine
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.parity.gate import RECORD, Record
+from tasks.serve.parity.judge import judge, noise_scale
+from tasks.serve.parity.measure import Gauge, Measured
+from tasks.serve.parity.probes import Kind
+from tasks.serve.parity.reference import path_of, reference_for
+from weighbridge.errors import EngineDiverges, EngineFailed
+from weighbridge.line import Line
+from weighbridge.settings import Settings, load_settings
+
+LINE = "parity"
+OTHER_KERNEL = {"llama-cpp": {"cache-type-k": "q4_0", "cache-type-v": "q4_0"}}
+"""A kernel of the wrong number format: keys and values in four bits where sixteen were planned."""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("release", type=Path, help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--engine", default="llama-cpp")
+    parser.add_argument("--scheme", default="q8-0", help="bf16 leaves it as published")
+    parser.add_argument("--starts", type=int, default=100)
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--faults", action="store_true", help="then serve faults")
+    parser.add_argument("--flag", action="append", default=[], metavar="NAME=VALUE", help="of the engine")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as home:
+        os.environ["WEIGHBRIDGE_HOME"] = home
+        os.environ["WEIGHBRIDGE_ENGINE_PORT_FIRST"] = str(random.randrange(20000, 30000, 100))
+        settings = load_settings()
+        with _supervisord(settings):
+            bench = Bench(settings, options)
+            bench.sound_starts()
+            if options.faults:
+                bench.faults()
+
+
+class Bench:
+    """One engine with one scheme."""
+
+    def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
+        self.settings, self.options = settings, options
+        self.fleet = LocalFleet(settings)
+        self.flags = dict(flag.split("=", 1) for flag in options.flag)
+        self.artifact = self.made("sound", options.release)
+        self.reference = reference_for(self.artifact, options.context)
+
+    def sound_starts(self) -> None:
+        """Start, judge, stop; as often as was asked."""
+        refused, seconds, seen = [], [], list[list[Measured]]()
+        for number in range(self.options.starts):
+            began = time.monotonic()
+            one, said = self.start(self.artifact, self.flags)
+            seconds.append(time.monotonic() - began)
+            if one is None:
+                refused.append(f"start {number + 1}: {said}")
+                print(refused[-1], file=sys.stderr, flush=True)
+                continue
+            seen.append(self.measured(one))
+            if number == self.options.starts // 2 - 1:
+                # From here on there is a production to be compared with.
+                self.fleet.mark_rotation(one, serves=True)
+            self.fleet.stop(one)
+            print(f"start {number + 1}: {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
+        print(f"\n{self.options.engine} {self.options.scheme}: {len(seconds)} starts, {len(refused)} refused")
+        worst = min(judge(one)[0].log_chance for one in seen)
+        print(f"least likely by the default limits: ln p {worst:.1f}")
+        for gauge in dict.fromkeys(one.gauge for one in seen[0]):
+            kinds = {one.kind for one in seen[0] if one.gauge == gauge}
+            scales = [
+                max(
+                    noise_scale([one.nats for one in start if (one.kind, one.gauge) == (kind, gauge)]) for start in seen
+                )
+                for kind in kinds
+            ]
+            whole = [_noise(start, gauge) for start in seen]
+            print(f"| {gauge} | all kinds {min(whole):.3f} to {max(whole):.3f} | noisiest kind {max(scales):.3f} |")
+
+    def faults(self) -> None:
+        """Every damage of the release, quantized and served, against what the sound artifact says."""
+        for name, damage in DAMAGES.items():
+            with tempfile.TemporaryDirectory(prefix="weighbridge-damaged-") as scratch:
+                damaged = Path(scratch) / "release"
+                damage(self.options.release, damaged)
+                self.row(name, self.made(name, damaged), self.flags)
+        if flags := OTHER_KERNEL.get(self.options.engine):
+            self.row("keys and values in 4 bits", self.artifact, {**self.flags, **flags})
+
+    def row(self, name: str, artifact: Artifact, flags: Mapping[str, str]) -> None:
+        """Print what became of a fault."""
+        told = self.reference.model_copy(update={"artifact_digest": artifact.digest})
+        path_of(artifact, self.options.context).write_text(told.model_dump_json())
+        one, said = self.start(artifact, flags)
+        if one is not None:
+            worst = judge(self.measured(one))[0]
+            said = f"passed: {worst.name} {worst.mean_nats:.2f} nats, ln p {worst.log_chance:.0f}"
+            self.fleet.stop(one)
+        print(f"| {name} | {said} |", flush=True)
+
+    def start(self, artifact: Artifact, flags: Mapping[str, str]) -> tuple[RunningEngine | None, str]:
+        """One start as a promotion makes it; where it is refused, why."""
+        try:
+            return self.fleet.ensure(self.line(flags), artifact), ""
+        except (EngineDiverges, EngineFailed) as error:
+            return None, f"{type(error).__name__}: {error.what[:400]}"
+
+    def measured(self, one: RunningEngine) -> list[Measured]:
+        """What the gate measured of an engine that passed."""
+        record = (self.settings.home / "engines" / one.name / RECORD).read_bytes()
+        return list(Record.model_validate_json(record).measured)
+
+    def made(self, name: str, release: Path) -> Artifact:
+        """An artifact of a release in the store, quantized where a scheme says so."""
+        store = Store(self.settings.store_folder)
+        staging = store.staging(LINE, name.encode().hex())
+        if self.options.scheme == "bf16":
+            shutil.copytree(release, staging, dirs_exist_ok=True)
+        else:
+            out = self.settings.home / "made"
+            quantize_folder(release, out, self.options.scheme)
+            shutil.copytree(out, staging, dirs_exist_ok=True)
+            shutil.rmtree(out)
+        return store.adopt(staging, line=LINE, scheme=self.options.scheme, repo="benchmark/parity", commit="0" * 40)
+
+    def line(self, flags: Mapping[str, str]) -> Line:
+        """A line that refuses what diverges."""
+        return Line.model_validate(
+            {
+                "name": LINE,
+                "source": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+                "admission": {"licences": ["apache-2.0"]},
+                "schemes": [self.options.scheme],
+                "target": {"gpus": ["host"], "context": self.options.context, "concurrency": 4},
+                "engine": {"name": self.options.engine, "flags": dict(flags), "parity": "refuse"},
+                "suites": [{"name": "general/choice"}],
+            }
+        )
+
+
+def _noise(measured: Sequence[Measured], gauge: Gauge, kind: Kind | None = None) -> float:
+    return noise_scale([one.nats for one in measured if one.gauge == gauge and kind in (None, one.kind)])
+
+
+@contextmanager
+def _supervisord(settings: Settings) -> Iterator[None]:
+    supervisor = Supervisor(settings)
+    supervisor.start({**settings.as_environment(), "PYTHONPATH": str(settings.root)})
+    try:
+        yield
+    finally:
+        supervisor.shut_down()
+
+
+if __name__ == "__main__":
+    main()
