@@ -135,6 +135,22 @@ class AuditLog:
             )
         return last
 
+    def copy(self, target: Path) -> list[Entry]:
+        """Write a copy of all whole entries, none of which is being written meanwhile.
+
+        Returns:
+            The entries.
+
+        Raises:
+            AuditBroken: one cannot be read.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            lines = self._lines()
+        target.write_bytes(b"".join(line + b"\n" for line in lines))
+        return [self._read(line, number) for number, line in enumerate(lines, 1)]
+
     def _lines(self) -> list[bytes]:
         """Whole lines; one that a kill left unfinished was never promised to anybody."""
         if not self.path.is_file():

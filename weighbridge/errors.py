@@ -400,6 +400,18 @@ class AuditBroken(WeighbridgeError):
     exit_status = 10
 
 
+class BackupFailed(WeighbridgeError):
+    """A backup could not be made, or not be brought back; nothing was replaced."""
+
+    exit_status = 10
+
+
+class BackupDamaged(WeighbridgeError):
+    """A backup is not what was written."""
+
+    exit_status = 10
+
+
 # --- watch ----------------------------------------------------------------------------------
 
 

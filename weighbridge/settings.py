@@ -11,8 +11,9 @@ import json
 import os
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from weighbridge.errors import SettingsInvalid
@@ -49,6 +50,13 @@ class Settings(BaseSettings):
     )
     gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
     mlflow_port: int = Field(5000, ge=1, le=65535)
+    mlflow_backend_uri: str | None = Field(
+        None,
+        description="MLflow's records: postgresql://user@host/database, the password in PGPASSFILE; none: SQLite",
+    )
+    mlflow_artifacts_url: str | None = Field(
+        None, pattern=r"^s3://", description="MLflow's files, as s3://bucket/prefix; none: a folder of the home"
+    )
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
@@ -69,6 +77,16 @@ class Settings(BaseSettings):
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
         description="the Hub; HF_ENDPOINT, as huggingface_hub names it, works too",
     )
+
+    @field_validator("mlflow_backend_uri")
+    @classmethod
+    def _postgresql_without_password(cls, value: str | None) -> str | None:
+        if value and not value.startswith("postgresql://"):
+            raise ValueError("does not begin with postgresql://")
+        # It would stand in stack.json, in supervisord's files and in the list of processes.
+        if value and urlsplit(value).password:
+            raise ValueError("has a password in it; put that into the file that PGPASSFILE names")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -167,8 +185,10 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
+        # A value that a check of our own refuses may hold a password.
+        own = first["type"] == "value_error"
         raise SettingsInvalid(
-            f"{field} is {first['input']!r}: {first['msg'].lower()}.",
+            f"{field} {first['ctx']['error']}." if own else f"{field} is {first['input']!r}: {first['msg'].lower()}.",
             "Correct or unset the variable, then run the command again.",
             where=f"{PREFIX}{field.upper()}",
         ) from None

@@ -8,6 +8,7 @@ import typer
 
 from weighbridge.cli import (
     audit,
+    backup,
     compare,
     cost,
     fit,
@@ -48,6 +49,7 @@ keys.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
 audit.add_to(app)
+backup.add_to(app)
 
 
 @app.command()

@@ -1,0 +1,66 @@
+"""`weighbridge backup` and `restore` as a user meets them: real processes, their output and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.audit import AuditLog
+from tasks.serve.fleet.supervisor import Supervisor
+from weighbridge.settings import load_settings
+
+
+@pytest.fixture
+def installation(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
+    (home / "mlflow").mkdir(parents=True)
+    shutil.copy(empty_database, home / "mlflow" / "mlflow.db")
+    AuditLog().append("approve", "toy", 1, who="anna")
+    return home
+
+
+def weighbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "weighbridge.cli.main", *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, env=os.environ, check=False)
+
+
+def test_the_way_out_and_back(installation: Path, tmp_path: Path) -> None:
+    file = tmp_path / "backup.tar.gz"
+    made = weighbridge("backup", file)
+    assert made.returncode == 0, made.stderr
+    assert "1 audit entries, head" in made.stdout
+    refused = weighbridge("restore", file)
+    assert refused.returncode == 10 and "--replace" in refused.stderr
+    tried = weighbridge("restore", file, "--dry-run", "--json")
+    assert json.loads(tried.stdout)["replaced"] == ["mlflow/mlflow.db", "audit/log.jsonl"]
+    done = weighbridge("restore", file, "--replace")
+    assert done.returncode == 0 and "weighbridge up" in done.stdout, done.stderr
+    assert "1 entries" in weighbridge("audit", "verify").stdout
+
+
+def test_nothing_is_replaced_under_a_stack_that_runs(installation: Path, tmp_path: Path) -> None:
+    file = tmp_path / "backup.tar.gz"
+    assert weighbridge("backup", file).returncode == 0
+    supervisor = Supervisor(load_settings())
+    supervisor.start({})
+    try:
+        refused = weighbridge("restore", file, "--replace")
+        assert refused.returncode == 3 and "weighbridge down" in refused.stderr
+        assert weighbridge("restore", file, "--dry-run").returncode == 0
+    finally:
+        supervisor.shut_down()
+
+
+def test_what_is_no_backup_is_named(installation: Path, tmp_path: Path) -> None:
+    file = tmp_path / "holiday.jpg"
+    file.write_bytes(b"\xff\xd8 picture")
+    refused = weighbridge("restore", file, "--json")
+    assert refused.returncode == 10
+    assert json.loads(refused.stdout)["error"] == "BackupDamaged"

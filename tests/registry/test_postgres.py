@@ -1,0 +1,164 @@
+"""The registry on PostgreSQL with its files on an S3-compatible server, both real, as the stack starts MLflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.postgres import postgres, postgres_programs
+
+from registry.audit import AuditLog
+from registry.backup import back_up, restore
+from registry.models import Registry
+from registry.records import ReleaseRecord
+from weighbridge.errors import SettingsInvalid
+from weighbridge.settings import Settings, load_settings
+from weighbridge.stack.services import services
+
+Make = Callable[..., ReleaseRecord]
+PROGRAMS = postgres_programs()
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
+]
+BUCKET = "mlflow"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    assert PROGRAMS is not None
+    with postgres(PROGRAMS) as address:
+        yield address
+
+
+def make_database(server: str, name: str) -> str:
+    """An empty database's address."""
+    import psycopg
+
+    connection = psycopg.connect(f"{server}/postgres")
+    connection.autocommit = True
+    connection.cursor().execute(f"create database {name}")
+    connection.close()
+    return f"{server}/{name}"
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    def make(name: str, **variables: str) -> Settings:
+        monkeypatch.chdir(tmp_path)
+        for key, value in {"HOME": str(tmp_path / name), **variables}.items():
+            monkeypatch.setenv(f"WEIGHBRIDGE_{key}", value)
+        return load_settings()
+
+    return make
+
+
+def decided(registry: Registry, release: Make) -> None:
+    """A release, an approval, and what serves."""
+    registry.record_release(release())
+    registry.approve("toy", 1, "better", "anna")
+    registry.set_production("toy", 1)
+
+
+def test_records_go_from_one_database_to_another(server, installation, release: Make, tmp_path: Path) -> None:
+    old = installation("old", MLFLOW_BACKEND_URI=make_database(server, "old"))
+    registry = Registry(old.mlflow_backend_uri)
+    decided(registry, release)
+    written = back_up(old, tmp_path / "backup.tar.gz")
+    registry.set_state("toy", 1, "failed", "after the backup")
+
+    new = installation("new", MLFLOW_BACKEND_URI=make_database(server, "new"))
+    restore(new, tmp_path / "backup.tar.gz")
+    production = Registry(new.mlflow_backend_uri).production("toy")
+    assert production is not None and (production.version, production.state) == (1, None)
+    assert AuditLog(new.home / "audit").verify(written.audit_head)
+
+    # Over what is there: in one transaction, and the old is dumped aside.
+    done = restore(old, tmp_path / "backup.tar.gz", replace=True)
+    assert Registry(old.mlflow_backend_uri).version("toy", 1).state is None
+    assert (Path(done.aside) / "mlflow" / "postgresql.dump").stat().st_size > 1000
+
+
+def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
+    server, installation, release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, object_store: str
+) -> None:
+    import boto3
+
+    boto3.client("s3", endpoint_url=object_store).create_bucket(Bucket=BUCKET)
+    settings = installation(
+        "stack",
+        MLFLOW_BACKEND_URI=make_database(server, "stack"),
+        MLFLOW_ARTIFACTS_URL=f"s3://{BUCKET}/files",
+        MLFLOW_PORT=str(_free_port()),
+    )
+    service = next(one for one in services(settings) if one.name == "mlflow")
+    variables = {**os.environ, **service.program.environment, "MLFLOW_S3_ENDPOINT_URL": object_store}
+    log = tmp_path / "mlflow.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            service.program.command, env=variables, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 150
+        while not service.healthy():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
+        registry = Registry(settings)
+        decided(registry, release)
+        run_id = registry.client.get_model_version("toy", "1").run_id
+        report = httpx.get(f"{settings.mlflow_url}/get-artifact", params={"path": "report.html", "run_uuid": run_id})
+        assert report.text == "<p>report</p>"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(20)
+    listed = boto3.client("s3", endpoint_url=object_store).list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert any(one["Key"].endswith(f"{run_id}/artifacts/report.html") for one in listed)
+    assert not list((settings.home / "mlflow").glob("*")), "nothing of it lies in the home folder"
+    production = Registry(settings.mlflow_backend_uri).production("toy")
+    assert production is not None and production.version == 1
+    contents = back_up(settings, tmp_path / "backup.tar.gz")
+    assert contents.mlflow_files == f"s3://{BUCKET}/files", "the backup says where the files are"
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown(installation) -> None:
+    with pytest.raises(SettingsInvalid, match="PGPASSFILE") as refused:
+        installation("x", MLFLOW_BACKEND_URI="postgresql://user:hunter2@localhost/mlflow")
+    assert "hunter2" not in str(refused.value)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """moto's S3 server."""
+    port = _free_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(400):
+            try:
+                httpx.get(f"http://127.0.0.1:{port}", timeout=1)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
