@@ -35,6 +35,8 @@ from weighbridge.settings import Settings, load_settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+FOUND = "found in MLflow: made by hand, or by a process that was killed before it could write this down"
+
 
 class Registry:
     """What MLflow knows of the lines.
@@ -214,6 +216,28 @@ class Registry:
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)
         AuditLog().append("state", line, number, what=state, reason=reason)
+
+    @reaches_mlflow
+    def catch_up(self, line: str) -> None:
+        """Write into the audit log what MLflow says of a line and the log does not.
+
+        That is a change whose writer was killed before its entry, or one that somebody made by hand.
+        """
+        log, reader = AuditLog(), self._reader(line)
+        logged: dict[tuple[str, int | None], object] = {}
+        for entry in log.entries(line):
+            if entry.action == "state":
+                logged["state", entry.version] = entry.what
+            elif entry.action in (PRODUCTION, PREVIOUS):
+                logged[entry.action, None] = entry.version
+        for alias in (PREVIOUS, PRODUCTION):
+            found = reader.by_alias(alias)
+            number = found.version if found else None
+            if logged.get((alias, None)) != number:
+                log.append(alias, line, number, reason=FOUND, who="unknown")
+        for one in reader.versions(line):
+            if one.state and logged.get(("state", one.version)) != one.state:
+                log.append("state", line, one.version, what=one.state, reason=FOUND, who="unknown")
 
     @reaches_mlflow
     def set_production(self, line: str, number: int) -> None:

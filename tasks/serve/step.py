@@ -183,6 +183,7 @@ def tidy(plan: Line) -> None:
     for one in fleet.engines(plan.name):
         fleet.mark_rotation(one, one.port in serving)
     _remember(plan)
+    Registry().catch_up(plan.name)
     retire(plan, gateway, fleet, run_logger().info)
 
 

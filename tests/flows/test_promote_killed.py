@@ -1,0 +1,187 @@
+"""MLflow and the reconciler are killed at random points of promotions, and everything agrees afterwards.
+
+A real MLflow on a real PostgreSQL, Prefect's server, Envoy and supervisord; stand-ins for engines. The suite does a
+few promotions; `WEIGHBRIDGE_KILLED_PROMOTIONS=20 pytest tests/flows/test_promote_killed.py -s` does so many, and says
+what was killed when.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from support.postgres import postgres, postgres_programs
+
+from registry.audit import AuditLog
+from registry.models import Registry
+from registry.records import CandidateRecord, ReleaseRecord
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import Gateway
+from weighbridge.errors import RegistryFailed, StackDown
+from weighbridge.settings import Settings, load_settings
+from weighbridge.stack.services import services
+
+sys.path.append(str(Path(__file__).parent.parent / "serve"))
+from serve_support import make_artifact
+
+PROGRAMS = postgres_programs()
+PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "3"))
+pytestmark = [
+    pytest.mark.timeout(300 + 240 * PROMOTIONS),
+    pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
+]
+TRIES = 15
+RECONCILER = """
+from serve_support import FakeEngine, make_line
+from tasks.serve.fleet import local
+local.engine = lambda name: FakeEngine()
+from weighbridge.line import Line
+Line.load = classmethod(lambda cls, name: make_line())
+from flows.promote import promote
+promote("toy")
+"""
+
+
+@pytest.fixture(scope="module")
+def database():
+    assert PROGRAMS is not None
+    with postgres(PROGRAMS) as address:
+        yield f"{address}/postgres"
+
+
+@pytest.fixture
+def settings(database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A stack without a worker, MLflow's records in PostgreSQL."""
+    first = random.randrange(30000, 40000, 100)
+    names = ("MLFLOW_PORT", "PREFECT_PORT", "GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "ENGINE_PORT_FIRST")
+    for number, name in enumerate(names):
+        monkeypatch.setenv(f"WEIGHBRIDGE_{name}", str(first + number))
+    monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_BACKEND_URI", database)
+    monkeypatch.chdir(tmp_path)
+    found = load_settings()
+    for name, value in found.library_environment().items():
+        monkeypatch.setenv(name, value)
+    supervisor = Supervisor(found)
+    supervisor.start({})
+    try:
+        Gateway(found).bootstrap()
+        parts = [one for one in services(found) if one.name in ("mlflow", "prefect", "gateway")]
+        for one in parts:
+            supervisor.run(one.program)
+        wait_until(lambda: all(one.healthy() for one in parts), 200)
+        yield found
+    finally:
+        supervisor.shut_down()
+
+
+def test_registry_gateway_and_log_agree_whatever_was_killed(settings: Settings) -> None:
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    seconds = promote(settings, 1, lambda process: None)
+    for number in range(2, PROMOTIONS + 1):
+        victim = chance.choice(["mlflow", "reconciler", "both"])
+        after = chance.uniform(0, seconds)
+
+        def kill(process: subprocess.Popen[bytes], victim: str = victim, after: float = after) -> None:
+            time.sleep(after)
+            if victim != "mlflow":
+                process.kill()
+            if victim != "reconciler" and (state := Supervisor(settings).state("mlflow")):
+                # The server and its worker, as the machine's memory killer might take them.
+                os.killpg(os.getpgid(state.pid), signal.SIGKILL)
+
+        began = time.monotonic()
+        promote(settings, number, kill)
+        print(f"promotion {number}: {victim} killed after {after:.1f} s, agreed after {time.monotonic() - began:.0f} s")
+
+
+def promote(settings: Settings, number: int, kill) -> float:  # type: ignore[no-untyped-def]
+    """Approve an artifact, reconcile with a kill, then until it succeeds; everything must agree.
+
+    Returns:
+        Seconds of the first reconciliation.
+    """
+    approve(number)
+    began = time.monotonic()
+    process = reconcile()
+    kill(process)
+    process.wait(300)
+    seconds = time.monotonic() - began
+    for _ in range(TRIES):
+        again = reconcile()
+        if again.wait(300) == 0:
+            break
+        time.sleep(2)
+    else:
+        pytest.fail(f"promotion {number} never ended well: {log_of(settings)}")
+    registry = Registry()
+    production = registry.production("toy")
+    assert production is not None and production.version == number
+    states = {one.version: one.state for one in registry.versions("toy")}
+    assert [version for version, state in states.items() if state == "serving"] == [number]
+    assert {one.version: one.weight for one in Gateway(settings).routes().line("toy").backends if one.weight} == {
+        str(number): 100
+    }
+    headers = {"Authorization": f"Bearer {Gateway(settings).key()}"}
+    body = {"model": "toy", "messages": [{"role": "user", "content": "hello"}]}
+    answer = httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=20)
+    assert answer.status_code == 200
+    log = AuditLog()
+    assert log.verify() is not None
+    entries = list(log.entries("toy"))
+    assert [one.version for one in entries if one.action == "production"][-1] == number
+    assert {one.version: one.what for one in entries if one.action == "state"} == states
+    assert len([one for one in entries if one.action == "approve"]) == number
+    return seconds
+
+
+def approve(number: int) -> None:
+    """Record a release that was weighed against what serves now, and approve it; MLflow may just be coming back."""
+    artifact = make_artifact(load_settings(), f"release {number}")
+    for _ in range(60):
+        try:
+            production = Registry().production("toy")
+            candidate = CandidateRecord(
+                artifact=artifact,
+                outcome="non_inferior",
+                passes=True,
+                sentence="No worse.",
+                production_digest=production.digest if production else "",
+            )
+            record = ReleaseRecord(
+                line="toy", repo="org/toy", commit="c" * 40, key=f"k{number}", candidates=(candidate,)
+            )
+            version = Registry().record_release(record).candidates[0].version
+            assert version is not None
+            Registry().approve("toy", version, "no worse", "anna")
+            return
+        except (StackDown, RegistryFailed):
+            time.sleep(2)
+    pytest.fail("MLflow did not come back")
+
+
+def reconcile() -> subprocess.Popen[bytes]:
+    """What the schedule starts every ten minutes."""
+    here = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": here}
+    with (load_settings().logs_folder / "reconciler.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-c", RECONCILER], env=environment, stdout=log, stderr=log)
+
+
+def log_of(settings: Settings) -> str:
+    return (settings.logs_folder / "reconciler.log").read_text(errors="replace")[-3000:]
+
+
+def wait_until(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
