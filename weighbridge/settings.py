@@ -121,6 +121,13 @@ class Settings(BaseSettings):
         return f"http://{self.host}:{self.mlflow_port}"
 
     @property
+    def mlflow_backend(self) -> str:
+        """Where MLflow keeps its records, as SQLAlchemy reads it; its own choice of a driver differs by version."""
+        if self.mlflow_backend_uri:
+            return self.mlflow_backend_uri.replace("postgresql://", "postgresql+psycopg://", 1)
+        return f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
     def prefect_url(self) -> str:
         """Address of the Prefect server's page."""
         return f"http://{self.host}:{self.prefect_port}"

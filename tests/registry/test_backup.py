@@ -52,7 +52,7 @@ def installation(home: Callable[[str], Settings], empty_database: Path, release:
 
 
 def registry_of(settings: Settings) -> Registry:
-    return Registry(f"sqlite:///{settings.home}/mlflow/mlflow.db")
+    return Registry(settings.mlflow_backend)
 
 
 def test_a_backup_brings_back_versions_files_aliases_and_the_log(

@@ -68,20 +68,20 @@ def decided(registry: Registry, release: Make) -> None:
 
 def test_records_go_from_one_database_to_another(server, installation, release: Make, tmp_path: Path) -> None:
     old = installation("old", MLFLOW_BACKEND_URI=make_database(server, "old"))
-    registry = Registry(old.mlflow_backend_uri)
+    registry = Registry(old.mlflow_backend)
     decided(registry, release)
     written = back_up(old, tmp_path / "backup.tar.gz")
     registry.set_state("toy", 1, "failed", "after the backup")
 
     new = installation("new", MLFLOW_BACKEND_URI=make_database(server, "new"))
     restore(new, tmp_path / "backup.tar.gz")
-    production = Registry(new.mlflow_backend_uri).production("toy")
+    production = Registry(new.mlflow_backend).production("toy")
     assert production is not None and (production.version, production.state) == (1, None)
     assert AuditLog(new.home / "audit").verify(written.audit_head)
 
     # Over what is there: in one transaction, and the old is dumped aside.
     done = restore(old, tmp_path / "backup.tar.gz", replace=True)
-    assert Registry(old.mlflow_backend_uri).version("toy", 1).state is None
+    assert Registry(old.mlflow_backend).version("toy", 1).state is None
     assert (Path(done.aside) / "mlflow" / "postgresql.dump").stat().st_size > 1000
 
 
@@ -120,7 +120,7 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
     listed = boto3.client("s3", endpoint_url=object_store).list_objects_v2(Bucket=BUCKET)["Contents"]
     assert any(one["Key"].endswith(f"{run_id}/artifacts/report.html") for one in listed)
     assert not list((settings.home / "mlflow").glob("*")), "nothing of it lies in the home folder"
-    production = Registry(settings.mlflow_backend_uri).production("toy")
+    production = Registry(settings.mlflow_backend).production("toy")
     assert production is not None and production.version == 1
     contents = back_up(settings, tmp_path / "backup.tar.gz")
     assert contents.mlflow_files == f"s3://{BUCKET}/files", "the backup says where the files are"

@@ -57,7 +57,7 @@ def _mlflow(settings: Settings) -> Service:
         "--port",
         str(settings.mlflow_port),
         "--backend-store-uri",
-        settings.mlflow_backend_uri or f"sqlite:///{folder / 'mlflow.db'}",
+        settings.mlflow_backend,
         "--artifacts-destination",
         settings.mlflow_artifacts_url or str(folder / "artifacts"),
         "--serve-artifacts",
