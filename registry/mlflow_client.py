@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
+from registry.accounts import sign_in
+from registry.denied import denied
 from weighbridge.errors import RegistryFailed, StackDown
+from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +47,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if tracking_uri.startswith("http"):
+        sign_in(load_settings())
     import logging
 
     from mlflow import MlflowClient
@@ -58,6 +63,7 @@ def reaches_mlflow(operation: Callable[Concatenate[A, P], R]) -> Callable[Concat
 
     Raises:
         StackDown: nobody answers at the address, or not in time.
+        RegistryDenied: MLflow does not know who asks, or does not let him.
         RegistryFailed: MLflow answers with an error that is none of ours.
     """
 
@@ -71,7 +77,8 @@ def reaches_mlflow(operation: Callable[Concatenate[A, P], R]) -> Callable[Concat
                 return operation(self, *args, **kwargs)
             except (MlflowException, RequestException) as error:
                 if not (unreachable := _unreachable(error)):
-                    raise _failed(self.tracking_uri, error) from error
+                    denied_because = denied(operation.__name__, (*args, *kwargs.values()), error, self.tracking_uri)
+                    raise denied_because or _failed(self.tracking_uri, error) from error
                 if unreachable == "silent" or pause_seconds is None:
                     raise _down(self.tracking_uri, unreachable) from error
             time.sleep(pause_seconds)

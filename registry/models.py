@@ -210,6 +210,8 @@ class Registry:
         """Write down what became of an approved version."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
+        if not reason and state in ("rolling", "serving") and (who := AuditLog().approver(line, number)):
+            reason = f"approved by {who}"
         # The reason first: where there is a state, its reason is there too.
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)

@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     )
     gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
     mlflow_port: int = Field(5000, ge=1, le=65535)
+    mlflow_auth: bool = Field(
+        default_factory=lambda: (home_folder() / "mlflow" / "auth.db").exists(),
+        description="whether MLflow asks who is there; once `weighbridge up --auth` has made accounts it does",
+    )
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")

@@ -16,6 +16,7 @@ from weighbridge.cli import (
     manifests,
     output,
     quantize,
+    roles,
     serving,
     stack,
     store,
@@ -47,6 +48,7 @@ serving.add_to(app)
 keys.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
+roles.add_to(app)
 audit.add_to(app)
 
 

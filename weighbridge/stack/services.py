@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from registry.accounts import PIPELINE
 from tasks.serve.fleet.supervisor import Program
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
@@ -63,6 +64,9 @@ def _mlflow(settings: Settings) -> Service:
         "--serve-artifacts",
         "--workers",
         "1",
+        # MLflow's own app, with the record of who changed what, and accounts where they are wanted.
+        "--app-name",
+        "weighbridge",
     )
     # Without job execution the server starts in half the time and memory, and nothing here uses jobs.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -112,6 +116,9 @@ def _worker(settings: Settings) -> Service:
     )
     # The default poll of 10 s makes a person wait for the first line of a run.
     environment = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONUNBUFFERED": "1"}
+    if settings.mlflow_auth:
+        # Whoever typed `up`, the worker is the pipeline; its password is on file.
+        environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
     return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
 
 
