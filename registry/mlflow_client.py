@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from registry.accounts import sign_in
 from registry.denied import denied
 from weighbridge.errors import RegistryFailed, StackDown
-from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,8 +45,6 @@ def connect(tracking_uri: str) -> MlflowClient:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if tracking_uri.startswith("http"):
-        sign_in(load_settings())
     import logging
 
     from mlflow import MlflowClient
