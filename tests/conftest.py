@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weighbridge.settings import Settings
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")
+EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
 START_SECONDS = 240
 """For MLflow, which takes 17 s on an idle machine."""
 
@@ -73,8 +74,7 @@ def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFact
         while not service.healthy():
             assert process.poll() is None and time.monotonic() < deadline, (settings.home / "mlflow.log").read_text()
             time.sleep(0.3)
-        users = {"ada": {"reviewer": ["toy"]}, "bo": {"builder": ["toy"]}, "oz": {"operator": ["toy"]}}
-        Granting(settings, ["toy"]).apply(Roles.model_validate({"users": users}), print)
+        Granting(settings, ["clicked", "toy"]).apply(Roles.model_validate({"users": EVERYONE}), print)
         yield settings
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -85,7 +85,8 @@ def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFact
 def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """An MLflow that asks who is there, started as the stack starts it, and this test's installation.
 
-    Of the line `toy`, ada is reviewer, bo builder and oz operator; a process that says nothing is the pipeline.
+    Of the lines `toy` and `clicked`, ada is reviewer, bo builder and oz operator; a process that says nothing is the
+    pipeline.
     """
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(_accounts_server.home))
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", str(_accounts_server.mlflow_port))

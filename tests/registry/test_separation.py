@@ -133,8 +133,8 @@ def test_who_is_not_known_is_told_so(settings: Settings) -> None:
 
 
 def test_a_role_is_given_taken_and_not_given_twice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    everyone = {"ada": {"reviewer": ["toy"]}, "bo": {"builder": ["toy"]}, "oz": {"operator": ["toy"]}}
-    granting = Granting(settings, ["toy"])
+    everyone = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
+    granting = Granting(settings, ["clicked", "toy"])
 
     def apply(users: dict[str, Any], dry_run: bool = False) -> list[str]:
         return granting.apply(Roles.model_validate({"users": users}), lambda text: None, dry_run)
