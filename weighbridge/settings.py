@@ -123,8 +123,12 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.gateway_admin_port}"
 
     def as_environment(self) -> dict[str, str]:
-        """The same settings as variables, for the processes that the stack starts."""
-        values = self.model_dump(mode="json")
+        """The same settings as variables, for the processes that the stack starts.
+
+        Whether MLflow asks for a name is told to the two whom it concerns: a change restarts a process, and Envoy
+        and the engines have requests to answer.
+        """
+        values = self.model_dump(mode="json", exclude={"mlflow_auth"})
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def library_environment(self) -> dict[str, str]:

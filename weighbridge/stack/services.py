@@ -69,7 +69,11 @@ def _mlflow(settings: Settings) -> Service:
         "weighbridge",
     )
     # Without job execution the server starts in half the time and memory, and nothing here uses jobs.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+    }
     return Service(
         name="mlflow",
         program=_program(settings, "mlflow", command, environment, folder),
@@ -77,6 +81,8 @@ def _mlflow(settings: Settings) -> Service:
         port_variable="WEIGHBRIDGE_MLFLOW_PORT",
         health_url=f"{settings.mlflow_url}/health",
         page_url=settings.mlflow_url,
+        # The first start makes the tables of two databases.
+        ready_seconds=240,
     )
 
 
@@ -115,7 +121,11 @@ def _worker(settings: Settings) -> Service:
         "4",
     )
     # The default poll of 10 s makes a person wait for the first line of a run.
-    environment = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONUNBUFFERED": "1",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+    }
     if settings.mlflow_auth:
         # Whoever typed `up`, the worker is the pipeline; its password is on file.
         environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
