@@ -5,8 +5,10 @@ An entry that is edited, removed or moved breaks the chain from there on. What a
 was cut off, or all of it written anew: note the head's hash elsewhere now and then (`weighbridge audit verify` prints
 it) and hold the log against it later.
 
-It has what goes through Weighbridge: approvals by command, every state of a version, every move of an alias, and so all
-rollouts and rollbacks. A click in MLflow's page is not in it before `promote` acts on it.
+Two kinds of entries stand in it. Weighbridge's own say what it meant: approve, state, production, previous, and so all
+rollouts and rollbacks; who is whoever its process says. MLflow's server writes the others, `mlflow.*`
+(`registry/server`): one for each request that changed the registry, whoever sent it, with the name that the server
+checked, the address and the request's id. Where the two speak of one thing, the server's names who did it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from weighbridge.settings import load_settings
 
 NOTHING = "0" * 64
 """What the first entry has before it."""
+NOBODY = "(not signed in)"
+"""Who sent a request to a server that asks for no name; no account may be called so."""
+COPIED = "mlflow.create_model_version"
+"""The request that *Promote model* sends, and `approve` too."""
+TAIL_BYTES = 65536
+"""Read from the log's end to find its last entry; one is a few hundred bytes, and the tags in it are cut."""
 
 
 class Entry(BaseModel):
@@ -39,25 +47,43 @@ class Entry(BaseModel):
     at: str
     """ISO 8601, UTC."""
     who: str
-    """$WEIGHBRIDGE_USER, else the operating system's user; with an approval the one who approved."""
+    """Whom MLflow's server signed in (`NOBODY` where it asks for no name); of Weighbridge's own entries
+    $WEIGHBRIDGE_USER, else the operating system's user, with an approval the one who approved."""
     action: str
-    """approve, state, production, previous."""
+    """approve, state, production, previous; `mlflow.<request>` of the server's."""
     line: str
     version: int | None
-    """Of the registered model `<line>`; None where an alias was taken away."""
+    """Of the registered model `<line>`, or of `model` where one is named; None where no version is meant."""
     what: str
-    """The state, or where it came from."""
+    """The state, where it came from, or the fields of the request."""
     reason: str
+    model: str = ""
+    """Registered model that the request named; empty in Weighbridge's own entries, as are the next two."""
+    address: str = ""
+    """Where the request came from."""
+    request: str = ""
+    """Its id, which the answer's header `X-Request-Id` has too."""
     previous: str
     """Hash of the entry before."""
     hash: str
-    """SHA-256 of all other fields, as JSON with sorted names."""
+    """SHA-256 of all other fields, as JSON with sorted names; fields that are empty by default are left out."""
 
     @property
     def expected_hash(self) -> str:
         """What `hash` must be."""
-        content = json.dumps(self.model_dump(exclude={"hash"}), sort_keys=True)
+        # Fields that came later are left out where they are empty: the older entries' hashes stay what they were.
+        content = json.dumps(self.model_dump(exclude={"hash"}, exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+class Request(BaseModel):
+    """What MLflow's server knows of a request beyond what it asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    address: str
+    id: str
 
 
 class AuditLog:
@@ -71,9 +97,20 @@ class AuditLog:
         self.path = (folder or load_settings().home / "audit") / "log.jsonl"
 
     def append(
-        self, action: str, line: str, version: int | None, *, what: str = "", reason: str = "", who: str = ""
+        self,
+        action: str,
+        line: str,
+        version: int | None,
+        *,
+        what: str = "",
+        reason: str = "",
+        who: str = "",
+        request: Request | None = None,
     ) -> Entry:
         """Write an entry down; it is on the disk when this returns.
+
+        Args:
+            request: where MLflow's server writes it.
 
         Raises:
             AuditBroken: the last entry is not one, so that nothing can follow it.
@@ -88,10 +125,12 @@ class AuditLog:
                 **{"action": action, "line": line, "version": version, "what": what, "reason": reason},
                 "previous": last.hash if last else NOTHING,
             }
+            if request is not None:
+                fields |= {"model": request.model, "address": request.address, "request": request.id}
             entry = Entry.model_validate({**fields, "hash": ""})
             entry = entry.model_copy(update={"hash": entry.expected_hash})
             with self.path.open("ab") as file:
-                file.write(entry.model_dump_json().encode() + b"\n")
+                file.write(entry.model_dump_json(exclude_defaults=True).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             return entry
@@ -106,6 +145,12 @@ class AuditLog:
             entry = self._read(text, number)
             if line in (None, entry.line):
                 yield entry
+
+    def approver(self, line: str, version: int) -> str:
+        """Who made a version of `<line>`, as MLflow's server saw it, else as `approve` said; empty when neither did."""
+        made = [one for one in self.entries(line) if one.version == version]
+        signed_in = [one.who for one in made if one.action == COPIED and one.model == line and one.who != NOBODY]
+        return next(iter(signed_in or [one.who for one in made if one.action == "approve"]), "")
 
     def verify(self, head: str = "") -> Entry | None:
         """Hold every entry against the one before.
@@ -159,11 +204,24 @@ class AuditLog:
 
     def _last(self) -> Entry | None:
         """The last entry; what a kill left of one after it is taken away."""
-        lines = self._lines()
-        whole = sum(len(text) + 1 for text in lines)
-        if self.path.is_file() and self.path.stat().st_size > whole:
-            os.truncate(self.path, whole)
-        return self._read(lines[-1], len(lines)) if lines else None
+        if not self.path.is_file():
+            return None
+        with self.path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            # All of it, where not even one whole entry and the end of the one before lie in the tail.
+            for start in (max(0, size - TAIL_BYTES), 0):
+                file.seek(start)
+                whole, newline, rest = file.read().rpartition(b"\n")
+                if start == 0 or b"\n" in whole:
+                    break
+            file.truncate(size - len(rest))
+        if not newline:
+            return None
+        text = whole.rpartition(b"\n")[2]
+        try:
+            return Entry.model_validate_json(text)
+        except ValidationError:
+            return self._read(text, len(self._lines()))
 
     def _read(self, text: bytes, number: int) -> Entry:
         try:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
+from registry.denied import denied
 from weighbridge.errors import RegistryFailed, StackDown
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def reaches_mlflow(operation: Callable[Concatenate[A, P], R]) -> Callable[Concat
 
     Raises:
         StackDown: nobody answers at the address, or not in time.
+        RegistryDenied: MLflow does not know who asks, or does not let him.
         RegistryFailed: MLflow answers with an error that is none of ours.
     """
 
@@ -71,7 +73,8 @@ def reaches_mlflow(operation: Callable[Concatenate[A, P], R]) -> Callable[Concat
                 return operation(self, *args, **kwargs)
             except (MlflowException, RequestException) as error:
                 if not (unreachable := _unreachable(error)):
-                    raise _failed(self.tracking_uri, error) from error
+                    denied_because = denied(operation.__name__, (*args, *kwargs.values()), error, self.tracking_uri)
+                    raise denied_because or _failed(self.tracking_uri, error) from error
                 if unreachable == "silent" or pause_seconds is None:
                     raise _down(self.tracking_uri, unreachable) from error
             time.sleep(pause_seconds)

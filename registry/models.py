@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry import records
+from registry.accounts import sign_in
 from registry.approvals import check_approval
 from registry.audit import AuditLog
 from registry.mlflow_client import connect, reaches_mlflow
@@ -46,11 +47,13 @@ class Registry:
 
     Raises:
         StackDown: from every method, when MLflow does not answer.
-        RegistryFailed: from every method, when it answers with an error.
+        RegistryDenied: from every method, when it does not know who asks, or does not let him.
+        RegistryFailed: from every method, when it answers with another error.
     """
 
     def __init__(self, where: Settings | str | None = None) -> None:
         where = where or load_settings()
+        self._settings = None if isinstance(where, str) else where
         self._uri = where if isinstance(where, str) else where.mlflow_url
         self._connected: MlflowClient | None = None
 
@@ -63,6 +66,8 @@ class Registry:
     def client(self) -> MlflowClient:
         """MLflow's own client, made at first use."""
         if self._connected is None:
+            if self._settings is not None:
+                sign_in(self._settings)
             self._connected = connect(self._uri)
         return self._connected
 
@@ -212,6 +217,8 @@ class Registry:
         """Write down what became of an approved version."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
+        if not reason and state in ("rolling", "serving") and (who := AuditLog().approver(line, number)):
+            reason = f"approved by {who}"
         # The reason first: where there is a state, its reason is there too.
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)

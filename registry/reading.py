@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry import records
+from registry.accounts import signed_in_as
 from registry.recording import Recorder, web_address
 from registry.records import FailedCandidate, Version, candidates_model
 from weighbridge.errors import ApprovalRefused, VersionUnknown
@@ -129,8 +130,12 @@ class Reader:
 
     def _unknown(self, model: str, reference: str, known: list[Version]) -> VersionUnknown:
         if not known:
+            # MLflow leaves out of a list what one may not read, and says nothing.
+            unseen = (
+                f" {who} is signed in: who holds no role of {self.line} sees none." if (who := signed_in_as()) else ""
+            )
             return VersionUnknown(
-                f"{model} has no version {reference!r}; it has none yet.",
+                f"{model} has no version {reference!r}; it has none yet.{unseen}",
                 f"Run `weighbridge release {self.line}` first.",
             )
         return VersionUnknown(f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these.")

@@ -27,6 +27,7 @@ CARD_LIMIT = 5000
 """Characters that MLflow's database keeps of a version's description (`String(5000)`)."""
 
 PRODUCTION, PREVIOUS = "production", "previous"
+CANDIDATES = "-candidates"
 
 State = Literal["rolling", "serving", "previous", "retired", "refused", "failed", "rolled_back"]
 STATES: tuple[State, ...] = get_args(State)
@@ -34,7 +35,12 @@ STATES: tuple[State, ...] = get_args(State)
 
 def candidates_model(line: str) -> str:
     """Registered model that the pipeline writes; the reviewers' is called like the line."""
-    return f"{line}-candidates"
+    return f"{line}{CANDIDATES}"
+
+
+def line_of(model: str) -> str:
+    """Line that a registered model belongs to."""
+    return model.removesuffix(CANDIDATES)
 
 
 class _Frozen(BaseModel):
@@ -127,7 +133,7 @@ class Version(_Frozen):
     """As MLflow has it: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""
     production_digest: str | None
     approved_by: str
-    """Empty after a click on *Promote model*: MLflow does not record who clicked."""
+    """As `approve` said; empty after a click on *Promote model*: `AuditLog.approver` knows whose that was."""
     approved_reason: str
     aliases: tuple[str, ...]
     tags: dict[str, str]

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from weighbridge.settings import Settings
+
+OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")
+EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
+START_SECONDS = 240
+"""For MLflow, which takes 17 s on an idle machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +29,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     if request.node.get_closest_marker("e2e"):
         return Path(os.environ["WEIGHBRIDGE_HOME"])
     for name in list(os.environ):
-        if name.startswith(("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")):
+        if name.startswith(OURS):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
@@ -29,3 +44,50 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
     assert Registry(f"sqlite:///{database}").candidates("none") == []
     return database
+
+
+@pytest.fixture(scope="session")
+def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    from registry.granting import Granting
+    from registry.roles import Roles
+    from weighbridge.settings import Settings
+    from weighbridge.stack.services import services
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    settings = Settings(home=tmp_path_factory.mktemp("accounts"), mlflow_port=port, mlflow_auth=True)
+    service = services(settings)[0]
+    shutil.copy(empty_database, service.program.folder / "mlflow.db")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    with (settings.home / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(
+            service.program.command,
+            cwd=service.program.folder,
+            env={**inherited, **service.program.environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not service.healthy():
+            assert process.poll() is None and time.monotonic() < deadline, (settings.home / "mlflow.log").read_text()
+            time.sleep(0.3)
+        Granting(settings, ["clicked", "toy"]).apply(Roles.model_validate({"users": EVERYONE}), print)
+        yield settings
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture
+def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """An MLflow that asks who is there, started as the stack starts it, and this test's installation.
+
+    Of the lines `toy` and `clicked`, ada is reviewer, bo builder and oz operator; a process that says nothing is the
+    pipeline.
+    """
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(_accounts_server.home))
+    monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", str(_accounts_server.mlflow_port))
+    return _accounts_server

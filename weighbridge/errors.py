@@ -331,6 +331,24 @@ class RegistryFailed(WeighbridgeError):
     exit_status = 11
 
 
+class RegistryDenied(RegistryFailed):
+    """MLflow does not know who asks, or does not let him do this."""
+
+    exit_status = 11
+
+
+class RolesInvalid(WeighbridgeError):
+    """A file of roles is not one, or gives somebody what must be apart."""
+
+    exit_status = 2
+
+
+class PasswordUnusable(WeighbridgeError):
+    """A password is missing, too short, or lies where others can read it."""
+
+    exit_status = 2
+
+
 class VersionUnknown(WeighbridgeError):
     """The registry has no such model version."""
 

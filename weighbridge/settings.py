@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     mlflow_artifacts_url: str | None = Field(
         None, pattern=r"^s3://", description="MLflow's files, as s3://bucket/prefix; none: a folder of the home"
     )
+    mlflow_auth: bool = Field(
+        default_factory=lambda: (home_folder() / "mlflow" / "auth.db").exists(),
+        description="whether MLflow asks who is there; once `weighbridge up --auth` has made accounts it does",
+    )
     prefect_port: int = Field(4200, ge=1, le=65535)
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
@@ -144,8 +148,12 @@ class Settings(BaseSettings):
         return f"http://127.0.0.1:{self.gateway_admin_port}"
 
     def as_environment(self) -> dict[str, str]:
-        """The same settings as variables, for the processes that the stack starts."""
-        values = self.model_dump(mode="json")
+        """The same settings as variables, for the processes that the stack starts.
+
+        Whether MLflow asks for a name is told to the two whom it concerns: a change restarts a process, and Envoy
+        and the engines have requests to answer.
+        """
+        values = self.model_dump(mode="json", exclude={"mlflow_auth"})
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def library_environment(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from weighbridge.errors import OptionInvalid
 from weighbridge.settings import Settings
 
 MLFLOW_FILES = "mlflow/artifacts"
-AUTH_FILE = "mlflow/basic_auth.db"
+AUTH_FILE = "mlflow/auth.db"
 AUDIT_FILE = "audit/log.jsonl"
 HERE = "in this backup"
 

@@ -29,12 +29,15 @@ def show(
     if as_json:
         show_json([entry.model_dump() for entry in entries])
         return
-    shown = table("#", "when (UTC)", "who", "action", "line", "version", "what", "reason")
+    shown = table("#", "when (UTC)", "who", "action", "model", "version", "what, and why")
     for one in entries:
         version = "–" if one.version is None else str(one.version)
         what = one.what[:12] if one.action == "approve" else one.what
-        cells = (one.who, one.action, one.line, version, what, one.reason)
+        who = f"{one.who} at {one.address}" if one.address else one.who
+        cells = (who, one.action, one.model or one.line or "–", version, ". ".join(filter(None, (what, one.reason))))
         shown.add_row(str(one.number), one.at[:19].replace("T", " "), *map(escape, cells))
+    for column in shown.columns[:4]:
+        column.no_wrap = True
     say(shown)
 
 

@@ -17,6 +17,7 @@ from weighbridge.cli import (
     manifests,
     output,
     quantize,
+    roles,
     serving,
     stack,
     store,
@@ -48,6 +49,7 @@ serving.add_to(app)
 keys.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
+roles.add_to(app)
 audit.add_to(app)
 backup.add_to(app)
 

@@ -62,10 +62,14 @@ def approve(
     import getpass
 
     settings = _ready(line)
+    from registry import accounts
     from registry.models import Registry
 
     registry = Registry()
-    who = os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
+    accounts.sign_in(settings)
+    # Where MLflow asks who is there, that name counts and no other.
+    signed_in = accounts.signed_in_as() if settings.mlflow_auth else ""
+    who = signed_in or os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
     version = registry.approve(line, registry.candidate(line, candidate).version, reason, who)
     if as_json:
         show_json(version.model_dump())

@@ -11,12 +11,22 @@ from weighbridge.cli.output import JsonOption, note, say, show_json, table
 COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
 
 
-def up(as_json: JsonOption = False) -> None:
+def up(
+    auth: Annotated[
+        bool | None,
+        typer.Option(
+            "--auth/--no-auth", help="Whether MLflow asks who is there; once with --auth it does until --no-auth."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Start MLflow, Prefect, a worker, the gateway and every engine that should run; harmless when they do."""
     from weighbridge.settings import load_settings, use_libraries
     from weighbridge.stack import lifecycle
 
     settings = load_settings()
+    if auth is not None:
+        settings = settings.model_copy(update={"mlflow_auth": auth})
     use_libraries(settings)
     rows = lifecycle.up(settings, note)
     if as_json:
@@ -25,6 +35,10 @@ def up(as_json: JsonOption = False) -> None:
     for row in rows:
         say(f"{row.name:>10}  [{COLOURS[row.state]}]{row.state}[/]  {row.url}")
     say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
+    if settings.mlflow_auth:
+        from registry.accounts import ADMIN, password_file
+
+        say(f"MLflow asks who is there. Password of {ADMIN}: {password_file(settings, ADMIN)}")
 
 
 def down(as_json: JsonOption = False) -> None:

@@ -15,17 +15,22 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from registry import signing
+from registry import accounts, signing
 from tasks.serve.fleet.local import LocalFleet, port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
+from weighbridge.line import line_names
 from weighbridge.settings import Settings
 from weighbridge.stack.services import POOL, Service, services
 
 Tell = Callable[[str, str], None]
 """Called with a service's name and what has become of it."""
+
+
+NO_SECRETS = dict.fromkeys((accounts.USERNAME, accounts.PASSWORD, accounts.ADMIN_PASSWORD), "")
+"""What everything that supervisord starts would inherit from the shell that typed `up`."""
 
 
 class ServiceStatus(BaseModel):
@@ -69,12 +74,19 @@ def _bring_up(settings: Settings, tell: Tell) -> None:
             _require_port(settings, service)
     Gateway(settings).bootstrap()
     signing.keys(settings.home / "keys")
+    if settings.mlflow_auth:
+        # On file before anything starts that reads it; what was in this shell's environment stays in this shell.
+        accounts.keep_password(settings, accounts.ADMIN)
     _record(settings)
-    supervisor.start({**settings.as_environment(), **settings.library_environment()})
+    supervisor.start({**settings.as_environment(), **settings.library_environment(), **NO_SECRETS})
     for service in wanted:
         if service.name != "worker":
             supervisor.run(service.program)
     _wait_all(supervisor, [service for service in wanted if service.name != "worker"], tell)
+    if settings.mlflow_auth:
+        from registry.granting import Granting  # takes MLflow's import
+
+        Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: tell("mlflow", text))
     for service in wanted:
         if service.name == "worker":
             _deploy(settings, tell)

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from registry.accounts import PIPELINE
 from tasks.serve.fleet.supervisor import Program
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
@@ -63,9 +64,16 @@ def _mlflow(settings: Settings) -> Service:
         "--serve-artifacts",
         "--workers",
         "1",
+        # MLflow's own app, with the record of who changed what, and accounts where they are wanted.
+        "--app-name",
+        "weighbridge",
     )
     # Without job execution the server starts in half the time and memory, and nothing here uses jobs.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+    }
     return Service(
         name="mlflow",
         program=_program(settings, "mlflow", command, environment, folder),
@@ -73,6 +81,8 @@ def _mlflow(settings: Settings) -> Service:
         port_variable="WEIGHBRIDGE_MLFLOW_PORT",
         health_url=f"{settings.mlflow_url}/health",
         page_url=settings.mlflow_url,
+        # The first start makes the tables of two databases.
+        ready_seconds=240,
     )
 
 
@@ -111,7 +121,14 @@ def _worker(settings: Settings) -> Service:
         "4",
     )
     # The default poll of 10 s makes a person wait for the first line of a run.
-    environment = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONUNBUFFERED": "1",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+    }
+    if settings.mlflow_auth:
+        # Whoever typed `up`, the worker is the pipeline; its password is on file.
+        environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
     return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
 
 

@@ -1,0 +1,207 @@
+"""Writing down every change of the registry that MLflow's server answered with success.
+
+Who, from where and under which id goes to a note before MLflow acts, and from there into the audit log when it has
+answered. A server that is killed between the two leaves the note, and the next one puts it into the log, saying so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import psutil
+from flask import Flask, Response, g, request
+from mlflow.protos import model_registry_pb2
+from mlflow.server.handlers import _get_request_message, get_endpoints
+from pydantic import BaseModel, ConfigDict
+
+from registry.audit import NOBODY, AuditLog, Request
+from registry.records import line_of
+from weighbridge.errors import AuditBroken
+from weighbridge.files import write_whole
+
+CHANGES = (
+    "CreateRegisteredModel",
+    "RenameRegisteredModel",
+    "UpdateRegisteredModel",
+    "DeleteRegisteredModel",
+    "SetRegisteredModelTag",
+    "DeleteRegisteredModelTag",
+    "SetRegisteredModelAlias",
+    "DeleteRegisteredModelAlias",
+    "CreateModelVersion",
+    "UpdateModelVersion",
+    "DeleteModelVersion",
+    "TransitionModelVersionStage",
+    "SetModelVersionTag",
+    "DeleteModelVersionTag",
+)
+"""Every request of MLflow's registry that changes something, as its protocol names them."""
+ACCOUNTS = re.compile(r"/(?:ajax-)?api/[\d.]+/mlflow/(users|roles)/(.+)")
+"""Paths of basic-auth's requests about accounts, roles and rights, which have no protocol of their own."""
+SAFE_FIELDS = ("username", "is_admin", "role", "name", "resource_type", "resource_pattern", "permission")
+"""What of such a request is written down; a password is not."""
+LONGEST_VALUE = 200
+"""Characters kept of a field."""
+
+_logger = logging.getLogger("weighbridge.audit")
+
+
+class Asked(BaseModel):
+    """A change that was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    action: str
+    who: str
+    line: str
+    version: int | None
+    what: str
+    request: Request
+
+
+class _Notes:
+    """The notes of requests that MLflow is busy with, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log, self.folder = AuditLog(folder), folder / "asked"
+
+    def path(self, asked: Asked) -> Path:
+        return self.folder / f"{os.getpid()}-{asked.request.id}.json"
+
+    def sweep(self) -> None:
+        """Put into the log what a server that was killed has left."""
+        for path in sorted(self.folder.glob("*.json")):
+            pid = int(path.name.partition("-")[0])
+            if pid != os.getpid() and psutil.pid_exists(pid):
+                continue
+            asked = Asked.model_validate_json(path.read_bytes())
+            self.write(asked, "the server ended before it answered: the change may have been made or not")
+            path.unlink()
+
+    def write(self, asked: Asked, reason: str = "") -> None:
+        self.log.append(
+            asked.action,
+            asked.line,
+            asked.version,
+            what=asked.what,
+            reason=reason,
+            who=asked.who,
+            request=asked.request,
+        )
+
+
+def record_changes(app: Flask, folder: Path) -> None:
+    """Let an MLflow server write its changes into the audit log of a folder.
+
+    Called after basic-auth has put its own checks before each request: what they refuse is not written down.
+    """
+    notes = _Notes(folder)
+    notes.sweep()
+    protocol = {getattr(model_registry_pb2, name): name for name in CHANGES}
+    routes = {
+        (path, method): message
+        for path, message, methods in get_endpoints(protocol.get)
+        if message in protocol.values()
+        for method in methods
+    }
+
+    @app.before_request
+    def note() -> None:
+        g.weighbridge_asked = None
+        if (name := routes.get((request.path, request.method))) is not None:
+            asked = _asked(name, _get_request_message(getattr(model_registry_pb2, name)()))
+        elif request.method != "GET" and (found := ACCOUNTS.fullmatch(request.path)):
+            asked = _asked_of_accounts(f"{found[1]}.{found[2].replace('/', '.')}")
+        else:
+            return
+        write_whole(notes.path(asked), asked.model_dump_json())
+        g.weighbridge_asked = asked
+
+    @app.after_request
+    def record(response: Response) -> Response:
+        asked: Asked | None = g.pop("weighbridge_asked", None)
+        if asked is None:
+            return response
+        if response.status_code < 400:
+            try:
+                notes.write(_with_version(asked, response))
+            except (OSError, AuditBroken) as error:
+                # The note stays, so that the next start tries again.
+                _logger.exception("The audit log does not take an entry")
+                return _unrecorded(error)
+        notes.path(asked).unlink(missing_ok=True)
+        response.headers["X-Request-Id"] = asked.request.id
+        return response
+
+
+def _asked(name: str, message: Any) -> Asked:
+    fields = {field.name: value for field, value in message.ListFields() if not field.is_repeated}
+    model, version = str(fields.pop("name", "")), str(fields.pop("version", ""))
+    return Asked(
+        action="mlflow." + re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+        who=_who(),
+        line=line_of(model),
+        version=int(version) if version.isdecimal() else None,
+        what=", ".join(f"{field} {_short(value)}" for field, value in fields.items()),
+        request=_request(model),
+    )
+
+
+def _asked_of_accounts(action: str) -> Asked:
+    body = request.get_json(silent=True)
+    fields = dict(body) if isinstance(body, dict) else {}
+    if str(number := fields.pop("role_id", "")).isdecimal():
+        fields["role"] = _role_name(int(number))
+    return Asked(
+        action=f"mlflow.{action}",
+        who=_who(),
+        line="",
+        version=None,
+        what=", ".join(f"{field} {_short(fields[field])}" for field in SAFE_FIELDS if field in fields),
+        request=_request(""),
+    )
+
+
+def _role_name(number: int) -> str:
+    """What a role is called; the log is read when the number may be another's."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.server import auth
+
+    try:
+        return str(auth.store.get_role(number).name)
+    except MlflowException:
+        return str(number)
+
+
+def _with_version(asked: Asked, response: Response) -> Asked:
+    """A new version has its number only in the answer."""
+    if asked.version is not None or asked.action != "mlflow.create_model_version":
+        return asked
+    made = json.loads(response.get_data())["model_version"]["version"]
+    return asked.model_copy(update={"version": int(made)})
+
+
+def _who() -> str:
+    return str(g.get("mlflow_authenticated_user") or NOBODY)
+
+
+def _request(model: str) -> Request:
+    return Request(model=model, address=request.remote_addr or "", id=secrets.token_hex(8))
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
+
+
+def _unrecorded(error: Exception) -> Response:
+    message = f"The change was made, but the audit log did not take it: {error}"
+    return Response(
+        json.dumps({"error_code": "INTERNAL_ERROR", "message": message}), status=500, mimetype="application/json"
+    )

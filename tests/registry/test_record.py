@@ -1,0 +1,130 @@
+"""What MLflow's server writes down of its requests, on a server that only answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask import Flask, Response, g, request
+
+from registry.audit import NOBODY, AuditLog, Entry
+from registry.server.record import record_changes
+
+VERSIONS = "/api/2.0/mlflow/model-versions/create"
+ALIAS = "/ajax-api/2.0/mlflow/registered-models/alias"
+
+
+def answering(folder: Path, status: int = 200, who: str = "") -> Flask:
+    """A server that answers every request for a version or an alias with the same status."""
+    app = Flask(__name__)
+
+    def answer() -> Response:
+        made = {"model_version": {"name": request.get_json()["name"], "version": "7"}}
+        return Response(json.dumps(made if status < 400 else {"error_code": "X"}), status, mimetype="application/json")
+
+    for path in (VERSIONS, ALIAS):
+        app.add_url_rule(path, path, answer, methods=["POST", "DELETE", "GET"])
+
+    @app.before_request
+    def sign_in() -> None:
+        if who:
+            g.mlflow_authenticated_user = who
+
+    record_changes(app, folder)
+    return app
+
+
+def entries(folder: Path) -> list[Entry]:
+    AuditLog(folder).verify()
+    return list(AuditLog(folder).entries())
+
+
+def test_a_change_is_written_down_with_who_where_and_which_request(tmp_path: Path) -> None:
+    client = answering(tmp_path, who="ada").test_client()
+    body = {"name": "toy", "source": "models:/toy-candidates/2", "run_id": "r1", "tags": [{"key": "a", "value": "b"}]}
+    answer = client.post(VERSIONS, json=body, environ_base={"REMOTE_ADDR": "10.1.2.3"})
+    client.delete(ALIAS, json={"name": "toy-candidates", "alias": "x"})
+
+    made, removed = entries(tmp_path)
+    assert (made.who, made.action, made.line, made.model, made.version) == (
+        "ada",
+        "mlflow.create_model_version",
+        "toy",
+        "toy",
+        7,
+    )
+    assert made.what == "source models:/toy-candidates/2, run_id r1"
+    assert (made.address, made.request) == ("10.1.2.3", answer.headers["X-Request-Id"]) and made.request
+    assert (removed.line, removed.model, removed.version, removed.what) == ("toy", "toy-candidates", None, "alias x")
+    assert AuditLog(tmp_path).approver("toy", 7) == "ada"
+    assert AuditLog(tmp_path).approver("toy", 8) == ""
+
+
+def test_without_accounts_nobody_is_named_and_what_approve_said_counts(tmp_path: Path) -> None:
+    answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "models:/toy-candidates/2"})
+    AuditLog(tmp_path).append("approve", "toy", 7, who="tom")
+    assert [one.who for one in entries(tmp_path)] == [NOBODY, "tom"]
+    assert AuditLog(tmp_path).approver("toy", 7) == "tom"
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_what_was_not_done_is_not_written_down(tmp_path: Path, status: int) -> None:
+    client = answering(tmp_path, status).test_client()
+    assert client.post(VERSIONS, json={"name": "toy", "source": "s"}).status_code == status
+    assert entries(tmp_path) == [] and list((tmp_path / "asked").iterdir()) == []
+
+
+def test_looking_is_not_written_down(tmp_path: Path) -> None:
+    answering(tmp_path).test_client().get(ALIAS, json={"name": "toy"})
+    assert entries(tmp_path) == []
+
+
+def test_a_log_that_takes_nothing_fails_the_request_and_is_told_at_the_next_start(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("nonsense\n")
+    answer = answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
+    assert answer.status_code == 500 and "The change was made, but the audit log" in answer.get_json()["message"]
+    log.unlink()
+    answering(tmp_path)
+    (told,) = entries(tmp_path)
+    assert told.action == "mlflow.create_model_version" and "may have been made or not" in told.reason
+    assert list((tmp_path / "asked").iterdir()) == []
+
+
+def test_what_a_killed_server_was_busy_with_is_told_once_and_a_live_one_is_left_alone(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    asked = {
+        "action": "mlflow.set_registered_model_alias",
+        "who": "oz",
+        "line": "toy",
+        "version": 3,
+        "what": "alias production",
+        "request": {"model": "toy", "address": "127.0.0.1", "id": "abc"},
+    }
+    (tmp_path / "asked").mkdir()
+    for pid in (int(dead.stdout), os.getppid()):
+        (tmp_path / "asked" / f"{pid}-abc.json").write_text(json.dumps(asked))
+    answering(tmp_path)
+    answering(tmp_path)
+    (told,) = entries(tmp_path)
+    assert (told.who, told.version, told.request) == ("oz", 3, "abc") and "ended before it answered" in told.reason
+    assert [one.name for one in (tmp_path / "asked").iterdir()] == [f"{os.getppid()}-abc.json"]
+
+
+def test_entries_from_before_requests_were_recorded_still_hold(tmp_path: Path) -> None:
+    """A log that Weighbridge wrote before its entries had a model, an address and a request."""
+    old = (
+        '{"number":1,"at":"2026-11-25T20:00:00.000+00:00","who":"tom","action":"approve","line":"toy","version":1,'
+        '"what":"d","reason":"r","previous":"' + "0" * 64 + '","hash":"HASH"}'
+    )
+    import hashlib
+
+    fields = {name: value for name, value in json.loads(old).items() if name != "hash"}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "log.jsonl").write_text(old.replace("HASH", digest) + "\n")
+    answering(tmp_path, who="ada").test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
+    assert [one.who for one in entries(tmp_path)] == ["tom", "ada"]

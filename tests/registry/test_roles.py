@@ -1,0 +1,129 @@
+"""Files of roles, and passwords on file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from registry import accounts
+from registry.roles import read_roles, rights, role_name
+from weighbridge.errors import PasswordUnusable, RolesInvalid
+from weighbridge.settings import Settings, load_settings
+
+LINES = ["llama", "toy"]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "roles.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_gives_roles_of_lines_and_all_means_all(tmp_path: Path) -> None:
+    text = "users:\n  ada: {reviewer: [toy], password_file: ada.txt}\n  bo: {builder: all, operator: [llama]}\n"
+    roles = read_roles(written(tmp_path, text), LINES)
+    assert roles.held(LINES) == {
+        "ada": {("reviewer", "toy")},
+        "bo": {("builder", "llama"), ("builder", "toy"), ("operator", "llama")},
+    }
+    assert roles.users["ada"].password_file == tmp_path / "ada.txt"
+    assert role_name("reviewer", "toy") == "reviewer:toy"
+
+
+def test_nobody_who_writes_candidates_writes_approvals() -> None:
+    assert rights("builder", "toy", "1")[("registered_model", "toy")] == "READ"
+    for role in ("reviewer", "operator"):
+        assert rights(role, "toy", "1")[("registered_model", "toy-candidates")] == "READ"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("users: {ada: {reviewer: [lama]}}", "users.ada names lama; the lines are llama, toy"),
+        ("users: {ada: {reviewer: all, builder: [toy]}}", "users.ada is builder and reviewer of toy"),
+        ("users: {ada: {approver: [toy]}}", "users.ada.approver: Extra inputs"),
+        ("users: {admin: {reviewer: [toy]}}", "the installation's own"),
+        ("users: {'../ada': {reviewer: [toy]}}", "a name has letters"),
+        ("users: [ada]", "users: Input should be"),
+        ("users: {ada: {password: hunter2hunter2}}", "users.ada.password: Extra inputs"),
+        ("users: {", "not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(RolesInvalid, match=re.escape(complaint)) as raised:
+        read_roles(written(tmp_path, text), LINES)
+    assert raised.value.where == str(tmp_path / "roles.yaml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RolesInvalid, match="cannot be read: No such file"):
+        read_roles(tmp_path / "roles.yaml", LINES)
+
+
+def test_a_password_is_made_once_and_nobody_else_may_read_it() -> None:
+    settings = load_settings()
+    made = accounts.keep_password(settings, "ada")
+    path = accounts.password_file(settings, "ada")
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(made) >= accounts.SHORTEST_PASSWORD
+    assert accounts.keep_password(settings, "ada") == made == accounts.read_password(path)
+    path.chmod(0o640)
+    with pytest.raises(PasswordUnusable, match="can be read by others"):
+        accounts.keep_password(settings, "ada")
+
+
+def test_a_password_may_come_from_a_variable_or_a_file_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, own = load_settings(), tmp_path / "own"
+    own.write_text("correct horse battery\n")
+    own.chmod(0o600)
+    assert accounts.given_password(settings, "on-call", own) == ("correct horse battery", str(own))
+    monkeypatch.setenv("WEIGHBRIDGE_PASSWORD_ON_CALL", "staple staple staple")
+    assert accounts.given_password(settings, "on-call", own)[0] == "staple staple staple"
+    monkeypatch.setenv("WEIGHBRIDGE_PASSWORD_ON_CALL", "short")
+    with pytest.raises(PasswordUnusable, match="has 5 characters"):
+        accounts.given_password(settings, "on-call", own)
+    with pytest.raises(PasswordUnusable, match="No such file"):
+        accounts.given_password(settings, "ada", tmp_path / "nothing")
+
+
+def test_a_process_signs_in_as_the_pipeline_unless_it_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_accounts = load_settings().model_copy(update={"mlflow_auth": True})
+    pipelines = accounts.keep_password(with_accounts, accounts.PIPELINE)
+    monkeypatch.setenv("HOME", str(with_accounts.home))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    accounts.sign_in(load_settings())
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "", "MLflow asks for no name"
+    accounts.sign_in(with_accounts)
+    assert (accounts.signed_in_as(), os.environ["MLFLOW_TRACKING_PASSWORD"]) == (accounts.PIPELINE, pipelines)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "her own password")
+    accounts.sign_in(with_accounts)
+    assert (accounts.signed_in_as(), os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("ada", "her own password")
+
+
+def test_mlflows_own_file_of_credentials_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings().model_copy(update={"mlflow_auth": True})
+    accounts.keep_password(settings, accounts.PIPELINE)
+    monkeypatch.setenv("HOME", str(settings.home))
+    (settings.home / ".mlflow").mkdir()
+    (settings.home / ".mlflow" / "credentials").write_text(
+        "[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = her own password\n"
+    )
+    accounts.sign_in(settings)
+    assert accounts.signed_in_as() == "ada" and not os.environ.get("MLFLOW_TRACKING_PASSWORD")
+
+
+def test_once_there_are_accounts_the_next_start_asks_for_them_too() -> None:
+    settings = load_settings()
+    assert not settings.mlflow_auth
+    (settings.home / "mlflow").mkdir()
+    (settings.home / "mlflow" / "auth.db").touch()
+    assert load_settings().mlflow_auth
+    assert not Settings(mlflow_auth=False).mlflow_auth

@@ -1,0 +1,172 @@
+"""Who may do what on a real MLflow with accounts, and what the audit log says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from registry import accounts
+from registry.audit import AuditLog, Entry
+from registry.granting import Granting
+from registry.models import Registry
+from registry.records import ReleaseRecord
+from registry.roles import Roles
+from weighbridge.errors import RegistryDenied
+from weighbridge.settings import Settings
+
+pytestmark = pytest.mark.timeout(400)
+Make = Callable[..., ReleaseRecord]
+COPY = {"name": "toy", "source": "models:/toy-candidates/1"}
+
+
+def password(settings: Settings, who: str) -> str:
+    return accounts.read_password(accounts.password_file(settings, who))
+
+
+@contextmanager
+def signed_in(settings: Settings, who: str) -> Iterator[Registry]:
+    with accounts.signed_in(who, password(settings, who)):
+        yield Registry(settings)
+
+
+def ask(settings: Settings, who: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    """A request as MLflow's page sends it."""
+    address = f"{settings.mlflow_url}/ajax-api/2.0/mlflow/{path}"
+    return httpx.request(method, address, json=body, auth=(who, password(settings, who)), timeout=60)
+
+
+@pytest.fixture
+def settings(accounts_server: Settings, release: Make) -> Settings:
+    """With two candidates of `toy`, which the pipeline recorded with its own rights."""
+    Registry(accounts_server).record_release(release())
+    return accounts_server
+
+
+def entries(action: str = "") -> list[Entry]:
+    AuditLog().verify()
+    return [one for one in AuditLog().entries("toy") if one.action.startswith(action)]
+
+
+def test_each_role_may_do_its_part_and_the_server_refuses_the_rest(settings: Settings) -> None:
+    assert ask(settings, "ada", "POST", "model-versions/create", COPY).status_code == 200, "the reviewer approves"
+    alias = {"name": "toy", "alias": "production", "version": "1"}
+    tag = {"name": "toy", "version": "1", "key": "weighbridge.state", "value": "serving"}
+    candidate = {"name": "toy-candidates", "source": f"store://toy/{'a' * 64}"}
+    wanted = {
+        ("POST", "model-versions/create", "candidate"): {"bo"},
+        ("POST", "model-versions/create", "copy"): {"ada"},
+        ("POST", "registered-models/alias", "alias"): {"oz"},
+        ("DELETE", "registered-models/alias", "alias"): {"oz"},
+        ("POST", "model-versions/set-tag", "tag"): {"ada", "oz"},
+        ("POST", "registered-models/rename", "rename"): set(),
+        ("POST", "registered-models/create", "create"): set(),
+        ("DELETE", "registered-models/delete", "delete"): set(),
+        ("DELETE", "model-versions/delete", "version"): set(),
+    }
+    bodies = {
+        "candidate": candidate,
+        "copy": COPY,
+        "alias": alias,
+        "tag": tag,
+        "rename": {"name": "toy", "new_name": "mine"},
+        "create": {"name": "mine"},
+        "delete": {"name": "toy"},
+        "version": {"name": "toy", "version": "1"},
+    }
+    before = len(entries("mlflow."))
+    allowed = {
+        key: {who for who in ("ada", "bo", "oz") if _may(ask(settings, who, key[0], key[1], bodies[key[2]]))}
+        for key in wanted
+    }
+    assert allowed == wanted
+    assert len(entries("mlflow.")) == before + sum(map(len, wanted.values())), "what was refused is no change"
+
+
+def _may(answer: httpx.Response) -> bool:
+    assert answer.status_code in (200, 403), answer.text
+    return answer.status_code == 200
+
+
+def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve_its_own_work(settings: Settings) -> None:
+    pipeline = Registry(settings)
+    with pytest.raises(RegistryDenied, match="weighbridge is signed in and does not hold the role reviewer of toy"):
+        pipeline.approve("toy", 1, "mine is fine", "somebody else")
+    with signed_in(settings, "ada") as registry:
+        approved = registry.approve("toy", 2, "read it all", "ada")
+        with pytest.raises(RegistryDenied, match="ada is signed in and does not hold the role operator of toy"):
+            registry.set_production("toy", approved.version)
+
+    pipeline.check_approval(approved)
+    pipeline.set_state("toy", approved.version, "rolling")
+    pipeline.set_previous("toy", approved.version)
+    pipeline.set_production("toy", approved.version)
+    pipeline.set_previous("toy", None)
+    production = pipeline.production("toy")
+    assert production is not None and production.state_reason == "approved by ada"
+    assert pipeline.previous("toy") is None
+
+    assert AuditLog().approver("toy", approved.version) == "ada"
+    of_it = [one for one in entries() if one.version == approved.version and one.model in ("", "toy")]
+    assert [(one.who, one.action) for one in of_it][:1] == [("ada", "mlflow.create_model_version")]
+    assert {one.who for one in of_it if one.action == "mlflow.set_registered_model_alias"} == {"weighbridge"}
+    assert all(one.address == "127.0.0.1" and one.request for one in of_it if one.action.startswith("mlflow."))
+
+
+def test_a_click_names_who_clicked_whatever_the_request_says(settings: Settings) -> None:
+    body = {**COPY, "tags": [{"key": "weighbridge.approved_by", "value": "the boss"}]}
+    answer = ask(settings, "ada", "POST", "model-versions/create", body)
+    number = int(answer.json()["model_version"]["version"])
+    made = next(one for one in entries("mlflow.create_model_version") if one.version == number and one.model == "toy")
+    assert (made.who, made.request) == ("ada", answer.headers["X-Request-Id"])
+    assert AuditLog().approver("toy", number) == "ada"
+
+
+def test_who_is_not_known_is_told_so(settings: Settings) -> None:
+    for name, key in (("ada", "not her password"), ("eve", "eve has no account")):
+        with accounts.signed_in(name, key), pytest.raises(RegistryDenied, match=f"does not know {name}"):
+            Registry(settings).candidates("toy")
+    assert httpx.get(f"{settings.mlflow_url}/api/2.0/mlflow/registered-models/search").status_code == 401
+
+
+def test_a_role_is_given_taken_and_not_given_twice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
+    granting = Granting(settings, ["clicked", "toy"])
+
+    def apply(users: dict[str, Any], dry_run: bool = False) -> list[str]:
+        return granting.apply(Roles.model_validate({"users": users}), lambda text: None, dry_run)
+
+    assert apply(everyone) == []
+    monkeypatch.setenv("WEIGHBRIDGE_PASSWORD_KIM", "kim's long password")
+    more = {**everyone, "kim": {"reviewer": ["toy"]}}
+    would = apply(more, dry_run=True)
+    assert would == ["account kim: made, password from $WEIGHBRIDGE_PASSWORD_KIM", "kim becomes reviewer of toy"]
+    assert apply(more) == would and apply(more) == []
+    kim = ("kim", "kim's long password")
+    create = f"{settings.mlflow_url}/api/2.0/mlflow/model-versions/create"
+    assert httpx.post(create, json=COPY, auth=kim).status_code == 200
+
+    monkeypatch.setenv("WEIGHBRIDGE_PASSWORD_KIM", "kim's other password")
+    assert apply(everyone) == ["kim is no longer reviewer of toy"]
+    assert httpx.post(create, json=COPY, auth=kim).status_code == 403
+    assert apply(more) == [
+        "account kim: its password becomes that of $WEIGHBRIDGE_PASSWORD_KIM",
+        "kim becomes reviewer of toy",
+    ]
+    assert httpx.post(create, json=COPY, auth=kim).status_code == 401
+    assert apply(everyone) == ["kim is no longer reviewer of toy"]
+    told = [one for one in AuditLog().entries("") if one.action == "mlflow.roles.assign"]
+    assert told[-1].who == "admin" and told[-1].what == "username kim, role reviewer:toy"
+    assert "password" not in AuditLog().path.read_text().replace("users.update-password", "")
+
+
+def test_no_secret_is_in_a_log_or_a_configuration(settings: Settings) -> None:
+    secrets = [password(settings, who) for who in ("admin", "weighbridge", "ada", "bo", "oz")]
+    kept = settings.home / "mlflow" / "passwords"
+    for path in settings.home.rglob("*"):
+        if path.is_file() and path.parent != kept and path.stat().st_size < 10_000_000:
+            content = path.read_bytes()
+            assert not any(secret.encode() in content for secret in secrets), path

@@ -1,0 +1,167 @@
+"""A reviewer decides in a browser and what he approved serves; a builder who tries is refused by the server.
+
+A real MLflow with accounts, a real Chromium, Envoy, and a tiny engine. The pictures of what people saw are kept in the
+test's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
+from serve_support import make_line
+from typer.testing import CliRunner
+
+from registry import accounts
+from registry.audit import AuditLog
+from registry.models import Registry
+from registry.store import Store
+from tasks.evaluate.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict import judge, judge_suite
+from tasks.propose.dossier import Weighed
+from tasks.propose.propose import propose
+from tasks.serve import step
+from tasks.source.hub import Source
+from weighbridge.cli.main import app
+
+pytestmark = pytest.mark.timeout(600)
+WINDOW = {"width": 1280, "height": 800}
+LINE = "clicked"
+PAGE_MS = 60_000
+"""For MLflow's page on a busy machine."""
+ITEMS = 300
+Open = Callable[[str], Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium (`apt-get install chromium`), or one of playwright's own."""
+    with sync_playwright() as playwright:
+        try:
+            # A container's root has no sandbox to give; the page is our own MLflow.
+            made = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        except PlaywrightError as error:
+            pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def settings(accounts_server, settings):
+    """The serve room's ports, and the home of the MLflow that has accounts."""
+    return settings.model_copy(update={"home": accounts_server.home, "mlflow_port": accounts_server.mlflow_port})
+
+
+@pytest.fixture
+def open_candidate(browser: Browser, accounts_server, plan) -> Open:
+    """Opens the candidate's page as somebody, in a window of 1280 × 800."""
+
+    def opened(who: str) -> Page:
+        key = accounts.read_password(accounts.password_file(accounts_server, who))
+        context = browser.new_context(viewport=WINDOW, http_credentials={"username": who, "password": key})
+        page = context.new_page()
+        page.set_default_timeout(PAGE_MS)
+        page.goto(f"{accounts_server.mlflow_url}/#/models/{LINE}-candidates/versions/1", wait_until="domcontentloaded")
+        expect(page.get_by_role("button", name="Promote model")).to_be_visible(timeout=PAGE_MS)
+        return page
+
+    return opened
+
+
+@pytest.fixture
+def plan(settings):
+    """The line, with a candidate that the pipeline weighed against production and recorded with its own rights."""
+    line = make_line().model_copy(update={"name": LINE})
+    folder = Store(settings.store_folder).staging(LINE, "make")
+    (folder / "config.json").write_text("{}")
+    artifact = Store(settings.store_folder).adopt(folder, line=LINE, scheme="int8", repo="org/toy", commit="c" * 40)
+    ours, theirs = (_scores(digest, wrong) for digest, wrong in ((artifact.digest, 4), ("f" * 64, 3)))
+    verdict = judge(
+        artifact.digest, theirs.artifact_digest, [judge_suite(ours, theirs, margin=0.05, confidence=0.95)], [ours.suite]
+    )
+    weighed = Weighed(artifact=artifact, verdict=verdict, candidate_scores=(ours,), production_scores=(theirs,))
+    source = Source(repo="org/toy", commit="c" * 40, licence="mit", gated=False, config={}, files=(), ignored=())
+    propose(line, source, None, [weighed])
+    return line
+
+
+def _scores(digest: str, wrong: int) -> SuiteScores:
+    items = (
+        ItemScore(id=f"{number}", score=float(number >= wrong), question=f"Question {number}?", answer="An answer")
+        for number in range(ITEMS)
+    )
+    return SuiteScores(
+        suite="general/choice",
+        suite_digest="e" * 64,
+        artifact_digest=digest,
+        scorer="lm-eval 0.4.13, float32",
+        items=tuple(items),
+        seconds=1.0,
+    )
+
+
+def promote(page: Page) -> Response:
+    """Press *Promote model*, choose the line, press *Promote*; MLflow's answer."""
+    page.get_by_role("button", name="Promote model").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").click()
+    # By its exact title: `<line>-candidates` is in the list too.
+    page.locator(f".du-bois-light-select-item-option[title='{LINE}']").click()
+    with page.expect_response(lambda answer: "model-versions/create" in answer.url) as answered:
+        dialog.get_by_role("button", name="Promote", exact=True).click()
+    return answered.value
+
+
+def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
+    open_candidate: Open, plan, settings, fleet, gateway, tmp_path: Path
+) -> None:
+    builder = open_candidate("bo")
+    refused = promote(builder)
+    builder.wait_for_timeout(1000)
+    builder.screenshot(path=tmp_path / "builder.png")
+    assert (refused.status, refused.text()) == (403, "Permission denied")
+    assert Registry(settings).versions(LINE) == []
+
+    reviewer = open_candidate("ada")
+    for read in ("No worse than production", "general/choice", f"weighbridge approve {LINE}", "Open the report"):
+        seen = reviewer.get_by_text(read).first
+        expect(seen).to_be_in_viewport(timeout=PAGE_MS)
+    reviewer.screenshot(path=tmp_path / "card.png")
+    approved = promote(reviewer)
+    assert approved.status == 200, approved.text()
+    reviewer.wait_for_timeout(1000)
+    reviewer.screenshot(path=tmp_path / "approved.png")
+
+    target = step.wanted(plan, None)
+    assert target is not None and (target.version, target.source_uri) == (1, f"models:/{LINE}-candidates/1")
+    artifact = step.check_approval.fn(plan, target)
+    engine = step.start_engine.fn(plan, target, artifact)
+    with step.traffic_lock(LINE, 10) as lock:
+        step.shift_traffic.fn(plan, target, engine, lock)
+        step.settle.fn(plan, target)
+    asked = {"model": LINE, "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(
+        f"{settings.gateway_url}/v1/chat/completions",
+        json=asked,
+        headers={"Authorization": f"Bearer {gateway.key()}"},
+        timeout=30,
+    )
+    assert answer.status_code == 200 and answer.json()["choices"], answer.text
+    serving = Registry(settings).production(LINE)
+    assert serving is not None and (serving.version, serving.state_reason) == (1, "approved by ada")
+
+    told = CliRunner().invoke(app, ["audit", "--line", LINE, "--json"])
+    entries = [
+        one for one in json.loads(told.stdout) if one["version"] == 1 and one.get("model") != f"{LINE}-candidates"
+    ]
+    assert (entries[0]["who"], entries[0]["action"]) == ("ada", "mlflow.create_model_version")
+    assert entries[0]["what"].startswith(f"source models:/{LINE}-candidates/1") and entries[0]["address"] == "127.0.0.1"
+    states = [(one["what"], one["reason"]) for one in entries if one["action"] == "state"]
+    assert states == [("rolling", "approved by ada"), ("serving", "approved by ada")]
+    AuditLog().verify()
