@@ -17,6 +17,7 @@ from tasks.serve.gateway import Backend, BackendCounters, Gateway, access_log
 from tasks.serve.rollout.counted import Counted
 from tasks.serve.rollout.judge import FEWEST, Looks, Moment, Signal, judge
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.reserve import keep_reserve, with_reserve
 from tasks.serve.rollout.window import Sample, Window
 from weighbridge.errors import GatewayFailed, RolloutAborted
 from weighbridge.line import Line
@@ -70,7 +71,9 @@ def roll_out(
         RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic
             is back where it was and the new version drained.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
+        DiskFull: the next weight cannot be written; the same.
     """
+    keep_reserve(gateway.settings)
     gateway.set_sticky(line.name, line.rollout.sticky_by)
     backends = {one.version: one for one in gateway.routes().line(line.name).backends}
     others = [one for one in backends.values() if one.version != version]
@@ -98,7 +101,8 @@ def roll_out(
         tell(f"{line.name}: version {version} gets {weight} %")
         problem = hold.stay()
         if problem:
-            gateway.shift(line.name, _weights(backends, version, old.version, 0))
+            none = _weights(backends, version, old.version, 0)
+            with_reserve(gateway.settings, lambda none=none: gateway.shift(line.name, none))  # type: ignore[misc]
         reports.append(hold.report)
         note(hold.report)
         tell(f"{line.name}: version {version} at {weight} %: {hold.report.ended}")
@@ -119,7 +123,7 @@ def switch(line: str, version: str, engine: RunningEngine, gateway: Gateway) -> 
     """Give a version all of a line's new requests at once; the others keep the streams that they have."""
     backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().line(line).backends}
     backends[version] = _backend(version, engine, 100)
-    gateway.set_line(line, tuple(backends.values()))
+    with_reserve(gateway.settings, lambda: gateway.set_line(line, tuple(backends.values())))
 
 
 def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
@@ -228,8 +232,12 @@ class _Hold:
         plan = self._plan
         answers = {"errors": plan.when_errors_unsure, "speed": plan.when_speed_unsure}
         problems = [one.sentence for one in self._signals if one.leans_worse and answers[one.asks] == "stop"]
-        if plan.when_errors_unsure == "stop" and self._stuck(ours, seconds):
-            problems.append(f"none of its {self._counted.begun(self._version)} requests has ended, by the access log")
+        if plan.when_errors_unsure == "stop":
+            if self._stuck(ours, seconds):
+                requests = self._counted.begun(self._version)
+                problems.append(f"none of its {requests} requests has ended, by the access log")
+            elif unlogged := self._unlogged(ours):
+                problems.append(f"the access log has none of the {unlogged} requests that ended meanwhile")
         return f"not decided after {plan.max_hold_seconds:.0f} s: {'; '.join(problems)}" if problems else ""
 
     def _stuck(self, ours: Sample, seconds: float) -> bool:
@@ -239,6 +247,11 @@ class _Hold:
         if ours.requests or begun < FEWEST or slowest_ms is None:
             return False
         return 1000 * seconds > slowest_ms * self._plan.max_latency_ratio
+
+    def _unlogged(self, ours: Sample) -> int:
+        """Requests of both versions that have ended, where the log tells of none: a full disk keeps it from growing."""
+        ended = sum(self._counted.ended(version) for version in (self._version, self._old))
+        return ended if ended >= FEWEST and not ours.requests and not self.production.requests else 0
 
     def _end(self, seconds: float, why: str, problem: str) -> str:
         self.report = StepReport(
