@@ -34,6 +34,10 @@ from tasks.serve.rollout import back
 from tasks.serve.rollout.steps import roll_out
 from weighbridge.errors import DiskFull
 
+# A machine that starts everything anew does so for all of it at once.
+pytestmark = pytest.mark.timeout(300)
+QUICK = {**GIVEN, "max_hold_seconds": 12}
+
 
 def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_ends_it(
     settings, fleet, gateway, record_property
@@ -65,7 +69,7 @@ def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_
         answered, failed = len(load.answers), len(load.failed)
         wait_until(lambda: len(load.answers) > answered + 20)
         with lock_of(settings) as lock:
-            steps = roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock)
+            steps = roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         note(record_property, load, began)
         record_property("seconds of failures", span(load.failed))
     assert [step.weight for step in steps] == [10, 50, 100]
@@ -133,14 +137,14 @@ def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, sett
         wait_until(lambda: load.by_version)
         ballast = fill(disk)
         with lock_of(settings) as lock, pytest.raises(DiskFull, match="no room left"):
-            roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock)
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         note(record_property, load, began)
         assert load.failed == []
         assert set(load.by_version) == {"1"}
         assert weights(gateway)["1"] == 100
         ballast.unlink()
         with lock_of(settings) as lock:
-            roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock)
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
     assert load.failed == []
     assert weights(gateway) == {"1": 0, "2": 100}
 
@@ -172,7 +176,7 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
     with clients(settings, gateway) as load:
         wait_until(lambda: load.by_version)
         with lock_of(settings) as lock:
-            roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock)
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         back.note_served(settings, "toy", 2, 1)
         began = time.monotonic()
         fill(disk)
