@@ -11,6 +11,7 @@ logs.py        the access log, and counts for Prometheus
 answers.py     what the gateway says by itself, in the shapes of OpenAI's API
 keys.py        the clients' API keys
 admin.py       what a running Envoy says of itself
+installation.py  the files of all this, and the Envoy that reads them
 control.py     all of it in one class, for the rollout and the command line
 """
 

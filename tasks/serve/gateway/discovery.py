@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any
 
 from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
@@ -74,7 +75,10 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
             LIMIT_FILTER: filter_context(
                 {
                     **{f"client:{name}": _limits(record.limits) for name, record in keys.root.items()},
-                    **{f"line:{route.line}": _limits(route.limits) for route in routes.lines},
+                    **{
+                        f"line:{route.line}": {**_limits(route.limits), "back_at": _epoch(route.back_at)}
+                        for route in routes.lines
+                    },
                 }
             ),
         },
@@ -90,7 +94,12 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
 
 
 def _known(client: str, record: KeyRecord) -> dict[str, Any]:
-    return {"client": client, "expires": int(record.expires.timestamp()) if record.expires else 0}
+    return {"client": client, "expires": _epoch(record.expires)}
+
+
+def _epoch(moment: datetime | None) -> int:
+    """Seconds since the epoch, as the scripts know time; 0 for never."""
+    return int(moment.timestamp()) if moment else 0
 
 
 def _limits(limits: Limits) -> dict[str, int]:
