@@ -6,7 +6,8 @@ was cut off, or all of it written anew: note the head's hash elsewhere now and t
 it) and hold the log against it later.
 
 It has what goes through Weighbridge: approvals by command, every state of a version, every move of an alias, and so all
-rollouts and rollbacks. A click in MLflow's page is not in it before `promote` acts on it.
+rollouts and rollbacks; and the changes of clients' keys by command. A click in MLflow's page is not in it before
+`promote` acts on it.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ class Entry(BaseModel):
     who: str
     """$WEIGHBRIDGE_USER, else the operating system's user; with an approval the one who approved."""
     action: str
-    """approve, state, production, previous."""
+    """approve, state, production, previous, key added, key removed, key limit."""
     line: str
+    """Empty of a key, which is good for all lines."""
     version: int | None
-    """Of the registered model `<line>`; None where an alias was taken away."""
+    """Of the registered model `<line>`; None where an alias was taken away, and of keys."""
     what: str
-    """The state, or where it came from."""
+    """The state, where it came from, or a key's name, end and limits."""
     reason: str
     previous: str
     """Hash of the entry before."""
