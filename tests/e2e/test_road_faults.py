@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
 from e2e_support import LINE, Road, wait_for
@@ -46,12 +47,12 @@ def shares(road: Road) -> dict[str, int]:
 
 @pytest.fixture
 def rolling(road: Road) -> Iterator[tuple[str, Load]]:
-    """A version on its way up through the worker, at less than all traffic, under eight clients."""
+    """A version on its way up through the worker, at less than all traffic, under three clients."""
     if not shares(road):
         approve(road, "first")
         road.run("promote", LINE)
     version = str(approve(road, f"new at {time.time()}"))
-    with Load(f"{road.settings.gateway_url}/v1", road.key, LINE, clients=8) as load:
+    with Load(f"{road.settings.gateway_url}/v1", road.key, LINE, clients=3) as load:
         wait_for(lambda: load.answers, "the first answer")
         started = road.prefect("deployment", "run", ROLLOUT)
         assert started.returncode == 0, started.stderr
@@ -81,6 +82,7 @@ def test_a_worker_killed_with_its_flow_leaves_the_weights_to_the_next_run(road: 
     began = time.monotonic()
     done = road.prefect("deployment", "run", ROLLOUT, "--watch")
     record_property("seconds to the end of the next run", round(time.monotonic() - began, 1))
+    record_property("runs", runs(road))
     assert done.returncode == 0, done.stdout + done.stderr
     assert shares(road) == {version: 100}
     note(record_property, load)
@@ -99,7 +101,7 @@ def test_a_machine_that_restarts_serves_with_the_same_weights_until_the_next_run
     kill(family(supervisor.pid))
     assert 0 < left[version] < 100
     answered = len(load.answers) - len(load.failed)
-    road.run("up")
+    up(road)
     record_property("seconds to up", round(time.monotonic() - began, 1))
     road.stop_schedules()
     assert shares(road) == left
@@ -110,6 +112,25 @@ def test_a_machine_that_restarts_serves_with_the_same_weights_until_the_next_run
     note(record_property, load)
     assert len(load.failed) == failed, "a request failed after the stack was up again"
     assert road.run("status").returncode == 0
+
+
+def up(road: Road) -> None:
+    """Bring the stack up while the engines' clients take the processors: where it gives up waiting, it says `again`."""
+    for expected in ((0, 3), (0,)):
+        done = road.start("up")
+        told, _ = done.communicate(timeout=400)
+        assert done.returncode in expected, told
+        if done.returncode == 0:
+            return
+
+
+def runs(road: Road) -> list[tuple[str, str, str]]:
+    """The newest runs of `promote`: state, and when each was made and began."""
+    found = httpx.post(
+        f"{road.settings.prefect_url}/api/flow_runs/filter",
+        json={"flows": {"name": {"any_": ["promote"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 3},
+    ).json()
+    return [(one["state_name"], one["created"], one["start_time"]) for one in found]
 
 
 def note(record_property, load: Load) -> None:

@@ -22,6 +22,9 @@ GATEWAY_AWAY_SECONDS = 60.0
 
 POLL_SECONDS = 0.5
 
+SURELY_MIRRORED = 10
+"""Where chance should have mirrored so many requests, it mirrors none once in 22,000 times (e to the -10)."""
+
 
 class StepReport(BaseModel):
     """What one step of a rollout saw of the new version."""
@@ -30,7 +33,7 @@ class StepReport(BaseModel):
 
     weight: int
     shadow: int = 0
-    """Per cent of the requests that it was asked too, and answered nobody."""
+    """Per cent of the requests that it was asked too while its weight was 0, and not heard."""
     seconds: float
     requests: int
     """Of the new version, counted by the gateway; those still being answered are among them once they began."""
@@ -89,8 +92,9 @@ class Hold:
             now = time.monotonic()
             seconds = now - self._start
             counters = self._count(now)
-            for window in {self._window, self._shadows}:
-                window.read()
+            self._window.read()
+            if self._shadows is not self._window:
+                self._shadows.read()
             ours = self._shadows.of(self._version)
             due = seconds >= self._hold_seconds and self._requests >= self._plan.min_requests
             overdue = seconds >= self._plan.max_hold_seconds
@@ -154,6 +158,8 @@ class Hold:
                 problems.append(f"none of its {requests} requests has ended, by the access log")
             elif unlogged := self._unlogged(ours):
                 problems.append(f"the access log has none of the {unlogged} requests that ended meanwhile")
+            elif unmirrored := self._unmirrored():
+                problems.append(f"none of production's {unmirrored} requests was mirrored; restart the gateway")
         return f"not decided after {plan.max_hold_seconds:.0f} s: {'; '.join(problems)}" if problems else ""
 
     def _stuck(self, ours: Sample, seconds: float) -> bool:
@@ -168,6 +174,13 @@ class Hold:
         """Requests of both versions that have ended, where the log tells of none: a full disk keeps it from growing."""
         ended = sum(self._counted.ended(version) for version in (self._version, self._old))
         return ended if ended >= FEWEST and not ours.requests and not self.production.requests else 0
+
+    def _unmirrored(self) -> int:
+        """Production's requests, where some should have reached a shadow: an older Envoy may still run, without one."""
+        asked = self._counted.begun(self._old)
+        if self._counted.begun(self._version) or asked * self._shadow_per_cent < 100 * SURELY_MIRRORED:
+            return 0
+        return asked
 
     def _end(self, seconds: float, why: str, problem: str) -> str:
         self.report = StepReport(

@@ -30,6 +30,7 @@ from serve_support import make_artifact
 
 from examples.load import Load
 from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import access_log
 from tasks.serve.rollout import back
 from tasks.serve.rollout.steps import roll_out
 from weighbridge.errors import DiskFull
@@ -166,6 +167,9 @@ def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version
         record_property("end", end)
         assert weights(gateway) == {"1": 100, "2": 0}
         filled[0].unlink()
+        log = access_log(settings)
+        size = log.stat().st_size
+        wait_until(lambda: log.stat().st_size > size)
     assert "access log" in end
     assert load.failed == []
 

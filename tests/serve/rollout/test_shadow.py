@@ -68,6 +68,22 @@ def test_a_bad_version_is_stopped_before_any_user_met_it(settings, fleet, gatewa
     assert gateway.routes().line("toy").shadow is None
 
 
+def test_a_shadow_that_nothing_reaches_lets_no_version_through(settings, fleet, gateway, monkeypatch):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    # As with an Envoy that was started before there were shadows: it takes the change and mirrors to nowhere.
+    monkeypatch.setattr(type(gateway), "set_shadow", lambda *_: None)
+    quick = with_rollout(line, **{**HALF, "max_hold_seconds": 6})
+    with (
+        clients(settings, gateway) as load,
+        lock_of(settings) as lock,
+        pytest.raises(RolloutAborted, match="requests was mirrored"),
+    ):
+        roll_out(quick, "2", new, gateway, lock)
+    assert set(load.by_version) == {"1"}
+    assert weights(gateway) == {"1": 100, "2": 0}
+
+
 def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(settings, fleet, gateway):
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
