@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 
-import httpx
 import psutil
 import pytest
 from e2e_support import LINE, Road, wait_for
@@ -71,47 +70,44 @@ def kill(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=20)
 
 
-def test_a_worker_killed_with_its_flow_leaves_the_weights_to_the_next_run(road: Road, rolling, record_property) -> None:
+def test_movers_and_machine_may_die_and_the_next_run_ends_what_they_began(road: Road, rolling, record_property) -> None:
     version, load = rolling
-    worker = next(one.pid for one in Supervisor(road.settings).states() if one.name == "worker")
+    supervisor = Supervisor(road.settings)
+    worker = next(one.pid for one in supervisor.states() if one.name == "worker")
     killed = family(worker)
     assert any("prefect" in " ".join(one.cmdline()) for one in killed[1:]), "the flow is the worker's child"
     kill(killed)
     left = shares(road)
     assert 0 < left[version] < 100
-    began = time.monotonic()
-    done = road.prefect("deployment", "run", ROLLOUT, "--watch")
-    record_property("seconds to the end of the next run", round(time.monotonic() - began, 1))
-    record_property("runs", runs(road))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert shares(road) == {version: 100}
-    note(record_property, load)
-    assert load.failed == []
-    assert not road.json("promote", LINE)["changed"]
+    asked = len(load.answers)
+    wait_for(lambda: len(load.answers) > asked + 8, "answers while nobody moves anything")
+    assert load.failed == [], "users see nothing of a worker that is gone"
+    record_property("requests until the machine went", len(load.answers))
 
-
-def test_a_machine_that_restarts_serves_with_the_same_weights_until_the_next_run(
-    road: Road, rolling, record_property
-) -> None:
-    version, load = rolling
-    supervisor = Supervisor(road.settings)
+    held = leases(road)
+    assert held
     assert supervisor.pid is not None
-    left = shares(road)
     began = time.monotonic()
     kill(family(supervisor.pid))
-    assert 0 < left[version] < 100
     answered = len(load.answers) - len(load.failed)
     up(road)
     record_property("seconds to up", round(time.monotonic() - began, 1))
     road.stop_schedules()
     assert shares(road) == left
+    # What frees the slot of the killed run (by Prefect, within five minutes), so that the schedule's next begins.
+    assert leases(road) == held
     wait_for(lambda: len(load.answers) - len(load.failed) > answered + 8, "answers after the restart")
     failed = len(load.failed)
+    record_property("failed", failed)
+    record_property("seconds of failures", span(load))
+
+    began = time.monotonic()
     assert road.json("promote", LINE)["version"] == int(version)
+    record_property("seconds of the next run", round(time.monotonic() - began, 1))
+    record_property("requests", len(load.answers))
     assert shares(road) == {version: 100}
-    note(record_property, load)
     assert len(load.failed) == failed, "a request failed after the stack was up again"
-    assert road.run("status").returncode == 0
+    assert not road.json("promote", LINE)["changed"]
 
 
 def up(road: Road) -> None:
@@ -124,18 +120,13 @@ def up(road: Road) -> None:
             return
 
 
-def runs(road: Road) -> list[tuple[str, str, str]]:
-    """The newest runs of `promote`: state, and when each was made and began."""
-    found = httpx.post(
-        f"{road.settings.prefect_url}/api/flow_runs/filter",
-        json={"flows": {"name": {"any_": ["promote"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 3},
-    ).json()
-    return [(one["state_name"], one["created"], one["start_time"]) for one in found]
+def leases(road: Road) -> set[str]:
+    """Of the slots of runs under way, as Prefect keeps them."""
+    folder = road.settings.home / "prefect" / "concurrency_leases"
+    return {path.name for path in folder.glob("*.json") if path.name != "expirations.json"}
 
 
-def note(record_property, load: Load) -> None:
-    record_property("requests", len(load.answers))
-    record_property("failed", len(load.failed))
-    record_property("of version", load.by_version)
+def span(load: Load) -> float:
+    """Seconds from the first failed request to the last."""
     failed = [one.started for one in load.failed]
-    record_property("seconds of failures", round(max(failed) - min(failed), 1) if failed else 0)
+    return round(max(failed) - min(failed), 1) if failed else 0.0
