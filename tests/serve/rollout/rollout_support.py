@@ -84,7 +84,8 @@ def start_mover(new):
 
 
 def wait_for_weight(gateway, version, weight):
-    deadline = time.monotonic() + 60
+    # A process that begins to move traffic imports scipy first: a minute, where others keep the processors busy.
+    deadline = time.monotonic() + 150
     while weights(gateway).get(version) != weight:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -31,6 +31,8 @@ from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.rollout.steps import roll_out
 from weighbridge.errors import RolloutAborted
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.mark.parametrize(
     ("flags", "why"),
