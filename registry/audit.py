@@ -6,7 +6,7 @@ was cut off, or all of it written anew: note the head's hash elsewhere now and t
 it) and hold the log against it later.
 
 Two kinds of entries stand in it. Weighbridge's own say what it meant: approve, state, production, previous, and so all
-rollouts and rollbacks; who is whoever its process says. MLflow's server writes the others, `mlflow.*`
+rollouts and rollbacks, and changes of clients' keys; who is whoever its process says. MLflow's server writes the others, `mlflow.*`
 (`registry/server`): one for each request that changed the registry, whoever sent it, with the name that the server
 checked, the address and the request's id. Where the two speak of one thing, the server's names who did it.
 """
@@ -50,12 +50,13 @@ class Entry(BaseModel):
     """Whom MLflow's server signed in (`NOBODY` where it asks for no name); of Weighbridge's own entries
     $WEIGHBRIDGE_USER, else the operating system's user, with an approval the one who approved."""
     action: str
-    """approve, state, production, previous; `mlflow.<request>` of the server's."""
+    """approve, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of the server's."""
     line: str
+    """Empty of a key, which is good for all lines."""
     version: int | None
     """Of the registered model `<line>`, or of `model` where one is named; None where no version is meant."""
     what: str
-    """The state, where it came from, or the fields of the request."""
+    """The state, where it came from, a key's name, end and limits, or the fields of the request."""
     reason: str
     model: str = ""
     """Registered model that the request named; empty in Weighbridge's own entries, as are the next two."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from weighbridge.errors import DiskFull
+
 # libyaml's own scanner is ten times as fast, and most wheels have it.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PRIVATE, READABLE = 0o600, 0o666
@@ -41,6 +43,7 @@ def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
         mode: permission bits, less the process's umask; only the owner's by default, for some of these hold keys.
 
     Raises:
+        DiskFull: there is no room for it; the old content stays.
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +55,14 @@ def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"There is no room left for {path.name}: {error.strerror}.",
+                "Free some disk (docs/operations.md says what may be deleted), then run the command again.",
+                where=str(path),
+            ) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -120,9 +120,17 @@ class Engine(_Part):
     )
 
 
+class ShadowStep(_Part):
+    """A stay before the first step: the new version is asked too, and what it says is dropped."""
+
+    per_cent: int = Field(10, ge=1, le=100, description="of the line's requests, asked a second time")
+    hold_seconds: float = Field(60, ge=0, description="shortest stay; the longest is the rollout's")
+
+
 class Rollout(_Part):
     """How traffic moves to a new version."""
 
+    shadow: ShadowStep | None = Field(None, description="ask the new version beside the old one before it answers")
     steps: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 10, 50, 100], description="per cent of requests")
     hold_seconds: float = Field(60, ge=0, description="shortest stay at a step")
     min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")

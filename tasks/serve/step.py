@@ -16,9 +16,10 @@ from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.parity.reference import probes_digest, reference_for
 from tasks.serve.rollout import back
+from tasks.serve.rollout.hold import StepReport
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.retire import retire
-from tasks.serve.rollout.steps import StepReport, roll_out, switch
+from tasks.serve.rollout.steps import roll_out, switch
 from tasks.serve.rollout.swap import engine_with_room
 from tasks.serve.rollout.table import step_rows
 from tasks.steps import run_logger, show_table, step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner, Result
 
+from registry.audit import AuditLog
 from tasks.serve.gateway import Gateway, Limits
 from weighbridge.cli.keys import key as command
-from weighbridge.errors import GatewayFailed, LineUnknown
+from weighbridge.errors import AuditBroken, GatewayFailed, LineUnknown
 
 
 def weighbridge(*arguments: str) -> Result:
@@ -41,6 +43,38 @@ def test_a_key_is_removed_by_its_name() -> None:
     program = [sys.executable, "-m", "weighbridge.cli.main", "key", "remove", "ci", "--json"]
     gone = subprocess.run(program, capture_output=True, text=True, check=False)
     assert gone.returncode == 14 and "there are: default" in json.loads(gone.stdout)["what"]
+
+
+def test_who_changed_keys_stands_in_the_audit_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_USER", "anna")
+    key = weighbridge("add", "ci", "--days", "2", "--tokens-per-minute", "5000").stdout.strip()
+    weighbridge("limit", "smollm2", "--requests-per-minute", "60")
+    weighbridge("remove", "ci")
+    log = AuditLog()
+    entries = list(log.entries())
+    assert [(one.action, one.line, one.who) for one in entries] == [
+        ("key added", "", "anna"),
+        ("key limit", "smollm2", "anna"),
+        ("key removed", "", "anna"),
+    ]
+    assert entries[0].what.startswith("ci, until ") and "tokens 5,000" in entries[0].what
+    assert entries[2].what == "ci"
+    text = log.path.read_text()
+    assert key not in text and hashlib.sha256(key.encode()).hexdigest() not in text
+    # What failed is not in it.
+    with pytest.raises(GatewayFailed):
+        weighbridge("remove", "ci")
+    assert log.verify() == entries[-1]
+
+
+def test_a_key_that_cannot_be_written_down_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise AuditBroken("Entry 3 cannot be read.", "Keep the file.")
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    with pytest.raises(AuditBroken):
+        weighbridge("add", "ci")
+    assert "ci" not in Gateway().keys().root
 
 
 def test_a_lines_limits_are_kept_beside_its_route() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weighbridge.cli.output import JsonOption, LineArgument, note, say, show_json, table
+from weighbridge.errors import WeighbridgeError
 
 if TYPE_CHECKING:
     from tasks.serve.gateway import Gateway, Limits
@@ -37,7 +38,14 @@ def add(
     """
     gateway, running = _gateway()
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) if days else None
-    made = gateway.add_key(name, expires, _limits(requests_per_minute, tokens_per_minute), wait=running)
+    limits = _limits(requests_per_minute, tokens_per_minute)
+    made = gateway.add_key(name, expires, limits, wait=running)
+    try:
+        _note("key added", f"{name}, {_until(expires)}, {_asked(limits)}")
+    except (WeighbridgeError, OSError):
+        # Nobody has seen it, and nothing says that it was made.
+        gateway.remove_key(name, wait=running)
+        raise
     if as_json:
         show_json({"name": name, "key": made, "expires": expires.isoformat() if expires else None})
         return
@@ -73,6 +81,7 @@ def remove(name: NameArgument, as_json: JsonOption = False) -> None:
     """Take a key away; it is refused from the command's end on."""
     gateway, running = _gateway()
     gateway.remove_key(name, wait=running)
+    _note("key removed", name)
     if as_json:
         show_json({"removed": name})
         return
@@ -94,11 +103,11 @@ def limit(
     gateway, running = _gateway()
     limits = _limits(requests_per_minute, tokens_per_minute)
     gateway.set_limits(line, limits, wait=running)
+    _note("key limit", f"each key, {_asked(limits)}", line)
     if as_json:
         show_json({"line": line, **limits.model_dump()})
         return
-    requests, tokens = _number(limits.requests_per_minute), _number(limits.tokens_per_minute)
-    say(f"{line}, each key, a minute: requests {requests}, tokens {tokens}.")
+    say(f"{line}, each key, {_asked(limits)}.")
     _tell_when(running)
 
 
@@ -108,6 +117,18 @@ def _gateway() -> tuple[Gateway, bool]:
 
     gateway = Gateway()
     return gateway, gateway.health()
+
+
+def _note(action: str, what: str, line: str = "") -> None:
+    """Write a change down in the audit log, by the key's name and never the key."""
+    from registry.audit import AuditLog
+
+    AuditLog().append(action, line, None, what=what)
+
+
+def _asked(limits: Limits) -> str:
+    requests, tokens = _number(limits.requests_per_minute), _number(limits.tokens_per_minute)
+    return f"a minute: requests {requests}, tokens {tokens}"
 
 
 def _limits(requests: int | None, tokens: int | None) -> Limits:

@@ -96,9 +96,12 @@ def _prefect(settings: Settings) -> Service:
         "--port",
         str(settings.prefect_port),
     )
+    # On the disk: leases in memory die with the server, and with them what frees the slot of a run that was killed with
+    # it, so that after a restart of the machine no later `promote` would ever begin.
+    environment = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
     return Service(
         name="prefect",
-        program=_program(settings, "prefect", command, {}, settings.home / "prefect"),
+        program=_program(settings, "prefect", command, environment, settings.home / "prefect"),
         port=settings.prefect_port,
         port_variable="WEIGHBRIDGE_PREFECT_PORT",
         health_url=f"{settings.prefect_url}/api/health",

@@ -6,10 +6,12 @@ documents.py   these, written and awaited until Envoy runs them
 bootstrap.py   Envoy's fixed configuration and its command line
 filters.py     what a request passes: keys, sizes, limits, token counts (two of these in lua/)
 tls.py         TLS on the listener
+shadows.py     the way of requests that are mirrored to a version which answers nobody
 logs.py        the access log, and counts for Prometheus
 answers.py     what the gateway says by itself, in the shapes of OpenAI's API
 keys.py        the clients' API keys
 admin.py       what a running Envoy says of itself
+installation.py  the files of all this, and the Envoy that reads them
 control.py     all of it in one class, for the rollout and the command line
 """
 
@@ -17,7 +19,7 @@ from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.control import Gateway
 from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
 from tasks.serve.gateway.keys import KeyRecord, Keys
-from tasks.serve.gateway.logs import access_log
+from tasks.serve.gateway.logs import access_log, shadow_log
 from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes, Shadow
 
 __all__ = [
@@ -35,4 +37,5 @@ __all__ = [
     "Shadow",
     "access_log",
     "cluster_name",
+    "shadow_log",
 ]

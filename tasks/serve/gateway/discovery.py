@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any
 
 from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
@@ -22,6 +23,9 @@ CLIENT_HEADER = "x-weighbridge-client"
 VERSION_HEADER = "x-weighbridge-version"
 DIGEST_HEADER = "x-weighbridge-digest"
 CONVERSATION_HEADER = "x-conversation-id"
+SHADOW_CLUSTER, SHADOW_HEADER = "shadow", "x-weighbridge-shadow"
+"""Where requests are mirrored to, and what tells it the version that they are for."""
+
 KEY_FILTER, LIMIT_FILTER = "weighbridge.keys", "weighbridge.limits"
 JSON_FILTER = "envoy.filters.http.json_to_metadata"
 
@@ -67,11 +71,14 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
             "num_retries": 2,
         },
         "typed_per_filter_config": {
-            KEY_FILTER: _context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
-            LIMIT_FILTER: _context(
+            KEY_FILTER: filter_context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
+            LIMIT_FILTER: filter_context(
                 {
                     **{f"client:{name}": _limits(record.limits) for name, record in keys.root.items()},
-                    **{f"line:{route.line}": _limits(route.limits) for route in routes.lines},
+                    **{
+                        f"line:{route.line}": {**_limits(route.limits), "back_at": _epoch(route.back_at)}
+                        for route in routes.lines
+                    },
                 }
             ),
         },
@@ -87,14 +94,19 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
 
 
 def _known(client: str, record: KeyRecord) -> dict[str, Any]:
-    return {"client": client, "expires": int(record.expires.timestamp()) if record.expires else 0}
+    return {"client": client, "expires": _epoch(record.expires)}
+
+
+def _epoch(moment: datetime | None) -> int:
+    """Seconds since the epoch, as the scripts know time; 0 for never."""
+    return int(moment.timestamp()) if moment else 0
 
 
 def _limits(limits: Limits) -> dict[str, int]:
     return {"requests": limits.requests_per_minute or 0, "tokens": limits.tokens_per_minute or 0}
 
 
-def _context(facts: dict[str, Any]) -> dict[str, Any]:
+def filter_context(facts: dict[str, Any]) -> dict[str, Any]:
     """What a Lua filter may look up; its script, and what it counts, stays as it is when this changes."""
     return {"@type": f"{_TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": facts}
 
@@ -221,8 +233,10 @@ def _sticky(route: LineRoute) -> dict[str, Any]:
 def _mirrored(route: LineRoute) -> dict[str, Any]:
     if route.shadow is None:
         return {}
+    whom = _header(SHADOW_HEADER, cluster_name(route.line, route.shadow.version))
     mirror = {
-        "cluster": cluster_name(route.line, route.shadow.version),
+        "cluster": SHADOW_CLUSTER,
+        "request_headers_mutations": [{"append": whom}],
         "runtime_fraction": {"default_value": {"numerator": route.shadow.per_cent, "denominator": "HUNDRED"}},
         "disable_shadow_host_suffix_append": True,
     }

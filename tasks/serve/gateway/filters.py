@@ -28,6 +28,13 @@ def http_filters() -> list[dict[str, Any]]:
         _lua(KEY_FILTER, "keys.lua"),
         _filter("weighbridge.size", "body_size_limit.v3.BodySizeLimit", max_request_bytes=REQUEST_BYTES),
         _filter(JSON_FILTER, "json_to_metadata.v3.JsonToMetadata", request_rules=_read_request()),
+        *answer_filters(),
+    ]
+
+
+def answer_filters() -> list[dict[str, Any]]:
+    """Of these, what an answer is measured by."""
+    return [
         _lua(LIMIT_FILTER, "limits.lua"),
         # After the limits, for these must find the counts in an answer that has passed here.
         _filter("weighbridge.usage", "json_to_metadata.v3.JsonToMetadata", response_rules=_read_usage()),

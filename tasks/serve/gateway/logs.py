@@ -43,17 +43,32 @@ def access_log(settings: Settings) -> Path:
     return settings.logs_folder / "gateway-access.log"
 
 
+def shadow_log(settings: Settings) -> Path:
+    """The same of shadowed requests, which no client met."""
+    return settings.logs_folder / "gateway-shadow.log"
+
+
 def access_loggers(settings: Settings) -> list[dict[str, Any]]:
     """The file, and the counts."""
-    file = {
-        "@type": f"{_LOGGERS}.file.v3.FileAccessLog",
-        "path": str(access_log(settings)),
-        "log_format": {"json_format": ACCESS_LOG},
-    }
     return [
-        {"name": "envoy.access_loggers.file", "typed_config": file},
+        _file(access_log(settings), ACCESS_LOG),
         {"name": "envoy.access_loggers.stats", "typed_config": _counts()},
     ]
+
+
+def shadow_loggers(settings: Settings) -> list[dict[str, Any]]:
+    """The file of shadowed requests; they are in no count, for these tell what clients met."""
+    # All shadows have one route, and each a cluster of its own.
+    return [_file(shadow_log(settings), {**ACCESS_LOG, "line": f"%METADATA(CLUSTER:{METADATA}:line)%"})]
+
+
+def _file(path: Path, fields: dict[str, str]) -> dict[str, Any]:
+    file = {
+        "@type": f"{_LOGGERS}.file.v3.FileAccessLog",
+        "path": str(path),
+        "log_format": {"json_format": fields},
+    }
+    return {"name": "envoy.access_loggers.file", "typed_config": file}
 
 
 def _counts() -> dict[str, Any]:

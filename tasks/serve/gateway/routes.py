@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
@@ -65,6 +74,7 @@ class LineRoute(_Part):
     sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
     shadow: Shadow | None = None
     limits: Limits = Field(NO_LIMITS, description="of each client whose own record says nothing")
+    back_at: AwareDatetime | None = Field(None, description="when a line without a share is expected to have one again")
 
     @field_validator("backends")
     @classmethod

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.serve.gateway import Gateway, LineRoute
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.reserve import with_reserve
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings
@@ -63,7 +64,7 @@ def pending(settings: Settings, line: str) -> GoingBack | None:
 def begin(settings: Settings, line: str, to: int, reason: str) -> GoingBack:
     """Write a rollback down, on disk when this returns; the caller holds the traffic lock."""
     intent = GoingBack(to=to, reason=reason)
-    write_whole(_intent_file(settings, line), intent.model_dump_json())
+    with_reserve(settings, lambda: write_whole(_intent_file(settings, line), intent.model_dump_json()))
     return intent
 
 
@@ -86,6 +87,7 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
     Raises:
         RolloutBusy: somebody else keeps the line's traffic.
         GatewayFailed: Envoy does not take it; the rollback stays written down.
+        DiskFull: not even what is kept for this was enough.
     """
     gateway = Gateway(settings)
     if not gateway.routes().line(line).backends:
@@ -98,7 +100,7 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
         if not _warm(settings, gateway.routes().line(line), str(target)):
             return None
         begin(settings, line, target, reason)
-        gateway.shift(line, {str(target): 100})
+        with_reserve(settings, lambda: gateway.shift(line, {str(target): 100}))
     return target
 
 

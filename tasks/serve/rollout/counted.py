@@ -44,6 +44,10 @@ class Counted:
         """Requests whose answers began, or that wait for that."""
         return self._sums[version][0] + self._last[version].active
 
+    def ended(self, version: str) -> int:
+        """Requests that have ended, at the least: those still being answered may have begun before the moment."""
+        return max(0, self._sums[version][0] - self._last[version].active)
+
     @property
     def quiet(self) -> bool:
         """Whether no version was asked anything."""

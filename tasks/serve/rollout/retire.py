@@ -18,6 +18,9 @@ def retire(line: Line, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str]
     `keep_warm_minutes`, so that going back is a change of weight. A backend goes only when it has no active
     request, an engine only after its backend.
     """
+    if gateway.routes().line(line.name).shadow is not None:
+        # A rollout that was killed before its first step; nobody looks at the shadow's answers any more.
+        gateway.set_shadow(line.name, None)
     routes = gateway.routes().line(line.name).backends
     engines = fleet.engines(line.name)
     out = [one for one in routes if one.weight == 0]

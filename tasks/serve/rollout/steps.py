@@ -1,4 +1,4 @@
-"""The way up: hold each weight for a time, look at both versions, and go on or take the new one back.
+"""The way up: a shadow first where the line has it, then each weight; go on, or take the new version back.
 
 A step ends early when the new version is *shown* to be worse than production on the same traffic. It ends
 well after `hold_seconds`, `min_requests` answers, and a decision on what it waits for; at `max_hold_seconds`
@@ -7,44 +7,16 @@ the line says what happens with what only looks worse. Quality is not judged her
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
-
 from tasks.serve.fleet.local import RunningEngine
-from tasks.serve.gateway import Backend, BackendCounters, Gateway, access_log
-from tasks.serve.rollout.counted import Counted
-from tasks.serve.rollout.judge import FEWEST, Looks, Moment, Signal, judge
+from tasks.serve.gateway import Backend, Gateway, Shadow
+from tasks.serve.rollout.hold import Hold, StepReport
 from tasks.serve.rollout.lock import TrafficLock
-from tasks.serve.rollout.window import Sample, Window
-from weighbridge.errors import GatewayFailed, RolloutAborted
-from weighbridge.line import Line
-
-UNHEALTHY_SECONDS = 10.0
-"""An engine may miss a health check; one that misses them this long is down."""
-
-GATEWAY_AWAY_SECONDS = 60.0
-"""How long a step waits for an Envoy that died: supervisord starts it again within seconds."""
-
-POLL_SECONDS = 0.5
-
-
-class StepReport(BaseModel):
-    """What one step of a rollout saw of the new version."""
-
-    model_config = ConfigDict(frozen=True)
-
-    weight: int
-    seconds: float
-    requests: int
-    """Of the new version, counted by the gateway; those still being answered are among them once they began."""
-    errors: int
-    """Of these, 5xx and connections cut."""
-    signals: tuple[Signal, ...] = ()
-    """As of the last look; none where there was too little to look at."""
-    ended: str = ""
-    """Why it ended, in words."""
+from tasks.serve.rollout.reserve import keep_reserve, with_reserve
+from tasks.serve.rollout.window import Sample
+from weighbridge.errors import RolloutAborted
+from weighbridge.line import Line, ShadowStep
 
 
 def roll_out(
@@ -70,7 +42,9 @@ def roll_out(
         RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic
             is back where it was and the new version drained.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
+        DiskFull: the next weight cannot be written; the same.
     """
+    keep_reserve(gateway.settings)
     gateway.set_sticky(line.name, line.rollout.sticky_by)
     backends = {one.version: one for one in gateway.routes().line(line.name).backends}
     others = [one for one in backends.values() if one.version != version]
@@ -88,38 +62,20 @@ def roll_out(
         note(report)
         return [report]
     gateway.set_line(line.name, tuple(backends.values()))
-    reports = []
-    reference = Sample()
+    climb = _Climb(line, version, old.version, engine, tuple(backends), gateway, lock, tell, note)
+    if line.rollout.shadow is not None and backends[version].weight == 0:
+        climb.shadow(line.rollout.shadow)
     for weight in line.rollout.steps:
-        if weight < backends[version].weight:
-            continue
-        hold = _Hold(line, version, old.version, weight, gateway, lock, reference)
-        gateway.shift(line.name, _weights(backends, version, old.version, weight))
-        tell(f"{line.name}: version {version} gets {weight} %")
-        problem = hold.stay()
-        if problem:
-            gateway.shift(line.name, _weights(backends, version, old.version, 0))
-        reports.append(hold.report)
-        note(hold.report)
-        tell(f"{line.name}: version {version} at {weight} %: {hold.report.ended}")
-        if problem:
-            if not lock.asked_to_give_way:
-                # Whoever waits for the lock wants the traffic now; `retire` drains later.
-                gateway.wait_drained(line.name, version, line.rollout.drain_seconds)
-            raise RolloutAborted(
-                f"Version {version} of {line.name} was stopped at {weight} %: {problem}.",
-                f"Version {old.version} has all traffic again; read the engine's log ({engine.name}) for the cause.",
-            )
-        # At 100 % nobody asks production any more: what it did during the steps before stands for it.
-        reference.extend(hold.production)
-    return reports
+        if weight >= backends[version].weight:
+            climb.step(weight)
+    return climb.reports
 
 
 def switch(line: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
     """Give a version all of a line's new requests at once; the others keep the streams that they have."""
     backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().line(line).backends}
     backends[version] = _backend(version, engine, 100)
-    gateway.set_line(line, tuple(backends.values()))
+    with_reserve(gateway.settings, lambda: gateway.set_line(line, tuple(backends.values())))
 
 
 def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
@@ -132,121 +88,70 @@ def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
     )
 
 
-def _weights(backends: dict[str, Backend], new: str, old: str, weight: int) -> dict[str, int]:
-    return {name: weight if name == new else 100 - weight if name == old else 0 for name in backends}
-
-
-class _Hold:
-    """The stay at one step.
-
-    Args:
-        reference: production's requests of an earlier step, for one at which it gets none.
-    """
+class _Climb:
+    """The steps of one rollout, and what they share."""
 
     def __init__(
         self,
         line: Line,
         version: str,
         old: str,
-        weight: int,
+        engine: RunningEngine,
+        versions: tuple[str, ...],
         gateway: Gateway,
         lock: TrafficLock,
-        reference: Sample,
+        tell: Callable[[str], None],
+        note: Callable[[StepReport], None],
     ) -> None:
-        self._line, self._plan, self._version, self._old = line.name, line.rollout, version, old
-        self._gateway, self._lock, self._reference = gateway, lock, reference
-        self._weight = weight
-        self._window = Window(access_log(gateway.settings), line.name)
-        self._looks = Looks(len(line.rollout.steps))
-        self._start = self._healthy_at = self._seen_at = time.monotonic()
-        self._counted = Counted(gateway, line.name, (version, old))
-        self._signals: tuple[Signal, ...] = ()
-        self.report = StepReport(weight=weight, seconds=0, requests=0, errors=0)
+        self._line, self._version, self._old, self._engine, self._versions = line, version, old, engine, versions
+        self._gateway, self._lock, self._tell, self._note = gateway, lock, tell, note
+        # At 100 % nobody asks production any more: what it did during the steps before stands for it.
+        self._reference = Sample()
+        self.reports: list[StepReport] = []
 
-    @property
-    def production(self) -> Sample:
-        """What production did during this step."""
-        return self._window.of(self._old)
-
-    def stay(self) -> str:
-        """Stay until the step is over; what ends the rollout, or nothing."""
-        while True:
-            now = time.monotonic()
-            seconds = now - self._start
-            counters = self._count(now)
-            self._window.read()
-            ours = self._window.of(self._version)
-            due = seconds >= self._plan.hold_seconds and self._requests >= self._plan.min_requests
-            overdue = seconds >= self._plan.max_hold_seconds
-            if (moment := self._looks.due(ours.requests, due, overdue)) is not None:
-                self._look(ours, moment)
-            if problem := self._stopped(now, counters) or self._worse():
-                return self._end(seconds, problem, problem)
-            # While nobody can see its health, the step neither ends well nor counts as held long enough.
-            if counters is not None and counters.healthy:
-                if due and self._counted.quiet:
-                    return self._end(seconds, "nobody asked anything", "")
-                if due and ours.requests >= FEWEST and not any(one.waits for one in self._signals):
-                    return self._end(seconds, "no worse than production, as far as it waits for that", "")
-                if overdue:
-                    problem = self._unsure(ours, seconds)
-                    return self._end(seconds, problem or "held as long as the line allows", problem)
-            time.sleep(POLL_SECONDS)
-
-    @property
-    def _requests(self) -> int:
-        return self._counted.requests(self._version)
-
-    def _count(self, now: float) -> BackendCounters | None:
-        """The new version's counters; None while Envoy is away."""
+    def shadow(self, shadow: ShadowStep) -> None:
+        """Ask the new version beside the old one, which alone is heard."""
+        hold = self._hold(0, shadow)
+        self._gateway.set_shadow(self._line.name, Shadow(version=self._version, per_cent=shadow.per_cent))
+        self._tell(f"{self._line.name}: version {self._version} is asked {shadow.per_cent} % too, and not heard")
         try:
-            counters = self._counted.read()[self._version]
-        except GatewayFailed:
-            if now - self._seen_at > GATEWAY_AWAY_SECONDS:
-                raise
-            return None
-        self._seen_at = now
-        self._healthy_at = now if counters.healthy else self._healthy_at
-        return counters
+            problem = hold.stay()
+        finally:
+            with_reserve(self._gateway.settings, lambda: self._gateway.set_shadow(self._line.name, None))
+        self._end(hold, problem)
 
-    def _look(self, ours: Sample, moment: Moment) -> None:
-        production = self.production if self._weight < 100 else self._reference
-        self._signals = judge(ours, production, self._plan, self._looks.spend(moment, ours.requests))
+    def step(self, weight: int) -> None:
+        """Give the new version a share of the requests."""
+        hold = self._hold(weight)
+        self._gateway.shift(self._line.name, self._weights(weight))
+        self._tell(f"{self._line.name}: version {self._version} gets {weight} %")
+        problem = hold.stay()
+        if problem:
+            with_reserve(self._gateway.settings, lambda: self._gateway.shift(self._line.name, self._weights(0)))
+        self._end(hold, problem)
 
-    def _stopped(self, now: float, counters: BackendCounters | None) -> str:
-        if self._lock.asked_to_give_way:
-            return "a rollback was asked for"
-        if counters is not None and now - self._healthy_at > UNHEALTHY_SECONDS:
-            return f"its engine has failed every health check for {UNHEALTHY_SECONDS:.0f} s"
-        return ""
+    def _hold(self, weight: int, shadow: ShadowStep | None = None) -> Hold:
+        return Hold(self._line, self._version, self._old, weight, self._gateway, self._lock, self._reference, shadow)
 
-    def _worse(self) -> str:
-        return "; ".join(one.sentence for one in self._signals if one.outcome == "worse")
+    def _weights(self, weight: int) -> dict[str, int]:
+        return {
+            name: weight if name == self._version else 100 - weight if name == self._old else 0
+            for name in self._versions
+        }
 
-    def _unsure(self, ours: Sample, seconds: float) -> str:
-        """What stops the rollout although nothing is shown, as the line has it."""
-        plan = self._plan
-        answers = {"errors": plan.when_errors_unsure, "speed": plan.when_speed_unsure}
-        problems = [one.sentence for one in self._signals if one.leans_worse and answers[one.asks] == "stop"]
-        if plan.when_errors_unsure == "stop" and self._stuck(ours, seconds):
-            problems.append(f"none of its {self._counted.begun(self._version)} requests has ended, by the access log")
-        return f"not decided after {plan.max_hold_seconds:.0f} s: {'; '.join(problems)}" if problems else ""
-
-    def _stuck(self, ours: Sample, seconds: float) -> bool:
-        """Whether requests have begun and none has ended in a time in which production's slowest would have."""
-        slowest_ms = max((*self.production.total_ms, *self._reference.total_ms), default=None)
-        begun = self._counted.begun(self._version)
-        if ours.requests or begun < FEWEST or slowest_ms is None:
-            return False
-        return 1000 * seconds > slowest_ms * self._plan.max_latency_ratio
-
-    def _end(self, seconds: float, why: str, problem: str) -> str:
-        self.report = StepReport(
-            weight=self._weight,
-            seconds=seconds,
-            requests=self._requests,
-            errors=self._counted.errors(self._version),
-            signals=self._signals,
-            ended=why,
+    def _end(self, hold: Hold, problem: str) -> None:
+        report, line = hold.report, self._line
+        self.reports.append(report)
+        self._note(report)
+        self._tell(f"{line.name}: version {self._version} at {report.name}: {report.ended}")
+        self._reference.extend(hold.production)
+        if not problem:
+            return
+        if not self._lock.asked_to_give_way:
+            # Whoever waits for the lock wants the traffic now; `retire` drains later.
+            self._gateway.wait_drained(line.name, self._version, line.rollout.drain_seconds)
+        raise RolloutAborted(
+            f"Version {self._version} of {line.name} was stopped at {report.name}: {problem}.",
+            f"Version {self._old} has all traffic {'as before' if report.shadow else 'again'}; read the engine's log "
+            f"({self._engine.name}) for the cause.",
         )
-        return problem

@@ -1,4 +1,4 @@
-"""No room for two: the old engine goes before the new one comes, and the line answers 503 in between.
+"""No room for two: the old engine goes before the new one comes; in between the line answers 503 with `Retry-After`.
 
 Only for a line that says so (`rollout.when_no_room: swap`). There are no steps then, and no warm way back:
 what fails before it serves is undone by starting the old engine again, and a rollback is such a swap too.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from registry.store import Artifact
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
@@ -15,6 +16,9 @@ from tasks.serve.gateway import Backend, Gateway
 from tasks.serve.rollout.steps import switch
 from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
+
+UNKNOWN_GAP_SECONDS = 60.0
+"""What clients are told of a gap of which nothing is known; the longest that OpenAI's own client obeys."""
 
 
 def engine_with_room(
@@ -60,7 +64,7 @@ def _swap(
         + f", after at most {line.rollout.drain_seconds:.0f} s in which the present answers end"
     )
     began = time.monotonic()
-    _clear(line, gateway, fleet, backends, tell)
+    _clear(line, gateway, fleet, backends, expected or UNKNOWN_GAP_SECONDS, tell)
     try:
         engine = fleet.ensure(line, artifact, tell)
         switch(line.name, version, engine, gateway)
@@ -78,14 +82,29 @@ def _swap(
 
 
 def _clear(
-    line: Line, gateway: Gateway, fleet: LocalFleet, backends: tuple[Backend, ...], tell: Callable[[str], None]
+    line: Line,
+    gateway: Gateway,
+    fleet: LocalFleet,
+    backends: tuple[Backend, ...],
+    gap_seconds: float,
+    tell: Callable[[str], None],
 ) -> None:
-    """Take all of a line's engines out of rotation, wait for their last answers, and stop them."""
-    gateway.set_line(line.name, tuple(one.model_copy(update={"weight": 0}) for one in backends))
+    """Take all of a line's engines out of rotation, wait for their last answers, and stop them.
+
+    Args:
+        gap_seconds: how long nothing will serve after that; the gateway tells who asks meanwhile.
+    """
+
+    def back_at() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=gap_seconds)
+
+    out = tuple(one.model_copy(update={"weight": 0}) for one in backends)
+    gateway.set_line(line.name, out, back_at=back_at())
     for backend in backends:
         if not gateway.wait_drained(line.name, backend.version, line.rollout.drain_seconds):
             tell(f"version {backend.version} still had active requests; they are cut")
-    gateway.set_line(line.name, ())
+    # Anew, for now the answers that had to end first have ended.
+    gateway.set_line(line.name, (), back_at=back_at())
     for engine in fleet.engines(line.name):
         if not fleet.on_trial(engine):
             fleet.stop(engine)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.serve.rollout.hold import StepReport
 from tasks.serve.rollout.judge import Signal
-from tasks.serve.rollout.steps import StepReport
 
 
 def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
@@ -14,7 +14,7 @@ def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
     for report in reports:
         rows.append(
             {
-                "step": f"{report.weight} %",
+                "step": report.name,
                 "signal": f"{report.requests} requests, {report.errors} failed, {report.seconds:.0f} s",
                 "outcome": report.ended,
                 "new": "",
@@ -23,13 +23,13 @@ def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
                 "allowed": "",
             }
         )
-        rows += [_signal_row(report.weight, one) for one in report.signals]
+        rows += [_signal_row(report.name, one) for one in report.signals]
     return rows
 
 
-def _signal_row(weight: int, signal: Signal) -> dict[str, str]:
+def _signal_row(step: str, signal: Signal) -> dict[str, str]:
     return {
-        "step": f"{weight} %",
+        "step": step,
         "signal": signal.name,
         "outcome": signal.outcome,
         "new": signal.shown(signal.candidate),

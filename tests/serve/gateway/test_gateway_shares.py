@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from gateway_support import FakeEngine, Running, wait_until
 
-from tasks.serve.gateway import Limits, Shadow
+from tasks.serve.gateway import Limits, Shadow, shadow_log
 from weighbridge.errors import GatewayFailed
 
 Make = Callable[[], FakeEngine]
@@ -92,6 +92,55 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
     assert [entry["version"] for entry in entries] == ["1"] * 20
     assert ("mirrored", "2") not in gateway.answered()
     assert gateway.answered()["mirrored", "1"].answers == 20
+
+
+def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: Make) -> None:
+    gateway, serves, shadows = running.gateway, engine(), engine()
+    gateway.set_line("logged", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway.set_shadow("logged", Shadow(version="2", per_cent=100))
+    shadows.wait_seconds, shadows.chunks = 0.3, 5
+    forged = {"x-weighbridge-shadow": "logged@1"}
+    whole = running.ask("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
+    # The path names the line here, and the body another model.
+    stream = {"model": "base", "stream": True, "stream_options": {"include_usage": True}}
+    streamed = running.ask("/logged/v1/chat/completions", stream)
+    log = shadow_log(gateway.settings)
+    wait_until(lambda: log.is_file() and streamed.headers["x-request-id"] in log.read_text())
+    first, second = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"]
+    assert first["request_id"] == whole.headers["x-request-id"]
+    assert (first["version"], first["cluster"], first["client"]) == ("2", "logged@2", "default")
+    assert (first["status"], first["prompt_tokens"], first["completion_tokens"]) == (200, 5, 7)
+    assert (second["version"], second["path"], second["completion_tokens"]) == ("2", "/v1/chat/completions", 7)
+    # A stream's head comes at once, its first event later.
+    assert second["first_token_ms"] >= 300 > second["first_byte_ms"]
+    assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.asked, *serves.asked))
+    shadows.stop()
+    running.chat("logged")
+    wait_until(lambda: sum('"logged"' in entry for entry in log.read_text().splitlines()) == 3)
+    last = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"][-1]
+    assert (last["version"], last["status"]) == ("2", 503)
+
+
+def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, engine: Make) -> None:
+    gateway, serves, shadows = running.gateway, engine(), engine()
+    gateway.set_line("hung", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway.set_shadow("hung", Shadow(version="2", per_cent=100))
+    shadows.wait_seconds = 20
+
+    def slowest() -> float:
+        stream = {"model": "hung", "stream": True}
+        answers = [running.ask("/v1/chat/completions", stream) for _ in range(20)]
+        assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+        return max(answer.elapsed.total_seconds() for answer in answers)
+
+    assert slowest() < 5
+    assert gateway.active_requests("hung", "2") == 20
+    shadows.stop()
+    assert slowest() < 5
+    gateway.set_shadow("hung", None)
+    asked = len(serves.asked)
+    assert slowest() < 5
+    assert len(serves.asked) == asked + 20
 
 
 def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Running, engine: Make) -> None:

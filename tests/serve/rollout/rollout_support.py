@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+import time
+
 from serve_support import make_artifact, make_line
 
 from examples.load import Load
 from tasks.serve.fleet.local import plan_engine
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.steps import roll_out
+from weighbridge.errors import RolloutAborted
+
+GIVEN = {"steps": [10, 50, 100], "hold_seconds": 2, "max_hold_seconds": 30}
+
+MOVER = """
+import sys
+from serve_support import FakeEngine, make_line
+from tasks.serve.fleet import local
+local.engine = lambda name: FakeEngine()
+from rollout_support import lock_of, with_rollout
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway import Gateway
+from tasks.serve.rollout.steps import roll_out
+from weighbridge.settings import load_settings
+settings = load_settings()
+line = with_rollout(make_line(delay=0.05), steps=[10, 50, 100], hold_seconds=60, max_hold_seconds=90)
+new = next(one for one in LocalFleet(settings).engines("toy") if one.name == sys.argv[1])
+with lock_of(settings) as lock:
+    roll_out(line, "2", new, Gateway(settings), lock)
+"""
 
 
 def lock_of(settings):
@@ -41,3 +67,45 @@ def unproven(fleet, settings, **flags):
     fleet._start(engine)
     fleet._wait_ready(engine, lambda _: None)
     return engine
+
+
+def note(record_property, load, began, version="2"):
+    """Keep what users saw, for the table."""
+    record_property("requests", len(load.answers))
+    record_property("failed", len(load.failed))
+    record_property("of version", dict(load.by_version))
+    record_property("seconds", round(time.monotonic() - began, 1))
+
+
+def start_mover(new):
+    """A process of its own that begins to move traffic to an engine, at 10 % for a minute."""
+    here = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.Popen([sys.executable, "-c", MOVER, new.name], env={**os.environ, "PYTHONPATH": here})
+
+
+def wait_for_weight(gateway, version, weight):
+    # A process that begins to move traffic imports scipy first: a minute, where others keep the processors busy.
+    deadline = time.monotonic() + 150
+    while weights(gateway).get(version) != weight:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_when(gateway, version, weight, kill):
+    """Kill something a second after a step has begun."""
+
+    def wait():
+        wait_for_weight(gateway, version, weight)
+        time.sleep(1)
+        kill()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def outcome(roll):
+    """What stopped a rollout, or nothing."""
+    try:
+        roll()
+    except RolloutAborted as error:
+        return error.what
+    return ""

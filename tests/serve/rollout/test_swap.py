@@ -45,11 +45,14 @@ def test_a_line_that_swaps_answers_503_until_the_new_engine_is_proven(
     swaps = with_rollout(line, when_no_room="swap")
     told, meanwhile = [], []
     proves = local.prove
-    monkeypatch.setattr(
-        local, "prove", lambda *given: (meanwhile.append(ask(settings, gateway).status_code), proves(*given))
-    )
+    monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
+    monkeypatch.setattr(local, "prove", lambda *given: (meanwhile.append(ask(settings, gateway)), proves(*given)))
     new = engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
-    assert meanwhile == [503]
+    [refused] = meanwhile
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    # As long as engines took to start, less what has gone by; what stands in the route does not age.
+    assert 5 <= int(refused.headers["retry-after"]) <= 40
+    assert gateway.routes().line("toy").back_at is None
     assert fleet.engines("toy") == [new]
     assert ask(settings, gateway).headers["x-weighbridge-version"] == "2"
     text = " ".join(told)

@@ -1,13 +1,15 @@
 -- How much a client may ask: requests and tokens a minute, each in a bucket that refills evenly; and, since it sees
--- streams pass anyway, when their first event came.
+-- streams pass anyway, when their first event came; and when a line that has no engine is expected back.
 --
 -- The route's filter context maps `client:NAME` and `line:NAME` to {requests, tokens} a minute, 0 for no limit. What
--- a client's own record says goes for all lines together; else what the line says goes for each client of it.
+-- a client's own record says goes for all lines together; else what the line says goes for each client of it. A line
+-- has `back_at` too, in seconds since the epoch, 0 where that is not known.
 -- A request costs 1 before it passes. Tokens are known afterwards only, so that a bucket may fall below zero; then
 -- nothing passes until it has refilled.
 
 local SPACE = "weighbridge"
 local LONGEST_NAME = 256
+local SOONEST_RETRY = 5 -- seconds, for a line that takes longer to come back than was thought
 local BYTES_PER_TOKEN = 4 -- of a prompt whose tokens no engine told: about that of English text
 
 local buckets = {}
@@ -92,9 +94,18 @@ local function note_first_event(handle, asked)
   handle:streamInfo():dynamicMetadata():set(SPACE, "first_token_ms", first_ms)
 end
 
+-- Answered by the gateway itself, while one engine makes room for the next.
+local function tell_return(handle)
+  local line = handle:filterContext():get("line:" .. handle:streamInfo():routeName())
+  if line and line.back_at > 0 and handle:headers():get(":status") == "503" then
+    handle:headers():replace("retry-after", tostring(math.max(SOONEST_RETRY, line.back_at - os.time())))
+  end
+end
+
 -- What a stream costs is told by its last event, if at all, and never to a client that hangs up before.
 -- So it is charged as it goes, one token an event, and put right at its end.
 function envoy_on_response(handle)
+  tell_return(handle)
   local asked = handle:streamInfo():dynamicMetadata():get(SPACE)
   if not asked or not asked.asked_ms then
     return

@@ -1,0 +1,84 @@
+"""The gateway's files, and the Envoy that reads them: what it starts from, whether it runs, what it is brought to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.serve.gateway.admin import Admin
+from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
+from tasks.serve.gateway.documents import Documents
+from tasks.serve.gateway.files import as_json
+from tasks.serve.gateway.keys import KeysFile
+from tasks.serve.gateway.routes import RoutesFile
+from tasks.serve.gateway.tls import secret_document
+from weighbridge.errors import GatewayFailed
+from weighbridge.files import write_whole
+from weighbridge.settings import Settings, load_settings
+
+
+class Installation:
+    """One installation's Envoy.
+
+    Args:
+        settings: the installation's by default.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or load_settings()
+        self.folder = self.settings.home / "gateway"
+        self._file, self._keys = RoutesFile(self.folder), KeysFile(self.folder)
+        self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.json")
+        self._documents = Documents(self.folder / "discovery", self._admin)
+
+    def bootstrap(self) -> Path:
+        """Write everything that Envoy starts from, rendered anew from the routes; harmless while it runs.
+
+        Returns:
+            The file for `envoy -c`.
+
+        Raises:
+            SettingsInvalid: the certificate or its key cannot be used.
+        """
+        secret = secret_document(self.settings)
+        self.settings.logs_folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "envoy.json"
+        with self._file.writing():
+            write_whole(config, as_json(bootstrap_document(self.settings, self._documents.folder)))
+            if secret:
+                self._documents.write("tls.json", secret)
+            self._render(wait=False)
+        return config
+
+    def envoy_command(self) -> list[str]:
+        """The command line that runs Envoy in the foreground, after `bootstrap()`."""
+        return envoy_command(self.folder / "envoy.json")
+
+    def health(self) -> bool:
+        """Whether Envoy runs with our configuration and answers clients."""
+        import httpx  # half a second that callers without Envoy need not pay
+
+        if not self._admin.up():
+            return False
+        try:
+            # The certificate is made out to the name that clients use, and this asks its own listener.
+            return httpx.get(
+                f"{self.settings.gateway_url}/healthz", timeout=5, trust_env=False, verify=False
+            ).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _require_up(self, wait: bool) -> None:
+        if wait and not self._admin.up():
+            raise GatewayFailed(
+                "The gateway is not up.",
+                "Start the stack with `weighbridge up`, then run the command again.",
+                where=self._admin.url,
+            )
+
+    def _render(self, wait: bool) -> None:
+        """Bring Envoy to what is written down, or only its files when it is not there."""
+        routes, keys = self._file.load(), self._keys.load()
+        if wait or self._admin.up():
+            self._documents.apply(routes, keys)
+        else:
+            self._documents.leave(routes, keys)

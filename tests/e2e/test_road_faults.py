@@ -1,0 +1,132 @@
+"""A rollout on the real stack whose movers die: the worker with the flow that it runs, and the whole machine.
+
+The road before the rollout is not travelled here: both versions are the same weights, approved without being weighed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from e2e_support import LINE, Road, wait_for
+
+from examples.load import Load
+from registry.models import Registry
+from registry.records import CandidateRecord, ReleaseRecord
+from registry.store import Store
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import Gateway
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+ROLLOUT = f"promote/{LINE}"
+
+
+def approve(road: Road, content: str) -> int:
+    """Approve an artifact of the good release's weights; another content is another artifact. Returns its version."""
+    store, registry = Store(road.settings.store_folder), Registry(road.settings)
+    staging = store.staging(LINE, f"faults-{content}")
+    shutil.copytree(road.shelf / "good", staging, dirs_exist_ok=True)
+    (staging / "NOTE.md").write_text(content)
+    artifact = store.adopt(staging, line=LINE, scheme="bf16", repo="org/faults", commit="f" * 40)
+    candidate = CandidateRecord(artifact=artifact, outcome="baseline", passes=True, sentence="Not weighed.")
+    record = ReleaseRecord(line=LINE, repo="org/faults", commit="f" * 40, key=content, candidates=(candidate,))
+    [recorded] = registry.record_release(record).candidates
+    return registry.approve(LINE, recorded.version, "to be killed on its way", "test").version
+
+
+def shares(road: Road) -> dict[str, int]:
+    """Versions that get requests, as the gateway is meant to share them out."""
+    return {one.version: one.weight for one in Gateway(road.settings).routes().line(LINE).backends if one.weight}
+
+
+@pytest.fixture
+def rolling(road: Road) -> Iterator[tuple[str, Load]]:
+    """A version on its way up through the worker, at less than all traffic, under three clients."""
+    if not shares(road):
+        approve(road, "first")
+        road.run("promote", LINE)
+    version = str(approve(road, f"new at {time.time()}"))
+    with Load(f"{road.settings.gateway_url}/v1", road.key, LINE, clients=3) as load:
+        wait_for(lambda: load.answers, "the first answer")
+        started = road.prefect("deployment", "run", ROLLOUT)
+        assert started.returncode == 0, started.stderr
+        wait_for(lambda: 0 < shares(road).get(version, 0) < 100, "a half-way weight", 300)
+        time.sleep(1)
+        yield version, load
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for one in processes:
+        one.send_signal(signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=20)
+
+
+def test_movers_and_machine_may_die_and_the_next_run_ends_what_they_began(road: Road, rolling, record_property) -> None:
+    version, load = rolling
+    supervisor = Supervisor(road.settings)
+    worker = next(one.pid for one in supervisor.states() if one.name == "worker")
+    killed = family(worker)
+    assert any("prefect" in " ".join(one.cmdline()) for one in killed[1:]), "the flow is the worker's child"
+    kill(killed)
+    left = shares(road)
+    assert 0 < left[version] < 100
+    asked = len(load.answers)
+    wait_for(lambda: len(load.answers) > asked + 8, "answers while nobody moves anything")
+    assert load.failed == [], "users see nothing of a worker that is gone"
+    record_property("requests until the machine went", len(load.answers))
+
+    held = leases(road)
+    assert held
+    assert supervisor.pid is not None
+    began = time.monotonic()
+    kill(family(supervisor.pid))
+    answered = len(load.answers) - len(load.failed)
+    up(road)
+    record_property("seconds to up", round(time.monotonic() - began, 1))
+    road.stop_schedules()
+    assert shares(road) == left
+    # What frees the slot of the killed run (by Prefect, within five minutes), so that the schedule's next begins.
+    assert leases(road) == held
+    wait_for(lambda: len(load.answers) - len(load.failed) > answered + 8, "answers after the restart")
+    failed = len(load.failed)
+    record_property("failed", failed)
+    record_property("seconds of failures", span(load))
+
+    began = time.monotonic()
+    assert road.json("promote", LINE)["version"] == int(version)
+    record_property("seconds of the next run", round(time.monotonic() - began, 1))
+    record_property("requests", len(load.answers))
+    assert shares(road) == {version: 100}
+    assert len(load.failed) == failed, "a request failed after the stack was up again"
+    assert not road.json("promote", LINE)["changed"]
+
+
+def up(road: Road) -> None:
+    """Bring the stack up while the engines' clients take the processors: where it gives up waiting, it says `again`."""
+    for expected in ((0, 3), (0,)):
+        done = road.start("up")
+        told, _ = done.communicate(timeout=400)
+        assert done.returncode in expected, told
+        if done.returncode == 0:
+            return
+
+
+def leases(road: Road) -> set[str]:
+    """Of the slots of runs under way, as Prefect keeps them."""
+    folder = road.settings.home / "prefect" / "concurrency_leases"
+    return {path.name for path in folder.glob("*.json") if path.name != "expirations.json"}
+
+
+def span(load: Load) -> float:
+    """Seconds from the first failed request to the last."""
+    failed = [one.started for one in load.failed]
+    return round(max(failed) - min(failed), 1) if failed else 0.0

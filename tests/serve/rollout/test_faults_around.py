@@ -1,0 +1,210 @@
+"""What goes wrong around a version that goes up, with machine, disk and keys: more of docs/rollout.md's table.
+
+As in test_faults.py: a real Envoy and real processes under eight streaming clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+from rollout_support import (
+    GIVEN,
+    clients,
+    lock_of,
+    note,
+    outcome,
+    serve_first,
+    start_mover,
+    wait_for_weight,
+    weights,
+    with_rollout,
+)
+from serve_support import make_artifact
+
+from examples.load import Load
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import access_log
+from tasks.serve.rollout import back
+from tasks.serve.rollout.steps import roll_out
+from weighbridge.errors import DiskFull
+
+# A machine that starts everything anew does so for all of it at once.
+pytestmark = pytest.mark.timeout(300)
+QUICK = {**GIVEN, "max_hold_seconds": 12}
+
+
+def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_ends_it(
+    settings, fleet, gateway, record_property
+):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    began = time.monotonic()
+    with clients(settings, gateway) as load:
+        mover = start_mover(new)
+        wait_for_weight(gateway, "2", 10)
+        # Everything at once and without a word, as when the power goes.
+        top = psutil.Process(Supervisor(settings).pid)
+        everything = [top, *top.children(recursive=True), psutil.Process(mover.pid)]
+        for process in everything:
+            process.send_signal(signal.SIGKILL)
+        mover.wait()
+        psutil.wait_procs(everything, timeout=20)
+        wait_until(lambda: load.failed)
+        gateway.bootstrap()
+        Supervisor(settings).start({})
+        for engine in fleet.engines("toy"):
+            fleet.warm_up(engine)
+        wait_until(gateway.health)
+        wait_until(lambda: all(gateway.counters("toy", version).healthy for version in ("1", "2")))
+        record_property("seconds to all of it", round(time.monotonic() - began, 1))
+        assert weights(gateway) == {"1": 90, "2": 10}
+        # Whoever asked a moment ago may still get its 503.
+        time.sleep(1)
+        answered, failed = len(load.answers), len(load.failed)
+        wait_until(lambda: len(load.answers) > answered + 20)
+        with lock_of(settings) as lock:
+            steps = roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
+        note(record_property, load, began)
+        record_property("seconds of failures", span(load.failed))
+    assert [step.weight for step in steps] == [10, 50, 100]
+    assert weights(gateway) == {"1": 0, "2": 100}
+    assert load.failed[failed:] == []
+
+
+def test_a_key_that_expires_while_rolling_out_is_not_held_against_the_new_version(
+    settings, fleet, gateway, record_property
+):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    began = time.monotonic()
+    ends = datetime.now(UTC) + timedelta(seconds=5)
+    guest = Load(f"{settings.gateway_url}/v1", gateway.add_key("guest", ends), "toy", clients=4)
+    with clients(settings, gateway) as load, guest:
+        with lock_of(settings) as lock:
+            steps = roll_out(with_rollout(line, **{**GIVEN, "hold_seconds": 4}), "2", new, gateway, lock)
+        note(record_property, load, began)
+        record_property("guest's", f"{len(guest.answers)} requests, {len(guest.failed)} refused")
+    assert weights(gateway) == {"1": 0, "2": 100}
+    assert load.failed == []
+    assert guest.by_version, "it was answered before"
+    assert {one.problem[:10] for one in guest.failed} == {"status 401"}
+    # Both clocks are this machine's; Envoy looks at whole seconds.
+    assert min(one.started for one in guest.failed) > ends.timestamp() - 1
+    assert max(one.started for one in guest.answers if not one.problem) < ends.timestamp() + 1
+    assert len(guest.failed) > 4, "it was refused while the rollout went on"
+    assert sum(step.errors for step in steps) == 0
+    for step in steps:
+        [errors] = [one for one in step.signals if one.name == "errors"]
+        assert errors.candidate == 0
+        assert not errors.production
+
+
+@pytest.fixture
+def disk(own_home):
+    """A home on a disk of its own, of 24 MiB; skipped where this user may not mount one."""
+    if shutil.which("mount") is None:
+        pytest.skip("a disk that can be filled needs `mount`")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(own_home)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"a disk that can be filled needs the right to mount one: {done.stderr.strip()}")
+    yield own_home
+    subprocess.run(["umount", "--lazy", str(own_home)], check=True)
+
+
+def fill(disk):
+    """Write until nothing more can be written; what is written, to be deleted again."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size):
+                    pass
+    assert os.statvfs(disk).f_bavail == 0
+    return ballast
+
+
+def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, settings, fleet, gateway, record_property):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    began = time.monotonic()
+    with clients(settings, gateway) as load:
+        wait_until(lambda: load.by_version)
+        ballast = fill(disk)
+        with lock_of(settings) as lock, pytest.raises(DiskFull, match="no room left"):
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
+        note(record_property, load, began)
+        assert load.failed == []
+        assert set(load.by_version) == {"1"}
+        assert weights(gateway)["1"] == 100
+        ballast.unlink()
+        with lock_of(settings) as lock:
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
+    assert load.failed == []
+    assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version(
+    disk, settings, fleet, gateway, record_property
+):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    began = time.monotonic()
+    with clients(settings, gateway) as load:
+        wait_until(lambda: load.by_version)
+        slow = with_rollout(line, **{**GIVEN, "hold_seconds": 6, "max_hold_seconds": 10})
+        filled = []
+        with lock_of(settings) as lock:
+            # Before the step's first request can have ended: the log tells of none.
+            end = outcome(lambda: roll_out(slow, "2", new, gateway, lock, lambda _: filled.append(fill(disk))))
+        note(record_property, load, began)
+        record_property("end", end)
+        assert weights(gateway) == {"1": 100, "2": 0}
+        filled[0].unlink()
+        log = access_log(settings)
+        size = log.stat().st_size
+        wait_until(lambda: log.stat().st_size > size)
+    assert "access log" in end
+    assert load.failed == []
+
+
+def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, record_property):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    with clients(settings, gateway) as load:
+        wait_until(lambda: load.by_version)
+        with lock_of(settings) as lock:
+            roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
+        back.note_served(settings, "toy", 2, 1)
+        began = time.monotonic()
+        fill(disk)
+        assert back.switch_warm(settings, "toy", None, "it stutters") == 1
+        switched = time.time()
+        record_property("seconds", round(time.monotonic() - began, 1))
+        wait_until(lambda: any(one.version == "1" and one.started > switched for one in load.answers))
+    assert weights(gateway) == {"1": 100, "2": 0}
+    assert load.last_start("2", switched) is None
+    assert load.failed == []
+    assert back.pending(settings, "toy") == back.GoingBack(to=1, reason="it stutters")
+
+
+def span(failed):
+    """Seconds from the first failed request to the last."""
+    started = [one.started for one in failed]
+    return round(max(started) - min(started), 1) if started else 0
+
+
+def wait_until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

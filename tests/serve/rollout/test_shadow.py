@@ -1,0 +1,102 @@
+"""The step before the first: the new version is asked too, judged like any other, and heard by nobody."""
+
+from __future__ import annotations
+
+import pytest
+from rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
+from serve_support import make_artifact
+
+from tasks.serve.gateway import Shadow
+from tasks.serve.rollout.retire import retire
+from tasks.serve.rollout.steps import roll_out
+from tasks.serve.rollout.table import step_rows
+from weighbridge.errors import RolloutAborted
+from weighbridge.line import Rollout, ShadowStep
+
+pytestmark = pytest.mark.timeout(300)
+
+HALF = {"shadow": ShadowStep(per_cent=50, hold_seconds=2), "max_hold_seconds": 15}
+
+
+def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    seen = {}
+
+    def note(report):
+        seen[report.name] = dict(load.by_version)
+
+    with clients(settings, gateway) as load, lock_of(settings) as lock:
+        reports = roll_out(with_rollout(line, **HALF), "2", new, gateway, lock, note=note)
+    assert [one.name for one in reports] == ["shadow of 50 %", "50 %", "100 %"]
+    assert "2" not in seen["shadow of 50 %"], "nobody heard the shadow"
+    assert load.failed == []
+    shadow = reports[0]
+    assert shadow.requests > 4
+    assert shadow.errors == 0
+    by_name = {one.name: one for one in shadow.signals}
+    assert by_name["errors"].candidate == 0
+    # Both are read from the gateway's own clocks and counts, so that a shadow is held against what serves.
+    assert by_name["latency p50"].candidate > 0
+    assert by_name["first byte p50"].outcome in ("better", "no_worse")
+    assert by_name["length"].candidate == pytest.approx(by_name["length"].production, rel=0.5)
+    assert gateway.routes().line("toy").shadow is None
+    assert weights(gateway) == {"1": 0, "2": 100}
+    assert step_rows(reports)[0]["step"] == "shadow of 50 %"
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ({"status": 500}, "errors"),
+        ({"die-on-first": True}, "errors|health check"),
+        ({"answer": ""}, "empty answers"),
+        ({"delay": 0.5}, "latency"),
+    ],
+    ids=["errors", "dying", "empty", "slow"],
+)
+def test_a_bad_version_is_stopped_before_any_user_met_it(settings, fleet, gateway, record_property, flags, why):
+    line, _ = serve_first(settings, fleet, gateway)
+    bad = unproven(fleet, settings, **{"delay": 0.05, **flags})
+    with clients(settings, gateway) as load:
+        with lock_of(settings) as lock, pytest.raises(RolloutAborted, match=f"stopped at shadow of 50 %.*({why})"):
+            roll_out(with_rollout(line, **HALF), "2", bad, gateway, lock)
+        record_property("requests", len(load.answers))
+    assert load.failed == []
+    assert set(load.by_version) == {"1"}
+    assert weights(gateway) == {"1": 100, "2": 0}
+    assert gateway.routes().line("toy").shadow is None
+
+
+def test_a_shadow_that_nothing_reaches_lets_no_version_through(settings, fleet, gateway, monkeypatch):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    # As with an Envoy that was started before there were shadows: it takes the change and mirrors to nowhere.
+    monkeypatch.setattr(type(gateway), "set_shadow", lambda *_: None)
+    quick = with_rollout(line, **{**HALF, "max_hold_seconds": 6})
+    with (
+        clients(settings, gateway) as load,
+        lock_of(settings) as lock,
+        pytest.raises(RolloutAborted, match="requests was mirrored"),
+    ):
+        roll_out(quick, "2", new, gateway, lock)
+    assert set(load.by_version) == {"1"}
+    assert weights(gateway) == {"1": 100, "2": 0}
+
+
+def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    slow = with_rollout(line, shadow=ShadowStep(per_cent=100, hold_seconds=0), hold_seconds=0)
+    with lock_of(settings) as lock:
+        roll_out(slow, "2", new, gateway, lock)
+    gateway.shift("toy", {"1": 100})
+    gateway.set_shadow("toy", Shadow(version="2", per_cent=100))
+    retire(line, gateway, fleet)
+    assert gateway.routes().line("toy").shadow is None
+
+
+def test_a_line_has_no_shadow_unless_it_says_so():
+    assert Rollout().shadow is None
+    asked = Rollout.model_validate({"shadow": {"per_cent": 5}}).shadow
+    assert asked == ShadowStep(per_cent=5, hold_seconds=60)
