@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,10 +42,10 @@ class Entry(BaseModel):
     who: str
     """$WEIGHBRIDGE_USER, else the operating system's user; with an approval the one who approved."""
     action: str
-    """approve, state, production, previous."""
+    """approve, override, state, production, previous."""
     line: str
     version: int | None
-    """Of the registered model `<line>`; None where an alias was taken away."""
+    """Of the registered model `<line>`; None where an alias was taken away, or an override has no version yet."""
     what: str
     """The state, or where it came from."""
     reason: str
@@ -95,6 +96,13 @@ class AuditLog:
                 file.flush()
                 os.fsync(file.fileno())
             return entry
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Keep other approvals on this machine waiting, so that two at once see each other."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name("approving.lock")):
+            yield
 
     def entries(self, line: str | None = None) -> Iterator[Entry]:
         """All entries, or a line's, oldest first.

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
     mlflow_port: int = Field(5000, ge=1, le=65535)
     prefect_port: int = Field(4200, ge=1, le=65535)
+    webhook_port: int = Field(8090, ge=1, le=65535, description="where MLflow tells of approvals, loopback only")
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
     weigh_at_once: int = Field(

@@ -32,7 +32,7 @@ def show(
     shown = table("#", "when (UTC)", "who", "action", "line", "version", "what", "reason")
     for one in entries:
         version = "–" if one.version is None else str(one.version)
-        what = one.what[:12] if one.action == "approve" else one.what
+        what = one.what[:12] if one.action in ("approve", "override") else one.what
         cells = (one.who, one.action, one.line, version, what, one.reason)
         shown.add_row(str(one.number), one.at[:19].replace("T", " "), *map(escape, cells))
     say(shown)
