@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.mlflow_server import MlflowServer, running
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +34,18 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
     assert Registry(f"sqlite:///{database}").candidates("none") == []
     return database
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server that may tell a receiver on loopback; mark the test with a timeout of 240 s or more."""
+    key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    webhooks = {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
+        # A minute by default, for which it would not know of a webhook that a test has just made.
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+    }
+    with running(tmp_path_factory.mktemp("mlflow-server"), empty_database, webhooks) as server:
+        yield server
