@@ -28,7 +28,7 @@ LOOPBACK = "127.0.0.1"
 PATH = "/mlflow"
 LARGEST_BODY_BYTES = 1_000_000
 """A version's description has at most 5,000 characters, and its tags a page each."""
-HOLD_SECONDS = 60.0
+HOLD_SECONDS = 300.0
 """Between two looks at MLflow's webhook, which an emptied or restored database has not."""
 FIRST_SECONDS = 1.0
 """Between two tries while MLflow has not answered yet."""
