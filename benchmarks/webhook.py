@@ -2,9 +2,9 @@
 
     python -m benchmarks.webhook LINE [--clicks 10] [--outage-seconds 30]
 
-Needs a stack of its own with nothing in it (`WEIGHBRIDGE_HOME`, other ports, `weighbridge up`) and an active schedule of
-`promote/LINE`. Each click makes a version that nobody weighed, so that `promote` refuses it: what is measured is the
-time from MLflow's answer to the click until Prefect has the flow run, and that each one ends as refused.
+Needs a stack of its own with nothing in it (`WEIGHBRIDGE_HOME`, other ports, `weighbridge up`) and an active schedule
+of `promote/LINE`. Each click makes a version that nobody weighed, so that `promote` refuses it: what is measured is the
+time from sending the click until Prefect has the flow run, and that each one ends as refused.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def _restart(supervisor: Supervisor, at: float) -> None:
 def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
     """Click, wait for the flow run and its end; seconds from the click until Prefect had the run."""
     known = {run["id"] for run in _runs(settings, line)}
+    clicked = time.time()
     answer = _post(
         f"{settings.mlflow_url}/ajax-api/2.0/mlflow/model-versions/create",
         {"name": line, "source": f"store://{line}/{'0' * 64}"},
     )
-    clicked = time.time()
     if meanwhile is not None:
         meanwhile()
     while not (new := [run for run in _runs(settings, line) if run["id"] not in known and _is_due(run)]):

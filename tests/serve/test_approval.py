@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ from serve_support import make_line
 from registry import records
 from registry.audit import AuditLog
 from registry.models import COMMENT_START, Registry
-from registry.records import CandidateRecord, ReleaseRecord, Version
+from registry.records import CandidateRecord, ReleaseRecord, State, Version
 from registry.store import Artifact, Store
 from tasks.serve import step
 from tasks.serve.approval import check_production, hold
@@ -122,7 +124,7 @@ class Scene:
 def scene(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Scene]:
-    name = request.node.name.removeprefix("test_").partition("[")[0].replace("_", "-")[:30]
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")[:30] + f"-{uuid4().hex[:6]}"
     prefect = RecordedPrefect({f"release/{name}": False})
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", mlflow_server.url.rpartition(":")[2])
     monkeypatch.setenv("WEIGHBRIDGE_PREFECT_PORT", str(prefect.port))
@@ -355,6 +357,33 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
     assert scene.version(1).state_reason == "superseded by version 2"
     wanted = step.wanted(scene.plan, None)
     assert wanted is not None and wanted.version == 2, "nothing is left to be done"
+
+
+def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_is_refused(
+    scene: Scene,
+) -> None:
+    production = scene.candidate("good", "baseline")
+    scene.serve(scene.click(production))
+    older, newer = (scene.candidate(name, against=production.digest) for name in ("older", "newer"))
+    scene.click(older)
+    scene.click(newer)
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.digest == newer.digest
+    (Store(scene.settings.store_folder).path(newer) / "config.json").unlink()
+    with pytest.raises(ArtifactDamaged):
+        scene.hold(wanted)
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and scene.hold(wanted) == older
+
+
+@pytest.mark.parametrize("state", ["failed", "rolled_back"])
+def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State) -> None:
+    scene.serve(scene.click(scene.candidate("good", "baseline")))
+    scene.registry.set_state(scene.line, 1, state, "errors")
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 1
+    with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
+        scene.hold(wanted)
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 120) -> None:
