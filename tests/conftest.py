@@ -38,7 +38,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A real MLflow server that may tell a receiver on loopback; mark the test with a timeout of 240 s or more."""
+    """A real MLflow server that may tell a receiver on loopback; mark the test with a timeout of 400 s or more."""
     key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     webhooks = {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",

@@ -19,7 +19,7 @@ from weighbridge.line import Approval
 
 Make = Callable[..., ReleaseRecord]
 # The server takes 17 s to start on an idle machine, and more than a minute on a busy one.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

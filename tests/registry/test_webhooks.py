@@ -96,7 +96,7 @@ def test_deliveries_are_remembered_over_a_restart_and_not_for_ever(tmp_path: Pat
     assert "last" not in Seen(path)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_there_is_one_webhook_whatever_was_there(mlflow_server: MlflowServer) -> None:
     api = f"{mlflow_server.url}/api/2.0/mlflow/webhooks"
 

@@ -30,7 +30,7 @@ from weighbridge.errors import ApprovalRefused, ArtifactDamaged, StoreUnreachabl
 from weighbridge.line import Approval, Line
 from weighbridge.settings import Settings, load_settings
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 COMMIT = "c" * 40
 DAY_SECONDS = 86400
 

@@ -20,7 +20,7 @@ from tests.support.mlflow_server import MlflowServer, answers, free_port
 from tests.support.recorded_prefect import RecordedPrefect
 from weighbridge.settings import project_root
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 LINES = ("clicked-line", "unscheduled-line")
 
 
