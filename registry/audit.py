@@ -5,10 +5,11 @@ An entry that is edited, removed or moved breaks the chain from there on. What a
 was cut off, or all of it written anew: note the head's hash elsewhere now and then (`weighbridge audit verify` prints
 it) and hold the log against it later.
 
-Two kinds of entries stand in it. Weighbridge's own say what it meant: approve, state, production, previous, and so all
-rollouts and rollbacks, and changes of clients' keys; who is whoever its process says. MLflow's server writes the others, `mlflow.*`
-(`registry/server`): one for each request that changed the registry, whoever sent it, with the name that the server
-checked, the address and the request's id. Where the two speak of one thing, the server's names who did it.
+Two kinds of entries stand in it. Weighbridge's own say what it meant: approve, override, state, production, previous,
+and so all rollouts and rollbacks, and changes of clients' keys; who is whoever its process says. MLflow's server writes
+the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, whoever sent it, with the
+name that the server checked, the address and the request's id. Where the two speak of one thing, the server's names
+who did it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,11 +52,13 @@ class Entry(BaseModel):
     """Whom MLflow's server signed in (`NOBODY` where it asks for no name); of Weighbridge's own entries
     $WEIGHBRIDGE_USER, else the operating system's user, with an approval the one who approved."""
     action: str
-    """approve, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of the server's."""
+    """approve, override, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of
+    the server's."""
     line: str
     """Empty of a key, which is good for all lines."""
     version: int | None
-    """Of the registered model `<line>`, or of `model` where one is named; None where no version is meant."""
+    """Of the registered model `<line>`, or of `model` where one is named; None where none is meant, or none
+    exists yet, as of an override."""
     what: str
     """The state, where it came from, a key's name, end and limits, or the fields of the request."""
     reason: str
@@ -135,6 +139,13 @@ class AuditLog:
                 file.flush()
                 os.fsync(file.fileno())
             return entry
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Keep other approvals on this machine waiting, so that two at once see each other."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name("approving.lock")):
+            yield
 
     def entries(self, line: str | None = None) -> Iterator[Entry]:
         """All entries, or a line's, oldest first.

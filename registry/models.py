@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry import records
 from registry.accounts import sign_in
-from registry.approvals import check_approval
+from registry.approvals import check_approval, check_overrider, check_weighed, moved_production
 from registry.audit import AuditLog
 from registry.mlflow_client import connect, reaches_mlflow
 from registry.reading import Reader
@@ -31,12 +31,15 @@ from registry.records import (
     candidates_model,
 )
 from weighbridge.errors import ApprovalRefused
+from weighbridge.line import Approval
 from weighbridge.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOUND = "found in MLflow: made by hand, or by a process that was killed before it could write this down"
+COMMENT_START, COMMENT_END = "> **Refused.** ", "\n\n---\n\n"
+"""Around a comment, before the card in a version's description."""
 
 
 class Registry:
@@ -161,6 +164,8 @@ class Registry:
     def approve(self, line: str, number: int, reason: str, who: str) -> Version:
         """Approve a candidate: the request that *Promote model* sends, with the card, who and why added.
 
+        Two at once on this machine make one version; elsewhere they may make two, of which the newer serves.
+
         Args:
             number: a version of `<line>-candidates`.
 
@@ -179,12 +184,55 @@ class Registry:
                 "Approve a candidate that passed.",
                 where=candidate.url,
             )
-        for version in filter(None, (*reader.waiting(), reader.by_alias(PRODUCTION))):
-            if version.digest == candidate.digest:
-                return version
-        made = self._copy(reader, candidate, reason, who)
-        AuditLog().append("approve", line, made.version, what=made.digest, reason=reason, who=who)
+        with (log := AuditLog()).one_at_a_time():
+            if (known := self._approved_already(reader, candidate.digest)) is not None:
+                return known
+            made = self._copy(reader, candidate, reason, who)
+            log.append("approve", line, made.version, what=made.digest, reason=reason, who=who)
         return made
+
+    @reaches_mlflow
+    def override(self, line: str, digest_prefix: str, reason: str, who: str, rules: Approval) -> Version:
+        """Approve a candidate that was weighed and did not pass, on somebody's responsibility.
+
+        The audit log is written first, and `check_approval` believes only what stands there.
+
+        Args:
+            digest_prefix: the first digits of the candidate's digest (7 or more).
+            rules: the line's, which name those who may.
+
+        Returns:
+            The version of `<line>`; the one that waits or serves already when it is the same artifact.
+
+        Raises:
+            ApprovalRefused: he may not, gives no reason, or the candidate was never weighed.
+            VersionUnknown: no candidate of these digits failed, or several did.
+        """
+        reader = self._reader(line)
+        check_overrider(line, rules, reason, who)
+        check_weighed(failed := reader.find_failed(digest_prefix))
+        with (log := AuditLog()).one_at_a_time():
+            if (known := self._approved_already(reader, failed.digest)) is not None:
+                return known
+            entry = log.append("override", line, None, what=failed.digest, reason=reason, who=who)
+            made = self.client.create_model_version(
+                line,
+                source=f"store://{line}/{failed.digest}",
+                run_id=failed.run_id,
+                tags={
+                    **{name: value for name, value in failed.tags.items() if name != records.KIND},
+                    **{records.APPROVED_BY: who, records.APPROVED_REASON: reason, records.OVERRIDE: entry.hash},
+                },
+                description=f"**Overridden** by {who}: {reason}\n\n{failed.sentence}"[: records.CARD_LIMIT],
+                await_creation_for=0,
+            )
+            log.append("approve", line, int(made.version), what=failed.digest, reason=reason, who=who)
+        return reader.read(made, {})
+
+    def _approved_already(self, reader: Reader, digest: str) -> Version | None:
+        """The version of an artifact that waits or serves."""
+        there = filter(None, (*reader.waiting(), reader.by_alias(PRODUCTION)))
+        return next((version for version in there if version.digest == digest), None)
 
     def _copy(self, reader: Reader, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))
@@ -203,14 +251,27 @@ class Registry:
         return reader.read(made, {})
 
     @reaches_mlflow
-    def check_approval(self, version: Version) -> None:
-        """Make sure that an approved version is a faithful copy of a candidate that passed.
+    def check_approval(self, version: Version, rules: Approval) -> None:
+        """Make sure that an approved version is a candidate that passed, or an override, and young enough.
 
         Raises:
             ApprovalRefused: it is not; somebody may have made it by hand.
         """
-        reader = self._reader(version.line)
-        check_approval(version, lambda number: reader.pick(candidates_model(version.line), number))
+        check_approval(version, rules, self._reader(version.line), AuditLog())
+
+    @reaches_mlflow
+    def moved_production(self, version: Version) -> Version | None:
+        """What serves, where that is not what an approval or a candidate was weighed against; else None."""
+        return moved_production(version, self._reader(version.line), AuditLog())
+
+    @reaches_mlflow
+    def comment(self, line: str, number: int, text: str) -> None:
+        """Put a sentence before an approved version's card, in the place of an earlier one; empty takes that away."""
+        before = self.client.get_model_version(line, str(number)).description or ""
+        card = before.partition(COMMENT_END)[2] if before.startswith(COMMENT_START) else before
+        wanted = f"{COMMENT_START}{' '.join(text.split())}{COMMENT_END}{card}"[: records.CARD_LIMIT] if text else card
+        if wanted != before:
+            self.client.update_model_version(line, str(number), description=wanted)
 
     @reaches_mlflow
     def set_state(self, line: str, number: int, state: State, reason: str = "") -> None:

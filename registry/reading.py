@@ -89,6 +89,22 @@ class Reader:
             raise _refusal(failed[-1])
         raise self._unknown(model, reference, known)
 
+    def find_failed(self, digest_prefix: str) -> FailedCandidate:
+        """The last candidate of these first digits that was weighed and did not pass.
+
+        Raises:
+            VersionUnknown: there is none, or several artifacts are.
+        """
+        found = self.failed(digest_prefix) if len(digest_prefix) >= SHORTEST_DIGEST else []
+        if len({one.digest for one in found}) == 1:
+            return found[-1]
+        several = ", ".join(sorted({f"{one.scheme} {one.digest[:12]}" for one in found}))
+        fits = f"several: {several}" if several else f"no candidate of {self.line} that failed"
+        raise VersionUnknown(
+            f"{digest_prefix!r} fits {fits}.",
+            "Give the first digits of its digest, seven or more; `weighbridge release` and its report tell them.",
+        )
+
     def read(self, version: ModelVersion, aliases: dict[str, str]) -> Version:
         """One of MLflow's versions as ours; a version number is a str from a server and an int from a database."""
         number, tags = int(version.version), dict(version.tags)
@@ -125,6 +141,9 @@ class Reader:
             scheme=tags[records.SCHEME],
             outcome=tags[records.OUTCOME],
             sentence=tags[records.SENTENCE],
+            production_digest=tags.get(records.PRODUCTION_DIGEST) or None,
+            run_id=run.info.run_id,
+            tags={name: value for name, value in tags.items() if name.startswith(records.TAG)},
             run_url=Recorder(self.client, self.line).run_url(run),
         )
 

@@ -19,6 +19,8 @@ OUTCOME, PASSES, SENTENCE = f"{TAG}outcome", f"{TAG}passes", f"{TAG}verdict"
 PRODUCTION_DIGEST = f"{TAG}production_digest"
 STATE, STATE_REASON = f"{TAG}state", f"{TAG}state_reason"
 APPROVED_BY, APPROVED_REASON = f"{TAG}approved_by", f"{TAG}approved_reason"
+OVERRIDE = f"{TAG}override"
+"""Of a version whose verdict was overridden: the hash of the audit log's entry that says so."""
 
 REPORT_LINK = "weighbridge:report"
 """Stands in a card for the address of the report, which is known only once the run exists."""
@@ -103,14 +105,17 @@ class RecordedRelease(_Frozen):
 
 
 class FailedCandidate(_Frozen):
-    """A candidate that was weighed and must not be approved."""
+    """A candidate that was weighed and did not pass."""
 
     line: str
     digest: str
     scheme: str
     outcome: str
     sentence: str
+    production_digest: str | None
+    run_id: str
     run_url: str
+    tags: dict[str, str]
 
 
 class Version(_Frozen):
@@ -132,6 +137,7 @@ class Version(_Frozen):
     source_uri: str
     """As MLflow has it: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""
     production_digest: str | None
+    """What it was weighed against; None for a line's first."""
     approved_by: str
     """As `approve` said; empty after a click on *Promote model*: `AuditLog.approver` knows whose that was."""
     approved_reason: str

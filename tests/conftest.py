@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.mlflow_server import MlflowServer, running
 
 if TYPE_CHECKING:
     from weighbridge.settings import Settings
@@ -91,3 +95,18 @@ def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pyt
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(_accounts_server.home))
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", str(_accounts_server.mlflow_port))
     return _accounts_server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server that may tell a receiver on loopback; mark the test with a timeout of 400 s or more."""
+    key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    webhooks = {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
+        # A minute by default, for which it would not know of a webhook that a test has just made.
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+    }
+    with running(tmp_path_factory.mktemp("mlflow-server"), empty_database, webhooks) as server:
+        yield server

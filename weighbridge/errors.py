@@ -355,6 +355,12 @@ class VersionUnknown(WeighbridgeError):
     exit_status = 11
 
 
+class DeliveryRefused(WeighbridgeError):
+    """What says that it is MLflow's webhook cannot be believed."""
+
+    exit_status = 11
+
+
 class ApprovalRefused(WeighbridgeError):
     """What was approved does not pass the checks, and serves nobody."""
 
@@ -446,6 +452,6 @@ class WatchBusy(WeighbridgeError):
 
 
 class ReleaseNotStarted(WeighbridgeError):
-    """Prefect answers, but does not take the release that the watch asks for."""
+    """Prefect answers, but does not take the run that the watch, a webhook or a refused approval asks for."""
 
     exit_status = 18

@@ -166,6 +166,15 @@ class Rollout(_Part):
         return steps
 
 
+class Approval(_Part):
+    """What an approval must be beside a pass (docs/approvals.md)."""
+
+    max_age_days: float = Field(
+        14, gt=0, description="an approval that nothing was done about for longer serves nobody any more"
+    )
+    overriders: list[str] = Field([], description="who may approve what was weighed and did not pass; none: nobody")
+
+
 class Bounds(_Part):
     """How far a candidate may move beside accuracy; each is decided by its interval, and `null` only reports.
 
@@ -218,6 +227,7 @@ class Line(_Part):
     noise_floor: bool = Field(
         False, description="score production twice, and show the flips between the two beside the verdict"
     )
+    approval: Approval = Approval()
     rollout: Rollout = Rollout()
     watch: Watch = Watch()
 

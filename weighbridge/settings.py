@@ -62,6 +62,7 @@ class Settings(BaseSettings):
         description="whether MLflow asks who is there; once `weighbridge up --auth` has made accounts it does",
     )
     prefect_port: int = Field(4200, ge=1, le=65535)
+    webhook_port: int = Field(8090, ge=1, le=65535, description="where MLflow tells of approvals, loopback only")
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
     weigh_at_once: int = Field(

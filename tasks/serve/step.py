@@ -11,6 +11,7 @@ from registry.models import Registry
 from registry.records import Version
 from registry.store import Artifact, Store
 from tasks.evaluate.trial import Trial
+from tasks.serve.approval import hold
 from tasks.serve.engines import engine, serves
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
@@ -23,7 +24,7 @@ from tasks.serve.rollout.steps import roll_out, switch
 from tasks.serve.rollout.swap import engine_with_room
 from tasks.serve.rollout.table import step_rows
 from tasks.steps import run_logger, show_table, step
-from weighbridge.errors import ApprovalRefused, NothingToRollBack, RolloutAborted, WeighbridgeError
+from weighbridge.errors import NothingToRollBack, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
@@ -95,26 +96,12 @@ def keep_reference(plan: Line, artifact: Artifact) -> int:
 
 @step("check-approval-{target.version}")
 def check_approval(plan: Line, target: Version) -> Artifact:
-    """Hold what was approved against what was weighed; what fails is tagged and serves nobody.
+    """Hold what was approved against what was weighed; what fails is tagged, commented on, and serves nobody.
 
     Raises:
-        ApprovalRefused, ArtifactMissing, ArtifactDamaged: and the version carries the reason.
+        ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned: and the version carries the reason.
     """
-    registry = Registry()
-    try:
-        if target.state in ("refused", "failed", "rolled_back"):
-            raise ApprovalRefused(
-                f"Version {target.version} of {plan.name} is {target.state}: {target.state_reason or 'no reason'}.",
-                "Approve a candidate again to give it another try; `weighbridge status` lists them.",
-            )
-        registry.check_approval(target)
-        artifact = Store().get(plan.name, target.digest)
-        Store().verify(artifact)
-    except WeighbridgeError as error:
-        if target.state is None:
-            registry.set_state(plan.name, target.version, "refused", str(error))
-        raise
-    return artifact
+    return hold(plan, target, Registry(), Store(), load_settings())
 
 
 @step("start-engine-{artifact.scheme}-{artifact.short}")

@@ -24,7 +24,7 @@ from weighbridge.settings import load_settings
 def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     folder = tmp_path_factory.mktemp("road")
     first = random.randrange(30000, 40000, 100)
-    ports = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "MLFLOW_PORT", "PREFECT_PORT", "ENGINE_PORT_FIRST")
+    ports = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "MLFLOW_PORT", "PREFECT_PORT", "WEBHOOK_PORT", "ENGINE_PORT_FIRST")
     hub_port = first + 90
     os.environ.update(
         {

@@ -50,7 +50,7 @@ def test_a_second_up_is_harmless(road: Road) -> None:
     road.run("up")
     after = {service["name"]: service["pid"] for service in road.json("status")["services"]}
     assert before == after
-    assert set(after) == {"mlflow", "prefect", "worker", "gateway"}
+    assert set(after) == {"mlflow", "prefect", "worker", "gateway", "webhook"}
 
 
 def test_nothing_listens_beyond_loopback(road: Road) -> None:

@@ -7,7 +7,7 @@ from tasks.fit.rows import FitReport
 from tasks.propose.card import ROOM_FOR_LINK, make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.source.hub import Source
-from weighbridge.line import Line
+from weighbridge.line import Approval, Line
 
 
 def plain(card: str) -> str:
@@ -38,6 +38,7 @@ def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -
         "| L4 | 0.16 GiB | 0.36 GiB | 1.02 of 22.5 GiB | 480.2 | ✓ fits |",
         "*Promote model*",
         f"`weighbridge approve toy {dossier.artifact.short}",
+        "It must serve within 14 days",
     ):
         assert expected in card, card
     assert "0.97" not in card, "the other scheme's memory is on the other candidate's card"
@@ -50,6 +51,13 @@ def test_a_failed_candidate_names_what_failed_and_offers_no_approval(
     assert card.startswith("**✗ Regression: ")
     assert "**Must-pass items failed:** regression/toy regression/toy-0" in card
     assert "Cannot be approved" in card and "weighbridge approve" not in card
+
+
+def test_a_failed_candidate_names_who_may_override_it(plan: Line, source: Source, damaged: Weighed) -> None:
+    named = plan.model_copy(update={"approval": Approval(overriders=["anna", "carl"])})
+    card = make_card(Dossier(named, source, damaged, None, None))
+    assert "Only anna, carl may override" in card
+    assert f"`weighbridge approve toy {damaged.artifact.short} --override --reason" in card
 
 
 def test_a_first_release_has_nothing_to_compare_with(plan: Line, source: Source, baseline: Weighed) -> None:

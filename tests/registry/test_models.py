@@ -12,6 +12,7 @@ from registry.audit import AuditLog
 from registry.models import Registry
 from registry.records import ReleaseRecord
 from weighbridge.errors import ApprovalRefused, VersionUnknown
+from weighbridge.line import Approval
 
 Make = Callable[..., ReleaseRecord]
 WRITES = ("create_", "log_", "set_", "finalize_", "restore_", "delete_")
@@ -125,7 +126,7 @@ def test_approving_copies_the_version_with_who_and_why(registry: Registry, relea
     assert approved.digest == registry.candidate("toy", 1).digest
     assert "The verdict." in registry.client.get_model_version("toy", "1").description
     assert registry.waiting("toy") == [registry.version("toy", 1)]
-    registry.check_approval(approved)
+    registry.check_approval(approved, Approval())
 
 
 def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Registry, release: Make) -> None:
@@ -232,7 +233,7 @@ def test_a_version_made_by_hand_is_no_approval(
     tags = {**registry.candidate("toy", 1).tags, **altered}
     registry.client.create_model_version("toy", source=source, tags=tags)
     with pytest.raises(ApprovalRefused, match=complaint):
-        registry.check_approval(registry.version("toy", 2))
+        registry.check_approval(registry.version("toy", 2), Approval())
 
 
 def test_a_candidate_that_is_gone_or_points_elsewhere_approves_nothing(registry: Registry, release: Make) -> None:
@@ -240,9 +241,9 @@ def test_a_candidate_that_is_gone_or_points_elsewhere_approves_nothing(registry:
     approved = registry.approve("toy", 1, "", "ada")
     registry.client.delete_model_version("toy-candidates", "1")
     with pytest.raises(ApprovalRefused, match="version 1 of toy-candidates, which is not there"):
-        registry.check_approval(approved)
+        registry.check_approval(approved, Approval())
     tags = registry.candidate("toy", 2).tags
     registry.client.create_model_version("toy-candidates", source="s3://elsewhere/x", tags=tags)
     stray = registry.approve("toy", 3, "", "ada")
     with pytest.raises(ApprovalRefused, match="s3://elsewhere/x is not the artifact that was weighed"):
-        registry.check_approval(stray)
+        registry.check_approval(stray, Approval())

@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
 
 from registry.models import Registry
 from registry.records import ReleaseRecord
+from tests.support.mlflow_server import MlflowServer, free_port
 from weighbridge.errors import RegistryFailed, StackDown
+from weighbridge.line import Approval
 
 Make = Callable[..., ReleaseRecord]
 # The server takes 17 s to start on an idle machine, and more than a minute on a busy one.
-pytestmark = pytest.mark.timeout(240)
-START_SECONDS = 150
+pytestmark = pytest.mark.timeout(400)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def server(mlflow_server: MlflowServer) -> str:
     """A real MLflow server's address."""
-    folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
-    shutil.copy(empty_database, folder / "mlflow.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    variables = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONSAFEPATH": "1",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **variables}, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
-        while not _healthy(address):
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.3)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
-
-
-def _healthy(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=2).is_success
-    except httpx.HTTPError:
-        return False
+    return mlflow_server.url
 
 
 def test_a_release_is_recorded_once_and_its_report_can_be_opened(server: str, release: Make) -> None:
@@ -108,7 +65,7 @@ def test_the_request_of_the_promote_button_is_an_approval(server: str, release: 
     (approved,) = registry.waiting("clicked")
     assert (approved.version, approved.digest, approved.approved_by) == (1, candidate.digest, "")
     assert approved.source_uri == "models:/clicked-candidates/2"
-    registry.check_approval(approved)
+    registry.check_approval(approved, Approval())
     assert registry.approve("clicked", 2, "", "ada").version == 1, "clicked already"
 
     registry.set_production("clicked", 1)

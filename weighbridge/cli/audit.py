@@ -32,7 +32,7 @@ def show(
     shown = table("#", "when (UTC)", "who", "action", "model", "version", "what, and why")
     for one in entries:
         version = "–" if one.version is None else str(one.version)
-        what = one.what[:12] if one.action == "approve" else one.what
+        what = one.what[:12] if one.action in ("approve", "override") else one.what
         who = f"{one.who} at {one.address}" if one.address else one.who
         cells = (who, one.action, one.model or one.line or "–", version, ". ".join(filter(None, (what, one.reason))))
         shown.add_row(str(one.number), one.at[:19].replace("T", " "), *map(escape, cells))

@@ -56,6 +56,10 @@ def approve(
     line: LineArgument,
     candidate: Annotated[str, typer.Argument(help="Version of LINE-candidates, or a digest's beginning.")],
     reason: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
+    override: Annotated[
+        bool,
+        typer.Option("--override", help="CANDIDATE is the digest of one that failed; the line names who may."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Approve a candidate: the same call as MLflow's *Promote model*. `promote` then makes it serve."""
@@ -64,18 +68,26 @@ def approve(
     settings = _ready(line)
     from registry import accounts
     from registry.models import Registry
+    from tasks.serve.approval import check_production
+    from weighbridge.line import Line
 
-    registry = Registry()
+    registry, plan = Registry(), Line.load(line)
     accounts.sign_in(settings)
     # Where MLflow asks who is there, that name counts and no other.
     signed_in = accounts.signed_in_as() if settings.mlflow_auth else ""
     who = signed_in or os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
-    version = registry.approve(line, registry.candidate(line, candidate).version, reason, who)
+    if override:
+        version = registry.override(line, candidate, reason, who, plan.approval)
+    else:
+        found = registry.candidate(line, candidate)
+        check_production(plan, found, registry)
+        version = registry.approve(line, found.version, reason, who)
     if as_json:
         show_json(version.model_dump())
         return
     say(f"Version {version.version} of {line} is approved ({version.scheme}, {version.digest[:12]}).")
-    say(f"It serves after [bold]weighbridge promote {line}[/].  {settings.mlflow_url}/#/models/{line}")
+    say(f"It serves after [bold]weighbridge promote {line}[/]; where promote/{line} is scheduled, it starts by itself.")
+    say(f"{settings.mlflow_url}/#/models/{line}")
 
 
 def promote(

@@ -127,7 +127,8 @@ def require_up(settings: Settings) -> None:
     Raises:
         StackDown: one does not; it is named.
     """
-    down = [one.name for one in status(settings) if one.state != "healthy"]
+    needed = {service.name for service in services(settings) if service.flows_need}
+    down = [one.name for one in status(settings) if one.name in needed and one.state != "healthy"]
     if down:
         raise StackDown(
             f"The local stack is not up: {', '.join(down)} not healthy.",

@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from registry.accounts import PIPELINE
+from registry.webhooks import Keys
 from tasks.serve.fleet.supervisor import Program
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
@@ -31,6 +32,8 @@ class Service(BaseModel):
     page_url: str = ""
     """What a person opens."""
     ready_seconds: float = 120
+    flows_need: bool = True
+    """Whether a flow cannot do without it."""
 
     def healthy(self) -> bool:
         """Whether it answers; a service without an address is judged by its process."""
@@ -45,7 +48,7 @@ class Service(BaseModel):
 
 def services(settings: Settings) -> tuple[Service, ...]:
     """The stack's services, in the order in which they are shown."""
-    return (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings))
+    return (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
 
 
 def _mlflow(settings: Settings) -> Service:
@@ -73,6 +76,7 @@ def _mlflow(settings: Settings) -> Service:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+        **webhook_environment(settings),
     }
     return Service(
         name="mlflow",
@@ -145,6 +149,28 @@ def _gateway(settings: Settings) -> Service:
         health_url=f"{settings.gateway_url}/healthz",
         page_url=f"{settings.gateway_url}/v1",
         ready_seconds=30,
+    )
+
+
+def webhook_environment(settings: Settings) -> dict[str, str]:
+    """What lets MLflow tell a receiver on loopback, and keep the secret that it signs with."""
+    return {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Keys(settings.home / "webhook").encryption,
+    }
+
+
+def _webhook(settings: Settings) -> Service:
+    command = (sys.executable, "-m", "weighbridge.stack.receiver")
+    return Service(
+        name="webhook",
+        program=_program(settings, "webhook", command, {}, settings.root),
+        port=settings.webhook_port,
+        port_variable="WEIGHBRIDGE_WEBHOOK_PORT",
+        # Never the host that the others bind to.
+        health_url=f"http://127.0.0.1:{settings.webhook_port}/health",
+        flows_need=False,
     )
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
 from weighbridge.errors import StackDown, StackFailed
-from weighbridge.files import READABLE, write_whole
+from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
 # A Unix socket's path may be 107 bytes long (sun_path in unix(7)).
@@ -137,7 +137,8 @@ class Supervisor:
             if known is not None:
                 self._forget(program.name)
             program.log.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text, READABLE)
+            # Only its owner's: an environment may hold a key.
+            write_whole(path, text)
             # Only this program is added: whatever else changed on disk is not ours to touch.
             self._call("reloadConfig")
             self._call("addProcessGroup", program.name)

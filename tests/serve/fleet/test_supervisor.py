@@ -47,6 +47,7 @@ def running(supervisor, name="sleeper"):
 
 def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor):
     supervisor.run(sleeper(supervisor, SAY='100% "quoted", yes'))
+    assert (supervisor.programs / "sleeper.conf").stat().st_mode & 0o077 == 0, "an environment may hold a key"
     state = wait_for(lambda: running(supervisor))
     assert psutil.Process(state.pid).ppid() == supervisor.pid
     log = supervisor.log.with_name("sleeper.log")

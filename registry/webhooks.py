@@ -1,0 +1,185 @@
+"""MLflow's webhooks: making sure that there is one of ours, and whether a delivery may be believed.
+
+A delivery only makes `promote` start sooner; one that is lost costs the wait for the schedule. MLflow keeps
+deliveries in memory and tries three more times within some ten seconds, under the same id and time.
+
+Over plain HTTP and not through MLflow's client, whose import takes seconds and 200 MiB: the receiver stays small.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from registry.records import PRODUCTION
+from weighbridge.errors import DeliveryRefused, RegistryFailed, StackDown
+from weighbridge.files import PRIVATE, write_whole
+
+NAME = "weighbridge"
+EVENTS = [
+    {"entity": "MODEL_VERSION", "action": "CREATED"},
+    {"entity": "MODEL_VERSION_ALIAS", "action": "CREATED"},
+]
+# As mlflow.webhooks.constants of 3.17.2 has them; the version stands before the signature, as in `v1,<base64>`.
+SIGNATURE, TIMESTAMP, DELIVERY = "X-MLflow-Signature", "X-MLflow-Timestamp", "X-MLflow-Delivery-Id"
+VERSION = "v1"
+LONGEST_AGE_SECONDS = 300
+"""Either way, for two clocks may differ."""
+REMEMBERED = 1000
+"""Delivery ids that are kept; those of five minutes would do, and a thousand approvals are not made in these."""
+TIMEOUT_SECONDS = 10
+
+
+class Delivery(BaseModel):
+    """What MLflow tells of a change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    entity: str
+    action: str
+    data: dict[str, object]
+
+    @property
+    def model(self) -> str:
+        """The registered model that it is about."""
+        return str(self.data.get("name", ""))
+
+    @property
+    def asks_to_serve(self) -> bool:
+        """Whether it may change what is to serve: a new version, or `production` moved."""
+        return self.entity == "model_version" or self.data.get("alias") == PRODUCTION
+
+
+def read_delivery(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> Delivery:
+    """Believe a delivery, or not.
+
+    Args:
+        secret: shared with MLflow.
+        headers: of the request, by name in any case.
+        body: as it came.
+        now: seconds since 1970.
+
+    Raises:
+        DeliveryRefused: it is not signed with the secret, is older than five minutes, or is no delivery of MLflow's.
+    """
+    identity, stamp = headers.get(DELIVERY, ""), headers.get(TIMESTAMP, "")
+    if not hmac.compare_digest(headers.get(SIGNATURE, "").encode(), _signature(secret, identity, stamp, body).encode()):
+        raise _refused("is not signed with this installation's secret")
+    if not stamp.isdecimal() or abs(now - int(stamp)) > LONGEST_AGE_SECONDS:
+        raise _refused(f"is stale: it was made more than {LONGEST_AGE_SECONDS // 60} minutes from now")
+    try:
+        return Delivery.model_validate({**json.loads(body), "id": identity})
+    except (ValueError, TypeError, ValidationError):
+        raise _refused("cannot be read") from None
+
+
+def _signature(secret: str, identity: str, stamp: str, body: bytes) -> str:
+    signed = f"{identity}.{stamp}.".encode() + body
+    digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    return f"{VERSION},{base64.b64encode(digest).decode()}"
+
+
+def _refused(why: str) -> DeliveryRefused:
+    return DeliveryRefused(f"The delivery {why}.", "Nothing was started; the schedule sees what is to be done.")
+
+
+class Keys:
+    """The secrets of an installation's webhook, made at first use, readable by their owner alone.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def secret(self) -> str:
+        """What deliveries are signed with."""
+        return self._key("secret")
+
+    @property
+    def encryption(self) -> str:
+        """What MLflow encrypts the secret with in its database: a Fernet key, 32 bytes in URL-safe base64."""
+        return self._key("encryption.key")
+
+    def _key(self, name: str) -> str:
+        path = self.folder / name
+        if not path.is_file():
+            write_whole(path, base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(), PRIVATE)
+        return path.read_text().strip()
+
+
+class Seen:
+    """Ids of deliveries that were acted upon, on disk, the newest `REMEMBERED` of them.
+
+    Args:
+        path: the file; one that cannot be read counts as empty, for a repeated start is harmless.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._ids: dict[str, None] = dict.fromkeys(map(str, json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError):
+            self._ids = {}
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._ids
+
+    def add(self, identity: str) -> None:
+        """Remember one; it is on the disk when this returns."""
+        self._ids[identity] = None
+        while len(self._ids) > REMEMBERED:
+            del self._ids[next(iter(self._ids))]
+        write_whole(self.path, json.dumps(list(self._ids)))
+
+
+def ensure_webhook(mlflow_url: str, receiver_url: str, secret: str) -> None:
+    """Make MLflow's webhook of ours what it should be, and only one; harmless to repeat.
+
+    Raises:
+        StackDown: MLflow does not answer.
+        RegistryFailed: it refuses; the receiver's address, the encryption key and who may make webhooks are its to set.
+    """
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    account = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    wanted = {"name": NAME, "url": receiver_url, "events": EVENTS, "secret": secret, "status": "ACTIVE"}
+    api = f"{mlflow_url}/api/2.0/mlflow/webhooks"
+    try:
+        with httpx.Client(timeout=TIMEOUT_SECONDS, auth=account, trust_env=False) as client:
+            first, *others = [one["webhook_id"] for one in _known(client, api)] or [""]
+            done = client.patch(f"{api}/{first}", json=wanted) if first else client.post(api, json=wanted)
+            done.raise_for_status()
+            for other in others:
+                client.delete(f"{api}/{other}").raise_for_status()
+    except httpx.HTTPStatusError as error:
+        raise RegistryFailed(
+            f"MLflow refuses the webhook: HTTP {error.response.status_code} {error.response.text[:300]}",
+            "Approvals are seen by the schedule alone; `weighbridge logs mlflow` may say more.",
+            where=mlflow_url,
+        ) from None
+    except httpx.HTTPError:
+        raise StackDown("The MLflow server does not answer.", "Run `weighbridge up`.", where=mlflow_url) from None
+
+
+def _known(client: httpx.Client, api: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    token = ""
+    while True:
+        answer = client.get(api, params={"max_results": 100, **({"page_token": token} if token else {})})
+        answer.raise_for_status()
+        page = answer.json()
+        found += [one for one in page.get("webhooks", []) if one["name"] == NAME]
+        if not (token := page.get("next_page_token", "")):
+            return found

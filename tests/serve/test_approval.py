@@ -1,0 +1,393 @@
+"""What an approval must be before it serves: on a real MLflow server and a real store, with a recorded Prefect."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from serve_support import make_line
+
+from registry import records
+from registry.audit import AuditLog
+from registry.models import COMMENT_START, Registry
+from registry.records import CandidateRecord, ReleaseRecord, State, Version
+from registry.store import Artifact, Store
+from tasks.serve import step
+from tasks.serve.approval import check_production, hold
+from tests.support.mlflow_server import MlflowServer
+from tests.support.recorded_prefect import RecordedPrefect
+from weighbridge.errors import ApprovalRefused, ArtifactDamaged, StoreUnreachable, VersionUnknown
+from weighbridge.line import Approval, Line
+from weighbridge.settings import Settings, load_settings
+
+pytestmark = pytest.mark.timeout(400)
+COMMIT = "c" * 40
+DAY_SECONDS = 86400
+
+
+@dataclass
+class Scene:
+    """A line of its own in the session's MLflow, with artifacts in a store of its own."""
+
+    plan: Line
+    registry: Registry
+    settings: Settings
+    server: MlflowServer
+    prefect: RecordedPrefect
+
+    @property
+    def line(self) -> str:
+        return self.plan.name
+
+    def candidate(self, content: str, outcome: str = "non_inferior", against: str | None = None) -> Artifact:
+        """A weighed artifact, recorded."""
+        store = Store(self.settings.store_folder)
+        folder = store.staging(self.line, f"make-{content}")
+        (folder / "config.json").write_text(f'{{"content": "{content}"}}')
+        artifact = store.adopt(folder, line=self.line, scheme="int8", repo="org/toy", commit=COMMIT)
+        passes = outcome in ("non_inferior", "baseline")
+        record = CandidateRecord(
+            artifact=artifact,
+            outcome=outcome,
+            passes=passes,
+            sentence="No worse." if passes else f"{outcome.capitalize()}: general/choice lost 12 items.",
+            card_markdown="**The verdict.**",
+            production_digest=against,
+        )
+        key = f"{content}{against or ''}"
+        self.registry.record_release(
+            ReleaseRecord(line=self.line, repo="org/toy", commit=COMMIT, key=key, candidates=(record,))
+        )
+        return artifact
+
+    def click(self, artifact: Artifact) -> Version:
+        """What *Promote model* in MLflow's page sends."""
+        candidate = self.registry.candidate(self.line, artifact.digest)
+        body = {
+            "name": self.line,
+            "source": f"models:/{candidate.model}/{candidate.version}",
+            "tags": [{"key": key, "value": value} for key, value in candidate.tags.items()],
+        }
+        answer = httpx.post(f"{self.server.url}/ajax-api/2.0/mlflow/model-versions/create", json=body, trust_env=False)
+        return self.version(int(answer.raise_for_status().json()["model_version"]["version"]))
+
+    def serve(self, version: Version) -> None:
+        """What the registry has once a version serves."""
+        before = self.registry.production(self.line)
+        if before is not None:
+            self.registry.set_state(self.line, before.version, "previous")
+        self.registry.set_state(self.line, version.version, "rolling")
+        self.registry.set_production(self.line, version.version)
+        self.registry.set_state(self.line, version.version, "serving")
+
+    def version(self, number: int) -> Version:
+        return self.registry.version(self.line, number)
+
+    def hold(self, version: Version, rules: Approval | None = None) -> Artifact:
+        plan = self.plan.model_copy(update={"approval": rules or self.plan.approval})
+        return hold(plan, version, self.registry, Store(self.settings.store_folder), self.settings)
+
+    def comment(self, version: Version) -> str:
+        """What stands before the card."""
+        text = self.registry.client.get_model_version(self.line, str(version.version)).description or ""
+        return text.partition("\n")[0] if text.startswith(COMMENT_START) else ""
+
+    def is_refused(self, version: Version, why: str) -> None:
+        """The tag, the comment and the audit log say why, and the card is there still."""
+        now = self.version(version.version)
+        assert now.state == "refused" and why in now.state_reason
+        assert why in self.comment(version)
+        assert list(AuditLog().entries(self.line))[-1].what == "refused"
+
+    def age(self, version: Version, days: float) -> None:
+        """Make an approval as old as that, in MLflow's database."""
+        at_ms = int((time.time() - days * DAY_SECONDS) * 1000)
+        with sqlite3.connect(self.server.database, timeout=30) as database:
+            found = database.execute(
+                "UPDATE model_versions SET creation_time = ? WHERE name = ? AND version = ?",
+                (at_ms, self.line, version.version),
+            )
+            assert found.rowcount == 1
+
+
+@pytest.fixture
+def scene(
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Scene]:
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")[:30] + f"-{uuid4().hex[:6]}"
+    prefect = RecordedPrefect({f"release/{name}": False})
+    monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", mlflow_server.url.rpartition(":")[2])
+    monkeypatch.setenv("WEIGHBRIDGE_PREFECT_PORT", str(prefect.port))
+    plan = make_line().model_copy(update={"name": name})
+    settings = load_settings()
+    yield Scene(plan, Registry(settings), settings, mlflow_server, prefect)
+    prefect.close()
+
+
+def test_a_pass_is_held_and_its_artifact_found(scene: Scene) -> None:
+    artifact = scene.candidate("good", "baseline")
+    version = scene.click(artifact)
+    assert scene.hold(version) == artifact
+    assert scene.version(1).state is None and scene.comment(version) == ""
+
+
+def test_a_failed_candidate_has_no_version_and_one_made_by_hand_is_refused(scene: Scene) -> None:
+    production, failed = scene.candidate("good", "baseline"), scene.candidate("worse", "regression")
+    scene.serve(scene.click(production))
+    with pytest.raises(ApprovalRefused, match="lost 12 items"):
+        scene.registry.candidate(scene.line, failed.digest)
+    tags = {records.DIGEST: failed.digest, records.SCHEME: "int8", records.PASSES: "true"}
+    scene.registry.client.create_model_version(scene.line, source=failed.uri, tags=tags, description="mine")
+    with pytest.raises(ApprovalRefused, match="was not copied from"):
+        scene.hold(scene.version(2))
+    scene.is_refused(scene.version(2), "was not copied from")
+    assert scene.registry.client.get_model_version(scene.line, "2").description.endswith("---\n\nmine")
+    with pytest.raises(ApprovalRefused, match="is refused: ApprovalRefused"):
+        scene.hold(scene.version(2))
+    assert scene.registry.production(scene.line) == scene.version(1)
+
+
+def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene) -> None:
+    failed, invalid = scene.candidate("worse", "regression"), scene.candidate("unknown", "invalid")
+    anna, override = Approval(overriders=["anna"]), scene.registry.override
+    with pytest.raises(ApprovalRefused, match=r"bob may not override .* names anna"):
+        override(scene.line, failed.short, "please", "bob", anna)
+    with pytest.raises(ApprovalRefused, match="names nobody"):
+        override(scene.line, failed.short, "please", "anna", Approval())
+    with pytest.raises(ApprovalRefused, match="needs a reason"):
+        override(scene.line, failed.short, " ", "anna", anna)
+    with pytest.raises(ApprovalRefused, match="was not weighed"):
+        override(scene.line, invalid.short, "please", "anna", anna)
+    with pytest.raises(VersionUnknown, match="no candidate of"):
+        override(scene.line, "0" * 12, "please", "anna", anna)
+    assert list(AuditLog().entries(scene.line)) == []
+
+    version = override(scene.line, failed.short, "the twelve items are outdated", "anna", anna)
+    assert override(scene.line, failed.short, "again", "anna", anna).version == version.version
+    assert (version.passes, version.outcome, version.approved_by) == (False, "regression", "anna")
+    entries = list(AuditLog().entries(scene.line))
+    assert [(one.action, one.who, one.what) for one in entries] == [
+        ("override", "anna", failed.digest), ("approve", "anna", failed.digest)
+    ]  # fmt: skip
+    assert scene.hold(version, anna) == failed
+
+    original = scene.registry.client.get_model_version(scene.line, str(version.version))
+    copy = scene.registry.client.create_model_version(scene.line, source=failed.uri, tags=original.tags)
+    with pytest.raises(ApprovalRefused, match="repeats the override of version 1"):
+        scene.hold(scene.version(int(copy.version)), anna)
+    forged = scene.registry.client.create_model_version(
+        scene.line, source=failed.uri, tags={**original.tags, records.OVERRIDE: "0" * 64}
+    )
+    with pytest.raises(ApprovalRefused, match="does not stand in the audit log"):
+        scene.hold(scene.version(int(forged.version)), anna)
+    with pytest.raises(ApprovalRefused, match="overridden by anna, whom"):
+        scene.hold(scene.version(1), Approval(overriders=["carl"]))
+    scene.is_refused(version, "overridden by anna, whom")
+
+
+def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene) -> None:
+    artifact = scene.candidate("good", "baseline")
+    version = scene.click(artifact)
+    scene.age(version, 13.9)
+    assert scene.hold(scene.version(1)) == artifact
+    scene.age(version, 14.1)
+    assert scene.hold(scene.version(1), Approval(max_age_days=30)) == artifact
+    with pytest.raises(ApprovalRefused, match="more than 14 days ago"):
+        scene.hold(scene.version(1))
+    scene.is_refused(version, "more than 14 days ago")
+    again = scene.registry.approve(scene.line, 1, "still wanted", "ada")
+    assert again.version == 2 and scene.hold(again) == artifact
+
+
+def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
+    """The alias moved by hand; a tag that says so, without the log, is not believed."""
+    first = scene.candidate("first", "baseline")
+    second = scene.candidate("second", against=first.digest)
+    third = scene.candidate("third", against=first.digest)
+    for artifact in (first, second):
+        scene.serve(scene.click(artifact))
+    scene.age(scene.version(1), 400)
+    scene.registry.client.set_registered_model_alias(scene.line, "production", "1")
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 1
+    assert scene.hold(wanted) == first
+
+    scene.registry.client.set_registered_model_alias(scene.line, "production", "2")
+    forged = scene.click(third)
+    scene.registry.client.set_model_version_tag(scene.line, str(forged.version), records.STATE, "previous")
+    scene.registry.client.set_registered_model_alias(scene.line, "production", str(forged.version))
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == forged.version
+    with pytest.raises(ApprovalRefused, match="was weighed against"):
+        scene.hold(wanted)
+    assert "was weighed against" in scene.comment(forged)
+
+
+def test_the_alias_on_a_version_that_nobody_weighed_is_not_obeyed(scene: Scene) -> None:
+    artifact = scene.candidate("good", "baseline")
+    scene.serve(scene.click(artifact))
+    scene.registry.client.create_model_version(scene.line, source=f"store://{scene.line}/{'0' * 64}")
+    scene.registry.client.set_registered_model_alias(scene.line, "production", "2")
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 2
+    with pytest.raises(ApprovalRefused, match="was not copied from"):
+        scene.hold(wanted)
+    scene.is_refused(scene.version(2), "was not copied from")
+    assert scene.version(1).state == "serving"
+
+
+def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    production = scene.candidate("good", "baseline")
+    altered = scene.candidate("better", against=production.digest)
+    scene.serve(scene.click(production))
+    version = scene.click(altered)
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise StoreUnreachable("The store does not answer.", "Wait.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "verify", unreachable)
+        with pytest.raises(StoreUnreachable):
+            scene.hold(version)
+    assert scene.version(2).state is None, "what may be well tomorrow refuses nothing for good"
+
+    file = Store(scene.settings.store_folder).path(altered) / "config.json"
+    file.chmod(0o644)
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + b"x" + content[-2:])
+    with pytest.raises(ArtifactDamaged, match=r"config\.json"):
+        scene.hold(version)
+    scene.is_refused(version, "config.json")
+    assert scene.registry.production(scene.line) == scene.version(1)
+
+
+def test_what_was_weighed_against_another_production_is_weighed_again(scene: Scene) -> None:
+    first = scene.candidate("first", "baseline")
+    second, third = (scene.candidate(name, against=first.digest) for name in ("second", "third"))
+    scene.serve(scene.click(first))
+    scene.serve(scene.click(second))
+    late = scene.click(third)
+    command = f"weighbridge release {scene.line} --revision {COMMIT} --scheme int8"
+    said = f"weighed against {first.short}, and production is version 2 .int8, {second.short}. now"
+
+    with pytest.raises(ApprovalRefused, match=f"{said}.*Weigh it again: `{command}`; then"):
+        check_production(scene.plan, scene.registry.candidate(scene.line, third.digest), scene.registry)
+    assert scene.prefect.asked(f"release/{scene.line}") == []
+    with pytest.raises(ApprovalRefused, match=f"{said}.*is being weighed again: `{command}` was started in Prefect"):
+        scene.hold(late)
+    scene.is_refused(late, "is being weighed again")
+    with pytest.raises(ApprovalRefused, match="is being weighed again"):
+        scene.hold(scene.click(third))
+    [run] = scene.prefect.asked(f"release/{scene.line}")
+    assert run["parameters"] == {"line": scene.line, "schemes": ["int8"], "revision": COMMIT}
+
+    scene.candidate("third", against=second.digest)
+    assert scene.hold(scene.click(third)) == third
+    assert scene.registry.production(scene.line) == scene.version(2)
+
+
+def test_where_prefect_cannot_be_asked_the_refusal_names_the_command(scene: Scene) -> None:
+    first = scene.candidate("first", "baseline")
+    scene.serve(scene.click(first))
+    version = scene.click(scene.candidate("second", against="f" * 64))
+    scene.prefect.broken = True
+    with pytest.raises(ApprovalRefused, match=r"Weigh it again: `weighbridge release .* --scheme int8`; then approve"):
+        scene.hold(version)
+
+
+APPROVE = """
+import sys, time
+from pathlib import Path
+from registry.models import Registry
+registry = Registry(sys.argv[1])
+registry.candidates(sys.argv[2])
+ready = Path(sys.argv[3])
+(ready / sys.argv[4]).touch()
+while not (ready / "go").exists():
+    time.sleep(0.01)
+print(registry.approve(sys.argv[2], 1, "at once", sys.argv[4]).version)
+"""
+
+
+def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene, tmp_path: Path) -> None:
+    artifact = scene.candidate("good", "baseline")
+    approving = [
+        subprocess.Popen(
+            [sys.executable, "-c", APPROVE, scene.server.url, scene.line, str(tmp_path), who],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for who in ("ada", "bob")
+    ]
+    wait_for(lambda: (tmp_path / "ada").exists() and (tmp_path / "bob").exists())
+    (tmp_path / "go").touch()
+    assert [process.communicate(timeout=120)[0].strip() for process in approving] == ["1", "1"]
+    assert [one.version for one in scene.registry.versions(scene.line)] == [1]
+    assert [one.action for one in AuditLog().entries(scene.line)] == ["approve"]
+    assert scene.registry.approve(scene.line, 1, "", "carl").version == 1
+    assert scene.hold(scene.version(1)) == artifact
+
+
+def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = scene.candidate("good", "baseline")
+    clicks = [threading.Thread(target=scene.click, args=(artifact,)) for _ in range(2)]
+    for click in clicks:
+        click.start()
+    for click in clicks:
+        click.join()
+    assert [one.version for one in scene.registry.waiting(scene.line)] == [1, 2]
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 2
+    scene.hold(wanted)
+    monkeypatch.setattr(step, "tidy", lambda plan: None)
+    step.settle.fn(scene.plan, wanted)
+    assert [one.state for one in scene.registry.versions(scene.line)] == ["retired", "serving"]
+    assert scene.version(1).state_reason == "superseded by version 2"
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 2, "nothing is left to be done"
+
+
+def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_is_refused(
+    scene: Scene,
+) -> None:
+    production = scene.candidate("good", "baseline")
+    scene.serve(scene.click(production))
+    older, newer = (scene.candidate(name, against=production.digest) for name in ("older", "newer"))
+    scene.click(older)
+    scene.click(newer)
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.digest == newer.digest
+    (Store(scene.settings.store_folder).path(newer) / "config.json").unlink()
+    with pytest.raises(ArtifactDamaged):
+        scene.hold(wanted)
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and scene.hold(wanted) == older
+
+
+@pytest.mark.parametrize("state", ["failed", "rolled_back"])
+def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State) -> None:
+    scene.serve(scene.click(scene.candidate("good", "baseline")))
+    scene.registry.set_state(scene.line, 1, state, "errors")
+    wanted = step.wanted(scene.plan, None)
+    assert wanted is not None and wanted.version == 1
+    with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
+        scene.hold(wanted)
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
