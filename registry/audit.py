@@ -52,7 +52,7 @@ class Entry(BaseModel):
     """Whom MLflow's server signed in (`NOBODY` where it asks for no name); of Weighbridge's own entries
     $WEIGHBRIDGE_USER, else the operating system's user, with an approval the one who approved."""
     action: str
-    """approve, override, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of
+    """approve, override, found, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of
     the server's."""
     line: str
     """Empty of a key, which is good for all lines."""

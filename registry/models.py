@@ -16,6 +16,7 @@ from registry import records
 from registry.accounts import sign_in
 from registry.approvals import check_approval, check_overrider, check_weighed, moved_production
 from registry.audit import AuditLog
+from registry.catching_up import catch_up
 from registry.mlflow_client import connect, reaches_mlflow
 from registry.reading import Reader
 from registry.recording import Recorder
@@ -37,7 +38,6 @@ from weighbridge.settings import Settings, load_settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FOUND = "found in MLflow: made by hand, or by a process that was killed before it could write this down"
 COMMENT_START, COMMENT_END = "> **Refused.** ", "\n\n---\n\n"
 """Around a comment, before the card in a version's description."""
 
@@ -287,25 +287,8 @@ class Registry:
 
     @reaches_mlflow
     def catch_up(self, line: str) -> None:
-        """Write into the audit log what MLflow says of a line and the log does not.
-
-        That is a change whose writer was killed before its entry, or one that somebody made by hand.
-        """
-        log, reader = AuditLog(), self._reader(line)
-        logged: dict[tuple[str, int | None], object] = {}
-        for entry in log.entries(line):
-            if entry.action == "state":
-                logged["state", entry.version] = entry.what
-            elif entry.action in (PRODUCTION, PREVIOUS):
-                logged[entry.action, None] = entry.version
-        for alias in (PREVIOUS, PRODUCTION):
-            found = reader.by_alias(alias)
-            number = found.version if found else None
-            if logged.get((alias, None)) != number:
-                log.append(alias, line, number, reason=FOUND, who="unknown")
-        for one in reader.versions(line):
-            if one.state and logged.get(("state", one.version)) != one.state:
-                log.append("state", line, one.version, what=one.state, reason=FOUND, who="unknown")
+        """Write into the audit log what MLflow says of a line and the log does not."""
+        catch_up(self._reader(line), AuditLog())
 
     @reaches_mlflow
     def set_production(self, line: str, number: int) -> None:

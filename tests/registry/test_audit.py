@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.audit import NOTHING, AuditLog
+from registry.models import Registry
+from registry.records import STATE, ReleaseRecord
 from weighbridge.errors import AuditBroken
 
+Make = Callable[..., ReleaseRecord]
 WRITER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from registry.audit import AuditLog
 for number in range(int(sys.argv[2])):
@@ -106,3 +111,24 @@ def test_nothing_is_appended_to_a_log_whose_end_is_broken(tmp_path: Path) -> Non
     log.path.write_text("nonsense\n")
     with pytest.raises(AuditBroken, match="Entry 1 cannot be read"):
         log.append("state", "toy", 2)
+
+
+def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    registry.approve("toy", 1, "better", "anna")
+    registry.set_state("toy", 1, "serving")
+    registry.set_production("toy", 1)
+    registry.catch_up("toy")
+    log = AuditLog()
+    assert [one.action for one in log.entries("toy")] == ["approve", "state", "production"], "nothing was missing"
+    # By hand in MLflow's page.
+    registry.client.set_model_version_tag("toy", "1", STATE, "retired")
+    registry.client.delete_registered_model_alias("toy", "production")
+    for _ in range(2):
+        registry.catch_up("toy")
+    found = [one for one in log.entries("toy") if one.action == "found"]
+    assert [(one.what, one.version, one.who) for one in found] == [
+        ("production", None, "unknown"),
+        ("state retired", 1, "unknown"),
+    ]
+    assert log.verify() is not None
