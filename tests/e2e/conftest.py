@@ -1,7 +1,7 @@
 """One real stack for all end-to-end tests: MLflow, Prefect, a worker, Envoy, and a stand-in for the Hub.
 
 The model is the demo's; it is made once a session. Nothing is shared with the developer's own stack:
-another home, other ports.
+another home, other ports. MLflow asks who is there: all flows run as the pipeline's account, and ada approves.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
             "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
             # GiB of cache; left to itself vLLM takes nearly all of the machine's memory.
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            "WEIGHBRIDGE_MLFLOW_AUTH": "true",
             **{f"WEIGHBRIDGE_{name}": str(first + number) for number, name in enumerate(ports)},
         }
     )
@@ -46,6 +47,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{hub_port}/api/models/{smollm2.REPO}"), "the Hub stand-in")
         made.run("up")
+        (folder / "roles.yaml").write_text("users:\n  ada: {reviewer: all}\n")
+        made.run("roles", "apply", str(folder / "roles.yaml"))
         made.stop_schedules()
         yield made
     finally:

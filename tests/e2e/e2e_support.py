@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from examples import hub, smollm2
+from registry import accounts
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
 
@@ -81,6 +82,15 @@ class Road:
         """Make the good or the damaged release the Hub's newest; returns its commit."""
         commit: str = hub.publish(self.shelf / "hub", smollm2.REPO, self.shelf / which)
         return commit
+
+    @property
+    def reviewer(self) -> dict[str, str]:
+        """What makes a command ada's."""
+        return {accounts.USERNAME: "ada", accounts.PASSWORD: self.password("ada")}
+
+    def password(self, who: str) -> str:
+        """An account's password."""
+        return accounts.read_password(accounts.password_file(self.settings, who))
 
     @property
     def key(self) -> str:

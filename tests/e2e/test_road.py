@@ -13,6 +13,7 @@ import pytest
 from e2e_support import LINE, Road, wait_for
 
 from examples.load import Load
+from registry import accounts
 from registry.models import Registry
 from registry.store import Store
 from tasks.serve.fleet.local import LocalFleet
@@ -25,14 +26,17 @@ def promote_as_the_button_does(road: Road, candidate: int) -> int:
     """Send what MLflow's *Promote model* button sends: create a version whose source is `models:/…` (3.17)."""
     url = f"{road.settings.mlflow_url}/api/2.0/mlflow"
     model = f"{LINE}-candidates"
-    source = httpx.get(f"{url}/model-versions/get", params={"name": model, "version": str(candidate)}).json()
+    ada = ("ada", road.password("ada"))
+    source = httpx.get(f"{url}/model-versions/get", params={"name": model, "version": str(candidate)}, auth=ada).json()
     body = {
         "name": LINE,
         "source": f"models:/{model}/{candidate}",
         "run_id": source["model_version"].get("run_id"),
         "tags": source["model_version"].get("tags", []),
     }
-    answer = httpx.post(f"{url}/model-versions/create", json=body)
+    refused = httpx.post(f"{url}/model-versions/create", json=body, auth=("weighbridge", road.password("weighbridge")))
+    assert refused.status_code == 403, "the pipeline approves nothing"
+    answer = httpx.post(f"{url}/model-versions/create", json=body, auth=ada)
     answer.raise_for_status()
     return int(answer.json()["model_version"]["version"])
 
@@ -71,7 +75,7 @@ def test_the_release_as_published_becomes_the_first_production(road: Road) -> No
     released = road.json("release", LINE, "--scheme", "bf16")
     [candidate] = released["candidates"]
     assert candidate["outcome"] == "baseline"
-    road.run("approve", LINE, str(candidate["version"]), "--reason", "first of its line")
+    road.run("approve", LINE, str(candidate["version"]), "--reason", "first of its line", **road.reviewer)
     assert road.json("promote", LINE)["changed"]
     assert weights(road) == {1: 100}
     answer = httpx.post(
@@ -234,7 +238,8 @@ def test_what_failed_cannot_be_approved(road: Road) -> None:
 def test_an_approval_made_by_hand_serves_nobody(road: Road) -> None:
     before = weights(road)
     client = Registry(road.settings).client
-    forged = client.create_model_version(LINE, source=f"store://{LINE}/{'0' * 64}")
+    with accounts.signed_in("ada", road.password("ada")):
+        forged = client.create_model_version(LINE, source=f"store://{LINE}/{'0' * 64}")
     done = road.run("promote", LINE, expect=12)
     assert "ApprovalRefused" in done.stderr
     assert weights(road) == before

@@ -66,7 +66,7 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
     for scheme, outcome in zip(ENGINES[engine]["schemes"], OUTCOMES[engine], strict=True):
         [candidate] = road.json("release", line, "--scheme", scheme, **here)["candidates"]
         assert (candidate["outcome"], candidate["scheme"]) == (outcome, scheme)
-        road.run("approve", line, str(candidate["version"]), "--reason", "serves", **here)
+        road.run("approve", line, str(candidate["version"]), "--reason", "serves", **here, **road.reviewer)
         promoted = road.json("promote", line, **here)
         assert promoted["changed"]
         versions.append(promoted["version"])
