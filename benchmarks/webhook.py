@@ -51,7 +51,8 @@ def _restart(supervisor: Supervisor, at: float) -> None:
 
 def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
     """Click, wait for the flow run and its end; seconds from the click until Prefect had the run."""
-    known = {run["id"] for run in _runs(settings, line)}
+    # Prefect makes the schedule's runs hours ahead: one is new when it falls due.
+    known = {run["id"] for run in _runs(settings, line) if _is_due(run)}
     clicked = time.time()
     answer = _post(
         f"{settings.mlflow_url}/ajax-api/2.0/mlflow/model-versions/create",
@@ -61,7 +62,6 @@ def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
         meanwhile()
     while not (new := [run for run in _runs(settings, line) if run["id"] not in known and _is_due(run)]):
         time.sleep(0.02)
-    # A scheduled run is made days ahead: it counts from when it is due.
     run = new[-1]
     made = max(_time(run["created"]), _time(run["expected_start_time"]))
     while _state(settings, run["id"]) not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
