@@ -86,6 +86,16 @@ def keep_password(settings: Settings, account: str) -> str:
     return password
 
 
+def administrator(settings: Settings) -> tuple[str, str] | None:
+    """Name and password of the installation's administrator; None where MLflow asks for none, or none is kept.
+
+    Raises:
+        PasswordUnusable: the file with the password cannot be used.
+    """
+    path = password_file(settings, ADMIN)
+    return (ADMIN, read_password(path)) if settings.mlflow_auth and path.exists() else None
+
+
 def sign_in(settings: Settings) -> None:
     """Let this process's requests to MLflow carry a name; harmless where MLflow asks for none.
 

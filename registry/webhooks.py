@@ -12,7 +12,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,15 +144,18 @@ class Seen:
         write_whole(self.path, json.dumps(list(self._ids)))
 
 
-def ensure_webhook(mlflow_url: str, receiver_url: str, secret: str) -> None:
+def ensure_webhook(mlflow_url: str, receiver_url: str, secret: str, account: tuple[str, str] | None = None) -> None:
     """Make MLflow's webhook of ours what it should be, and only one; harmless to repeat.
+
+    Args:
+        mlflow_url, receiver_url: of the two servers.
+        secret: for the signatures.
+        account: name and password of an administrator, where MLflow asks for one.
 
     Raises:
         StackDown: MLflow does not answer.
         RegistryFailed: it refuses; the receiver's address, the encryption key and who may make webhooks are its to set.
     """
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    account = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
     wanted = {"name": NAME, "url": receiver_url, "events": EVENTS, "secret": secret, "status": "ACTIVE"}
     api = f"{mlflow_url}/api/2.0/mlflow/webhooks"
     try:

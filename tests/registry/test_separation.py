@@ -15,7 +15,8 @@ from registry.granting import Granting
 from registry.models import Registry
 from registry.records import ReleaseRecord
 from registry.roles import Roles
-from weighbridge.errors import RegistryDenied
+from registry.webhooks import ensure_webhook
+from weighbridge.errors import RegistryDenied, RegistryFailed
 from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.timeout(400)
@@ -170,3 +171,14 @@ def test_no_secret_is_in_a_log_or_a_configuration(settings: Settings) -> None:
         if path.is_file() and path.parent != kept and path.stat().st_size < 10_000_000:
             content = path.read_bytes()
             assert not any(secret.encode() in content for secret in secrets), path
+
+
+def test_the_webhook_is_made_by_the_administrator_alone(settings: Settings) -> None:
+    def make(account: tuple[str, str] | None) -> None:
+        ensure_webhook(settings.mlflow_url, "http://127.0.0.1:9/mlflow", "secret" * 8, account)
+
+    make(accounts.administrator(settings))
+    pipeline = (accounts.PIPELINE, accounts.read_password(accounts.password_file(settings, accounts.PIPELINE)))
+    for account, status in ((pipeline, "403"), (None, "401")):
+        with pytest.raises(RegistryFailed, match=status):
+            make(account)

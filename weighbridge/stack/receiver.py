@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
+from registry.accounts import administrator
 from registry.webhooks import Keys, Seen, ensure_webhook, read_delivery
 from tasks.deployments import start
 from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, WeighbridgeError
@@ -86,7 +87,9 @@ class Receiver:
         while True:
             try:
                 url = f"http://{LOOPBACK}:{self.settings.webhook_port}{PATH}"
-                ensure_webhook(self.settings.mlflow_url, url, self.keys.secret)
+                # Only an administrator may make webhooks.
+                account = administrator(self.settings)
+                ensure_webhook(self.settings.mlflow_url, url, self.keys.secret, account)
                 self.asked.set()
                 now = f"MLflow tells {url}"
             except WeighbridgeError as error:

@@ -163,9 +163,10 @@ def webhook_environment(settings: Settings) -> dict[str, str]:
 
 def _webhook(settings: Settings) -> Service:
     command = (sys.executable, "-m", "weighbridge.stack.receiver")
+    environment = {"WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth)}
     return Service(
         name="webhook",
-        program=_program(settings, "webhook", command, {}, settings.root),
+        program=_program(settings, "webhook", command, environment, settings.root),
         port=settings.webhook_port,
         port_variable="WEIGHBRIDGE_WEBHOOK_PORT",
         # Never the host that the others bind to.
