@@ -57,9 +57,9 @@ def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise DiskFull(
-                f"There is no room left for {path.name}: {error.strerror}.",
+                f"The disk became full while {path.name} was written.",
                 "Free some disk (docs/operations.md says what may be deleted), then run the command again.",
                 where=str(path),
             ) from error
