@@ -140,7 +140,7 @@ def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, sett
     with clients(settings, gateway) as load:
         wait_until(lambda: load.by_version)
         ballast = fill(disk)
-        with lock_of(settings) as lock, pytest.raises(DiskFull, match="no room left"):
+        with lock_of(settings) as lock, pytest.raises(DiskFull, match="became full"):
             roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         note(record_property, load, began)
         assert load.failed == []
