@@ -47,8 +47,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{hub_port}/api/models/{smollm2.REPO}"), "the Hub stand-in")
         made.run("up")
-        (folder / "roles.yaml").write_text("users:\n  ada: {reviewer: all}\n")
-        made.run("roles", "apply", str(folder / "roles.yaml"))
+        made.apply_roles()
         made.stop_schedules()
         yield made
     finally:

@@ -167,7 +167,7 @@ def test_rollback_brings_the_previous_version_back_without_a_failed_request(road
 
 def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
     candidate = next(one for one in Registry(road.settings).candidates(LINE) if one.scheme == "int8")
-    version = road.json("approve", LINE, str(candidate.version), "--reason", "again")["version"]
+    version = road.json("approve", LINE, str(candidate.version), "--reason", "again", **road.reviewer)["version"]
     process = road.start("promote", LINE)
     wait_for(lambda: 0 < weights(road).get(version, 0) < 100 or process.poll() is not None, "a half-way weight", 240)
     os.kill(process.pid, signal.SIGKILL)
@@ -262,6 +262,7 @@ def test_down_leaves_nothing_and_up_brings_everything_back(road: Road) -> None:
     assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     road.run("promote", LINE, expect=3)
     road.run("up")
+    road.stop_schedules()
     assert weights(road) == {1: 100}
     with load_of(road) as load:
         wait_for(lambda: load.by_version.get("1"), "an answer")

@@ -16,6 +16,7 @@ import pytest
 from e2e_support import LINE, Road, wait_for
 
 from examples.load import Load
+from registry import accounts
 from registry.models import Registry
 from registry.records import CandidateRecord, ReleaseRecord
 from registry.store import Store
@@ -34,10 +35,18 @@ def approve(road: Road, content: str) -> int:
     shutil.copytree(road.shelf / "good", staging, dirs_exist_ok=True)
     (staging / "NOTE.md").write_text(content)
     artifact = store.adopt(staging, line=LINE, scheme="bf16", repo="org/faults", commit="f" * 40)
-    candidate = CandidateRecord(artifact=artifact, outcome="baseline", passes=True, sentence="Not weighed.")
+    production = registry.production(LINE)
+    candidate = CandidateRecord(
+        artifact=artifact,
+        outcome="baseline",
+        passes=True,
+        sentence="Not weighed.",
+        production_digest=production.digest if production else "",
+    )
     record = ReleaseRecord(line=LINE, repo="org/faults", commit="f" * 40, key=content, candidates=(candidate,))
     [recorded] = registry.record_release(record).candidates
-    return registry.approve(LINE, recorded.version, "to be killed on its way", "test").version
+    with accounts.signed_in("ada", road.password("ada")):
+        return registry.approve(LINE, recorded.version, "to be killed on its way", "ada").version
 
 
 def shares(road: Road) -> dict[str, int]:
