@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.serve.step import (
     Serving,
     check_approval,
+    record_waiting,
     serves_already,
     settle,
     shift_traffic,
@@ -27,7 +28,8 @@ LOCK_SECONDS = 900
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.
 
-    A rollback that was begun and that the registry does not have yet is finished first.
+    A rollback that was begun and that the registry does not have yet is finished first. Then releases are recorded that
+    were weighed while MLflow did not answer.
 
     Args:
         line: a file in `lines/`.
@@ -42,6 +44,7 @@ def promote(line: str, version: int | None = None) -> Serving:
         if (begun := unfinished(plan)) is not None:
             earlier, reason = begun
             switch_back(plan, earlier, wake_engine(plan, earlier, reason), reason)
+        record_waiting(plan)
         target = wanted(plan, version)
         if target is None:
             return Serving(line=line, version=None)

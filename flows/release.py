@@ -205,7 +205,7 @@ def conclude(release: Release) -> Release:
     Raises:
         VerdictRegression, VerdictInvalid, VerdictInconclusive: none may; the gravest names the failure.
     """
-    if any(candidate.version is not None for candidate in release.candidates):
+    if any(one.version is not None or (one.passes and not release.recorded) for one in release.candidates):
         return release
     outcomes = [candidate.outcome for candidate in release.candidates]
     kind = next(kind for kind in FAILURES if kind in outcomes)

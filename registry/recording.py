@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry import records
-from registry.records import CandidateRecord, RecordedCandidate, RecordedRelease, ReleaseRecord, candidates_model
+from registry.journal import lay_out
+from registry.records import (
+    CandidateRecord,
+    DatasetRecord,
+    RecordedCandidate,
+    RecordedRelease,
+    ReleaseRecord,
+    candidates_model,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, LoggedModel, Param, Run
+    from mlflow.entities import DatasetInput, Experiment, LoggedModel, Param, Run
 
 RELEASE, CANDIDATE = "release", "candidate"
 PAGE = 1000
@@ -147,9 +155,11 @@ class Recorder:
         # Unlike the rest, this fails when it is said twice.
         if not (run.outputs and run.outputs.model_outputs):
             self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if candidate.datasets:
+            self.client.log_inputs(run.info.run_id, datasets=[_input(one) for one in candidate.datasets])
         if candidate.files:
             with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
-                _lay_out(candidate.files, Path(folder))
+                lay_out(candidate.files, Path(folder))
                 self.client.log_artifacts(run.info.run_id, folder)
 
     def _version(
@@ -207,16 +217,12 @@ def _candidate_tags(candidate: CandidateRecord) -> dict[str, str]:
     }
 
 
-def _lay_out(files: dict[str, str | bytes | Path], folder: Path) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            path.symlink_to(content.resolve())
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.write_text(content)
+def _input(dataset: DatasetRecord) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    # MLflow keeps 36 characters of a digest.
+    entity = Dataset(dataset.name, dataset.digest[:36], source_type="local", source=dataset.source)
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "evaluation")])
 
 
 def _batches(entries: list[Param]) -> Iterator[list[Param]]:

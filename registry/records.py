@@ -49,6 +49,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class DatasetRecord(_Frozen):
+    """A suite that a candidate was weighed by."""
+
+    name: str
+    digest: str
+    """Of its items and settings."""
+    source: str
+    """Where it lies in the checkout."""
+
+
 class CandidateRecord(_Frozen):
     """One artifact of a release with its verdict, as it is to be recorded."""
 
@@ -64,6 +74,7 @@ class CandidateRecord(_Frozen):
     """What a reviewer decides from; `REPORT_LINK` in it becomes the report's address."""
     files: dict[str, str | bytes | Path] = {}
     """Path in MLflow -> text, bytes, or a file on disk."""
+    datasets: tuple[DatasetRecord, ...] = ()
     report: str = "report.html"
     """Which of the files a reader opens first."""
     production_digest: str | None = None

@@ -167,7 +167,7 @@ class Dossier(Answers):
     ) -> None:
         super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, plan.confidence)
         self.plan, self.source, self.weighed, self.made = plan, source, weighed, made
-        self.artifact = weighed.artifact
+        self.artifact, self.fit = weighed.artifact, fit
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
         )

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from registry.journal import Journal
 from registry.models import Registry
-from registry.records import CandidateRecord, RecordedCandidate, ReleaseRecord
+from registry.records import CandidateRecord, DatasetRecord, RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Artifact, Store
 from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.propose.plots import as_png, forest_plot, memory_plot
 from tasks.propose.report import items_jsonl, make_report
 from tasks.source.changes import changes_markdown
-from weighbridge.errors import ArtifactMissing
+from weighbridge.errors import ArtifactMissing, StackDown, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
+from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport
@@ -44,8 +48,9 @@ class ProposedCandidate(BaseModel):
     digest: str
     outcome: str
     sentence: str
+    passes: bool = False
     version: int | None
-    """Of `<line>-candidates`, waiting for approval; None for a candidate that failed."""
+    """Of `<line>-candidates`, waiting for approval; None for one that failed, or that MLflow does not have yet."""
     report: str
     """Where to read why: a page of MLflow's, or the file where MLflow has no pages."""
     report_file: str
@@ -61,6 +66,8 @@ class Release(BaseModel):
     commit: str
     run_url: str
     candidates: tuple[ProposedCandidate, ...]
+    recorded: bool = True
+    """Whether MLflow has it; else it waits in the journal for the line's next `promote`."""
 
 
 def propose(
@@ -84,11 +91,14 @@ def propose(
         changed: what changed against production beside the weights; None where nothing serves yet.
         registry, store, reports_folder: the installation's by default.
 
+    Where MLflow does not answer, nothing is lost: the release waits in the journal, and the line's next `promote`
+    records it.
+
     Returns:
         Where everything is. The same candidates with the same verdicts again give the same.
 
     Raises:
-        StackDown: MLflow does not answer; the reports are on disk nevertheless.
+        RegistryFailed: MLflow refuses; the reports are on disk nevertheless.
     """
     folder = (reports_folder or load_settings().home / "reports") / plan.name
     dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store), changed) for one in weighed]
@@ -102,25 +112,42 @@ def propose(
         params={"repo": source.repo, "commit": source.commit, "schemes": ", ".join(plan.schemes)},
         candidates=tuple(_record(dossier, report) for dossier, report in zip(dossiers, reports)),
     )
-    recorded = (registry or Registry()).record_release(record)
+    recorded = _recorded(record, registry or Registry())
+    there = recorded.candidates if recorded else (None,) * len(files)
     return Release(
         line=plan.name,
         commit=source.commit,
-        run_url=recorded.run_url,
-        candidates=tuple(
-            _proposed(dossier, there, file) for dossier, there, file in zip(dossiers, recorded.candidates, files)
-        ),
+        run_url=recorded.run_url if recorded else "",
+        candidates=tuple(_proposed(dossier, one, file) for dossier, one, file in zip(dossiers, there, files)),
+        recorded=recorded is not None,
     )
 
 
-def _proposed(dossier: Dossier, there: RecordedCandidate, file: Path) -> ProposedCandidate:
+def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease | None:
+    """What MLflow says of a release that it was given; None where it does not answer and the journal has it."""
+    journal = Journal()
+    journal.keep(record)
+    try:
+        recorded = registry.record_release(record)
+    except StackDown:
+        return None
+    except WeighbridgeError:
+        # It answers and refuses: the same again would be refused again.
+        journal.forget(record)
+        raise
+    journal.forget(record)
+    return recorded
+
+
+def _proposed(dossier: Dossier, there: RecordedCandidate | None, file: Path) -> ProposedCandidate:
     return ProposedCandidate(
         scheme=dossier.artifact.scheme,
         digest=dossier.artifact.digest,
         outcome=dossier.verdict.outcome,
         sentence=dossier.verdict.sentence,
-        version=there.version,
-        report=there.report_url or str(file),
+        passes=dossier.verdict.passes,
+        version=there.version if there else None,
+        report=(there.report_url if there else "") or str(file),
         report_file=str(file),
     )
 
@@ -153,6 +180,13 @@ def _record(dossier: Dossier, report: str) -> CandidateRecord:
         files["changes.md"] = changes_markdown(dossier.changes)
     if dossier.signals:
         files["drift.json"] = json.dumps([signal.model_dump() for signal in dossier.signals], indent=1)
+    files["line.json"] = dossier.plan.model_dump_json(indent=1)
+    files["environment.txt"] = _environment()
+    if dossier.fit is not None:
+        files["fit.json"] = dossier.fit.model_dump_json(indent=1)
+    if dossier.made is not None:
+        # With the recipe, the coverage and the versions of what quantized.
+        files["quantization.json"] = dossier.made.model_dump_json(indent=1)
     files |= {f"items/{suite.suite.replace('/', '-')}.jsonl": items_jsonl(dossier, suite) for suite in verdict.suites}
     for name, figure in (("suites", forest_plot(dossier)), ("memory", memory_plot(dossier))):
         if figure is not None:
@@ -167,12 +201,23 @@ def _record(dossier: Dossier, report: str) -> CandidateRecord:
         tags={"weighbridge.licence": dossier.licence},
         card_markdown=make_card(dossier),
         files=files,
+        datasets=tuple(
+            DatasetRecord(name=one.suite, digest=one.suite_digest, source=f"eval_suites/{one.suite}")
+            for one in dossier.weighed.candidate_scores
+        ),
         production_digest=verdict.production_digest,
     )
 
 
 def _metrics(dossier: Dossier) -> dict[str, float]:
     metrics = {"size_gib": dossier.size_gib}
+    if (made := dossier.made) is not None:
+        metrics |= {
+            "quantize/seconds": made.seconds,
+            "quantize/cpu_seconds": made.cpu_seconds,
+            "quantize/peak_rss_gib": made.peak_rss_bytes / GIB,
+        }
+    metrics |= {f"{one.suite}/seconds": one.seconds for one in dossier.weighed.candidate_scores}
     for suite in dossier.verdict.suites:
         numbers = {
             "mean": suite.candidate_mean,
@@ -201,11 +246,22 @@ def _params(dossier: Dossier) -> dict[str, str]:
         "digest": dossier.artifact.digest,
         "source": f"hf://{dossier.source.repo}@{dossier.source.commit}",
         "confidence": str(dossier.plan.confidence),
+        "engine": dossier.plan.engine.name,
+        "engine_flags": json.dumps(dossier.plan.engine.flags),
+        "context": str(dossier.plan.target.context),
+        "concurrency": str(dossier.plan.target.concurrency),
+        "gpus": ", ".join(dossier.plan.target.gpus),
     }
     if dossier.weighed.rungs:
         params["methods_tried"] = "; ".join(f"{rung.method}: {rung.outcome}" for rung in dossier.weighed.rungs)
     params |= {f"{suite.suite}/margin": str(suite.margin) for suite in dossier.verdict.suites}
     return params | {f"{scores.suite}/scorer": scores.scorer for scores in dossier.weighed.candidate_scores}
+
+
+def _environment() -> str:
+    """Every package that this ran with, by name and version, as pip takes it."""
+    found = {f"{one.name}=={one.version}" for one in distributions() if one.name}
+    return "\n".join([f"# Python {platform.python_version()} on {platform.platform()}", *sorted(found), ""])
 
 
 def _keep(path: Path, report: str) -> Path:

@@ -29,5 +29,7 @@ def propose(
     release = propose_candidates(plan, source, report, weighed, changed)
     for candidate in release.candidates:
         waits = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
+        if candidate.passes and not release.recorded:
+            waits = "MLflow does not answer: it waits in the journal for the line's next promote"
         run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, waits)
     return release

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from pydantic import BaseModel, ConfigDict
 
+from registry.journal import Journal
 from registry.models import Registry
 from registry.records import Version
 from registry.store import Artifact, Store
@@ -66,6 +67,15 @@ def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> Traffi
         RolloutBusy: somebody else keeps it for longer than `wait_seconds`.
     """
     return TrafficLock(load_settings(), line).acquire(wait_seconds, urgent)
+
+
+@step("record-waiting-releases")
+def record_waiting(plan: Line) -> None:
+    """Give MLflow what was weighed while it did not answer; what it does not take keeps nothing from serving."""
+    try:
+        Journal().record(Registry(), plan.name, run_logger().info)
+    except WeighbridgeError as error:
+        run_logger().warning("A weighed release waits to be recorded: %s", error)
 
 
 def wanted(plan: Line, version: int | None) -> Version | None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from flows.release import conclude
+from registry.journal import Journal
 from registry.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
 from tasks.fit.rows import FitReport
 from tasks.propose.propose import Weighed, propose
 from tasks.source.hub import Source
-from weighbridge.errors import StackDown
+from weighbridge.errors import RegistryFailed, StackDown, WeighbridgeError
 from weighbridge.line import Line
 
 
@@ -67,6 +69,9 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
     assert set(first.files) == {
         "report.html",
         "verdict.json",
+        "line.json",
+        "environment.txt",
+        "fit.json",
         "items/general-agreement.jsonl",
         "items/general-choice.jsonl",
         "items/regression-toy.jsonl",
@@ -87,14 +92,41 @@ def test_the_same_verdicts_are_the_same_release_and_others_are_not(
     assert first == again and len({first, *others}) == 3
 
 
-def test_the_report_is_on_disk_even_when_mlflow_is_down(
-    plan: Line, source: Source, passed: Weighed, tmp_path: Path
-) -> None:
-    class Down:
-        def record_release(self, record: ReleaseRecord) -> RecordedRelease:
-            raise StackDown("The MLflow server does not answer.", "Start it.")
+class Failing:
+    """A registry that does not take a release."""
 
-    down: Any = Down()
-    with pytest.raises(StackDown):
-        propose(plan, source, None, [passed], registry=down, store=Store(tmp_path / "store"), reports_folder=tmp_path)
+    def __init__(self, error: WeighbridgeError) -> None:
+        self.error = error
+
+    def record_release(self, record: ReleaseRecord) -> RecordedRelease:
+        raise self.error
+
+
+def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
+    plan: Line, source: Source, fit: FitReport, passed: Weighed, tmp_path: Path
+) -> None:
+    down: Any = Failing(StackDown("The MLflow server does not answer.", "Start it."))
+    there = {"store": Store(tmp_path / "store"), "reports_folder": tmp_path}
+    for _ in range(2):
+        release = propose(plan, source, fit, [passed], registry=down, **there)
+    assert (release.recorded, release.run_url) == (False, "")
+    assert [(one.passes, one.version) for one in release.candidates] == [(True, None)]
+    assert conclude(release) is release, "it is not the candidate's fault"
     assert (tmp_path / "toy" / f"{passed.artifact.short}.html").is_file()
+
+    with pytest.raises(StackDown):
+        Journal().record(down, plan.name)
+    notebook: Any = Notebook()
+    Journal().record(notebook, plan.name)
+    propose(plan, source, fit, [passed], registry=notebook, **there)
+    late, at_once = notebook.records
+    assert late.key == at_once.key
+    assert set(late.candidates[0].files) == set(at_once.candidates[0].files)
+    assert Journal().waiting(plan.name) == []
+
+
+def test_what_mlflow_refuses_is_not_tried_for_ever(plan: Line, source: Source, passed: Weighed, tmp_path: Path) -> None:
+    refusing: Any = Failing(RegistryFailed("No.", "Ask why."))
+    with pytest.raises(RegistryFailed):
+        propose(plan, source, None, [passed], registry=refusing, store=Store(tmp_path / "s"), reports_folder=tmp_path)
+    assert Journal().waiting(plan.name) == []
