@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
-__all__ = ["ProposedCandidate", "Release", "Weighed", "propose"]
+__all__ = ["ProposedCandidate", "Release", "Weighed", "propose", "unrecorded"]
 
 
 class ProposedCandidate(BaseModel):
@@ -91,19 +91,17 @@ def propose(
         changed: what changed against production beside the weights; None where nothing serves yet.
         registry, store, reports_folder: the installation's by default.
 
-    Where MLflow does not answer, nothing is lost: the release waits in the journal, and the line's next `promote`
-    records it.
-
     Returns:
         Where everything is. The same candidates with the same verdicts again give the same.
 
     Raises:
+        StackDown: MLflow does not answer; nothing is lost, for the release waits in the journal (`unrecorded`).
         RegistryFailed: MLflow refuses; the reports are on disk nevertheless.
     """
-    folder = (reports_folder or load_settings().home / "reports") / plan.name
+    folder = _folder(plan, reports_folder)
     dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store), changed) for one in weighed]
     reports = [make_report(dossier) for dossier in dossiers]
-    files = [_keep(folder / f"{one.artifact.short}.html", report) for one, report in zip(dossiers, reports)]
+    files = [_keep(_report_file(folder, one.artifact), report) for one, report in zip(dossiers, reports)]
     record = ReleaseRecord(
         line=plan.name,
         repo=source.repo,
@@ -113,24 +111,34 @@ def propose(
         candidates=tuple(_record(dossier, report) for dossier, report in zip(dossiers, reports)),
     )
     recorded = _recorded(record, registry or Registry())
-    there = recorded.candidates if recorded else (None,) * len(files)
     return Release(
         line=plan.name,
         commit=source.commit,
-        run_url=recorded.run_url if recorded else "",
-        candidates=tuple(_proposed(dossier, one, file) for dossier, one, file in zip(dossiers, there, files)),
-        recorded=recorded is not None,
+        run_url=recorded.run_url,
+        candidates=tuple(_proposed(one, file, there) for one, file, there in zip(weighed, files, recorded.candidates)),
     )
 
 
-def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease | None:
-    """What MLflow says of a release that it was given; None where it does not answer and the journal has it."""
+def unrecorded(plan: Line, source: Source, weighed: list[Weighed], reports_folder: Path | None = None) -> Release:
+    """A release that `propose` has put into the journal; the line's next `promote` records it."""
+    folder = _folder(plan, reports_folder)
+    return Release(
+        line=plan.name,
+        commit=source.commit,
+        run_url="",
+        candidates=tuple(_proposed(one, _report_file(folder, one.artifact)) for one in weighed),
+        recorded=False,
+    )
+
+
+def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease:
+    """Give MLflow a release, which is in the journal until MLflow has it or refuses it."""
     journal = Journal()
     journal.keep(record)
     try:
         recorded = registry.record_release(record)
     except StackDown:
-        return None
+        raise
     except WeighbridgeError:
         # It answers and refuses: the same again would be refused again.
         journal.forget(record)
@@ -139,13 +147,21 @@ def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease | No
     return recorded
 
 
-def _proposed(dossier: Dossier, there: RecordedCandidate | None, file: Path) -> ProposedCandidate:
+def _folder(plan: Line, reports_folder: Path | None) -> Path:
+    return (reports_folder or load_settings().home / "reports") / plan.name
+
+
+def _report_file(folder: Path, artifact: Artifact) -> Path:
+    return folder / f"{artifact.short}.html"
+
+
+def _proposed(weighed: Weighed, file: Path, there: RecordedCandidate | None = None) -> ProposedCandidate:
     return ProposedCandidate(
-        scheme=dossier.artifact.scheme,
-        digest=dossier.artifact.digest,
-        outcome=dossier.verdict.outcome,
-        sentence=dossier.verdict.sentence,
-        passes=dossier.verdict.passes,
+        scheme=weighed.artifact.scheme,
+        digest=weighed.artifact.digest,
+        outcome=weighed.verdict.outcome,
+        sentence=weighed.verdict.sentence,
+        passes=weighed.verdict.passes,
         version=there.version if there else None,
         report=(there.report_url if there else "") or str(file),
         report_file=str(file),
