@@ -1,0 +1,68 @@
+"""The step under Prefect: MLflow is down while a release ends, and is there again when the line is promoted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.release import conclude
+from registry.models import Registry
+from tasks.fit.rows import FitReport
+from tasks.propose.dossier import Weighed
+from tasks.propose.propose import Release
+from tasks.propose.step import propose
+from tasks.serve.step import record_waiting
+from tasks.source.hub import Source
+from weighbridge.line import Line
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
+    prefect: None,
+    plan: Line,
+    source: Source,
+    fit: FitReport,
+    passed: Weighed,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    # Nobody listens there.
+    monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", "9")
+
+    @flow
+    def ending() -> Release:
+        return conclude(propose(plan, source, fit, [passed], None))
+
+    @flow
+    def promoting() -> None:
+        record_waiting(plan)
+
+    release = ending()
+    assert (release.recorded, release.candidates[0].version) == (False, None)
+    promoting()
+
+    there = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    for module in ("tasks.propose.step", "tasks.propose.propose", "tasks.serve.step"):
+        monkeypatch.setattr(f"{module}.Registry", lambda: there)
+    promoting()
+    assert [one.digest for one in there.candidates(plan.name)] == [passed.artifact.digest]
+    again = ending()
+    assert (again.recorded, again.candidates[0].version) == (True, 1), (
+        "the same, and not what was kept of the first try"
+    )
+    assert len(there.candidates(plan.name)) == 1
