@@ -18,13 +18,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.damage import DAMAGES
+from benchmarks.damage import DAMAGES, EXCHANGED_ENTRIES, WINDOW_TOKENS, exchanged_entries
 from registry.store import Artifact, Store
-from tasks.quantize import quantize_folder
+from tasks.quantize import quantize_folder, scheme
+from tasks.quantize.gguf.reader import GGUF_FILE
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.parity.gate import RECORD, Record
@@ -37,8 +38,16 @@ from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings
 
 LINE = "parity"
-OTHER_KERNEL = {"llama-cpp": {"cache-type-k": "q4_0", "cache-type-v": "q4_0"}}
-"""A kernel of the wrong number format: keys and values in four bits where sixteen were planned."""
+CONCURRENCY = 4
+FLAG_FAULTS = {
+    "llama-cpp": {
+        # Its slots share the context, so each request has a quarter of it.
+        f"context cut to {WINDOW_TOKENS} tokens": {"ctx-size": str(CONCURRENCY * WINDOW_TOKENS)},
+        # A kernel of the wrong number format: four bits where sixteen were planned.
+        "keys and values in 4 bits": {"cache-type-k": "q4_0", "cache-type-v": "q4_0"},
+    }
+}
+"""Faults of how an engine is started."""
 
 
 def main() -> None:
@@ -49,7 +58,7 @@ def main() -> None:
     parser.add_argument("--scheme", default="q8-0", help="bf16 leaves it as published")
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument("--context", type=int, default=2048)
-    parser.add_argument("--faults", action="store_true", help="then serve faults")
+    parser.add_argument("--faults", nargs="?", const="", metavar="PART", help="then serve faults; those so called")
     parser.add_argument("--flag", action="append", default=[], metavar="NAME=VALUE", help="of the engine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as home:
@@ -59,7 +68,7 @@ def main() -> None:
         with _supervisord(settings):
             bench = Bench(settings, options)
             bench.sound_starts()
-            if options.faults:
+            if options.faults is not None:
                 bench.faults()
 
 
@@ -106,13 +115,21 @@ class Bench:
 
     def faults(self) -> None:
         """Every damage of the release, quantized and served, against what the sound artifact says."""
+        by_flags = FLAG_FAULTS.get(self.options.engine, {})
         for name, damage in DAMAGES.items():
+            if name in by_flags or self.options.faults not in name:
+                continue
             with tempfile.TemporaryDirectory(prefix="weighbridge-damaged-") as scratch:
                 damaged = Path(scratch) / "release"
-                damage(self.options.release, damaged)
-                self.row(name, self.made(name, damaged), self.flags)
-        if flags := OTHER_KERNEL.get(self.options.engine):
-            self.row("keys and values in 4 bits", self.artifact, {**self.flags, **flags})
+                # llama.cpp's converter knows tokenizers by what they make of a text, and refuses this one.
+                in_file = damage is exchanged_entries and scheme(self.options.scheme).format == "gguf"
+                (DAMAGES["identical copy"] if in_file else damage)(self.options.release, damaged)
+                edit = exchange_in_gguf if in_file else None
+                self.row(name, self.made(name, damaged, edit), self.flags)
+        for name, flags in by_flags.items():
+            if self.options.faults not in name:
+                continue
+            self.row(name, self.artifact, {**self.flags, **flags})
 
     def row(self, name: str, artifact: Artifact, flags: Mapping[str, str]) -> None:
         """Print what became of a fault."""
@@ -137,8 +154,8 @@ class Bench:
         record = (self.settings.home / "engines" / one.name / RECORD).read_bytes()
         return list(Record.model_validate_json(record).measured)
 
-    def made(self, name: str, release: Path) -> Artifact:
-        """An artifact of a release in the store, quantized where a scheme says so."""
+    def made(self, name: str, release: Path, edit: Callable[[Path], None] | None = None) -> Artifact:
+        """An artifact of a release in the store, quantized where a scheme says so, and damaged then."""
         store = Store(self.settings.store_folder)
         staging = store.staging(LINE, name.encode().hex())
         if self.options.scheme == "bf16":
@@ -148,6 +165,8 @@ class Bench:
             quantize_folder(release, out, self.options.scheme)
             shutil.copytree(out, staging, dirs_exist_ok=True)
             shutil.rmtree(out)
+        if edit:
+            edit(staging)
         return store.adopt(staging, line=LINE, scheme=self.options.scheme, repo="benchmark/parity", commit="0" * 40)
 
     def line(self, flags: Mapping[str, str]) -> Line:
@@ -158,7 +177,7 @@ class Bench:
                 "source": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
                 "admission": {"licences": ["apache-2.0"]},
                 "schemes": [self.options.scheme],
-                "target": {"gpus": ["host"], "context": self.options.context, "concurrency": 4},
+                "target": {"gpus": ["host"], "context": self.options.context, "concurrency": CONCURRENCY},
                 "engine": {"name": self.options.engine, "flags": dict(flags), "parity": "refuse"},
                 "suites": [{"name": "general/choice"}],
             }
@@ -167,6 +186,24 @@ class Bench:
 
 def _noise(measured: Sequence[Measured], gauge: Gauge, kind: Kind | None = None) -> float:
     return noise_scale([one.nats for one in measured if one.gauge == gauge and kind in (None, one.kind)])
+
+
+def exchange_in_gguf(folder: Path) -> None:
+    """Exchange entries of a GGUF's vocabulary in pairs; pairs of neighbours keep the file's length."""
+    path = folder / GGUF_FILE
+    content = bytearray(path.read_bytes())
+    key = b"tokenizer.ggml.tokens"
+    # The key, then: type (an array), type of its elements (strings), how many, and each with its length before it.
+    at = content.index(key) + len(key) + 4 + 4 + 8
+    for number in range(300 + EXCHANGED_ENTRIES):
+        size = 8 + int.from_bytes(content[at : at + 8], "little")
+        if number >= 300 and number % 2 == 0:
+            following = 8 + int.from_bytes(content[at + size : at + size + 8], "little")
+            one, other = content[at : at + size], content[at + size : at + size + following]
+            content[at : at + size + following] = other + one
+            size = following
+        at += size
+    path.write_bytes(content)
 
 
 @contextmanager
