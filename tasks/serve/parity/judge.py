@@ -118,6 +118,9 @@ def noise_scale(nats: Sequence[float]) -> float:
 
 
 def _fits(nats: Sequence[float], scale: float) -> bool:
+    if not scale:
+        # Half of the smallest number there is.
+        return False
     # exp beyond 700 is no number, and fits nowhere.
     moments = [sum(exp(min(part * one / scale, 700.0)) for one in nats) / len(nats) for part in MOMENTS]
     return all(moment <= 1 / (1 - part) for part, moment in zip(MOMENTS, moments))

@@ -6,7 +6,7 @@ from math import log
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.serve.parity.judge import (
@@ -75,6 +75,7 @@ def test_the_bound_shown_and_the_decision_agree(nats, error):
 
 
 @given(st.lists(st.floats(0, 15), min_size=1, max_size=60), st.floats(0.1, 10))
+@example([5e-324], 1.0)
 @settings(deadline=None)
 def test_the_noise_scale_is_never_more_than_the_worst_and_goes_with_the_unit(nats, times):
     scale = noise_scale(nats)
