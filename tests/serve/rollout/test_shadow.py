@@ -27,7 +27,7 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, ga
         seen[report.name] = dict(load.by_version)
 
     with clients(settings, gateway) as load, lock_of(settings) as lock:
-        reports = roll_out(with_rollout(line, **HALF), "2", new, gateway, lock, note=note)
+        reports = roll_out(with_rollout(line, steps=[50, 100], **HALF), "2", new, gateway, lock, note=note)
     assert [one.name for one in reports] == ["shadow of 50 %", "50 %", "100 %"]
     assert "2" not in seen["shadow of 50 %"], "nobody heard the shadow"
     assert load.failed == []
