@@ -17,6 +17,7 @@ from registry.records import ReleaseRecord
 from registry.roles import Roles
 from registry.webhooks import ensure_webhook
 from weighbridge.errors import RegistryDenied, RegistryFailed
+from weighbridge.line import Approval
 from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.timeout(400)
@@ -101,7 +102,7 @@ def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve_its_own_work
         with pytest.raises(RegistryDenied, match="ada is signed in and does not hold the role operator of toy"):
             registry.set_production("toy", approved.version)
 
-    pipeline.check_approval(approved)
+    pipeline.check_approval(approved, Approval())
     pipeline.set_state("toy", approved.version, "rolling")
     pipeline.set_previous("toy", approved.version)
     pipeline.set_production("toy", approved.version)
