@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
+LOG_BYTES = 1_000_000
+"""Of a log's end, which is where it says what went wrong."""
 __all__ = ["ProposedCandidate", "Release", "Weighed", "propose", "unrecorded"]
 
 
@@ -203,6 +205,9 @@ def _record(dossier: Dossier, report: str) -> CandidateRecord:
     if dossier.made is not None:
         # With the recipe, the coverage and the versions of what quantized.
         files["quantization.json"] = dossier.made.model_dump_json(indent=1)
+    # Of its engine on trial, and of what asked transformers about it.
+    for log in sorted(load_settings().logs_folder.glob(f"*{artifact.short}*.log")):
+        files[f"logs/{log.name}"] = log.read_bytes()[-LOG_BYTES:]
     files |= {f"items/{suite.suite.replace('/', '-')}.jsonl": items_jsonl(dossier, suite) for suite in verdict.suites}
     for name, figure in (("suites", forest_plot(dossier)), ("memory", memory_plot(dossier))):
         if figure is not None:

@@ -16,6 +16,7 @@ from tasks.propose.propose import Weighed, propose, unrecorded
 from tasks.source.hub import Source
 from weighbridge.errors import RegistryFailed, StackDown, WeighbridgeError
 from weighbridge.line import Line
+from weighbridge.settings import load_settings
 
 
 class Notebook:
@@ -44,6 +45,10 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
     plan: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed, tmp_path: Path
 ) -> None:
     notebook: Any = Notebook()
+    logs = load_settings().logs_folder
+    logs.mkdir()
+    (logs / f"engine-toy-{passed.artifact.short}-abc123.log").write_text("it is up")
+    (logs / "worker.log").write_text("of something else")
     release = propose(
         plan,
         source,
@@ -72,6 +77,7 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
         "line.json",
         "environment.txt",
         "fit.json",
+        f"logs/engine-toy-{passed.artifact.short}-abc123.log",
         "items/general-agreement.jsonl",
         "items/general-choice.jsonl",
         "items/regression-toy.jsonl",
