@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parent.parent / "serve"))
 from serve_support import make_artifact
 
 PROGRAMS = postgres_programs()
-PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "3"))
+PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "2"))
 pytestmark = [
     pytest.mark.timeout(300 + 240 * PROMOTIONS),
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
