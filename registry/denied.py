@@ -12,6 +12,8 @@ ROLE_NEEDED = {
     "record": "builder",
     "record_release": "builder",
     "approve": "reviewer",
+    "override": "reviewer",
+    "comment": "operator",
     "set_previous": "operator",
     "set_production": "operator",
     "set_state": "operator",

@@ -6,25 +6,19 @@ import base64
 import os
 import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mlflow_server import MlflowServer, running
+from tests.support.mlflow_server import MlflowServer, free_port, running, serving
 
 if TYPE_CHECKING:
     from weighbridge.settings import Settings
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")
 EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
-START_SECONDS = 240
-"""For MLflow, which takes 17 s on an idle machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,32 +51,15 @@ def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFact
     from weighbridge.settings import Settings
     from weighbridge.stack.services import services
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = Settings(home=tmp_path_factory.mktemp("accounts"), mlflow_port=port, mlflow_auth=True)
+    settings = Settings(home=tmp_path_factory.mktemp("accounts"), mlflow_port=free_port(), mlflow_auth=True)
     service = services(settings)[0]
     shutil.copy(empty_database, service.program.folder / "mlflow.db")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    with (settings.home / "mlflow.log").open("wb") as log:
-        process = subprocess.Popen(
-            service.program.command,
-            cwd=service.program.folder,
-            env={**inherited, **service.program.environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not service.healthy():
-            assert process.poll() is None and time.monotonic() < deadline, (settings.home / "mlflow.log").read_text()
-            time.sleep(0.3)
+    environment = {**inherited, **service.program.environment}
+    log = settings.home / "mlflow.log"
+    with serving(service.program.command, service.program.folder, environment, log, service.healthy):
         Granting(settings, ["clicked", "toy"]).apply(Roles.model_validate({"users": EVERYONE}), print)
         yield settings
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from support.postgres import postgres, postgres_programs
 
 from registry.audit import AuditLog
 from registry.backup import back_up, restore
 from registry.models import Registry
 from registry.records import ReleaseRecord
+from tests.support import object_store as s3
+from tests.support.mlflow_server import free_port, serving
+from tests.support.postgres import postgres, postgres_programs
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings, load_settings
 from weighbridge.stack.services import services
@@ -95,28 +94,16 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
         "stack",
         MLFLOW_BACKEND_URI=make_database(server, "stack"),
         MLFLOW_ARTIFACTS_URL=f"s3://{BUCKET}/files",
-        MLFLOW_PORT=str(_free_port()),
+        MLFLOW_PORT=str(free_port()),
     )
     service = next(one for one in services(settings) if one.name == "mlflow")
     variables = {**os.environ, **service.program.environment, "MLFLOW_S3_ENDPOINT_URL": object_store}
-    log = tmp_path / "mlflow.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            service.program.command, env=variables, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 150
-        while not service.healthy():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.3)
+    with serving(service.program.command, tmp_path, variables, tmp_path / "mlflow.log", service.healthy):
         registry = Registry(settings)
         decided(registry, release)
         run_id = registry.client.get_model_version("toy", "1").run_id
         report = httpx.get(f"{settings.mlflow_url}/get-artifact", params={"path": "report.html", "run_uuid": run_id})
         assert report.text == "<p>report</p>"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
     listed = boto3.client("s3", endpoint_url=object_store).list_objects_v2(Bucket=BUCKET)["Contents"]
     assert any(one["Key"].endswith(f"{run_id}/artifacts/report.html") for one in listed)
     assert not list((settings.home / "mlflow").glob("*")), "nothing of it lies in the home folder"
@@ -132,33 +119,14 @@ def test_a_password_in_the_address_is_refused_and_not_shown(installation) -> Non
     assert "hunter2" not in str(refused.value)
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """moto's S3 server."""
-    port = _free_port()
+    """moto's S3 server, and credentials for it."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(400):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}", timeout=1)
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    with s3.object_store() as endpoint:
+        yield endpoint

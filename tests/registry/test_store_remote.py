@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from store_support import made
 
 from registry.store import Artifact, FileEntry, Manifest, Store
 from registry.store.artifact import digest_of
+from tests.support.object_store import object_store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(400):
-            try:
-                httpx.get(endpoint, timeout=1)
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    with object_store() as endpoint:
         yield endpoint
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 # The server takes 17 s to start on an idle machine, and more than a minute on a busy one.
-START_SECONDS = 220
+START_SECONDS = 240
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,28 @@ def running(folder: Path, database: Path, variables: dict[str, str]) -> Iterator
         **{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONSAFEPATH": "1"},
         **variables,
     }
-    with server.log.open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with serving(command, folder, environment, server.log, lambda: answers(f"{server.url}/health")):
+        yield server
+
+
+@contextmanager
+def serving(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path, healthy: Callable[[], bool]
+) -> Iterator[None]:
+    """Run a server with all that it starts, from when it is healthy to the end of the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(f"{server.url}/health"):
-            assert process.poll() is None and time.monotonic() < deadline, server.log.read_text()
+        while not healthy():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.3)
-        yield server
+        yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(30)
 
 
 def answers(url: str) -> bool:
