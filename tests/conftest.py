@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mlflow_server import MlflowServer, free_port, running, serving
+from tests.support.mlflow_server import MlflowServer, running, serving
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from weighbridge.settings import Settings

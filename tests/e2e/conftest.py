@@ -7,7 +7,6 @@ another home, other ports. MLflow asks who is there: all flows run as the pipeli
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -17,13 +16,14 @@ import pytest
 from e2e_support import Road, answers, wait_for
 
 from examples import damage, smollm2
+from tests.support.ports import free_ports
 from weighbridge.settings import load_settings
 
 
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     folder = tmp_path_factory.mktemp("road")
-    first = random.randrange(30000, 40000, 100)
+    first = free_ports(100)[0]
     ports = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "MLFLOW_PORT", "PREFECT_PORT", "WEBHOOK_PORT", "ENGINE_PORT_FIRST")
     hub_port = first + 90
     os.environ.update(

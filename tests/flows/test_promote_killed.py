@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.postgres import postgres, postgres_programs
 
 from registry.audit import AuditLog
 from registry.catching_up import known
@@ -25,9 +24,11 @@ from registry.models import Registry
 from registry.records import CandidateRecord, ReleaseRecord
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tests.support.ports import free_ports
+from tests.support.postgres import postgres, postgres_programs
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.settings import Settings, load_settings
-from weighbridge.stack.services import services
+from weighbridge.stack.services import Service, services
 
 sys.path.append(str(Path(__file__).parent.parent / "serve"))
 from serve_support import make_artifact
@@ -35,7 +36,7 @@ from serve_support import make_artifact
 PROGRAMS = postgres_programs()
 PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "2"))
 pytestmark = [
-    pytest.mark.timeout(300 + 240 * PROMOTIONS),
+    pytest.mark.timeout(300 + 300 * PROMOTIONS),
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
 ]
 TRIES = 15
@@ -60,7 +61,7 @@ def database():
 @pytest.fixture
 def settings(database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A stack without a worker, MLflow's records in PostgreSQL."""
-    first = random.randrange(30000, 40000, 100)
+    first = free_ports(20)[0]
     names = ("MLFLOW_PORT", "PREFECT_PORT", "GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "ENGINE_PORT_FIRST")
     for number, name in enumerate(names):
         monkeypatch.setenv(f"WEIGHBRIDGE_{name}", str(first + number))
@@ -76,7 +77,8 @@ def settings(database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         parts = [one for one in services(found) if one.name in ("mlflow", "prefect", "gateway")]
         for one in parts:
             supervisor.run(one.program)
-        wait_until(lambda: all(one.healthy() for one in parts), 200)
+        for one in parts:
+            wait_for(one, found)
         yield found
     finally:
         supervisor.shut_down()
@@ -181,8 +183,11 @@ def log_of(settings: Settings) -> str:
     return (settings.logs_folder / "reconciler.log").read_text(errors="replace")[-3000:]
 
 
-def wait_until(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
+def wait_for(service: Service, settings: Settings) -> None:
+    """Until it answers; MLflow and Prefect both make their tables at the same time, on cores that others use too."""
+    deadline = time.monotonic() + 400
+    while not service.healthy():
+        if time.monotonic() > deadline:
+            logs = {file.name: file.read_text(errors="replace")[-3000:] for file in settings.logs_folder.glob("*.log")}
+            pytest.fail(f"{service.name} is not healthy: {Supervisor(settings).state(service.name)}, {logs}")
         time.sleep(0.3)

@@ -14,7 +14,8 @@ from registry.backup import back_up, restore
 from registry.models import Registry
 from registry.records import ReleaseRecord
 from tests.support import object_store as s3
-from tests.support.mlflow_server import free_port, serving
+from tests.support.mlflow_server import serving
+from tests.support.ports import free_port
 from tests.support.postgres import postgres, postgres_programs
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings, load_settings

@@ -13,7 +13,8 @@ import pytest
 
 from registry.models import Registry
 from registry.records import ReleaseRecord
-from tests.support.mlflow_server import MlflowServer, free_port
+from tests.support.mlflow_server import MlflowServer
+from tests.support.ports import free_port
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.line import Approval
 

@@ -19,7 +19,8 @@ from registry.webhooks import (
     ensure_webhook,
     read_delivery,
 )
-from tests.support.mlflow_server import MlflowServer, free_port
+from tests.support.mlflow_server import MlflowServer
+from tests.support.ports import free_port
 from weighbridge.errors import DeliveryRefused, RegistryFailed, StackDown
 
 NOW = 1_790_000_000

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from serve_support import FakeEngine
 
 from tasks.serve.fleet import local
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
+from tests.support.ports import free_ports
 from weighbridge.settings import load_settings
 
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch):
-    first = random.randrange(20000, 30000, 100)
+    first = free_ports(62)[0]
     monkeypatch.setenv("WEIGHBRIDGE_ENGINE_PORT_FIRST", str(first))
     monkeypatch.setenv("WEIGHBRIDGE_GATEWAY_PORT", str(first + 60))
     monkeypatch.setenv("WEIGHBRIDGE_GATEWAY_ADMIN_PORT", str(first + 61))

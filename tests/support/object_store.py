@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.support.mlflow_server import free_port
+from tests.support.ports import free_port
 
 
 @contextmanager

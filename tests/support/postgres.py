@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.ports import free_port
 
 USER = "weighbridge"
 
@@ -27,8 +28,7 @@ def postgres_programs() -> Path | None:
 def postgres(programs: Path) -> Iterator[str]:
     """Run a server on loopback; gives the address without a database's name, and trusts whoever is on this machine."""
     folder = Path(tempfile.mkdtemp(prefix="weighbridge-postgres-"))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     as_user: list[str] = []
     if os.getuid() == 0:
         # It refuses to run as root.

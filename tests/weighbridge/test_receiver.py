@@ -16,7 +16,8 @@ import pytest
 
 from registry.models import Registry
 from registry.webhooks import DELIVERY, SIGNATURE, TIMESTAMP, Keys, _signature
-from tests.support.mlflow_server import MlflowServer, answers, free_port
+from tests.support.mlflow_server import MlflowServer, answers
+from tests.support.ports import free_port
 from tests.support.recorded_prefect import RecordedPrefect
 from weighbridge.settings import project_root
 

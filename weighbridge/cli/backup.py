@@ -9,7 +9,6 @@ import typer
 
 from weighbridge.cli.output import JsonOption, say, show_json
 from weighbridge.errors import StackFailed
-from weighbridge.settings import load_settings
 
 
 def backup(
@@ -18,6 +17,7 @@ def backup(
 ) -> None:
     """Copy MLflow's records and files, the audit log and the store's index into one file; the stack may run."""
     from registry.backup import back_up
+    from weighbridge.settings import load_settings
 
     contents = back_up(load_settings(), target.absolute(), lambda words: None if as_json else say(words))
     if as_json:
@@ -37,6 +37,7 @@ def restore(
     """Bring a backup back into an installation whose stack is down."""
     from registry.backup import restore as bring_back
     from tasks.serve.fleet.supervisor import Supervisor
+    from weighbridge.settings import load_settings
 
     settings = load_settings()
     if not dry_run and Supervisor(settings).answers():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tasks.serve.engines import EnginePlan
 from tasks.serve.engines.llama_cpp import Engine
+from tests.support.ports import free_port
 from tests.support.tiny_gguf import vocabulary
 
 pytestmark = pytest.mark.timeout(900)
@@ -24,7 +24,7 @@ CONTEXT = 64
 @pytest.fixture(scope="module")
 def url(q4_k_m, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the Q4_K_M one, started as the fleet starts it."""
-    port = random.randrange(30000, 40000)
+    port = free_port()
     plan = EnginePlan(engine="llama_cpp", engine_version="1", model_name="tiny", context=CONTEXT, concurrency=4)
     spec = Engine().launch(plan, q4_k_m.folder, "127.0.0.1", port)
     log = tmp_path_factory.mktemp("server") / "log"

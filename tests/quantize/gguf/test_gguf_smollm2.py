@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import time
@@ -21,6 +20,7 @@ from tasks.evaluate.loading import model_arguments
 from tasks.quantize.run import quantize_folder
 from tasks.serve.engines import EnginePlan
 from tasks.serve.engines.llama_cpp import Engine
+from tests.support.ports import free_port
 from weighbridge.errors import QuantizationUncovered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -66,7 +66,7 @@ def logits(folder: Path, ids: list[int]):
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """llama.cpp's server of an artifact, as the fleet starts it."""
-    port = random.randrange(30000, 40000)
+    port = free_port()
     plan = EnginePlan(engine="llama_cpp", engine_version="1", model_name="smollm2", context=256, concurrency=4)
     spec = Engine().launch(plan, folder, "127.0.0.1", port)
     server = subprocess.Popen(spec.command, env={**os.environ, **spec.environment}, stderr=subprocess.DEVNULL)

@@ -15,6 +15,7 @@ import pytest
 
 from tasks.serve.engines import EnginePlan
 from tasks.serve.engines.ollama import Engine, modelfile
+from tests.support.ports import free_port
 from weighbridge.errors import EngineFailed
 
 # Recorded from docs.ollama.com/api/openai-compatibility (version 0.40): the shape of a chat answer.
@@ -113,9 +114,7 @@ def test_its_version_is_read_though_no_server_runs(installed):
 
 
 def test_it_is_healthy_only_when_the_model_is_there_and_ends_with_its_server(folder, installed):
-    import random
-
-    port = random.randrange(30000, 40000)
+    port = free_port()
     spec = Engine().launch(plan(), folder, "127.0.0.1", port)
     process = subprocess.Popen(spec.command, env={**os.environ, **spec.environment})
     try:

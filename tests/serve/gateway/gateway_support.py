@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 
 from tasks.serve.gateway import Backend, Gateway
+from tests.support.ports import free_ports
 from weighbridge.settings import Settings
 
 
@@ -155,15 +155,6 @@ def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not so within {seconds} s"
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def make_gateway(home: Path) -> Gateway:

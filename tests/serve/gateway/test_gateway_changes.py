@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_support import FakeEngine, Running, free_ports, make_gateway, wait_until
+from gateway_support import FakeEngine, Running, make_gateway, wait_until
 
 from tasks.serve.gateway import Backend, Gateway, discovery, documents
+from tests.support.ports import free_ports
 from weighbridge.errors import GatewayFailed
 
 Make = Callable[[], FakeEngine]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_support import FakeEngine, Running, free_ports, wait_until
+from gateway_support import FakeEngine, Running, wait_until
 
 from tasks.serve.gateway import Backend, Limits
+from tests.support.ports import free_ports
 from weighbridge.files import read_yaml
 
 MONITORING = Path(__file__).parents[3] / "examples" / "monitoring"

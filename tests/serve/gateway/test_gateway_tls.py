@@ -12,9 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from gateway_support import Running, free_ports, wait_until
+from gateway_support import Running, wait_until
 
 from tasks.serve.gateway import Gateway
+from tests.support.ports import free_ports
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings
 
