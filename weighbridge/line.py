@@ -152,7 +152,10 @@ class Rollout(_Part):
         "go_on", description="the same of latency and length, which a cold cache or a busy hour can explain"
     )
     when_no_room: Literal["refuse", "swap"] = Field(
-        "refuse", description="old and new do not fit side by side: refuse, or stop the old one first (503 meanwhile)"
+        "refuse", description="old and new do not fit side by side: refuse, or stop the old one first (a gap meanwhile)"
+    )
+    hold_requests_seconds: float = Field(
+        30, ge=0, le=600, description="how long a request waits in that gap before it is answered 503"
     )
     sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
     drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request")

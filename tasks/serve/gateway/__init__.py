@@ -20,7 +20,7 @@ from tasks.serve.gateway.control import Gateway
 from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
 from tasks.serve.gateway.keys import KeyRecord, Keys
 from tasks.serve.gateway.logs import access_log, shadow_log
-from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes, Shadow
+from tasks.serve.gateway.routes import Backend, Held, Limits, LineRoute, Routes, Shadow
 
 __all__ = [
     "DIGEST_HEADER",
@@ -29,6 +29,7 @@ __all__ = [
     "Backend",
     "BackendCounters",
     "Gateway",
+    "Held",
     "KeyRecord",
     "Keys",
     "Limits",

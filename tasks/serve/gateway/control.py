@@ -18,7 +18,7 @@ from tasks.serve.gateway.discovery import cluster_name
 from tasks.serve.gateway.documents import POLL_SECONDS
 from tasks.serve.gateway.installation import Installation
 from tasks.serve.gateway.keys import DEFAULT, Keys, new_key, record_of
-from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Routes, Shadow
+from tasks.serve.gateway.routes import NO_LIMITS, Backend, Held, Limits, LineRoute, Routes, Shadow
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import StickyBy
@@ -42,19 +42,26 @@ class Gateway(Installation):
         return self._file.load()
 
     def set_line(
-        self, line: str, backends: Sequence[Backend], *, back_at: datetime | None = None, wait: bool = True
+        self,
+        line: str,
+        backends: Sequence[Backend],
+        *,
+        back_at: datetime | None = None,
+        held: Held | None = None,
+        wait: bool = True,
     ) -> None:
         """Give a line exactly these backends and weights.
 
         Args:
             back_at: of a line that gets no weight, when it is expected to have one again; its 503s tell.
+            held: the same line's requests wait for this version, and go to it once it is among the backends.
             wait: whether Envoy must be there to take it; otherwise it takes it when it starts.
 
         Raises:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
                 it did not take the change in time (the change stays written down: repeat it or write another).
         """
-        self._change(line, lambda route: _with_backends(route, backends, back_at), wait)
+        self._change(line, lambda route: _with_backends(route, backends, back_at, held), wait)
 
     def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
         """Share a line's requests out anew among the backends that it has.
@@ -260,8 +267,11 @@ class Gateway(Installation):
         )
 
 
-def _with_backends(route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None) -> LineRoute:
+def _with_backends(
+    route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None, held: Held | None = None
+) -> LineRoute:
     """A route with other backends; a shadow goes with its version."""
     versions = [backend.version for backend in backends]
     shadow = route.shadow if route.shadow and route.shadow.version in versions else None
-    return route.model_copy(update={"backends": tuple(backends), "shadow": shadow, "back_at": back_at})
+    now = {"backends": tuple(backends), "shadow": shadow, "back_at": back_at, "held": held}
+    return route.model_copy(update=now)

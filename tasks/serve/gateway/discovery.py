@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from datetime import datetime
 from typing import Any
 
 from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
 from tasks.serve.gateway.keys import KeyRecord, Keys
-from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Routes
+from tasks.serve.gateway.routes import Backend, Held, Limits, LineRoute, Routes
 
 METADATA = "weighbridge"
 """Namespace of our own facts on requests, routes and clusters."""
@@ -36,6 +37,15 @@ REQUESTS_A_CONNECTION = 1
 """llama.cpp's server closes its connection after each stream without having said so, and a request that meets such a
 connection fails with 503. A new one to an engine on this machine costs a fraction of a millisecond."""
 
+UNSEEN = "connect-failure,refused-stream,reset-before-request"
+"""When a request is sent again: only where the engine cannot have seen it, so that nothing is generated twice."""
+
+NOBODY = "/dev/null/nobody"
+"""An address at which nothing can ever listen: to connect to it fails at once."""
+
+RETRY_SECONDS = 1.0
+"""Longest pause between two looks of a waiting request for its engine; Envoy draws each between 0 and this."""
+
 MAX_REQUESTS = 1024
 """Requests at once to one backend, and as many again that wait for a connection; more are refused with 429."""
 
@@ -54,6 +64,11 @@ def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) 
         leaving: clusters of an earlier document that must stay until no route names them.
     """
     clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
+    clusters += [
+        _nobody(route.line, route.held)
+        for route in routes.lines
+        if route.held and route.held.version not in [backend.version for backend in route.backends]
+    ]
     named = {cluster["name"] for cluster in clusters}
     kept = [cluster for cluster in leaving if cluster["name"] not in named]
     return _discovery(sorted([*clusters, *kept], key=lambda cluster: str(cluster["name"])))
@@ -65,11 +80,7 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
         "name": "all",
         "domains": ["*"],
         "routes": _routes(routes),
-        "retry_policy": {
-            # Only where the engine cannot have seen the request: nothing is generated twice.
-            "retry_on": "connect-failure,refused-stream,reset-before-request",
-            "num_retries": 2,
-        },
+        "retry_policy": {"retry_on": UNSEEN, "num_retries": 2},
         "typed_per_filter_config": {
             KEY_FILTER: filter_context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
             LIMIT_FILTER: filter_context(
@@ -118,8 +129,22 @@ def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _cluster(line: str, backend: Backend) -> dict[str, Any]:
     """One cluster; of the weight it knows nothing, so that a shift never touches its connections."""
-    name = cluster_name(line, backend.version)
-    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}}
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}
+    return {
+        **_cluster_at(line, backend, address),
+        "health_checks": [_health_check(backend)],
+        # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+    }
+
+
+def _nobody(line: str, held: Held) -> dict[str, Any]:
+    """The cluster of a version whose engine is still to come; that engine's takes its name, and who waits finds it."""
+    return _cluster_at(line, held, {"pipe": {"path": NOBODY}})
+
+
+def _cluster_at(line: str, of: Backend | Held, address: dict[str, Any]) -> dict[str, Any]:
+    name = cluster_name(line, of.version)
     protocol = {
         "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "common_http_protocol_options": {"max_requests_per_connection": REQUESTS_A_CONNECTION},
@@ -138,14 +163,11 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
         "connect_timeout": "2s",
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
-        "health_checks": [_health_check(backend)],
-        # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [limits]},
-        "metadata": {"filter_metadata": {METADATA: _facts(line, backend)}},
+        "metadata": {"filter_metadata": {METADATA: {"line": line, "version": of.version, "digest": of.digest}}},
     }
 
 
@@ -161,10 +183,6 @@ def _health_check(backend: Backend) -> dict[str, Any]:
         "unhealthy_interval": "1s",
         "http_health_check": {"path": backend.health_path},
     }
-
-
-def _facts(line: str, backend: Backend) -> dict[str, str]:
-    return {"line": line, "version": backend.version, "digest": backend.digest}
 
 
 def _routes(routes: Routes) -> list[dict[str, Any]]:
@@ -199,20 +217,24 @@ def _routes(routes: Routes) -> list[dict[str, Any]]:
 
 def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     facts = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
-    if not any(backend.weight for backend in route.backends):
+    heirs: tuple[tuple[Backend | Held, int], ...] = tuple((one, one.weight) for one in route.backends)
+    waits: dict[str, Any] = {}
+    if route.held and not any(weight for _, weight in heirs):
+        heirs, waits = ((route.held, 100),), _waiting(route.held)
+    elif not any(weight for _, weight in heirs):
         # Envoy refuses a route whose weights are all zero.
         message = f"No version of {route.line} takes requests at the moment."
         return {**facts, **error_answer(503, message, "model_unavailable", "server_error")}
     weighted = [
         {
-            "name": cluster_name(route.line, backend.version),
-            "weight": backend.weight,
+            "name": cluster_name(route.line, heir.version),
+            "weight": weight,
             "response_headers_to_add": [
-                _header(VERSION_HEADER, backend.version),
-                _header(DIGEST_HEADER, backend.digest),
+                _header(VERSION_HEADER, heir.version),
+                _header(DIGEST_HEADER, heir.digest),
             ],
         }
-        for backend in route.backends
+        for heir, weight in heirs
     ]
     # A long answer is no fault; only silence is.
     timeouts = {"timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
@@ -220,8 +242,15 @@ def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     shares = {"clusters": weighted, **({"use_hash_policy": True} if sticky else {})}
     return {
         **facts,
-        "route": {"weighted_clusters": shares, **sticky, **_mirrored(route), **timeouts, **action},
+        "route": {"weighted_clusters": shares, **sticky, **_mirrored(route), **waits, **timeouts, **action},
     }
+
+
+def _waiting(held: Held) -> dict[str, Any]:
+    """Look for the engine that is to come again and again; what looked too often is answered 503."""
+    looks = math.ceil(held.seconds / (RETRY_SECONDS / 2))
+    pause = {"base_interval": f"{RETRY_SECONDS}s", "max_interval": f"{RETRY_SECONDS}s"}
+    return {"retry_policy": {"retry_on": UNSEEN, "num_retries": looks, "retry_back_off": pause}}
 
 
 def _sticky(route: LineRoute) -> dict[str, Any]:

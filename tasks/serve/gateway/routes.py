@@ -66,6 +66,14 @@ class Shadow(_Part):
     per_cent: int = Field(ge=1, le=100, description="of the line's requests")
 
 
+class Held(_Part):
+    """The version that requests wait for while a line has no engine."""
+
+    version: Version
+    digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="of its artifact")
+    seconds: float = Field(gt=0, description="about how long one request waits before it is answered 503")
+
+
 class LineRoute(_Part):
     """A line's versions and their shares; with no share at all the line answers 503."""
 
@@ -75,6 +83,7 @@ class LineRoute(_Part):
     shadow: Shadow | None = None
     limits: Limits = Field(NO_LIMITS, description="of each client whose own record says nothing")
     back_at: AwareDatetime | None = Field(None, description="when a line without a share is expected to have one again")
+    held: Held | None = Field(None, description="of a line without a share: what its requests wait for")
 
     @field_validator("backends")
     @classmethod

@@ -1,4 +1,5 @@
-"""No room for two: the old engine goes before the new one comes; in between the line answers 503 with `Retry-After`.
+"""No room for two: the old engine goes before the new one comes; in between requests wait, and are answered 503 with
+`Retry-After` where they waited too long.
 
 Only for a line that says so (`rollout.when_no_room: swap`). There are no steps then, and no warm way back:
 what fails before it serves is undone by starting the old engine again, and a rollback is such a swap too.
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from registry.store import Artifact
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
-from tasks.serve.gateway import Backend, Gateway
+from tasks.serve.gateway import Backend, Gateway, Held
 from tasks.serve.rollout.steps import switch
 from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
@@ -59,12 +60,14 @@ def _swap(
     old = next((one for one in fleet.engines(line.name) if serving and one.port == serving.port), None)
     expected = fleet.expected_start_seconds(line)
     tell(
-        f"{line.name} answers 503 from now until the new engine is proven: "
+        f"{line.name} has no engine from now until the new one is proven: "
         + (f"about {expected:.0f} s, as its engines took before" if expected else "for how long is not known")
         + f", after at most {line.rollout.drain_seconds:.0f} s in which the present answers end"
     )
     began = time.monotonic()
-    _clear(line, gateway, fleet, backends, expected or UNKNOWN_GAP_SECONDS, tell)
+    wait_seconds = line.rollout.hold_requests_seconds
+    held = Held(version=version, digest=artifact.digest, seconds=wait_seconds) if wait_seconds else None
+    _clear(line, gateway, fleet, backends, held, expected or UNKNOWN_GAP_SECONDS, tell)
     try:
         engine = fleet.ensure(line, artifact, tell)
         switch(line.name, version, engine, gateway)
@@ -86,12 +89,14 @@ def _clear(
     gateway: Gateway,
     fleet: LocalFleet,
     backends: tuple[Backend, ...],
+    held: Held | None,
     gap_seconds: float,
     tell: Callable[[str], None],
 ) -> None:
     """Take all of a line's engines out of rotation, wait for their last answers, and stop them.
 
     Args:
+        held: what new requests wait for meanwhile; None answers them 503.
         gap_seconds: how long nothing will serve after that; the gateway tells who asks meanwhile.
     """
 
@@ -99,12 +104,12 @@ def _clear(
         return datetime.now(UTC) + timedelta(seconds=gap_seconds)
 
     out = tuple(one.model_copy(update={"weight": 0}) for one in backends)
-    gateway.set_line(line.name, out, back_at=back_at())
+    gateway.set_line(line.name, out, back_at=back_at(), held=held)
     for backend in backends:
         if not gateway.wait_drained(line.name, backend.version, line.rollout.drain_seconds):
             tell(f"version {backend.version} still had active requests; they are cut")
     # Anew, for now the answers that had to end first have ended.
-    gateway.set_line(line.name, (), back_at=back_at())
+    gateway.set_line(line.name, (), back_at=back_at(), held=held)
     for engine in fleet.engines(line.name):
         if not fleet.on_trial(engine):
             fleet.stop(engine)

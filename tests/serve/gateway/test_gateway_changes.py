@@ -12,7 +12,7 @@ import httpx
 import pytest
 from gateway_support import FakeEngine, Running, make_gateway, wait_until
 
-from tasks.serve.gateway import Backend, Gateway, discovery, documents
+from tasks.serve.gateway import Backend, Gateway, Held, discovery, documents
 from tests.support.ports import free_ports
 from weighbridge.errors import GatewayFailed
 
@@ -84,6 +84,34 @@ def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engi
     running.gateway.set_line("moved", [second.backend("1", 100)])
     assert running.chat("moved").status_code == 200
     assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: Make) -> None:
+    gateway, fake = running.gateway, engine()
+    gateway.set_line("coming", [], held=Held(version="2", digest="2".rjust(64, "0"), seconds=30))
+    # What is sent again must have been kept, however long it is.
+    long = {"model": "coming", "messages": [{"role": "user", "content": "x" * 3 * 2**20}]}
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(stream, running, "coming") for _ in range(7)]
+        waiting.append(pool.submit(lambda: running.ask("/v1/chat/completions", long).text))
+        time.sleep(3)
+        assert not any(one.done() for one in waiting)
+        gateway.set_line("coming", [fake.backend("2", 100)])
+        texts = [one.result() for one in waiting]
+    assert all(text.endswith("data: [DONE]\n\n") for text in texts[:7])
+    assert "hello" in texts[7]
+    # Each reached the engine once.
+    assert len(fake.asked) == 8
+
+
+def test_what_waits_for_an_engine_that_never_comes_ends_with_the_line_it_came_for(running: Running) -> None:
+    gateway = running.gateway
+    gateway.set_line("never", [], held=Held(version="2", digest="2".rjust(64, "0"), seconds=600))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(running.chat, "never")
+        time.sleep(1)
+        gateway.set_line("never", [])
+        assert waiting.result().status_code == 503
 
 
 def test_an_engine_that_dies_in_mid_answer_is_counted(running: Running, engine: Make) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 from rollout_support import lock_of, serve_first, weights, with_rollout
@@ -38,11 +41,11 @@ def test_a_line_that_says_nothing_is_refused_and_serves_on(settings, fleet, gate
     assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
 
 
-def test_a_line_that_swaps_answers_503_until_the_new_engine_is_proven(
+def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is_proven(
     settings, fleet, gateway, room_for_one, monkeypatch
 ):
     line, _ = serve_first(settings, fleet, gateway)
-    swaps = with_rollout(line, when_no_room="swap")
+    swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=0)
     told, meanwhile = [], []
     proves = local.prove
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
@@ -61,6 +64,45 @@ def test_a_line_that_swaps_answers_503_until_the_new_engine_is_proven(
     with lock_of(settings) as lock:
         roll_out(swaps, "2", new, gateway, lock)
     assert weights(gateway) == {"2": 100}
+
+
+def test_requests_wait_for_the_new_engine_and_none_fails(settings, fleet, gateway, room_for_one, monkeypatch):
+    line, _ = serve_first(settings, fleet, gateway)
+    swaps = with_rollout(line, when_no_room="swap")
+    proves, asked = local.prove, []
+
+    def prove(*given):
+        asked.extend(pool.submit(ask, settings, gateway) for _ in range(8))
+        time.sleep(3)
+        assert not any(one.done() for one in asked)
+        proves(*given)
+
+    monkeypatch.setattr(local, "prove", prove)
+    with ThreadPoolExecutor(8) as pool:
+        engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
+        answers = [one.result() for one in asked]
+    assert [(one.status_code, one.headers["x-weighbridge-version"]) for one in answers] == [(200, "2")] * 8
+    assert gateway.routes().line("toy").held is None
+
+
+def test_what_waited_too_long_is_told_when_to_come_again(settings, fleet, gateway, room_for_one, monkeypatch):
+    line, _ = serve_first(settings, fleet, gateway)
+    swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=2)
+    proves, meanwhile = local.prove, []
+    monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
+
+    def prove(*given):
+        began = time.monotonic()
+        meanwhile.append((ask(settings, gateway), time.monotonic() - began))
+        proves(*given)
+
+    monkeypatch.setattr(local, "prove", prove)
+    engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
+    [(refused, waited_seconds)] = meanwhile
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    # Four pauses, each drawn between nothing and a second.
+    assert 0.2 < waited_seconds < 10
+    assert 5 <= int(refused.headers["retry-after"]) <= 40
 
 
 def test_a_new_engine_that_fails_gives_its_place_back(settings, fleet, gateway, room_for_one):
