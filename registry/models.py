@@ -24,7 +24,6 @@ from registry.records import (
     PREVIOUS,
     PRODUCTION,
     STATES,
-    FailedCandidate,
     RecordedRelease,
     ReleaseRecord,
     State,
@@ -136,12 +135,6 @@ class Registry:
                 are there are named.
         """
         return self._reader(line).find_candidate(str(reference))
-
-    @reaches_mlflow
-    def find_failed(self, line: str, digest_prefix: str) -> FailedCandidate | None:
-        """The last candidate of these first digits that was weighed and did not pass."""
-        found = self._reader(line).failed(digest_prefix)
-        return found[-1] if found else None
 
     @reaches_mlflow
     def waiting(self, line: str) -> list[Version]:
