@@ -275,7 +275,7 @@ def _write_shard(path: Path, shapes: list[tuple[str, tuple[int, ...]]], random: 
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, shape in shapes:
+        for name, shape in shapes:
             values = random.standard_normal(shape, np.float32) * np.float32(_spread(name))
             if len(shape) == 1:
                 values += np.float32(1)
