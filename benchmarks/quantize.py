@@ -323,7 +323,7 @@ def as_markdown(rows: list[Row]) -> str:
         if row.quality:
             one = row.quality
             quality.append(
-                f"{names} {one.kl_nats:.2g} | {one.top1:.1%} | {one.perplexity:.1f} ({one.release_perplexity:.1f}) |"
+                f"{names} {one.kl_nats:.3g} | {one.top1:.1%} | {one.perplexity:.1f} ({one.release_perplexity:.1f}) |"
             )
     return "\n".join([*cost, "", *quality] if len(quality) > 2 else cost)
 
