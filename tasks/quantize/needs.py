@@ -30,7 +30,7 @@ CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "floa
 NANOSECONDS_PER_BYTE = 1.5
 """To read a byte, or to write and hash it, on a disk of 1 GB/s."""
 CALIBRATED_NANOSECONDS_PER_WEIGHT, SLOWER = 3300.0, {"autoround": 8000.0}
-"""Of SmolLM2's 106 million: GPTQ took 349 CPU-seconds in float32, AutoRound 850 (docs/quantize_methods.md)."""
+"""Of SmolLM2's 106 million: at the most, GPTQ took 349 CPU-seconds, AutoRound 850 (docs/quantize_methods.md)."""
 CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
 """torch and transformers without a model; measured 0.5 GiB (docs/gguf.md)."""
 CONVERTER_BYTES_PER_BYTE = 5
