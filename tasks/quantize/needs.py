@@ -29,8 +29,10 @@ SAMPLE_TOKENS, COPIES_OF_ACTIVATIONS = 32 * 512, 3
 CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "float-quantized": 6.0}
 NANOSECONDS_PER_BYTE = 1.5
 """To read a byte, or to write and hash it, on a disk of 1 GB/s."""
-CALIBRATED_NANOSECONDS_PER_WEIGHT, SLOWER = 3300.0, {"autoround": 8000.0}
-"""Of SmolLM2's 106 million: at the most, GPTQ took 349 CPU-seconds, AutoRound 850 (docs/quantize_methods.md)."""
+CALIBRATED_NANOSECONDS_PER_WEIGHT = 3300.0
+"""GPTQ of SmolLM2: 349 CPU-seconds for 106 million weights (docs/quantize_methods.md)."""
+SLOWER_NANOSECONDS_PER_WEIGHT = {"autoround": 8000.0}
+"""Of methods that take more: 850 CPU-seconds for the same."""
 CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
 """torch and transformers without a model; measured 0.5 GiB (docs/gguf.md)."""
 CONVERTER_BYTES_PER_BYTE = 5
@@ -86,7 +88,7 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0) -> Needs:
     else:
         memory = CALIBRATED_IMPORTS_BYTES + _calibrated_bytes(recipe)
         scratch = CALIBRATED_SCRATCH_BYTES_PER_WEIGHT * weights
-        computing = weights * SLOWER.get(recipe.method, CALIBRATED_NANOSECONDS_PER_WEIGHT)
+        computing = weights * SLOWER_NANOSECONDS_PER_WEIGHT.get(recipe.method, CALIBRATED_NANOSECONDS_PER_WEIGHT)
     return Needs(
         memory_bytes=memory,
         disk_bytes=recipe.predicted_bytes + companions_bytes + scratch,

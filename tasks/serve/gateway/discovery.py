@@ -217,11 +217,13 @@ def _routes(routes: Routes) -> list[dict[str, Any]]:
 
 def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     facts = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
-    heirs: tuple[tuple[Backend | Held, int], ...] = tuple((one, one.weight) for one in route.backends)
+    heirs: list[tuple[Backend | Held, int]]
     waits: dict[str, Any] = {}
-    if route.held and not any(weight for _, weight in heirs):
-        heirs, waits = ((route.held, 100),), _waiting(route.held)
-    elif not any(weight for _, weight in heirs):
+    if any(backend.weight for backend in route.backends):
+        heirs = [(backend, backend.weight) for backend in route.backends]
+    elif route.held:
+        heirs, waits = [(route.held, 100)], _waiting(route.held)
+    else:
         # Envoy refuses a route whose weights are all zero.
         message = f"No version of {route.line} takes requests at the moment."
         return {**facts, **error_answer(503, message, "model_unavailable", "server_error")}
