@@ -36,7 +36,7 @@ DATA_FREE = ("int8:rtn", "int8-w8a16:rtn", "int4:rtn", "int4-asym:rtn", "fp8:rtn
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEYS, SHARDS = 2048, 5632, 22, 49152, 256, 8
 """TinyLlama's shapes, SmolLM2's vocabulary."""
 LARGE_DOCUMENTS = 7
-"""Of the calibration text, for the synthetic model; about 2,000 tokens."""
+"""Of the calibration text, for the synthetic model, where nothing else is asked for; about 2,000 tokens."""
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
@@ -118,6 +118,9 @@ def main() -> None:
     parser.add_argument("--no-small", action="store_true", help="leave SmolLM2 out, but for its tokenizer")
     parser.add_argument("--no-large", action="store_true", help="leave the synthetic model out")
     parser.add_argument("--no-quality", action="store_true", help="measure no distributions")
+    parser.add_argument(
+        "--documents", type=int, default=LARGE_DOCUMENTS, help="of the calibration text, for the synthetic model"
+    )
     parser.add_argument("--json", type=Path, help="write all rows here too")
     asked = parser.parse_args()
     entries = [entry.split(":", 1) for entry in asked.only or (*DATA_FREE, *asked.row)]
@@ -139,7 +142,7 @@ def main() -> None:
                 keep(measure("SmolLM2", source, name, how, scratch, quality=with_quality))
         if not asked.no_large:
             large = build(scratch / "large", tokenizer_of=asked.smollm2)
-            text = _short_text(scratch / "calibration.jsonl")
+            text = _short_text(scratch / "calibration.jsonl", asked.documents)
             with_quality = bool(asked.smollm2) and not asked.no_quality
             for name, how in entries:
                 if how in WITHOUT_DATA or asked.smollm2:
@@ -181,8 +184,8 @@ def measure(
     return row
 
 
-def _short_text(path: Path) -> Path:
-    documents = calibration_documents()[:LARGE_DOCUMENTS]
+def _short_text(path: Path, count: int) -> Path:
+    documents = calibration_documents()[:count]
     path.write_text("".join(f"{one.model_dump_json(exclude_defaults=True)}\n" for one in documents))
     return path
 

@@ -197,16 +197,19 @@ class Dossier(Answers):
 
     @property
     def quantized(self) -> str:
-        """What was done to the weights, in one sentence."""
+        """What was done to the weights, and what is to be known of its calibration."""
         if self.made is None:
             return "Nothing: the weights are as published."
         recipe, coverage = self.made.recipe, self.made.coverage
         things, bytes_of = recipe.counted
+        tokens = self.made.calibration_tokens
+        watched = f" Calibrated on {tokens:,} tokens." if tokens else ""
+        warned = f" Mind: {self.made.thin}" if self.made.thin else ""
         return (
             f"{coverage.found} of {coverage.planned} planned {things} "
             f"({coverage.share_of_linear_bytes:.1%} of {bytes_of}) to {recipe.weight_bits} bits by "
             f"{recipe.method}, {recipe.granularity}, activations {recipe.activation_bits} bits; "
-            f"{len(recipe.ignored)} other weights kept as published."
+            f"{len(recipe.ignored)} other weights kept as published.{watched}{warned}"
         )
 
     @property

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.quantize.methods import WITHOUT_DATA
+from tasks.quantize.methods import FITTING, WITHOUT_DATA
+from tasks.quantize.plan import Recipe
 from weighbridge.errors import CalibrationInvalid
 from weighbridge.settings import load_settings
 
@@ -27,6 +28,10 @@ BETWEEN_DOCUMENTS = re.compile(r"^====\n", re.MULTILINE)
 _TURN = re.compile(r"^(system|user|assistant):[ \t]*", re.MULTILINE)
 _SEED = 20
 """Of the order of documents, so that the first samples are as mixed as all of them."""
+TOKENS_PER_INPUT = 4
+"""GPTQ's authors watched 262,144 tokens for layers of up to 57,344 inputs (BLOOM-176B, arXiv:2210.17323)."""
+BYTES_PER_TOKEN = 3
+"""Of text, at most: the project's own has 3.2 with SmolLM2's small vocabulary."""
 FEWEST_WORDS, FEWEST_LETTERS = 10, 30
 """Of different words, and of different characters, in a whole text; fewer say nothing about a model's activations."""
 
@@ -76,6 +81,36 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
         raise _invalid(f"The calibration text has only {len(words)} different words", where)
     random.Random(_SEED).shuffle(documents)
     return tuple(documents)
+
+
+def tokens_wanted(recipe: Recipe, least: int) -> int:
+    """How many tokens a method watches where the text has as many.
+
+    Args:
+        recipe: of one that calibrates.
+        least: what it watches in any case.
+    """
+    return max(least, TOKENS_PER_INPUT * recipe.most_inputs) if recipe.method in FITTING else least
+
+
+def tokens_at_most(path: Path | None) -> int:
+    """An upper estimate of a text's tokens, from its size alone; `path` as for `calibration_documents`."""
+    return sum(file.stat().st_size for file in _files(path) if file.is_file()) // BYTES_PER_TOKEN
+
+
+def too_short(recipe: Recipe, tokens: int) -> str:
+    """What to tell of a calibration that says too little; nothing where it says enough.
+
+    Args:
+        recipe: what was calibrated.
+        tokens: that it watched.
+    """
+    if recipe.method not in FITTING or tokens >= recipe.most_inputs:
+        return ""
+    return (
+        f"{recipe.method} watched {tokens:,} tokens, fewer than the {recipe.most_inputs:,} inputs of the widest layer, "
+        f"and may be no nearer than rtn; name a text of {tokens_wanted(recipe, 0):,} tokens as quantize.calibration."
+    )
 
 
 def calibration_digest(method: str, path: Path | None) -> str:

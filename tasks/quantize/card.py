@@ -38,6 +38,7 @@ def write_card(
     recipe: Recipe | GgufRecipe,
     coverage: Coverage,
     versions: dict[str, str],
+    calibration_tokens: int,
 ) -> None:
     """Write the source's model card with a section on the quantization at its end; no time or path stands in it."""
     card = source / CARD
@@ -45,12 +46,14 @@ def write_card(
     things, bytes_of = recipe.counted
     origin = f"`{repo}` at commit `{commit}`" if commit else f"the folder `{repo}`"
     reasons = Counter(one.reason for one in recipe.ignored)
+    watched = f"{calibration_tokens:,} tokens of text" if calibration_tokens else "no text, it needs none"
     share = f"{coverage.share_of_linear_bytes:.1%}"
     kept = "; ".join(f"{count} because {reason}" for reason, count in reasons.items()) or "no other matrix"
     section = f"""
 ## Quantized by Weighbridge
 
 - What was done: `{recipe.scheme}`, {scheme(recipe.scheme).summary}; method `{recipe.method}`, {recipe.granularity}.
+- Calibrated on: {watched}.
 - From: {origin}.
 - Covered: {coverage.found} of {coverage.planned} planned {things}, {share} of {bytes_of}.
 - Kept as published: {kept}.

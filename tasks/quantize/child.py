@@ -45,7 +45,7 @@ def main(path: Path) -> int:
     try:
         # The process of a flow that was killed may be at it still: it ends when it next says how far it is.
         with full_disk_named(job.out), FileLock(job.out.parent / "writing.lock"):
-            method.quantize(job, layer_done)
+            tokens = method.quantize(job, layer_done)
     except WeighbridgeError as error:
         print(Message(layers_done=done, failure=Failure.of(error)).model_dump_json(), file=out, flush=True)
         return error.exit_status
@@ -55,6 +55,7 @@ def main(path: Path) -> int:
         layers_done=done,
         peak_rss_bytes=max(peak_rss_bytes(), programs.ru_maxrss * RSS_UNIT_BYTES),
         cpu_seconds=round(used.ru_utime + used.ru_stime + programs.ru_utime + programs.ru_stime, 3),
+        calibration_tokens=tokens,
         versions=deciding_versions(job.recipe.method),
     )
     print(last.model_dump_json(), file=out, flush=True)

@@ -75,8 +75,9 @@ class Message(BaseModel):
 
     layers_done: int
     peak_rss_bytes: int = 0
-    """0 until the end, as is the next."""
+    """0 until the end, as are the next."""
     cpu_seconds: float = 0
+    calibration_tokens: int = 0
     versions: dict[str, str] = {}
     """Of the packages that decided the bytes; empty until the end."""
     failure: Failure | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.quantize.calibration import tokens_wanted
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.methods import STREAMING
 from tasks.quantize.plan import Recipe
@@ -25,7 +26,7 @@ CALIBRATED_BYTES_PER_WEIGHT = 12
 CALIBRATED_SCRATCH_BYTES_PER_WEIGHT = 4
 """A changed weight waits on the disk as float32 until it is written."""
 SAMPLE_TOKENS, COPIES_OF_ACTIVATIONS = 32 * 512, 3
-"""Of the calibration text, whose hidden states go from layer to layer as float32 (methods/gptq.py)."""
+"""Least of the calibration text, whose hidden states go from layer to layer as float32 (methods/gptq.py)."""
 CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "float-quantized": 6.0}
 NANOSECONDS_PER_BYTE = 1.5
 """To read a byte, or to write and hash it, on a disk of 1 GB/s."""
@@ -68,12 +69,13 @@ class Needs(BaseModel):
         return f"{self.memory_bytes / GIB:.2f} GiB of memory, {self.disk_bytes / GIB:.2f} GiB of disk, about {minutes}"
 
 
-def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0) -> Needs:
+def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens: int = SAMPLE_TOKENS) -> Needs:
     """What a recipe takes.
 
     Args:
         recipe: from `plan`.
         companions_bytes: of the files that travel with the weights.
+        text_tokens: that the calibration text has at most, for methods that watch one.
     """
     if isinstance(recipe, GgufRecipe):
         return _needs_of_gguf(recipe, companions_bytes)
@@ -86,9 +88,11 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0) -> Needs:
         memory = STREAMING_IMPORTS_BYTES + BLOCK_BYTES_PER_VALUE * block
         computing = weights * CPU_NANOSECONDS_PER_WEIGHT[recipe.format]
     else:
-        memory = CALIBRATED_IMPORTS_BYTES + _calibrated_bytes(recipe)
+        tokens = max(SAMPLE_TOKENS, min(tokens_wanted(recipe, SAMPLE_TOKENS), text_tokens))
+        memory = CALIBRATED_IMPORTS_BYTES + _calibrated_bytes(recipe, tokens)
         scratch = CALIBRATED_SCRATCH_BYTES_PER_WEIGHT * weights
-        computing = weights * SLOWER_NANOSECONDS_PER_WEIGHT.get(recipe.method, CALIBRATED_NANOSECONDS_PER_WEIGHT)
+        each = SLOWER_NANOSECONDS_PER_WEIGHT.get(recipe.method, CALIBRATED_NANOSECONDS_PER_WEIGHT)
+        computing = weights * each * tokens / SAMPLE_TOKENS
     return Needs(
         memory_bytes=memory,
         disk_bytes=recipe.predicted_bytes + companions_bytes + scratch,
@@ -96,7 +100,7 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0) -> Needs:
     )
 
 
-def _calibrated_bytes(recipe: Recipe) -> int:
+def _calibrated_bytes(recipe: Recipe, tokens: int) -> int:
     """Of the largest decoder layer with its Hessians, the hidden states, and what is not quantized, as float32."""
     together = Counter[str]()
     for layer in recipe.layers:
@@ -104,7 +108,7 @@ def _calibrated_bytes(recipe: Recipe) -> int:
         block = _DECODER_LAYER.match(layer.name)
         together[block[0] if block else layer.name] += CALIBRATED_BYTES_PER_WEIGHT * rows * columns + 4 * columns**2
     hidden = min(layer.shape[1] for layer in recipe.layers)
-    states = SAMPLE_TOKENS * COPIES_OF_ACTIVATIONS * 4 * hidden
+    states = tokens * COPIES_OF_ACTIVATIONS * 4 * hidden
     return max(together.values()) + states + 2 * recipe.kept_bytes
 
 

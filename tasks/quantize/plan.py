@@ -65,6 +65,11 @@ class Recipe(BaseModel):
         return f"groups of {self.group_size}" if self.group_size else "one scale a row"
 
     @property
+    def most_inputs(self) -> int:
+        """Columns of the widest planned layer."""
+        return max(layer.shape[1] for layer in self.layers)
+
+    @property
     def predicted_bytes(self) -> int:
         """Of the weight files that will be written."""
         tensors = (tensor for layer in self.layers for tensor in self.expected(layer))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
 from registry.store.artifact import sync, sync_one
-from tasks.quantize.calibration import calibration_digest
+from tasks.quantize.calibration import calibration_digest, tokens_at_most, too_short
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.folders import require_finite, tidy, weights_only
@@ -54,8 +54,15 @@ class Record(BaseModel):
     """Of the quantizing process, its imports included."""
     peak_rss_bytes: int
     """Of the quantizing process."""
+    calibration_tokens: int = 0
+    """Of calibration text that the method watched; 0 where it reads none."""
     needs: Needs | None = None
     """What was said before it started."""
+
+    @property
+    def thin(self) -> str:
+        """What to tell of a calibration text that was too short; nothing where it was not."""
+        return too_short(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
 
 
 @dataclass(frozen=True)
@@ -220,10 +227,10 @@ def plan_of(
     return plan_gguf(source, scheme, name)
 
 
-def needs_of(source: Path, recipe: Recipe | GgufRecipe) -> Needs:
+def needs_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Path | None = None) -> Needs:
     """What quantizing a release takes: the recipe's needs and the files that travel with the weights."""
     others = (file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
-    return needs(recipe, companions_bytes=sum(others))
+    return needs(recipe, companions_bytes=sum(others), text_tokens=tokens_at_most(calibration))
 
 
 def _prove(recipe: Recipe | GgufRecipe, out: Path, source: Path) -> Coverage:
@@ -238,7 +245,7 @@ def _build(work: _Work, staging: Path) -> Record:
     started = time.monotonic()
     recipe, out = work.recipe, staging / MODEL
     work.report(0, work.units)
-    needed = needs_of(work.source, recipe)
+    needed = needs_of(work.source, recipe, work.calibration)
     logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, needed)
     there = begin(staging, work.identity)
     require_room(staging, needed.disk_bytes - there, f"{work.name} as {recipe.scheme}")
@@ -261,17 +268,28 @@ def _build(work: _Work, staging: Path) -> Record:
     copy_companions(work.source, out)
     versions = {**last.versions, "weighbridge": __version__}
     write_card(
-        work.source, out, repo=work.name, commit=work.commit, recipe=recipe, coverage=coverage, versions=last.versions
+        work.source,
+        out,
+        repo=work.name,
+        commit=work.commit,
+        recipe=recipe,
+        coverage=coverage,
+        versions=last.versions,
+        calibration_tokens=last.calibration_tokens,
     )
-    return Record(
+    record = Record(
         recipe=recipe,
         coverage=coverage,
         versions=versions,
         seconds=round(time.monotonic() - started, 3),
         cpu_seconds=last.cpu_seconds,
         peak_rss_bytes=last.peak_rss_bytes,
+        calibration_tokens=last.calibration_tokens,
         needs=needed,
     )
+    if record.thin:
+        logger.warning("%s as %s: %s", work.name, recipe.scheme, record.thin)
+    return record
 
 
 def _hashes(staging: Path, work: _Work) -> dict[str, str]:

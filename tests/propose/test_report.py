@@ -123,9 +123,13 @@ def test_what_was_quantized_and_what_was_kept_is_told(plan: Line, source: Source
         seconds=42,
         cpu_seconds=70,
         peak_rss_bytes=2**30,
+        calibration_tokens=2_048,
     )
     dossier = Dossier(plan, source, passed, None, made)
     text = " ".join(Page(make_report(dossier)).text.split())
     assert "210 of 210 planned Linear layers (99.8% of Linear weight bytes) to 4 bits by gptq, groups of 64" in text
     assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
     assert "210 of 210 planned Linear layers" in make_card(dossier)
+    assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
+    thin = Dossier(plan, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
+    assert "Mind: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(thin)

@@ -106,12 +106,13 @@ def run(name: str, folder: Path, release: Path, published: torch.Tensor) -> dict
         done += 1
 
     try:
-        importlib.import_module(f"tasks.quantize.methods.{method}").quantize(job, layer_done)
+        tokens = importlib.import_module(f"tasks.quantize.methods.{method}").quantize(job, layer_done)
     except WeighbridgeError as error:
         return {"error": error.code, "what": error.what, "left": left(job)}
     now = logits(job.out)
     return {
         "layers_done": done,
+        "tokens": tokens,
         "recipe": recipe.model_dump(mode="json"),
         "finite": bool(now.isfinite().all()),
         "moved": float((now - published).norm() / published.norm()),

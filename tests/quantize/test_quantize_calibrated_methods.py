@@ -109,6 +109,11 @@ def test_methods_that_scale_change_norms_and_nothing_else(calibrated, name):
     assert all("layernorm" in tensor for tensor in changed)
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("rtn-int4", 0), ("gptq-int4", 1024), ("awq-int4", 1024)])
+def test_a_method_says_how_much_text_it_watched(calibrated, name, tokens):
+    assert calibrated.told[name]["tokens"] == tokens
+
+
 def test_same_release_and_text_give_the_same_bytes(calibrated):
     assert _bits(calibrated.model("gptq-int4")) == _bits(calibrated.model("gptq-int4-again"))
 

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.quantize.calibration import calibration_documents, token_samples
+from tasks.quantize.calibration import calibration_documents, token_samples, tokens_at_most, tokens_wanted, too_short
+from tasks.quantize.plan import Recipe
+from tasks.quantize.targets import Layer
 from weighbridge.errors import CalibrationInvalid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,3 +159,44 @@ def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path):
     file.write_text(TEXT)
     with pytest.raises(CalibrationInvalid, match="only 1 different tokens"):
         token_samples(Unknown(), calibration_documents(file), samples=4, sample_tokens=50)
+
+
+def _wide(method: str, inputs: int) -> Recipe:
+    layer = Layer(name="down", shape=(8, inputs), dtype="BF16", source_bytes=16 * inputs)
+    return Recipe(
+        scheme="int4",
+        method=method,
+        format="pack-quantized",
+        weight_bits=4,
+        activation_bits=16,
+        group_size=128,
+        layers=(layer,),
+        ignored=(),
+        kept_bytes=0,
+    )
+
+
+@pytest.mark.parametrize("method", ["gptq", "smoothquant_gptq"])
+def test_a_method_that_fits_errors_to_inputs_wants_several_tokens_for_each(method):
+    assert tokens_wanted(_wide(method, 1536), 16_384) == 16_384
+    assert tokens_wanted(_wide(method, 28_672), 16_384) == 114_688
+
+
+def test_a_method_that_does_not_wants_no_more():
+    assert tokens_wanted(_wide("awq", 28_672), 4_096) == 4_096
+
+
+def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do():
+    told = too_short(_wide("gptq", 28_672), 23_040)
+    assert "23,040 tokens, fewer than the 28,672 inputs" in told
+    assert "a text of 114,688 tokens as quantize.calibration" in told
+    assert too_short(_wide("gptq", 14_336), 23_040) == too_short(_wide("awq", 28_672), 4_096) == ""
+
+
+def test_a_texts_tokens_are_not_underestimated(tmp_path):
+    """Held against bytes as tokens would be, the coarsest tokenizer there is, it may be; a real one makes fewer."""
+    file = tmp_path / "own.txt"
+    file.write_text(TEXT * 100)
+    assert len(TEXT.split()) * 100 < tokens_at_most(file) < len(TEXT) * 100
+    assert tokens_at_most(None) >= 23_000, "the project's own, which SmolLM2's tokenizer makes 23,000 of"
+    assert tokens_at_most(tmp_path / "missing.txt") == 0

@@ -45,6 +45,15 @@ def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name):
     assert large.seconds > 200 * small.seconds
 
 
+def test_what_is_watched_longer_takes_longer():
+    recipe = _recipe(28672, 8192, 2).model_copy(update={"method": "gptq"})
+    little, much = (needs(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
+    assert much.seconds == pytest.approx(7 * little.seconds, rel=0.05), "4 × 28,672 tokens, not a million"
+    assert much.memory_bytes > little.memory_bytes
+    other = recipe.model_copy(update={"method": "awq"})
+    assert needs(other, text_tokens=1_000_000) == needs(other, text_tokens=16_384)
+
+
 def test_what_was_promised_held(int8):
     from tasks.quantize import record_of
 

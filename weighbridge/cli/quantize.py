@@ -55,7 +55,7 @@ def quantize(
     choice = _choice(recipe_file)
     method = method or (choice.methods[0] if choice.methods else None)
     recipe = plan_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
-    needed = needs_of(folder, recipe)
+    needed = needs_of(folder, recipe, calibration)
     if dry_run:
         _show_plan(recipe, needed, as_json)
         return
@@ -199,6 +199,8 @@ def _show_record(record: Record, place: str, as_json: bool) -> None:
         f"{coverage.share_of_linear_bytes:.1%} of Linear bytes, {coverage.written_bytes / GIB:.2f} GiB; "
         f"{record.seconds:.0f} s, {record.cpu_seconds:.0f} CPU-s, {record.peak_rss_bytes / GIB:.2f} GiB of memory."
     )
+    if record.thin:
+        note("quantize", record.thin)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
 """Ways to find the rounded numbers, one file each; a scheme names those that suit it.
 
-A method is a function `quantize(job, layer_done)`; it runs in a process of its own (`tasks/quantize/child.py`)
-and may import what it likes.
+A method is a function `quantize(job, layer_done)` that returns how many tokens of calibration text it watched; it runs
+in a process of its own (`tasks/quantize/child.py`) and may import what it likes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ STREAMING = ("rtn",)
 
 WITHOUT_DATA = (*STREAMING, "ggml")
 """Methods that read no calibration text."""
+
+
+FITTING = ("gptq", "smoothquant_gptq")
+"""Methods that fit a layer's errors to how its inputs hang together, which fewer tokens than inputs do not tell."""
 
 
 def method_names() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.processor import has_fast_bf16
-from tasks.quantize.calibration import calibration_documents, token_samples
+from tasks.quantize.calibration import calibration_documents, token_samples, tokens_wanted
 from tasks.quantize.job import Job
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.methods._writing import DTYPES, write_weights
@@ -50,16 +51,20 @@ def calibrate(
     sample_tokens: int,
     observer: str | None,
     smooths: bool = False,
-) -> None:
+) -> int:
     """Quantize a release by llm-compressor's modifiers and write it.
 
     Args:
         job: its `companions` hold the tokenizer.
         layer_done: called for each planned layer, a decoder layer's all at once.
         modifiers: makes them from the scheme and the names to ignore.
-        samples, sample_tokens: how much calibration text; less where the text is shorter.
+        samples, sample_tokens: how much calibration text; less where the text is shorter, more where `tokens_wanted`
+            says so.
         observer: llm-compressor's name of what finds the scales' range; None where the modifiers find it.
         smooths: whether the modifiers change weights that are not planned, such as norms.
+
+    Returns:
+        Tokens of calibration text that were watched.
 
     Raises:
         CalibrationInvalid: no text, or none that the tokenizer makes sense of.
@@ -71,6 +76,7 @@ def calibrate(
     tokenizer = load_tokenizer(job)
     where = str(job.calibration or "")
     documents = calibration_documents(job.calibration)
+    samples = ceil(tokens_wanted(plan, samples * sample_tokens) / sample_tokens)
     cut = token_samples(tokenizer, documents, samples=samples, sample_tokens=sample_tokens, where=where)
     quantization = scheme(plan.scheme).compressed_tensors(plan.group_size)
     scratch = scratch_of(job)
@@ -87,6 +93,7 @@ def calibrate(
         pack = partial(compressor.compress, scheme=quantization)
         write_weights(plan, job.source, job.out, model, pack, smooths=smooths)
         write_config(job.source, job.out, plan)
+        return sum(map(len, cut))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -28,8 +28,8 @@ STEPS_ON_GPU = 200
 STEPS_ON_CPU = 20
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
-    """Write the job's quantized weights and its `config.json`.
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
+    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
@@ -42,7 +42,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> None:
         )
     _let_it_work_from_the_disk(scratch_of(job))
     on_gpu = torch.cuda.is_available()
-    calibrate(
+    return calibrate(
         job,
         layer_done,
         lambda quantization, ignore: [

@@ -23,14 +23,14 @@ GRID = 10
 OBSERVER = "imatrix_mse"
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
-    """Write the job's quantized weights and its `config.json`.
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
+    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
     """
     _pin_nothing_without_a_gpu()
-    calibrate(
+    return calibrate(
         job,
         layer_done,
         lambda quantization, ignore: [

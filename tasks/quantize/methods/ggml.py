@@ -33,13 +33,16 @@ _OF_READER = ("GGUF.", "general.architecture")
 _FILE_TYPE, _VERSION = "general.file_type", "general.quantization_version"
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     """Write the job's GGUF and its `config.json`.
 
     Args:
         job: what to do; the tokenizer is `job.companions`'.
         layer_done: called after each tensor that is quantized: once it is converted or once it is written, half of
             them each.
+
+    Returns:
+        0: it watches no text.
     """
     assert isinstance(job.recipe, GgufRecipe)
     steps = _Steps(job.recipe, layer_done)
@@ -50,6 +53,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> None:
     rewrite(read_gguf(converted), job.out / GGUF_FILE, job.recipe, steps.written)
     converted.unlink()
     shutil.copyfile(job.source / "config.json", job.out / "config.json")
+    return 0
 
 
 def rewrite(source: GgufFile, out: Path, recipe: GgufRecipe, written: Callable[[], None]) -> None:

@@ -19,13 +19,13 @@ SAMPLE_TOKENS = 512
 OBSERVER = "imatrix_mse"
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
-    """Write the job's quantized weights and its `config.json`.
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
+    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
     """
-    calibrate(
+    return calibrate(
         job,
         layer_done,
         lambda quantization, ignore: [GPTQModifier(config_groups={"group_0": quantization}, ignore=ignore)],

@@ -20,12 +20,15 @@ from tasks.quantize.shards import Finished, Shard, ShardWriter, plan_shards, wri
 from tasks.quantize.tensors import INDEX, Tensor, not_finite, opened, read_part
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     """Write the job's quantized weights and its `config.json`; files that an earlier process finished are kept.
 
     Args:
         job: what to do; `job.source` holds the weights and `config.json` and nothing else.
         layer_done: called after each layer.
+
+    Returns:
+        0: it watches no text.
 
     Raises:
         QuantizationFailed: the source holds a value that is infinite or not a number, or ends too early.
@@ -48,6 +51,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> None:
     if (job.source / INDEX).is_file():
         write_index(job.out, shards)
     write_config(job.source, job.out, recipe)
+    return 0
 
 
 def _remove_strangers(out: Path, finished: Finished) -> None:

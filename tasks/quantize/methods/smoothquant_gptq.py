@@ -19,13 +19,13 @@ from tasks.quantize.methods.gptq import OBSERVER, SAMPLE_TOKENS, SAMPLES
 STRENGTH = 0.8
 
 
-def quantize(job: Job, layer_done: Callable[[], None]) -> None:
-    """Write the job's quantized weights and its `config.json`.
+def quantize(job: Job, layer_done: Callable[[], None]) -> int:
+    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
     """
-    calibrate(
+    return calibrate(
         job,
         layer_done,
         lambda quantization, ignore: [
