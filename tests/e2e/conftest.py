@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from e2e_support import Road, answers, wait_for
+from e2e_support import Road, answers
 
 from examples import damage, smollm2
 from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 from weighbridge.settings import load_settings
 
 

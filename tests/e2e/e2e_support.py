@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,15 +100,6 @@ class Road:
     def key(self) -> str:
         """API key of the gateway."""
         return Gateway(self.settings).key()
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """Poll until something is so."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.2)
-    return found
 
 
 def answers(url: str) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from e2e_support import Road, wait_for
+from e2e_support import Road
 
 from examples.load import Load
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.processor import processor_features
 from tasks.serve.fleet.local import LocalFleet
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
-from e2e_support import LINE, Road, wait_for
+from e2e_support import LINE, Road
 
 from examples.load import Load
 from registry import accounts
@@ -22,6 +22,7 @@ from registry.records import CandidateRecord, ReleaseRecord
 from registry.store import Store
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

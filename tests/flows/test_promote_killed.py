@@ -26,6 +26,7 @@ from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tests.support.ports import free_ports
 from tests.support.postgres import postgres, postgres_programs
+from tests.support.waiting import wait_for
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.settings import Settings, load_settings
 from weighbridge.stack.services import Service, services
@@ -78,7 +79,7 @@ def settings(database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         for one in parts:
             supervisor.run(one.program)
         for one in parts:
-            wait_for(one, found)
+            wait_for_service(one, found)
         yield found
     finally:
         supervisor.shut_down()
@@ -183,11 +184,11 @@ def log_of(settings: Settings) -> str:
     return (settings.logs_folder / "reconciler.log").read_text(errors="replace")[-3000:]
 
 
-def wait_for(service: Service, settings: Settings) -> None:
+def wait_for_service(service: Service, settings: Settings) -> None:
     """Until it answers; MLflow and Prefect both make their tables at the same time, on cores that others use too."""
-    deadline = time.monotonic() + 400
-    while not service.healthy():
-        if time.monotonic() > deadline:
-            logs = {file.name: file.read_text(errors="replace")[-3000:] for file in settings.logs_folder.glob("*.log")}
-            pytest.fail(f"{service.name} is not healthy: {Supervisor(settings).state(service.name)}, {logs}")
-        time.sleep(0.3)
+
+    def told() -> str:
+        logs = {file.name: file.read_text(errors="replace")[-3000:] for file in settings.logs_folder.glob("*.log")}
+        return f"{service.name} is not healthy: {Supervisor(settings).state(service.name)}, {logs}"
+
+    wait_for(service.healthy, told, seconds=400)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +26,7 @@ from tasks.serve import step
 from tasks.serve.approval import check_production, hold
 from tests.support.mlflow_server import MlflowServer
 from tests.support.recorded_prefect import RecordedPrefect
+from tests.support.waiting import wait_for
 from weighbridge.errors import ApprovalRefused, ArtifactDamaged, StoreUnreachable, VersionUnknown
 from weighbridge.line import Approval, Line
 from weighbridge.settings import Settings, load_settings
@@ -384,10 +385,3 @@ def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State
     assert wanted is not None and wanted.version == 1
     with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
         scene.hold(wanted)
-
-
-def wait_for(true: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

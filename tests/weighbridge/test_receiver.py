@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from registry.webhooks import DELIVERY, SIGNATURE, TIMESTAMP, Keys, _signature
 from tests.support.mlflow_server import MlflowServer, answers
 from tests.support.ports import free_port
 from tests.support.recorded_prefect import RecordedPrefect
+from tests.support.waiting import wait_for
 from weighbridge.settings import project_root
 
 pytestmark = pytest.mark.timeout(400)
@@ -167,10 +168,3 @@ def test_while_prefect_is_down_mlflow_is_asked_to_try_again(stack: Stack) -> Non
     stack.prefect.broken = False
     wait_for(lambda: stack.runs() == 1, stack.log.read_text)
     assert stack.deliver("d1").status_code == 202
-
-
-def wait_for(true: Callable[[], bool], told: Callable[[], str], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.05)

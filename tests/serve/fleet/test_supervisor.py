@@ -3,12 +3,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
 import psutil
 import pytest
 
 from tasks.serve.fleet.supervisor import Program, Supervisor
+from tests.support.waiting import wait_for
 from weighbridge.errors import StackDown
 from weighbridge.settings import load_settings
 
@@ -30,14 +30,6 @@ def sleeper(supervisor, name="sleeper", **environment):
         folder=supervisor.folder,
         log=supervisor.log.with_name(f"{name}.log"),
     )
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def running(supervisor, name="sleeper"):

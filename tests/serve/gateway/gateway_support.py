@@ -6,7 +6,6 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import httpx
 
 from tasks.serve.gateway import Backend, Gateway
 from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 from weighbridge.settings import Settings
 
 
@@ -127,7 +127,7 @@ class Running:
         self.gateway.bootstrap()
         with self.envoy_log.open("w") as log:
             self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=log)
-        wait_until(self.gateway.health)
+        wait_for(self.gateway.health)
 
     def stop(self) -> None:
         self.client.close()
@@ -147,14 +147,6 @@ class Running:
 
     def chat(self, model: str) -> httpx.Response:
         return self.ask("/v1/chat/completions", {"model": model, "messages": []})
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
-    """Poll until something is so."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
-        time.sleep(0.05)
 
 
 def make_gateway(home: Path) -> Gateway:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_support import FakeEngine, Running, wait_until
+from gateway_support import FakeEngine, Running
 
 from tasks.serve.gateway import Backend, Limits
 from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 from weighbridge.files import read_yaml
 
 MONITORING = Path(__file__).parents[3] / "examples" / "monitoring"
@@ -44,7 +45,7 @@ def told(running: Running) -> dict[str, set[str]]:
             text = httpx.get(url, trust_env=False).text
             return all(f'status="{status}"' in text for status in (200, 429, 503))
 
-        wait_until(all_there)
+        wait_for(all_there)
     finally:
         fake.stop()
     found: dict[str, set[str]] = defaultdict(set)

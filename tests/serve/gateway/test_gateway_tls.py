@@ -12,10 +12,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from gateway_support import Running, wait_until
+from gateway_support import Running
 
 from tasks.serve.gateway import Gateway
 from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings
 
@@ -76,7 +77,7 @@ def test_clients_speak_tls_and_plain_http_is_no_answer(running: Running) -> None
 def test_a_renewed_certificate_is_taken_without_a_restart(running: Running) -> None:
     assert serial(running) == 1000
     issue(running.gateway.settings.home, 2000)
-    wait_until(lambda: serial(running) == 2000)
+    wait_for(lambda: serial(running) == 2000)
     assert running.ask("/v1/models").status_code == 200
 
 

@@ -14,6 +14,7 @@ from examples.load import Load
 from tasks.serve.fleet.local import plan_engine
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.steps import roll_out
+from tests.support.waiting import wait_for
 from weighbridge.errors import RolloutAborted
 
 GIVEN = {"steps": [10, 50, 100], "hold_seconds": 2, "max_hold_seconds": 30}
@@ -85,10 +86,7 @@ def start_mover(new):
 
 def wait_for_weight(gateway, version, weight):
     # A process that begins to move traffic imports scipy first: a minute, where others keep the processors busy.
-    deadline = time.monotonic() + 150
-    while weights(gateway).get(version) != weight:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: weights(gateway).get(version) == weight, lambda: f"{weights(gateway)}", seconds=150)
 
 
 def kill_when(gateway, version, weight, kill):
