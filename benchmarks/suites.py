@@ -1,7 +1,8 @@
 """How the general suites tell SmolLM2 from its own quantizations and from the damaged release: docs/verdict.md.
 
 Run `python -m benchmarks.suites`: ten minutes on two cores the first time, then seconds, for scores are kept in the
-installation's own book. No stack is needed.
+installation's own book. No stack is needed. Behind each outcome stands how many of 100 candidates pass that gain and
+lose each item with the shares seen here: what the next release of the same worth would meet.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from examples import damage, smollm2
 from registry.store import Artifact, Store
 from tasks.evaluate.harness import GeneralScoring, score_suites, scorer_name
+from tasks.evaluate.paired import lower_bound
 from tasks.evaluate.scores import ScoreBook, SuiteScores
 from tasks.evaluate.suites import find_suite
 from tasks.evaluate.verdict import judge_suite
@@ -22,6 +26,7 @@ from weighbridge.line import Line
 LINE = "smollm2"
 SHELF = "benchmark"
 """Artifacts made here are kept apart from those of a real release, whose commit they do not know."""
+DRAWS = 2000
 SCHEMES = ("int8", "int8-w8a16", "int4")
 
 
@@ -44,9 +49,18 @@ def main() -> None:
             assert result.estimate is not None and result.low is not None and result.high is not None
             flips = f"+{result.gained}, −{result.lost}"
             interval = f"{result.low:+.1%} to {result.high:+.1%}"
-            cells.append(f"{result.estimate:+.1%} ({interval}) {flips}: {result.outcome}")
+            share = passing_share(result.gained, result.lost, len(reference[number].items), margin, plan.confidence)
+            cells.append(f"{result.estimate:+.1%} ({interval}) {flips}: {result.outcome} ({100 * share:.1f})")
         base = reference[number]
         print(f"| {suite} ({len(base.items)}) | {margin} | {base.mean:.1%} | {' | '.join(cells)} |")
+
+
+def passing_share(gained: int, lost: int, items: int, margin: float, confidence: float) -> float:
+    """Share of suites of as many items that pass, where each is gained or lost with the shares seen."""
+    shares = np.array([gained, lost, items - gained - lost]) / items
+    drawn, counts = np.unique(np.random.default_rng(0).multinomial(items, shares, DRAWS), axis=0, return_counts=True)
+    lows = [lower_bound(int(plus), int(minus), items, confidence) for plus, minus, _ in drawn]
+    return float(counts[np.array(lows) > -margin].sum() / DRAWS)
 
 
 def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteScores]:
