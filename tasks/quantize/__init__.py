@@ -9,7 +9,8 @@ from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.needs import Needs
 from tasks.quantize.plan import Recipe
 from tasks.quantize.published import Published, published
-from tasks.quantize.run import Record, quantize, quantize_folder, record_of
+from tasks.quantize.record import Record, record_of
+from tasks.quantize.run import quantize, quantize_folder
 from tasks.quantize.schemes import Scheme, scheme, scheme_names
 
 __all__ = [

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
 from registry.store.artifact import sync, sync_one
-from tasks.quantize.calibration import calibration_digest, tokens_at_most, too_short
+from tasks.quantize.calibration import calibration_digest, tokens_at_most
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.folders import require_finite, tidy, weights_only
@@ -27,6 +26,7 @@ from tasks.quantize.needs import Needs, needs, require_memory
 from tasks.quantize.plan import Recipe, plan
 from tasks.quantize.process import follow
 from tasks.quantize.published import require_sound
+from tasks.quantize.record import Record
 from tasks.quantize.schemes import Scheme
 from tasks.quantize.schemes import scheme as scheme_of
 from tasks.quantize.shards import Finished
@@ -38,31 +38,6 @@ from weighbridge.settings import load_settings
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-
-
-class Record(BaseModel):
-    """What the store keeps beside a quantized artifact; not part of its digest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    recipe: Recipe | GgufRecipe
-    coverage: Coverage
-    versions: dict[str, str]
-    seconds: float
-    """On the clock, for the whole step."""
-    cpu_seconds: float
-    """Of the quantizing process, its imports included."""
-    peak_rss_bytes: int
-    """Of the quantizing process."""
-    calibration_tokens: int = 0
-    """Of calibration text that the method watched; 0 where it reads none."""
-    needs: Needs | None = None
-    """What was said before it started."""
-
-    @property
-    def thin(self) -> str:
-        """What to tell of a calibration text that was too short; nothing where it was not."""
-        return too_short(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
 
 
 @dataclass(frozen=True)
@@ -195,12 +170,6 @@ def quantize_folder(
         sync_one(out.parent)
     work.report(work.units, work.units)
     return record
-
-
-def record_of(artifact: Artifact, store: Store | None = None) -> Record | None:
-    """How an artifact was quantized; None for a release as published."""
-    facts = (store or Store()).facts(artifact)
-    return Record.model_validate(facts) if "recipe" in facts else None
 
 
 def plan_of(

@@ -1,0 +1,43 @@
+"""How an artifact was quantized, as the store keeps it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.store import Artifact, Store
+from tasks.quantize.calibration import too_short
+from tasks.quantize.coverage import Coverage
+from tasks.quantize.gguf import GgufRecipe
+from tasks.quantize.needs import Needs
+from tasks.quantize.plan import Recipe
+
+
+class Record(BaseModel):
+    """What the store keeps beside a quantized artifact; not part of its digest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe | GgufRecipe
+    coverage: Coverage
+    versions: dict[str, str]
+    seconds: float
+    """On the clock, for the whole step."""
+    cpu_seconds: float
+    """Of the quantizing process, its imports included."""
+    peak_rss_bytes: int
+    """Of the quantizing process."""
+    calibration_tokens: int = 0
+    """Of calibration text that the method watched; 0 where it reads none."""
+    needs: Needs | None = None
+    """What was said before it started."""
+
+    @property
+    def thin(self) -> str:
+        """What to tell of a calibration text that was too short; nothing where it was not."""
+        return too_short(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
+
+
+def record_of(artifact: Artifact, store: Store | None = None) -> Record | None:
+    """How an artifact was quantized; None for a release as published."""
+    facts = (store or Store()).facts(artifact)
+    return Record.model_validate(facts) if "recipe" in facts else None
