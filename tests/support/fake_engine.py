@@ -1,6 +1,7 @@
 """A tiny OpenAI-compatible server whose behaviour is chosen by flags: what an engine looks like from outside.
 
-Run `python tests/support/fake_engine.py PORT [--answer TEXT] [--status N] [--delay SECONDS] [--die-on-first] [--cut]`.
+Run `python tests/support/fake_engine.py PORT [--answer TEXT] [--status N] [--delay SECONDS] [--die-on-first] [--cut]
+[--die-starting SECONDS]`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--die-on-first", action="store_true")
     parser.add_argument("--cut", action="store_true", help="close the connection in the middle of each stream")
+    parser.add_argument("--die-starting", type=float, help="end after so long, before a port is opened")
     options = parser.parse_args()
+    if options.die_starting:
+        time.sleep(options.die_starting)
+        raise SystemExit("ImportError: libcudart.so.13: no such file")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
 from tasks.serve.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
+from tasks.serve.fleet.ready import answers, wait_ready
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tasks.serve.memory import check_before_start, note_after_start, planned_rows
@@ -165,7 +165,8 @@ class LocalFleet:
         Raises:
             EngineFailed: it does not become ready or answers its first requests wrongly.
         """
-        self._wait_ready(one, tell)
+        patience = engine(one.plan.engine).ready_seconds
+        wait_ready(one.name, one.health_url, lambda: self.state(one), self.log(one), patience, tell)
         prove(one.url, one.plan, tell)
 
     def _compare(self, line: Line, one: RunningEngine, reference: Reference, tell: Callable[[str], None]) -> None:
@@ -255,7 +256,7 @@ class LocalFleet:
     def is_warm(self, one: RunningEngine) -> bool:
         """Whether it can take traffic at once: its process runs and answers."""
         state = self.state(one)
-        return state is not None and state.state in ("RUNNING", "STARTING") and _healthy(one.health_url)
+        return state is not None and state.state in ("RUNNING", "STARTING") and answers(one.health_url)
 
     def _trial_mark(self, one: RunningEngine) -> Path:
         return self._folder / one.name / "trial"
@@ -263,27 +264,6 @@ class LocalFleet:
     def log(self, one: RunningEngine) -> Path:
         """The engine's log."""
         return self._settings.logs_folder / f"{one.name}.log"
-
-    def _wait_ready(self, one: RunningEngine, tell: Callable[[str], None]) -> None:
-        patience = engine(one.plan.engine).ready_seconds
-        start = time.monotonic()
-        told = 0.0
-        while (waited := time.monotonic() - start) < patience:
-            state = self.state(one)
-            if state is None or state.state in ("FATAL", "EXITED", "STOPPED"):
-                break
-            if _healthy(one.health_url):
-                tell(f"{one.name} is up after {waited:.0f} s")
-                return
-            if waited - told >= 10:
-                told = waited
-                tell(f"{one.name} is starting, {waited:.0f} s")
-            time.sleep(0.25)
-        raise EngineFailed(
-            f"{one.name} did not become ready within {time.monotonic() - start:.0f} s.{_last_lines(self.log(one))}",
-            "Read its log for the cause; production is untouched.",
-            where=str(self.log(one)),
-        )
 
     def _free_port(self) -> int:
         taken = {one.port for one in self.engines()}
@@ -310,15 +290,3 @@ def port_is_free(host: str, port: int) -> bool:
 
 def _name(line: str, artifact: Artifact, plan: EnginePlan) -> str:
     return f"engine-{line}-{artifact.short}-{plan.digest[:6]}"
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _last_lines(log: Path, count: int = 3) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.is_file() else []
-    return f" Its last words: {' / '.join(lines[-count:])[-500:]}" if lines else ""

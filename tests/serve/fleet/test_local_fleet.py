@@ -57,6 +57,12 @@ def test_an_engine_that_does_not_start_shows_its_last_words(fleet, settings):
     assert fleet.engines() == []
 
 
+def test_an_engine_that_ends_again_and_again_is_given_up_before_its_time_is_over(fleet, settings):
+    with pytest.raises(EngineFailed, match=r"ended 2 times before it answered, within .* Its last words: .*libcudart"):
+        fleet.ensure(make_line(**{"die-starting": 1.2}), make_artifact(settings))
+    assert fleet.engines() == []
+
+
 def test_damaged_weights_are_never_started(fleet, settings):
     artifact = make_artifact(settings)
     (Store(settings.store_folder).path(artifact) / "config.json").write_text("{}")
