@@ -66,7 +66,7 @@ def unproven(fleet, settings, **flags):
     line = make_line(**flags)
     engine = fleet._register(line, make_artifact(settings, f"unproven {flags}"), plan_engine(line))
     fleet._start(engine)
-    fleet._wait_ready(engine, lambda _: None)
+    wait_for(lambda: fleet.is_warm(engine), "the engine")
     return engine
 
 
