@@ -164,6 +164,8 @@ class Settings(BaseSettings):
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "PREFECT_LOCAL_STORAGE_PATH": str(self.home / "prefect" / "results"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Seconds; a run of which nothing is heard is called crashed (automations.yaml).
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "HF_ENDPOINT": self.hf_endpoint,
             "HF_HUB_DISABLE_TELEMETRY": "1",

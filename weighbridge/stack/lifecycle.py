@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import psutil
@@ -23,11 +19,8 @@ from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeErr
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import line_names
 from weighbridge.settings import Settings
+from weighbridge.stack.deploy import Tell, deploy
 from weighbridge.stack.services import POOL, Service, services
-
-Tell = Callable[[str, str], None]
-"""Called with a service's name and what has become of it."""
-
 
 NO_SECRETS = dict.fromkeys((accounts.USERNAME, accounts.PASSWORD, accounts.ADMIN_PASSWORD), "")
 """What everything that supervisord starts would inherit from the shell that typed `up`."""
@@ -89,7 +82,7 @@ def _bring_up(settings: Settings, tell: Tell) -> None:
         Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: tell("mlflow", text))
     for service in wanted:
         if service.name == "worker":
-            _deploy(settings, tell)
+            deploy(settings, tell)
             supervisor.run(service.program)
             _wait_worker(settings, service, tell)
     _warm_engines(settings, tell)
@@ -214,30 +207,6 @@ def _wait_all(supervisor: Supervisor, wanted: list[Service], tell: Tell) -> None
                     where=str(service.program.log),
                 )
         time.sleep(0.3)
-
-
-def _deploy(settings: Settings, tell: Tell) -> None:
-    """Make the work pool and the deployments of prefect.yaml known to the server; skipped when nothing changed."""
-    marker = settings.home / "prefect" / "deployed.json"
-    described = settings.root / "prefect.yaml"
-    stamp = {"text": described.read_text(), "server": settings.prefect_url, "pool": POOL}
-    if marker.is_file() and json.loads(marker.read_text()) == stamp:
-        return
-    environment = {**os.environ, **settings.as_environment(), **settings.library_environment()}
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    for command in (
-        [prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite"],
-        [prefect, "--no-prompt", "deploy", "--all"],
-    ):
-        done = subprocess.run(command, cwd=settings.root, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise StackFailed(
-                f"`{' '.join(command[1:])}` failed: {(done.stdout + done.stderr).strip()[-600:]}",
-                "Correct prefect.yaml and run `weighbridge up` again.",
-                where=str(described),
-            )
-    marker.write_text(json.dumps(stamp))
-    tell("prefect", "deployments of prefect.yaml are known")
 
 
 def _wait_worker(settings: Settings, service: Service, tell: Tell) -> None:
