@@ -13,6 +13,7 @@ from tasks.serve.step import (
     shift_traffic,
     start_engine,
     switch_back,
+    tell_registry,
     tidy,
     traffic_lock,
     unfinished,
@@ -49,6 +50,7 @@ def promote(line: str, version: int | None = None) -> Serving:
         if target is None:
             return Serving(line=line, version=None)
         if serves_already(plan, target):
+            tell_registry(plan, target)
             tidy(plan)
             return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme)
         artifact = check_approval(plan, target)

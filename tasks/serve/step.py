@@ -159,17 +159,7 @@ def shift_traffic(plan: Line, target: Version, engine: RunningEngine, lock: Traf
 @step("settle-{target.version}")
 def settle(plan: Line, target: Version) -> None:
     """Make the registry say what serves, then drain and stop what is no longer kept."""
-    registry = Registry()
-    before = registry.production(plan.name)
-    if before is not None and before.version != target.version:
-        registry.set_previous(plan.name, before.version)
-        if before.state != "rolled_back":
-            registry.set_state(plan.name, before.version, "previous")
-    registry.set_production(plan.name, target.version)
-    registry.set_state(plan.name, target.version, "serving")
-    for older in registry.waiting(plan.name):
-        if older.version < target.version:
-            registry.set_state(plan.name, older.version, "retired", f"superseded by version {target.version}")
+    tell_registry(plan, target)
     tidy(plan)
 
 
@@ -183,6 +173,27 @@ def tidy(plan: Line) -> None:
     _remember(plan)
     Registry().catch_up(plan.name)
     retire(plan, gateway, fleet, run_logger().info)
+
+
+def tell_registry(plan: Line, target: Version) -> None:
+    """Write down that a version serves, as far as that is not written down yet: a kill may have come between any two.
+
+    Args:
+        target: as it was read since this run has the line's lock.
+    """
+    registry, line = Registry(), plan.name
+    before = registry.production(line)
+    if before is None or before.version != target.version:
+        if before is not None:
+            registry.set_previous(line, before.version)
+            if before.state != "rolled_back":
+                registry.set_state(line, before.version, "previous")
+        registry.set_production(line, target.version)
+    if target.state != "serving":
+        registry.set_state(line, target.version, "serving")
+    for older in registry.waiting(line):
+        if older.version < target.version:
+            registry.set_state(line, older.version, "retired", f"superseded by version {target.version}")
 
 
 def _remember(plan: Line) -> None:

@@ -385,3 +385,45 @@ def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State
     assert wanted is not None and wanted.version == 1
     with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
         scene.hold(wanted)
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing catches it."""
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_the_registry_says_what_serves_wherever_a_kill_came(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    first, passed_over, newest = (
+        scene.click(scene.candidate(name, "baseline")) for name in ("first", "second", "newest")
+    )
+    scene.serve(first)
+    scene.registry.set_state(scene.line, newest.version, "rolling")
+    left = writes
+
+    def dies(name: str) -> None:
+        real = getattr(Registry, name)
+
+        def write(*arguments: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            real(*arguments)
+
+        monkeypatch.setattr(Registry, name, write)
+
+    for name in ("set_previous", "set_production", "set_state"):
+        dies(name)
+    if writes < 5:
+        with pytest.raises(Killed):
+            step.tell_registry(scene.plan, scene.version(newest.version))
+    left = 100
+    step.tell_registry(scene.plan, scene.version(newest.version))
+    production, previous = scene.registry.production(scene.line), scene.registry.previous(scene.line)
+    assert production == scene.version(newest.version) and production.state == "serving"
+    assert previous == scene.version(first.version) and previous.state == "previous"
+    assert scene.version(passed_over.version).state == "retired"
+    left = 0
+    step.tell_registry(scene.plan, scene.version(newest.version))
