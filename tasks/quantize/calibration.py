@@ -31,7 +31,7 @@ _SEED = 20
 TOKENS_PER_INPUT = 4
 """GPTQ's authors watched 262,144 tokens for layers of up to 57,344 inputs (BLOOM-176B, arXiv:2210.17323)."""
 BYTES_PER_TOKEN = 3
-"""Of text, at most: the project's own has 3.2 with SmolLM2's small vocabulary."""
+"""Of text, for an estimate that is rather too high: the project's own has 3.2 with SmolLM2's small vocabulary."""
 FEWEST_WORDS, FEWEST_LETTERS = 10, 30
 """Of different words, and of different characters, in a whole text; fewer say nothing about a model's activations."""
 
@@ -94,7 +94,7 @@ def tokens_wanted(recipe: Recipe, least: int) -> int:
 
 
 def tokens_at_most(path: Path | None) -> int:
-    """An upper estimate of a text's tokens, from its size alone; `path` as for `calibration_documents`."""
+    """An estimate of a text's tokens, rather too high, from its size alone; `path` as for `calibration_documents`."""
     return sum(file.stat().st_size for file in _files(path) if file.is_file()) // BYTES_PER_TOKEN
 
 

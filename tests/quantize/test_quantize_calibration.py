@@ -194,7 +194,7 @@ def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do():
 
 
 def test_a_texts_tokens_are_not_underestimated(tmp_path):
-    """Held against bytes as tokens would be, the coarsest tokenizer there is, it may be; a real one makes fewer."""
+    """More than a token a word, and fewer than one a byte, which no tokenizer of words makes."""
     file = tmp_path / "own.txt"
     file.write_text(TEXT * 100)
     assert len(TEXT.split()) * 100 < tokens_at_most(file) < len(TEXT) * 100

@@ -49,7 +49,7 @@ class Stack:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "weighbridge.stack.receiver"], stdout=log, stderr=log, env=dict(os.environ)
             )
-        wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health"), self.log.read_text)
+        wait_for(lambda: answers(f"http://127.0.0.1:{self.port}/health"), self.log.read_text, seconds=90)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -105,15 +105,15 @@ def stack(
 
 def test_an_approval_or_a_moved_alias_starts_promote_and_nothing_else_does(stack: Stack) -> None:
     stack.approve()
-    wait_for(lambda: stack.runs() == 1, stack.log.read_text)
+    wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
     client, line = stack.registry.client, LINES[0]
     client.set_model_version_tag(line, "1", "weighbridge.state", "refused")
     client.set_registered_model_alias(line, "previous", "1")
     client.create_model_version(f"{line}-candidates", source=f"store://{line}/{'0' * 64}")
     stack.approve(LINES[1])
     client.set_registered_model_alias(line, "production", "1")
-    wait_for(lambda: stack.runs() == 2, stack.log.read_text)
-    wait_for(lambda: "is not scheduled" in stack.log.read_text(), stack.log.read_text)
+    wait_for(lambda: stack.runs() == 2, stack.log.read_text, seconds=90)
+    wait_for(lambda: "is not scheduled" in stack.log.read_text(), stack.log.read_text, seconds=90)
     time.sleep(1)
     assert len(stack.prefect.runs) == 2
     assert {tuple(run["parameters"]) for run in stack.prefect.runs.values()} == {()}
@@ -126,7 +126,7 @@ def test_a_delivery_that_was_lost_leaves_the_approval_for_the_next_poll(
     given_up = f"Failed to send webhook to {stack.url}"
     stack.approve()
     # Three more tries within some ten seconds, and MLflow forgets it.
-    wait_for(lambda: given_up in mlflow_server.log.read_text(), mlflow_server.log.read_text)
+    wait_for(lambda: given_up in mlflow_server.log.read_text(), mlflow_server.log.read_text, seconds=90)
     stack.start()
     time.sleep(2)
     assert stack.runs() == 0, "lost is lost"
@@ -136,7 +136,7 @@ def test_a_delivery_that_was_lost_leaves_the_approval_for_the_next_poll(
     wanted = step.wanted(Line.load(LINES[0]), None)
     assert wanted is not None and wanted.state is None, "what the schedule runs finds it"
     stack.approve()
-    wait_for(lambda: stack.runs() == 1, stack.log.read_text)
+    wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
 
 
 def test_delivered_twice_starts_once_also_over_a_restart(stack: Stack) -> None:
@@ -164,7 +164,7 @@ def test_while_prefect_is_down_mlflow_is_asked_to_try_again(stack: Stack) -> Non
     stack.prefect.broken = True
     assert stack.deliver("d1").status_code == 503
     stack.approve()
-    wait_for(lambda: stack.log.read_text().count(" 503 ") >= 2, stack.log.read_text)
+    wait_for(lambda: stack.log.read_text().count(" 503 ") >= 2, stack.log.read_text, seconds=90)
     stack.prefect.broken = False
-    wait_for(lambda: stack.runs() == 1, stack.log.read_text)
+    wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
     assert stack.deliver("d1").status_code == 202

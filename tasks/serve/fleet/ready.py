@@ -55,9 +55,9 @@ def wait_ready(
             again = " again" if len(processes) > 1 else ""
             tell(f"{name} is starting{again}, {waited:.0f} s")
         time.sleep(0.25)
-    ended = f"ended {MOST_STARTS} times before it answered, within" if len(processes) > MOST_STARTS else ""
+    how = f"ended {MOST_STARTS} times before it answered," if len(processes) > MOST_STARTS else "did not become ready"
     raise EngineFailed(
-        f"{name} {ended or 'did not become ready within'} {time.monotonic() - start:.0f} s.{_last_lines(log)}",
+        f"{name} {how} within {time.monotonic() - start:.0f} s.{_last_lines(log)}",
         "Read its log for the cause; production is untouched.",
         where=str(log),
     )

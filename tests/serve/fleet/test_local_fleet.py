@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 
 import httpx
 import psutil
@@ -11,6 +10,7 @@ import pytest
 from serve_support import make_artifact, make_line
 
 from registry.store import Store
+from tests.support.waiting import wait_for
 from weighbridge.errors import ArtifactDamaged, EngineFailed
 
 
@@ -79,10 +79,7 @@ def test_a_port_that_somebody_else_holds_is_passed_over(fleet, settings):
 def test_a_killed_engine_comes_back_by_itself(fleet, settings):
     one = fleet.ensure(make_line(), make_artifact(settings))
     os.kill(fleet.state(one).pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while not fleet.is_warm(one):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for(lambda: fleet.is_warm(one), seconds=20)
 
 
 def test_a_trial_ends_with_its_block_but_not_what_served_before(fleet, settings):

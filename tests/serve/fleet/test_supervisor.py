@@ -40,33 +40,33 @@ def running(supervisor, name="sleeper"):
 def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor):
     supervisor.run(sleeper(supervisor, SAY='100% "quoted", yes'))
     assert (supervisor.programs / "sleeper.conf").stat().st_mode & 0o077 == 0, "an environment may hold a key"
-    state = wait_for(lambda: running(supervisor))
+    state = wait_for(lambda: running(supervisor), seconds=20)
     assert psutil.Process(state.pid).ppid() == supervisor.pid
     log = supervisor.log.with_name("sleeper.log")
-    assert wait_for(lambda: log.exists() and log.read_text().strip()) == '100% "quoted", yes'
+    assert wait_for(lambda: log.exists() and log.read_text().strip(), seconds=20) == '100% "quoted", yes'
 
 
 def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervisor):
     supervisor.run(sleeper(supervisor, SAY="a"))
-    first = wait_for(lambda: running(supervisor)).pid
+    first = wait_for(lambda: running(supervisor), seconds=20).pid
     supervisor.run(sleeper(supervisor, SAY="a"))
     assert running(supervisor).pid == first
     supervisor.run(sleeper(supervisor, SAY="b"))
-    assert wait_for(lambda: running(supervisor)).pid != first
+    assert wait_for(lambda: running(supervisor), seconds=20).pid != first
     assert not psutil.pid_exists(first)
 
 
 def test_a_killed_program_comes_back(supervisor):
     supervisor.run(sleeper(supervisor))
-    first = wait_for(lambda: running(supervisor)).pid
+    first = wait_for(lambda: running(supervisor), seconds=20).pid
     os.kill(first, signal.SIGKILL)
-    assert wait_for(lambda: (state := running(supervisor)) and state.pid != first)
+    assert wait_for(lambda: (state := running(supervisor)) and state.pid != first, seconds=20)
 
 
 def test_removing_one_leaves_the_others(supervisor):
     supervisor.run(sleeper(supervisor, "one"))
     supervisor.run(sleeper(supervisor, "two"))
-    kept = wait_for(lambda: running(supervisor, "two")).pid
+    kept = wait_for(lambda: running(supervisor, "two"), seconds=20).pid
     supervisor.remove("one")
     supervisor.remove("one")
     assert supervisor.state("one") is None
@@ -75,11 +75,11 @@ def test_removing_one_leaves_the_others(supervisor):
 
 def test_what_should_run_survives_supervisord_itself(supervisor):
     supervisor.run(sleeper(supervisor))
-    wait_for(lambda: running(supervisor))
+    wait_for(lambda: running(supervisor), seconds=20)
     supervisor.shut_down()
     assert supervisor.pid is None
     supervisor.start({})
-    assert wait_for(lambda: running(supervisor))
+    assert wait_for(lambda: running(supervisor), seconds=20)
 
 
 def test_starting_twice_is_harmless(supervisor):

@@ -127,7 +127,7 @@ class Running:
         self.gateway.bootstrap()
         with self.envoy_log.open("w") as log:
             self.process = subprocess.Popen(self.gateway.envoy_command(), stderr=log)
-        wait_for(self.gateway.health)
+        wait_for(self.gateway.health, seconds=15)
 
     def stop(self) -> None:
         self.client.close()

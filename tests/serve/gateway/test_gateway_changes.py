@@ -33,7 +33,7 @@ def test_a_version_leaves_under_load_without_a_cut_stream(running: Running, engi
     gateway.set_line("busy", [old.backend("1", 100), new.backend("2", 0)])
     with ThreadPoolExecutor(8) as pool:
         slow = [pool.submit(stream, running, "busy") for _ in range(8)]
-        wait_for(lambda: gateway.active_requests("busy", "1") == 8)
+        wait_for(lambda: gateway.active_requests("busy", "1") == 8, seconds=15)
         gateway.shift("busy", {"2": 100})
         assert running.chat("busy").headers["x-weighbridge-version"] == "2"
         assert not gateway.wait_drained("busy", "1", timeout_seconds=0.2)

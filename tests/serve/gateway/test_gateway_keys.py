@@ -35,7 +35,7 @@ def stream(running: Running, model: str, key: str, **more: object) -> httpx.Resp
 
 def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
     log = running.gateway.settings.logs_folder / "gateway-access.log"
-    wait_for(lambda: answer.headers["x-request-id"] in log.read_text())
+    wait_for(lambda: answer.headers["x-request-id"] in log.read_text(), seconds=15)
     return next(
         entry
         for entry in map(json.loads, log.read_text().splitlines())
@@ -56,7 +56,7 @@ def test_an_expired_key_is_refused_within_a_second(running: Running) -> None:
     key = running.gateway.add_key("temp", ends)
     before = running.ask("/v1/models", key=key).status_code
     assert before == 200 or datetime.now(UTC) >= ends
-    wait_for(lambda: datetime.now(UTC) >= ends + timedelta(seconds=1))
+    wait_for(lambda: datetime.now(UTC) >= ends + timedelta(seconds=1), seconds=15)
     refused = running.ask("/v1/models", key=key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert "expired" in refused.json()["error"]["message"]

@@ -45,7 +45,7 @@ def told(running: Running) -> dict[str, set[str]]:
             text = httpx.get(url, trust_env=False).text
             return all(f'status="{status}"' in text for status in (200, 429, 503))
 
-        wait_for(all_there)
+        wait_for(all_there, seconds=15)
     finally:
         fake.stop()
     found: dict[str, set[str]] = defaultdict(set)

@@ -158,13 +158,13 @@ def test_a_sick_engine_answers_503_at_once_and_comes_back(running: Running, engi
     gateway, fake = running.gateway, engine()
     gateway.set_line("sick", [fake.backend("1", 100)])
     fake.health_status = 500
-    wait_for(lambda: not gateway.counters("sick", "1").healthy)
+    wait_for(lambda: not gateway.counters("sick", "1").healthy, seconds=15)
     refused = running.chat("sick")
     assert (refused.status_code, error(refused)["code"]) == (503, "model_unavailable")
     assert refused.headers["x-weighbridge-version"] == "1"
     assert gateway.counters("sick", "1").errors_5xx == 1
     fake.health_status = 200
-    wait_for(lambda: gateway.counters("sick", "1").healthy)
+    wait_for(lambda: gateway.counters("sick", "1").healthy, seconds=15)
     assert running.chat("sick").status_code == 200
 
 
@@ -173,7 +173,7 @@ def test_the_log_tells_who_asked_what_and_holds_no_key(running: Running, engine:
     gateway.set_line("logged", [engine().backend("9", 100)])
     asked = running.ask(f"/logged/v1/completions?key={gateway.key()}", {})
     log = gateway.settings.logs_folder / "gateway-access.log"
-    wait_for(lambda: asked.headers["x-request-id"] in log.read_text())
+    wait_for(lambda: asked.headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     entry = next(entry for entry in entries if entry["request_id"] == asked.headers["x-request-id"])
     expected = {"line": "logged", "version": "9", "cluster": "logged@9", "client": "default", "status": 200}

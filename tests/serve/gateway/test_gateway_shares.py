@@ -83,12 +83,12 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
     answers += [running.ask("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
     assert {answer.headers["x-weighbridge-version"] for answer in answers} == {"1"}
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[10:])
-    wait_for(lambda: len(shadows.asked) == 20)
+    wait_for(lambda: len(shadows.asked) == 20, seconds=15)
     assert len(serves.asked) == 20
     # It is told the client's name as the other is, and no key.
     assert all("authorization" not in headers for _, headers in shadows.asked)
     log = gateway.settings.logs_folder / "gateway-access.log"
-    wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text())
+    wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "mirrored"]
     assert [entry["version"] for entry in entries] == ["1"] * 20
     assert ("mirrored", "2") not in gateway.answered()
@@ -106,7 +106,7 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
     stream = {"model": "base", "stream": True, "stream_options": {"include_usage": True}}
     streamed = running.ask("/logged/v1/chat/completions", stream)
     log = shadow_log(gateway.settings)
-    wait_for(lambda: log.is_file() and streamed.headers["x-request-id"] in log.read_text())
+    wait_for(lambda: log.is_file() and streamed.headers["x-request-id"] in log.read_text(), seconds=15)
     first, second = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"]
     assert first["request_id"] == whole.headers["x-request-id"]
     assert (first["version"], first["cluster"], first["client"]) == ("2", "logged@2", "default")
@@ -117,7 +117,7 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
     assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.asked, *serves.asked))
     shadows.stop()
     running.chat("logged")
-    wait_for(lambda: sum('"logged"' in entry for entry in log.read_text().splitlines()) == 3)
+    wait_for(lambda: sum('"logged"' in entry for entry in log.read_text().splitlines()) == 3, seconds=15)
     last = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"][-1]
     assert (last["version"], last["status"]) == ("2", 503)
 

@@ -77,7 +77,7 @@ def test_clients_speak_tls_and_plain_http_is_no_answer(running: Running) -> None
 def test_a_renewed_certificate_is_taken_without_a_restart(running: Running) -> None:
     assert serial(running) == 1000
     issue(running.gateway.settings.home, 2000)
-    wait_for(lambda: serial(running) == 2000)
+    wait_for(lambda: serial(running) == 2000, seconds=15)
     assert running.ask("/v1/models").status_code == 200
 
 

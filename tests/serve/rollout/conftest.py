@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.gateway import Gateway
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -22,8 +21,5 @@ def gateway(settings, fleet):
             log=settings.logs_folder / "gateway.log",
         )
     )
-    deadline = time.monotonic() + 20
-    while not made.health():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(made.health, seconds=20)
     return made

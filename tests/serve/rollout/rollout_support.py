@@ -66,7 +66,7 @@ def unproven(fleet, settings, **flags):
     line = make_line(**flags)
     engine = fleet._register(line, make_artifact(settings, f"unproven {flags}"), plan_engine(line))
     fleet._start(engine)
-    wait_for(lambda: fleet.is_warm(engine), "the engine")
+    wait_for(lambda: fleet.is_warm(engine), "the engine", seconds=15)
     return engine
 
 

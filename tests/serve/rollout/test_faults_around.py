@@ -58,19 +58,19 @@ def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_
             process.send_signal(signal.SIGKILL)
         mover.wait()
         psutil.wait_procs(everything, timeout=20)
-        wait_for(lambda: load.failed)
+        wait_for(lambda: load.failed, seconds=60)
         gateway.bootstrap()
         Supervisor(settings).start({})
         for engine in fleet.engines("toy"):
             fleet.warm_up(engine)
-        wait_for(gateway.health)
-        wait_for(lambda: all(gateway.counters("toy", version).healthy for version in ("1", "2")))
+        wait_for(gateway.health, seconds=60)
+        wait_for(lambda: all(gateway.counters("toy", version).healthy for version in ("1", "2")), seconds=60)
         record_property("seconds to all of it", round(time.monotonic() - began, 1))
         assert weights(gateway) == {"1": 90, "2": 10}
         # Whoever asked a moment ago may still get its 503.
         time.sleep(1)
         answered, failed = len(load.answers), len(load.failed)
-        wait_for(lambda: len(load.answers) > answered + 20)
+        wait_for(lambda: len(load.answers) > answered + 20, seconds=60)
         with lock_of(settings) as lock:
             steps = roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         note(record_property, load, began)
@@ -139,7 +139,7 @@ def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, sett
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
     with clients(settings, gateway) as load:
-        wait_for(lambda: load.by_version)
+        wait_for(lambda: load.by_version, seconds=60)
         ballast = fill(disk)
         with lock_of(settings) as lock, pytest.raises(DiskFull, match="became full"):
             roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
     with clients(settings, gateway) as load:
-        wait_for(lambda: load.by_version)
+        wait_for(lambda: load.by_version, seconds=60)
         slow = with_rollout(line, **{**GIVEN, "hold_seconds": 6, "max_hold_seconds": 10})
         filled = []
         with lock_of(settings) as lock:
@@ -173,7 +173,7 @@ def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version
         filled[0].unlink()
         log = access_log(settings)
         size = log.stat().st_size
-        wait_for(lambda: log.stat().st_size > size)
+        wait_for(lambda: log.stat().st_size > size, seconds=60)
     assert "access log" in end
     assert load.failed == []
 
@@ -182,7 +182,7 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with clients(settings, gateway) as load:
-        wait_for(lambda: load.by_version)
+        wait_for(lambda: load.by_version, seconds=60)
         with lock_of(settings) as lock:
             roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
         back.note_served(settings, "toy", 2, 1)
@@ -191,7 +191,7 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
         assert back.switch_warm(settings, "toy", None, "it stutters") == 1
         switched = time.time()
         record_property("seconds", round(time.monotonic() - began, 1))
-        wait_for(lambda: any(one.version == "1" and one.started > switched for one in load.answers))
+        wait_for(lambda: any(one.version == "1" and one.started > switched for one in load.answers), seconds=60)
     assert weights(gateway) == {"1": 100, "2": 0}
     assert load.last_start("2", switched) is None
     assert load.failed == []
