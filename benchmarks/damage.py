@@ -35,9 +35,9 @@ from tasks.evaluate.drift.distributions_child import (
     logits_of,
 )
 from tasks.evaluate.drift.divergence import line_up
-from tasks.evaluate.drift.held import held_documents
+from tasks.evaluate.drift.drift_check import config_signal, what_changed
+from tasks.evaluate.drift.held_out import held_documents
 from tasks.evaluate.drift.intervals import positive_mean_interval, share_interval
-from tasks.evaluate.drift.quick import config_signal, what_changed
 from tasks.evaluate.drift.reading import read_documents
 from weighbridge.line import Bounds
 from weighbridge.settings import load_settings

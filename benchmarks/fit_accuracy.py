@@ -22,12 +22,12 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from tasks.fit.catalogue import model_of
-from tasks.fit.gpus import gpu, use_gpus
+from tasks.fit.hardware.gpus import gpu, use_gpus
+from tasks.fit.model.shape import shape_of_config
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.fit.schemes import scheme_size
-from tasks.fit.shape import shape_of_config
+from tasks.schemes.bytes import scheme_size
 
 HERE = Path(__file__).parent
 CASES = HERE.parent.parent / "shared" / "data" / "memory_cases.json"

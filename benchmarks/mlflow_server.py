@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from stack.services import services
 from weighbridge.settings import Settings
-from weighbridge.stack.services import services
 
 APP = ("--app-name", "weighbridge")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.damage import DAMAGES
-from tasks.evaluate.drift.held import held_documents
+from tasks.evaluate.drift.held_out import held_documents
 from tasks.serve.parity.judge import judge
 from tasks.serve.parity.measure import COMPARED_CHOICES, LARGEST_NATS, Gauge, Measured, apart, regret
 from tasks.serve.parity.probes import Question

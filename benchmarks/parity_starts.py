@@ -25,7 +25,6 @@ from pathlib import Path
 from benchmarks.damage import DAMAGES, EXCHANGED_ENTRIES, WINDOW_TOKENS, exchanged_entries
 from registry.store import Artifact, Store
 from tasks.quantize import quantize_folder, scheme
-from tasks.quantize.gguf.reader import GGUF_FILE
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.parity.gate import RECORD, Record
@@ -33,6 +32,7 @@ from tasks.serve.parity.judge import judge, noise_scale
 from tasks.serve.parity.measure import Gauge, Measured
 from tasks.serve.parity.probes import Kind
 from tasks.serve.parity.reference import path_of, reference_for
+from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineDiverges, EngineFailed
 from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings

@@ -27,7 +27,7 @@ from tasks.evaluate.drift import quick_look
 from tasks.quantize import scheme
 from tasks.quantize.calibration import calibration_documents
 from tasks.quantize.methods import WITHOUT_DATA
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import Bounds
 
@@ -51,7 +51,7 @@ print(json.dumps([seconds, cpu, record.peak_rss_bytes, record.coverage.written_b
 """
 OUR_IMPORTS = """
 import importlib, json, sys
-from tasks.quantize.child import peak_rss_bytes
+from tasks.quantize.process.child import peak_rss_bytes
 importlib.import_module(f"tasks.quantize.methods.{sys.argv[1]}")
 print(json.dumps(peak_rss_bytes()))
 """
@@ -60,8 +60,8 @@ import json, resource, sys, time
 from pathlib import Path
 began = time.monotonic()
 from llmcompressor import model_free_ptq
-from tasks.quantize.child import peak_rss_bytes
-from tasks.quantize.schemes import scheme
+from tasks.quantize.process.child import peak_rss_bytes
+from tasks.schemes import scheme
 source, out, name, group, *ignore = sys.argv[1:]
 imports = peak_rss_bytes()
 rounding = scheme(name).compressed_tensors(int(group) or None)

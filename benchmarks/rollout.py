@@ -32,9 +32,9 @@ from registry.store import Artifact, Store
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.gateway import Gateway, access_log
-from tasks.serve.rollout import back
+from tasks.serve.rollout import rollback
+from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
-from tasks.serve.rollout.steps import roll_out
 from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings
 
@@ -102,11 +102,11 @@ def _round(
     began = time.time()
     with TrafficLock(settings, LINE).acquire(10) as lock:
         roll_out(line, "2", engine, gateway, lock)
-    back.note_served(settings, LINE, 2, 1)
+    rollback.note_served(settings, LINE, 2, 1)
     up = time.time() - began
     time.sleep(1)
     typed = time.time()
-    command = [sys.executable, "-m", "weighbridge.cli.main", "rollback", LINE, "--reason", "benchmark"]
+    command = [sys.executable, "-m", "cli.main", "rollback", LINE, "--reason", "benchmark"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     first_words = process.stdout.readline()
@@ -118,8 +118,8 @@ def _round(
     gateway.wait_drained(LINE, "2", 120)
     time.sleep(0.5)
     last = load.last_start("2", typed)
-    back.end(settings, LINE)
-    back.note_served(settings, LINE, 1, None)
+    rollback.end(settings, LINE)
+    rollback.note_served(settings, LINE, 1, None)
     return up, (last or typed) - typed, moved
 
 

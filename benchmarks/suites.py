@@ -15,11 +15,11 @@ import numpy as np
 
 from examples import damage, smollm2
 from registry.store import Artifact, Store
-from tasks.evaluate.harness import GeneralScoring, score_suites, scorer_name
-from tasks.evaluate.paired import lower_bound
-from tasks.evaluate.scores import ScoreBook, SuiteScores
-from tasks.evaluate.suites import find_suite
-from tasks.evaluate.verdict import judge_suite
+from tasks.evaluate.scoring.lm_eval import GeneralScoring, score_suites, scorer_name
+from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.suites.suite import find_suite
+from tasks.evaluate.verdict.paired import lower_bound
+from tasks.evaluate.verdict.verdict import judge_suite
 from tasks.quantize import quantize
 from weighbridge.line import Line
 

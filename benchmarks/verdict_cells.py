@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluate.sequential import Pairs, decide
+from tasks.evaluate.verdict.sequential import Pairs, decide
 
 Array = NDArray[np.float64]
 Judged = tuple[str, int]
@@ -118,7 +118,7 @@ def group_sequential(spending: str) -> Callable[[Pairs, float], Judged]:
 
 
 def tango(gained: Array | int, lost: Array | int, items: Array | int, null: float) -> Array:
-    """Tango's statistic on arrays; the same as `tasks.evaluate.paired.tango_z`."""
+    """Tango's statistic on arrays; the same as `tasks.evaluate.verdict.paired.tango_z`."""
     gained, lost, items = (np.asarray(value, dtype=float) for value in (gained, lost, items))
     b = -gained - lost + (2 * items - gained + lost) * null
     c = -lost * null * (1 - null)

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import verdict_cells as cells
 from benchmarks.blimp_pairs import DEFAULT_CACHE, nat_margins, read_pairs
-from tasks.evaluate.sequential import items_needed
+from tasks.evaluate.verdict.sequential import items_needed
 
 MARGIN = 0.02
 DISCORDANCES = (0.02, 0.05, 0.10, 0.20)

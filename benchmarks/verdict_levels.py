@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluate.sequential import Pairs, decide
+from tasks.evaluate.verdict.sequential import Pairs, decide
 
 Array = NDArray[np.float64]
 Random = np.random.Generator

@@ -165,7 +165,7 @@ def _start_hub(settings: Settings, folder: Path) -> None:
 def _weighbridge(*arguments: str, expect: int = 0) -> int:
     """Run a command as a user would, its output on the terminal."""
     print(f"$ weighbridge {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "weighbridge.cli.main", *arguments], check=False)
+    done = subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False)
     if done.returncode != expect:
         raise SystemExit(f"`weighbridge {' '.join(arguments)}` ended with {done.returncode}, expected {expect}.")
     return done.returncode
@@ -173,7 +173,7 @@ def _weighbridge(*arguments: str, expect: int = 0) -> int:
 
 def _status(settings: Settings) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "weighbridge.cli.main", "status", "--json"], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "cli.main", "status", "--json"], check=True, capture_output=True, text=True
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -188,7 +188,7 @@ def _serving(settings: Settings) -> int:
 
 def _candidate(settings: Settings) -> dict[str, Any]:
     """The newest candidate that a release has proposed beyond the first."""
-    from registry.models import Registry
+    from registry.models.registry import Registry
 
     passed = [one for one in Registry().candidates(LINE) if one.scheme != "bf16"]
     newest = max(passed, key=lambda one: one.version)

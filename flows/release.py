@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from prefect import flow
 
-from registry.models import Registry
+from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.drift import DriftReport
-from tasks.evaluate.judging import may_pass
+from tasks.evaluate.scoring.serving_scorer import Trial
 from tasks.evaluate.step import (
     ask,
     compare_answers,
@@ -23,7 +23,7 @@ from tasks.evaluate.step import (
     suites_of,
     weighing_conditions,
 )
-from tasks.evaluate.trial import Trial
+from tasks.evaluate.verdict.judge_suites import may_pass
 from tasks.fit.step import fit, refit
 from tasks.propose.dossier import Rung, Weighed
 from tasks.propose.propose import Release

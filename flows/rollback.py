@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.serve.rollout.back import LOCK_SECONDS
+from tasks.serve.rollout.rollback import LOCK_SECONDS
 from tasks.serve.step import Serving, earlier, switch_back, tidy, traffic_lock, wake_engine
 from weighbridge.line import Line
 
@@ -13,7 +13,7 @@ from weighbridge.line import Line
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
 
-    `weighbridge rollback` has moved traffic already, by `tasks/serve/rollout/back.py`, when it starts this, which
+    `weighbridge rollback` has moved traffic already, by `tasks/serve/rollout/rollback.py`, when it starts this, which
     then makes the registry say so; started by itself it does both.
 
     Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from registry.records import PRODUCTION
+from registry.models.records import PRODUCTION
 from weighbridge.errors import DeliveryRefused, RegistryFailed, StackDown
 from weighbridge.files import PRIVATE, write_whole
 

@@ -38,7 +38,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: to make one takes seconds, to copy it does not."""
-    from registry.models import Registry  # most tests need no registry
+    from registry.models.registry import Registry  # most tests need no registry
 
     database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
     assert Registry(f"sqlite:///{database}").candidates("none") == []
@@ -47,10 +47,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    from registry.granting import Granting
-    from registry.roles import Roles
+    from registry.access.grants import Granting
+    from registry.access.roles import Roles
+    from stack.services import services
     from weighbridge.settings import Settings
-    from weighbridge.stack.services import services
 
     settings = Settings(home=tmp_path_factory.mktemp("accounts"), mlflow_port=free_port(), mlflow_auth=True)
     service = services(settings)[0]

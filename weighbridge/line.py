@@ -67,7 +67,9 @@ class Watch(_Part):
 class Target(_Part):
     """Where the line is to run, and how much it must hold at once."""
 
-    gpus: list[str] = Field(min_length=1, description="names in tasks/fit/gpus.yaml; `host` is this machine's memory")
+    gpus: list[str] = Field(
+        min_length=1, description="names in tasks/fit/hardware/gpus.yaml; `host` is this machine's memory"
+    )
     context: int = Field(4096, ge=16, description="longest prompt plus answer, tokens")
     concurrency: int = Field(8, ge=1, description="requests at once, each of full context")
 
@@ -111,7 +113,7 @@ class SuiteUse(_Part):
 class Engine(_Part):
     """What serves the line, and with which flags."""
 
-    name: str = Field("transformers", description="a file in tasks/serve/engines/")
+    name: str = Field("transformers", description="a file in tasks/engines/")
     flags: dict[str, str | int | float | bool] = Field(
         {}, description="passed on as --name value; part of what is weighed"
     )
@@ -220,7 +222,7 @@ class Line(_Part):
     source: str = Field(description="hf://org/model")
     revision: str = Field("main", description="branch or tag that is followed")
     admission: Admission
-    schemes: list[str] = Field(min_length=1, description="files in tasks/quantize/schemes/: bf16, int8, int4, …")
+    schemes: list[str] = Field(min_length=1, description="files in tasks/schemes/: bf16, int8, int4, …")
     target: Target
     quantize: Quantize = Quantize()
     engine: Engine = Engine()

@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     task_runner: Literal["threads", "ray", "dask"] = Field(
         "threads", description="what runs them: threads of the flow, or prefect-ray or prefect-dask where installed"
     )
-    gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/gpus.yaml")
-    prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/fit/prices.yaml")
+    gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/hardware/gpus.yaml")
+    prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/cost/prices.yaml")
     store_url: str | None = Field(None, description="where artifacts are kept beside this disk, as s3://bucket/prefix")
     signing_key: Path | None = Field(None, description="your own private key to sign manifests with, PEM")
     public_key: Path | None = Field(

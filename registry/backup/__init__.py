@@ -5,7 +5,7 @@ a restore says which of them are missing. Nor is the key that signs manifests.
 """
 
 from registry.backup.archive import Contents, read
-from registry.backup.making import back_up
-from registry.backup.restoring import Restored, restore
+from registry.backup.create import back_up
+from registry.backup.restore import Restored, restore
 
 __all__ = ["Contents", "Restored", "back_up", "read", "restore"]

@@ -21,7 +21,7 @@ from mlflow.server.handlers import _get_request_message, get_endpoints
 from pydantic import BaseModel, ConfigDict
 
 from registry.audit import NOBODY, AuditLog, Request
-from registry.records import line_of
+from registry.models.records import line_of
 from weighbridge.errors import AuditBroken
 from weighbridge.files import write_whole
 

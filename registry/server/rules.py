@@ -18,8 +18,8 @@ from mlflow.protos import model_registry_pb2 as protocol
 from mlflow.server import auth
 from mlflow.server.handlers import get_endpoints
 
-from registry.records import candidates_model
-from registry.roles import role_name
+from registry.access.roles import role_name
+from registry.models.records import candidates_model
 
 
 def tighten() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from registry import signing
+from registry.store import signing
 from registry.store.artifact import (
     MANIFEST,
     MODEL,

@@ -8,16 +8,16 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.chat import Asking, ask
-from tasks.evaluate.comparable import disagreements, invalid, weigh_suite
-from tasks.evaluate.endpoint import Endpoint, lacks_log_probabilities
-from tasks.evaluate.harness import NOISE_BATCH_SIZE, GeneralScoring, score_suites
-from tasks.evaluate.journal import read_journal
-from tasks.evaluate.scores import Conditions, ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.sides import Side
-from tasks.evaluate.stopping import Look, fair_order, judge_as_seen, look, looking_order
-from tasks.evaluate.suites import Suite
-from tasks.evaluate.verdict import SuiteVerdict, Verdict, judge
+from tasks.evaluate.compare_inputs import Side
+from tasks.evaluate.scoring.chat import Asking, ask
+from tasks.evaluate.scoring.endpoint import Endpoint, lacks_log_probabilities
+from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, GeneralScoring, score_suites
+from tasks.evaluate.scoring.partial_scores import read_journal
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites.suite import Suite
+from tasks.evaluate.verdict.comparable import disagreements, invalid, weigh_suite
+from tasks.evaluate.verdict.early_stopping import Look, fair_order, judge_as_seen, look, looking_order
+from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.lint.power import Power, power_of
-from tasks.evaluate.scores import ScoreBook
-from tasks.evaluate.suites import Suite, find_suite
+from tasks.evaluate.scoring.scores import ScoreBook
+from tasks.evaluate.suites.lint.power import Power, power_of
+from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.line import Line
 
 

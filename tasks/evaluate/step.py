@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from registry.store import Artifact, Store
-from tasks.evaluate.chat import ask as ask_endpoint
-from tasks.evaluate.chat import asking_scorer
 from tasks.evaluate.drift import (
     DriftReport,
     answer_signals,
@@ -19,13 +17,15 @@ from tasks.evaluate.drift import (
 from tasks.evaluate.drift.answers import seen_answers
 from tasks.evaluate.forecast import Forecast
 from tasks.evaluate.forecast import forecast as foresee
-from tasks.evaluate.harness import NOISE_BATCH_SIZE
-from tasks.evaluate.harness import score_suites as score_on
-from tasks.evaluate.judging import judge_suites, may_pass
-from tasks.evaluate.scores import ScoreBook, SuiteScores
-from tasks.evaluate.suites import Suite, find_suite
-from tasks.evaluate.trial import Trial
-from tasks.evaluate.verdict import Movement, Verdict, judge
+from tasks.evaluate.scoring.chat import ask as ask_endpoint
+from tasks.evaluate.scoring.chat import asking_scorer
+from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE
+from tasks.evaluate.scoring.lm_eval import score_suites as score_on
+from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.scoring.serving_scorer import Trial
+from tasks.evaluate.suites.suite import Suite, find_suite
+from tasks.evaluate.verdict.judge_suites import judge_suites, may_pass
+from tasks.evaluate.verdict.verdict import Movement, Verdict, judge
 from tasks.steps import log_progress, run_logger, show_table, side_by_side, step
 from weighbridge.line import Line
 from weighbridge.settings import load_settings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tasks.fit.gpus import HOST, Gpu, gpu, gpu_names
+from tasks.fit.hardware.gpus import HOST, Gpu, gpu, gpu_names
+from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.fit.schemes import SchemeSize, scheme_names, scheme_size
-from tasks.fit.terms import Model
+from tasks.schemes.bytes import SchemeSize, scheme_names, scheme_size
 
 SHORTEST_CONTEXT_TOKENS = 512
 """Nobody is helped by a shorter one."""

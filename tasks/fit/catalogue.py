@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tasks.fit.advice import cheapest_change
-from tasks.fit.gpus import HOST, Gpu, gpu, gpu_names
-from tasks.fit.kv import cache_of, check_against_tensors
+from tasks.fit.hardware.gpus import HOST, Gpu, gpu, gpu_names
+from tasks.fit.memory.kv import cache_of, check_against_tensors
+from tasks.fit.memory.terms import Model
+from tasks.fit.memory.weights import KEYS_VALUES, Weights
+from tasks.fit.model.shape import ModelShape
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.fit.schemes import SchemeSize, scheme_names, scheme_size
-from tasks.fit.shape import ModelShape
-from tasks.fit.terms import Model
-from tasks.fit.weights import KEYS_VALUES, Weights
+from tasks.schemes.bytes import SchemeSize, scheme_names, scheme_size
 
 COUNTS = (2, 4, 8)
 """GPUs of a node that are tried where one does not suffice."""

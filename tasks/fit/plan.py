@@ -9,16 +9,16 @@ missing, `tight` between: it may or may not start, and the artifact's real size 
 
 from __future__ import annotations
 
-from tasks.fit.architectures import kv_heads, required
-from tasks.fit.engine_memory import EngineProfile
-from tasks.fit.gpus import Gpu
+from tasks.engines.memory import EngineProfile
+from tasks.fit.hardware.gpus import Gpu
+from tasks.fit.memory.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
+from tasks.fit.memory.weights import stages
+from tasks.fit.model.architectures import kv_heads, required
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow, StageMemory, Verdict
-from tasks.fit.schemes import SchemeSize, scheme_size
-from tasks.fit.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
-from tasks.fit.weights import stages
-from tasks.processor import processor_features
+from tasks.schemes.bytes import SchemeSize, scheme_size
 from weighbridge.errors import ArchitectureUnknown
+from weighbridge.processor import processor_features
 from weighbridge.units import GIB
 
 RULE_OF_THUMB = 1.2

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
-from tasks.fit.gpus import gpu
+from tasks.fit.hardware.gpus import gpu
+from tasks.fit.memory.terms import Model
+from tasks.fit.model.shape import ModelShape, shape_of_folder, shape_of_source
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitPlan, FitReport, FitRow
-from tasks.fit.schemes import scheme_size
-from tasks.fit.shape import ModelShape, shape_of_folder, shape_of_source
-from tasks.fit.terms import Model
+from tasks.schemes.bytes import scheme_size
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.records import CARD_LIMIT, REPORT_LINK
+from registry.models.records import CARD_LIMIT, REPORT_LINK
 from tasks.propose.dossier import Dossier
 from tasks.propose.templates import environment
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tasks.evaluate.comparable import MAY_CHANGE, MUST_AGREE
 from tasks.evaluate.compare import Comparison
-from tasks.evaluate.scores import Conditions
-from tasks.evaluate.verdict import GRAVEST_FIRST
+from tasks.evaluate.scoring.scores import Conditions
+from tasks.evaluate.verdict.comparable import MAY_CHANGE, MUST_AGREE
+from tasks.evaluate.verdict.verdict import GRAVEST_FIRST
 from tasks.propose.dossier import Answers
 from tasks.propose.plots import as_svg_uri, forest_plot
 from tasks.propose.report import Plot, forest_words

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact
 from tasks.evaluate.drift import DriftReport
-from tasks.evaluate.scores import ItemScore, SuiteScores
-from tasks.evaluate.verdict import SuiteVerdict, Verdict
-from tasks.fit.reality import kept
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict
+from tasks.fit.hardware.measured_memory import kept
 from weighbridge.line import Line
 from weighbridge.units import GIB
 

@@ -6,7 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
-from tasks.evaluate.verdict import SuiteVerdict
+from tasks.evaluate.verdict.verdict import SuiteVerdict
 from tasks.fit.plot import FRAME_INCHES, ROW_INCHES, WIDTH_INCHES, label_rows, memory_figure
 from tasks.propose.dossier import Answers, Dossier
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.journal import Journal
-from registry.models import Registry
-from registry.records import CandidateRecord, DatasetRecord, RecordedCandidate, RecordedRelease, ReleaseRecord
+from registry.models.outbox import Journal
+from registry.models.records import CandidateRecord, DatasetRecord, RecordedCandidate, RecordedRelease, ReleaseRecord
+from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier, Weighed

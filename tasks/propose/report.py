@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.scores import ItemScore
-from tasks.evaluate.verdict import GRAVEST_FIRST, SuiteVerdict
+from tasks.evaluate.scoring.scores import ItemScore
+from tasks.evaluate.verdict.verdict import GRAVEST_FIRST, SuiteVerdict
 from tasks.propose.dossier import Answers, Dossier
 from tasks.propose.plots import as_svg_uri, forest_plot, memory_plot
 from tasks.propose.templates import environment

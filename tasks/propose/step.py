@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.models import Registry
+from registry.models.registry import Registry
 from tasks.fit.rows import FitReport
 from tasks.propose.propose import Release, Weighed, unrecorded
 from tasks.propose.propose import propose as propose_candidates

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from tasks.evaluate.scores import ItemScore
+from tasks.evaluate.scoring.scores import ItemScore
 
 OUTCOME_WORDS = {
     "non_inferior": "✓ no worse",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.quantize.methods import FITTING, WITHOUT_DATA
-from tasks.quantize.plan import Recipe
+from tasks.quantize.plan.recipe import Recipe
 from weighbridge.errors import CalibrationInvalid
 from weighbridge.settings import load_settings
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf.recipe import GgufRecipe
-from tasks.quantize.plan import Recipe
-from tasks.quantize.schemes import scheme
+from tasks.quantize.plan.recipe import Recipe
+from tasks.schemes import scheme
 
 CARD = "README.md"
 # Other copies of the weights, which would be the unquantized ones.

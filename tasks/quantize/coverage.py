@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.plan import Recipe
+from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.tensors import Tensor, first_repeated, has_zero, is_finite, read_tensors
 from weighbridge.errors import QuantizationUncovered
 

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tasks.quantize.plan import Recipe
-from tasks.quantize.schemes import Scheme, scheme
+from tasks.quantize.plan.recipe import Recipe
+from tasks.schemes import Scheme, scheme
 from weighbridge.files import READABLE, write_whole
 
 

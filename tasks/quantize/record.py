@@ -8,8 +8,8 @@ from registry.store import Artifact, Store
 from tasks.quantize.calibration import too_short
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf import GgufRecipe
-from tasks.quantize.needs import Needs
-from tasks.quantize.plan import Recipe
+from tasks.quantize.plan.recipe import Recipe
+from tasks.quantize.plan.resources import Needs
 
 
 class Record(BaseModel):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.quantize.formats import Layout, words
+from tasks.quantize.plan.layouts import Layout, words
 
 FP8_MAX = 448.0
 """Largest E4M3 number (OCP 8-bit Floating Point Specification 1.0, table 1)."""

@@ -16,21 +16,21 @@ from registry.store.artifact import sync, sync_one
 from tasks.quantize.calibration import calibration_digest, tokens_at_most
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
-from tasks.quantize.folders import require_finite, tidy, weights_only
 from tasks.quantize.gguf import GgufRecipe
 from tasks.quantize.gguf import check_coverage as check_gguf
 from tasks.quantize.gguf import plan as plan_gguf
-from tasks.quantize.job import Job
 from tasks.quantize.methods import STREAMING, method_names
-from tasks.quantize.needs import Needs, needs, require_memory
-from tasks.quantize.plan import Recipe, plan
-from tasks.quantize.process import follow
-from tasks.quantize.published import require_sound
+from tasks.quantize.plan.recipe import Recipe, plan
+from tasks.quantize.plan.resources import Needs, needs, require_memory
+from tasks.quantize.process.folders import require_finite, tidy, weights_only
+from tasks.quantize.process.job import Job
+from tasks.quantize.process.parent import follow
+from tasks.quantize.process.shards import Finished
+from tasks.quantize.process.staging import MODEL, begin, folder_identity, identity_of, require_room, resumable
+from tasks.quantize.published.check import require_sound
 from tasks.quantize.record import Record
-from tasks.quantize.schemes import Scheme
-from tasks.quantize.schemes import scheme as scheme_of
-from tasks.quantize.shards import Finished
-from tasks.quantize.staging import MODEL, begin, folder_identity, identity_of, require_room, resumable
+from tasks.schemes import Scheme
+from tasks.schemes import scheme as scheme_of
 from weighbridge import __version__
 from weighbridge.errors import OptionInvalid, QuantizationUncovered
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
@@ -72,7 +72,7 @@ def quantize(
 
     Args:
         weights: the release as published.
-        scheme: a file of `tasks/quantize/schemes/`.
+        scheme: a file of `tasks/schemes/`.
         method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
         store: where the release is and the result goes; the installation's by default.
         progress: told (units done, units in all): one for the source, one a layer, one for the check of the result.

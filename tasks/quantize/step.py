@@ -6,9 +6,9 @@ from pathlib import Path
 
 from registry.store import Artifact
 from tasks.quantize.calibration import calibration_digest
-from tasks.quantize.job import deciding_versions
+from tasks.quantize.process.job import deciding_versions
 from tasks.quantize.run import quantize as run_quantization
-from tasks.quantize.schemes import scheme as scheme_of
+from tasks.schemes import scheme as scheme_of
 from tasks.steps import log_progress, step
 from weighbridge import __version__
 from weighbridge.line import Line, Quantize

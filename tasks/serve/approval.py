@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from registry import records
-from registry.models import Registry
-from registry.records import Version
+from registry.models import records
+from registry.models.records import Version
+from registry.models.registry import Registry
 from registry.store import Artifact, Store
-from tasks.deployments import start
+from weighbridge.deployments import start
 from weighbridge.errors import (
     ApprovalRefused,
     ArtifactDamaged,

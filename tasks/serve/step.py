@@ -7,23 +7,23 @@ from contextlib import AbstractContextManager
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.journal import Journal
-from registry.models import Registry
-from registry.records import Version
+from registry.models.outbox import Journal
+from registry.models.records import Version
+from registry.models.registry import Registry
 from registry.store import Artifact, Store
-from tasks.evaluate.trial import Trial
+from tasks.engines import engine, serves
+from tasks.evaluate.scoring.serving_scorer import Trial
 from tasks.serve.approval import hold
-from tasks.serve.engines import engine, serves
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.parity.reference import probes_digest, reference_for
-from tasks.serve.rollout import back
-from tasks.serve.rollout.hold import StepReport
+from tasks.serve.rollout import rollback
+from tasks.serve.rollout.canary import roll_out, switch
+from tasks.serve.rollout.canary_step import StepReport
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.retire import retire
-from tasks.serve.rollout.steps import roll_out, switch
 from tasks.serve.rollout.swap import engine_with_room
-from tasks.serve.rollout.table import step_rows
 from tasks.steps import run_logger, show_table, step
 from weighbridge.errors import NothingToRollBack, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
@@ -202,7 +202,7 @@ def _remember(plan: Line) -> None:
     production, previous = registry.production(plan.name), registry.previous(plan.name)
     if production is not None:
         kept = previous.version if previous is not None else None
-        back.note_served(load_settings(), plan.name, production.version, kept)
+        rollback.note_served(load_settings(), plan.name, production.version, kept)
 
 
 def serves_already(plan: Line, target: Version) -> bool:
@@ -229,14 +229,14 @@ def earlier(plan: Line, version: int | None) -> Version:
         VersionUnknown: there is no version of that number.
     """
     registry, settings = Registry(), load_settings()
-    intent = back.pending(settings, plan.name)
+    intent = rollback.pending(settings, plan.name)
     if version is None and intent is not None:
         version = intent.to
     if version is not None:
         return registry.version(plan.name, version)
     production, previous = registry.production(plan.name), registry.previous(plan.name)
     route = Gateway(settings).routes().line(plan.name)
-    number = back.before(route, production.version if production else None, previous.version if previous else None)
+    number = rollback.before(route, production.version if production else None, previous.version if previous else None)
     found = next((one for one in (production, previous) if one is not None and one.version == number), None)
     if found is None:
         raise NothingToRollBack(
@@ -248,7 +248,7 @@ def earlier(plan: Line, version: int | None) -> Version:
 
 def unfinished(plan: Line) -> tuple[Version, str] | None:
     """A rollback that was begun and that the registry does not have yet, with its reason."""
-    intent = back.pending(load_settings(), plan.name)
+    intent = rollback.pending(load_settings(), plan.name)
     return (Registry().version(plan.name, intent.to), intent.reason) if intent is not None else None
 
 
@@ -261,7 +261,7 @@ def wake_engine(plan: Line, target: Version, reason: str) -> RunningEngine:
             serves on.
     """
     settings = load_settings()
-    back.begin(settings, plan.name, target.version, reason)
+    rollback.begin(settings, plan.name, target.version, reason)
     try:
         fleet, artifact = LocalFleet(settings), Store().get(plan.name, target.digest)
         known = fleet.find(plan, artifact)
@@ -269,7 +269,7 @@ def wake_engine(plan: Line, target: Version, reason: str) -> RunningEngine:
             return known
         return engine_with_room(plan, str(target.version), artifact, Gateway(settings), fleet, run_logger().info)
     except WeighbridgeError:
-        back.end(settings, plan.name)
+        rollback.end(settings, plan.name)
         raise
 
 
@@ -288,4 +288,4 @@ def switch_back(plan: Line, target: Version, engine: RunningEngine, reason: str)
     if previous is not None and previous.version == target.version:
         registry.set_previous(plan.name, None)
     _remember(plan)
-    back.end(settings, plan.name)
+    rollback.end(settings, plan.name)

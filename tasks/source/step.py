@@ -7,7 +7,7 @@ import os
 from prefect.artifacts import create_table_artifact
 
 from registry.store import Artifact
-from registry.watched import Decision
+from registry.watch.ledger import Decision
 from tasks.source import admission
 from tasks.source import download as downloading
 from tasks.source import watch as watching

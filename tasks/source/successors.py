@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.watched import Kind
+from registry.watch.ledger import Kind
 from tasks.source.client import TIMEOUT_SECONDS, ask
 from weighbridge.errors import SourceUnreachable
 from weighbridge.line import Line

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.watched import Decision, Numbers, Outcome, Reason
+from registry.watch.ledger import Decision, Numbers, Outcome, Reason
 from tasks.source import admission
 from tasks.source.hub import Source, pin_repository
 from tasks.source.successors import BILLION, Found

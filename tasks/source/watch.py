@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from registry.watched import Decision, Entry, Ledger, Numbers, Reason, Starter
+from registry.watch.ledger import Decision, Entry, Ledger, Numbers, Reason, Starter
 from tasks.source.successors import LISTED, Found, look
 from tasks.source.triage import Fits, triage
 from tasks.source.watch_rows import Failure, Row
@@ -23,7 +23,7 @@ from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
-    from registry.watch_runs import KnownSources
+    from registry.watch.runs import KnownSources
 
 ANSWER_SECONDS = 3.0
 """Longest wait for MLflow's health: what serves is good to know, and the ledger suffices without."""
@@ -90,8 +90,8 @@ def remember(names: Sequence[str]) -> list[str]:
 
 def _remember(ledger: Ledger) -> None:
     if ledger.lacking():
-        from registry.models import Registry
-        from registry.watch_runs import WatchRuns
+        from registry.models.registry import Registry
+        from registry.watch.runs import WatchRuns
 
         ledger.record(WatchRuns(Registry()).record)
 
@@ -116,8 +116,8 @@ def known_sources(name: str) -> KnownSources | None:
     """What of a line's source has been released already; None when MLflow does not answer."""
     if not mlflow_answers():
         return None
-    from registry.models import Registry
-    from registry.watch_runs import WatchRuns
+    from registry.models.registry import Registry
+    from registry.watch.runs import WatchRuns
 
     try:
         return WatchRuns(Registry()).known_sources(name)

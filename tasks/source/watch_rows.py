@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.watched import Decision
+from registry.watch.ledger import Decision
 from weighbridge.errors import WeighbridgeError
 
 

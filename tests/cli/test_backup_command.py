@@ -27,7 +27,7 @@ def installation(empty_database: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def weighbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "weighbridge.cli.main", *map(str, arguments)]
+    program = [sys.executable, "-m", "cli.main", *map(str, arguments)]
     return subprocess.run(program, capture_output=True, text=True, env=os.environ, check=False)
 
 

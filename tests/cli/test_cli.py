@@ -14,7 +14,7 @@ import yaml
 
 def weighbridge(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+        [sys.executable, "-m", "cli.main", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -24,7 +24,7 @@ def weighbridge(*arguments, **environment):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, weighbridge.cli.main\n"
+        "import sys, cli.main\n"
         "heavy = {'prefect', 'mlflow', 'torch', 'transformers', 'huggingface_hub', 'scipy', 'pydantic', 'httpx'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

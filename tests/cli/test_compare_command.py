@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.main import app
 from examples.answering import Answering
-from weighbridge.cli.main import app
 from weighbridge.errors import WeighbridgeError
 
 TESTS = 60
@@ -49,7 +49,7 @@ def environment(team: Path) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "weighbridge.cli.main", *arguments]
+    return [sys.executable, "-m", "cli.main", *arguments]
 
 
 def weighbridge(team: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

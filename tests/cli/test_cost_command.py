@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tasks.fit.cost_rows import rows_to_price
-from tasks.fit.shape import shape_of
-from weighbridge.cli.cost import add_to, quantity
+from cli.cost import add_to, quantity
+from tasks.cost.rows import rows_to_price
+from tasks.fit.model.shape import shape_of
 from weighbridge.errors import ArchitectureUnknown, LineUnknown, OptionInvalid, PricesInvalid
 
 # meta-llama/Llama-3.3-70B-Instruct, config.json
@@ -55,7 +55,7 @@ def planned():
 def run(monkeypatch, planned):
     # A folder is planned without a stack and without the Hub; the settings must not leak into other tests.
     monkeypatch.setattr("weighbridge.settings.use_libraries", lambda settings: None)
-    monkeypatch.setattr("tasks.fit.cost_rows.rows_to_price", planned)
+    monkeypatch.setattr("tasks.cost.rows.rows_to_price", planned)
     app = typer.Typer()
     add_to(app)
     app.command("other")(lambda: None)
@@ -134,7 +134,7 @@ def test_own_prices_change_the_answer(run, model, tmp_path):
 
 def test_a_line_brings_its_schemes_and_its_load(run, model, monkeypatch):
     shape = shape_of(str(model))
-    monkeypatch.setattr("tasks.fit.shape.shape_of", lambda target: shape)
+    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: shape)
     report = json.loads(run("--line", "llama", "--tokens-per-day", "20M", "--json"))
     assert {option["scheme"] for option in report["options"]} == {"int8", "int4"}
     # lines/llama.yaml: 16 requests at once.

@@ -13,10 +13,10 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from cli.fit import add_to
 from examples import tiny
-from tasks.fit import gpus
-from tasks.fit.shape import shape_of
-from weighbridge.cli.fit import add_to
+from tasks.fit.hardware import gpus
+from tasks.fit.model.shape import shape_of
 from weighbridge.errors import (
     ArchitectureUnknown,
     DoesNotFit,
@@ -78,7 +78,7 @@ def run(monkeypatch):
 def weighbridge(*arguments):
     """A real process, for what only one can tell: its exit status, and what it imported."""
     return subprocess.run(
-        [sys.executable, "-m", "weighbridge.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "250"},
@@ -233,7 +233,7 @@ def test_a_target_that_is_none_is_named(run, tmp_path):
 def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(run, model, monkeypatch):
     shape = shape_of(str(model))
     asked = []
-    monkeypatch.setattr("tasks.fit.shape.shape_of", lambda target: asked.append(target) or shape)
+    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: asked.append(target) or shape)
     # lines/llama.yaml: int8 and int4 on an L40S or H100, 16 requests at once.
     found = json.loads(run("llama", "--json"))
     assert asked == ["hf://meta-llama/Llama-3.1-8B-Instruct@main"]
@@ -241,7 +241,7 @@ def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(run, model, 
     assert found["request"]["concurrency"] == 16 and any(row["verdict"] == "fits" for row in found["rows"])
     assert json.loads(run("llama", "--concurrency", 2, "--json"))["request"]["concurrency"] == 2
     huge = shape.model_copy(update={"pieces": tuple(one._replace(copies=400) for one in shape.pieces)})
-    monkeypatch.setattr("tasks.fit.shape.shape_of", lambda target: huge)
+    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: huge)
     monkeypatch.setattr("tasks.fit.catalogue.check_against_tensors", lambda *checked: None)
     assert "No scheme of llama fits" in run("llama", fails=DoesNotFit)
 
@@ -250,7 +250,7 @@ def test_a_process_imports_nothing_heavy_and_ends_well(tmp_path):
     tiny.build(tmp_path / "tiny")
     code = (
         "import sys; sys.argv = ['weighbridge', 'fit', sys.argv[1], '--json']\n"
-        "import weighbridge.cli.main as main\n"
+        "import cli.main as main\n"
         "try: main.run()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'transformers', 'prefect', 'mlflow', 'huggingface_hub', 'scipy', 'matplotlib'}\n"

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner, Result
 
+from cli.keys import key as command
 from registry.audit import AuditLog
 from tasks.serve.gateway import Gateway, Limits
-from weighbridge.cli.keys import key as command
 from weighbridge.errors import AuditBroken, GatewayFailed, LineUnknown
 
 
@@ -40,7 +40,7 @@ def test_a_key_is_printed_alone_and_once() -> None:
 def test_a_key_is_removed_by_its_name() -> None:
     assert json.loads(weighbridge("add", "ci", "--json").stdout)["key"].startswith("wb-")
     assert json.loads(weighbridge("remove", "ci", "--json").stdout) == {"removed": "ci"}
-    program = [sys.executable, "-m", "weighbridge.cli.main", "key", "remove", "ci", "--json"]
+    program = [sys.executable, "-m", "cli.main", "key", "remove", "ci", "--json"]
     gone = subprocess.run(program, capture_output=True, text=True, check=False)
     assert gone.returncode == 14 and "there are: default" in json.loads(gone.stdout)["what"]
 

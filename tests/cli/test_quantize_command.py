@@ -18,7 +18,7 @@ HIDDEN, LAYERS = 64, 7
 
 
 def weighbridge(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "weighbridge.cli.main", "quantize", *map(str, arguments)]
+    program = [sys.executable, "-m", "cli.main", "quantize", *map(str, arguments)]
     return subprocess.run(program, capture_output=True, text=True, env=os.environ, check=False)
 
 

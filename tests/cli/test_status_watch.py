@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cli import status_watch
+from cli.status_watch import Watcher, picture
 from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Routes, Shadow
-from weighbridge.cli import status_watch
-from weighbridge.cli.status_watch import Watcher, picture
 from weighbridge.errors import GatewayFailed
 
 
@@ -89,7 +89,7 @@ def test_the_picture_names_all_that_matters(told: Any, clock: list[float]) -> No
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_ctrl_c_ends_it_quietly(options: list[str]) -> None:
-    program = [sys.executable, "-m", "weighbridge.cli.main", "status", "--watch", *options]
+    program = [sys.executable, "-m", "cli.main", "status", "--watch", *options]
     with subprocess.Popen(
         program,
         stdout=subprocess.PIPE,

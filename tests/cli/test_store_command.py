@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from registry.models import Registry
-from registry.records import CandidateRecord, ReleaseRecord
+from cli import store as command
+from registry.models.records import CandidateRecord, ReleaseRecord
+from registry.models.registry import Registry
 from registry.store import Artifact, Store
-from weighbridge.cli import store as command
 from weighbridge.errors import StackDown
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def weighbridge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "weighbridge.cli.main", "store", *arguments]
+    program = [sys.executable, "-m", "cli.main", "store", *arguments]
     return subprocess.run(program, capture_output=True, text=True, env=os.environ, check=False)
 
 
@@ -57,7 +57,7 @@ def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     address = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setattr("registry.models.load_settings", lambda: address)
+    monkeypatch.setattr("registry.models.registry.load_settings", lambda: address)
     yield Registry(address)
 
 
@@ -173,7 +173,7 @@ def test_gc_does_not_guess_when_mlflow_goes_away(monkeypatch: pytest.MonkeyPatch
 
 
 def _pretend_engine(home: Path, artifact: Artifact) -> None:
-    from tasks.serve.engines import EnginePlan
+    from tasks.engines import EnginePlan
     from tasks.serve.fleet.local import RunningEngine
 
     plan = EnginePlan(

@@ -29,7 +29,7 @@ def team(tmp_path: Path) -> Path:
 def suite(team: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     own = {"WEIGHBRIDGE_ROOT": str(team), "WEIGHBRIDGE_HOME": str(team / "home"), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "weighbridge.cli.main", "suite", *arguments],
+        [sys.executable, "-m", "cli.main", "suite", *arguments],
         capture_output=True,
         text=True,
         cwd=team,

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from weighbridge.cli.main import app
+from cli.main import app
 from weighbridge.errors import OptionInvalid
 
 
@@ -106,7 +106,7 @@ def test_a_sorted_file_can_be_shuffled(tmp_path):
 def test_it_imports_nothing_heavy(tmp_path):
     path = pairs_file(tmp_path, "same.jsonl", rows(100))
     code = (
-        "import sys; from typer.testing import CliRunner; from weighbridge.cli.main import app\n"
+        "import sys; from typer.testing import CliRunner; from cli.main import app\n"
         f"CliRunner().invoke(app, ['verdict', '--pairs', {path!r}, '--json'])\n"
         "heavy = {'prefect', 'mlflow', 'torch', 'transformers', 'huggingface_hub', 'scipy', 'matplotlib', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -48,7 +48,7 @@ class Team:
             "HF_ENDPOINT": self.endpoint,
         }
         return subprocess.run(
-            [sys.executable, "-m", "weighbridge.cli.main", "watch", *arguments],
+            [sys.executable, "-m", "cli.main", "watch", *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, **own, **environment},

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from examples import hub, smollm2
-from registry import accounts
+from registry.access import accounts
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
 
@@ -30,7 +30,7 @@ class Road:
     def run(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `weighbridge …` to its end and hold its exit status against what is expected."""
         done = subprocess.run(
-            [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+            [sys.executable, "-m", "cli.main", *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, **environment},
@@ -46,7 +46,7 @@ class Road:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `weighbridge …`, in order to kill it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "weighbridge.cli.main", *arguments],
+            [sys.executable, "-m", "cli.main", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

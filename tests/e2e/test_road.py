@@ -13,8 +13,8 @@ import pytest
 from e2e_support import LINE, Road
 
 from examples.load import Load
-from registry import accounts
-from registry.models import Registry
+from registry.access import accounts
+from registry.models.registry import Registry
 from registry.store import Store
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor

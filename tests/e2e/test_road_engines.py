@@ -15,9 +15,9 @@ from e2e_support import Road
 
 from examples.load import Load
 from tasks.evaluate.drift.degenerate import degenerate
-from tasks.processor import processor_features
 from tasks.serve.fleet.local import LocalFleet
 from tests.support.waiting import wait_for
+from weighbridge.processor import processor_features
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

@@ -16,9 +16,9 @@ import pytest
 from e2e_support import LINE, Road
 
 from examples.load import Load
-from registry import accounts
-from registry.models import Registry
-from registry.records import CandidateRecord, ReleaseRecord
+from registry.access import accounts
+from registry.models.records import CandidateRecord, ReleaseRecord
+from registry.models.registry import Registry
 from registry.store import Store
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.evaluate.assertions import CHECKS, Answer, Assertion, AssertionRefused, Grade, grade
-from tasks.evaluate.assertions.refusal import PHRASES, is_refusal
-from tasks.evaluate.assertions.texts import edits
+from tasks.evaluate.suites.assertions import CHECKS, Answer, Assertion, AssertionRefused, Grade, grade
+from tasks.evaluate.suites.assertions.refusal import PHRASES, is_refusal
+from tasks.evaluate.suites.assertions.texts import edits
 
 PERSON = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer"}}}
 

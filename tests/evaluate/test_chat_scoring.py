@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluate import patience
-from tasks.evaluate.chat import Asking, ask
-from tasks.evaluate.scores import ScoreBook, SuiteScores
-from tasks.evaluate.suites import Suite, find_suite
+from tasks.evaluate.scoring import retries
+from tasks.evaluate.scoring.chat import Asking, ask
+from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.errors import ScoringFailed
 
 Answer = Callable[[dict[str, Any], int], tuple[int, str]]
@@ -69,9 +69,9 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(patience, "LONGEST_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(retries, "PATIENCE_SECONDS", 20)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.evaluate.comparable import (
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, SuiteScores
+from tasks.evaluate.verdict.comparable import (
     MAY_CHANGE,
     MUST_AGREE,
     changes,
@@ -16,7 +17,6 @@ from tasks.evaluate.comparable import (
     weigh_suite,
     why_incomparable,
 )
-from tasks.evaluate.scores import Conditions, ItemScore, SuiteScores
 
 SAME = Conditions(
     scorer="lm-eval 0.4",

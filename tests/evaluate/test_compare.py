@@ -11,12 +11,12 @@ import pytest
 from examples import tiny
 from examples.answering import Answering
 from tasks.evaluate import compare as room
-from tasks.evaluate import patience
 from tasks.evaluate.compare import Comparison, Options, compare
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.sides import side_of, suite_of
-from tasks.evaluate.stopping import Look
-from tasks.evaluate.suites import Suite, suite_at
+from tasks.evaluate.compare_inputs import side_of, suite_of
+from tasks.evaluate.scoring import retries
+from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites.suite import Suite, suite_at
+from tasks.evaluate.verdict.early_stopping import Look
 from weighbridge.errors import (
     ArtifactMissing,
     EndpointRefused,
@@ -49,7 +49,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import pytest
 
 from tasks.evaluate.drift import DriftReport, SeenAnswer, answer_signals, degenerate, draw, flip_signal, language_of
 from tasks.evaluate.drift.answers import seen_answers
-from tasks.evaluate.drift.held import held_documents, text_digest
-from tasks.evaluate.scores import ItemScore, SuiteScores
+from tasks.evaluate.drift.held_out import held_documents, text_digest
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from weighbridge.errors import LineInvalid, SuiteInvalid, SuiteUnknown, VerdictInvalid
 from weighbridge.line import Bounds, Line
 from weighbridge.settings import project_root

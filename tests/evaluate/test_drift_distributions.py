@@ -8,7 +8,7 @@ import pytest
 from tasks.evaluate.drift import DriftReport, distributions, distributions_child, quick_look
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
 from tasks.evaluate.drift.distributions_child import Job, Message, NoDisk, Refused, run
-from tasks.evaluate.drift.held import HeldDocument, Turn
+from tasks.evaluate.drift.held_out import HeldDocument, Turn
 from weighbridge.errors import DiskFull, ScoringFailed
 from weighbridge.line import Bounds
 
@@ -178,14 +178,14 @@ def test_a_quick_look_is_kept(production: Path, scaled: Path, tmp_path: Path, mo
     assert told[0] == (1, 14) and told[-1] == (14, 14)
     assert report.outcome == "regression" and report.stops and "KL " in report.sentence and "bound" in report.sentence
     assert report.changed == ()
-    monkeypatch.setattr("tasks.children.subprocess.Popen", None)
+    monkeypatch.setattr("weighbridge.child_process.subprocess.Popen", None)
     assert look() == report
 
 
 def test_nothing_is_kept_of_a_process_that_was_killed(
     production: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.children.sys.executable", str(_killed(tmp_path)))
+    monkeypatch.setattr("weighbridge.child_process.sys.executable", str(_killed(tmp_path)))
     with pytest.raises(ScoringFailed, match="signal 9, often for want of memory") as caught:
         measure_distributions(production, production, documents=DOCUMENTS, home=tmp_path / "home")
     assert Path(caught.value.where).is_file()

@@ -1,10 +1,10 @@
 import json
 from types import SimpleNamespace
 
-from tasks.evaluate.drift.held import HeldDocument, Turn
-from tasks.evaluate.drift.quick import config_signal, what_changed
+from tasks.evaluate.drift.drift_check import config_signal, what_changed
+from tasks.evaluate.drift.free_memory import fit_together, loaded_bytes
+from tasks.evaluate.drift.held_out import HeldDocument, Turn
 from tasks.evaluate.drift.reading import read_documents, render
-from tasks.evaluate.drift.room import fit_together, loaded_bytes
 
 WORDS = [
     "<s>",

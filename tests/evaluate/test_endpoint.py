@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from examples.answering import Answering
-from tasks.evaluate.endpoint import describe, lacks_log_probabilities, make_client
-from tasks.evaluate.patience import Patience
+from tasks.evaluate.scoring.endpoint import describe, lacks_log_probabilities, make_client
+from tasks.evaluate.scoring.retries import Patience
 from weighbridge.errors import EndpointRefused
 
 
@@ -135,7 +135,7 @@ def test_a_request_that_cannot_succeed_is_not_repeated(busy) -> None:  # type: i
 
 
 def test_all_requests_together_wait_no_longer_than_their_share(busy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("tasks.evaluate.patience.REQUESTS_WORTH", 0.5)
+    monkeypatch.setattr("tasks.evaluate.scoring.retries.REQUESTS_WORTH", 0.5)
     toy = busy([(500, {})] * 100)
     patience = Patience(4)
     started = time.monotonic()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.evaluate.forecast import forecast
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.suites import find_suite
+from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites.suite import find_suite
 from weighbridge.line import Line, SuiteUse
 
 REFERENCE = "a" * 64

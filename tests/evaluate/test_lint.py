@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.evaluate.lint import SuiteCheck, check_suite, power_of
-from tasks.evaluate.lint.alike import near_pairs
-from tasks.evaluate.lint.finding import Item
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.sequential import items_needed, power
-from tasks.evaluate.suites import find_suite, list_suites
+from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.suites.lint import SuiteCheck, check_suite, power_of
+from tasks.evaluate.suites.lint.alike import near_pairs
+from tasks.evaluate.suites.lint.finding import Item
+from tasks.evaluate.suites.suite import find_suite, list_suites
+from tasks.evaluate.verdict.sequential import items_needed, power
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
 
 CONTAINS = {"type": "contains", "value": "Hi"}

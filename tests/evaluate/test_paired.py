@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from tasks.evaluate.paired import binomial_cdf, loss_p_value, lower_bound, paired_bounds, tango_z, upper_bound
+from tasks.evaluate.verdict.paired import binomial_cdf, loss_p_value, lower_bound, paired_bounds, tango_z, upper_bound
 
 tables = st.integers(1, 2000).flatmap(
     lambda n: st.integers(0, n).flatmap(lambda g: st.tuples(st.just(n), st.just(g), st.integers(0, n - g)))

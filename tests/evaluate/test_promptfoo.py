@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.evaluate.promptfoo import Imported, import_config, write_suite
-from tasks.evaluate.suites import Question, questions_of
+from tasks.evaluate.suites.promptfoo import Imported, import_config, write_suite
+from tasks.evaluate.suites.suite import Question, questions_of
 from weighbridge.errors import ImportIncomplete, ImportRefused, SuiteExists
 
 CONTAINS = [{"type": "contains", "value": "x"}]

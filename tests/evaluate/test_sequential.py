@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.evaluate.sequential import Levels, Pairs, decide, items_needed, judge_complete, plan, power
+from tasks.evaluate.verdict.sequential import Levels, Pairs, decide, items_needed, judge_complete, plan, power
 
 # The machine may be busy: how long one example takes is not what is tested here.
 unhurried = settings(deadline=None, max_examples=60)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tasks.evaluate.sequential import read_pairs
+from tasks.evaluate.verdict.sequential import read_pairs
 from weighbridge.errors import PairsInvalid
 
 GOOD = {"id": "a", "production": 1, "candidate": 0.5}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate.suites import find_suite, list_suites, questions_of, task_config
+from tasks.evaluate.suites.suite import find_suite, list_suites, questions_of, task_config
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
 from weighbridge.settings import project_root
 

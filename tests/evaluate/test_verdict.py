@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.evaluate.scores import ItemScore, ScoreBook, SuiteScores
-from tasks.evaluate.verdict import judge, judge_suite
+from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.verdict.verdict import judge, judge_suite
 
 
 def scores(values, suite="general/choice", must_pass=(), **changes):

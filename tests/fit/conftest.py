@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks.fit import gpus
 from tasks.fit.catalogue import model_of
-from tasks.fit.shape import ModelShape, shape_of_config
-from tasks.fit.terms import Model
+from tasks.fit.hardware import gpus
+from tasks.fit.memory.terms import Model
+from tasks.fit.model.shape import ModelShape, shape_of_config
 from weighbridge.line import Line
 
 FACTS = Path(__file__).parents[2] / "benchmarks" / "fit_models"

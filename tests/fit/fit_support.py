@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.fit.gpus import gpu, gpu_names
+from tasks.fit.hardware.gpus import gpu, gpu_names
+from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.fit.schemes import scheme_size
-from tasks.fit.terms import Model
+from tasks.schemes.bytes import scheme_size
 
 LLAMA, MIXTURE = "meta-llama--llama-3.1-8b-instruct", "qwen--qwen3-30b-a3b"
 GPUS = tuple(name for name in gpu_names() if name != "host")

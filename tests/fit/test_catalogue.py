@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from tasks.fit.catalogue import catalogue
-from tasks.fit.gpus import gpu, gpu_names, use_gpus
+from tasks.fit.hardware.gpus import gpu, gpu_names, use_gpus
+from tasks.fit.memory.weights import Weights
+from tasks.fit.model.shape import ModelShape
 from tasks.fit.request import Request
-from tasks.fit.schemes import scheme_names
-from tasks.fit.shape import ModelShape
-from tasks.fit.weights import Weights
+from tasks.schemes.bytes import scheme_names
 from weighbridge.errors import FitOptionUnknown, GpuFileInvalid, GpuUnknown, SchemeUnknown
 
 NAMED = "T4 L4 A10 A100-40 A100-80 L40S RTX4090 RTX5090 RTX6000-Ada RTX-PRO-6000 H100-PCIe H100 H200 B200 MI300X"
@@ -105,7 +105,7 @@ def test_unknown_names_are_refused(llama: ModelShape) -> None:
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys; from tasks.fit.catalogue import catalogue; from tasks.fit.request import Request; "
-        "from tasks.fit.shape import shape_of_config; "
+        "from tasks.fit.model.shape import shape_of_config; "
         "config = {'model_type': 'llama', 'hidden_size': 64, 'intermediate_size': 64, 'num_hidden_layers': 2, "
         "'num_attention_heads': 4, 'vocab_size': 64}; "
         "catalogue(shape_of_config('x', config), Request()); "

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import tiny
-from tasks.fit.schemes import scheme_size
-from tasks.fit.shape import ModelShape, shape_of_config
-from tasks.fit.weights import Stage, Weights, stages
+from tasks.fit.memory.weights import Stage, Weights, stages
+from tasks.fit.model.shape import ModelShape, shape_of_config
+from tasks.schemes.bytes import scheme_size
 
 TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
 """128 wide, 256 inside, 64 rows of keys, 512 words, tied."""

@@ -12,13 +12,13 @@ import pytest
 from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
-from tasks.fit.gpus import gpu
-from tasks.fit.pieces import Piece
+from tasks.fit.hardware.gpus import gpu
+from tasks.fit.model.parts import Piece
+from tasks.fit.model.shape import ModelShape, shape_of_config
 from tasks.fit.plot import draw
 from tasks.fit.report import fit
 from tasks.fit.request import Request
 from tasks.fit.rows import FitReport, FitRow
-from tasks.fit.shape import ModelShape, shape_of_config
 from tasks.source.hub import pin
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, GpuUnknown, SchemeUnknown
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tasks.fit.catalogue import model_of
-from tasks.fit.kv import CacheLayers, cache_of, check_against_tensors, kv_bytes_per_token
-from tasks.fit.shape import ModelShape
+from tasks.fit.memory.kv import CacheLayers, cache_of, check_against_tensors, kv_bytes_per_token
+from tasks.fit.model.shape import ModelShape
 from weighbridge.errors import ArchitectureUnknown
 
 GQA = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}

@@ -19,11 +19,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from examples import tiny
-from tasks.fit.architectures import architecture, known_architectures
 from tasks.fit.catalogue import model_of
-from tasks.fit.kv import cache_of, kv_bytes_per_token
-from tasks.fit.layout import sparse_layer
-from tasks.fit.shape import ModelShape, shape_of_config, shape_of_folder
+from tasks.fit.memory.kv import cache_of, kv_bytes_per_token
+from tasks.fit.model.architectures import architecture, known_architectures
+from tasks.fit.model.layout import sparse_layer
+from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
 from weighbridge.errors import ArchitectureUnknown
 
 SIZES = {
@@ -210,7 +210,7 @@ def test_another_architecture_is_laid_out_by_transformers(config: dict[str, Any]
 def test_the_second_time_it_is_known_without_torch() -> None:
     first = shape_of_config("tiny", STABLELM)
     code = (
-        "import sys; from tasks.fit.shape import shape_of_config; "
+        "import sys; from tasks.fit.model.shape import shape_of_config; "
         f"shape = shape_of_config('tiny', {STABLELM!r}); print(shape.parameters, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

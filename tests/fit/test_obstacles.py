@@ -10,10 +10,10 @@ from fit_support import LLAMA, row
 
 from tasks.fit import plan
 from tasks.fit.catalogue import model_of
-from tasks.fit.gpus import gpu
-from tasks.fit.pieces import Piece
-from tasks.fit.shape import ModelShape, shape_of_config
-from tasks.fit.terms import Model
+from tasks.fit.hardware.gpus import gpu
+from tasks.fit.memory.terms import Model
+from tasks.fit.model.parts import Piece
+from tasks.fit.model.shape import ModelShape, shape_of_config
 from weighbridge.errors import FitOptionUnknown
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.fit.kv import CacheLayers, cache_of, kv_bytes_per_token
-from tasks.fit.pages import Paging, capacity, request_bytes
+from tasks.fit.memory.kv import CacheLayers, cache_of, kv_bytes_per_token
+from tasks.fit.memory.pages import Paging, capacity, request_bytes
 
 GIB = 2**30
 VLLM = Paging(context=8192, step_tokens=8192, block_tokens=16, bytes_each=2, tp=1, grouped=True, state_bytes_each=2)

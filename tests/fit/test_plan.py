@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.fit.advice import changes, cheapest_change
-from tasks.fit.gpus import gpu
+from tasks.fit.hardware.gpus import gpu
+from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
-from tasks.fit.schemes import scheme_names, scheme_size
-from tasks.fit.terms import Model
+from tasks.schemes.bytes import scheme_names, scheme_size
 
 
 def test_the_terms_add_up(model: Callable[[str], Model]) -> None:

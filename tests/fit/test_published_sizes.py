@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.fit.schemes import scheme_size
-from tasks.fit.shape import ModelShape
-from tasks.fit.weights import Weights
+from tasks.fit.memory.weights import Weights
+from tasks.fit.model.shape import ModelShape
+from tasks.schemes.bytes import scheme_size
 
 # Half of `total_size` in the public model.safetensors.index.json; of Qwen3-8B half of the bytes named in public code.
 PARAMETERS = {

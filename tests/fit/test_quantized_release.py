@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from examples import tiny
-from tasks.fit.schemes import published_scheme, scheme_size
-from tasks.fit.shape import shape_of_config, shape_of_folder
-from tasks.fit.weights import Weights
+from tasks.fit.memory.weights import Weights
+from tasks.fit.model.shape import shape_of_config, shape_of_folder
+from tasks.schemes.bytes import published_scheme, scheme_size
 from weighbridge.errors import ArchitectureUnknown
 
 TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fit.kv import CacheLayers, cache_of, kv_bytes_per_token
+from tasks.fit.memory.kv import CacheLayers, cache_of, kv_bytes_per_token
 from weighbridge.errors import ArchitectureUnknown
 
 Config = Callable[[str], dict[str, Any]]

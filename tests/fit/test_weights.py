@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from examples import tiny
-from tasks.fit.gguf import BLOCKS, gguf_bytes, more_bits
-from tasks.fit.pieces import Piece, held, pieces_of
-from tasks.fit.schemes import scheme_names, scheme_size
-from tasks.fit.shape import ModelShape, shape_of_config, shape_of_folder
-from tasks.fit.weights import Weights
+from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
+from tasks.fit.memory.weights import Weights
+from tasks.fit.model.parts import Piece, held, pieces_of
+from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
+from tasks.schemes.bytes import scheme_names, scheme_size
 from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown, SchemeUnknown
 

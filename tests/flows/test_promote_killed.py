@@ -19,9 +19,10 @@ import httpx
 import pytest
 
 from registry.audit import AuditLog
-from registry.catching_up import known
-from registry.models import Registry
-from registry.records import CandidateRecord, ReleaseRecord
+from registry.models.reconcile import known
+from registry.models.records import CandidateRecord, ReleaseRecord
+from registry.models.registry import Registry
+from stack.services import Service, services
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tests.support.ports import free_ports
@@ -29,7 +30,6 @@ from tests.support.postgres import postgres, postgres_programs
 from tests.support.waiting import wait_for
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.settings import Settings, load_settings
-from weighbridge.stack.services import Service, services
 
 sys.path.append(str(Path(__file__).parent.parent / "serve"))
 from serve_support import make_artifact

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows.watch import conclude
-from registry.watched import Decision
+from registry.watch.ledger import Decision
 from tasks.source import step
 from tasks.source.watch_rows import Failure, Row, WatchReport
 from weighbridge.errors import ReleaseNotStarted, SourceUnknown, StackDown, StackFailed

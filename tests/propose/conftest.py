@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from registry.store import Artifact
-from tasks.evaluate.scores import ItemScore, SuiteScores
-from tasks.evaluate.verdict import judge, judge_suite
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.fit.rows import FitPlan, FitReport, FitRow
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.source.hub import Source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.records import CARD_LIMIT, REPORT_LINK
+from registry.models.records import CARD_LIMIT, REPORT_LINK
 from tasks.fit.rows import FitReport
 from tasks.propose.card import ROOM_FOR_LINK, make_card
 from tasks.propose.dossier import Dossier, Weighed

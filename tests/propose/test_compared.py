@@ -7,11 +7,11 @@ import re
 import pytest
 
 from tasks.evaluate.compare import Comparison, Options
-from tasks.evaluate.facts import ModelFacts
-from tasks.evaluate.scores import Conditions, ItemScore, SuiteScores
-from tasks.evaluate.sides import Side
-from tasks.evaluate.stopping import judge_as_seen
-from tasks.evaluate.verdict import judge
+from tasks.evaluate.compare_inputs import Side
+from tasks.evaluate.scoring.model_files import ModelFacts
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, SuiteScores
+from tasks.evaluate.verdict.early_stopping import judge_as_seen
+from tasks.evaluate.verdict.verdict import judge
 from tasks.propose.compared import make_comparison_report
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flows.release import conclude
-from registry.journal import Journal
-from registry.records import RecordedCandidate, RecordedRelease, ReleaseRecord
+from registry.models.outbox import Journal
+from registry.models.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
 from tasks.fit.rows import FitReport
 from tasks.propose.propose import Weighed, propose, unrecorded

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.release import conclude
-from registry.models import Registry
+from registry.models.registry import Registry
 from tasks.fit.rows import FitReport
 from tasks.propose.dossier import Weighed
 from tasks.propose.propose import Release

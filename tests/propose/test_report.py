@@ -11,7 +11,7 @@ from tasks.propose.dossier import Dossier, Weighed
 from tasks.propose.plots import as_png, forest_plot
 from tasks.propose.report import items_jsonl, make_report
 from tasks.quantize import Coverage, Recipe, Record
-from tasks.quantize.plan import Ignored, Layer
+from tasks.quantize.plan.recipe import Ignored, Layer
 from tasks.source.hub import Source
 from weighbridge.line import Line
 

@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tasks.quantize.job import Job
-from tasks.quantize.plan import plan
-from tasks.quantize.schemes import scheme
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Job
+from tasks.schemes import scheme
 from weighbridge.errors import WeighbridgeError
 
 TEXT = "It rained on the third day, and the river came up to the second step of the old mill. " * 3

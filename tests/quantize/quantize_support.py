@@ -109,4 +109,4 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     program = tmp_path / "stand-in"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("tasks.children.sys.executable", str(program))
+    monkeypatch.setattr("weighbridge.child_process.sys.executable", str(program))

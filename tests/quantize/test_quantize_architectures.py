@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tasks.quantize import check_coverage, scheme
-from tasks.quantize.job import Job
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Job
 from weighbridge.errors import QuantizationUncovered
 
 pytestmark = pytest.mark.timeout(400)

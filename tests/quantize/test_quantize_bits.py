@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from quantize_support import write_sharded
 
 from tasks.quantize import scheme
-from tasks.quantize.formats import Layout
-from tasks.quantize.job import Job
 from tasks.quantize.loader_config import quantization_config
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.layouts import Layout
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Job
 from tasks.quantize.rounding import NotFinite, narrow, pack, round_rows, round_to, widen
 from tasks.quantize.tensors import read_tensors
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tasks.quantize.coverage import check_coverage
-from tasks.quantize.plan import Recipe
+from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.tensors import read_tensors
 
 # Importing llm-compressor takes twenty seconds of processor, minutes on a machine that is busy with other tests.

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.quantize.calibration import calibration_documents, token_samples, tokens_at_most, tokens_wanted, too_short
-from tasks.quantize.plan import Recipe
-from tasks.quantize.targets import Layer
+from tasks.quantize.plan.recipe import Recipe
+from tasks.quantize.plan.targets import Layer
 from weighbridge.errors import CalibrationInvalid
 
 ROOT = Path(__file__).resolve().parents[2]

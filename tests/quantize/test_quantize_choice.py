@@ -9,7 +9,7 @@ import pytest
 
 from registry.store import Artifact, Store
 from tasks.quantize import quantize, record_of, scheme
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
 from tasks.quantize.run import plan_of
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import SchemeChoice

@@ -9,7 +9,7 @@ import pytest
 
 from examples.damage import damage
 from tasks.quantize import scheme
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
 from tasks.quantize.tensors import read_tensors
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.quantize import scheme, scheme_names
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered, SchemeUnknown
 
 

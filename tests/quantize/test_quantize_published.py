@@ -12,10 +12,10 @@ import pytest
 from quantize_support import llama_config, llama_weights, write_tensors
 
 from registry.store import Store
-from tasks.quantize import published, quantize, scheme
-from tasks.quantize.job import Job
+from tasks.quantize import check_published, quantize, scheme
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Job
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 HIDDEN, INTERMEDIATE, GROUP, BITS = 64, 128, 32, 4
@@ -87,7 +87,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     [(GPTQ, _gptq_layer, 4, GROUP), (AWQ, _awq_layer, 4, GROUP), (FP8, _fp8_layer, 8, None)],
 )
 def test_what_publishers_wrote_is_recognised_and_whole(make, config, layer, bits, group):
-    found = published(make(config, layer))
+    found = check_published(make(config, layer))
     assert found is not None
     assert (found.method, found.bits, found.group_size, found.layers) == (config["quant_method"], bits, group, LAYERS)
     assert found.checked
@@ -95,18 +95,18 @@ def test_what_publishers_wrote_is_recognised_and_whole(make, config, layer, bits
 
 
 def test_a_release_as_trained_is_not_called_quantized(release):
-    assert published(release()) is None
+    assert check_published(release()) is None
 
 
 def test_layers_left_alone_are_missing_from_the_share(make):
     head = {"lm_head.weight": ("F16", np.ones((64, HIDDEN), "<f2"))}
-    found = published(make(change=lambda tensors: tensors.update(head)))
+    found = check_published(make(change=lambda tensors: tensors.update(head)))
     quantized = sum(values.size for name, values in llama_weights(HIDDEN, INTERMEDIATE).items() if "_proj" in name)
     assert found.share_of_linear_bytes == pytest.approx(quantized / (quantized + 64 * HIDDEN))
 
 
 def test_one_group_for_a_whole_row(make):
-    found = published(
+    found = check_published(
         make({**GPTQ, "group_size": -1}, lambda name, outputs, inputs: _gptq_layer(name, outputs, inputs, group=inputs))
     )
     assert (found.group_size, found.layers) == (None, LAYERS)
@@ -117,7 +117,7 @@ def test_without_an_order_of_groups_there_is_no_index(make):
         for name in [name for name in tensors if name.endswith("g_idx")]:
             del tensors[name]
 
-    assert published(make({**GPTQ, "desc_act": False}, change=drop)).layers == LAYERS
+    assert check_published(make({**GPTQ, "desc_act": False}, change=drop)).layers == LAYERS
 
 
 @pytest.mark.parametrize(("config", "layer"), [(GPTQ, _gptq_layer), (AWQ, _awq_layer)])
@@ -125,7 +125,7 @@ def test_without_an_order_of_groups_there_is_no_index(make):
 def test_a_missing_part_is_named(make, config, layer, part):
     folder = make(config, layer, lambda tensors: tensors.pop(f"{LAYER}.{part}"))
     with pytest.raises(QuantizationUncovered, match=f"{LAYER} is not as .*"):
-        published(folder)
+        check_published(folder)
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
@@ -135,7 +135,7 @@ def test_a_part_of_another_shape_is_named(make, part):
         tensors[f"{LAYER}.{part}"] = (kind, np.ascontiguousarray(values[:-1]))
 
     with pytest.raises(QuantizationUncovered, match=f"{LAYER} is not as gptq writes it"):
-        published(make(change=cut))
+        check_published(make(change=cut))
 
 
 def test_a_part_of_another_type_is_named(make):
@@ -143,7 +143,7 @@ def test_a_part_of_another_type_is_named(make):
         tensors[f"{LAYER}.scales"] = ("I32", tensors[f"{LAYER}.scales"][1].astype("<i4"))
 
     with pytest.raises(QuantizationUncovered, match=r"scales is I32 \[4, 64\], not BF16 or F16 or F32"):
-        published(make(change=retype))
+        check_published(make(change=retype))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -156,7 +156,7 @@ def test_scales_must_be_finite(make, config, layer, part, bad):
         tensors[f"{LAYER}.{part}"][1][-1, -1] = bad
 
     with pytest.raises(QuantizationFailed, match=f"{LAYER}.{part} holds a value"):
-        published(make(config, layer, spoil))
+        check_published(make(config, layer, spoil))
 
 
 @pytest.mark.parametrize("group", [-1, INTERMEDIATE // GROUP])
@@ -165,7 +165,7 @@ def test_an_index_of_no_group_is_damage(make, group):
         tensors[f"{LAYER}.g_idx"][1][7] = group
 
     with pytest.raises(QuantizationFailed, match=f"{LAYER} is damaged: g_idx names a group"):
-        published(make(change=spoil))
+        check_published(make(change=spoil))
 
 
 def test_a_config_that_promises_what_no_file_holds(release):
@@ -173,23 +173,23 @@ def test_a_config_that_promises_what_no_file_holds(release):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": GPTQ}))
     with pytest.raises(QuantizationUncovered, match="no layer in its files is"):
-        published(folder)
+        check_published(folder)
 
 
 def test_a_truncated_file_is_named(make):
     weights = make() / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(QuantizationFailed, match="is truncated"):
-        published(weights.parent)
+        check_published(weights.parent)
 
 
 def test_another_layout_of_awq_is_not_taken_for_this_one(make):
     with pytest.raises(QuantizationUncovered, match="'gemv'"):
-        published(make({**AWQ, "version": "gemv"}, _awq_layer))
+        check_published(make({**AWQ, "version": "gemv"}, _awq_layer))
 
 
 def test_a_method_that_nobody_here_knows_is_said_to_be_unchecked(make):
-    found = published(make({"quant_method": "bitsandbytes"}))
+    found = check_published(make({"quant_method": "bitsandbytes"}))
     assert (found.method, found.checked, found.layers) == ("bitsandbytes", False, 0)
 
 
@@ -198,7 +198,7 @@ def test_our_own_artifacts_are_recognised_as_published(release, tmp_path, name):
     source = release(128, 256)
     recipe = plan(source, scheme(name))
     rtn.quantize(Job(source=source, out=tmp_path / "out", recipe=recipe), lambda: None)
-    found = published(tmp_path / "out")
+    found = check_published(tmp_path / "out")
     assert (found.method, found.bits, found.layers) == ("compressed-tensors", recipe.weight_bits, len(recipe.layers))
     assert found.share_of_linear_bytes == 1
 

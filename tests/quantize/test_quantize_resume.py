@@ -12,10 +12,10 @@ from quantize_support import SHARDS, stand_in, write_sharded
 
 from registry.store import Store
 from tasks.quantize import quantize, scheme
-from tasks.quantize.job import Failure, Job, Message
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan import plan
-from tasks.quantize.shards import Finished
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Failure, Job, Message
+from tasks.quantize.process.shards import Finished
 from tasks.quantize.tensors import read_tensors
 from weighbridge.errors import DiskFull, QuantizationFailed, QuantizationInterrupted, QuantizationUncovered
 
@@ -121,7 +121,7 @@ def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(file, data, at)
 
-    monkeypatch.setattr("tasks.quantize.shards.os.pwrite", pwrite)
+    monkeypatch.setattr("tasks.quantize.process.shards.os.pwrite", pwrite)
     with pytest.raises(DiskFull, match=r"full while model-0000\d-of-00003\.safetensors was written"):
         rtn.quantize(job, lambda: None)
     names = sorted(path.name for path in job.out.iterdir())
@@ -139,7 +139,7 @@ def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monk
     def fallocate(file: int, at: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tasks.quantize.shards.os.posix_fallocate", fallocate, raising=False)
+    monkeypatch.setattr("tasks.quantize.process.shards.os.posix_fallocate", fallocate, raising=False)
     with pytest.raises(DiskFull):
         rtn.quantize(job, lambda: pytest.fail("a layer was rounded"))
     assert not list(job.out.iterdir())

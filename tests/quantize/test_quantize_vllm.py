@@ -1,6 +1,6 @@
 """What we write is read by vLLM as transformers reads it: the same log-probabilities, but for its kernels' rounding.
 
-Needs `make vllm`. Which schemes it runs without a GPU, and on which processors: tasks/fit/engines/vllm.yaml.
+Needs `make vllm`. Which schemes it runs without a GPU, and on which processors: tasks/engines/profiles/vllm.yaml.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.fit.engine_memory import engine_profile
-from tasks.processor import processor_features
+from tasks.engines.memory import engine_profile
 from tasks.quantize import scheme
-from tasks.quantize.job import Job
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan import plan
+from tasks.quantize.plan.recipe import plan
+from tasks.quantize.process.job import Job
+from weighbridge.processor import processor_features
 
 ROOT = Path(__file__).parents[2]
 VLLM = ROOT / ".vllm" / "bin" / "python"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.models import Registry
-from registry.records import REPORT_LINK, CandidateRecord, ReleaseRecord
+from registry.models.records import REPORT_LINK, CandidateRecord, ReleaseRecord
+from registry.models.registry import Registry
 from registry.store import Artifact
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

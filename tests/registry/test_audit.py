@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.audit import NOTHING, AuditLog
-from registry.models import Registry
-from registry.records import STATE, ReleaseRecord
+from registry.models.records import STATE, ReleaseRecord
+from registry.models.registry import Registry
 from weighbridge.errors import AuditBroken
 
 Make = Callable[..., ReleaseRecord]

@@ -14,8 +14,8 @@ from store_support import made
 
 from registry.audit import AuditLog
 from registry.backup import back_up, read, restore
-from registry.models import Registry
-from registry.records import ReleaseRecord
+from registry.models.records import ReleaseRecord
+from registry.models.registry import Registry
 from registry.store import Store
 from weighbridge.errors import AuditBroken, BackupDamaged, BackupFailed, OptionInvalid
 from weighbridge.settings import Settings, load_settings
@@ -166,7 +166,7 @@ def test_a_restore_that_was_killed_goes_on_with_replace(
     back_up(installation, backup := tmp_path / "backup.tar.gz")
     new = home("new")
     with monkeypatch.context() as patch:
-        patch.setattr("registry.backup.restoring._put", lambda *_: 1 / 0)
+        patch.setattr("registry.backup.restore._put", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             restore(new, backup)
     with pytest.raises(BackupFailed, match="records of its own"):

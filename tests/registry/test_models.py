@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from registry import records
 from registry.audit import AuditLog
-from registry.models import Registry
-from registry.records import ReleaseRecord
+from registry.models import records
+from registry.models.records import ReleaseRecord
+from registry.models.registry import Registry
 from weighbridge.errors import ApprovalRefused, VersionUnknown
 from weighbridge.line import Approval
 

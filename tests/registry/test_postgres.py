@@ -11,15 +11,15 @@ import pytest
 
 from registry.audit import AuditLog
 from registry.backup import back_up, restore
-from registry.models import Registry
-from registry.records import ReleaseRecord
+from registry.models.records import ReleaseRecord
+from registry.models.registry import Registry
+from stack.services import services
 from tests.support import object_store as s3
 from tests.support.mlflow_server import serving
 from tests.support.ports import free_port
 from tests.support.postgres import postgres, postgres_programs
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings, load_settings
-from weighbridge.stack.services import services
 
 Make = Callable[..., ReleaseRecord]
 PROGRAMS = postgres_programs()

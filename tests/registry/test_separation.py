@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from registry import accounts
+from registry.access import accounts
+from registry.access.grants import Granting
+from registry.access.roles import Roles
 from registry.audit import AuditLog, Entry
-from registry.granting import Granting
-from registry.models import Registry
-from registry.records import ReleaseRecord
-from registry.roles import Roles
+from registry.models.records import ReleaseRecord
+from registry.models.registry import Registry
 from registry.webhooks import ensure_webhook
 from weighbridge.errors import RegistryDenied, RegistryFailed
 from weighbridge.line import Approval

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
-from registry.models import Registry
-from registry.records import ReleaseRecord
+from registry.models.records import ReleaseRecord
+from registry.models.registry import Registry
 from tests.support.mlflow_server import MlflowServer
 from tests.support.ports import free_port
 from weighbridge.errors import RegistryFailed, StackDown

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from store_support import made
 
-from registry import signing
-from registry.store import Store
+from registry.store import Store, signing
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from registry.store import Artifact, Store
-from tasks.serve.engines import EnginePlan, LaunchSpec
+from tasks.engines import EnginePlan, LaunchSpec
 from weighbridge.line import Line
 
 FAKE = Path(__file__).parent.parent / "support" / "fake_engine.py"

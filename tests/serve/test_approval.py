@@ -17,10 +17,10 @@ import httpx
 import pytest
 from serve_support import make_line
 
-from registry import records
 from registry.audit import AuditLog
-from registry.models import COMMENT_START, Registry
-from registry.records import CandidateRecord, ReleaseRecord, State, Version
+from registry.models import records
+from registry.models.records import CandidateRecord, ReleaseRecord, State, Version
+from registry.models.registry import COMMENT_START, Registry
 from registry.store import Artifact, Store
 from tasks.serve import step
 from tasks.serve.approval import check_production, hold
@@ -309,7 +309,7 @@ def test_where_prefect_cannot_be_asked_the_refusal_names_the_command(scene: Scen
 APPROVE = """
 import sys, time
 from pathlib import Path
-from registry.models import Registry
+from registry.models.registry import Registry
 registry = Registry(sys.argv[1])
 registry.candidates(sys.argv[2])
 ready = Path(sys.argv[3])

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from examples import tiny
-from registry.watch_runs import KnownSources
-from registry.watched import Decision, Ledger
+from registry.watch.ledger import Decision, Ledger
+from registry.watch.runs import KnownSources
 from tasks.fit.report import fit
 from tasks.source.watch import decide, settle
 from tasks.source.watch_rows import Row, told

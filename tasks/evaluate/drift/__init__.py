@@ -8,9 +8,9 @@ for, and how the defaults were chosen: docs/drift.md.
 from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal, seen_answers
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
-from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
+from tasks.evaluate.drift.drift_check import config_signal, quick_look, what_changed
+from tasks.evaluate.drift.held_out import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.language import language_of
-from tasks.evaluate.drift.quick import config_signal, quick_look, what_changed
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.drift.signals import Signal
 

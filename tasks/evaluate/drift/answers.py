@@ -6,12 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.assertions.refusal import is_refusal
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.intervals import ratio_interval, rise_interval, share_interval
 from tasks.evaluate.drift.language import UNKNOWN, language_of
 from tasks.evaluate.drift.signals import Side, Signal, make_signal
-from tasks.evaluate.scores import ItemScore, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
+from tasks.evaluate.suites.assertions.refusal import is_refusal
 from weighbridge.errors import VerdictInvalid
 from weighbridge.line import Bounds
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.children import log_tail, model_environment, run_child
 from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Message
-from tasks.evaluate.drift.held import HeldDocument, held_documents, text_digest
+from tasks.evaluate.drift.held_out import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.intervals import Interval, mean_interval, positive_mean_interval
 from tasks.evaluate.drift.reading import Reading
 from tasks.evaluate.drift.signals import Signal, make_signal
-from tasks.evaluate.facts import folder_digest
-from tasks.evaluate.harness import device_name, scoring_device, scoring_dtype
+from tasks.evaluate.scoring.lm_eval import device_name, scoring_device, scoring_dtype
+from tasks.evaluate.scoring.model_files import folder_digest
+from weighbridge.child_process import log_tail, model_environment, run_child
 from weighbridge.errors import DiskFull, ScoringFailed
 from weighbridge.files import write_whole
 from weighbridge.line import Bounds

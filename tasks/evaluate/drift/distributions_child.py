@@ -21,10 +21,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.drift.divergence import Divergence, Vocabularies, diverge, line_up
-from tasks.evaluate.drift.held import HeldDocument
+from tasks.evaluate.drift.free_memory import fit_together
+from tasks.evaluate.drift.held_out import HeldDocument
 from tasks.evaluate.drift.reading import SMALLEST_SHARED_VOCABULARY, Reading, Window, read_documents
-from tasks.evaluate.drift.room import fit_together
-from tasks.evaluate.loading import model_arguments
+from tasks.evaluate.scoring.model_loading import model_arguments
 from weighbridge.units import GIB
 
 SPARE_DISK_BYTES = GIB

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, floor, log, sqrt
 
-from tasks.evaluate.paired import paired_bounds
+from tasks.evaluate.verdict.paired import paired_bounds
 
 TINY = 1e-6
 """Takes the place of an amount of nothing, so that a ratio exists."""

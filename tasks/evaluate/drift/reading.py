@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.drift.held import HeldDocument, Turn
+from tasks.evaluate.drift.held_out import HeldDocument, Turn
 
 SMALLEST_SHARED_VOCABULARY = 0.99
 """Of production's tokens the candidate must know so many, by their text, or the two are predictions of other things."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.drift.signals import Signal
-from tasks.evaluate.verdict import Outcome
+from tasks.evaluate.verdict.verdict import Outcome
 
 MOST_NAMED = 3
 """Signals named in the sentence; the rest are in the table."""

@@ -5,7 +5,7 @@
 
 from tasks.quantize.gguf.convert import gguf_versions, show
 from tasks.quantize.gguf.coverage import check_coverage
-from tasks.quantize.gguf.reader import GGUF_FILE
 from tasks.quantize.gguf.recipe import GgufRecipe, plan
+from tasks.source.gguf.reader import GGUF_FILE
 
 __all__ = ["GGUF_FILE", "GgufRecipe", "check_coverage", "gguf_versions", "plan", "show"]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.quantize.coverage import SIZE_TOLERANCE, Coverage
-from tasks.quantize.gguf.kinds import OF_SAFETENSORS, Kind
 from tasks.quantize.gguf.metadata import disagreement
-from tasks.quantize.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 from tasks.quantize.gguf.recipe import GgufRecipe, PlannedTensor
 from tasks.quantize.tensors import Tensor, opened, read_part, read_tensors
+from tasks.source.gguf.kinds import OF_SAFETENSORS, Kind
+from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 from weighbridge.errors import QuantizationUncovered
 
 BLOCK_BYTES = 16 * 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.quantize.gguf.kinds import Kind
+from tasks.source.gguf.kinds import Kind
 
 
 def to_float32(data: bytes, kind: Kind) -> np.ndarray:

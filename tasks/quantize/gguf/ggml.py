@@ -12,7 +12,7 @@ import importlib.util
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.quantize.gguf.kinds import KINDS, Kind
+from tasks.source.gguf.kinds import KINDS, Kind
 from weighbridge.errors import QuantizationFailed
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from tasks.quantize.gguf.reader import GgufFile
 from tasks.quantize.gguf.recipe import GgufRecipe
-from tasks.quantize.plan import read_config
+from tasks.quantize.plan.recipe import read_config
+from tasks.source.gguf.reader import GgufFile
 
 BYTES = 256
 # Key without the architecture, and where config.json says the same.

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.fit.gguf import more_bits
-from tasks.quantize.gguf.kinds import KINDS, Kind
+from tasks.fit.memory.gguf_sizes import more_bits
+from tasks.source.gguf.kinds import KINDS, Kind
 
 FILE_TYPES = {"q8_0": 7, "q4_K": 15}
 """`general.file_type` (enum llama_ftype: MOSTLY_Q8_0, MOSTLY_Q4_K_M), by the type that most tensors get."""

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.gguf.convert import converter_version
-from tasks.quantize.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
 from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, kind_of
 from tasks.quantize.gguf.names import Named, architecture_of, named, rope_factors
-from tasks.quantize.plan import Ignored, unquantized_config
-from tasks.quantize.schemes import Scheme
+from tasks.quantize.plan.recipe import Ignored, unquantized_config
 from tasks.quantize.tensors import read_tensors
+from tasks.schemes import Scheme
+from tasks.source.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
 
 METHOD = "ggml"
 ALIGNMENT = 32

@@ -1,7 +1,7 @@
 """Ways to find the rounded numbers, one file each; a scheme names those that suit it.
 
 A method is a function `quantize(job, layer_done)` that returns how many tokens of calibration text it watched; it runs
-in a process of its own (`tasks/quantize/child.py`) and may import what it likes.
+in a process of its own (`tasks/quantize/process/child.py`) and may import what it likes.
 """
 
 from __future__ import annotations

@@ -30,14 +30,14 @@ from llmcompressor.observers import Observer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.processor import has_fast_bf16
 from tasks.quantize.calibration import calibration_documents, token_samples, tokens_wanted
-from tasks.quantize.job import Job
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.methods._writing import DTYPES, write_weights
-from tasks.quantize.plan import Recipe
-from tasks.quantize.schemes import scheme
+from tasks.quantize.plan.recipe import Recipe
+from tasks.quantize.process.job import Job
+from tasks.schemes import scheme
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
+from weighbridge.processor import has_fast_bf16
 
 Modifiers = Callable[[QuantizationScheme, list[str]], list[Modifier]]
 

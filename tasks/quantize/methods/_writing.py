@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from tasks.quantize.plan import Layer, Recipe
-from tasks.quantize.shards import ShardWriter, plan_shards, write_index
+from tasks.quantize.plan.recipe import Layer, Recipe
+from tasks.quantize.process.shards import ShardWriter, plan_shards, write_index
 from tasks.quantize.tensors import INDEX, Tensor
 from weighbridge.errors import QuantizationFailed
 

@@ -16,9 +16,9 @@ import torch
 from compressed_tensors.offload import offload_module
 from llmcompressor.modifiers.autoround import AutoRoundModifier
 
-from tasks.quantize.job import Job
 from tasks.quantize.methods._oneshot import calibrate, scratch_of
-from tasks.quantize.schemes import scheme
+from tasks.quantize.process.job import Job
+from tasks.schemes import scheme
 from weighbridge.errors import QuantizationFailed
 
 SAMPLES = 32

@@ -14,8 +14,8 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 
-from tasks.quantize.job import Job
 from tasks.quantize.methods._oneshot import calibrate
+from tasks.quantize.process.job import Job
 
 SAMPLES = 16
 SAMPLE_TOKENS = 256

@@ -19,12 +19,12 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from tasks.quantize.gguf.convert import convert, show
 from tasks.quantize.gguf.floats import to_float32
 from tasks.quantize.gguf.ggml import quantize_rows
-from tasks.quantize.gguf.kinds import KINDS, Kind
 from tasks.quantize.gguf.mixture import FILE_TYPES
-from tasks.quantize.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 from tasks.quantize.gguf.recipe import MOST, GgufRecipe
-from tasks.quantize.job import Job
+from tasks.quantize.process.job import Job
 from tasks.quantize.tensors import opened
+from tasks.source.gguf.kinds import KINDS, Kind
+from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 
 BLOCK_VALUES = 2 * 2**20
 """Weights that a thread rounds at once."""

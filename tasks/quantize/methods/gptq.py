@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from llmcompressor.modifiers.gptq import GPTQModifier
 
-from tasks.quantize.job import Job
 from tasks.quantize.methods._oneshot import calibrate
+from tasks.quantize.process.job import Job
 
 SAMPLES = 32
 SAMPLE_TOKENS = 512

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.quantize.job import Job
 from tasks.quantize.loader_config import write_config
-from tasks.quantize.plan import Layer, Recipe
+from tasks.quantize.plan.recipe import Layer, Recipe
+from tasks.quantize.process.job import Job
+from tasks.quantize.process.shards import Finished, Shard, ShardWriter, plan_shards, write_index
 from tasks.quantize.rounding import NotFinite, Rounded, bits_of, round_rows
-from tasks.quantize.shards import Finished, Shard, ShardWriter, plan_shards, write_index
 from tasks.quantize.tensors import INDEX, Tensor, not_finite, opened, read_part
 
 

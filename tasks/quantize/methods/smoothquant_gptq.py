@@ -12,9 +12,9 @@ from collections.abc import Callable
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-from tasks.quantize.job import Job
 from tasks.quantize.methods._oneshot import calibrate
 from tasks.quantize.methods.gptq import OBSERVER, SAMPLE_TOKENS, SAMPLES
+from tasks.quantize.process.job import Job
 
 STRENGTH = 0.8
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.fit.gpus import HOST
+from tasks.engines import engine
+from tasks.fit.hardware.gpus import HOST
 from tasks.fit.rows import FitRow
-from tasks.serve.engines import engine
 from tasks.serve.fleet.local import plan_engine
 from weighbridge.line import Line
 

@@ -17,12 +17,12 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.serve.engines import EnginePlan, engine, launch_spec
+from tasks.engines import EnginePlan, engine, launch_spec
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.ready import answers, wait_ready
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
-from tasks.serve.memory import check_before_start, note_after_start, planned_rows
+from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
 from tasks.serve.parity.gate import keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference, reference_for
 from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken

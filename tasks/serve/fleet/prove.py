@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from tasks.engines import EnginePlan
 from tasks.evaluate.drift.degenerate import degenerate
-from tasks.serve.engines import EnginePlan
 from weighbridge.errors import EngineFailed
 
 FIRST_ANSWER_SECONDS = 300.0

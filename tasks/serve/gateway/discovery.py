@@ -12,7 +12,13 @@ import math
 from datetime import datetime
 from typing import Any
 
-from tasks.serve.gateway.answers import error_answer, health_answer, model_answer, model_not_found, models_answer
+from tasks.serve.gateway.error_responses import (
+    error_answer,
+    health_answer,
+    model_answer,
+    model_not_found,
+    models_answer,
+)
 from tasks.serve.gateway.keys import KeyRecord, Keys
 from tasks.serve.gateway.routes import Backend, Held, Limits, LineRoute, Routes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.serve.engines import EnginePlan
+from tasks.engines import EnginePlan
 from tasks.serve.parity.judge import DEFAULT_NATS, ERROR, Group, allowed_beside, judge
 from tasks.serve.parity.measure import Measured, measure
 from tasks.serve.parity.reference import Reference

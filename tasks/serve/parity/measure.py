@@ -22,7 +22,7 @@ from typing import Any, Literal
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from tasks.serve.engines import EnginePlan, engine
+from tasks.engines import EnginePlan, engine
 from tasks.serve.parity.probes import ALONE, Kind
 from tasks.serve.parity.reference_job import Choice, Probe
 from weighbridge.errors import EngineFailed

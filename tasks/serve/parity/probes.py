@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.drift.held import HeldDocument, Turn
+from tasks.evaluate.drift.held_out import HeldDocument, Turn
 
 VERSION = 1
 """Of the questions made here; a change makes every reference be made anew."""

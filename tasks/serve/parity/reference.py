@@ -14,11 +14,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.children import log_tail, model_environment, run_child
-from tasks.evaluate.drift.held import held_documents
-from tasks.evaluate.harness import scoring_device, scoring_dtype
+from tasks.evaluate.drift.held_out import held_documents
+from tasks.evaluate.scoring.lm_eval import scoring_device, scoring_dtype
 from tasks.serve.parity.probes import Question, digest
 from tasks.serve.parity.reference_job import Choice, Job, Probe
+from weighbridge.child_process import log_tail, model_environment, run_child
 from weighbridge.errors import ScoringFailed
 from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import load_settings

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from tasks.evaluate.drift.distributions_child import load_model, load_tokenizer, logits_of
-from tasks.processor import has_fast_bf16
 from tasks.serve.parity.probes import CHATS, ENDED, Question, longest_prompt, questions
 from tasks.serve.parity.reference_job import Choice, Job, Made, Probe
+from weighbridge.processor import has_fast_bf16
 
 KEPT_CHOICES = 64
 """Likeliest tokens kept a prompt; beyond them a token counts as likely as the last, which never overstates a fault."""

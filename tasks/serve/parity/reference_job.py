@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.drift.held import HeldDocument
+from tasks.evaluate.drift.held_out import HeldDocument
 from tasks.serve.parity.probes import Question
 
 

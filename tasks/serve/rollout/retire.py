@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
-from tasks.serve.rollout.back import served
+from tasks.serve.rollout.rollback import served
 from weighbridge.line import Line
 
 

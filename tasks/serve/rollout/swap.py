@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from registry.store import Artifact
 from tasks.serve.fleet.local import LocalFleet, RunningEngine
 from tasks.serve.gateway import Backend, Gateway, Held
-from tasks.serve.rollout.steps import switch
+from tasks.serve.rollout.canary import switch
 from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
 

@@ -11,9 +11,9 @@ import pytest
 
 from tasks.quantize.gguf import GGUF_FILE, GgufRecipe, plan, show
 from tasks.quantize.gguf.convert import convert
-from tasks.quantize.job import Job
 from tasks.quantize.methods import ggml
-from tasks.quantize.schemes import scheme
+from tasks.quantize.process.job import Job
+from tasks.schemes import scheme
 from tests.support.tiny_gguf import write_release
 
 

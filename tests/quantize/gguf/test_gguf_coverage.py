@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.quantize.gguf import check_coverage
-from tasks.quantize.gguf.kinds import KINDS
-from tasks.quantize.gguf.reader import read_gguf
+from tasks.source.gguf.kinds import KINDS
+from tasks.source.gguf.reader import read_gguf
 from tests.support.tiny_gguf import weights, write_bf16
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 

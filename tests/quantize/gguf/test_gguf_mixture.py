@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.quantize.gguf.kinds import KINDS
 from tasks.quantize.gguf.mixture import Structure, kept_reason, kind_of
+from tasks.source.gguf.kinds import KINDS
 
 LLAMA = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.quantize.gguf import plan
-from tasks.quantize.schemes import scheme
+from tasks.schemes import scheme
 from tests.support.tiny_gguf import HIDDEN, LAYERS, weights, write_bf16, write_release
 from weighbridge.errors import ConverterMissing, QuantizationFailed, QuantizationUncovered
 

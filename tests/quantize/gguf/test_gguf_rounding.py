@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.quantize.gguf import ggml
-from tasks.quantize.gguf.kinds import KINDS
 from tasks.quantize.gguf.mixture import FILE_TYPES
+from tasks.source.gguf.kinds import KINDS
 from weighbridge.errors import QuantizationFailed
 
 ROWS = np.random.default_rng(3).normal(0, 0.03, (6, 1024)).astype(np.float32)

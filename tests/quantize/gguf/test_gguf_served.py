@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.serve.engines import EnginePlan
-from tasks.serve.engines.llama_cpp import Engine
+from tasks.engines import EnginePlan
+from tasks.engines.llama_cpp import Engine
 from tests.support.ports import free_port
 from tests.support.tiny_gguf import vocabulary
 

@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from examples.smollm2 import build
-from tasks.evaluate.loading import model_arguments
+from tasks.engines import EnginePlan
+from tasks.engines.llama_cpp import Engine
+from tasks.evaluate.scoring.model_loading import model_arguments
 from tasks.quantize.run import quantize_folder
-from tasks.serve.engines import EnginePlan
-from tasks.serve.engines.llama_cpp import Engine
 from tests.support.ports import free_port
 from weighbridge.errors import QuantizationUncovered
 

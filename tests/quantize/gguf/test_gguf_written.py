@@ -9,9 +9,9 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 
 from tasks.quantize.gguf import check_coverage
-from tasks.quantize.gguf.reader import GgufTensor, read_gguf, read_rows
 from tasks.quantize.methods import ggml
 from tasks.quantize.tensors import opened
+from tasks.source.gguf.reader import GgufTensor, read_gguf, read_rows
 from tests.support.tiny_gguf import TEMPLATE, vocabulary, weights
 
 # The converter imports torch and transformers: ten seconds, minutes on a machine that is busy with other tests.

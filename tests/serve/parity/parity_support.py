@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import exp, log
 from typing import Any
 
-from tasks.evaluate.drift.held import Turn
-from tasks.serve.engines import EnginePlan
+from tasks.engines import EnginePlan
+from tasks.evaluate.drift.held_out import Turn
 from tasks.serve.parity.probes import Question
 from tasks.serve.parity.reference_job import Choice, Probe
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.evaluate.drift.held import held_documents
-from tasks.serve.engines import engine, engine_names
+from tasks.engines import engine, engine_names
+from tasks.evaluate.drift.held_out import held_documents
 from tasks.serve.parity.measure import apart, regret
 from tasks.serve.parity.probes import LONG_SHARES, digest, longest_prompt, questions
 from tasks.serve.parity.reference_job import Choice

@@ -12,8 +12,8 @@ from serve_support import make_artifact, make_line
 
 from examples.load import Load
 from tasks.serve.fleet.local import plan_engine
+from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
-from tasks.serve.rollout.steps import roll_out
 from tests.support.waiting import wait_for
 from weighbridge.errors import RolloutAborted
 
@@ -27,7 +27,7 @@ local.engine = lambda name: FakeEngine()
 from rollout_support import lock_of, with_rollout
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
-from tasks.serve.rollout.steps import roll_out
+from tasks.serve.rollout.canary import roll_out
 from weighbridge.settings import load_settings
 settings = load_settings()
 line = with_rollout(make_line(delay=0.05), steps=[10, 50, 100], hold_seconds=60, max_hold_seconds=90)

@@ -28,7 +28,7 @@ from rollout_support import (
 from serve_support import make_artifact
 
 from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.rollout.steps import roll_out
+from tasks.serve.rollout.canary import roll_out
 from weighbridge.errors import RolloutAborted
 
 pytestmark = pytest.mark.timeout(300)

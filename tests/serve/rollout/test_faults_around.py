@@ -32,8 +32,8 @@ from serve_support import make_artifact
 from examples.load import Load
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import access_log
-from tasks.serve.rollout import back
-from tasks.serve.rollout.steps import roll_out
+from tasks.serve.rollout import rollback
+from tasks.serve.rollout.canary import roll_out
 from tests.support.waiting import wait_for
 from weighbridge.errors import DiskFull
 
@@ -185,17 +185,17 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
         wait_for(lambda: load.by_version, seconds=60)
         with lock_of(settings) as lock:
             roll_out(with_rollout(line, **QUICK), "2", new, gateway, lock)
-        back.note_served(settings, "toy", 2, 1)
+        rollback.note_served(settings, "toy", 2, 1)
         began = time.monotonic()
         fill(disk)
-        assert back.switch_warm(settings, "toy", None, "it stutters") == 1
+        assert rollback.switch_warm(settings, "toy", None, "it stutters") == 1
         switched = time.time()
         record_property("seconds", round(time.monotonic() - began, 1))
         wait_for(lambda: any(one.version == "1" and one.started > switched for one in load.answers), seconds=60)
     assert weights(gateway) == {"1": 100, "2": 0}
     assert load.last_start("2", switched) is None
     assert load.failed == []
-    assert back.pending(settings, "toy") == back.GoingBack(to=1, reason="it stutters")
+    assert rollback.pending(settings, "toy") == rollback.GoingBack(to=1, reason="it stutters")
 
 
 def span(failed):

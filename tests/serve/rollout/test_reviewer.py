@@ -18,17 +18,17 @@ from playwright.sync_api import Error as PlaywrightError
 from serve_support import make_line
 from typer.testing import CliRunner
 
-from registry import accounts
+from cli.main import app
+from registry.access import accounts
 from registry.audit import AuditLog
-from registry.models import Registry
+from registry.models.registry import Registry
 from registry.store import Store
-from tasks.evaluate.scores import ItemScore, SuiteScores
-from tasks.evaluate.verdict import judge, judge_suite
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
+from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.propose.dossier import Weighed
 from tasks.propose.propose import propose
 from tasks.serve import step
 from tasks.source.hub import Source
-from weighbridge.cli.main import app
 
 pytestmark = pytest.mark.timeout(600)
 WINDOW = {"width": 1280, "height": 800}

@@ -7,9 +7,9 @@ from rollout_support import clients, lock_of, serve_first, unproven, weights, wi
 from serve_support import make_artifact
 
 from tasks.serve.gateway import Shadow
+from tasks.serve.rollout.canary import roll_out
+from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.retire import retire
-from tasks.serve.rollout.steps import roll_out
-from tasks.serve.rollout.table import step_rows
 from weighbridge.errors import RolloutAborted
 from weighbridge.line import Rollout, ShadowStep
 

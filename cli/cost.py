@@ -1,0 +1,230 @@
+"""`cost`: what serving a model costs a month, against a hosted API; nothing here needs the stack."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import JsonOption, say, show_json, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tasks.cost.report import CostOption, CostReport, HostedCost
+    from tasks.fit.model.shape import ModelShape
+    from tasks.fit.rows import FitRow
+
+ROWS_SHOWN = 12
+DEFAULT_MAX_NUM_SEQS = 256
+"""What vLLM runs at once unless it is told otherwise."""
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
+QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<suffix>[kmb]?)", re.IGNORECASE)
+
+
+def quantity(text: str, option: str) -> float:
+    """A number with an optional suffix: k thousand, M million, B billion.
+
+    Raises:
+        OptionInvalid: it is not one, or zero.
+    """
+    from weighbridge.errors import OptionInvalid
+
+    found = QUANTITY.fullmatch(text.strip().replace(",", "").replace("_", ""))
+    value = float(found["number"]) * SUFFIXES[found["suffix"].lower()] if found else 0
+    if not value:
+        raise OptionInvalid(
+            f"{option} is {text!r}, which is not a positive number.",
+            "Write a number, with k, M or B for thousands, millions or billions: 20M.",
+            where=option,
+        )
+    return value
+
+
+def cost(
+    target: Annotated[str | None, typer.Argument(help="hf://org/model, or a folder with config.json.")] = None,
+    tokens_per_day: Annotated[str, typer.Option(help="Prompts and answers together: 20M, 500k, 1.5B.")] = "20M",
+    line: Annotated[str | None, typer.Option(help="A line, instead of a model: its source, schemes and load.")] = None,
+    input_share: Annotated[float, typer.Option(min=0, max=0.99, help="Prompts' share of all tokens.")] = 0.75,
+    request_tokens: Annotated[int, typer.Option(min=2, help="Prompt and answer of the mean request.")] = 2000,
+    stream_speed: Annotated[float, typer.Option(min=0.1, help="Tokens/s that each request must still get.")] = 10,
+    peak_to_mean: Annotated[float, typer.Option(min=1, help="Busiest minutes against the day's mean load.")] = 4,
+    staff_hours: Annotated[float, typer.Option(min=0, help="Hours a month that people spend on it.")] = 10,
+    staff_rate: Annotated[float, typer.Option(min=0, help="Euros an hour.")] = 80,
+    prices: Annotated[Path | None, typer.Option(help="Your own prices, over the built-in ones.")] = None,
+    api: Annotated[str | None, typer.Option(help="Id of the hosted price to compare with.")] = None,
+    sovereign: Annotated[bool, typer.Option("--sovereign", help="Only EU providers without a foreign parent.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the break-even into this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what serving a model costs a month on each GPU that it fits, against a hosted API."""
+    from tasks.cost.monthly import Assumptions, ModelFacts
+    from tasks.cost.monthly import cost as price
+    from tasks.cost.prices import load_prices
+    from tasks.cost.throughput import Traffic
+
+    volume = quantity(tokens_per_day, "--tokens-per-day")
+    known = load_prices(prices)
+    shape, rows, at_once = _rows(target, line, request_tokens)
+    report = price(
+        rows,
+        ModelFacts(name=shape.name, parameters=shape.parameters, active_parameters=shape.active_parameters),
+        volume,
+        known,
+        Assumptions(
+            traffic=Traffic(
+                input_share=input_share,
+                request_tokens=request_tokens,
+                stream_tokens_per_second=stream_speed,
+                max_num_seqs=at_once or DEFAULT_MAX_NUM_SEQS,
+            ),
+            peak_to_mean=peak_to_mean,
+            staff_hours_per_month=staff_hours,
+            staff_eur_per_hour=staff_rate,
+            sovereign_only=sovereign,
+            api=api,
+        ),
+    )
+    if plot is not None:
+        _draw(report, plot)
+    if as_json:
+        show_json(report.model_dump(mode="json"))
+    else:
+        _show(report)
+
+
+def _rows(
+    target: str | None, line: str | None, request_tokens: int
+) -> tuple[ModelShape, tuple[FitRow, ...], int | None]:
+    """The model, what the planner says of it, and how many requests the line's engine runs at once.
+
+    A line narrows the schemes and sets the engine and its load; GPUs are all that the planner knows.
+    """
+    from tasks.cost.rows import rows_to_price
+    from tasks.fit.model.shape import shape_of
+    from tasks.fit.request import Request
+    from weighbridge.errors import OptionInvalid
+    from weighbridge.line import Line
+    from weighbridge.settings import load_settings, use_libraries
+
+    if (target is None) == (line is None):
+        raise OptionInvalid("A cost needs one model.", "Name hf://org/model or a folder, or a line with --line.")
+    use_libraries(load_settings())
+    if target is not None:
+        shape = shape_of(target)
+        return shape, rows_to_price(shape, Request(context=max(Request().context, request_tokens))), None
+    plan = Line.load(str(line))
+    shape, request = shape_of(plan.source), Request.of_line(plan)
+    return shape, rows_to_price(shape, request, plan.schemes), request.max_num_seqs
+
+
+def _draw(report: CostReport, path: Path) -> None:
+    from tasks.cost.plot import draw
+    from weighbridge.errors import OptionInvalid
+
+    try:
+        draw(report, path)
+    except (OSError, ValueError) as error:
+        raise OptionInvalid(
+            f"{path} cannot be drawn: {error}.", "Name a file that ends in .png, .svg or .pdf.", where="--plot"
+        ) from None
+
+
+def _show(report: CostReport) -> None:
+    say(
+        f"[bold]{report.model}[/] ({report.parameters / 1e9:.1f} billion parameters, {report.model_class} class) at "
+        f"{_millions(report.tokens_per_day)} tokens a day"
+    )
+    groups = _groups(report.options)
+    if groups:
+        say(_options_table(groups))
+    if len(groups) > ROWS_SHOWN:
+        say(f"{len(groups) - ROWS_SHOWN} dearer ones are left out; --json has all.")
+    if report.hosted:
+        say(_hosted_table(report))
+    if report.hosted and report.options:
+        worst = report.break_even_at_worst_tokens_per_day
+        band = f"; at the low end of the throughput's band {_millions(worst) if worst else 'never'}"
+        for name, at, by in (
+            ("with high availability", report.break_even_tokens_per_day, f" ({report.break_even_option}{band})"),
+            ("without spare servers", report.single_break_even_tokens_per_day, ""),
+            ("with high availability and staffing", report.all_in_break_even_tokens_per_day, ""),
+        ):
+            say(f"Break-even {name}: {f'[bold]{_millions(at)}[/] tokens a day{by}' if at else 'never'}")
+    say("\n[bold]Assumed[/]")
+    for sentence in report.assumptions:
+        say(f"- {sentence}")
+    for sentence in report.warnings:
+        say(f"[yellow]![/] {sentence}")
+
+
+def _options_table(groups: list[list[CostOption]]) -> Table:
+    shown = table(
+        "€/month",
+        "with HA",
+        "staffing",
+        "all in",
+        "€/1M",
+        "copies",
+        "GPUs",
+        "scheme",
+        "tokens/s a copy",
+        "load",
+        "price",
+    )
+    for first, *others in groups[:ROWS_SHOWN]:
+        shown.add_row(
+            f"{first.monthly_eur:,.0f}",
+            f"{first.ha_monthly_eur:,.0f}",
+            f"{first.staffing_monthly_eur:,.0f}",
+            f"{first.all_in_monthly_eur:,.0f}",
+            f"{first.eur_per_million_tokens:.2f}",
+            f"{first.copies} ({first.copies_at_best}–{first.copies_at_worst})",
+            f"{first.gpus} × {first.gpu}{f', {held} a copy' if (held := first.tp * first.pp) > 1 else ''}",
+            ", ".join(f"{one.scheme}{' (tight)' if one.verdict == 'tight' else ''}" for one in (first, *others)),
+            f"{first.tokens_per_second_per_copy:,.0f} "
+            f"({first.tokens_per_second_low:,.0f}–{first.tokens_per_second_high:,.0f})",
+            f"{first.utilization:.0%}",
+            f"{first.price_id}{'' if first.sovereign else ' (not sovereign)'}{_age(first)}",
+        )
+    return shown
+
+
+def _groups(options: tuple[CostOption, ...]) -> list[list[CostOption]]:
+    """Options that differ by scheme alone, together, the fastest first."""
+    groups: dict[tuple[str, int, int], list[CostOption]] = {}
+    for one in options:
+        groups.setdefault((one.price_id, one.gpus, one.tp * one.pp), []).append(one)
+    return list(groups.values())
+
+
+def _hosted_table(report: CostReport) -> Table:
+    shown = table("hosted", "model", "€/1M", "€/month", "break-even with HA", "price")
+    for one in (report.hosted, *report.hosted_others):
+        if one is None:
+            continue
+        at = one.break_even_tokens_per_day
+        shown.add_row(
+            one.provider,
+            one.model,
+            f"{one.eur_per_million_tokens:.2f}",
+            f"{one.monthly_eur:,.0f}",
+            (f"{_millions(at)} a day" if at else "never") if report.options else "",
+            f"{one.price_id}{'' if one.sovereign or one.reference else ' (not sovereign)'}{_age(one)}",
+        )
+    return shown
+
+
+def _age(one: CostOption | HostedCost) -> str:
+    return f" [yellow]{one.price_date:%Y-%m}, stale[/]" if one.stale else f" {one.price_date:%Y-%m}"
+
+
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.1f} million" if tokens < 1e9 else f"{tokens / 1e9:,.1f} billion"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command known."""
+    app.command()(cost)

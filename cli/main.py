@@ -1,0 +1,77 @@
+"""`weighbridge`: the commands, and how they end when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli import (
+    audit,
+    backup,
+    compare,
+    cost,
+    fit,
+    keys,
+    lines,
+    manifests,
+    output,
+    quantize,
+    roles,
+    serving,
+    stack,
+    store,
+    suites,
+    verdicts,
+    watch,
+)
+from weighbridge.errors import WeighbridgeError
+
+app = typer.Typer(
+    name="weighbridge",
+    help="A release line for open-weight language models: from a new release to serving, and back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stack.add_to(app)
+lines.add_to(app)
+fit.add_to(app)
+quantize.add_to(app)
+cost.add_to(app)
+suites.add_to(app)
+verdicts.add_to(app)
+watch.add_to(app)
+compare.add_to(app)
+serving.add_to(app)
+keys.add_to(app)
+manifests.add_to(app)
+store.add_to(app)
+roles.add_to(app)
+audit.add_to(app)
+backup.add_to(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from weighbridge import __version__
+
+    print(__version__)
+
+
+def run() -> None:
+    """Entry point: named errors become one message and their exit status."""
+    try:
+        app()
+    except WeighbridgeError as error:
+        output.show_error(error)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,208 @@
+"""`quantize`: a model in fewer bits, from a plain folder or a line's download; nothing here needs the stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
+from weighbridge.units import GIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from registry.store import Artifact
+    from tasks.quantize import Needs, Record
+    from tasks.quantize.gguf import GgufRecipe
+    from tasks.quantize.plan.recipe import Recipe
+    from weighbridge.line import SchemeChoice
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="DIR|LINE", help="A model's folder, or a line with a download.")],
+    scheme: Annotated[str, typer.Option(help="int8, int8-w8a16, int4, int4-asym, fp8, fp8-block, …")],
+    method: Annotated[str | None, typer.Option(help="How the numbers are found. [default: the cheapest]")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet.", show_default=False)] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Text for methods that calibrate: .txt or .jsonl.")] = None,
+    recipe_file: Annotated[
+        Path | None, typer.Option("--recipe", help="YAML with group_size, ignore: a choice of your own.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it needs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantize a model, prove that it happened, and write it whole or not at all.
+
+    Of a line, the result goes into the store when no --out is given. After a kill the same command goes on after the
+    files that are finished.
+    """
+    from tasks.quantize import quantize_folder
+    from tasks.quantize import scheme as scheme_of
+    from tasks.quantize.run import needs_of, plan_of
+    from weighbridge.errors import OptionInvalid
+    from weighbridge.settings import load_settings, use_libraries
+
+    use_libraries(load_settings())
+    folder, artifact = _resolve(source)
+    chosen = scheme_of(scheme)
+    if not chosen.changes_weights:
+        _show_published(folder, scheme, as_json)
+        return
+    if out is None and artifact is None and not dry_run:
+        raise OptionInvalid("There is no place for the result.", "Name a new folder by --out.", "--out")
+    choice = _choice(recipe_file)
+    method = method or (choice.methods[0] if choice.methods else None)
+    recipe = plan_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
+    needed = needs_of(folder, recipe, calibration)
+    if dry_run:
+        _show_plan(recipe, needed, as_json)
+        return
+    if not as_json:
+        note("needs", f"{needed}; {len(recipe.layers)} layers by {recipe.method}.")
+    digest = ""
+    with bars() as shown:
+        task = shown.add_task(f"{scheme} by {recipe.method}", total=None)
+
+        def progress(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
+        try:
+            if out is None and artifact is not None:
+                record, digest = _into_store(artifact, scheme, method, calibration, progress, choice)
+            else:
+                assert out is not None
+                record = quantize_folder(folder, out, scheme, method, progress, calibration, choice)
+        except KeyboardInterrupt:
+            note("quantize", "Stopped. Finished files are kept: the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+    _show_record(record, digest or str(out), as_json)
+
+
+def _resolve(source: str) -> tuple[Path, Artifact | None]:
+    """The folder to quantize, and the artifact that it is where a line was named."""
+    from registry.store import Store
+    from weighbridge.errors import ArtifactMissing, LineUnknown
+    from weighbridge.line import line_names
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder, None
+    if source not in line_names():
+        raise LineUnknown(
+            f"{source!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
+            "Name a folder with config.json and safetensors files, or one of these lines.",
+        )
+    store = Store()
+    downloads = [one for one in store.artifacts(source) if store.facts(one).get("made_by") == "download"]
+    if not downloads:
+        raise ArtifactMissing(
+            f"The store holds no download of {source}.",
+            f"Run `weighbridge release {source}`, or name a folder.",
+            where=str(store.folder),
+        )
+    newest = max(downloads, key=store.made_at)
+    return store.path(newest), newest
+
+
+def _choice(path: Path | None) -> SchemeChoice:
+    """What a recipe file chooses; the fields are those of a line's `quantize.schemes.<scheme>`."""
+    import yaml
+    from pydantic import ValidationError
+
+    from weighbridge.errors import OptionInvalid
+    from weighbridge.files import read_yaml
+    from weighbridge.line import SchemeChoice
+
+    if path is None:
+        return SchemeChoice()
+    try:
+        return SchemeChoice.model_validate(read_yaml(path) or {})
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise OptionInvalid(
+            f"{path} is no recipe: {' '.join(str(error).split())}.",
+            "Write YAML with methods, group_size or ignore; `docs/quantize.md` has one.",
+            "--recipe",
+        ) from None
+
+
+def _into_store(
+    artifact: Artifact,
+    scheme: str,
+    method: str | None,
+    calibration: Path | None,
+    progress: Callable[[int, int], None],
+    choice: SchemeChoice,
+) -> tuple[Record, str]:
+    from tasks.quantize import quantize as into_store
+    from tasks.quantize import record_of
+
+    made = into_store(artifact, scheme, method, progress=progress, calibration=calibration, choice=choice)
+    record = record_of(made)
+    assert record is not None
+    return record, made.uri
+
+
+def _show_published(folder: Path, scheme: str, as_json: bool) -> None:
+    """A scheme that changes nothing only checks what is there."""
+    from tasks.quantize import check_published
+
+    found = check_published(folder)
+    if as_json:
+        show_json({"scheme": scheme, "published": found.model_dump() if found else None})
+    elif found is None:
+        say(f"{scheme} is the model as published: nothing to do.")
+    elif not found.checked:
+        say(f"Quantized by {escape(found.method)} as published; its files cannot be checked here.")
+    else:
+        say(
+            f"Quantized by {escape(found.method)} as published, {found.bits} bits: {found.layers} layers whole, "
+            f"{found.share_of_linear_bytes:.1%} of Linear bytes. Nothing to do."
+        )
+
+
+def _show_plan(recipe: Recipe | GgufRecipe, needed: Needs, as_json: bool) -> None:
+    from tasks.quantize.plan.resources import available_bytes
+
+    share = sum(layer.source_bytes for layer in recipe.layers) / recipe.linear_bytes
+    if as_json:
+        show_json(
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "share_of_linear_bytes": share,
+                "predicted_bytes": recipe.predicted_bytes,
+                "needs": needed.model_dump(),
+                "available_memory_bytes": available_bytes(),
+            }
+        )
+        return
+    groups = f", groups of {recipe.group_size}" if recipe.group_size else ""
+    say(
+        f"[bold]{recipe.scheme}[/] by {recipe.method}{groups}: {len(recipe.layers)} layers, {share:.1%} of Linear bytes"
+    )
+    shown = table("stays", "because")
+    for one in recipe.ignored:
+        shown.add_row(escape(one.name), one.reason)
+    if recipe.ignored:
+        say(shown)
+    say(f"Weights: {recipe.predicted_bytes / GIB:.2f} GiB. Needs {needed}; {available_bytes() / GIB:.1f} GiB are free.")
+
+
+def _show_record(record: Record, place: str, as_json: bool) -> None:
+    if as_json:
+        show_json({"out": place, **record.model_dump(mode="json")})
+        return
+    coverage = record.coverage
+    say(
+        f"[bold]{escape(place)}[/]: {coverage.found} of {coverage.planned} layers, "
+        f"{coverage.share_of_linear_bytes:.1%} of Linear bytes, {coverage.written_bytes / GIB:.2f} GiB; "
+        f"{record.seconds:.0f} s, {record.cpu_seconds:.0f} CPU-s, {record.peak_rss_bytes / GIB:.2f} GiB of memory."
+    )
+    if record.thin:
+        note("quantize", record.thin)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command known."""
+    app.command()(quantize)

@@ -1,0 +1,102 @@
+"""`verdict`: is a candidate no worse, from two models' scores on the same items and nothing else?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.output import JsonOption, say, show_error, table
+from weighbridge.errors import OptionInvalid, WeighbridgeError
+
+if TYPE_CHECKING:
+    from tasks.evaluate.verdict.sequential import Decision
+
+COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
+
+
+def verdict(
+    pairs: Annotated[
+        list[Path],
+        typer.Option(
+            help="JSON lines of id, production and candidate score (0 to 1), perhaps cluster and production's margin."
+            " May be given again."
+        ),
+    ],
+    margin: Annotated[float, typer.Option(help="The largest loss that still counts as no worse.")] = 0.02,
+    confidence: Annotated[float, typer.Option(help="One-sided, of `non_inferior`.")] = 0.95,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Take items in a fixed random order: for files that are sorted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a candidate is no worse than production, from their scores on the same items.
+
+    Candidate scores are looked at one by one, and no further than needed: in the file's order, which should be a
+    random one, or, where production's margins are given, in an order of its own. With --json one line a file.
+
+    Exit status 0 whatever the verdicts; 2 when a file cannot be read, after all others.
+    """
+    if not 0 < margin < 1:
+        raise OptionInvalid(f"--margin {margin:g} is not between 0 and 1.", "Name it as a share: 0.02 is two points.")
+    if not 0.5 <= confidence < 1:
+        raise OptionInvalid(f"--confidence {confidence:g} is not between 0.5 and 1.", "0.95 is usual.")
+    from tasks.evaluate.verdict.sequential import decide, read_pairs
+
+    judged: list[tuple[Path, Decision]] = []
+    status = 0
+    for path in pairs:
+        try:
+            decision = decide(read_pairs(path), margin=margin, confidence=confidence, shuffle=shuffle)
+        except WeighbridgeError as error:
+            status = status or error.exit_status
+            if as_json:
+                print(json.dumps({"file": str(path), "verdict": "invalid", "reason": error.what, **error.as_dict()}))
+            else:
+                show_error(error)
+            continue
+        if as_json:
+            print(json.dumps({"file": str(path), **as_row(decision), "margin": margin, "confidence": confidence}))
+        else:
+            judged.append((path, decision))
+    if judged:
+        _show(judged)
+    if status:
+        raise typer.Exit(status)
+
+
+def as_row(decision: Decision) -> dict[str, Any]:
+    """A decision for `--json`."""
+    return {
+        "verdict": decision.outcome,
+        "items_used": decision.items_used,
+        "estimate": decision.estimate,
+        "interval": None if decision.low is None else [decision.low, decision.high],
+        "items": decision.items,
+        "reason": decision.reason,
+    }
+
+
+def _show(judged: list[tuple[Path, Decision]]) -> None:
+    from rich.markup import escape
+
+    shown = table("file", "verdict", "difference", "interval", "looked at", "of")
+    for path, one in judged:
+        shown.add_row(
+            escape(str(path)),
+            f"[{COLOURS[one.outcome]}]{one.outcome}[/]",
+            "–" if one.estimate is None else f"{one.estimate:+.2%}",
+            "–" if one.low is None or one.high is None else f"{one.low:+.2%} to {one.high:+.2%}",
+            str(one.items_used),
+            str(one.items),
+        )
+    say(shown)
+    for path, one in judged:
+        say(escape(f"{path}: {one.reason}"))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command known."""
+    app.command()(verdict)

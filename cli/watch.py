@@ -1,0 +1,113 @@
+"""`watch`: what is new at the lines' sources, what is decided about it and why, and its release started once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.output import JsonOption, note, say, show_json, table
+
+if TYPE_CHECKING:
+    from registry.watch.ledger import Decision
+    from tasks.source.watch_rows import Row
+    from weighbridge.settings import Settings
+
+COLOURS = {"release": "green", "notify": "yellow", "ignore": "dim"}
+
+
+def watch(
+    lines: Annotated[list[str] | None, typer.Argument(help="Lines; all of them by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and print; start nothing, write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for new commits and successors, decide about each, and start what is to be released, once.
+
+    Without the stack it still decides and prints. Exit status 0 when every line was looked at and nothing that
+    was to be started was left; else that of the first error.
+    """
+    from tasks.fit.report import fit
+    from tasks.source.watch import decide, remember, settle
+    from weighbridge.line import Line, line_names
+    from weighbridge.settings import load_settings, use_libraries
+
+    settings = load_settings()
+    use_libraries(settings)
+    names = lines or line_names()
+    for name in lines or []:
+        Line.load(name)  # a name that was typed wrong is worth more than a row
+    rows = [row for name in names for row in decide(name, fit)]
+    if not dry_run:
+        rows = settle(rows, lambda decision: _start(settings, decision))
+        for problem in remember(names):
+            note("mlflow", problem)
+    if as_json:
+        show_json({"dry_run": dry_run, "rows": [_as_dict(row) for row in rows]})
+    else:
+        _show(rows)
+    if failed := [row.error for row in rows if row.error]:
+        raise typer.Exit(failed[0].exit_status)
+
+
+def _start(settings: Settings, decision: Decision) -> str:
+    """Ask Prefect for a release; that Prefect is down is known before its client is imported.
+
+    Raises:
+        StackDown: Prefect does not answer.
+        ReleaseNotStarted, StackFailed: as `tasks.source.step.start_release`.
+    """
+    import httpx
+
+    from weighbridge.errors import StackDown
+
+    try:
+        healthy = httpx.get(f"{settings.prefect_url}/api/health", timeout=5).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        healthy = False
+    if not healthy:
+        raise StackDown(
+            f"Prefect does not answer, so the release of {decision.uri} was not started.",
+            "Run `weighbridge up`, then the same command again.",
+            where=settings.prefect_url,
+        )
+    from tasks.source.step import start_release
+
+    return start_release(decision)
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    decision, error = row.decision, row.error
+    decided: dict[str, Any] = {"outcome": None, "reasons": []}
+    if decision:
+        decided = decision.model_dump(mode="json", exclude={"line", "rules"})
+    return {
+        **row.model_dump(mode="json", exclude={"decision", "error"}),
+        **decided,
+        "error": error.model_dump() if error else None,
+    }
+
+
+def _show(rows: list[Row]) -> None:
+    shown = table("line", "outcome", "what", "commit", "state", "why")
+    common = [one for one in rows[0].notes if all(one in row.notes for row in rows)] if len(rows) > 1 else []
+    for row in rows:
+        decision = row.decision
+        why = [f"{row.error.code}: {row.error.what} Next: {row.error.next_step}"] if row.error else []
+        why += [reason.text for reason in decision.reasons] if decision else []
+        outcome = decision.outcome if decision else "error"
+        shown.add_row(
+            row.line,
+            f"[{COLOURS.get(outcome, 'red')}]{outcome}[/]",
+            decision.repo if decision else "",
+            decision.commit[:12] if decision else "",
+            row.state,
+            "\n".join([*why, *(f"({one})" for one in row.notes if one not in common)]),
+        )
+    say(shown)
+    for one in common:
+        say(f"{one[0].upper()}{one[1:]}.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command known."""
+    app.command()(watch)

@@ -1,0 +1,1 @@
+"""Who may do what in MLflow: accounts, roles and grants."""

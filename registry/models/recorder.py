@@ -1,0 +1,230 @@
+"""Writing a release into MLflow so that a kill between any two calls leaves nothing twice.
+
+Each thing carries the release's key (and a candidate its digest) as tags from the call that creates it, so
+a second try finds it. What follows a creation (metrics, files, outputs) writes the same again until the
+run is marked finished, which is the last thing done to it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.models import records
+from registry.models.outbox import lay_out
+from registry.models.records import (
+    CandidateRecord,
+    DatasetRecord,
+    RecordedCandidate,
+    RecordedRelease,
+    ReleaseRecord,
+    candidates_model,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Experiment, LoggedModel, Param, Run
+
+RELEASE, CANDIDATE = "release", "candidate"
+PAGE = 1000
+BATCH = 100
+"""Params that MLflow takes in one `log_batch`; it takes 1,000 metrics."""
+
+
+class Recorder:
+    """Writes one line's releases."""
+
+    def __init__(self, client: MlflowClient, line: str) -> None:
+        self.client, self.line = client, line
+
+    def ensure_line(self) -> str:
+        """Make what a line needs in MLflow where it is missing; returns the experiment's id."""
+        experiment = self._experiment()
+        if experiment is None:
+            experiment_id = str(self.client.create_experiment(self.line))
+        else:
+            experiment_id = experiment.experiment_id
+            if experiment.lifecycle_stage == "deleted":
+                self.client.restore_experiment(experiment_id)
+        for model, description in (
+            (
+                candidates_model(self.line),
+                f"What passed on the way to {self.line}; *Promote model* on a version approves it.",
+            ),
+            (self.line, "What was approved to serve. Aliases: `production`, `previous`."),
+        ):
+            if not self.client.search_registered_models(f"name='{model}'"):
+                self.client.create_registered_model(model, description=description)
+        return experiment_id
+
+    def record(self, record: ReleaseRecord) -> RecordedRelease:
+        """Record a release, or what is missing of it."""
+        experiment_id = self.ensure_line()
+        tags = self._release_tags(record)
+        parent = self._run(experiment_id, f"{self.line} {record.commit[:8]}", {records.KIND: RELEASE, **tags})
+        if parent.info.status != "FINISHED":
+            self._log_params(parent.info.run_id, record.params)
+        candidates = tuple(self._candidate(parent, record, candidate) for candidate in record.candidates)
+        if parent.info.status != "FINISHED":
+            self.client.set_terminated(parent.info.run_id, status="FINISHED")
+        return RecordedRelease(run_id=parent.info.run_id, run_url=self.run_url(parent), candidates=candidates)
+
+    def failed_runs(self, digest_prefix: str) -> list[Run]:
+        """Runs of candidates that did not pass, oldest first."""
+        if not digest_prefix.isalnum() or (experiment := self._experiment()) is None:
+            return []
+        wanted = (
+            f"tags.`{records.KIND}` = '{CANDIDATE}' AND tags.`{records.PASSES}` = 'false' "
+            f"AND tags.`{records.DIGEST}` LIKE '{digest_prefix.lower()}%'"
+        )
+        found = self.client.search_runs([experiment.experiment_id], wanted, max_results=PAGE)
+        return sorted(found, key=lambda run: run.info.start_time)
+
+    def run_url(self, run: Run) -> str:
+        """A run's page."""
+        return web_address(self.client, f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+
+    def _candidate(self, parent: Run, record: ReleaseRecord, candidate: CandidateRecord) -> RecordedCandidate:
+        artifact = candidate.artifact
+        tags = {**candidate.tags, **self._release_tags(record), **_candidate_tags(candidate)}
+        run = self._run(
+            parent.info.experiment_id,
+            f"{artifact.scheme} {artifact.short}",
+            {records.KIND: CANDIDATE, "mlflow.parentRunId": parent.info.run_id, **tags},
+        )
+        report = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/{candidate.report}"
+        card = candidate.card_markdown.replace(records.REPORT_LINK, f"#/{report}")[: records.CARD_LIMIT]
+        model = self._logged_model(run, candidate, tags)
+        if run.info.status != "FINISHED":
+            self._fill(run, model, candidate, card)
+        version = self._version(run, model, candidate, tags, card) if candidate.passes else None
+        if run.info.status != "FINISHED":
+            self.client.set_terminated(run.info.run_id, status="FINISHED")
+        return RecordedCandidate(
+            digest=artifact.digest,
+            run_id=run.info.run_id,
+            model_id=model.model_id,
+            version=version,
+            run_url=self.run_url(run),
+            report_url=web_address(self.client, report),
+        )
+
+    def _run(self, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
+        """The run of these tags' kind, key and digest."""
+        identity = [name for name in (records.KIND, records.KEY, records.DIGEST) if name in tags]
+        wanted = " AND ".join(f"tags.`{name}` = '{tags[name]}'" for name in identity)
+        found = self.client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
+
+    def _logged_model(self, run: Run, candidate: CandidateRecord, tags: dict[str, str]) -> LoggedModel:
+        """The logged model of a candidate's run; the weights themselves stay in the store."""
+        found = self.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=1
+        )
+        if found:
+            model = found[0]
+        else:
+            artifact = candidate.artifact
+            model = self.client.create_logged_model(
+                run.info.experiment_id,
+                name=f"{self.line}-{artifact.scheme}-{artifact.short}",
+                source_run_id=run.info.run_id,
+                tags={**tags, "mlflow.model.isExternal": "true"},
+                params={**candidate.params, "uri": artifact.uri},
+                model_type=artifact.scheme,
+            )
+        if str(model.status) != "READY":
+            model = self.client.finalize_logged_model(model.model_id, status="READY")
+        return model
+
+    def _fill(self, run: Run, model: LoggedModel, candidate: CandidateRecord, card: str) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric, RunTag
+
+        # One fixed time: the same metric written twice is one point, not two.
+        at_ms = run.info.start_time
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=[
+                Metric(name, value, at_ms, 0, model_id=model.model_id) for name, value in candidate.metrics.items()
+            ],
+            tags=[RunTag("mlflow.note.content", card)] if card else [],
+        )
+        self._log_params(run.info.run_id, candidate.params)
+        # Unlike the rest, this fails when it is said twice.
+        if not (run.outputs and run.outputs.model_outputs):
+            self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        if candidate.datasets:
+            self.client.log_inputs(run.info.run_id, datasets=[_input(one) for one in candidate.datasets])
+        if candidate.files:
+            with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
+                lay_out(candidate.files, Path(folder))
+                self.client.log_artifacts(run.info.run_id, folder)
+
+    def _version(
+        self, run: Run, model: LoggedModel, candidate: CandidateRecord, tags: dict[str, str], card: str
+    ) -> int:
+        """The number of the candidate's version."""
+        name = candidates_model(self.line)
+        found = self.client.search_model_versions(f"name='{name}' AND run_id='{run.info.run_id}'", max_results=1)
+        if found:
+            return int(found[0].version)
+        made = self.client.create_model_version(
+            name,
+            source=candidate.artifact.uri,
+            run_id=run.info.run_id,
+            tags=tags,
+            description=card,
+            model_id=model.model_id,
+            await_creation_for=0,
+        )
+        return int(made.version)
+
+    def _log_params(self, run_id: str, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for batch in _batches([Param(name, value) for name, value in params.items()]):
+            self.client.log_batch(run_id, params=batch)
+
+    def _experiment(self) -> Experiment | None:
+        return self.client.get_experiment_by_name(self.line)
+
+    def _release_tags(self, record: ReleaseRecord) -> dict[str, str]:
+        return {
+            records.LINE: record.line,
+            records.KEY: record.key,
+            records.SOURCE: f"hf://{record.repo}@{record.commit}",
+        }
+
+
+def web_address(client: MlflowClient, page: str) -> str:
+    """The address of a page of MLflow's, empty when MLflow is a database without a server."""
+    uri = str(client.tracking_uri)
+    return f"{uri.rstrip('/')}/#/{page}" if uri.startswith("http") else ""
+
+
+def _candidate_tags(candidate: CandidateRecord) -> dict[str, str]:
+    artifact = candidate.artifact
+    return {
+        records.DIGEST: artifact.digest,
+        records.SCHEME: artifact.scheme,
+        records.SIZE_BYTES: str(artifact.size_bytes),
+        records.OUTCOME: candidate.outcome,
+        records.PASSES: "true" if candidate.passes else "false",
+        records.SENTENCE: candidate.sentence,
+        records.PRODUCTION_DIGEST: candidate.production_digest or "",
+    }
+
+
+def _input(dataset: DatasetRecord) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    # MLflow keeps 36 characters of a digest.
+    entity = Dataset(dataset.name, dataset.digest[:36], source_type="local", source=dataset.source)
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "evaluation")])
+
+
+def _batches(entries: list[Param]) -> Iterator[list[Param]]:
+    for start in range(0, len(entries), BATCH):
+        yield entries[start : start + BATCH]

@@ -1,0 +1,190 @@
+"""Which services make up the stack, how each is started and how its health is seen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from registry.access.accounts import PIPELINE
+from registry.webhooks import Keys
+from tasks.serve.fleet.supervisor import Program
+from tasks.serve.gateway import Gateway
+from weighbridge.settings import Settings
+
+POOL = "weighbridge"
+"""The work pool that `prefect.yaml` names."""
+
+
+class Service(BaseModel):
+    """One long-lived part of the stack."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    program: Program
+    port: int | None = None
+    port_variable: str = ""
+    """What to set when the port is taken."""
+    health_url: str = ""
+    page_url: str = ""
+    """What a person opens."""
+    ready_seconds: float = 120
+    flows_need: bool = True
+    """Whether a flow cannot do without it."""
+
+    def healthy(self) -> bool:
+        """Whether it answers; a service without an address is judged by its process."""
+        if not self.health_url:
+            return True
+        try:
+            # Each is asked at its own address, whatever name its certificate is made out to.
+            return httpx.get(self.health_url, timeout=3, verify=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def services(settings: Settings) -> tuple[Service, ...]:
+    """The stack's services, in the order in which they are shown."""
+    return (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
+
+
+def _mlflow(settings: Settings) -> Service:
+    folder = settings.home / "mlflow"
+    command = (
+        _tool("mlflow"),
+        "server",
+        "--host",
+        settings.host,
+        "--port",
+        str(settings.mlflow_port),
+        "--backend-store-uri",
+        settings.mlflow_backend,
+        "--artifacts-destination",
+        settings.mlflow_artifacts_url or str(folder / "artifacts"),
+        "--serve-artifacts",
+        "--workers",
+        "1",
+        # MLflow's own app, with the record of who changed what, and accounts where they are wanted.
+        "--app-name",
+        "weighbridge",
+    )
+    # Without job execution the server starts in half the time and memory, and nothing here uses jobs.
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+        **webhook_environment(settings),
+    }
+    return Service(
+        name="mlflow",
+        program=_program(settings, "mlflow", command, environment, folder),
+        port=settings.mlflow_port,
+        port_variable="WEIGHBRIDGE_MLFLOW_PORT",
+        health_url=f"{settings.mlflow_url}/health",
+        page_url=settings.mlflow_url,
+        # The first start makes the tables of two databases.
+        ready_seconds=240,
+    )
+
+
+def _prefect(settings: Settings) -> Service:
+    command = (
+        _tool("prefect"),
+        "server",
+        "start",
+        "--host",
+        settings.host,
+        "--port",
+        str(settings.prefect_port),
+    )
+    # On the disk: leases in memory die with the server, and with them what frees the slot of a run that was killed with
+    # it, so that after a restart of the machine no later `promote` would ever begin.
+    environment = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    return Service(
+        name="prefect",
+        program=_program(settings, "prefect", command, environment, settings.home / "prefect"),
+        port=settings.prefect_port,
+        port_variable="WEIGHBRIDGE_PREFECT_PORT",
+        health_url=f"{settings.prefect_url}/api/health",
+        page_url=settings.prefect_url,
+    )
+
+
+def _worker(settings: Settings) -> Service:
+    command = (
+        _tool("prefect"),
+        "worker",
+        "start",
+        "--pool",
+        POOL,
+        "--type",
+        "process",
+        "--name",
+        "local",
+        "--limit",
+        "4",
+    )
+    # The default poll of 10 s makes a person wait for the first line of a run.
+    environment = {
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONUNBUFFERED": "1",
+        "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+    }
+    if settings.mlflow_auth:
+        # Whoever typed `up`, the worker is the pipeline; its password is on file.
+        environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
+    return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
+
+
+def _gateway(settings: Settings) -> Service:
+    gateway = Gateway(settings)
+    return Service(
+        name="gateway",
+        program=_program(settings, "gateway", tuple(gateway.envoy_command()), {}, settings.home / "gateway"),
+        port=settings.gateway_port,
+        port_variable="WEIGHBRIDGE_GATEWAY_PORT",
+        health_url=f"{settings.gateway_url}/healthz",
+        page_url=f"{settings.gateway_url}/v1",
+        ready_seconds=30,
+    )
+
+
+def webhook_environment(settings: Settings) -> dict[str, str]:
+    """What lets MLflow tell a receiver on loopback, and keep the secret that it signs with."""
+    return {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Keys(settings.home / "webhook").encryption,
+    }
+
+
+def _webhook(settings: Settings) -> Service:
+    command = (sys.executable, "-m", "stack.receiver")
+    environment = {"WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth)}
+    return Service(
+        name="webhook",
+        program=_program(settings, "webhook", command, environment, settings.root),
+        port=settings.webhook_port,
+        port_variable="WEIGHBRIDGE_WEBHOOK_PORT",
+        # Never the host that the others bind to.
+        health_url=f"http://127.0.0.1:{settings.webhook_port}/health",
+        flows_need=False,
+    )
+
+
+def _program(
+    settings: Settings, name: str, command: tuple[str, ...], environment: dict[str, str], folder: Path
+) -> Program:
+    folder.mkdir(parents=True, exist_ok=True)
+    everything = {**settings.as_environment(), **settings.library_environment(), **environment}
+    return Program(
+        name=name, command=command, environment=everything, folder=folder, log=settings.logs_folder / f"{name}.log"
+    )
+
+
+def _tool(name: str) -> str:
+    """A program of this very environment, whatever PATH says."""
+    return str(Path(sys.executable).with_name(name))

@@ -1,0 +1,266 @@
+"""What serving a model costs a month on one's own GPUs, against a hosted API at the same volume.
+
+    report = cost(rows, facts, 20e6, load_prices())
+    report.options[0].monthly_eur          # cheapest, without spare servers
+    report.break_even_tokens_per_day       # from here on the cheapest option *with* spare servers undercuts the API
+
+The break-even compares with high availability, because a hosted API has it too; the figures without it and with
+staffing stand beside it. `docs/cost.md` says what is left out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tasks.cost.prices import Hosted, Owned, PriceList, Rental
+from tasks.cost.report import (
+    DAYS_PER_MONTH,
+    Assumptions,
+    CostOption,
+    CostReport,
+    HostedCost,
+    ModelFacts,
+    assumptions_in_words,
+    class_of,
+    warnings_in_words,
+)
+from tasks.cost.throughput import BAND_HIGH, BAND_LOW, Card, Throughput, throughput
+from tasks.fit.hardware.gpus import gpu
+from weighbridge.errors import OptionInvalid, PricesInvalid
+
+if TYPE_CHECKING:
+    from tasks.fit.rows import FitRow
+
+__all__ = ["Assumptions", "CostOption", "CostReport", "HostedCost", "ModelFacts", "break_even", "cost"]
+
+SECONDS_PER_DAY = 86_400
+HA_FACTOR = 2
+"""Every server twice (issue 5). An upper bound from three servers on, where one spare would do."""
+
+
+def break_even(
+    server_eur: float, server_tokens_per_day: float, fixed_eur: float, api_eur_per_million: float
+) -> float | None:
+    """Smallest volume at which own servers cost no more than an API, or None.
+
+    Own cost is a staircase: n servers carry up to n x `server_tokens_per_day` and cost n x `server_eur` + `fixed_eur`
+    a month. The API's is a straight line. They first meet on the step n = ceil(fixed / (API's price of a full
+    server - server's price)), at (n x server + fixed) / (API's price of one token a day).
+
+    Args:
+        server_eur: a month of one server (of two, with high availability).
+        server_tokens_per_day: what it carries.
+        fixed_eur: a month of what does not grow with volume.
+        api_eur_per_million: a million tokens.
+    """
+    eur_per_daily_token = api_eur_per_million * DAYS_PER_MONTH / 1e6
+    gain_of_full_server = eur_per_daily_token * server_tokens_per_day - server_eur
+    if gain_of_full_server <= 0:
+        return None
+    servers = max(1, math.ceil(fixed_eur / gain_of_full_server))
+    return (servers * server_eur + fixed_eur) / eur_per_daily_token
+
+
+def cost(
+    rows: Iterable[FitRow],
+    model: ModelFacts,
+    tokens_per_day: float,
+    prices: PriceList,
+    assumptions: Assumptions | None = None,
+    today: datetime.date | None = None,
+    card_of: Callable[[str], Card] = gpu,
+) -> CostReport:
+    """Price every way to serve a model that fits, against a hosted API.
+
+    Args:
+        rows: the planner's; those that do not fit are left out.
+        model: its size.
+        tokens_per_day: prompts and answers together.
+        prices: from `load_prices`.
+        assumptions: of traffic and staffing.
+        today: what prices are old against; today by default.
+        card_of: looks up a GPU.
+
+    Raises:
+        OptionInvalid: the volume is not positive.
+        PricesInvalid: `assumptions.api` names no hosted price.
+    """
+    if not 0 < tokens_per_day < math.inf:
+        raise OptionInvalid(f"A volume of {tokens_per_day:g} tokens a day has no cost.", "Name a positive number.")
+    known, today = assumptions or Assumptions(), today or datetime.date.today()
+    every, first = _hosted(model, prices, known)
+    api_eur = first.blended_eur_per_million(known.traffic.input_share, prices.exchange) if first else None
+    options, unpriced, unknown_speed = [], set(), set()
+    for row in rows:
+        offers = prices.servers_with(row.gpu)
+        if row.verdict == "no" or not offers:
+            unpriced |= {row.gpu} if row.verdict != "no" else set()
+            continue
+        speed = throughput(row, card_of(row.gpu), model.parameters, model.active_parameters, known.traffic)
+        if speed is None:
+            unknown_speed.add(row.gpu)
+            continue
+        made = (
+            _option(row, offer, speed, tokens_per_day, prices, known, today, api_eur)
+            for offer in offers
+            if offer.sovereign or not known.sovereign_only
+        )
+        options += [option for option in made if option]
+    options.sort(key=lambda one: (one.monthly_eur, -one.tokens_per_second_per_copy, one.price_id))
+    hosted = [_hosted_cost(one, options, tokens_per_day, prices, known, today) for one in every]
+    primary = next((one for one in hosted if first and one.price_id == first.id), None)
+    best = _least(options, lambda one: one.break_even_tokens_per_day)
+    single = _least(options, lambda one: one.single_break_even_tokens_per_day)
+    all_in = _least(options, lambda one: one.all_in_break_even_tokens_per_day)
+    return CostReport(
+        model=model.name,
+        parameters=model.parameters,
+        active_parameters=model.active_parameters,
+        model_class=model.size_class,
+        tokens_per_day=tokens_per_day,
+        options=tuple(options),
+        hosted=primary,
+        hosted_others=tuple(one for one in hosted if one is not primary),
+        break_even_tokens_per_day=best.break_even_tokens_per_day if best else None,
+        break_even_at_best_tokens_per_day=_first_meeting(options, api_eur, BAND_HIGH) if api_eur else None,
+        break_even_at_worst_tokens_per_day=_first_meeting(options, api_eur, BAND_LOW) if api_eur else None,
+        break_even_option=best.label if best else None,
+        single_break_even_tokens_per_day=single.single_break_even_tokens_per_day if single else None,
+        all_in_break_even_tokens_per_day=all_in.all_in_break_even_tokens_per_day if all_in else None,
+        unpriced_gpus=tuple(sorted(unpriced)),
+        assumptions=assumptions_in_words(known, prices),
+        warnings=warnings_in_words(model, options, primary, hosted, unpriced, unknown_speed),
+    )
+
+
+def _option(
+    row: FitRow,
+    offer: Rental | Owned,
+    speed: Throughput,
+    tokens_per_day: float,
+    prices: PriceList,
+    known: Assumptions,
+    today: datetime.date,
+    api_eur: float | None,
+) -> CostOption | None:
+    """One row at one price; None where no server of that price has enough GPUs for a copy."""
+    size = min((one for one in offer.sizes if one >= row.count), default=None)
+    if size is None:
+        return None
+    peak = tokens_per_day / SECONDS_PER_DAY * known.peak_to_mean
+    copies = math.ceil(peak / speed.tokens_per_second)
+    per_server = size // row.count
+    servers = math.ceil(copies / per_server)
+    server_eur = offer.server_monthly_eur(size, prices.exchange)
+    per_copy = speed.tokens_per_second * SECONDS_PER_DAY / known.peak_to_mean
+    monthly, staffing = servers * server_eur, known.staffing_monthly_eur
+
+    def meets(factor: int, fixed_eur: float) -> float | None:
+        return break_even(factor * server_eur, per_server * per_copy, fixed_eur, api_eur) if api_eur else None
+
+    return CostOption(
+        price_id=offer.id,
+        provider=offer.provider,
+        sovereign=offer.sovereign,
+        commitment=offer.commitment,
+        region=offer.region,
+        price_date=offer.date,
+        stale=offer.stale(today),
+        gpu=row.gpu,
+        scheme=row.scheme,
+        tp=row.tp,
+        pp=row.pp,
+        verdict=row.verdict,
+        copies=copies,
+        copies_at_best=math.ceil(peak / speed.tokens_per_second_high),
+        copies_at_worst=math.ceil(peak / speed.tokens_per_second_low),
+        servers=servers,
+        gpus=servers * size,
+        server_monthly_eur=round(server_eur, 2),
+        server_tokens_per_day=round(per_server * per_copy),
+        tokens_per_second_per_copy=round(speed.tokens_per_second, 1),
+        tokens_per_second_low=round(speed.tokens_per_second_low, 1),
+        tokens_per_second_high=round(speed.tokens_per_second_high, 1),
+        seconds_per_output_token=round(speed.seconds_per_output_token, 4),
+        utilization=round(tokens_per_day / SECONDS_PER_DAY / (copies * speed.tokens_per_second), 4),
+        monthly_eur=round(monthly, 2),
+        eur_per_million_tokens=round(monthly / (tokens_per_day * DAYS_PER_MONTH / 1e6), 4),
+        ha_monthly_eur=round(HA_FACTOR * monthly, 2),
+        staffing_monthly_eur=round(staffing, 2),
+        all_in_monthly_eur=round(HA_FACTOR * monthly + staffing, 2),
+        setup_eur=round(servers * offer.server_setup_eur(prices.exchange), 2),
+        break_even_tokens_per_day=meets(HA_FACTOR, 0),
+        single_break_even_tokens_per_day=meets(1, 0),
+        all_in_break_even_tokens_per_day=meets(HA_FACTOR, staffing),
+    )
+
+
+def _least(options: Sequence[CostOption], at: Callable[[CostOption], float | None]) -> CostOption | None:
+    """The option that breaks even first, or None where none does."""
+    reached = [(volume, number) for number, one in enumerate(options) if (volume := at(one)) is not None]
+    return options[min(reached)[1]] if reached else None
+
+
+def _hosted(model: ModelFacts, prices: PriceList, known: Assumptions) -> tuple[list[Hosted], Hosted | None]:
+    """Hosted models of the same class, cheapest first, and the one to compare with.
+
+    That is the one asked for, else the class's reference, else the cheapest.
+    """
+
+    def blended(one: Hosted) -> float:
+        return one.blended_eur_per_million(known.traffic.input_share, prices.exchange)
+
+    if known.api is not None and known.api not in {one.id for one in prices.hosted}:
+        raise PricesInvalid(
+            f"There is no hosted price called {known.api!r}; known: {', '.join(one.id for one in prices.hosted)}.",
+            "Name one of these, or add yours to a file and name it with --prices.",
+        )
+    same = [
+        one
+        for one in prices.hosted
+        if one.id == known.api
+        or (
+            class_of(one.parameters_billion) == model.size_class
+            and (one.sovereign or one.reference or not known.sovereign_only)
+        )
+    ]
+    same.sort(key=lambda one: (blended(one), one.id))
+    asked = next((one for one in same if one.id == known.api), None)
+    reference = next((one for one in same if one.reference), None)
+    return same, asked or reference or (same[0] if same else None)
+
+
+def _hosted_cost(
+    one: Hosted,
+    options: Sequence[CostOption],
+    tokens_per_day: float,
+    prices: PriceList,
+    known: Assumptions,
+    today: datetime.date,
+) -> HostedCost:
+    """One hosted model at the volume, and where the options undercut it."""
+    eur = one.blended_eur_per_million(known.traffic.input_share, prices.exchange)
+    return HostedCost(
+        price_id=one.id,
+        provider=one.provider,
+        model=one.model,
+        sovereign=one.sovereign,
+        reference=one.reference,
+        price_date=one.date,
+        stale=one.stale(today),
+        eur_per_million_tokens=round(eur, 4),
+        monthly_eur=round(eur * tokens_per_day * DAYS_PER_MONTH / 1e6, 2),
+        break_even_tokens_per_day=_first_meeting(options, eur),
+    )
+
+
+def _first_meeting(options: Sequence[CostOption], api_eur_per_million: float, factor: float = 1) -> float | None:
+    """Smallest break-even of any option with high availability, were throughput `factor` times the estimate."""
+    meets = (
+        break_even(HA_FACTOR * one.server_monthly_eur, factor * one.server_tokens_per_day, 0, api_eur_per_million)
+        for one in options
+    )
+    return min((volume for volume in meets if volume is not None), default=None)

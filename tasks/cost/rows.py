@@ -1,0 +1,33 @@
+"""Which of the planner's rows are worth pricing: also copies on more GPUs than they need.
+
+Where one GPU barely holds a model, its cache serves one request at a time; two hold many, and cost less a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tasks.fit.catalogue import COUNTS, catalogue, model_of
+from tasks.fit.hardware.gpus import gpu
+from tasks.fit.model.shape import ModelShape
+from tasks.fit.plan import plan_row
+from tasks.fit.request import Request
+from tasks.fit.rows import FitRow
+from tasks.schemes.bytes import scheme_size
+
+
+def rows_to_price(shape: ModelShape, request: Request, schemes: Iterable[str] = ()) -> tuple[FitRow, ...]:
+    """The catalogue of a model, and the same on 2, 4 and 8 GPUs a copy.
+
+    Raises:
+        SchemeUnknown, ArchitectureUnknown: from the planner.
+    """
+    rows = catalogue(shape, request, schemes=schemes)
+    model, there = model_of(shape), {(row.gpu, row.scheme, row.count) for row in rows}
+    more = (
+        plan_row(model, request, gpu(name), scheme_size(scheme), count)
+        for name, scheme in dict.fromkeys((row.gpu, row.scheme) for row in rows)
+        for count in COUNTS
+        if (name, scheme, count) not in there
+    )
+    return (*rows, *(row for row in more if row.verdict != "no"))

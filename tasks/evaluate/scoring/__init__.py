@@ -1,0 +1,1 @@
+"""Scoring: one score for each item of a suite, through lm-eval or by asking an endpoint."""

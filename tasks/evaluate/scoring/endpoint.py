@@ -1,0 +1,186 @@
+"""An OpenAI-compatible endpoint: what it says of itself, and whether it can tell prompt log-probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.evaluate.scoring.model_files import ModelFacts, digest_text
+from weighbridge.errors import EndpointRefused
+from weighbridge.files import write_whole
+
+CONNECT_SECONDS, READ_SECONDS = 10.0, 300.0
+"""An answer may wait behind others on a busy CPU; transformers' first request compiles for 40 s."""
+DESCRIBE_SECONDS = 10.0
+CHANGES_BY_ITSELF = ("created", "permission")
+"""Fields of a model's entry that are new with every call (vLLM, llama.cpp)."""
+PROBE = "The river runs past the old house and under the stone bridge."
+PROBE_TOKENS = 5
+"""The probe is at least so many tokens with any vocabulary."""
+
+
+class Endpoint(BaseModel):
+    """An endpoint and one of its models."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    """The address, with `/v1`."""
+    model: str
+    digest: str
+    """64 hex digits over all that the endpoint says of itself: the same weights behind another name are another."""
+    engine: str
+    """Name and version, as far as it tells."""
+    facts: ModelFacts = ModelFacts()
+    context: int | None = None
+    """Longest prompt plus answer, tokens."""
+    remembered: bool = False
+    """Whether it did not answer, and this is what it said the last time."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    owned_by: str = ""
+    max_model_len: int | None = None
+
+
+class _Listing(BaseModel):
+    data: list[_Entry]
+
+
+def base_of(address: str) -> str:
+    """An endpoint's address with `/v1`."""
+    base = address.rstrip("/")
+    return base if base.endswith("/v1") else f"{base}/v1"
+
+
+def make_client(api_key: str | None, read_seconds: float = READ_SECONDS) -> httpx.Client:
+    """A client with the endpoint's key."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    timeout = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
+    # Engines are on this network: a proxy from the environment has no business between.
+    return httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+
+
+def describe(address: str, model: str | None, api_key: str | None, memory: Path) -> Endpoint:
+    """Ask an endpoint what it is.
+
+    Args:
+        address: with or without `/v1`.
+        model: the name that it serves the model by; None takes its first.
+        api_key: sent as a bearer token where there is one.
+        memory: folder where descriptions are kept, for when it does not answer: what it was asked before is then
+            still to be found.
+
+    Raises:
+        EndpointRefused: it does not answer and never did, refuses the key, or does not serve that model.
+    """
+    base = base_of(address)
+    known = memory / f"{hashlib.sha256(json.dumps([base, model]).encode()).hexdigest()[:24]}.json"
+    try:
+        with make_client(api_key, DESCRIBE_SECONDS) as client:
+            found = _asked(client, base, model)
+    except httpx.TransportError as error:
+        if known.is_file():
+            return Endpoint.model_validate_json(known.read_bytes()).model_copy(update={"remembered": True})
+        raise EndpointRefused(
+            f"The endpoint does not answer: {type(error).__name__}: {error}.",
+            "Start it, or correct its address.",
+            where=base,
+        ) from None
+    write_whole(known, found.model_dump_json())
+    return found
+
+
+def lacks_log_probabilities(base: str, model: str, api_key: str | None) -> str:
+    """Why an endpoint cannot score log-likelihoods, or nothing.
+
+    A prompt is sent with `echo`, and its own tokens' log-probabilities must come back: llama.cpp's server takes the
+    parameter and ignores it, which would give scores at the level of chance.
+    """
+    body = {
+        "model": model,
+        "prompt": PROBE,
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 1,
+        "echo": True,
+    }
+    with make_client(api_key) as client:
+        try:
+            response = client.post(f"{base}/completions", json=body)
+        except httpx.TransportError as error:
+            return f"it does not answer: {type(error).__name__}: {error}"
+    if response.status_code != 200:
+        return f"its /v1/completions answers {response.status_code}: {response.text[:200]}"
+    try:
+        choice = response.json()["choices"][0]
+        text, numbers = choice["text"], (choice.get("logprobs") or {}).get("token_logprobs") or []
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "its /v1/completions does not answer as OpenAI's does"
+    if not isinstance(text, str) or not text.startswith(PROBE):
+        return "it ignores `echo`: the prompt does not come back"
+    told = [one for one in numbers if isinstance(one, (int, float)) and math.isfinite(one) and one <= 0]
+    if len(told) < PROBE_TOKENS:
+        return f"it gives log-probabilities of {len(told)} tokens of a prompt of more than {PROBE_TOKENS}"
+    return ""
+
+
+def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
+    response = client.get(f"{base}/models")
+    if response.status_code != 200:
+        raise EndpointRefused(
+            f"{base}/models answers {response.status_code}: {response.text[:200]}",
+            "Name the environment variable that holds the key (--candidate-key-env, --production-key-env)."
+            if response.status_code in (401, 403)
+            else "Name the address of an OpenAI-compatible endpoint.",
+            where=base,
+        )
+    try:
+        entries = _Listing.model_validate_json(response.content).data
+    except ValidationError:
+        entries = []
+    entry = next((one for one in entries if model in (None, one.id)), None)
+    if entry is None:
+        names = ", ".join(one.id for one in entries) or "no model at all"
+        raise EndpointRefused(
+            f"It does not serve {model!r} but {names}." if model else "It lists no model.",
+            "Name one after the address: http://host:port#model.",
+            where=base,
+        )
+    root = base.removesuffix("/v1")
+    version, props = _optional(client, f"{root}/version"), _optional(client, f"{root}/props")
+    build = str(version.get("version") or props.get("build_info") or "")
+    server = response.headers.get("Server", "")
+    engine = f"{entry.owned_by} {build}".strip() if build else f"unnamed, behind {server or 'no named server'}"
+    template = props.get("chat_template")
+    facts = ModelFacts(chat_template=digest_text(template) if isinstance(template, str) else "")
+    said = {key: value for key, value in entry.model_dump().items() if key not in CHANGES_BY_ITSELF}
+    identity = [base, said, engine, str(props.get("model_path", "")), facts.model_dump()]
+    return Endpoint(
+        base=base,
+        model=entry.id,
+        digest=hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest(),
+        engine=engine,
+        facts=facts,
+        context=entry.max_model_len,
+    )
+
+
+def _optional(client: httpx.Client, url: str) -> dict[str, Any]:
+    """What an engine tells beyond OpenAI's API; nothing where it does not."""
+    try:
+        found = client.get(url)
+        content = found.json() if found.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        # /version is vLLM's, /props llama.cpp's; others answer as they please.
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,208 @@
+"""The process that scores: loads the model once, then scores the items that it is asked for, a chunk at a time.
+
+It is a process of its own so that a scoring that runs out of memory takes nothing else with it, and so
+that torch and lm-eval are imported by nobody who only compares scores. The first line on stdin is the job, each
+further one a chunk; when stdin ends, so does it, and so nothing scores on that nobody waits for. Events go to stdout
+as one line each after MARK, between whatever the libraries print.
+
+Prompts are plain completions without a chat template, for every task and every model: sentences'
+log-likelihoods have no turns, and the same text fits base and instruct models. What the chat template
+and the engine do to a model is what the regression suites weigh.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.scoring.model_loading import model_arguments
+from tasks.evaluate.scoring.scores import ItemScore
+from tasks.evaluate.suites.suite import Suite, metric_of, task_config
+
+MARK = "@weighbridge "
+ANSWER_CHARACTERS = 400
+"""How much of an answer or a question is kept for the report."""
+
+ENDPOINT_TRIES = 12
+"""Of each request; lm-eval waits 1 to 10 s between them, a minute and a half in all: an engine starts in less."""
+
+
+class Remote(BaseModel):
+    """A model behind an endpoint that gives prompt log-probabilities; its key is OPENAI_API_KEY of the process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    """The address, with `/v1`."""
+    model: str
+    tokenizer: Path | None
+    """A folder with the model's tokenizer; None where the endpoint has one to ask (vLLM's /tokenizer_info)."""
+    context: int | None
+    """Longest prompt plus answer, tokens."""
+    concurrency: int = 8
+
+
+class Job(BaseModel):
+    """Which model a child scores, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Path | Remote
+    device: Literal["cpu", "cuda"]
+    dtype: str
+    batch_size: int
+
+
+class Chunk(BaseModel):
+    """The next items to score."""
+
+    model_config = ConfigDict(frozen=True)
+
+    suite: Suite
+    ids: tuple[str, ...]
+
+
+class Event(BaseModel):
+    """What the child tells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["ready", "scored", "refused"]
+    items: tuple[ItemScore, ...] = ()
+    text: str = ""
+    """refused: why there are no scores."""
+
+
+class Refused(Exception):
+    """The scores would be wrong or partial."""
+
+
+def run(job: Job) -> None:
+    """Score every chunk that comes."""
+    from lm_eval.tasks import TaskManager
+
+    # Without the thousands of tasks that lm-eval ships, which take seconds to list.
+    manager = TaskManager(include_defaults=False)
+    model = _load(job)
+    _tell(Event(kind="ready"))
+    for line in sys.stdin:
+        chunk = Chunk.model_validate_json(line)
+        _tell(Event(kind="scored", items=_score(model, chunk, manager)))
+
+
+def _load(job: Job) -> Any:
+    if isinstance(job.model, Remote):
+        return _connect(job.model)
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise Refused("torch sees no GPU although this machine has one; set CUDA_VISIBLE_DEVICES= to score on the CPU.")
+    return HFLM(
+        pretrained=str(job.model),
+        device=job.device,
+        dtype=job.dtype,
+        batch_size=job.batch_size,
+        parallelize=job.device == "cuda" and torch.cuda.device_count() > 1,
+        trust_remote_code=False,
+        # The release's own tokenizer files, also where the weights are a GGUF, which holds another form of it.
+        tokenizer=str(job.model),
+        **model_arguments(job.model),
+    )
+
+
+def _connect(remote: Remote) -> Any:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    context = {"max_length": remote.context} if remote.context else {}
+    own = {"tokenizer_backend": "huggingface", "tokenizer": str(remote.tokenizer)} if remote.tokenizer else {}
+    return LocalCompletionsAPI(
+        base_url=f"{remote.base}/completions",
+        model=remote.model,
+        num_concurrent=remote.concurrency,
+        tokenized_requests=True,
+        max_retries=ENDPOINT_TRIES,
+        **({"tokenizer_backend": "remote"} | own | context),
+    )
+
+
+def _score(model: Any, chunk: Chunk, manager: Any) -> tuple[ItemScore, ...]:
+    from lm_eval import simple_evaluate
+
+    suite, config = chunk.suite, task_config(chunk.suite)
+    places = {id: number for number, id in enumerate(suite.ids)}
+    results = simple_evaluate(
+        model,
+        tasks=[config],
+        task_manager=manager,
+        samples={config["task"]: [places[id] for id in chunk.ids]},
+        log_samples=True,
+        bootstrap_iters=0,
+        num_fewshot=0,
+    )
+    metric = metric_of(suite)
+    samples = {sample["doc"]["id"]: sample for sample in results["samples"][config["task"]]}
+    if missing := [id for id in chunk.ids if id not in samples]:
+        raise Refused(f"{suite.name}: lm-eval gave no result for {len(missing)} items, first {missing[0]}.")
+    return tuple(_item(model, suite, samples[id], id, metric) for id in chunk.ids)
+
+
+def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str) -> ItemScore:
+    """One item's score and the answer behind it.
+
+    Raises:
+        Refused: the model gave no number, or it did not see the whole prompt.
+    """
+    # lm-eval cuts a prompt that is too long from the left, with no more than a warning.
+    longest = max(("".join(map(str, arguments[:1])) for arguments in sample["arguments"]), key=len)
+    if len(model.tok_encode(longest)) >= model.max_length:
+        raise Refused(f"{suite.name}: {id} is longer than the model's context of {model.max_length} tokens.")
+    responses, margin = sample["filtered_resps"], None
+    if metric == "acc":
+        likelihoods = [float(response[0]) for response in responses]
+        if not all(math.isfinite(likelihood) for likelihood in likelihoods):
+            raise Refused(f"{suite.name}: {id} has log-likelihoods that are no numbers: {likelihoods}.")
+        preferred = likelihoods.index(max(likelihoods))
+        answer = str(sample["arguments"][preferred][1])
+        margin = _margin(likelihoods, sample.get("target"))
+    else:
+        answer = str(responses[0])
+    score = float(sample[metric])
+    if score not in (0.0, 1.0):
+        raise Refused(f"{suite.name}: {id} has the score {score}, neither 0 nor 1.")
+    question = str(sample["doc"].get("question") or "Which sentence is more likely?")
+    cluster = sample["doc"].get("cluster")
+    return ItemScore(
+        id=id,
+        score=score,
+        answer=answer.strip()[:ANSWER_CHARACTERS],
+        question=question[:ANSWER_CHARACTERS],
+        cluster=None if cluster is None else str(cluster),
+        margin=margin,
+        trouble="" if answer.strip() else "empty",
+    )
+
+
+def _margin(likelihoods: list[float], target: object) -> float | None:
+    """By how many nats the right option is ahead of the best other one; None where the right one is not told."""
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(likelihoods) > 1:
+        return None
+    return likelihoods[target] - max(one for number, one in enumerate(likelihoods) if number != target)
+
+
+def _tell(event: Event) -> None:
+    # stderr, where the progress bars go, is the same pipe: keep the order.
+    sys.stderr.flush()
+    print(f"\n{MARK}{event.model_dump_json()}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        run(Job.model_validate_json(sys.stdin.readline()))
+    except Refused as error:
+        _tell(Event(kind="refused", text=str(error)))
+        sys.exit(1)

@@ -1,0 +1,164 @@
+"""The child process that scores, seen from its parent: started when it is needed, asked for one chunk after another."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from pydantic import BaseModel
+
+from tasks.evaluate.scoring.lm_eval_child import MARK, Chunk, Event, Job
+from tasks.evaluate.scoring.scores import ItemScore
+from tasks.evaluate.suites.suite import Suite
+from weighbridge.child_process import log_tail, model_environment
+from weighbridge.errors import ScoringFailed
+
+SILENCE_SECONDS = 3600.0
+"""A child that prints nothing for so long hangs; loading a large model from a slow disk takes less."""
+TAIL_LINES = 12
+PROGRESS = re.compile(r"Running \w+ requests:.*?(\d+)/(\d+) \[")
+ENDPOINTS_PROGRESS = re.compile(r"Requesting API:.*?(\d+)/(\d+) \[")
+NOISE = ("fatal: not a git repository",)
+"""lm-eval asks git for a commit that is of no interest here."""
+AGAIN = "Run it again: what was scored is kept."
+
+
+class ScoringProcess:
+    """One model, loaded once for as many suites as are asked of it; a context manager.
+
+    Args:
+        job: the model, and how it is scored.
+        log: where what the libraries say is kept.
+        api_key: of a remote model.
+    """
+
+    def __init__(self, job: Job, log: Path, api_key: str | None = None) -> None:
+        self._job, self._log, self._api_key = job, log, api_key
+        self._scratch = tempfile.TemporaryDirectory(prefix="weighbridge-scoring-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: Iterator[str] = iter(())
+
+    def __enter__(self) -> ScoringProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            # Also when the reader stops early: no scoring goes on that nobody waits for.
+            self._process.kill()
+            self._process.wait()
+        self._scratch.cleanup()
+
+    def make_ready(self) -> None:
+        """Load the model, if it is not loaded yet.
+
+        Raises:
+            ScoringFailed: the child died, hung or refused.
+        """
+        if self._process is not None:
+            return
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.write_text("")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.evaluate.scoring.lm_eval_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._environment(),
+        )
+        assert self._process.stdout
+        self._lines = _lines(self._process.stdout)
+        self._send(self._job)
+        self._event(lambda share: None)
+
+    def score(self, suite: Suite, ids: tuple[str, ...], tell: Callable[[float], None]) -> tuple[ItemScore, ...]:
+        """Score some items.
+
+        Args:
+            suite: a general suite.
+            ids: which of its items, in the order wanted back.
+            tell: called with the share of the requests that is done, 0 to 1.
+
+        Raises:
+            ScoringFailed: the child died, hung, or refused to give scores.
+        """
+        self.make_ready()
+        self._send(Chunk(suite=suite, ids=ids))
+        return self._event(tell).items
+
+    def _send(self, message: BaseModel) -> None:
+        assert self._process and self._process.stdin
+        # A child that died breaks the pipe; its status and log say why.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{message.model_dump_json()}\n".encode())
+            self._process.stdin.flush()
+
+    def _event(self, tell: Callable[[float], None]) -> Event:
+        assert self._process
+        refused = ""
+        with self._log.open("a") as log:
+            for line in self._lines:
+                if line.startswith(MARK):
+                    event = Event.model_validate_json(line.removeprefix(MARK))
+                    if event.kind != "refused":
+                        return event
+                    refused = event.text
+                elif match := PROGRESS.search(line) or ENDPOINTS_PROGRESS.search(line):
+                    tell(int(match[1]) / max(int(match[2]), 1))
+                elif not line.startswith(NOISE):
+                    log.write(line + "\n")
+                    log.flush()
+        raise _failure(refused, self._process.wait(), self._log)
+
+    def _environment(self) -> dict[str, str]:
+        """With a scratch cache, and the endpoint's key where there is one."""
+        return {
+            **model_environment(),
+            "PYTHONUNBUFFERED": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(Path(self._scratch.name) / "datasets"),
+            **({"OPENAI_API_KEY": self._api_key} if self._api_key else {}),
+        }
+
+
+def _failure(refused: str, status: int, log: Path) -> ScoringFailed:
+    if refused:
+        return ScoringFailed(refused, "Check the model and the suite; no verdict was drawn.", where=str(log))
+    if status < 0:
+        return ScoringFailed(
+            f"The scoring process was killed by signal {-status}, often for want of memory.", AGAIN, where=str(log)
+        )
+    tail = log_tail(log, TAIL_LINES)
+    return ScoringFailed(f"The scoring process ended with status {status}:\n{tail}\n", AGAIN, where=str(log))
+
+
+def _lines(pipe: IO[bytes]) -> Iterator[str]:
+    """Lines as they come; a progress bar's carriage return ends one too.
+
+    Raises:
+        ScoringFailed: nothing came for SILENCE_SECONDS.
+    """
+    rest = b""
+    while True:
+        if not select.select([pipe], [], [], SILENCE_SECONDS)[0]:
+            raise ScoringFailed(
+                f"The scoring process was silent for {SILENCE_SECONDS / 60:.0f} minutes and was ended.",
+                f"Check the machine's load and disk. {AGAIN}",
+            )
+        block = os.read(pipe.fileno(), 65536)
+        *lines, rest = (rest + block).replace(b"\r", b"\n").split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines if line.strip())
+        if not block:
+            if rest.strip():
+                yield rest.decode(errors="replace")
+            return

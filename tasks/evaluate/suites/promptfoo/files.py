@@ -1,0 +1,171 @@
+"""The files of a configuration: found inside its folder only, read, never run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+
+from tasks.evaluate.suites.assertions.base import NotJson, parse_json
+from tasks.evaluate.suites.promptfoo.ledger import CannotCarry
+from weighbridge.errors import ImportRefused
+
+SCHEME = "file://"
+CODE = (".js", ".cjs", ".mjs", ".ts", ".cts", ".mts", ".py", ".rb", ".sh", ".bash", ".pl")
+SHEETS = (".xlsx", ".xls")
+TEXTS = (".txt", ".md", ".j2", ".csv", ".json", ".jsonl", ".yaml", ".yml")
+OTHER_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|exec:|package:", re.IGNORECASE)
+
+
+class _Plain(SafeConstructor):
+    """A date is its text: there is nothing else to do with it here."""
+
+
+_Plain.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
+
+
+def _load_yaml(text: str) -> Any:
+    # promptfoo reads YAML 1.2, PyYAML 1.1: there `no` would be false, and `{ask: How long?}` an error.
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _Plain
+    return reader.load(text)
+
+
+class Folder:
+    """A configuration's folder, beyond which nothing is read.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def find(self, reference: str) -> list[Path]:
+        """The files that a reference such as `file://tests/*.yaml` names, in order.
+
+        Raises:
+            ImportRefused: there is none, or one lies outside the folder.
+            CannotCarry: it names code, a spreadsheet or another place than a file.
+        """
+        name = reference.removeprefix(SCHEME)
+        if OTHER_SCHEME.match(name):
+            raise CannotCarry(f"{reference!r} is not a file: save what it gives as YAML, JSON, JSONL or CSV")
+        # A function's name may follow, as in generate.py:tests; a sheet's, as in tests.xlsx#2.
+        bare = re.sub(r"(\.\w+)[:#].*$", r"\1", name)
+        if bare.endswith(CODE):
+            raise CannotCarry(f"{reference!r} is a program, and programs are not run: save what it gives as a file")
+        if bare.endswith(SHEETS):
+            raise CannotCarry(f"{reference!r} is a spreadsheet: save it as CSV")
+        found = sorted(self.root.glob(name)) if _is_pattern(name) and self._inside(name) else [self.root / name]
+        found = [path for path in (self._checked(path, reference) for path in found) if path.is_file()]
+        if not found:
+            raise ImportRefused(
+                f"The configuration names {reference!r}, and there is no such file.",
+                "Correct the name (it counts from the configuration's folder), then import again.",
+                where=str(self.root),
+            )
+        return found
+
+    def one(self, reference: str) -> Path:
+        """The one file that a reference names; see `find`."""
+        return self.find(reference)[0]
+
+    def _inside(self, name: str) -> bool:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise self._outside(name)
+        return True
+
+    def _checked(self, path: Path, reference: str) -> Path:
+        resolved = path.resolve()
+        if not resolved.is_relative_to(self.root):
+            raise self._outside(reference)
+        return resolved
+
+    def _outside(self, reference: str) -> ImportRefused:
+        return ImportRefused(
+            f"The configuration names {reference!r}, which lies outside its own folder.",
+            "Copy the file into the configuration's folder and name it there, then import again.",
+            where=str(self.root),
+        )
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        ImportRefused: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def read_data(path: Path) -> Any:
+    """What a YAML, JSON, JSONL or CSV file holds; a CSV file's rows as {column: text}.
+
+    Raises:
+        ImportRefused: it does not parse; file and line are named.
+    """
+    text = read_text(path)
+    if path.suffix == ".csv":
+        return _rows(path, text)
+    if path.suffix == ".jsonl":
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        return [_json(path, line, number) for number, line in lines]
+    if path.suffix == ".json":
+        return _json(path, text, 1)
+    try:
+        return _load_yaml(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise _unreadable(path, f"it is not YAML: {problem}", mark.line + 1 if mark else 1) from None
+
+
+def as_promptfoo_var(path: Path) -> str:
+    """A file as a variable's value: YAML as compact JSON, anything else as its text without the space around it.
+
+    Raises:
+        CannotCarry: it is an image or another thing that is not text.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        return json.dumps(read_data(path), ensure_ascii=False, separators=(",", ":"))
+    if path.suffix not in TEXTS:
+        raise CannotCarry(f"the file {path.name} is no text: only messages of text are asked here")
+    return read_text(path).strip()
+
+
+def _json(path: Path, text: str, first_line: int) -> Any:
+    try:
+        return parse_json(text)
+    except NotJson as error:
+        raise _unreadable(path, f"it is not JSON: {error}", first_line) from None
+
+
+def _rows(path: Path, text: str) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise _unreadable(path, "a row has another number of cells than the header", reader.line_num)
+        rows.append({str(name).strip(): value for name, value in row.items()})
+    return rows
+
+
+def _unreadable(path: Path, what: str, line: int = 1) -> ImportRefused:
+    return ImportRefused(
+        f"{path.name} cannot be read: {what}.", "Correct the file, then import again.", where=f"{path}:{line}"
+    )

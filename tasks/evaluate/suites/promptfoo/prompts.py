@@ -1,0 +1,144 @@
+"""What a configuration asks: its prompts, as chats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from tasks.evaluate.suites.promptfoo.files import CODE, OTHER_SCHEME, SCHEME, TEXTS, Folder, read_data, read_text
+from tasks.evaluate.suites.promptfoo.ledger import CannotCarry, Ledger
+from tasks.evaluate.suites.promptfoo.templates import Vars, render, render_all
+from tasks.evaluate.suites.suite import Message
+
+PASSED_THROUGH = "{{prompt}}"
+"""promptfoo's prompt where a configuration has none."""
+DELIMITER = "---"
+
+
+class Prompt(BaseModel):
+    """One prompt's template."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    raw: str
+
+
+def prompts_of(config: dict[str, Any], folder: Folder, ledger: Ledger) -> list[Prompt]:
+    """A configuration's prompts; what is no text is entered into the ledger."""
+    named = config.get("prompts")
+    if named is None:
+        return [Prompt(label=PASSED_THROUGH, raw=PASSED_THROUGH)]
+    entries = list(named) if isinstance(named, (list, dict)) else [named]
+    prompts: list[Prompt] = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            prompts += _read(entry, folder)
+        except CannotCarry as reason:
+            ledger.lose(None, f"prompt {number}", reason)
+    return prompts
+
+
+def _read(entry: Any, folder: Folder) -> list[Prompt]:
+    label = ""
+    if isinstance(entry, dict):
+        if entry.get("function"):
+            raise CannotCarry("it is a function, and programs are not run: write the text that it makes")
+        label = str(entry.get("label") or "")
+        entry = entry.get("raw") or entry.get("id")
+    if isinstance(entry, list):
+        entry = json.dumps(entry, ensure_ascii=False)
+    if not isinstance(entry, str):
+        raise CannotCarry(f"it is no text: {json.dumps(entry, default=str)[:80]}")
+    if not _is_file(entry, folder):
+        if OTHER_SCHEME.match(entry):
+            raise CannotCarry(f"{entry.split(':')[0]}: prompts from elsewhere are not fetched: write the text itself")
+        return [Prompt(label=label or entry, raw=entry)]
+    return [Prompt(label=label or text, raw=text) for path in folder.find(entry) for text in _texts(path)]
+
+
+def _is_file(entry: str, folder: Folder) -> bool:
+    if entry.startswith(SCHEME):
+        return True
+    if "\n" in entry or not entry.endswith((*TEXTS, *CODE)):
+        return False
+    return entry.endswith(CODE) or (folder.root / entry).is_file()
+
+
+def _texts(path: Path) -> list[str]:
+    if path.suffix == ".csv":
+        return [row["prompt"] for row in read_data(path) if row.get("prompt")]
+    if path.suffix == ".jsonl":
+        return [json.dumps(line, ensure_ascii=False) for line in read_data(path)]
+    text = read_text(path)
+    if path.suffix in (".json", ".yaml", ".yml"):
+        return [text]
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.strip() == DELIMITER:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    return [joined for part in parts if (joined := "\n".join(part).strip())]
+
+
+def messages_of(raw: str, variables: Vars, prefix: str = "", suffix: str = "") -> tuple[Message, ...]:
+    """Fill a prompt's template: a chat in JSON or YAML, or else one text that the user says.
+
+    Raises:
+        CannotCarry: the template cannot be filled, or the chat holds more than text.
+    """
+    parsed = _as_json(raw)
+    if isinstance(parsed, dict) or (isinstance(parsed, list) and not _is_chat(parsed)):
+        raise CannotCarry("the prompt is JSON, but no list of messages with a role and a content")
+    if parsed is not None and (prefix or suffix):
+        raise CannotCarry("`options.prefix` and `options.suffix` go around a text, and this prompt is a chat")
+    if parsed is not None:
+        # promptfoo fills the texts of a chat one by one: a quote in a variable does not break the JSON.
+        return _messages(render_all(parsed, variables))
+    # promptfoo fills a text twice, so that a variable may itself be a template; a chat's texts once.
+    text = render(render(prefix + raw + suffix, variables), variables)
+    chat = _as_json(text) if text.lstrip().startswith("[") else _as_yaml(text)
+    return _messages(chat) if _is_chat(chat) else (Message(role="user", content=text),)
+
+
+def _as_json(text: str) -> Any:
+    """The list or object that a text is, or None."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, (list, dict)) else None
+
+
+def _as_yaml(text: str) -> Any:
+    if not text.lstrip().startswith("- role:"):
+        return None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise CannotCarry("the prompt begins as a chat in YAML and does not parse once it is filled") from None
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+
+
+def _messages(chat: list[dict[str, Any]]) -> tuple[Message, ...]:
+    return tuple(_message(one) for one in chat)
+
+
+def _message(one: dict[str, Any]) -> Message:
+    role, content = one["role"], one.get("content")
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if role not in ("system", "user", "assistant") or set(one) - {"role", "content"}:
+        extra = sorted(set(one) - {"role", "content"})
+        raise CannotCarry(f"a message of role {role!r}{' with ' + ', '.join(extra) if extra else ''} is not asked here")
+    if not isinstance(content, str):
+        raise CannotCarry("a message holds more than text (an image, a file): only text is asked here")
+    return Message(role=role, content=content)

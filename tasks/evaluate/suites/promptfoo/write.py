@@ -1,0 +1,61 @@
+"""Items as a suite's file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluate.suites.promptfoo.items import Imported
+from tasks.evaluate.suites.suite import Question, questions_of
+from weighbridge.errors import ImportIncomplete, SuiteExists
+
+
+def as_lines(questions: tuple[Question, ...]) -> str:
+    """The JSONL of a regression suite; what has its default value is left out."""
+    return "".join(json.dumps(_row(question), ensure_ascii=False) + "\n" for question in questions)
+
+
+def _row(question: Question) -> dict[str, Any]:
+    row = question.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return {key: row[key] for key in ("id", "messages", "assert") if key in row} | row
+
+
+def write_suite(imported: Imported, path: Path, *, force: bool = False) -> bool:
+    """Write a suite, whole or not at all.
+
+    Args:
+        imported: what is written; it must have items.
+        path: the suite's file.
+        force: whether a file that is there may be replaced.
+
+    Returns:
+        Whether anything changed: a file that holds the same already is left alone.
+
+    Raises:
+        SuiteExists: there is another suite of that name.
+        ImportIncomplete: there is nothing to write.
+    """
+    if not imported.questions:
+        raise ImportIncomplete(
+            "Nothing of the configuration can be carried over.", "Read the list above, and change what it names."
+        )
+    text = as_lines(imported.questions)
+    if path.is_file() and path.read_text() == text:
+        return False
+    if path.exists() and not force:
+        raise SuiteExists(
+            f"{path.name} is there already, and it is another suite.",
+            "Give --name another name, or --force to replace it: then its items have to be scored anew.",
+            where=str(path),
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text)
+        questions_of(partial)  # what cannot be read back does not get the suite's name
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,161 @@
+"""The decision on one suite's paired scores, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from tasks.evaluate.verdict.paired import loss_p_value, lower_bound, upper_bound
+from tasks.evaluate.verdict.sequential.betting import Array, Walk, bound, first_at_least, log_stakes
+from tasks.evaluate.verdict.sequential.levels import Levels
+from tasks.evaluate.verdict.sequential.order import renumbered, shuffled, walk_clusters, walk_items
+from tasks.evaluate.verdict.sequential.pairs import Pairs
+from tasks.evaluate.verdict.sequential.planner import items_needed
+from tasks.evaluate.verdict.sequential.stratified import walk_strata
+
+Outcome = Literal["non_inferior", "regression", "inconclusive", "invalid"]
+
+MOST_LOST = 0.01
+"""Share of items whose score may be missing before nothing is said at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one suite's scores show (on a scale of 0 to 1)."""
+
+    outcome: Outcome
+    reason: str
+    items: int
+    items_used: int
+    """Items whose candidate score was looked at."""
+    estimate: float | None
+    """Candidate minus production."""
+    low: float | None
+    """Lower bound of the difference, one-sided at the confidence."""
+    high: float | None
+    """Upper bound, one-sided at the confidence of `regression` (`Levels.worse_confidence`)."""
+
+
+def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = False) -> Decision:
+    """Look at candidate scores one by one and stop as soon as they settle the question.
+
+    The difference is that of all questions that the suite's are a fair sample of: no correction for the suite
+    being finite, so the errors hold for the suite itself too, and on the safe side.
+
+    Args:
+        pairs: the scores. Looked at in an order of its own where production's margins are given (and items stand
+            by themselves), else in the order given, which is taken to be a random one.
+        margin: the largest loss that still counts as no worse, above 0 and below 1.
+        confidence: one-sided, of `non_inferior`.
+        shuffle: take items in a fixed random order instead of the order given.
+    """
+    usable, problem = worst_case(pairs)
+    if problem:
+        return Decision("invalid", problem, len(pairs), 0, None, None, None)
+    if shuffle:
+        usable = _take(usable, shuffled(usable.ids))
+    gain = usable.candidate - usable.production
+    alone = usable.clusters is None or len(usable) == int(usable.clusters.max()) + 1
+    weighted = alone and usable.margins is not None
+    levels = Levels(margin, confidence, final_look=alone and is_binary(usable), weighted=weighted)
+    if not alone and usable.clusters is not None:
+        walk = walk_clusters(gain, usable.clusters, margin)
+    elif weighted and usable.margins is not None:
+        walk = walk_strata(gain, usable.margins, usable.ids, margin, levels.passing[0])
+    else:
+        walk = walk_items(gain, margin)
+    return _stop_early(walk, levels, len(pairs)) or _at_the_end(walk, gain, levels)
+
+
+def worst_case(pairs: Pairs) -> tuple[Pairs, str]:
+    """Lost scores replaced by the worst they could have been for the candidate, so that losing some never helps.
+
+    Returns:
+        The pairs, and why nothing can be said of them, or nothing.
+    """
+    lost_candidate, lost_production = np.isnan(pairs.candidate), np.isnan(pairs.production)
+    lost = int((lost_candidate | lost_production).sum())
+    if not lost:
+        return pairs, ""
+    if lost > MOST_LOST * len(pairs):
+        return pairs, f"{lost} of {len(pairs)} items have no score; at most {MOST_LOST:.0%} may be lost."
+    production = np.where(lost_production, 1.0, pairs.production)
+    candidate = np.where(lost_candidate, 0.0, pairs.candidate)
+    return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.margins), ""
+
+
+def is_binary(pairs: Pairs) -> bool:
+    """Whether every score is 0 or 1."""
+    return all(bool(((scores == 0) | (scores == 1)).all()) for scores in (pairs.production, pairs.candidate))
+
+
+def _stop_early(walk: Walk, levels: Levels, items: int) -> Decision | None:
+    passing, worse, real = levels.passing[0], levels.worse[0], levels.real[0]
+    null = -levels.margin
+    passes = first_at_least(log_stakes(walk, (walk.passing,), null, 1.0), -np.log(passing))
+    lags = first_at_least(log_stakes(walk, walk.worse, null, -1.0, passes), -np.log(worse))
+    is_real = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0, passes), -np.log(real)) if lags else None
+    fails = max(lags, is_real) if lags and is_real else None
+    steps = fails or passes
+    if steps is None:
+        return None
+    used, estimate = int(walk.items[steps - 1]), _estimate(walk, steps)
+    low = bound(walk, (walk.passing,), 1.0, steps, passing)
+    # Bounds of any moment hold: the loss may have shown itself before it was known to be one.
+    high = min(bound(walk, walk.worse, -1.0, at, worse) for at in {steps, lags or steps})
+    outcome: Outcome = "regression" if fails else "non_inferior"
+    return _decision(outcome, items, used, estimate, low, high, levels)
+
+
+def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
+    steps, items = len(walk.gain), len(gain)
+    low = bound(walk, (walk.passing,), 1.0, steps, levels.passing[0])
+    high = bound(walk, walk.worse, -1.0, steps, levels.worse[0])
+    real = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0), -np.log(levels.real[0])) is not None
+    outcome: Outcome = "inconclusive"
+    if levels.final_look:
+        gained, lost = int((gain > 0).sum()), int((gain < 0).sum())
+        low = max(low, lower_bound(gained, lost, items, 1 - levels.passing[1]))
+        high = min(high, upper_bound(gained, lost, items, 1 - levels.worse[1]))
+        real = real or loss_p_value(gained, lost) <= levels.real[1]
+    if low > -levels.margin:
+        outcome = "non_inferior"
+    elif high < -levels.margin and real:
+        outcome = "regression"
+    decision = _decision(outcome, items, items, float(gain.mean()), low, high, levels)
+    needed = items_needed(levels.margin, levels.confidence, float(np.mean(gain * gain)))
+    if outcome == "inconclusive" and needed > items:
+        hint = f" A candidate that is no worse passes 9 times in 10 with {needed:,} items of this kind."
+        decision = replace(decision, reason=decision.reason + hint)
+    return decision
+
+
+def _decision(
+    outcome: Outcome, items: int, used: int, estimate: float, low: float, high: float, levels: Levels
+) -> Decision:
+    # A weighted mean of few items may leave the scale.
+    estimate = max(-1.0, min(estimate, 1.0))
+    low, high = max(min(low, estimate), -1.0), min(max(high, estimate), 1.0)
+    change = f"{estimate:+.2%} ({low:+.2%} to {high:+.2%}), margin {levels.margin:.3g}, after {used} of {items} items"
+    words = {
+        "non_inferior": "no worse",
+        "regression": "worse by more than the margin",
+        "inconclusive": "not enough evidence",
+    }[outcome]
+    return Decision(outcome, f"{words}: {change}.", items, used, estimate, low, high)
+
+
+def _estimate(walk: Walk, steps: int) -> float:
+    return float(walk.gain[:steps].sum() / walk.size[:steps].sum())
+
+
+def _take(pairs: Pairs, order: np.ndarray) -> Pairs:
+    return Pairs(
+        tuple(pairs.ids[number] for number in order),
+        pairs.production[order],
+        pairs.candidate[order],
+        None if pairs.clusters is None else renumbered(pairs.clusters[order]),
+        None if pairs.margins is None else pairs.margins[order],
+    )

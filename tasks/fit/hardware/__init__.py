@@ -1,0 +1,1 @@
+"""The GPUs: what they have, what is free now, and what an engine really took."""

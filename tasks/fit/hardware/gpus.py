@@ -1,0 +1,127 @@
+"""The GPUs that a line may name, and `host`: this machine's own memory."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.schemes.bytes import scheme_names
+from weighbridge.errors import GpuFileInvalid, GpuUnknown
+from weighbridge.files import read_yaml
+from weighbridge.settings import load_settings
+from weighbridge.units import GIB
+
+HOST = "host"
+HOST_UTILIZATION = 0.8
+"""Of a machine's memory; the rest is for the system, its page cache and the local stack (about 2 GB)."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class Gpu(BaseModel):
+    """One kind of memory that a model can be served from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    memory_gib: float
+    """As programs see it."""
+    bandwidth_gbs: float = 0
+    """0 when not known, as for the three that follow."""
+    bf16_tflops: float = 0
+    """Dense."""
+    fp8_tflops: float = 0
+    int8_tops: float = 0
+    compute_capability: str = ""
+    """NVIDIA's, such as 8.9; AMD's name of the architecture."""
+    supports: tuple[str, ...]
+    """Schemes beside bf16."""
+    source: str
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this is the machine's own memory."""
+        return self.name == HOST
+
+    @property
+    def utilization(self) -> float:
+        """Share of a machine's own memory that an engine may take; of a GPU's the engine's profile tells."""
+        return HOST_UTILIZATION if self.is_host else 1.0
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Names that a line may use, `host` last."""
+    return (*_catalogue(), HOST)
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU of a name.
+
+    Raises:
+        GpuUnknown: `gpus.yaml` does not list it.
+    """
+    if name == HOST:
+        return _host()
+    if name not in _catalogue():
+        raise GpuUnknown(
+            f"There is no GPU called {name!r}; known: {', '.join(gpu_names())}.",
+            "Name one of these, or add yours in a file of your own (--gpus-file, WEIGHBRIDGE_GPUS_FILE).",
+        )
+    return _catalogue()[name]
+
+
+def use_gpus(path: Path) -> None:
+    """Add a file of GPUs to the catalogue for this process; what it names again is overridden.
+
+    Raises:
+        GpuFileInvalid: it is no such file; the entry and field are named.
+    """
+    _catalogue().update(_read(path))
+
+
+@cache
+def _catalogue() -> dict[str, Gpu]:
+    known = _read(Path(__file__).with_name("gpus.yaml"))
+    own = load_settings().gpus_file
+    return {**known, **_read(own)} if own else known
+
+
+def _read(path: Path) -> dict[str, Gpu]:
+    def invalid(why: str, where: str) -> GpuFileInvalid:
+        return GpuFileInvalid(
+            why, "Correct it; tasks/fit/hardware/gpus.yaml shows what an entry looks like.", where=where
+        )
+
+    try:
+        entries: Any = read_yaml(path)
+    except (OSError, yaml.YAMLError) as error:
+        raise invalid(f"The file of GPUs cannot be read: {str(error).splitlines()[0]}.", str(path)) from None
+    if not isinstance(entries, dict):
+        raise invalid("The file of GPUs must map names to their fields.", str(path))
+    found = {}
+    for name, fields in entries.items():
+        try:
+            found[str(name)] = Gpu.model_validate({**(fields or {}), "name": str(name)})
+        except (ValidationError, TypeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            field = ".".join(str(part) for part in first["loc"])
+            raise invalid(f"{field or 'the entry'}: {first['msg']}.", f"{path.name}, {name}") from None
+    return found
+
+
+def _host() -> Gpu:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    # A container sees the whole machine's memory and may have a part of it.
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+    usable = min(total, int(limit)) if limit.isdigit() else total
+    return Gpu(
+        name=HOST,
+        memory_gib=usable / GIB,
+        supports=tuple(name for name in scheme_names() if name != "bf16"),
+        source="psutil, and the container's limit where there is one",
+    )

@@ -1,0 +1,1 @@
+"""The memory model: weights, KV cache, state and activations in bytes."""

@@ -1,0 +1,128 @@
+"""How many tokens and requests a cache of so many bytes holds, in the engine's own pages.
+
+vLLM gives every page the same size. Layers that keep the same form groups of equal length, each page serves
+one group, and a request takes pages of every group (v1/core/kv_cache_utils.py and v1/kv_cache_interface.py,
+0.19). That is why a hybrid model's `kv_tokens` is less than bytes divided by bytes a token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tasks.fit.memory.kv import CacheLayers
+
+GROUPED_UP_TO = 1.5
+"""One group a kind when the kinds' numbers of layers differ by less than this; else groups of the smaller number."""
+
+
+class Paging(NamedTuple):
+    """What decides how requests share the cache."""
+
+    context: int
+    """Tokens of a request."""
+    step_tokens: int
+    """Tokens of one step: a window needs room for those too."""
+    block_tokens: int
+    bytes_each: float
+    """Of a cached number."""
+    tp: int
+    grouped: bool
+    """Whether pages are shared as vLLM does."""
+    state_bytes_each: float
+    """Of a number of a state: the cache's dtype does not touch those (vLLM: mamba_cache_dtype, as the model's)."""
+    window_slack_tokens: int = 0
+    """That a windowed layer keeps beside its window, where they are not."""
+
+
+class Capacity(NamedTuple):
+    """What a cache holds."""
+
+    tokens: int
+    """That the engine would report."""
+    requests: float
+    """Of full context, at once."""
+
+
+def capacity(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) -> Capacity:
+    """What fits into so many bytes.
+
+    Args:
+        cache: what one GPU's layers keep.
+        kv_bytes: that the engine has for it, on that GPU.
+        paging: how it is shared.
+    """
+    if not cache or kv_bytes <= 0:
+        return Capacity(0, 0.0)
+    if paging.grouped and len(cache) > 1:
+        return _grouped(cache, kv_bytes, paging)
+    need = request_bytes(cache, paging)
+    requests = kv_bytes / need
+    page = sum(one.layers * one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache) * paging.block_tokens
+    if not page:  # states only: a request takes the same however long it is
+        return Capacity(int(requests) * paging.context, requests)
+    blocks = int(kv_bytes // page)
+    if len(cache) == 1:
+        requests = blocks / (need / page)
+    return Capacity(blocks * paging.block_tokens, requests)
+
+
+def request_bytes(cache: tuple[CacheLayers, ...], paging: Paging) -> float:
+    """Bytes that one request of full context takes."""
+    if paging.grouped and len(cache) > 1:
+        size, page_bytes, blocks = _groups(cache, paging)
+        return size * page_bytes * blocks
+    return sum(
+        one.layers
+        * (
+            _blocks(one, paging, paging.block_tokens)
+            * paging.block_tokens
+            * one.bytes_per_token(paging.bytes_each, paging.tp)
+            + one.state_bytes(paging.state_bytes_each, paging.tp)
+        )
+        for one in cache
+    )
+
+
+def _grouped(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) -> Capacity:
+    size, page_bytes, blocks = _groups(cache, paging)
+    pages = int(kv_bytes // (page_bytes * size))
+    block_tokens = _block_tokens(cache, paging)
+    count = sum(-(-one.layers // size) for one in cache)
+    return Capacity(pages // count * block_tokens, pages / blocks)
+
+
+def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float, int]:
+    """Layers of a group, bytes of a page of one layer, pages that a request takes of all groups."""
+    fewest, most = min(one.layers for one in cache), max(one.layers for one in cache)
+    size = most if most < GROUPED_UP_TO * fewest else fewest
+    block_tokens = _block_tokens(cache, paging)
+    page_bytes = max(
+        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp)
+        + one.state_bytes(paging.state_bytes_each, paging.tp)
+        for one in cache
+    )
+    blocks = sum(-(-one.layers // size) * _blocks(one, paging, block_tokens) for one in cache)
+    return size, page_bytes, blocks
+
+
+def _block_tokens(cache: tuple[CacheLayers, ...], paging: Paging) -> int:
+    """Tokens of a page; beside states, as many as make it at least as large as a state."""
+    states = max(one.state_bytes(paging.state_bytes_each, paging.tp) for one in cache)
+    token = max((one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache), default=0)
+    if not states or not token:
+        return paging.block_tokens
+    blocks = -(-states // (token * paging.block_tokens))
+    return int(max(blocks, 1)) * paging.block_tokens
+
+
+def _blocks(one: CacheLayers, paging: Paging, block_tokens: int) -> int:
+    """Blocks that one layer of this kind holds of a request."""
+    if one.kind == "state":
+        return 1
+    full = -(-paging.context // block_tokens)
+    if one.kind != "window" or one.window is None:
+        return full
+    if not paging.grouped:
+        return min(full, -(-(one.window + paging.window_slack_tokens) // block_tokens))
+    # A window starts anywhere in a block, and a step's tokens come before the old ones go.
+    return -(-min(one.window - 1 + paging.step_tokens, paging.context) // block_tokens) + 1

@@ -1,0 +1,166 @@
+"""The terms of one stage's memory: weights, activation, what is not the model's, graphs, and the cache."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tasks.engines.memory import EngineProfile, graphs_gib, non_torch_gib
+from tasks.fit.hardware.gpus import Gpu
+from tasks.fit.memory.activation import activation_bytes
+from tasks.fit.memory.extra_weights import extra_bytes
+from tasks.fit.memory.kv import CacheLayers, kv_bytes_per_token
+from tasks.fit.memory.pages import Paging, capacity, request_bytes
+from tasks.fit.memory.weights import Stage, Weights
+from tasks.fit.model.architectures import has_towers
+from tasks.fit.model.shape import ModelShape, published_dtype
+from tasks.fit.request import KV_BITS, Request
+from tasks.schemes.bytes import SchemeSize
+from tasks.source.headers import BITS
+from weighbridge.errors import FitOptionUnknown
+from weighbridge.units import GIB
+
+
+class Model(NamedTuple):
+    """What the rows of one model share."""
+
+    shape: ModelShape
+    weights: Weights
+    cache: tuple[CacheLayers, ...]
+
+
+class Terms(NamedTuple):
+    """One stage's memory, bytes per GPU."""
+
+    stage: Stage
+    weights: float
+    activation: float
+    non_torch: float
+    graphs: float
+    kv: float
+    kv_needed: float
+    tokens: int
+    requests: float
+
+
+def terms_of(
+    model: Model,
+    profile: EngineProfile,
+    request: Request,
+    card: Gpu,
+    scheme: SchemeSize,
+    stage: Stage,
+    tp: int,
+    pp: int,
+) -> Terms:
+    text, layers = model.shape.text, stage.end_layer - stage.first_layer
+    number = _number_bytes(model, profile, request, card)
+    weights = _weights_bytes(model, profile, scheme, stage, tp, number)
+    tokens = profile.step_tokens(card, request.context, request.max_num_batched_tokens)
+    activation = activation_bytes(
+        profile.activation,
+        text,
+        tokens=tokens,
+        sequences=profile.step_sequences(card, request.concurrency, request.max_num_seqs),
+        bytes_each=number,
+        tp=tp,
+        answers=stage.answers,
+        pipelined=pp > 1,
+        towers=has_towers(model.shape.config),
+        packed_experts="mxfp4" in (scheme.name, model.weights.published.name if model.weights.published else ""),
+    )
+    graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
+    other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB
+    paging = Paging(
+        context=request.context,
+        step_tokens=tokens,
+        block_tokens=profile.block_tokens,
+        bytes_each=_kv_number_bytes(profile, request, card, number),
+        tp=tp,
+        grouped=profile.pages == "grouped",
+        state_bytes_each=number,
+        window_slack_tokens=profile.window_slack_tokens,
+    )
+    cache = _cache_of_stage(model.cache, layers, model.shape.layers)
+    needed = request_bytes(cache, paging) * request.concurrency
+    terms = Terms(stage, weights, activation, other, graphs, 0, needed, 0, 0)
+    within = inside(profile, terms)
+    if profile.share_of == "need":
+        room = card.memory_gib * GIB - within
+        kv = needed
+    elif profile.share_of == "free":
+        room = kv = (card.memory_gib * GIB - within) * (request.utilization or profile.share_of_memory(card))
+    else:
+        room = kv = share_gib(profile, request, card) * GIB - within
+    held = capacity(cache, room, paging)
+    return terms._replace(kv=kv, tokens=held.tokens, requests=held.requests)
+
+
+def _weights_bytes(
+    model: Model, profile: EngineProfile, scheme: SchemeSize, stage: Stage, tp: int, number: int
+) -> float:
+    stored: float = model.weights.gpu_bytes(scheme, tp, stage)
+    if profile.weights == "dense":
+        return max(stored, model.weights.dense_bytes(number))
+    published = BITS[published_dtype(model.shape.config)] // 8
+    if scheme.weight_bits is None and not model.shape.quantized_by:
+        stored *= number / published if model.shape.origin != "headers" else 1
+    if profile.rope_tables:
+        stored += extra_bytes(model.shape, tp=tp, layers=stage.end_layer - stage.first_layer, bytes_each=number)
+    return stored
+
+
+def _number_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu) -> int:
+    named = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4}
+    if request.dtype == "auto":
+        return profile.number_bytes(card, published_dtype(model.shape.config))
+    if request.dtype not in named:
+        raise FitOptionUnknown(
+            f"There is no dtype called {request.dtype!r} for weights; known: auto, {', '.join(named)}.",
+            "Name one of these.",
+        )
+    return named[request.dtype]
+
+
+def _kv_number_bytes(profile: EngineProfile, request: Request, card: Gpu, number: int) -> float:
+    if request.kv_dtype == "auto":
+        return profile.kv_number_bytes or number
+    if request.kv_dtype not in KV_BITS:
+        raise FitOptionUnknown(
+            f"There is no KV dtype called {request.kv_dtype!r}; known: auto, {', '.join(KV_BITS)}.",
+            "Name one of these.",
+        )
+    return KV_BITS[request.kv_dtype] / 8
+
+
+def stage_kv_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu, stage: Stage, tp: int) -> int:
+    number = _number_bytes(model, profile, request, card)
+    cache = _cache_of_stage(model.cache, stage.end_layer - stage.first_layer, model.shape.layers)
+    return kv_bytes_per_token(cache, _kv_number_bytes(profile, request, card, number), tp)
+
+
+def _cache_of_stage(cache: tuple[CacheLayers, ...], layers: int, of: int) -> tuple[CacheLayers, ...]:
+    """A stage's share of each kind of layer; kinds alternate, so shares are even to within a layer."""
+    if layers == of:
+        return cache
+    return tuple(one._replace(layers=max(1, round(one.layers * layers / of))) for one in cache)
+
+
+def inside(profile: EngineProfile, terms: Terms) -> float:
+    """What lies in the engine's share beside the cache."""
+    sizes = {
+        "weights": terms.weights,
+        "activation": terms.activation,
+        "non_torch": terms.non_torch,
+        "graphs": terms.graphs,
+    }
+    return sum(sizes[name] for name in profile.inside)
+
+
+def outside(profile: EngineProfile, terms: Terms) -> float:
+    """What must find room beside the engine's share."""
+    return terms.weights + terms.activation + terms.non_torch + terms.graphs - inside(profile, terms)
+
+
+def share_gib(profile: EngineProfile, request: Request, card: Gpu) -> float:
+    """GiB that the engine may take."""
+    return card.memory_gib * (request.utilization or profile.share_of_memory(card))

@@ -1,0 +1,194 @@
+"""A model as the planner sees it: its config and its pieces, wherever they came from.
+
+Best first: the safetensors headers; for a known architecture its config alone; else transformers' module
+tree. What is not known is refused by name, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.fit.model.architectures import architecture, has_towers, required, text_config, text_part
+from tasks.fit.model.layout import text_layout
+from tasks.fit.model.parts import Piece, held, pieces_of
+from tasks.fit.model.towers import tower_layout
+from tasks.schemes.bytes import published_scheme
+from tasks.source.headers import read_header
+from weighbridge.errors import ArchitectureUnknown
+
+if TYPE_CHECKING:
+    from tasks.source.hub import Source
+
+CONFIG = "config.json"
+DECISIVE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "half": "F16", "float32": "F32", "float": "F32"}
+
+
+class ModelShape(BaseModel):
+    """What decides a model's memory."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Repository and commit, or a folder; for messages."""
+    config: dict[str, Any]
+    """config.json."""
+    pieces: tuple[Piece, ...]
+    """What an engine keeps, as published."""
+    origin: Literal["headers", "config", "transformers"] = "headers"
+    """Where the pieces come from."""
+
+    @cached_property
+    def text(self) -> Mapping[str, Any]:
+        """The language model's part of the config."""
+        return text_config(self.config)
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        return required(self.text, "num_hidden_layers")
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in all, tied ones once; of a packed release, what they were before."""
+        if self.origin != "headers" or not self.quantized_by:
+            return sum(piece.elements for piece in self.pieces)
+        published = published_scheme(self.config)
+        bits = published.weight_bits if published and published.weight_bits else 8
+        return sum(piece.elements * piece.numbers_each(bits) for piece in self.pieces)
+
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return any(piece.is_expert for piece in self.pieces)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Numbers that one token meets: all but the experts that it is not sent to."""
+        experts = sum(piece.elements for piece in self.pieces if piece.is_expert)
+        if not experts:
+            return self.parameters
+        chosen = required(self.text, "num_experts_per_tok", "experts_per_token", "moe_topk", "top_k_experts")
+        there = required(self.text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+        return self.parameters - experts + experts * chosen // there
+
+    @property
+    def quantized_by(self) -> str | None:
+        """The method that a release was already quantized with."""
+        found = self.config.get("quantization_config")
+        return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
+
+
+def shape_of(target: str) -> ModelShape:
+    """The shape of `hf://org/model[@revision]`, or of a folder; the folder may hold only config.json.
+
+    Raises:
+        ArchitectureUnknown: config.json is missing, or not enough.
+        SourceUnknown, SourceUnreachable, SourceDamaged: the Hub, or a file, did not tell.
+    """
+    if not target.startswith("hf://"):
+        return shape_of_folder(Path(target).expanduser())
+    from tasks.source.hub import pin_repository
+
+    repository, _, revision = target.removeprefix("hf://").partition("@")
+    return shape_of_source(pin_repository(repository, revision or "main"))
+
+
+def shape_of_source(source: Source) -> ModelShape:
+    """The shape of a pinned release, from its headers on the Hub.
+
+    Raises:
+        SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
+        ArchitectureUnknown: config.json is missing, or not enough.
+    """
+    from tasks.fit.model.hub_headers import tensors_of_hub
+
+    return _shape(source.short, source.config, pieces_of(tensors_of_hub(source)))
+
+
+def shape_of_folder(folder: Path) -> ModelShape:
+    """The shape of a model in a folder.
+
+    Raises:
+        ArchitectureUnknown: the folder has no config.json that could be read, or it is not enough.
+        SourceDamaged: a header does not describe its file.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ArchitectureUnknown(
+            f"{folder} has no {CONFIG} that could be read.",
+            "Name the folder of a model, or hf://org/model.",
+            where=str(folder),
+        )
+    tensors = (tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_header(path))
+    return _shape(folder.name, config, pieces_of(tensors))
+
+
+def shape_of_config(name: str, config: dict[str, Any]) -> ModelShape:
+    """The shape that a config alone tells.
+
+    Raises:
+        ArchitectureUnknown: it is not enough.
+    """
+    return _shape(name, config, ())
+
+
+def _shape(name: str, config: dict[str, Any], pieces: tuple[Piece, ...]) -> ModelShape:
+    text = text_config(config)
+    known = architecture(str(text.get("model_type")))
+    origin: Literal["headers", "config", "transformers"] = "headers"
+    if known is None or _silent(config, text):
+        # Whatever the files hold: what this architecture keeps of a token must be known too.
+        from tasks.fit.model.from_transformers import completed
+
+        config = completed(config)
+        text = text_config(config)
+    if not pieces:
+        pieces, origin = _layout(config, published_dtype(config))
+    layers = required(text, "num_hidden_layers")
+    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings")))
+    return ModelShape(name=name, config=config, pieces=held(pieces, tied=tied, layers=layers), origin=origin)
+
+
+def _silent(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Whether a composite config leaves to its classes what its text model is: some are saved without defaults."""
+    return text_part(config) is not None and any(text.get(field) is None for field in DECISIVE)
+
+
+def published_dtype(config: Mapping[str, Any]) -> str:
+    """The weights' dtype as safetensors names it; bfloat16 where the config is silent, as nearly all are published."""
+    text = text_config(config)
+    named = next((config.get(key) or text.get(key) for key in ("dtype", "torch_dtype") if config.get(key)), None)
+    named = named or text.get("dtype") or text.get("torch_dtype") or "bfloat16"
+    return DTYPES.get(str(named).removeprefix("torch."), "BF16")
+
+
+def _layout(
+    config: Mapping[str, Any], dtype: str
+) -> tuple[tuple[Piece, ...], Literal["headers", "config", "transformers"]]:
+    text = text_config(config)
+    known = architecture(str(text.get("model_type")))
+    towers: tuple[Piece, ...] | None = ()
+    if has_towers(config):
+        towers = tower_layout(config, dtype)
+    if known is not None and towers is not None:
+        return text_layout(text, known, dtype) + towers, "config"
+    from tasks.fit.model.from_transformers import meta_layout
+
+    return meta_layout(config, dtype), "transformers"

@@ -1,0 +1,233 @@
+"""The recipe: which layers become what, decided from `config.json` and the files' headers alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.quantize.plan.layouts import Expected, Layout
+from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, sort_out
+from tasks.quantize.tensors import Tensor, data_bytes, first_repeated, header_bytes, read_tensors
+from tasks.schemes import Scheme
+from weighbridge.errors import QuantizationFailed, QuantizationUncovered
+from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
+
+HEAD = "lm_head"
+
+
+class Recipe(BaseModel):
+    """All that decides what a quantized artifact will be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    counted: ClassVar[tuple[str, str]] = ("Linear layers", "Linear weight bytes")
+    """What is quantized, and what the share is of."""
+
+    scheme: str
+    method: str
+    format: str
+    weight_bits: int
+    activation_bits: int
+    group_size: int | None
+    """Input columns that share a scale; None: one scale for each output row or block."""
+    weight_type: str = "int"
+    symmetric: bool = True
+    block: tuple[int, int] | None = None
+    """Rows and columns that share a scale."""
+    layers: tuple[Layer, ...]
+    ignored: tuple[Ignored, ...]
+    kept_bytes: int
+    """In the weight files, of all that stays as it is, headers included."""
+
+    def expected(self, layer: Layer) -> tuple[Expected, ...]:
+        """The tensors that a layer turns into, the weight first."""
+        return self.layout.expected(layer.name, layer.dtype, layer.shape)
+
+    @property
+    def layout(self) -> Layout:
+        """How a quantized layer lies in the files."""
+        return Layout(
+            format=self.format,
+            weight_bits=self.weight_bits,
+            group_size=self.group_size,
+            block=self.block,
+            symmetric=self.symmetric,
+        )
+
+    @property
+    def granularity(self) -> str:
+        """What shares a scale, in words."""
+        if self.block:
+            return f"blocks of {self.block[0]} × {self.block[1]}"
+        return f"groups of {self.group_size}" if self.group_size else "one scale a row"
+
+    @property
+    def most_inputs(self) -> int:
+        """Columns of the widest planned layer."""
+        return max(layer.shape[1] for layer in self.layers)
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Of the weight files that will be written."""
+        tensors = (tensor for layer in self.layers for tensor in self.expected(layer))
+        return self.kept_bytes + sum(
+            data_bytes(tensor.dtype, tensor.shape) + header_bytes(tensor.name, tensor.dtype, tensor.shape)
+            for tensor in tensors
+        )
+
+    @property
+    def linear_bytes(self) -> int:
+        """Bytes of all Linear weights of the source, quantized or not."""
+        return sum(layer.source_bytes for layer in self.layers) + sum(one.linear_bytes for one in self.ignored)
+
+    @property
+    def ignore(self) -> tuple[str, ...]:
+        """Module names for `quantization_config.ignore`; the head stands there even when it is only the embedding."""
+        return tuple(sorted({HEAD, *(one.name for one in self.ignored)}))
+
+
+def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: SchemeChoice = CHOOSE_NOTHING) -> Recipe:
+    """Decide what a scheme does to a release.
+
+    Args:
+        folder: `config.json` and safetensors files.
+        scheme: one that changes weights.
+        method: how the numbers are found; the scheme's cheapest by default.
+        choice: a group size or layers left alone, where somebody wants it otherwise than found here.
+
+    Raises:
+        QuantizationUncovered: nothing to quantize, quantized already, experts that would not load, or no group
+            size or block divides every layer; the layer is named.
+        QuantizationFailed: a file is missing, truncated or not readable.
+    """
+    config = unquantized_config(folder)
+    tensors = read_tensors(folder)
+    repeated = first_repeated(tensors)
+    if repeated:
+        raise QuantizationFailed(
+            f"{repeated.name} is in more than one file.",
+            "Ask the publisher for a sound release.",
+            where=str(repeated.file),
+        )
+    layers, ignored = sort_out(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, left_alone=choice.ignore)
+    if not layers:
+        examples = "; ".join(f"{one.name}: {one.reason}" for one in ignored[:3]) or "no 2-D weight at all"
+        raise QuantizationUncovered(
+            f"Nothing in the release is a Linear weight that {scheme.name} covers ({examples}).",
+            "Serve it as bf16, or ask for this architecture in an issue.",
+            where=str(folder),
+        )
+    _require_loadable_experts(layers, scheme)
+    return Recipe(
+        scheme=scheme.name,
+        method=method or scheme.methods[0],
+        format=scheme.format,
+        weight_bits=scheme.weight_bits,
+        activation_bits=scheme.activation_bits,
+        group_size=_group_size(layers, scheme, choice.group_size),
+        weight_type=scheme.weight_type,
+        symmetric=scheme.symmetric,
+        block=_block(layers, scheme),
+        layers=tuple(layers),
+        ignored=tuple(ignored),
+        kept_bytes=_kept_bytes(tensors, layers),
+    )
+
+
+def unquantized_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a release that nobody has quantized yet.
+
+    Raises:
+        QuantizationFailed: it is missing or no JSON.
+        QuantizationUncovered: the release is quantized already.
+    """
+    config = read_config(folder)
+    if "quantization_config" in config:
+        kind = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise QuantizationUncovered(
+            f"The release is quantized already, by {kind}.",
+            "Name bf16 in the line, which serves it as published, or the unquantized release.",
+            where=str(folder),
+        )
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A release's `config.json`.
+
+    Raises:
+        QuantizationFailed: it is missing or no JSON.
+    """
+    path = folder / "config.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError) as error:
+        raise QuantizationFailed(
+            f"config.json cannot be read: {error}.", "Download the release again.", where=str(path)
+        ) from None
+
+
+def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:
+    """Refuse what would be written well and never load.
+
+    transformers 5.17 fuses a layer's experts as it loads them, and takes apart before that only what is packed
+    without zero points, or FP8 with a scale a row (`DecompressExperts` in its integrations/compressed_tensors.py).
+    """
+    taken = scheme.symmetric and not scheme.block and scheme.format in ("pack-quantized", "float-quantized")
+    expert = next((layer for layer in layers if is_expert(layer.name)), None)
+    if expert and not taken:
+        raise QuantizationUncovered(
+            f"{expert.name} belongs to a mixture of experts, and transformers 5.17 loads no experts in {scheme.name}.",
+            "Name int8-w8a16, int4 or fp8 in the line.",
+            where=expert.name,
+        )
+
+
+def _group_size(layers: list[Layer], scheme: Scheme, wanted: int | None) -> int | None:
+    if wanted is not None and not scheme.group_sizes:
+        raise QuantizationUncovered(
+            f"The recipe asks for groups of {wanted}, and {scheme.name} scales whole rows or blocks.",
+            "Leave group_size out, or name int4 or int4-asym.",
+            where="group_size",
+        )
+    sizes = scheme.group_sizes if wanted is None else (wanted,)
+    if not sizes:
+        return None
+    for size in sizes:
+        if all(layer.shape[1] % size == 0 for layer in layers):
+            return size
+    smallest = min(sizes)
+    layer = next(layer for layer in layers if layer.shape[1] % smallest)
+    raise QuantizationUncovered(
+        f"{layer.name} is {layer.shape[1]} wide, and no group size of {scheme.name} divides that "
+        f"({', '.join(map(str, sizes))}).",
+        "Name int8 or int8-w8a16 in the line, which scale whole rows.",
+        where=layer.name,
+    )
+
+
+def _block(layers: list[Layer], scheme: Scheme) -> tuple[int, int] | None:
+    """The scheme's block; kernels take fused layers apart at its edges, and activations by its columns."""
+    if not scheme.block:
+        return None
+    height, width = scheme.block
+    for layer in layers:
+        if layer.shape[0] % height or layer.shape[1] % width:
+            raise QuantizationUncovered(
+                f"{layer.name} is {layer.shape[0]} × {layer.shape[1]}: blocks of {height} × {width} do not divide it.",
+                "Name fp8 in the line, which scales whole rows.",
+                where=layer.name,
+            )
+    return scheme.block
+
+
+def _kept_bytes(tensors: list[Tensor], layers: list[Layer]) -> int:
+    planned = {f"{layer.name}.weight" for layer in layers}
+    kept = [tensor for tensor in tensors if tensor.name not in planned]
+    length_fields = 8 * len({tensor.file for tensor in tensors})
+    return length_fields + sum(
+        tensor.size_bytes + header_bytes(tensor.name, tensor.dtype, tensor.shape) for tensor in kept
+    )

@@ -1,0 +1,226 @@
+"""Output files as they will be: every tensor's place is known from the recipe before the first weight is read.
+
+So a file is written piece by piece at its places, in memory that does not grow with the model, and none is visible
+under its name before it is whole, synced and hashed. A killed run finds what it had finished and takes that as done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.store.artifact import sha256_of
+from tasks.quantize.plan.layouts import Expected
+from tasks.quantize.plan.recipe import Layer, Recipe
+from tasks.quantize.process.folders import full_disk_named
+from tasks.quantize.tensors import (
+    INDEX,
+    Tensor,
+    data_bytes,
+    finite,
+    item_bytes,
+    not_finite,
+    opened,
+    read_part,
+    read_tensors,
+)
+from weighbridge.errors import DiskFull
+from weighbridge.files import READABLE, write_whole
+
+PARTIAL = ".partial"
+LEDGER = "finished.json"
+COPY_BYTES = 4 * 2**20
+
+
+class FinishedShard(BaseModel):
+    """A file that is whole."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class Finished(BaseModel):
+    """What an earlier process had finished of the same work."""
+
+    identity: str
+    """Of the work: source, recipe, versions. What was finished of another work counts for nothing."""
+    shards: dict[str, FinishedShard] = {}
+
+    @classmethod
+    def load(cls, folder: Path, identity: str) -> Finished:
+        """Read the ledger; of another work, or none, an empty one."""
+        path = folder / LEDGER
+        if path.is_file():
+            try:
+                found = cls.model_validate_json(path.read_bytes())
+            except ValueError:
+                # Damaged, so that it names nothing to go on from.
+                return cls(identity=identity)
+            if found.identity == identity:
+                return found
+        return cls(identity=identity)
+
+    def holds(self, file: Path) -> bool:
+        """Whether this very file was finished; it is hashed."""
+        shard = self.shards.get(file.name)
+        return (
+            shard is not None
+            and file.is_file()
+            and file.stat().st_size == shard.size_bytes
+            and sha256_of(file) == shard.sha256
+        )
+
+    def add(self, file: Path, ledger_folder: Path) -> None:
+        """Write down that a file is whole."""
+        self.shards[file.name] = FinishedShard(size_bytes=file.stat().st_size, sha256=sha256_of(file))
+        write_whole(ledger_folder / LEDGER, self.model_dump_json())
+
+
+class Shard(BaseModel):
+    """One weight file of the source and what it turns into."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    layers: tuple[tuple[Layer, Tensor], ...]
+    """To be quantized, in the order of the file, so that the source is read from its beginning to its end."""
+    kept: tuple[Tensor, ...]
+    pieces: tuple[Expected, ...]
+    """All tensors of the output, in the order of the file."""
+
+    @property
+    def data_bytes(self) -> int:
+        """Of the output's tensors."""
+        return sum(data_bytes(piece.dtype, piece.shape) for piece in self.pieces)
+
+    def header(self) -> bytes:
+        """The safetensors header with its length before it."""
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for piece in self.pieces:
+            end = at + data_bytes(piece.dtype, piece.shape)
+            entries[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": [at, end]}
+            at = end
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+def plan_shards(recipe: Recipe, source: Path) -> list[Shard]:
+    """What each of the source's weight files turns into, file by file."""
+    layers = {f"{layer.name}.weight": layer for layer in recipe.layers}
+    by_file: dict[Path, list[Tensor]] = {}
+    for tensor in read_tensors(source):
+        by_file.setdefault(tensor.file, []).append(tensor)
+    return [_shard(recipe, file.name, tensors, layers) for file, tensors in sorted(by_file.items())]
+
+
+def _shard(recipe: Recipe, name: str, tensors: list[Tensor], layers: dict[str, Layer]) -> Shard:
+    planned = [tensor for tensor in sorted(tensors, key=lambda one: one.start) if tensor.name in layers]
+    kept = [tensor for tensor in tensors if tensor.name not in layers]
+    pieces = [Expected(name=one.name, dtype=one.dtype, shape=one.shape) for one in kept]
+    pieces += [piece for tensor in planned for piece in recipe.expected(layers[tensor.name])]
+    # As safetensors' own writer has it: the widest types first, so that each tensor lies aligned; then by name.
+    pieces.sort(key=lambda piece: (-item_bytes(piece.dtype), piece.name))
+    return Shard(
+        name=name,
+        layers=tuple((layers[tensor.name], tensor) for tensor in planned),
+        kept=tuple(kept),
+        pieces=tuple(pieces),
+    )
+
+
+def write_index(folder: Path, shards: Iterable[Shard]) -> None:
+    """Write which tensor lies in which file, as transformers reads it."""
+    shards = list(shards)
+    index = {
+        "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
+        "weight_map": dict(sorted((piece.name, shard.name) for shard in shards for piece in shard.pieces)),
+    }
+    write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n", mode=READABLE)
+
+
+class ShardWriter:
+    """An output file under a hidden name until it is whole.
+
+    Args:
+        shard: what it will hold.
+        folder: where it appears.
+
+    Raises:
+        DiskFull: in any method, when the disk has no room left; what was finished before stays.
+    """
+
+    def __init__(self, shard: Shard, folder: Path) -> None:
+        self._path, self._draft = folder / shard.name, folder / f"{shard.name}.{os.getpid()}{PARTIAL}"
+        self._header = shard.header()
+        self._places, at = {}, len(self._header)
+        for piece in shard.pieces:
+            self._places[piece.name] = at
+            at += data_bytes(piece.dtype, piece.shape)
+        self._size = at
+        self._file = -1
+
+    def __enter__(self) -> ShardWriter:
+        self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, READABLE)
+        try:
+            with full_disk_named(self._path):
+                # Room for all of it before the first weight is rounded, where the system can promise that.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._file, 0, self._size)
+                os.pwrite(self._file, self._header, 0)
+        except (OSError, DiskFull):
+            self._give_up()
+            raise
+        return self
+
+    def write(self, name: str, data: memoryview | bytes, offset: int) -> None:
+        """Write bytes of a tensor, `offset` bytes after its beginning."""
+        at = self._places[name] + offset
+        view = memoryview(data).cast("B")
+        with full_disk_named(self._path):
+            while view:
+                written = os.pwrite(self._file, view, at)
+                view, at = view[written:], at + written
+
+    def copy(self, tensor: Tensor) -> None:
+        """Write a tensor of the source as it is.
+
+        Raises:
+            QuantizationFailed: it holds a value that is infinite or not a number, or its file ends too early.
+        """
+        with opened(tensor.file) as file:
+            for at in range(0, tensor.size_bytes, COPY_BYTES):
+                data = read_part(file, tensor, at, min(COPY_BYTES, tensor.size_bytes - at))
+                if not finite(data, tensor.dtype):
+                    raise not_finite(tensor)
+                self.write(tensor.name, data, at)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self._give_up()
+            return
+        try:
+            with full_disk_named(self._path):
+                os.fsync(self._file)
+        except (OSError, DiskFull):
+            self._give_up()
+            raise
+        os.close(self._file)
+        self._draft.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _give_up(self) -> None:
+        os.close(self._file)
+        self._draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""GGUF files: their header, metadata and tensor types, read without llama.cpp."""

@@ -1,0 +1,108 @@
+"""A GGUF as its header describes it, and bytes of its tensors; read by the `gguf` package."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.source.gguf.kinds import BY_NUMBER, Kind
+from weighbridge.errors import QuantizationFailed
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+GGUF_FILE = "model.gguf"
+# What gguf's reader falls over when the file ends early or a length in it is wrong.
+_BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of a file."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    """As in safetensors, the row last."""
+    start: int
+    """Offset of its first byte in the file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its values."""
+        return self.kind.size_bytes(self.shape)
+
+    @property
+    def rows(self) -> int:
+        """Rows, over all experts."""
+        return self.size_bytes // self.kind.row_bytes(self.shape[-1])
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file's header."""
+
+    path: Path
+    tensors: tuple[GgufTensor, ...]
+    reader: GGUFReader = field(repr=False)
+
+    def value(self, key: str) -> Any:
+        """A piece of metadata, None where there is none."""
+        found = self.reader.get_field(key)
+        return None if found is None else found.contents()
+
+    def length(self, key: str) -> int:
+        """How long a list of the metadata is, 0 where there is none."""
+        found = self.reader.get_field(key)
+        return 0 if found is None else len(found.data)
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read a file's header.
+
+    Raises:
+        QuantizationFailed: it is missing, truncated, damaged or holds a type that we do not write; it is named.
+    """
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise _broken(path, "is missing")
+    try:
+        reader = GGUFReader(path)
+        tensors = tuple(
+            GgufTensor(
+                one.name,
+                BY_NUMBER[int(one.tensor_type)],
+                tuple(int(side) for side in reversed(one.shape)),
+                int(one.data_offset),
+            )
+            for one in reader.tensors
+        )
+    except _BROKEN as error:
+        raise _broken(path, f"is truncated or damaged ({type(error).__name__}: {error})") from None
+    end = max((one.start + one.size_bytes for one in tensors), default=0)
+    if end > path.stat().st_size:
+        raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes are there")
+    return GgufFile(path, tensors, reader)
+
+
+def read_rows(file: int, tensor: GgufTensor, first: int, count: int) -> bytes:
+    """Bytes of some rows; not through a memory map, whose pages would count as this process's memory.
+
+    Raises:
+        EOFError: the file ends before.
+    """
+    row = tensor.kind.row_bytes(tensor.shape[-1])
+    data = os.pread(file, count * row, tensor.start + first * row)
+    if len(data) != count * row:
+        raise EOFError(f"{tensor.name} is not whole")
+    return data
+
+
+def _broken(path: Path, what: str) -> QuantizationFailed:
+    return QuantizationFailed(
+        f"{path.name} {what}.", "Quantize the release again: `weighbridge release LINE --fresh`.", where=str(path)
+    )

@@ -1,0 +1,85 @@
+"""Engines in an environment of their own: how they are found and launched.
+
+SGLang and TensorRT-LLM did not run here: their command lines are held against what their own parsers took when this was
+written (sglang/srt/server_args.py of 0.5, tensorrt_llm/commands/serve.py of 1.x), recorded below.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.engines import EnginePlan, engine, engine_names, launch_spec, serves
+from tasks.source.gguf.reader import GGUF_FILE
+from weighbridge.errors import EngineFailed
+
+TAKEN = {
+    "vllm": {"--model", "--served-model-name", "--host", "--port", "--max-model-len", "--max-num-seqs", "--dtype"},
+    "sglang": {
+        *{"--model-path", "--served-model-name", "--host", "--port", "--context-length", "--max-running-requests"},
+        *{"--mem-fraction-static", "--tp-size", "--dtype"},
+    },
+    "tensorrt-llm": {
+        *{"--backend", "--host", "--port", "--max_seq_len", "--max_batch_size", "--max_num_tokens", "--tp_size"},
+        *{"--kv_cache_free_gpu_memory_fraction"},
+    },
+}
+FLAGS = {"vllm": {"dtype": "bfloat16"}, "sglang": {"tp-size": 2}, "tensorrt-llm": {"tp_size": 2}}
+
+
+def plan(name: str) -> EnginePlan:
+    return EnginePlan(
+        engine=name, engine_version="1", model_name="llama", context=4096, concurrency=8, flags=FLAGS[name]
+    )
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_the_plan_becomes_options_that_the_engine_takes(name: str, tmp_path: Path) -> None:
+    spec = engine(name).launch(plan(name), tmp_path / "llama", "127.0.0.1", 8200)
+    options = [word for word in spec.command if word.startswith("--")]
+    assert set(options) <= TAKEN[name]
+    assert len(set(options)) == len(options)
+    told = " ".join(spec.command)
+    for said in (str(tmp_path / "llama"), "127.0.0.1", "8200", "4096", "8", *map(str, FLAGS[name].values())):
+        assert f" {said}" in told
+    if "--served-model-name" in options:
+        assert " --served-model-name llama" in told
+    assert spec.environment["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(name, tmp_path, monkeypatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nprint('9.8.7')\n")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv(f"WEIGHBRIDGE_{name.replace('-', '_').upper()}_PYTHON", str(python))
+    assert engine(name).version() == f"{name} 9.8.7"
+    assert engine(name).launch(plan(name), tmp_path, "127.0.0.1", 8200).command[0] == str(python)
+
+
+@pytest.mark.parametrize("name", ["sglang", "tensorrt-llm"])
+def test_an_engine_that_is_not_installed_says_where_to_put_it(name: str) -> None:
+    with pytest.raises(EngineFailed, match="is not installed") as failed:
+        engine(name).version()
+    assert f"WEIGHBRIDGE_{name.replace('-', '_').upper()}_PYTHON" in failed.value.next_step
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(name: str, tmp_path: Path) -> None:
+    gguf = engine(name).reads == "GGUF"
+    if not gguf:
+        (tmp_path / GGUF_FILE).touch()
+    assert not serves(engine(name), tmp_path)
+    wanted = plan("vllm").model_copy(update={"engine": name, "flags": {}})
+    with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
+        launch_spec(engine(name), wanted, tmp_path, "127.0.0.1", 8200)
+    assert ("q4-k-m" if gguf else "int4") in refused.value.next_step
+
+
+def test_every_engine_that_the_planner_knows_can_be_launched_and_the_reverse() -> None:
+    from tasks.engines.memory import engine_names as planned
+
+    assert set(engine_names()) == set(planned())

@@ -1,0 +1,112 @@
+"""What is said before it starts: enough, not much more, and a refusal where it is not there."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from quantize_support import write_sharded
+
+from tasks.quantize import quantize, scheme
+from tasks.quantize.plan import resources
+from tasks.quantize.plan.recipe import Recipe, plan
+from tasks.quantize.plan.resources import available_bytes, needs
+from tasks.quantize.plan.targets import Layer
+from weighbridge.errors import DiskFull, MemoryShort
+
+
+def _recipe(columns: int, rows: int, layers: int, name: str = "int4") -> Recipe:
+    """A model of any size, of which there are no files."""
+    chosen = scheme(name)
+    return Recipe(
+        scheme=name,
+        method="rtn",
+        format=chosen.format,
+        weight_bits=chosen.weight_bits,
+        activation_bits=chosen.activation_bits,
+        group_size=128 if chosen.group_sizes else None,
+        weight_type=chosen.weight_type,
+        symmetric=chosen.symmetric,
+        block=chosen.block,
+        layers=tuple(
+            Layer(name=f"l{at}", shape=(rows, columns), dtype="BF16", source_bytes=2 * rows * columns)
+            for at in range(layers)
+        ),
+        ignored=(),
+        kept_bytes=0,
+    )
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4-asym", "fp8", "fp8-block"])
+def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name):
+    small, large = (needs(_recipe(16384, 53248, layers, name)) for layers in (1, 600))
+    assert large.memory_bytes == small.memory_bytes < 2**30
+    assert large.disk_bytes > 200 * small.disk_bytes
+    assert large.seconds > 200 * small.seconds
+
+
+def test_what_is_watched_longer_takes_longer():
+    recipe = _recipe(28672, 8192, 2).model_copy(update={"method": "gptq"})
+    little, much = (needs(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
+    assert much.seconds == pytest.approx(7 * little.seconds, rel=0.05), "4 × 28,672 tokens, not a million"
+    assert much.memory_bytes > little.memory_bytes
+    other = recipe.model_copy(update={"method": "awq"})
+    assert needs(other, text_tokens=1_000_000) == needs(other, text_tokens=16_384)
+
+
+def test_what_was_promised_held(int8):
+    from tasks.quantize import record_of
+
+    record = record_of(int8.artifact, int8.store)
+    assert record.peak_rss_bytes < record.needs.memory_bytes < 10 * record.peak_rss_bytes
+    assert record.coverage.written_bytes < record.needs.disk_bytes
+
+
+def test_too_little_memory_is_said_before_anything_starts(store, adopted, staged, monkeypatch):
+    source = adopted()
+    monkeypatch.setattr("tasks.quantize.plan.resources.available_bytes", lambda: 10 * 2**20)
+    monkeypatch.setattr("weighbridge.child_process.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
+    with pytest.raises(MemoryShort, match=r"test/tiny as int8 needs 0\.\d+ GiB of memory and 0\.01 GiB are free"):
+        quantize(source, "int8", store=store)
+    assert staged(store) == []
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", None), ("300", 230), ("50", 0)])
+def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, free):
+    (tmp_path / "limit").write_text(f"{limit}\n")
+    (tmp_path / "used").write_text("100\n")
+    (tmp_path / "parts").write_text("anon 70\ninactive_file 30\n")
+    monkeypatch.setattr(resources, "CGROUPS", (tuple(tmp_path / name for name in ("limit", "used", "parts")),))
+    assert available_bytes() == free if free is not None else available_bytes() > 2**20
+
+
+def test_finished_files_need_no_disk_a_second_time(store, tmp_path, dying, monkeypatch):
+    from tasks.quantize.process import staging
+    from weighbridge.errors import QuantizationInterrupted
+
+    source = store.adopt(
+        write_sharded(tmp_path / "sharded"), line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40
+    )
+    with dying(14), pytest.raises(QuantizationInterrupted):
+        quantize(source, "int8", store=store)
+    asked: list[int] = []
+    monkeypatch.setattr("tasks.quantize.run.require_room", lambda folder, need, what: asked.append(need))
+    quantize(source, "int8", store=store)
+    (folder,) = [store.path(source)]
+    whole = needs(plan(folder, scheme("int8"))).disk_bytes
+    assert asked[0] < whole / 2
+    assert staging.MODEL == "model"
+
+
+def test_what_it_needs_is_logged(store, adopted, caplog):
+    with caplog.at_level(logging.INFO):
+        quantize(adopted(), "int8", store=store)
+    assert "test/tiny as int8 by rtn needs" in caplog.text
+
+
+def test_a_full_disk_is_said_with_what_is_missing(tmp_path, monkeypatch):
+    from tasks.quantize.process.staging import require_room
+
+    with pytest.raises(DiskFull, match=r"as int8 needs 1048576\.00 GiB"):
+        require_room(tmp_path, 2**50, "test/tiny as int8")
+    require_room(tmp_path, 1, "nothing")

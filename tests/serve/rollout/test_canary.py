@@ -1,0 +1,130 @@
+"""Rollouts on a real Envoy before tiny real engines, with clients that keep asking."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
+from serve_support import FakeEngine, make_artifact, make_line
+
+from tasks.serve.rollout.canary import roll_out, switch
+from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.retire import retire
+from weighbridge.errors import RolloutAborted, RolloutBusy
+
+
+def test_the_first_version_takes_everything(settings, fleet, gateway):
+    serve_first(settings, fleet, gateway)
+    assert weights(gateway) == {"1": 100}
+
+
+def test_what_the_line_keeps_together_stays_together_at_the_gateway(settings, fleet, gateway):
+    line, old = serve_first(settings, fleet, gateway)
+    with lock_of(settings) as lock:
+        roll_out(with_rollout(line, sticky_by="conversation"), "1", old, gateway, lock)
+    assert gateway.routes().line("toy").sticky_by == "conversation"
+    assert weights(gateway) == {"1": 100}
+
+
+def test_no_request_fails_on_the_way_there_and_back(settings, fleet, gateway):
+    line, old = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    with clients(settings, gateway) as load, lock_of(settings) as lock:
+        steps = roll_out(line, "2", new, gateway, lock)
+        assert weights(gateway) == {"1": 0, "2": 100}
+        time.sleep(1)
+        switch("toy", "1", old, gateway)
+        switched = time.time()
+        time.sleep(1)
+        fleet.mark_rotation(new, serves=False)
+        retire(with_rollout(line, keep_warm_minutes=0), gateway, fleet)
+    assert load.failed == []
+    assert [step.weight for step in steps] == [10, 50, 100]
+    assert load.by_version["1"] > 0
+    assert load.by_version["2"] > 0
+    assert load.last_start("2", switched) is None
+    assert weights(gateway) == {"1": 100}
+    assert fleet.engines("toy") == [old]
+
+
+def test_a_version_that_fails_requests_is_taken_back(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    broken = unproven(fleet, settings, status=500)
+    slow = with_rollout(line, hold_seconds=30, max_hold_seconds=60)
+    with clients(settings, gateway), lock_of(settings) as lock, pytest.raises(RolloutAborted, match="errors 100"):
+        roll_out(slow, "2", broken, gateway, lock)
+    assert weights(gateway) == {"1": 100, "2": 0}
+
+
+def test_an_engine_that_dies_while_rolling_out_ends_it(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
+    with lock_of(settings) as lock:
+        threading.Timer(1, lambda: fleet._supervisor.remove(new.name)).start()
+        with pytest.raises(RolloutAborted, match="health check"):
+            roll_out(slow, "2", new, gateway, lock)
+    assert weights(gateway) == {"1": 100, "2": 0}
+
+
+def test_a_killed_rollout_goes_on_where_it_was(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    with lock_of(settings) as lock:
+        roll_out(line, "2", new, gateway, lock)
+        gateway.shift("toy", {"1": 50, "2": 50})
+        assert [step.weight for step in roll_out(line, "2", new, gateway, lock)] == [50, 100]
+    assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_a_rollback_makes_a_rollout_give_way(settings, fleet, gateway):
+    line, _ = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
+    ended = []
+
+    def rolling():
+        try:
+            with lock_of(settings) as lock:
+                roll_out(slow, "2", new, gateway, lock)
+        except RolloutAborted as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=rolling)
+    thread.start()
+    time.sleep(1)
+    with TrafficLock(settings, "toy").acquire(30, urgent=True):
+        assert weights(gateway) == {"1": 100, "2": 0}
+    thread.join()
+    assert "rollback" in ended[0].what
+
+
+def test_two_movers_of_one_line_are_told_apart(settings):
+    with lock_of(settings), pytest.raises(RolloutBusy, match="toy"):
+        TrafficLock(settings, "toy").acquire(0.2)
+    with lock_of(settings):
+        pass
+
+
+def test_the_latest_engine_out_of_rotation_stays_warm(settings, fleet, gateway):
+    line, old = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    with lock_of(settings) as lock:
+        roll_out(line, "2", new, gateway, lock)
+    fleet.mark_rotation(old, serves=False)
+    retire(line, gateway, fleet)
+    assert fleet.is_warm(old)
+    assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_a_version_on_another_engine_is_looked_at_where_that_answers(settings, fleet, gateway, monkeypatch):
+    serve_first(settings, fleet, gateway)
+    monkeypatch.setattr(FakeEngine, "health_path", lambda self, plan: "/v1/models")
+    line = make_line(delay=0.01)
+    moved = fleet.ensure(line, make_artifact(settings, "old"))
+    with lock_of(settings) as lock:
+        roll_out(line, "1", moved, gateway, lock)
+    (backend,) = gateway.routes().line("toy").backends
+    assert (backend.port, backend.health_path, backend.weight) == (moved.port, "/v1/models", 100)

@@ -1,0 +1,57 @@
+"""Room that is kept for the way back; a disk that is really full is in test_faults_around.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tasks.serve.rollout.disk_reserve import RESERVE_BYTES, keep_reserve, with_reserve
+from weighbridge.errors import DiskFull
+from weighbridge.files import write_whole
+from weighbridge.settings import load_settings
+
+
+def test_what_takes_traffic_away_is_done_again_without_the_reserve():
+    settings = load_settings()
+    keep_reserve(settings)
+    reserve = settings.home / "gateway" / "reserve"
+    assert reserve.stat().st_size == RESERVE_BYTES
+    keep_reserve(settings)
+    tries = []
+
+    def move() -> str:
+        tries.append(reserve.exists())
+        if reserve.exists():
+            raise DiskFull("There is no room.", "Free some.")
+        return "moved"
+
+    assert with_reserve(settings, move) == "moved"
+    assert tries == [True, False]
+    assert with_reserve(settings, move) == "moved"
+    keep_reserve(settings)
+    assert reserve.stat().st_size == RESERVE_BYTES
+
+
+def test_where_even_that_is_not_enough_it_says_so():
+    def move() -> None:
+        raise DiskFull("There is no room.", "Free some.")
+
+    with pytest.raises(DiskFull):
+        with_reserve(load_settings(), move)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_file_that_finds_no_room_is_named_and_its_old_content_stays(tmp_path, monkeypatch, number):
+    path = tmp_path / "routes.json"
+    write_whole(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match=r"routes\.json"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,144 @@
+"""Rollbacks: traffic first, the registry afterwards, and nothing undone by a crash in between."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import pytest
+from rollout_support import clients, lock_of, serve_first, weights, with_rollout
+from serve_support import make_artifact
+from typer.testing import CliRunner
+
+from cli.main import app
+from registry.models.records import CandidateRecord, ReleaseRecord
+from registry.models.registry import Registry
+from tasks.serve import step
+from tasks.serve.rollout import rollback
+from tasks.serve.rollout.canary import roll_out
+from weighbridge.errors import EngineFailed, RolloutAborted, StackDown
+
+
+@pytest.fixture
+def promoted(settings, fleet, gateway):
+    """Version 2 serves, 1 served before and is warm."""
+    line, old = serve_first(settings, fleet, gateway)
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    with lock_of(settings) as lock:
+        roll_out(line, "2", new, gateway, lock)
+    rollback.note_served(settings, "toy", 2, 1)
+    return line, old, new
+
+
+@pytest.fixture
+def registry(empty_database, tmp_path, monkeypatch, settings):
+    """Versions 1 and 2 of the line, of the same artifacts as the fleet's; 2 is production."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(step, "Registry", lambda: registry)
+    for key, content in (("a1", "old"), ("a2", "new")):
+        candidate = CandidateRecord(
+            artifact=make_artifact(settings, content), outcome="non_inferior", passes=True, sentence="No worse."
+        )
+        record = ReleaseRecord(line="toy", repo="org/toy", commit="c" * 40, key=key, candidates=(candidate,))
+        [recorded] = registry.record_release(record).candidates
+        registry.approve("toy", recorded.version, "good", "me")
+        registry.set_state("toy", registry.versions("toy")[-1].version, "serving")
+    registry.set_production("toy", 2)
+    registry.set_previous("toy", 1)
+    registry.set_state("toy", 1, "previous")
+    return registry
+
+
+def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(settings, gateway, promoted):
+    with clients(settings, gateway) as load:
+        while not load.by_version.get("2"):
+            time.sleep(0.05)
+        assert rollback.switch_warm(settings, "toy", None, "it stutters") == 1
+        switched = time.time()
+        while not load.by_version.get("1"):
+            time.sleep(0.05)
+    assert load.failed == []
+    assert load.last_start("2", switched) is None
+    assert weights(gateway) == {"1": 100, "2": 0}
+    assert rollback.pending(settings, "toy") == rollback.GoingBack(to=1, reason="it stutters")
+
+
+def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(settings, gateway, promoted):
+    assert rollback.switch_warm(settings, "toy", None, "bad") == 1
+    assert rollback.switch_warm(settings, "toy", None, "still bad") == 1
+    assert weights(gateway) == {"1": 100, "2": 0}
+
+
+def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(settings, fleet, gateway, promoted):
+    _, old, _ = promoted
+    assert rollback.switch_warm(settings, "other", None, "") is None
+    assert rollback.switch_warm(settings, "toy", 7, "") is None
+    fleet._supervisor.remove(old.name)
+    assert rollback.switch_warm(settings, "toy", None, "") is None
+    assert rollback.pending(settings, "toy") is None
+    assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_served_before(
+    settings, fleet, gateway, promoted
+):
+    line, _, _ = promoted
+    third = fleet.ensure(line, make_artifact(settings, "third"))
+    slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
+    ended = []
+
+    def rolling():
+        with lock_of(settings) as lock, pytest.raises(RolloutAborted, match="rollback") as caught:
+            roll_out(slow, "3", third, gateway, lock)
+        ended.append(caught)
+
+    thread = threading.Thread(target=rolling)
+    thread.start()
+    while weights(gateway).get("3") != 10:
+        time.sleep(0.05)
+    assert rollback.switch_warm(settings, "toy", None, "slow") == 2
+    thread.join()
+    assert ended
+    assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
+
+
+def test_after_a_crash_in_between_the_next_flow_tells_the_registry(settings, gateway, promoted, registry):
+    line, _, _ = promoted
+    rollback.switch_warm(settings, "toy", None, "it stutters")
+    assert registry.production("toy").version == 2
+    target, reason = step.unfinished(line)
+    step.switch_back.fn(line, target, step.wake_engine.fn(line, target, reason), reason)
+    assert step.unfinished(line) is None
+    assert registry.production("toy").version == 1
+    bad = registry.version("toy", 2)
+    assert (bad.state, bad.state_reason) == ("rolled_back", "it stutters")
+    # What promote asks for from now on is what serves: it does not go up again.
+    assert step.wanted(line, None).version == 1
+    assert step.serves_already(line, step.wanted(line, None))
+    assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
+
+
+def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promoted, registry, monkeypatch):
+    line, old, _ = promoted
+    fleet.stop(old)
+
+    def fails(*_: object) -> None:
+        raise EngineFailed("It does not start.", "Read its log.")
+
+    monkeypatch.setattr(step.LocalFleet, "ensure", fails)
+    with pytest.raises(EngineFailed):
+        step.wake_engine.fn(line, registry.version("toy", 1), "bad")
+    assert rollback.pending(settings, "toy") is None
+    assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_the_command_moves_traffic_though_nothing_else_is_up(settings, gateway, promoted, monkeypatch):
+    monkeypatch.setattr("weighbridge.line.Line.load", lambda name: promoted[0])
+    result = CliRunner().invoke(app, ["rollback", "toy", "--reason", "it stutters"])
+    assert isinstance(result.exception, StackDown)
+    assert "version 1 has all new requests" in result.output
+    assert weights(gateway) == {"1": 100, "2": 0}
+    assert rollback.pending(settings, "toy").reason == "it stutters"

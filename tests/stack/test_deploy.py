@@ -1,0 +1,111 @@
+"""What `up` tells a real Prefect server: automations in place of those of the same name, and what they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import yaml
+
+from stack.deploy import automate
+from stack.services import services
+from tests.support.ports import free_port
+from tests.support.waiting import wait_for
+from weighbridge.errors import StackFailed
+from weighbridge.settings import Settings, project_root
+
+# Prefect's server takes half a minute to start, longer on a machine that is busy with other tests.
+pytestmark = pytest.mark.timeout(600)
+DESCRIBED = project_root() / "automations.yaml"
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Prefect's server as the stack starts it."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"), prefect_port=free_port())
+    prefect = next(one for one in services(settings) if one.name == "prefect")
+    environment = {**os.environ, **settings.library_environment(), **prefect.program.environment}
+    log = settings.home / "log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(prefect.program.command, env=environment, stdout=file, stderr=file)
+    try:
+        wait_for(prefect.healthy, lambda: log.read_text()[-3000:], seconds=400)
+        with httpx.Client(base_url=f"{settings.prefect_url}/api", timeout=60) as client:
+            yield client
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def known(api: httpx.Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.post("/automations/filter", json={}).raise_for_status().json()
+    return [one for one in found if one["name"].startswith("weighbridge-")]
+
+
+def a_running_run(api: httpx.Client) -> str:
+    flow = api.post("/flows/", json={"name": "promote"}).raise_for_status().json()
+    body = {"flow_id": flow["id"], "state": {"type": "RUNNING", "name": "Running"}}
+    run: str = api.post("/flow_runs/", json=body).raise_for_status().json()["id"]
+    return run
+
+
+def heartbeat(api: httpx.Client, run: str) -> None:
+    event = {
+        "id": str(uuid4()),
+        "event": "prefect.flow-run.heartbeat",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+    }
+    api.post("/events", json=[event]).raise_for_status()
+
+
+def state(api: httpx.Client, run: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+    return found
+
+
+def hasty(folder: Path) -> Path:
+    """The same with a few seconds for the minutes."""
+    text = yaml.safe_load(DESCRIBED.read_text())
+    text["automations"][0]["trigger"]["within"] = 12
+    path = folder / "automations.yaml"
+    path.write_text(yaml.safe_dump(text))
+    return path
+
+
+def test_an_automation_is_made_once_and_changed_in_place(api: httpx.Client, tmp_path: Path) -> None:
+    address = str(api.base_url).rstrip("/")
+    automate(address, DESCRIBED)
+    [first] = known(api)
+    automate(address, hasty(tmp_path))
+    [second] = known(api)
+    assert first["id"] == second["id"]
+    assert (first["trigger"]["within"], second["trigger"]["within"]) == (300, 12)
+
+
+def test_a_run_of_which_nothing_is_heard_is_called_crashed_and_another_not(api: httpx.Client, tmp_path: Path) -> None:
+    automate(str(api.base_url).rstrip("/"), hasty(tmp_path))
+    silent, living = a_running_run(api), a_running_run(api)
+    heartbeat(api, silent)
+
+    def crashed() -> bool:
+        heartbeat(api, living)
+        return bool(state(api, silent)["type"] == "CRASHED")
+
+    wait_for(crashed, lambda: str(state(api, silent)), seconds=180)
+    assert "Run the same command again" in state(api, silent)["message"]
+    assert state(api, living)["type"] == "RUNNING"
+
+
+def test_what_prefect_does_not_take_is_told_with_the_file(api: httpx.Client, tmp_path: Path) -> None:
+    wrong = tmp_path / "automations.yaml"
+    wrong.write_text("automations: [{name: weighbridge-wrong, trigger: {type: sundial}, actions: []}]")
+    with pytest.raises(StackFailed, match=r"(?s)Prefect does not take weighbridge-wrong.*Correct automations\.yaml"):
+        automate(str(api.base_url).rstrip("/"), wrong)
