@@ -43,10 +43,10 @@ def manifests(
     from weighbridge.settings import load_settings, use_libraries
 
     use_libraries(load_settings())
-    plan = Line.load(line)
+    configured = Line.load(line)
     try:
         cluster = Cluster(image=image, namespace=namespace, gateway=gateway, claim=claim, gpu_resource=gpu_resource)
-        found = made_of(plan, _placed(plan, weight or []), cluster)
+        found = made_of(configured, _placed(configured, weight or []), cluster)
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionInvalid(
@@ -60,7 +60,7 @@ def manifests(
     print(yaml.safe_dump_all(found, sort_keys=False), end="")
 
 
-def _placed(plan: Line, weights: list[str]) -> list[Placed]:
+def _placed(line: Line, weights: list[str]) -> list[Placed]:
     from cli.output import note
     from registry.models.registry import Registry
     from registry.store import Store
@@ -73,16 +73,16 @@ def _placed(plan: Line, weights: list[str]) -> list[Placed]:
         shares = [WEIGHT.fullmatch(one) for one in weights]
         if not all(shares):
             raise OptionInvalid(f"{' '.join(weights)} is no version and its per cent.", HOW, "--weight")
-        wanted = [(registry.version(plan.name, int(one[1])), int(one[2])) for one in shares if one]
+        wanted = [(registry.version(line.name, int(one[1])), int(one[2])) for one in shares if one]
     else:
-        production, previous = registry.production(plan.name), registry.previous(plan.name)
+        production, previous = registry.production(line.name), registry.previous(line.name)
         wanted = [(one, share) for one, share in ((production, 100), (previous, 0)) if one]
     if not wanted:
-        raise VersionUnknown(f"No version of {plan.name} is in production.", "Name one: --weight VERSION=100.")
+        raise VersionUnknown(f"No version of {line.name} is in production.", "Name one: --weight VERSION=100.")
     placed = []
     for version, share in wanted:
-        folder = store.path(store.get(plan.name, version.digest))
-        rows = planned_rows(plan, version.scheme, folder, lambda said: note("memory", said))
+        folder = store.path(store.get(line.name, version.digest))
+        rows = planned_rows(line, version.scheme, folder, lambda said: note("memory", said))
         row = next((one for one in rows if one.verdict != "no"), None)
         fields = {"version": version.version, "digest": version.digest, "scheme": version.scheme}
         placed.append(Placed(**fields, weight=share, row=row))

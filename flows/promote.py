@@ -40,23 +40,23 @@ def promote(line: str, version: int | None = None) -> Serving:
     Raises:
         WeighbridgeError: named by what went wrong; what served before serves on.
     """
-    plan = Line.load(line)
+    configured = Line.load(line)
     with traffic_lock(line, LOCK_SECONDS) as lock:
-        if (begun := unfinished(plan)) is not None:
+        if (begun := unfinished(configured)) is not None:
             earlier, reason = begun
-            switch_back(plan, earlier, wake_engine(plan, earlier, reason), reason)
-        record_waiting(plan)
-        target = wanted(plan, version)
+            switch_back(configured, earlier, wake_engine(configured, earlier, reason), reason)
+        record_waiting(configured)
+        target = wanted(configured, version)
         if target is None:
             return Serving(line=line, version=None)
-        if serves_already(plan, target):
-            tell_registry(plan, target)
-            tidy(plan)
+        if serves_already(configured, target):
+            tell_registry(configured, target)
+            tidy(configured)
             return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme)
-        artifact = check_approval(plan, target)
-        engine = start_engine(plan, target, artifact)
-        steps = shift_traffic(plan, target, engine, lock)
-        settle(plan, target)
+        artifact = check_approval(configured, target)
+        engine = start_engine(configured, target, artifact)
+        steps = shift_traffic(configured, target, engine, lock)
+        settle(configured, target)
     return Serving(
         line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True, steps=tuple(steps)
     )

@@ -67,28 +67,28 @@ def release(
     Raises:
         WeighbridgeError: named by what went wrong; `VerdictRegression` when no candidate passes.
     """
-    plan = Line.load(line)
+    configured = Line.load(line)
     if schemes:
-        plan = plan.model_copy(update={"schemes": schemes})
+        configured = configured.model_copy(update={"schemes": schemes})
     if source:
-        plan = plan.model_copy(update={"source": source})
-    pinned = pin(plan, revision)
-    admit(pinned, plan)
-    report = fit(pinned, plan)
-    production, trial = current(line), engine_on_trial(plan)
-    forecast(plan, production, trial)
+        configured = configured.model_copy(update={"source": source})
+    pinned = pin(configured, revision)
+    admit(pinned, configured)
+    report = fit(pinned, configured)
+    production, trial = current(line), engine_on_trial(configured)
+    forecast(configured, production, trial)
     weights = download(pinned, line)
-    climbed = [climb(plan, weights, scheme) for scheme in report.schemes]
-    report = refit(report, [one.artifact for one in climbed], plan)
+    climbed = [climb(configured, weights, scheme) for scheme in report.schemes]
+    report = refit(report, [one.artifact for one in climbed], configured)
     climbed = [one for one in climbed if one.artifact.scheme in report.schemes]
     changed = what_changed(production, weights)
-    shared = {"plan": plan, "production": production, "weights": weights, "trial": trial}
+    shared = {"line": configured, "production": production, "weights": weights, "trial": trial}
     weighed = side_by_side(weigh, [{**shared, "artifact": one.artifact, "seen": one.seen} for one in climbed])
     weighed = [one.model_copy(update={"rungs": made.rungs}) for one, made in zip(weighed, climbed, strict=True)]
     for one in weighed:
-        if one.verdict.passes and plan.engine.parity != "off":
-            keep_reference(plan, one.artifact)
-    return conclude(propose(plan, pinned, report, weighed, changed))
+        if one.verdict.passes and configured.engine.parity != "off":
+            keep_reference(configured, one.artifact)
+    return conclude(propose(configured, pinned, report, weighed, changed))
 
 
 def current(line: str) -> Artifact | None:
@@ -106,7 +106,7 @@ class Climbed(NamedTuple):
     rungs: tuple[Rung, ...]
 
 
-def climb(plan: Line, weights: Artifact, scheme: str) -> Climbed:
+def climb(line: Line, weights: Artifact, scheme: str) -> Climbed:
     """Make a scheme's candidate: by its cheapest method, and by a costlier one while that is too far from its release.
 
     A method that fails is passed over where another gives a candidate; a climb that takes too long ends where it is.
@@ -119,12 +119,12 @@ def climb(plan: Line, weights: Artifact, scheme: str) -> Climbed:
     """
     began, tried = time.monotonic(), list[tuple[Artifact, DriftReport, Rung]]()
     rungs, failure = list[Rung](), None
-    for method in methods_of(scheme, plan):
-        if rungs and time.monotonic() - began > 60 * plan.quantize.minutes:
-            run_logger().warning("%s: %s is not tried, for %g minutes are over", scheme, method, plan.quantize.minutes)
+    for method in methods_of(scheme, line):
+        if rungs and time.monotonic() - began > 60 * line.quantize.minutes:
+            run_logger().warning("%s: %s is not tried, for %g minutes are over", scheme, method, line.quantize.minutes)
             break
         try:
-            artifact = quantize(weights, scheme, method, plan.quantize)
+            artifact = quantize(weights, scheme, method, line.quantize)
         except QuantizationInterrupted:
             # Somebody stopped it: the next run goes on there, and no other method stands in for it.
             raise
@@ -134,7 +134,7 @@ def climb(plan: Line, weights: Artifact, scheme: str) -> Climbed:
             continue
         if artifact == weights:
             return Climbed(artifact, None, ())
-        seen = look(artifact, weights, plan)
+        seen = look(artifact, weights, line)
         rungs.append(Rung.of(method, seen))
         tried.append((artifact, seen, rungs[-1]))
         if seen.outcome == "non_inferior":
@@ -148,15 +148,15 @@ def climb(plan: Line, weights: Artifact, scheme: str) -> Climbed:
 
 @step(
     "weigh-{artifact.scheme}-{artifact.short}",
-    key=lambda plan, artifact, seen, production, weights, trial: [
+    key=lambda line, artifact, seen, production, weights, trial: [
         artifact.digest,
         production and production.digest,
         weights.digest,
-        *weighing_conditions(plan, trial),
+        *weighing_conditions(line, trial),
     ],
 )
 def weigh(
-    plan: Line,
+    line: Line,
     artifact: Artifact,
     seen: DriftReport | None,
     production: Artifact | None,
@@ -175,20 +175,20 @@ def weigh(
     digest = None if first_of_line else reference.digest
     drift = {} if seen is None else {"distributions": seen}
     if seen is not None and seen.stops:
-        verdict = draw_verdict(artifact, plan, [], [], digest, against, drift, [], frozenset())
+        verdict = draw_verdict(artifact, line, [], [], digest, against, drift, [], frozenset())
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
-    theirs = score(reference, plan, trial)
-    ours = theirs if artifact == reference else score(artifact, plan, trial, theirs)
-    if may_pass(plan, ours, theirs):
-        asked = ask(reference, plan, trial) if askable else []
+    theirs = score(reference, line, trial)
+    ours = theirs if artifact == reference else score(artifact, line, trial, theirs)
+    if may_pass(line, ours, theirs):
+        asked = ask(reference, line, trial) if askable else []
         theirs = theirs + asked
-        ours = ours + (asked if artifact == reference else ask(artifact, plan, trial))
+        ours = ours + (asked if artifact == reference else ask(artifact, line, trial))
     if artifact != reference:
-        drift["answers"] = compare_answers(artifact, reference, plan, ours, theirs)
-    again = noise_floor(reference, plan, trial) if plan.noise_floor and not first_of_line else []
+        drift["answers"] = compare_answers(artifact, reference, line, ours, theirs)
+    again = noise_floor(reference, line, trial) if line.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
-    alone = frozenset() if askable else frozenset(suite.name for suite in suites_of(plan, "regression"))
-    verdict = draw_verdict(artifact, plan, ours, theirs_or_none, digest, against, drift, again, alone)
+    alone = frozenset() if askable else frozenset(suite.name for suite in suites_of(line, "regression"))
+    verdict = draw_verdict(artifact, line, ours, theirs_or_none, digest, against, drift, again, alone)
     return Weighed(
         artifact=artifact,
         verdict=verdict,

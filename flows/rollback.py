@@ -25,11 +25,11 @@ def rollback(line: str, to: int | None = None, reason: str = "rolled back by han
         NothingToRollBack: the line has no earlier version.
         ArtifactDamaged: the earlier version's engine is cold and its weights no longer verify.
     """
-    plan = Line.load(line)
+    configured = Line.load(line)
     # Before the lock: a rollout that gives way for it puts production back, which is what was asked for.
-    target = earlier(plan, to)
+    target = earlier(configured, to)
     with traffic_lock(line, LOCK_SECONDS, urgent=True):
-        engine = wake_engine(plan, target, reason)
-        switch_back(plan, target, engine, reason)
-        tidy(plan)
+        engine = wake_engine(configured, target, reason)
+        switch_back(configured, target, engine, reason)
+        tidy(configured)
     return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True)

@@ -38,20 +38,20 @@ class Forecast(BaseModel):
 
 
 def forecast(
-    plan: Line, reference: str | None, scorer_of: Callable[[Suite], str], book: ScoreBook
+    line: Line, reference: str | None, scorer_of: Callable[[Suite], str], book: ScoreBook
 ) -> tuple[Forecast, ...]:
     """Work out what a line's suites may take.
 
     Args:
-        plan: whose suites, margins and confidence.
+        line: whose suites, margins and confidence.
         reference: digest of what candidates are weighed against; None before there is anything.
         scorer_of: what will score a suite, as the book records it.
         book: where earlier scorings tell the time.
     """
     found = []
-    for use in plan.suites:
+    for use in line.suites:
         suite = find_suite(use.name)
         known = reference and book.find(artifact_digest=reference, suite_digest=suite.digest, scorer=scorer_of(suite))
-        power = power_of(suite.items, use.margin, plan.confidence)
+        power = power_of(suite.items, use.margin, line.confidence)
         found.append(Forecast(suite=use.name, power=power, seconds=known.seconds if known else None))
     return tuple(found)

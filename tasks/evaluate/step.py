@@ -31,32 +31,32 @@ from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
 
-def suites_of(plan: Line, kind: str) -> list[Suite]:
+def suites_of(line: Line, kind: str) -> list[Suite]:
     """The line's suites of one kind, `general` or `regression`, in the line's order."""
-    return [find_suite(use.name) for use in plan.suites if use.name.startswith(f"{kind}/")]
+    return [find_suite(use.name) for use in line.suites if use.name.startswith(f"{kind}/")]
 
 
-def _digests(plan: Line, kind: str) -> list[object]:
-    return [suite.digest for suite in suites_of(plan, kind)]
+def _digests(line: Line, kind: str) -> list[object]:
+    return [suite.digest for suite in suites_of(line, kind)]
 
 
-def weighing_conditions(plan: Line, trial: Trial) -> list[object]:
+def weighing_conditions(line: Line, trial: Trial) -> list[object]:
     """All that a verdict depends on beside the models: the line, its suites' content, the held text, what scores."""
-    suites = [*_digests(plan, "general"), *_digests(plan, "regression")]
-    return [plan.model_dump(), suites, text_digest(held_documents()), trial.engine, trial.scorer()]
+    suites = [*_digests(line, "general"), *_digests(line, "regression")]
+    return [line.model_dump(), suites, text_digest(held_documents()), trial.engine, trial.scorer()]
 
 
 @step(
     "forecast",
-    key=lambda plan, reference, trial: [reference and reference.digest, *weighing_conditions(plan, trial)],
+    key=lambda line, reference, trial: [reference and reference.digest, *weighing_conditions(line, trial)],
 )
-def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> list[Forecast]:
+def forecast(line: Line, reference: Artifact | None, trial: Trial) -> list[Forecast]:
     """Say what the verdict may take, and warn of suites that can never decide their margin."""
 
     def scorer_of(suite: Suite) -> str:
         return trial.scorer() if suite.kind == "general" else asking_scorer(trial.engine)
 
-    rows = list(foresee(plan, reference.digest if reference else None, scorer_of, ScoreBook()))
+    rows = list(foresee(line, reference.digest if reference else None, scorer_of, ScoreBook()))
     for row in rows:
         (run_logger().warning if row.too_small else run_logger().info)(row.sentence)
     table = [
@@ -70,11 +70,11 @@ def forecast(plan: Line, reference: Artifact | None, trial: Trial) -> list[Forec
         }
         for row in rows
     ]
-    show_table(f"{plan.name}-forecast", table, "What the verdict on each suite may take")
+    show_table(f"{line.name}-forecast", table, "What the verdict on each suite may take")
     return rows
 
 
-def score(artifact: Artifact, plan: Line, trial: Trial, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
+def score(artifact: Artifact, line: Line, trial: Trial, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
     """Score an artifact on the line's general suites; what was scored before is taken from the book.
 
     Where several are weighed at once, each suite has a model of its own. An engine has one for all, and takes several
@@ -82,50 +82,50 @@ def score(artifact: Artifact, plan: Line, trial: Trial, against: list[SuiteScore
 
     Args:
         artifact: what is scored.
-        plan: whose suites.
+        line: whose suites.
         trial: the engine that is to serve, through which it is scored where that can be.
         against: production's scores; a suite that is not shown to be no worse than them spares those after it.
     """
-    names = [suite.name for suite in suites_of(plan, "general")]
+    names = [suite.name for suite in suites_of(line, "general")]
     alone = load_settings().weigh_at_once == 1 or trial.prompt_log_probabilities
     groups = [names] if alone else [[name] for name in names]
-    shared = {"artifact": artifact, "plan": plan, "trial": trial, "against": against}
+    shared = {"artifact": artifact, "line": line, "trial": trial, "against": against}
     lists = side_by_side(score_suites, [{**shared, "suites": group} for group in groups])
     return [scores for group in lists for scores in group]
 
 
 @step(
     "score-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, trial, suites, against: [
+    key=lambda artifact, line, trial, suites, against: [
         artifact.digest,
         [find_suite(name).digest for name in suites],
         trial.scorer(),
-        [[one.artifact_digest, plan.suites, plan.confidence] for one in against or []],
+        [[one.artifact_digest, line.suites, line.confidence] for one in against or []],
     ],
 )
 def score_suites(
-    artifact: Artifact, plan: Line, trial: Trial, suites: list[str], against: list[SuiteScores] | None
+    artifact: Artifact, line: Line, trial: Trial, suites: list[str], against: list[SuiteScores] | None
 ) -> list[SuiteScores]:
     """Score an artifact on some general suites, one after the other; see `score`."""
 
     def cannot_pass(scores: SuiteScores) -> bool:
-        return bool(against) and not may_pass(plan, [scores], against)
+        return bool(against) and not may_pass(line, [scores], against)
 
-    return _scored(artifact, plan, trial, [find_suite(name) for name in suites], "score", None, cannot_pass)
+    return _scored(artifact, line, trial, [find_suite(name) for name in suites], "score", None, cannot_pass)
 
 
 @step(
     "noise-floor-{artifact.short}",
-    key=lambda artifact, plan, trial: [artifact.digest, _digests(plan, "general"), trial.scorer(NOISE_BATCH_SIZE)],
+    key=lambda artifact, line, trial: [artifact.digest, _digests(line, "general"), trial.scorer(NOISE_BATCH_SIZE)],
 )
-def noise_floor(artifact: Artifact, plan: Line, trial: Trial) -> list[SuiteScores]:
+def noise_floor(artifact: Artifact, line: Line, trial: Trial) -> list[SuiteScores]:
     """Score production a second time, rounded otherwise: the flips between the two are nobody's loss."""
-    return _scored(artifact, plan, trial, suites_of(plan, "general"), "noise floor of", NOISE_BATCH_SIZE)
+    return _scored(artifact, line, trial, suites_of(line, "general"), "noise floor of", NOISE_BATCH_SIZE)
 
 
 def _scored(
     artifact: Artifact,
-    plan: Line,
+    line: Line,
     trial: Trial,
     suites: list[Suite],
     what: str,
@@ -142,33 +142,33 @@ def _scored(
     def progress(suite: str, done: int, total: int) -> None:
         told.setdefault(suite, log_progress(f"{what} {artifact.scheme} on {suite}"))(done, total)
 
-    with trial.scoring(plan, artifact, run_logger().info, batch_size) as scoring:
+    with trial.scoring(line, artifact, run_logger().info, batch_size) as scoring:
         return score_on(scoring, suites, book, progress=progress, enough=enough)
 
 
 @step(
     "ask-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, trial: [artifact.digest, _digests(plan, "regression"), trial.engine],
+    key=lambda artifact, line, trial: [artifact.digest, _digests(line, "regression"), trial.engine],
 )
-def ask(artifact: Artifact, plan: Line, trial: Trial) -> list[SuiteScores]:
+def ask(artifact: Artifact, line: Line, trial: Trial) -> list[SuiteScores]:
     """Ask the line's regression suites through the very engine and flags that will serve.
 
     Args:
         artifact: what is asked.
-        plan: whose suites.
+        line: whose suites.
         trial: that engine.
     """
-    suites = suites_of(plan, "regression")
+    suites = suites_of(line, "regression")
     if not suites:
         return []
-    with trial.launch(plan, artifact, run_logger().info) as launched:
+    with trial.launch(line, artifact, run_logger().info) as launched:
         return [
             ask_endpoint(
-                trial.asking(plan, artifact, launched),
+                trial.asking(line, artifact, launched),
                 suite,
                 api_key=None,
                 book=ScoreBook(),
-                concurrency=plan.target.concurrency,
+                concurrency=line.target.concurrency,
                 progress=log_progress(f"ask {artifact.scheme} {suite.name}"),
             )
             for suite in suites
@@ -177,28 +177,28 @@ def ask(artifact: Artifact, plan: Line, trial: Trial) -> list[SuiteScores]:
 
 @step(
     "look-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, published, plan: [
+    key=lambda artifact, published, line: [
         artifact.digest,
         published.digest,
-        plan.bounds,
-        plan.confidence,
+        line.bounds,
+        line.confidence,
         text_digest(held_documents()),
     ],
 )
-def look(artifact: Artifact, published: Artifact, plan: Line) -> DriftReport:
+def look(artifact: Artifact, published: Artifact, line: Line) -> DriftReport:
     """See whether quantizing left the same model, before hours are spent on weighing it.
 
     Args:
         artifact: the candidate.
         published: its own release, unquantized.
-        plan: whose bounds.
+        line: whose bounds.
     """
     store = Store()
     report = quick_look(
         store.path(artifact),
         store.path(published),
-        bounds=plan.bounds,
-        confidence=plan.confidence,
+        bounds=line.bounds,
+        confidence=line.confidence,
         candidate_digest=artifact.digest,
         production_digest=published.digest,
         progress=log_progress(f"look at {artifact.scheme}"),
@@ -209,16 +209,16 @@ def look(artifact: Artifact, published: Artifact, plan: Line) -> DriftReport:
 
 @step(
     "compare-answers-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, reference, plan, candidate, production: [
+    key=lambda artifact, reference, line, candidate, production: [
         artifact.digest,
         reference.commit,
-        plan.bounds,
-        plan.confidence,
+        line.bounds,
+        line.confidence,
         [[one.artifact_digest, one.suite_digest, one.scorer] for one in (*candidate, *production)],
     ],
 )
 def compare_answers(
-    artifact: Artifact, reference: Artifact, plan: Line, candidate: list[SuiteScores], production: list[SuiteScores]
+    artifact: Artifact, reference: Artifact, line: Line, candidate: list[SuiteScores], production: list[SuiteScores]
 ) -> DriftReport:
     """See how far the answers moved: flips over all suites, and what the regression suites' texts show.
 
@@ -227,21 +227,21 @@ def compare_answers(
     Args:
         artifact: the candidate.
         reference: what it is weighed against.
-        plan: whose bounds.
+        line: whose bounds.
         candidate, production: the scores of the two.
     """
-    bounds = plan.bounds
+    bounds = line.bounds
     if (artifact.repo, artifact.commit) != (reference.repo, reference.commit):
         bounds = bounds.model_copy(update={"max_flips_share": None, "max_length_ratio": None})
     theirs = {one.suite: one for one in production}
     pairs = [(theirs[one.suite], one) for one in candidate if one.suite in theirs]
-    flips = flip_signal(pairs, bounds, plan.confidence)
+    flips = flip_signal(pairs, bounds, line.confidence)
     signals = [flips]
     spoken = [(before, after) for before, after in pairs if after.suite.startswith("regression/")]
     if spoken:
         was = [answer for before, _ in spoken for answer in seen_answers(before)]
         now = [answer for _, after in spoken for answer in seen_answers(after)]
-        signals += answer_signals(was, now, bounds, plan.confidence)
+        signals += answer_signals(was, now, bounds, line.confidence)
     report = draw(
         signals,
         candidate_digest=artifact.digest,
@@ -254,12 +254,12 @@ def compare_answers(
 
 @step(
     "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, plan, candidate, production, production_digest, against, drift, again, alone: [
+    key=lambda artifact, line, candidate, production, production_digest, against, drift, again, alone: [
         artifact.digest,
         production_digest,
         against,
-        [use.model_dump() for use in plan.suites],
-        plan.confidence,
+        [use.model_dump() for use in line.suites],
+        line.confidence,
         [[one.suite_digest, one.scorer] for one in candidate],
         [[name, one] for name, one in drift.items()],
         [[one.suite_digest, one.scorer] for one in again],
@@ -268,7 +268,7 @@ def compare_answers(
 )
 def draw_verdict(
     artifact: Artifact,
-    plan: Line,
+    line: Line,
     candidate: list[SuiteScores],
     production: list[SuiteScores] | None,
     production_digest: str | None,
@@ -278,9 +278,9 @@ def draw_verdict(
     alone: frozenset[str],
 ) -> Verdict:
     """Draw all suites together, and what moved beside accuracy."""
-    suites = judge_suites(plan, candidate, production, again, alone)
+    suites = judge_suites(line, candidate, production, again, alone)
     moved = tuple(Movement(name=name, outcome=one.outcome, sentence=one.sentence) for name, one in drift.items())
-    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in plan.suites], against, moved)
+    verdict = judge(artifact.digest, production_digest, suites, [use.name for use in line.suites], against, moved)
     for one in suites:
         run_logger().info("%s: %s: %s", one.suite, one.outcome, one.reason)
     run_logger().info("%s %s: %s", artifact.scheme, artifact.short, verdict.sentence)

@@ -11,10 +11,10 @@ from tasks.steps import run_logger, step
 from weighbridge.line import Line
 
 
-@step("fit", key=lambda source, plan: [source.repo, source.commit, plan.target, plan.schemes, plan.engine])
-def fit(source: Source, plan: Line) -> FitReport:
+@step("fit", key=lambda source, line: [source.repo, source.commit, line.target, line.schemes, line.engine])
+def fit(source: Source, line: Line) -> FitReport:
     """Say what fits where, before a byte of weights is downloaded."""
-    report = plan_fit(source, plan)
+    report = plan_fit(source, line)
     for row in report.rows:
         run_logger().info(
             "%s on %s: %s, %.2f of %.2f GiB, %s requests at once",
@@ -29,12 +29,12 @@ def fit(source: Source, plan: Line) -> FitReport:
 
 
 @step(
-    "refit", key=lambda report, artifacts, plan: [report, [one.digest for one in artifacts], plan.target, plan.engine]
+    "refit", key=lambda report, artifacts, line: [report, [one.digest for one in artifacts], line.target, line.engine]
 )
-def refit(report: FitReport, artifacts: list[Artifact], plan: Line) -> FitReport:
+def refit(report: FitReport, artifacts: list[Artifact], line: Line) -> FitReport:
     """Check the fit again with the real bytes of what was quantized."""
     store = Store()
-    again = plan_again(report, plan, {one.scheme: store.path(one) for one in artifacts})
+    again = plan_again(report, line, {one.scheme: store.path(one) for one in artifacts})
     for row in again.rows:
         before = next(one for one in report.rows if (one.gpu, one.scheme) == (row.gpu, row.scheme))
         run_logger().info(

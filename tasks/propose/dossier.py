@@ -148,7 +148,7 @@ class Dossier(Answers):
     """One candidate's papers.
 
     Args:
-        plan: the line.
+        line: the line.
         source: the release.
         weighed: the candidate.
         fit: what fits where; None where nobody asked.
@@ -158,15 +158,15 @@ class Dossier(Answers):
 
     def __init__(
         self,
-        plan: Line,
+        line: Line,
         source: Source,
         weighed: Weighed,
         fit: FitReport | None,
         made: Record | None,
         changes: ChangeReport | None = None,
     ) -> None:
-        super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, plan.confidence)
-        self.plan, self.source, self.weighed, self.made = plan, source, weighed, made
+        super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, line.confidence)
+        self.line, self.source, self.weighed, self.made = line, source, weighed, made
         self.artifact, self.fit = weighed.artifact, fit
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
@@ -178,7 +178,7 @@ class Dossier(Answers):
     @property
     def title(self) -> str:
         """What this is about, for headings."""
-        return f"{self.plan.name}: {self.artifact.scheme} of {self.source.repo} at {self.source.commit[:12]}"
+        return f"{self.line.name}: {self.artifact.scheme} of {self.source.repo} at {self.source.commit[:12]}"
 
     @property
     def licence(self) -> str:

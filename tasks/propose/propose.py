@@ -73,7 +73,7 @@ class Release(BaseModel):
 
 
 def propose(
-    plan: Line,
+    line: Line,
     source: Source,
     fit: FitReport | None,
     weighed: list[Weighed],
@@ -86,7 +86,7 @@ def propose(
     """Record every candidate in MLflow; those that pass await a person's approval.
 
     Args:
-        plan: the line.
+        line: the line.
         source: the release.
         fit: what fits where.
         weighed: the candidates, in the line's order.
@@ -100,32 +100,32 @@ def propose(
         StackDown: MLflow does not answer; nothing is lost, for the release waits in the journal (`unrecorded`).
         RegistryFailed: MLflow refuses; the reports are on disk nevertheless.
     """
-    folder = _folder(plan, reports_folder)
-    dossiers = [Dossier(plan, source, one, fit, _made(one.artifact, store), changed) for one in weighed]
+    folder = _folder(line, reports_folder)
+    dossiers = [Dossier(line, source, one, fit, _made(one.artifact, store), changed) for one in weighed]
     reports = [make_report(dossier) for dossier in dossiers]
     files = [_keep(_report_file(folder, one.artifact), report) for one, report in zip(dossiers, reports)]
     record = ReleaseRecord(
-        line=plan.name,
+        line=line.name,
         repo=source.repo,
         commit=source.commit,
-        key=_key(plan, source, weighed),
-        params={"repo": source.repo, "commit": source.commit, "schemes": ", ".join(plan.schemes)},
+        key=_key(line, source, weighed),
+        params={"repo": source.repo, "commit": source.commit, "schemes": ", ".join(line.schemes)},
         candidates=tuple(_record(dossier, report) for dossier, report in zip(dossiers, reports)),
     )
     recorded = _recorded(record, registry or Registry())
     return Release(
-        line=plan.name,
+        line=line.name,
         commit=source.commit,
         run_url=recorded.run_url,
         candidates=tuple(_proposed(one, file, there) for one, file, there in zip(weighed, files, recorded.candidates)),
     )
 
 
-def unrecorded(plan: Line, source: Source, weighed: list[Weighed], reports_folder: Path | None = None) -> Release:
+def unrecorded(line: Line, source: Source, weighed: list[Weighed], reports_folder: Path | None = None) -> Release:
     """A release that `propose` has put into the journal; the line's next `promote` records it."""
-    folder = _folder(plan, reports_folder)
+    folder = _folder(line, reports_folder)
     return Release(
-        line=plan.name,
+        line=line.name,
         commit=source.commit,
         run_url="",
         candidates=tuple(_proposed(one, _report_file(folder, one.artifact)) for one in weighed),
@@ -149,8 +149,8 @@ def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease:
     return recorded
 
 
-def _folder(plan: Line, reports_folder: Path | None) -> Path:
-    return (reports_folder or load_settings().home / "reports") / plan.name
+def _folder(line: Line, reports_folder: Path | None) -> Path:
+    return (reports_folder or load_settings().home / "reports") / line.name
 
 
 def _report_file(folder: Path, artifact: Artifact) -> Path:
@@ -181,13 +181,13 @@ def _made(artifact: Artifact, store: Store | None) -> Record | None:
         return None
 
 
-def _key(plan: Line, source: Source, weighed: list[Weighed]) -> str:
+def _key(line: Line, source: Source, weighed: list[Weighed]) -> str:
     """Digest of all that this release's verdicts rest on."""
     identity = [
         [one.verdict.model_dump(), [[scores.suite_digest, scores.scorer] for scores in one.candidate_scores]]
         for one in weighed
     ]
-    text = json.dumps([plan.name, source.repo, source.commit, identity], sort_keys=True)
+    text = json.dumps([line.name, source.repo, source.commit, identity], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -198,7 +198,7 @@ def _record(dossier: Dossier, report: str) -> CandidateRecord:
         files["changes.md"] = changes_markdown(dossier.changes)
     if dossier.signals:
         files["drift.json"] = json.dumps([signal.model_dump() for signal in dossier.signals], indent=1)
-    files["line.json"] = dossier.plan.model_dump_json(indent=1)
+    files["line.json"] = dossier.line.model_dump_json(indent=1)
     files["environment.txt"] = _environment()
     if dossier.fit is not None:
         files["fit.json"] = dossier.fit.model_dump_json(indent=1)
@@ -266,12 +266,12 @@ def _params(dossier: Dossier) -> dict[str, str]:
         "scheme": dossier.artifact.scheme,
         "digest": dossier.artifact.digest,
         "source": f"hf://{dossier.source.repo}@{dossier.source.commit}",
-        "confidence": str(dossier.plan.confidence),
-        "engine": dossier.plan.engine.name,
-        "engine_flags": json.dumps(dossier.plan.engine.flags),
-        "context": str(dossier.plan.target.context),
-        "concurrency": str(dossier.plan.target.concurrency),
-        "gpus": ", ".join(dossier.plan.target.gpus),
+        "confidence": str(dossier.line.confidence),
+        "engine": dossier.line.engine.name,
+        "engine_flags": json.dumps(dossier.line.engine.flags),
+        "context": str(dossier.line.target.context),
+        "concurrency": str(dossier.line.target.concurrency),
+        "gpus": ", ".join(dossier.line.target.gpus),
     }
     if dossier.weighed.rungs:
         params["methods_tried"] = "; ".join(f"{rung.method}: {rung.outcome}" for rung in dossier.weighed.rungs)

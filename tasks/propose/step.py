@@ -14,15 +14,15 @@ from weighbridge.line import Line
 
 
 def propose(
-    plan: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
+    line: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
 ) -> Release:
     """Record every candidate in MLflow, now or once it answers; those that pass await a person's approval."""
     try:
-        release = record_candidates(plan, source, report, weighed, changed)
+        release = record_candidates(line, source, report, weighed, changed)
     except StackDown as error:
         # Not a step's result: a later run is to ask MLflow again.
         run_logger().warning("It waits in the journal for the line's next promote, which records it: %s", error.what)
-        release = unrecorded(plan, source, weighed)
+        release = unrecorded(line, source, weighed)
     for candidate in release.candidates:
         waits = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
         run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, waits)
@@ -32,19 +32,19 @@ def propose(
 @step(
     "propose",
     # An emptied registry is another one: what was recorded in the old is recorded again.
-    key=lambda plan, source, report, weighed, changed: [
-        Registry().identity(plan.name),
+    key=lambda line, source, report, weighed, changed: [
+        Registry().identity(line.name),
         source.commit,
-        plan.model_dump(),
+        line.model_dump(),
         [one.verdict.model_dump() for one in weighed],
     ],
 )
 def record_candidates(
-    plan: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
+    line: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
 ) -> Release:
     """Record every candidate in MLflow.
 
     Raises:
         StackDown: and the release waits in the journal.
     """
-    return propose_candidates(plan, source, report, weighed, changed)
+    return propose_candidates(line, source, report, weighed, changed)

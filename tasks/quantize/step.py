@@ -15,9 +15,9 @@ from weighbridge.line import Line, Quantize
 from weighbridge.settings import load_settings
 
 
-def methods_of(scheme: str, plan: Line) -> tuple[str, ...]:
+def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
     """The rungs of a scheme's ladder, from the cheapest up: the line's choice, or the scheme's own."""
-    return tuple(plan.quantize.choice(scheme).methods) or scheme_of(scheme).methods
+    return tuple(line.quantize.choice(scheme).methods) or scheme_of(scheme).methods
 
 
 @step(

@@ -24,7 +24,7 @@ LASTING = (ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned)
 """What is a property of the approval. Anything else, such as a store that is unreachable, the next try may not meet."""
 
 
-def hold(plan: Line, target: Version, registry: Registry, store: Store, settings: Settings) -> Artifact:
+def hold(line: Line, target: Version, registry: Registry, store: Store, settings: Settings) -> Artifact:
     """Find an approved version's artifact, whole and signed; what must not serve is tagged and commented on.
 
     Returns:
@@ -36,24 +36,24 @@ def hold(plan: Line, target: Version, registry: Registry, store: Store, settings
     """
     if target.state in OUT:
         raise ApprovalRefused(
-            f"Version {target.version} of {plan.name} is {target.state}: {target.state_reason or 'no reason'}.",
+            f"Version {target.version} of {line.name} is {target.state}: {target.state_reason or 'no reason'}.",
             "Approve a candidate again to give it another try; `weighbridge status` lists them.",
         )
     try:
-        registry.check_approval(target, plan.approval)
-        check_production(plan, target, registry, settings)
-        artifact = store.get(plan.name, target.digest)
+        registry.check_approval(target, line.approval)
+        check_production(line, target, registry, settings)
+        artifact = store.get(line.name, target.digest)
         store.verify(artifact)
     except LASTING as error:
-        registry.comment(plan.name, target.version, str(error))
+        registry.comment(line.name, target.version, str(error))
         if target.state is None:
-            registry.set_state(plan.name, target.version, "refused", str(error))
+            registry.set_state(line.name, target.version, "refused", str(error))
         raise
-    registry.comment(plan.name, target.version, "")
+    registry.comment(line.name, target.version, "")
     return artifact
 
 
-def check_production(plan: Line, version: Version, registry: Registry, settings: Settings | None = None) -> None:
+def check_production(line: Line, version: Version, registry: Registry, settings: Settings | None = None) -> None:
     """Make sure that production still is what a candidate, or its approval, was weighed against.
 
     Args:
@@ -66,8 +66,8 @@ def check_production(plan: Line, version: Version, registry: Registry, settings:
     if serving is None:
         return
     against = version.production_digest
-    doing = settings is not None and _weigh_again(plan, version, serving, settings)
-    next_step = f"{'It is being weighed' if doing else 'Weigh it'} again: `{_command(plan, version)}`"
+    doing = settings is not None and _weigh_again(line, version, serving, settings)
+    next_step = f"{'It is being weighed' if doing else 'Weigh it'} again: `{_command(line, version)}`"
     raise ApprovalRefused(
         f"Version {version.version} of {version.model} was weighed against {against[:12] if against else 'nothing'}, "
         f"and production is version {serving.version} ({serving.scheme}, {serving.short}) now.",
@@ -76,29 +76,29 @@ def check_production(plan: Line, version: Version, registry: Registry, settings:
     )
 
 
-def _weigh_again(plan: Line, version: Version, serving: Version, settings: Settings) -> bool:
+def _weigh_again(line: Line, version: Version, serving: Version, settings: Settings) -> bool:
     """Start the release of the same commit and scheme: all but the weighing comes from the cache. Once a production."""
-    key = f"weigh-again/{plan.name}/{version.digest}/{serving.digest}"
+    key = f"weigh-again/{line.name}/{version.digest}/{serving.digest}"
     try:
-        return bool(start(settings, f"release/{plan.name}", _parameters(plan, version), key))
+        return bool(start(settings, f"release/{line.name}", _parameters(line, version), key))
     except (StackDown, ReleaseNotStarted):
         return False
 
 
-def _parameters(plan: Line, version: Version) -> dict[str, object]:
+def _parameters(line: Line, version: Version) -> dict[str, object]:
     source, _, commit = version.tags.get(records.SOURCE, "").partition("@")
-    wanted: dict[str, object] = {"line": plan.name, "schemes": [version.scheme]}
+    wanted: dict[str, object] = {"line": line.name, "schemes": [version.scheme]}
     if commit:
         wanted["revision"] = commit
-    if source not in ("", plan.source):
+    if source not in ("", line.source):
         wanted["source"] = source
     return wanted
 
 
-def _command(plan: Line, version: Version) -> str:
-    wanted = _parameters(plan, version)
+def _command(line: Line, version: Version) -> str:
+    wanted = _parameters(line, version)
     if "source" in wanted:
         options = f"-p source={wanted['source']} -p revision={wanted['revision']}"
-        return f"prefect deployment run release/{plan.name} {options}"
+        return f"prefect deployment run release/{line.name} {options}"
     revision = f" --revision {wanted['revision']}" if "revision" in wanted else ""
-    return f"weighbridge release {plan.name}{revision} --scheme {version.scheme}"
+    return f"weighbridge release {line.name}{revision} --scheme {version.scheme}"

@@ -43,21 +43,21 @@ class Serving(BaseModel):
     steps: tuple[StepReport, ...] = ()
 
 
-def engine_on_trial(plan: Line) -> Trial:
+def engine_on_trial(line: Line) -> Trial:
     """The line's engine, for weighing; scores record it by version and a digest of its flags."""
-    planned = plan_engine(plan)
+    planned = plan_engine(line)
     return Trial(
         engine=f"{planned.engine_version} {planned.digest[:12]}",
-        prompt_log_probabilities=engine(plan.engine.name).prompt_log_probabilities,
-        serves=lambda artifact: serves(engine(plan.engine.name), Store().path(artifact)),
+        prompt_log_probabilities=engine(line.engine.name).prompt_log_probabilities,
+        serves=lambda artifact: serves(engine(line.engine.name), Store().path(artifact)),
         launch=_launch_for_trial,
     )
 
 
 def _launch_for_trial(
-    plan: Line, artifact: Artifact, tell: Callable[[str], None]
+    line: Line, artifact: Artifact, tell: Callable[[str], None]
 ) -> AbstractContextManager[RunningEngine]:
-    return LocalFleet(load_settings()).trial(plan, artifact, tell)
+    return LocalFleet(load_settings()).trial(line, artifact, tell)
 
 
 def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> TrafficLock:
@@ -70,15 +70,15 @@ def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> Traffi
 
 
 @step("record-waiting-releases")
-def record_waiting(plan: Line) -> None:
+def record_waiting(line: Line) -> None:
     """Give MLflow what was weighed while it did not answer; what it does not take keeps nothing from serving."""
     try:
-        Journal().record(Registry(), plan.name, run_logger().info)
+        Journal().record(Registry(), line.name, run_logger().info)
     except WeighbridgeError as error:
         run_logger().warning("A weighed release waits to be recorded: %s", error)
 
 
-def wanted(plan: Line, version: int | None) -> Version | None:
+def wanted(line: Line, version: int | None) -> Version | None:
     """What the registry asks to serve: the version named, else the newest approval, else the alias `production`.
 
     Raises:
@@ -86,36 +86,36 @@ def wanted(plan: Line, version: int | None) -> Version | None:
     """
     registry = Registry()
     if version is not None:
-        return registry.version(plan.name, version)
-    waiting = registry.waiting(plan.name)
-    return max(waiting, key=lambda one: one.version) if waiting else registry.production(plan.name)
+        return registry.version(line.name, version)
+    waiting = registry.waiting(line.name)
+    return max(waiting, key=lambda one: one.version) if waiting else registry.production(line.name)
 
 
 @step(
     "keep-reference-{artifact.scheme}-{artifact.short}",
-    key=lambda plan, artifact: [artifact.digest, plan.target.context, probes_digest(plan.target.context)],
+    key=lambda line, artifact: [artifact.digest, line.target.context, probes_digest(line.target.context)],
 )
-def keep_reference(plan: Line, artifact: Artifact) -> int:
+def keep_reference(line: Line, artifact: Artifact) -> int:
     """Have ready what an engine of a candidate is to say, so that no promotion waits for it; how many prompts that is.
 
     Raises:
         ScoringFailed: transformers does not load the artifact.
     """
-    return len(reference_for(artifact, plan.target.context, run_logger().info).probes)
+    return len(reference_for(artifact, line.target.context, run_logger().info).probes)
 
 
 @step("check-approval-{target.version}")
-def check_approval(plan: Line, target: Version) -> Artifact:
+def check_approval(line: Line, target: Version) -> Artifact:
     """Hold what was approved against what was weighed; what fails is tagged, commented on, and serves nobody.
 
     Raises:
         ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned: and the version carries the reason.
     """
-    return hold(plan, target, Registry(), Store(), load_settings())
+    return hold(line, target, Registry(), Store(), load_settings())
 
 
 @step("start-engine-{artifact.scheme}-{artifact.short}")
-def start_engine(plan: Line, target: Version, artifact: Artifact) -> RunningEngine:
+def start_engine(line: Line, target: Version, artifact: Artifact) -> RunningEngine:
     """A warm engine for an artifact, proven by real requests; beside what serves, or in its place.
 
     Raises:
@@ -125,15 +125,15 @@ def start_engine(plan: Line, target: Version, artifact: Artifact) -> RunningEngi
     settings = load_settings()
     try:
         return engine_with_room(
-            plan, str(target.version), artifact, Gateway(settings), LocalFleet(settings), run_logger().info
+            line, str(target.version), artifact, Gateway(settings), LocalFleet(settings), run_logger().info
         )
     except RolloutAborted as error:
-        Registry().set_state(plan.name, target.version, "failed", str(error))
+        Registry().set_state(line.name, target.version, "failed", str(error))
         raise
 
 
 @step("shift-traffic-to-{target.version}")
-def shift_traffic(plan: Line, target: Version, engine: RunningEngine, lock: TrafficLock) -> list[StepReport]:
+def shift_traffic(line: Line, target: Version, engine: RunningEngine, lock: TrafficLock) -> list[StepReport]:
     """Move traffic to a version through the line's steps.
 
     Raises:
@@ -141,78 +141,78 @@ def shift_traffic(plan: Line, target: Version, engine: RunningEngine, lock: Traf
     """
     registry = Registry()
     if target.state is None:
-        registry.set_state(plan.name, target.version, "rolling")
+        registry.set_state(line.name, target.version, "rolling")
     reports: list[StepReport] = []
     try:
         return roll_out(
-            plan, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info, reports.append
+            line, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info, reports.append
         )
     except RolloutAborted as error:
-        registry.set_state(plan.name, target.version, "failed", str(error))
+        registry.set_state(line.name, target.version, "failed", str(error))
         raise
     finally:
         if reports:
-            title = f"Version {target.version} of {plan.name} against what served, step by step"
-            show_table(f"rollout-{plan.name}-{target.version}", step_rows(reports), title)
+            title = f"Version {target.version} of {line.name} against what served, step by step"
+            show_table(f"rollout-{line.name}-{target.version}", step_rows(reports), title)
 
 
 @step("settle-{target.version}")
-def settle(plan: Line, target: Version) -> None:
+def settle(line: Line, target: Version) -> None:
     """Make the registry say what serves, then drain and stop what is no longer kept."""
-    tell_registry(plan, target)
-    tidy(plan)
+    tell_registry(line, target)
+    tidy(line)
 
 
-def tidy(plan: Line) -> None:
+def tidy(line: Line) -> None:
     """Note which engines serve, and drain and stop those that are out and no longer kept warm."""
     settings = load_settings()
     gateway, fleet = Gateway(settings), LocalFleet(settings)
-    serving = {one.port for one in gateway.routes().line(plan.name).backends if one.weight > 0}
-    for one in fleet.engines(plan.name):
+    serving = {one.port for one in gateway.routes().line(line.name).backends if one.weight > 0}
+    for one in fleet.engines(line.name):
         fleet.mark_rotation(one, one.port in serving)
-    _remember(plan)
-    Registry().catch_up(plan.name)
-    retire(plan, gateway, fleet, run_logger().info)
+    _remember(line)
+    Registry().catch_up(line.name)
+    retire(line, gateway, fleet, run_logger().info)
 
 
-def tell_registry(plan: Line, target: Version) -> None:
+def tell_registry(line: Line, target: Version) -> None:
     """Write down that a version serves, as far as that is not written down yet: a kill may have come between any two.
 
     Args:
         target: as it was read since this run has the line's lock.
     """
-    registry, line = Registry(), plan.name
-    before = registry.production(line)
+    registry, name = Registry(), line.name
+    before = registry.production(name)
     if before is None or before.version != target.version:
         if before is not None:
-            registry.set_previous(line, before.version)
+            registry.set_previous(name, before.version)
             if before.state != "rolled_back":
-                registry.set_state(line, before.version, "previous")
-        registry.set_production(line, target.version)
+                registry.set_state(name, before.version, "previous")
+        registry.set_production(name, target.version)
     if target.state != "serving":
-        registry.set_state(line, target.version, "serving")
-    for older in registry.waiting(line):
+        registry.set_state(name, target.version, "serving")
+    for older in registry.waiting(name):
         if older.version < target.version:
-            registry.set_state(line, older.version, "retired", f"superseded by version {target.version}")
+            registry.set_state(name, older.version, "retired", f"superseded by version {target.version}")
 
 
-def _remember(plan: Line) -> None:
+def _remember(line: Line) -> None:
     """Keep where a rollback finds it at once what the registry says of the line."""
     registry = Registry()
-    production, previous = registry.production(plan.name), registry.previous(plan.name)
+    production, previous = registry.production(line.name), registry.previous(line.name)
     if production is not None:
         kept = previous.version if previous is not None else None
-        rollback.note_served(load_settings(), plan.name, production.version, kept)
+        rollback.note_served(load_settings(), line.name, production.version, kept)
 
 
-def serves_already(plan: Line, target: Version) -> bool:
+def serves_already(line: Line, target: Version) -> bool:
     """Whether gateway, registry and engine agree that this version has all traffic."""
     settings = load_settings()
-    production = Registry().production(plan.name)
+    production = Registry().production(line.name)
     if production is None or production.version != target.version:
         return False
-    serving = [one for one in Gateway(settings).routes().line(plan.name).backends if one.weight > 0]
-    engines = {one.port: one for one in LocalFleet(settings).engines(plan.name)}
+    serving = [one for one in Gateway(settings).routes().line(line.name).backends if one.weight > 0]
+    engines = {one.port: one for one in LocalFleet(settings).engines(line.name)}
     return (
         [one.version for one in serving] == [str(target.version)]
         and serving[0].digest == target.digest
@@ -221,7 +221,7 @@ def serves_already(plan: Line, target: Version) -> bool:
     )
 
 
-def earlier(plan: Line, version: int | None) -> Version:
+def earlier(line: Line, version: int | None) -> Version:
     """What a rollback goes back to: the version named; production while a rollout runs; else `previous`.
 
     Raises:
@@ -229,31 +229,31 @@ def earlier(plan: Line, version: int | None) -> Version:
         VersionUnknown: there is no version of that number.
     """
     registry, settings = Registry(), load_settings()
-    intent = rollback.pending(settings, plan.name)
+    intent = rollback.pending(settings, line.name)
     if version is None and intent is not None:
         version = intent.to
     if version is not None:
-        return registry.version(plan.name, version)
-    production, previous = registry.production(plan.name), registry.previous(plan.name)
-    route = Gateway(settings).routes().line(plan.name)
+        return registry.version(line.name, version)
+    production, previous = registry.production(line.name), registry.previous(line.name)
+    route = Gateway(settings).routes().line(line.name)
     number = rollback.before(route, production.version if production else None, previous.version if previous else None)
     found = next((one for one in (production, previous) if one is not None and one.version == number), None)
     if found is None:
         raise NothingToRollBack(
-            f"{plan.name} has no previous version.",
-            f"Name one: `weighbridge rollback {plan.name} --to VERSION`; `weighbridge status` lists them.",
+            f"{line.name} has no previous version.",
+            f"Name one: `weighbridge rollback {line.name} --to VERSION`; `weighbridge status` lists them.",
         )
     return found
 
 
-def unfinished(plan: Line) -> tuple[Version, str] | None:
+def unfinished(line: Line) -> tuple[Version, str] | None:
     """A rollback that was begun and that the registry does not have yet, with its reason."""
-    intent = rollback.pending(load_settings(), plan.name)
-    return (Registry().version(plan.name, intent.to), intent.reason) if intent is not None else None
+    intent = rollback.pending(load_settings(), line.name)
+    return (Registry().version(line.name, intent.to), intent.reason) if intent is not None else None
 
 
 @step("wake-engine-{target.version}")
-def wake_engine(plan: Line, target: Version, reason: str) -> RunningEngine:
+def wake_engine(line: Line, target: Version, reason: str) -> RunningEngine:
     """Write the rollback down, and find its engine: the warm one at once, else one from the verified artifact.
 
     Raises:
@@ -261,31 +261,31 @@ def wake_engine(plan: Line, target: Version, reason: str) -> RunningEngine:
             serves on.
     """
     settings = load_settings()
-    rollback.begin(settings, plan.name, target.version, reason)
+    rollback.begin(settings, line.name, target.version, reason)
     try:
-        fleet, artifact = LocalFleet(settings), Store().get(plan.name, target.digest)
-        known = fleet.find(plan, artifact)
+        fleet, artifact = LocalFleet(settings), Store().get(line.name, target.digest)
+        known = fleet.find(line, artifact)
         if known is not None and fleet.is_warm(known):
             return known
-        return engine_with_room(plan, str(target.version), artifact, Gateway(settings), fleet, run_logger().info)
+        return engine_with_room(line, str(target.version), artifact, Gateway(settings), fleet, run_logger().info)
     except WeighbridgeError:
-        rollback.end(settings, plan.name)
+        rollback.end(settings, line.name)
         raise
 
 
 @step("switch-back-to-{target.version}")
-def switch_back(plan: Line, target: Version, engine: RunningEngine, reason: str) -> None:
+def switch_back(line: Line, target: Version, engine: RunningEngine, reason: str) -> None:
     """Give an earlier version all new requests, then make the registry say so; a crash between the two ends there."""
     settings, registry = load_settings(), Registry()
-    switch(plan.name, str(target.version), engine, Gateway(settings))
-    run_logger().info("%s: version %s has all new requests", plan.name, target.version)
-    for other in registry.versions(plan.name):
+    switch(line.name, str(target.version), engine, Gateway(settings))
+    run_logger().info("%s: version %s has all new requests", line.name, target.version)
+    for other in registry.versions(line.name):
         if other.version != target.version and other.state in ("serving", "rolling"):
-            registry.set_state(plan.name, other.version, "rolled_back", reason)
-    registry.set_production(plan.name, target.version)
-    registry.set_state(plan.name, target.version, "serving")
-    previous = registry.previous(plan.name)
+            registry.set_state(line.name, other.version, "rolled_back", reason)
+    registry.set_production(line.name, target.version)
+    registry.set_state(line.name, target.version, "serving")
+    previous = registry.previous(line.name)
     if previous is not None and previous.version == target.version:
-        registry.set_previous(plan.name, None)
-    _remember(plan)
-    rollback.end(settings, plan.name)
+        registry.set_previous(line.name, None)
+    _remember(line)
+    rollback.end(settings, line.name)

@@ -23,10 +23,10 @@ from weighbridge.line import Line
 ARTIFACT_KEY = "watch-daily"
 
 
-@step("admit", key=lambda source, plan: [source, plan.admission])
-def admit(source: Source, plan: Line) -> str:
+@step("admit", key=lambda source, line: [source, line.admission])
+def admit(source: Source, line: Line) -> str:
     """Hold a release against the line's rules; returns the commit that was admitted."""
-    admission.admit(source, plan)
+    admission.admit(source, line)
     return source.commit
 
 

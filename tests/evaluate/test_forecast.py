@@ -15,20 +15,20 @@ REFERENCE = "a" * 64
 
 
 @pytest.fixture
-def plan() -> Line:
+def line() -> Line:
     wide, narrow = SuiteUse(name="general/agreement", margin=0.2), SuiteUse(name="general/copying", margin=0.001)
     return Line.load("smollm2").model_copy(update={"suites": [wide, narrow]})
 
 
-def test_a_suite_that_can_never_decide_its_margin_is_told(plan: Line, tmp_path: Path) -> None:
-    wide, narrow = forecast(plan, None, lambda suite: "scorer 1", ScoreBook(tmp_path))
+def test_a_suite_that_can_never_decide_its_margin_is_told(line: Line, tmp_path: Path) -> None:
+    wide, narrow = forecast(line, None, lambda suite: "scorer 1", ScoreBook(tmp_path))
     assert not wide.too_small and "too small" not in wide.sentence
     assert narrow.too_small and "expect `inconclusive`" in narrow.sentence
     assert narrow.power.items_half > narrow.power.items == find_suite("general/copying").items
     assert wide.seconds is None and "never scored so far" in wide.sentence
 
 
-def test_time_is_what_the_reference_took_by_the_same_scorer(plan: Line, tmp_path: Path) -> None:
+def test_time_is_what_the_reference_took_by_the_same_scorer(line: Line, tmp_path: Path) -> None:
     suite, book = find_suite("general/agreement"), ScoreBook(tmp_path)
     scores = SuiteScores(
         suite=suite.name,
@@ -39,7 +39,7 @@ def test_time_is_what_the_reference_took_by_the_same_scorer(plan: Line, tmp_path
         seconds=150.0,
     )
     book.keep(scores)
-    first, second = forecast(plan, REFERENCE, lambda suite: "scorer 1", book)
+    first, second = forecast(line, REFERENCE, lambda suite: "scorer 1", book)
     assert "about 2.5 minutes" in first.sentence and second.seconds is None
-    (other, _) = forecast(plan, REFERENCE, lambda suite: "scorer 2", book)
+    (other, _) = forecast(line, REFERENCE, lambda suite: "scorer 2", book)
     assert other.seconds is None

@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def plan() -> Line:
+def line() -> Line:
     return Line.load("smollm2")
 
 
@@ -34,37 +34,37 @@ def artifact(tmp_path: Path) -> Artifact:
 
 def trial(launched: Launched | None, prompt_log_probabilities: bool) -> Trial:
     @contextmanager
-    def launch(plan: Line, artifact: Artifact, tell: Callable[[str], None]) -> Iterator[Launched]:
+    def launch(line: Line, artifact: Artifact, tell: Callable[[str], None]) -> Iterator[Launched]:
         assert launched is not None, "nobody was to start an engine"
         yield launched
 
     return Trial("toyworks 1 abc", prompt_log_probabilities, lambda artifact: True, launch)
 
 
-def test_an_engine_that_tells_prompts_scores_general_suites(plan: Line, artifact: Artifact) -> None:
-    with Answering(lambda _: "", model=plan.name, echoes="log-probabilities") as toy:
+def test_an_engine_that_tells_prompts_scores_general_suites(line: Line, artifact: Artifact) -> None:
+    with Answering(lambda _: "", model=line.name, echoes="log-probabilities") as toy:
         one = trial(toy, True)
-        with one.scoring(plan, artifact, print) as scoring:
+        with one.scoring(line, artifact, print) as scoring:
             assert isinstance(scoring.model, Remote) and scoring.model.base == f"{toy.url}/v1"
-            assert scoring.model.context == plan.target.context
+            assert scoring.model.context == line.target.context
             assert scoring.scorer == one.scorer() and "toyworks 1 abc" in scoring.scorer
             assert scoring.conditions.engine == "toyworks 1 abc" and scoring.conditions.tokenizer
         assert one.scorer(5) != one.scorer()
     assert "scored through the engine that is to serve, toyworks 1 abc" in one.sentence
 
 
-def test_an_engine_that_ignores_echo_is_refused_by_name(plan: Line, artifact: Artifact) -> None:
+def test_an_engine_that_ignores_echo_is_refused_by_name(line: Line, artifact: Artifact) -> None:
     with (
-        Answering(lambda _: "", model=plan.name) as toy,
+        Answering(lambda _: "", model=line.name) as toy,
         pytest.raises(SuiteNeedsMore, match=r"toyworks 1 abc is to score general suites.*ignores `echo`"),
-        trial(toy, True).scoring(plan, artifact, print),
+        trial(toy, True).scoring(line, artifact, print),
     ):
         pytest.fail("chance would have been scored")
 
 
-def test_other_engines_leave_it_to_transformers_and_say_so(plan: Line, artifact: Artifact) -> None:
+def test_other_engines_leave_it_to_transformers_and_say_so(line: Line, artifact: Artifact) -> None:
     one = trial(None, False)
-    with one.scoring(plan, artifact, print) as scoring:
+    with one.scoring(line, artifact, print) as scoring:
         assert scoring.model == Store().path(artifact)
         assert scoring.scorer == one.scorer() and "transformers" in scoring.scorer
     assert "scored by transformers on the same files" in one.sentence and "toyworks 1 abc" in one.sentence

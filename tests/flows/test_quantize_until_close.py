@@ -35,7 +35,7 @@ class Ladder:
             raise outcome
         return artifact(scheme, str(list(self.outcomes).index(method) + 1))
 
-    def look(self, made: Artifact, weights: Artifact, plan: Line) -> DriftReport:
+    def look(self, made: Artifact, weights: Artifact, line: Line) -> DriftReport:
         kl = self.outcomes[list(self.outcomes)[int(made.digest[0]) - 1]]
         assert isinstance(kl, float)
         interval = Interval(mean=kl, low=kl - 0.05, high=kl + 0.05, units=16)
@@ -50,8 +50,8 @@ def climb(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         monkeypatch.setattr(release, "quantize", ladder.quantize)
         monkeypatch.setattr(release, "look", ladder.look)
         how = Quantize(minutes=minutes, schemes={"int4": SchemeChoice(methods=list(outcomes))})
-        plan = Line.load("smollm2").model_copy(update={"quantize": how})
-        made = release.climb(plan, WEIGHTS, "int4")
+        line = Line.load("smollm2").model_copy(update={"quantize": how})
+        made = release.climb(line, WEIGHTS, "int4")
         assert made.seen is not None and made.seen.candidate_digest == made.artifact.digest
         return made.artifact, made.rungs, ladder
 

@@ -45,7 +45,7 @@ def _scores(suite: str, who: str, size: int, wrong: set[int], must_pass: bool) -
     )
 
 
-def _weighed(plan: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighed:
+def _weighed(line: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighed:
     ours, theirs = [], []
     for suite, (size, gained, lost) in SUITES.items():
         lost += extra_lost if suite == "general/choice" else 0
@@ -55,13 +55,13 @@ def _weighed(plan: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighe
         theirs.append(
             _scores(suite, "bf16", size, set(range(200, 200 + gained)) if size > 200 + gained else set(), False)
         )
-    margins = {use.name: use.margin for use in plan.suites}
+    margins = {use.name: use.margin for use in line.suites}
     verdicts = [
-        judge_suite(mine, None if baseline else other, margin=margins[mine.suite], confidence=plan.confidence)
+        judge_suite(mine, None if baseline else other, margin=margins[mine.suite], confidence=line.confidence)
         for mine, other in zip(ours, theirs)
     ]
     artifact = Artifact(
-        line=plan.name, digest=_digest(scheme), scheme=scheme, repo="org/toy", commit=COMMIT, size_bytes=170_000_000
+        line=line.name, digest=_digest(scheme), scheme=scheme, repo="org/toy", commit=COMMIT, size_bytes=170_000_000
     )
     against = None if baseline else _digest("bf16")
     return Weighed(
@@ -73,7 +73,7 @@ def _weighed(plan: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighe
 
 
 @pytest.fixture
-def plan() -> Line:
+def line() -> Line:
     """A line of three suites."""
     return Line.model_validate(
         {
@@ -124,24 +124,24 @@ def fit() -> FitReport:
 
 
 @pytest.fixture
-def passed(plan: Line) -> Weighed:
+def passed(line: Line) -> Weighed:
     """No worse in every suite."""
-    return _weighed(plan, "int8", 0, False)
+    return _weighed(line, "int8", 0, False)
 
 
 @pytest.fixture
-def damaged(plan: Line) -> Weighed:
+def damaged(line: Line) -> Weighed:
     """Much worse in one suite, and failing a must-pass item."""
-    return _weighed(plan, "int4", 150, False)
+    return _weighed(line, "int4", 150, False)
 
 
 @pytest.fixture
-def baseline(plan: Line) -> Weighed:
+def baseline(line: Line) -> Weighed:
     """A line's first."""
-    return _weighed(plan, "bf16", 0, True)
+    return _weighed(line, "bf16", 0, True)
 
 
 @pytest.fixture
-def dossier(plan: Line, source: Source, passed: Weighed, fit: FitReport) -> Dossier:
+def dossier(line: Line, source: Source, passed: Weighed, fit: FitReport) -> Dossier:
     """The passing candidate's papers."""
-    return Dossier(plan, source, passed, fit, None)
+    return Dossier(line, source, passed, fit, None)

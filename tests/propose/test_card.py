@@ -45,35 +45,35 @@ def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -
 
 
 def test_a_failed_candidate_names_what_failed_and_offers_no_approval(
-    plan: Line, source: Source, damaged: Weighed
+    line: Line, source: Source, damaged: Weighed
 ) -> None:
-    card = make_card(Dossier(plan, source, damaged, None, None))
+    card = make_card(Dossier(line, source, damaged, None, None))
     assert card.startswith("**✗ Regression: ")
     assert "**Must-pass items failed:** regression/toy regression/toy-0" in card
     assert "Cannot be approved" in card and "weighbridge approve" not in card
 
 
-def test_a_failed_candidate_names_who_may_override_it(plan: Line, source: Source, damaged: Weighed) -> None:
-    named = plan.model_copy(update={"approval": Approval(overriders=["anna", "carl"])})
+def test_a_failed_candidate_names_who_may_override_it(line: Line, source: Source, damaged: Weighed) -> None:
+    named = line.model_copy(update={"approval": Approval(overriders=["anna", "carl"])})
     card = make_card(Dossier(named, source, damaged, None, None))
     assert "Only anna, carl may override" in card
     assert f"`weighbridge approve toy {damaged.artifact.short} --override --reason" in card
 
 
-def test_a_first_release_has_nothing_to_compare_with(plan: Line, source: Source, baseline: Weighed) -> None:
-    card = plain(make_card(Dossier(plan, source, baseline, None, None)))
+def test_a_first_release_has_nothing_to_compare_with(line: Line, source: Source, baseline: Weighed) -> None:
+    card = plain(make_card(Dossier(line, source, baseline, None, None)))
     assert "weighed against nothing, it is the line's first" in card
     assert "| 98.8% | – | – | 5.0% |" in card and "as published" in card
 
 
 def test_a_line_of_many_suites_still_fits_and_says_what_it_left_out(
-    plan: Line, source: Source, passed: Weighed, fit: FitReport
+    line: Line, source: Source, passed: Weighed, fit: FitReport
 ) -> None:
     many = tuple(
         passed.verdict.suites[0].model_copy(update={"suite": f"general/{'long_name_' * 5}{number}"})
         for number in range(40)
     )
     verdict = passed.verdict.model_copy(update={"suites": many})
-    card = make_card(Dossier(plan, source, passed.model_copy(update={"verdict": verdict}), fit, None))
+    card = make_card(Dossier(line, source, passed.model_copy(update={"verdict": verdict}), fit, None))
     assert len(card) <= CARD_LIMIT - ROOM_FOR_LINK
     assert "more suites, all in the report" in card and "To approve" in card

@@ -42,7 +42,7 @@ class Notebook:
 
 
 def test_what_passed_gets_a_version_and_what_failed_only_a_report(
-    plan: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed, tmp_path: Path
+    line: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed, tmp_path: Path
 ) -> None:
     notebook: Any = Notebook()
     logs = load_settings().logs_folder
@@ -50,7 +50,7 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
     (logs / f"engine-toy-{passed.artifact.short}-abc123.log").write_text("it is up")
     (logs / "worker.log").write_text("of something else")
     release = propose(
-        plan,
+        line,
         source,
         fit,
         [passed, damaged],
@@ -87,12 +87,12 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
 
 
 def test_the_same_verdicts_are_the_same_release_and_others_are_not(
-    plan: Line, source: Source, passed: Weighed, damaged: Weighed, tmp_path: Path
+    line: Line, source: Source, passed: Weighed, damaged: Weighed, tmp_path: Path
 ) -> None:
     notebook: Any = Notebook()
     for weighed in ([passed], [passed], [damaged], [passed, damaged]):
         propose(
-            plan, source, None, weighed, registry=notebook, store=Store(tmp_path / "store"), reports_folder=tmp_path
+            line, source, None, weighed, registry=notebook, store=Store(tmp_path / "store"), reports_folder=tmp_path
         )
     first, again, *others = [record.key for record in notebook.records]
     assert first == again and len({first, *others}) == 3
@@ -109,32 +109,32 @@ class Failing:
 
 
 def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
-    plan: Line, source: Source, fit: FitReport, passed: Weighed, tmp_path: Path
+    line: Line, source: Source, fit: FitReport, passed: Weighed, tmp_path: Path
 ) -> None:
     down: Any = Failing(StackDown("The MLflow server does not answer.", "Start it."))
     there = {"store": Store(tmp_path / "store"), "reports_folder": tmp_path}
     for _ in range(2):
         with pytest.raises(StackDown):
-            propose(plan, source, fit, [passed], registry=down, **there)
-    release = unrecorded(plan, source, [passed], tmp_path)
+            propose(line, source, fit, [passed], registry=down, **there)
+    release = unrecorded(line, source, [passed], tmp_path)
     assert (release.recorded, release.run_url) == (False, "")
     assert [(one.passes, one.version) for one in release.candidates] == [(True, None)]
     assert conclude(release) is release, "it is not the candidate's fault"
     assert Path(release.candidates[0].report_file).is_file()
 
     with pytest.raises(StackDown):
-        Journal().record(down, plan.name)
+        Journal().record(down, line.name)
     notebook: Any = Notebook()
-    Journal().record(notebook, plan.name)
-    propose(plan, source, fit, [passed], registry=notebook, **there)
+    Journal().record(notebook, line.name)
+    propose(line, source, fit, [passed], registry=notebook, **there)
     late, at_once = notebook.records
     assert late.key == at_once.key
     assert set(late.candidates[0].files) == set(at_once.candidates[0].files)
-    assert Journal().waiting(plan.name) == []
+    assert Journal().waiting(line.name) == []
 
 
-def test_what_mlflow_refuses_is_not_tried_for_ever(plan: Line, source: Source, passed: Weighed, tmp_path: Path) -> None:
+def test_what_mlflow_refuses_is_not_tried_for_ever(line: Line, source: Source, passed: Weighed, tmp_path: Path) -> None:
     refusing: Any = Failing(RegistryFailed("No.", "Ask why."))
     with pytest.raises(RegistryFailed):
-        propose(plan, source, None, [passed], registry=refusing, store=Store(tmp_path / "s"), reports_folder=tmp_path)
-    assert Journal().waiting(plan.name) == []
+        propose(line, source, None, [passed], registry=refusing, store=Store(tmp_path / "s"), reports_folder=tmp_path)
+    assert Journal().waiting(line.name) == []

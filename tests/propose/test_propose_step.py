@@ -31,7 +31,7 @@ def prefect() -> Iterator[None]:
 
 def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
     prefect: None,
-    plan: Line,
+    line: Line,
     source: Source,
     fit: FitReport,
     passed: Weighed,
@@ -46,11 +46,11 @@ def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
 
     @flow
     def ending() -> Release:
-        return conclude(propose(plan, source, fit, [passed], None))
+        return conclude(propose(line, source, fit, [passed], None))
 
     @flow
     def promoting() -> None:
-        record_waiting(plan)
+        record_waiting(line)
 
     release = ending()
     assert (release.recorded, release.candidates[0].version) == (False, None)
@@ -60,9 +60,9 @@ def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
     for module in ("tasks.propose.step", "tasks.propose.propose", "tasks.serve.step"):
         monkeypatch.setattr(f"{module}.Registry", lambda: there)
     promoting()
-    assert [one.digest for one in there.candidates(plan.name)] == [passed.artifact.digest]
+    assert [one.digest for one in there.candidates(line.name)] == [passed.artifact.digest]
     again = ending()
     assert (again.recorded, again.candidates[0].version) == (True, 1), (
         "the same, and not what was kept of the first try"
     )
-    assert len(there.candidates(plan.name)) == 1
+    assert len(there.candidates(line.name)) == 1

@@ -70,8 +70,8 @@ def test_it_needs_no_network_and_its_plots_have_words(dossier: Dossier) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", html)
 
 
-def test_must_pass_failures_stand_open(plan: Line, source: Source, damaged: Weighed) -> None:
-    dossier = Dossier(plan, source, damaged, None, None)
+def test_must_pass_failures_stand_open(line: Line, source: Source, damaged: Weighed) -> None:
+    dossier = Dossier(line, source, damaged, None, None)
     page = Page(make_report(dossier))
     text = " ".join(page.text.split())
     assert "✗ regression" in text and "Must pass, failed regression/toy-0" in text
@@ -79,8 +79,8 @@ def test_must_pass_failures_stand_open(plan: Line, source: Source, damaged: Weig
     assert "102 more are in MLflow: items/general-choice.jsonl" in text, "159 lost and 3 gained, 60 shown"
 
 
-def test_a_first_release_needs_no_forest(plan: Line, source: Source, baseline: Weighed) -> None:
-    dossier = Dossier(plan, source, baseline, None, None)
+def test_a_first_release_needs_no_forest(line: Line, source: Source, baseline: Weighed) -> None:
+    dossier = Dossier(line, source, baseline, None, None)
     assert forest_plot(dossier) is None
     page = Page(make_report(dossier))
     assert "nothing: it is the line's first release" in page.text and "img" not in {tag for tag, _ in page.tags}
@@ -100,7 +100,7 @@ def test_plots_are_drawn(dossier: Dossier) -> None:
     assert as_png(figure).startswith(b"\x89PNG") and len(as_png(figure)) > 5000
 
 
-def test_what_was_quantized_and_what_was_kept_is_told(plan: Line, source: Source, passed: Weighed) -> None:
+def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source, passed: Weighed) -> None:
     ignored = tuple(
         Ignored(name=name, reason="embeddings are looked up, not multiplied", linear_bytes=0) for name in ("a", "b")
     )
@@ -125,11 +125,11 @@ def test_what_was_quantized_and_what_was_kept_is_told(plan: Line, source: Source
         peak_rss_bytes=2**30,
         calibration_tokens=2_048,
     )
-    dossier = Dossier(plan, source, passed, None, made)
+    dossier = Dossier(line, source, passed, None, made)
     text = " ".join(Page(make_report(dossier)).text.split())
     assert "210 of 210 planned Linear layers (99.8% of Linear weight bytes) to 4 bits by gptq, groups of 64" in text
     assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
     assert "210 of 210 planned Linear layers" in make_card(dossier)
     assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
-    thin = Dossier(plan, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
+    thin = Dossier(line, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
     assert "Mind: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(thin)

@@ -40,22 +40,22 @@ DAY_SECONDS = 86400
 class Scene:
     """A line of its own in the session's MLflow, with artifacts in a store of its own."""
 
-    plan: Line
+    line: Line
     registry: Registry
     settings: Settings
     server: MlflowServer
     prefect: RecordedPrefect
 
     @property
-    def line(self) -> str:
-        return self.plan.name
+    def line_name(self) -> str:
+        return self.line.name
 
     def candidate(self, content: str, outcome: str = "non_inferior", against: str | None = None) -> Artifact:
         """A weighed artifact, recorded."""
         store = Store(self.settings.store_folder)
-        folder = store.staging(self.line, f"make-{content}")
+        folder = store.staging(self.line_name, f"make-{content}")
         (folder / "config.json").write_text(f'{{"content": "{content}"}}')
-        artifact = store.adopt(folder, line=self.line, scheme="int8", repo="org/toy", commit=COMMIT)
+        artifact = store.adopt(folder, line=self.line_name, scheme="int8", repo="org/toy", commit=COMMIT)
         passes = outcome in ("non_inferior", "baseline")
         record = CandidateRecord(
             artifact=artifact,
@@ -67,15 +67,15 @@ class Scene:
         )
         key = f"{content}{against or ''}"
         self.registry.record_release(
-            ReleaseRecord(line=self.line, repo="org/toy", commit=COMMIT, key=key, candidates=(record,))
+            ReleaseRecord(line=self.line_name, repo="org/toy", commit=COMMIT, key=key, candidates=(record,))
         )
         return artifact
 
     def click(self, artifact: Artifact) -> Version:
         """What *Promote model* in MLflow's page sends."""
-        candidate = self.registry.candidate(self.line, artifact.digest)
+        candidate = self.registry.candidate(self.line_name, artifact.digest)
         body = {
-            "name": self.line,
+            "name": self.line_name,
             "source": f"models:/{candidate.model}/{candidate.version}",
             "tags": [{"key": key, "value": value} for key, value in candidate.tags.items()],
         }
@@ -84,23 +84,23 @@ class Scene:
 
     def serve(self, version: Version) -> None:
         """What the registry has once a version serves."""
-        before = self.registry.production(self.line)
+        before = self.registry.production(self.line_name)
         if before is not None:
-            self.registry.set_state(self.line, before.version, "previous")
-        self.registry.set_state(self.line, version.version, "rolling")
-        self.registry.set_production(self.line, version.version)
-        self.registry.set_state(self.line, version.version, "serving")
+            self.registry.set_state(self.line_name, before.version, "previous")
+        self.registry.set_state(self.line_name, version.version, "rolling")
+        self.registry.set_production(self.line_name, version.version)
+        self.registry.set_state(self.line_name, version.version, "serving")
 
     def version(self, number: int) -> Version:
-        return self.registry.version(self.line, number)
+        return self.registry.version(self.line_name, number)
 
     def hold(self, version: Version, rules: Approval | None = None) -> Artifact:
-        plan = self.plan.model_copy(update={"approval": rules or self.plan.approval})
-        return hold(plan, version, self.registry, Store(self.settings.store_folder), self.settings)
+        line = self.line.model_copy(update={"approval": rules or self.line.approval})
+        return hold(line, version, self.registry, Store(self.settings.store_folder), self.settings)
 
     def comment(self, version: Version) -> str:
         """What stands before the card."""
-        text = self.registry.client.get_model_version(self.line, str(version.version)).description or ""
+        text = self.registry.client.get_model_version(self.line_name, str(version.version)).description or ""
         return text.partition("\n")[0] if text.startswith(COMMENT_START) else ""
 
     def is_refused(self, version: Version, why: str) -> None:
@@ -108,7 +108,7 @@ class Scene:
         now = self.version(version.version)
         assert now.state == "refused" and why in now.state_reason
         assert why in self.comment(version)
-        assert list(AuditLog().entries(self.line))[-1].what == "refused"
+        assert list(AuditLog().entries(self.line_name))[-1].what == "refused"
 
     def age(self, version: Version, days: float) -> None:
         """Make an approval as old as that, in MLflow's database."""
@@ -116,7 +116,7 @@ class Scene:
         with sqlite3.connect(self.server.database, timeout=30) as database:
             found = database.execute(
                 "UPDATE model_versions SET creation_time = ? WHERE name = ? AND version = ?",
-                (at_ms, self.line, version.version),
+                (at_ms, self.line_name, version.version),
             )
             assert found.rowcount == 1
 
@@ -129,9 +129,9 @@ def scene(
     prefect = RecordedPrefect({f"release/{name}": False})
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", mlflow_server.url.rpartition(":")[2])
     monkeypatch.setenv("WEIGHBRIDGE_PREFECT_PORT", str(prefect.port))
-    plan = make_line().model_copy(update={"name": name})
+    line = make_line().model_copy(update={"name": name})
     settings = load_settings()
-    yield Scene(plan, Registry(settings), settings, mlflow_server, prefect)
+    yield Scene(line, Registry(settings), settings, mlflow_server, prefect)
     prefect.close()
 
 
@@ -146,48 +146,48 @@ def test_a_failed_candidate_has_no_version_and_one_made_by_hand_is_refused(scene
     production, failed = scene.candidate("good", "baseline"), scene.candidate("worse", "regression")
     scene.serve(scene.click(production))
     with pytest.raises(ApprovalRefused, match="lost 12 items"):
-        scene.registry.candidate(scene.line, failed.digest)
+        scene.registry.candidate(scene.line_name, failed.digest)
     tags = {records.DIGEST: failed.digest, records.SCHEME: "int8", records.PASSES: "true"}
-    scene.registry.client.create_model_version(scene.line, source=failed.uri, tags=tags, description="mine")
+    scene.registry.client.create_model_version(scene.line_name, source=failed.uri, tags=tags, description="mine")
     with pytest.raises(ApprovalRefused, match="was not copied from"):
         scene.hold(scene.version(2))
     scene.is_refused(scene.version(2), "was not copied from")
-    assert scene.registry.client.get_model_version(scene.line, "2").description.endswith("---\n\nmine")
+    assert scene.registry.client.get_model_version(scene.line_name, "2").description.endswith("---\n\nmine")
     with pytest.raises(ApprovalRefused, match="is refused: ApprovalRefused"):
         scene.hold(scene.version(2))
-    assert scene.registry.production(scene.line) == scene.version(1)
+    assert scene.registry.production(scene.line_name) == scene.version(1)
 
 
 def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene) -> None:
     failed, invalid = scene.candidate("worse", "regression"), scene.candidate("unknown", "invalid")
     anna, override = Approval(overriders=["anna"]), scene.registry.override
     with pytest.raises(ApprovalRefused, match=r"bob may not override .* names anna"):
-        override(scene.line, failed.short, "please", "bob", anna)
+        override(scene.line_name, failed.short, "please", "bob", anna)
     with pytest.raises(ApprovalRefused, match="names nobody"):
-        override(scene.line, failed.short, "please", "anna", Approval())
+        override(scene.line_name, failed.short, "please", "anna", Approval())
     with pytest.raises(ApprovalRefused, match="needs a reason"):
-        override(scene.line, failed.short, " ", "anna", anna)
+        override(scene.line_name, failed.short, " ", "anna", anna)
     with pytest.raises(ApprovalRefused, match="was not weighed"):
-        override(scene.line, invalid.short, "please", "anna", anna)
+        override(scene.line_name, invalid.short, "please", "anna", anna)
     with pytest.raises(VersionUnknown, match="no candidate of"):
-        override(scene.line, "0" * 12, "please", "anna", anna)
-    assert list(AuditLog().entries(scene.line)) == []
+        override(scene.line_name, "0" * 12, "please", "anna", anna)
+    assert list(AuditLog().entries(scene.line_name)) == []
 
-    version = override(scene.line, failed.short, "the twelve items are outdated", "anna", anna)
-    assert override(scene.line, failed.short, "again", "anna", anna).version == version.version
+    version = override(scene.line_name, failed.short, "the twelve items are outdated", "anna", anna)
+    assert override(scene.line_name, failed.short, "again", "anna", anna).version == version.version
     assert (version.passes, version.outcome, version.approved_by) == (False, "regression", "anna")
-    entries = list(AuditLog().entries(scene.line))
+    entries = list(AuditLog().entries(scene.line_name))
     assert [(one.action, one.who, one.what) for one in entries] == [
         ("override", "anna", failed.digest), ("approve", "anna", failed.digest)
     ]  # fmt: skip
     assert scene.hold(version, anna) == failed
 
-    original = scene.registry.client.get_model_version(scene.line, str(version.version))
-    copy = scene.registry.client.create_model_version(scene.line, source=failed.uri, tags=original.tags)
+    original = scene.registry.client.get_model_version(scene.line_name, str(version.version))
+    copy = scene.registry.client.create_model_version(scene.line_name, source=failed.uri, tags=original.tags)
     with pytest.raises(ApprovalRefused, match="repeats the override of version 1"):
         scene.hold(scene.version(int(copy.version)), anna)
     forged = scene.registry.client.create_model_version(
-        scene.line, source=failed.uri, tags={**original.tags, records.OVERRIDE: "0" * 64}
+        scene.line_name, source=failed.uri, tags={**original.tags, records.OVERRIDE: "0" * 64}
     )
     with pytest.raises(ApprovalRefused, match="does not stand in the audit log"):
         scene.hold(scene.version(int(forged.version)), anna)
@@ -206,7 +206,7 @@ def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene)
     with pytest.raises(ApprovalRefused, match="more than 14 days ago"):
         scene.hold(scene.version(1))
     scene.is_refused(version, "more than 14 days ago")
-    again = scene.registry.approve(scene.line, 1, "still wanted", "ada")
+    again = scene.registry.approve(scene.line_name, 1, "still wanted", "ada")
     assert again.version == 2 and scene.hold(again) == artifact
 
 
@@ -218,16 +218,16 @@ def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
     for artifact in (first, second):
         scene.serve(scene.click(artifact))
     scene.age(scene.version(1), 400)
-    scene.registry.client.set_registered_model_alias(scene.line, "production", "1")
-    wanted = step.wanted(scene.plan, None)
+    scene.registry.client.set_registered_model_alias(scene.line_name, "production", "1")
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == 1
     assert scene.hold(wanted) == first
 
-    scene.registry.client.set_registered_model_alias(scene.line, "production", "2")
+    scene.registry.client.set_registered_model_alias(scene.line_name, "production", "2")
     forged = scene.click(third)
-    scene.registry.client.set_model_version_tag(scene.line, str(forged.version), records.STATE, "previous")
-    scene.registry.client.set_registered_model_alias(scene.line, "production", str(forged.version))
-    wanted = step.wanted(scene.plan, None)
+    scene.registry.client.set_model_version_tag(scene.line_name, str(forged.version), records.STATE, "previous")
+    scene.registry.client.set_registered_model_alias(scene.line_name, "production", str(forged.version))
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == forged.version
     with pytest.raises(ApprovalRefused, match="was weighed against"):
         scene.hold(wanted)
@@ -237,9 +237,9 @@ def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
 def test_the_alias_on_a_version_that_nobody_weighed_is_not_obeyed(scene: Scene) -> None:
     artifact = scene.candidate("good", "baseline")
     scene.serve(scene.click(artifact))
-    scene.registry.client.create_model_version(scene.line, source=f"store://{scene.line}/{'0' * 64}")
-    scene.registry.client.set_registered_model_alias(scene.line, "production", "2")
-    wanted = step.wanted(scene.plan, None)
+    scene.registry.client.create_model_version(scene.line_name, source=f"store://{scene.line_name}/{'0' * 64}")
+    scene.registry.client.set_registered_model_alias(scene.line_name, "production", "2")
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == 2
     with pytest.raises(ApprovalRefused, match="was not copied from"):
         scene.hold(wanted)
@@ -269,7 +269,7 @@ def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.M
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         scene.hold(version)
     scene.is_refused(version, "config.json")
-    assert scene.registry.production(scene.line) == scene.version(1)
+    assert scene.registry.production(scene.line_name) == scene.version(1)
 
 
 def test_what_was_weighed_against_another_production_is_weighed_again(scene: Scene) -> None:
@@ -278,23 +278,23 @@ def test_what_was_weighed_against_another_production_is_weighed_again(scene: Sce
     scene.serve(scene.click(first))
     scene.serve(scene.click(second))
     late = scene.click(third)
-    command = f"weighbridge release {scene.line} --revision {COMMIT} --scheme int8"
+    command = f"weighbridge release {scene.line_name} --revision {COMMIT} --scheme int8"
     said = f"weighed against {first.short}, and production is version 2 .int8, {second.short}. now"
 
     with pytest.raises(ApprovalRefused, match=f"{said}.*Weigh it again: `{command}`; then"):
-        check_production(scene.plan, scene.registry.candidate(scene.line, third.digest), scene.registry)
-    assert scene.prefect.asked(f"release/{scene.line}") == []
+        check_production(scene.line, scene.registry.candidate(scene.line_name, third.digest), scene.registry)
+    assert scene.prefect.asked(f"release/{scene.line_name}") == []
     with pytest.raises(ApprovalRefused, match=f"{said}.*is being weighed again: `{command}` was started in Prefect"):
         scene.hold(late)
     scene.is_refused(late, "is being weighed again")
     with pytest.raises(ApprovalRefused, match="is being weighed again"):
         scene.hold(scene.click(third))
-    [run] = scene.prefect.asked(f"release/{scene.line}")
-    assert run["parameters"] == {"line": scene.line, "schemes": ["int8"], "revision": COMMIT}
+    [run] = scene.prefect.asked(f"release/{scene.line_name}")
+    assert run["parameters"] == {"line": scene.line_name, "schemes": ["int8"], "revision": COMMIT}
 
     scene.candidate("third", against=second.digest)
     assert scene.hold(scene.click(third)) == third
-    assert scene.registry.production(scene.line) == scene.version(2)
+    assert scene.registry.production(scene.line_name) == scene.version(2)
 
 
 def test_where_prefect_cannot_be_asked_the_refusal_names_the_command(scene: Scene) -> None:
@@ -324,7 +324,7 @@ def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene
     artifact = scene.candidate("good", "baseline")
     approving = [
         subprocess.Popen(
-            [sys.executable, "-c", APPROVE, scene.server.url, scene.line, str(tmp_path), who],
+            [sys.executable, "-c", APPROVE, scene.server.url, scene.line_name, str(tmp_path), who],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -333,9 +333,9 @@ def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene
     wait_for(lambda: (tmp_path / "ada").exists() and (tmp_path / "bob").exists())
     (tmp_path / "go").touch()
     assert [process.communicate(timeout=120)[0].strip() for process in approving] == ["1", "1"]
-    assert [one.version for one in scene.registry.versions(scene.line)] == [1]
-    assert [one.action for one in AuditLog().entries(scene.line)] == ["approve"]
-    assert scene.registry.approve(scene.line, 1, "", "carl").version == 1
+    assert [one.version for one in scene.registry.versions(scene.line_name)] == [1]
+    assert [one.action for one in AuditLog().entries(scene.line_name)] == ["approve"]
+    assert scene.registry.approve(scene.line_name, 1, "", "carl").version == 1
     assert scene.hold(scene.version(1)) == artifact
 
 
@@ -348,15 +348,15 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
         click.start()
     for click in clicks:
         click.join()
-    assert [one.version for one in scene.registry.waiting(scene.line)] == [1, 2]
-    wanted = step.wanted(scene.plan, None)
+    assert [one.version for one in scene.registry.waiting(scene.line_name)] == [1, 2]
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == 2
     scene.hold(wanted)
-    monkeypatch.setattr(step, "tidy", lambda plan: None)
-    step.settle.fn(scene.plan, wanted)
-    assert [one.state for one in scene.registry.versions(scene.line)] == ["retired", "serving"]
+    monkeypatch.setattr(step, "tidy", lambda line: None)
+    step.settle.fn(scene.line, wanted)
+    assert [one.state for one in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
-    wanted = step.wanted(scene.plan, None)
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == 2, "nothing is left to be done"
 
 
@@ -368,20 +368,20 @@ def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_i
     older, newer = (scene.candidate(name, against=production.digest) for name in ("older", "newer"))
     scene.click(older)
     scene.click(newer)
-    wanted = step.wanted(scene.plan, None)
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.digest == newer.digest
     (Store(scene.settings.store_folder).path(newer) / "config.json").unlink()
     with pytest.raises(ArtifactDamaged):
         scene.hold(wanted)
-    wanted = step.wanted(scene.plan, None)
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and scene.hold(wanted) == older
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back"])
 def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State) -> None:
     scene.serve(scene.click(scene.candidate("good", "baseline")))
-    scene.registry.set_state(scene.line, 1, state, "errors")
-    wanted = step.wanted(scene.plan, None)
+    scene.registry.set_state(scene.line_name, 1, state, "errors")
+    wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.version == 1
     with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
         scene.hold(wanted)
@@ -399,7 +399,7 @@ def test_the_registry_says_what_serves_wherever_a_kill_came(
         scene.click(scene.candidate(name, "baseline")) for name in ("first", "second", "newest")
     )
     scene.serve(first)
-    scene.registry.set_state(scene.line, newest.version, "rolling")
+    scene.registry.set_state(scene.line_name, newest.version, "rolling")
     left = writes
 
     def dies(name: str) -> None:
@@ -418,12 +418,12 @@ def test_the_registry_says_what_serves_wherever_a_kill_came(
         dies(name)
     if writes < 5:
         with pytest.raises(Killed):
-            step.tell_registry(scene.plan, scene.version(newest.version))
+            step.tell_registry(scene.line, scene.version(newest.version))
     left = 100
-    step.tell_registry(scene.plan, scene.version(newest.version))
-    production, previous = scene.registry.production(scene.line), scene.registry.previous(scene.line)
+    step.tell_registry(scene.line, scene.version(newest.version))
+    production, previous = scene.registry.production(scene.line_name), scene.registry.previous(scene.line_name)
     assert production == scene.version(newest.version) and production.state == "serving"
     assert previous == scene.version(first.version) and previous.state == "previous"
     assert scene.version(passed_over.version).state == "retired"
     left = 0
-    step.tell_registry(scene.plan, scene.version(newest.version))
+    step.tell_registry(scene.line, scene.version(newest.version))

@@ -60,7 +60,7 @@ class Trial:
 
     @contextmanager
     def scoring(
-        self, plan: Line, artifact: Artifact, tell: Callable[[str], None], batch_size: int | None = None
+        self, line: Line, artifact: Artifact, tell: Callable[[str], None], batch_size: int | None = None
     ) -> Iterator[GeneralScoring]:
         """How an artifact is scored on general suites; the engine runs within the block where it is scored through it.
 
@@ -71,9 +71,9 @@ class Trial:
         if not self.prompt_log_probabilities:
             yield GeneralScoring(artifact.digest, folder, batch_size=batch_size)
             return
-        with self.launch(plan, artifact, tell) as launched:
+        with self.launch(line, artifact, tell) as launched:
             base = base_of(launched.url)
-            if lacking := lacks_log_probabilities(base, plan.name, None):
+            if lacking := lacks_log_probabilities(base, line.name, None):
                 raise SuiteNeedsMore(
                     f"{self.engine} is to score general suites and gives no log-probabilities of prompts: {lacking}.",
                     "Look at its log and flags; a newer version may have changed its API.",
@@ -81,19 +81,19 @@ class Trial:
                 )
             remote = Remote(
                 base=base,
-                model=plan.name,
+                model=line.name,
                 tokenizer=folder,
-                context=plan.target.context,
-                concurrency=plan.target.concurrency,
+                context=line.target.context,
+                concurrency=line.target.concurrency,
             )
             facts = read_facts(folder)
             yield GeneralScoring(artifact.digest, remote, engine=self.engine, facts=facts, batch_size=batch_size)
 
-    def asking(self, plan: Line, artifact: Artifact, launched: Launched) -> Asking:
+    def asking(self, line: Line, artifact: Artifact, launched: Launched) -> Asking:
         """How a launched engine is asked regression suites."""
         return Asking(
             endpoint=launched.url,
-            model=plan.name,
+            model=line.name,
             artifact_digest=artifact.digest,
             engine=self.engine,
             facts=read_facts(Store().path(artifact)),

@@ -9,7 +9,7 @@ from weighbridge.line import Line
 
 
 def judge_suites(
-    plan: Line,
+    line: Line,
     candidate: list[SuiteScores],
     production: list[SuiteScores] | None,
     again: list[SuiteScores] | None = None,
@@ -21,14 +21,14 @@ def judge_suites(
         alone: suites that nothing else could be asked; they are scored for later.
     """
     twice = {scores.suite: scores for scores in again or []}
-    margins = {use.name: use.margin for use in plan.suites}
+    margins = {use.name: use.margin for use in line.suites}
     theirs = {scores.suite: scores for scores in production or []}
     return [
         weigh_suite(
             scores,
             None if production is None or scores.suite in alone else theirs[scores.suite],
             margin=margins[scores.suite],
-            confidence=plan.confidence,
+            confidence=line.confidence,
             earlier=earlier_scorings(theirs.get(scores.suite)),
             again=twice.get(scores.suite),
         )
@@ -45,6 +45,6 @@ def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
     )
 
 
-def may_pass(plan: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:
+def may_pass(line: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:
     """Whether the suites scored so far leave a candidate a chance: one that is not shown to be no worse ends it."""
-    return all(one.outcome in ("non_inferior", "baseline") for one in judge_suites(plan, candidate, production))
+    return all(one.outcome in ("non_inferior", "baseline") for one in judge_suites(line, candidate, production))
