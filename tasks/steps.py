@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from importlib import import_module
+from inspect import signature
 from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
@@ -41,16 +42,17 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
 
     Args:
         name: what Prefect shows; may use the parameters, as in `quantize-{scheme}`.
-        key: called with the step's arguments by name; what it returns identifies the result. Without it
-            the step is done every time.
+        key: called with those of the step's arguments that it names; what it returns identifies the result.
+            Without it the step is done every time.
     """
+    named = list(signature(key).parameters) if key else []
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def cache_key(_: TaskRunContext, arguments: dict[str, Any]) -> str | None:
             if key is None:
                 return None
             # Not by its module: a worker loads a flow's file under a name that is new in every run.
-            text = json.dumps([name, function.__name__, key(**arguments)], sort_keys=True, default=str)
+            text = json.dumps([name, function.__name__, key(**{name: arguments[name] for name in named})], sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
         return task(

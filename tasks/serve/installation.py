@@ -1,0 +1,23 @@
+"""An installation that serves: the store and the registry, and with them the gateway and the fleet."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from registry.installation import Installation
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway import Gateway
+
+
+class ServingInstallation(Installation):
+    """What flows and commands that move traffic work with."""
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        """The gateway before all engines."""
+        return Gateway(self.settings)
+
+    @cached_property
+    def fleet(self) -> LocalFleet:
+        """Where the engines run."""
+        return LocalFleet(self.settings)
