@@ -52,7 +52,8 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
             if key is None:
                 return None
             # Not by its module: a worker loads a flow's file under a name that is new in every run.
-            text = json.dumps([name, function.__name__, key(**{name: arguments[name] for name in named})], sort_keys=True, default=str)
+            depends_on = key(**{one: arguments[one] for one in named})
+            text = json.dumps([name, function.__name__, depends_on], sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
         return task(
