@@ -58,6 +58,12 @@ class SettingsInvalid(WeighbridgeError):
     exit_status = 2
 
 
+class PluginInvalid(WeighbridgeError):
+    """An installed plug-in cannot be loaded, or its name is taken; its distribution is named."""
+
+    exit_status = 2
+
+
 # --- the local stack ------------------------------------------------------------------------
 
 
