@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from e2e_support import Road, answers
 
 from examples import damage, smollm2
+from tests.e2e.e2e_support import Road, answers
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge.settings import load_settings

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from e2e_support import Road
 
 from examples.load import Load
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.serve.fleet.local import LocalFleet
+from tests.e2e.e2e_support import Road
 from tests.support.waiting import wait_for
 from weighbridge.processor import processor_features
 

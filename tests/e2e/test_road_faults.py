@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
-from e2e_support import LINE, Road
 
 from examples.load import Load
 from registry.access import accounts
@@ -22,6 +21,7 @@ from registry.models.registry import Registry
 from registry.store import Store
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tests.e2e.e2e_support import LINE, Road
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

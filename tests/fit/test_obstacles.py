@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fit_support import LLAMA, row
 
 from tasks.fit import plan
 from tasks.fit.catalogue import model_of
@@ -14,6 +13,7 @@ from tasks.fit.hardware.gpus import gpu
 from tasks.fit.memory.terms import Model
 from tasks.fit.model.parts import Piece
 from tasks.fit.model.shape import ModelShape, shape_of_config
+from tests.fit.fit_support import LLAMA, row
 from weighbridge.errors import FitOptionUnknown
 
 

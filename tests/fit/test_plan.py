@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fit_support import GPUS, LLAMA, MIXTURE, row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.schemes.bytes import scheme_names, scheme_size
+from tests.fit.fit_support import GPUS, LLAMA, MIXTURE, row
 
 
 def test_the_terms_add_up(model: Callable[[str], Model]) -> None:

@@ -25,14 +25,12 @@ from registry.models.registry import Registry
 from stack.services import Service, services
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tests.serve.serve_support import make_artifact
 from tests.support.ports import free_ports
 from tests.support.postgres import postgres, postgres_programs
 from tests.support.waiting import wait_for
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.settings import Settings, load_settings
-
-sys.path.append(str(Path(__file__).parent.parent / "serve"))
-from serve_support import make_artifact
 
 PROGRAMS = postgres_programs()
 PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "2"))
@@ -42,7 +40,7 @@ pytestmark = [
 ]
 TRIES = 15
 RECONCILER = """
-from serve_support import FakeEngine, make_line
+from tests.serve.serve_support import FakeEngine, make_line
 from tasks.serve.fleet import local
 local.engine = lambda name: FakeEngine()
 from weighbridge.line import Line

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from quantize_support import COMMIT, stand_in, write_release
 
 from registry.store import Artifact, Store
 from tasks.quantize import quantize
+from tests.quantize.quantize_support import COMMIT, stand_in, write_release
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantize_support import write_sharded
 
 from tasks.quantize import scheme
 from tasks.quantize.loader_config import quantization_config
@@ -19,6 +18,7 @@ from tasks.quantize.plan.recipe import plan
 from tasks.quantize.process.job import Job
 from tasks.quantize.rounding import NotFinite, narrow, pack, round_rows, round_to, widen
 from tasks.quantize.tensors import read_tensors
+from tests.quantize.quantize_support import write_sharded
 
 pytestmark = pytest.mark.timeout(400)
 

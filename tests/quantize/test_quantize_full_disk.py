@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from quantize_support import SHARDS, write_sharded
 
+from tests.quantize.quantize_support import SHARDS, write_sharded
 from weighbridge.errors import DiskFull
 from weighbridge.settings import project_root
 

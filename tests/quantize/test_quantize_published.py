@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantize_support import llama_config, llama_weights, write_tensors
 
 from registry.store import Store
 from tasks.quantize import check_published, quantize, scheme
 from tasks.quantize.methods import rtn
 from tasks.quantize.plan.recipe import plan
 from tasks.quantize.process.job import Job
+from tests.quantize.quantize_support import llama_config, llama_weights, write_tensors
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 HIDDEN, INTERMEDIATE, GROUP, BITS = 64, 128, 32, 4

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 import pytest
-from quantize_support import write_sharded
 
 from tasks.quantize import quantize, scheme
 from tasks.quantize.plan import resources
 from tasks.quantize.plan.recipe import Recipe, plan
 from tasks.quantize.plan.resources import available_bytes, needs
 from tasks.quantize.plan.targets import Layer
+from tests.quantize.quantize_support import write_sharded
 from weighbridge.errors import DiskFull, MemoryShort
 
 

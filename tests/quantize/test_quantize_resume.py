@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-from quantize_support import SHARDS, stand_in, write_sharded
 
 from registry.store import Store
 from tasks.quantize import quantize, scheme
@@ -17,6 +16,7 @@ from tasks.quantize.plan.recipe import plan
 from tasks.quantize.process.job import Failure, Job, Message
 from tasks.quantize.process.shards import Finished
 from tasks.quantize.tensors import read_tensors
+from tests.quantize.quantize_support import SHARDS, stand_in, write_sharded
 from weighbridge.errors import DiskFull, QuantizationFailed, QuantizationInterrupted, QuantizationUncovered
 
 LAYERS = 14

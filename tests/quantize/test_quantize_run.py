@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from quantize_support import stand_in
 
 from tasks.quantize import quantize, record_of
 from tasks.quantize.tensors import read_tensors
+from tests.quantize.quantize_support import stand_in
 from weighbridge.errors import (
     ArtifactMissing,
     DiskFull,

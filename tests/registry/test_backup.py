@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_support import made
 
 from registry.audit import AuditLog
 from registry.backup import back_up, read, restore
 from registry.models.records import ReleaseRecord
 from registry.models.registry import Registry
 from registry.store import Store
+from tests.registry.store_support import made
 from weighbridge.errors import AuditBroken, BackupDamaged, BackupFailed, OptionInvalid
 from weighbridge.settings import Settings, load_settings
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from store_support import made
 
 from registry.store import Artifact, Store
+from tests.registry.store_support import made
 
 
 @pytest.fixture

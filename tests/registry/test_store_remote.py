@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_support import made
 
 from registry.store import Artifact, FileEntry, Manifest, Store
 from registry.store.artifact import digest_of
+from tests.registry.store_support import made
 from tests.support.object_store import object_store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_support import made
 
 from registry.store import Store, signing
+from tests.registry.store_support import made
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from serve_support import FakeEngine
 
 from tasks.serve.fleet import local
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
+from tests.serve.serve_support import FakeEngine
 from tests.support.ports import free_ports
 from weighbridge.settings import load_settings
 

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from serve_support import make_line
 
 from registry.audit import AuditLog
 from registry.models import records
@@ -24,6 +23,7 @@ from registry.models.registry import COMMENT_START, Registry
 from registry.store import Artifact, Store
 from tasks.serve import step
 from tasks.serve.approval import check_production, hold
+from tests.serve.serve_support import make_line
 from tests.support.mlflow_server import MlflowServer
 from tests.support.recorded_prefect import RecordedPrefect
 from tests.support.waiting import wait_for

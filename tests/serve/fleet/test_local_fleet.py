@@ -7,9 +7,9 @@ import socket
 import httpx
 import psutil
 import pytest
-from serve_support import make_artifact, make_line
 
 from registry.store import Store
+from tests.serve.serve_support import make_artifact, make_line
 from tests.support.waiting import wait_for
 from weighbridge.errors import ArtifactDamaged, EngineFailed
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gateway_support import FakeEngine, Running, make_gateway
 
 from tasks.serve.gateway import Gateway
+from tests.serve.gateway.gateway_support import FakeEngine, Running, make_gateway
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_support import FakeEngine, Running, make_gateway
 
 from tasks.serve.gateway import Backend, Gateway, Held, discovery, documents
+from tests.serve.gateway.gateway_support import FakeEngine, Running, make_gateway
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge.errors import GatewayFailed

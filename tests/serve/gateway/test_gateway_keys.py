@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_support import FakeEngine, Running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.serve.gateway import Limits
 from tasks.serve.gateway.keys import Keys, record_of
+from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.waiting import wait_for
 
 Make = Callable[[], FakeEngine]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateway_support import FakeEngine, Running
 
 from tasks.serve.gateway import Backend, Limits
+from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge.files import read_yaml

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_support import FakeEngine, Running
 
 from tasks.serve.gateway import LineRoute
+from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.waiting import wait_for
 from weighbridge.errors import GatewayFailed
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from gateway_support import FakeEngine, Running
 
 from tasks.serve.gateway import Limits, Shadow, shadow_log
+from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.waiting import wait_for
 from weighbridge.errors import GatewayFailed
 

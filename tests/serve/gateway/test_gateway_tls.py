@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from gateway_support import Running
 
 from tasks.serve.gateway import Gateway
+from tests.serve.gateway.gateway_support import Running
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge.errors import SettingsInvalid

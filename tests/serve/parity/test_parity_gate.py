@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from parity_support import answering, make_probes, other_words, plan, with_noise
 
 from tasks.serve.parity.gate import RECORD, keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference
+from tests.serve.parity.parity_support import answering, make_probes, other_words, plan, with_noise
 from weighbridge.errors import EngineDiverges, EngineFailed
 
 PROBES = make_probes()

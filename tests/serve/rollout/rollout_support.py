@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 
-from serve_support import make_artifact, make_line
-
 from examples.load import Load
 from tasks.serve.fleet.local import plan_engine
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
+from tests.serve.serve_support import make_artifact, make_line
 from tests.support.waiting import wait_for
 from weighbridge.errors import RolloutAborted
 
@@ -21,10 +20,10 @@ GIVEN = {"steps": [10, 50, 100], "hold_seconds": 2, "max_hold_seconds": 30}
 
 MOVER = """
 import sys
-from serve_support import FakeEngine, make_line
+from tests.serve.serve_support import FakeEngine, make_line
 from tasks.serve.fleet import local
 local.engine = lambda name: FakeEngine()
-from rollout_support import lock_of, with_rollout
+from tests.serve.rollout.rollout_support import lock_of, with_rollout
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out

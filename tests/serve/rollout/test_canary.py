@@ -6,12 +6,12 @@ import threading
 import time
 
 import pytest
-from rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
-from serve_support import FakeEngine, make_artifact, make_line
 
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.retire import retire
+from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
+from tests.serve.serve_support import FakeEngine, make_artifact, make_line
 from weighbridge.errors import RolloutAborted, RolloutBusy
 
 

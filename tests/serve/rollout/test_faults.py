@@ -11,7 +11,10 @@ import signal
 import time
 
 import pytest
-from rollout_support import (
+
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.rollout.canary import roll_out
+from tests.serve.rollout.rollout_support import (
     GIVEN,
     clients,
     kill_when,
@@ -25,10 +28,7 @@ from rollout_support import (
     weights,
     with_rollout,
 )
-from serve_support import make_artifact
-
-from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.rollout.canary import roll_out
+from tests.serve.serve_support import make_artifact
 from weighbridge.errors import RolloutAborted
 
 pytestmark = pytest.mark.timeout(300)

@@ -15,7 +15,13 @@ from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
-from rollout_support import (
+
+from examples.load import Load
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import access_log
+from tasks.serve.rollout import rollback
+from tasks.serve.rollout.canary import roll_out
+from tests.serve.rollout.rollout_support import (
     GIVEN,
     clients,
     lock_of,
@@ -27,13 +33,7 @@ from rollout_support import (
     weights,
     with_rollout,
 )
-from serve_support import make_artifact
-
-from examples.load import Load
-from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.gateway import access_log
-from tasks.serve.rollout import rollback
-from tasks.serve.rollout.canary import roll_out
+from tests.serve.serve_support import make_artifact
 from tests.support.waiting import wait_for
 from weighbridge.errors import DiskFull
 

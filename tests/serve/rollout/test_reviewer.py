@@ -15,7 +15,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
-from serve_support import make_line
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -29,6 +28,7 @@ from tasks.propose.dossier import Weighed
 from tasks.propose.propose import propose
 from tasks.serve import step
 from tasks.source.hub import Source
+from tests.serve.serve_support import make_line
 
 pytestmark = pytest.mark.timeout(600)
 WINDOW = {"width": 1280, "height": 800}

@@ -7,8 +7,6 @@ import threading
 import time
 
 import pytest
-from rollout_support import clients, lock_of, serve_first, weights, with_rollout
-from serve_support import make_artifact
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -17,6 +15,8 @@ from registry.models.registry import Registry
 from tasks.serve import step
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
+from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, weights, with_rollout
+from tests.serve.serve_support import make_artifact
 from weighbridge.errors import EngineFailed, RolloutAborted, StackDown
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
-from serve_support import make_artifact
 
 from tasks.serve.gateway import Shadow
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.retire import retire
+from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
+from tests.serve.serve_support import make_artifact
 from weighbridge.errors import RolloutAborted
 from weighbridge.line import Rollout, ShadowStep
 

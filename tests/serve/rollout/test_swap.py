@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from rollout_support import lock_of, serve_first, weights, with_rollout
-from serve_support import make_artifact, make_line
 
 from tasks.serve.fleet import local
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.swap import engine_with_room
+from tests.serve.rollout.rollout_support import lock_of, serve_first, weights, with_rollout
+from tests.serve.serve_support import make_artifact, make_line
 from weighbridge.errors import NoRoomBeside, RolloutAborted
 
 
