@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
-from typing import NamedTuple
-
 from prefect import flow
 
 from registry.models.registry import Registry
@@ -25,20 +21,15 @@ from tasks.evaluate.step import (
 )
 from tasks.evaluate.verdict.judge_suites import may_pass
 from tasks.fit.step import fit, refit
-from tasks.propose.dossier import Rung, Weighed
+from tasks.propose.dossier import Weighed
 from tasks.propose.propose import Release
 from tasks.propose.step import propose
-from tasks.quantize.step import methods_of, quantize
+from tasks.quantize.step import quantize_scheme
 from tasks.serve.step import engine_on_trial, keep_reference
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
-from tasks.steps import run_logger, side_by_side, step
+from tasks.steps import side_by_side, step
 from weighbridge.errors import (
-    CalibrationInvalid,
-    MemoryShort,
-    QuantizationFailed,
-    QuantizationInterrupted,
-    QuantizationUncovered,
     VerdictInconclusive,
     VerdictInvalid,
     VerdictRegression,
@@ -78,13 +69,13 @@ def release(
     production, trial = current(line), engine_on_trial(configured)
     forecast(configured, production, trial)
     weights = download(pinned, line)
-    climbed = [climb(configured, weights, scheme) for scheme in report.schemes]
-    report = refit(report, [one.artifact for one in climbed], configured)
-    climbed = [one for one in climbed if one.artifact.scheme in report.schemes]
+    quantized = [quantize_scheme(configured, weights, scheme, look) for scheme in report.schemes]
+    report = refit(report, [made.artifact for made in quantized], configured)
+    quantized = [made for made in quantized if made.artifact.scheme in report.schemes]
     changed = what_changed(production, weights)
     shared = {"line": configured, "production": production, "weights": weights, "trial": trial}
-    weighed = side_by_side(weigh, [{**shared, "artifact": one.artifact, "seen": one.seen} for one in climbed])
-    weighed = [one.model_copy(update={"rungs": made.rungs}) for one, made in zip(weighed, climbed, strict=True)]
+    weighed = side_by_side(weigh, [{**shared, "artifact": made.artifact, "seen": made.drift} for made in quantized])
+    weighed = [one.model_copy(update={"attempts": made.attempts}) for one, made in zip(weighed, quantized, strict=True)]
     for one in weighed:
         if one.verdict.passes and configured.engine.parity != "off":
             keep_reference(configured, one.artifact)
@@ -95,55 +86,6 @@ def current(line: str) -> Artifact | None:
     """What the registry says is in production."""
     serving = Registry().production(line)
     return Store().get(line, serving.digest) if serving else None
-
-
-class Climbed(NamedTuple):
-    """A scheme's candidate and how it came about."""
-
-    artifact: Artifact
-    seen: DriftReport | None
-    """The look at it; None for the release as published."""
-    rungs: tuple[Rung, ...]
-
-
-def climb(line: Line, weights: Artifact, scheme: str) -> Climbed:
-    """Make a scheme's candidate: by its cheapest method, and by a costlier one while that is too far from its release.
-
-    A method that fails is passed over where another gives a candidate; a climb that takes too long ends where it is.
-
-    Returns:
-        The nearest to the release, and every method that was tried.
-
-    Raises:
-        QuantizationFailed, QuantizationUncovered: no method gives a candidate.
-    """
-    began, tried = time.monotonic(), list[tuple[Artifact, DriftReport, Rung]]()
-    rungs, failure = list[Rung](), None
-    for method in methods_of(scheme, line):
-        if rungs and time.monotonic() - began > 60 * line.quantize.minutes:
-            run_logger().warning("%s: %s is not tried, for %g minutes are over", scheme, method, line.quantize.minutes)
-            break
-        try:
-            artifact = quantize(weights, scheme, method, line.quantize)
-        except QuantizationInterrupted:
-            # Somebody stopped it: the next run goes on there, and no other method stands in for it.
-            raise
-        except (QuantizationFailed, QuantizationUncovered, CalibrationInvalid, MemoryShort) as error:
-            failure = error
-            rungs.append(Rung(method=method, digest="", outcome="failed", sentence=error.what))
-            continue
-        if artifact == weights:
-            return Climbed(artifact, None, ())
-        seen = look(artifact, weights, line)
-        rungs.append(Rung.of(method, seen))
-        tried.append((artifact, seen, rungs[-1]))
-        if seen.outcome == "non_inferior":
-            return Climbed(artifact, seen, tuple(rungs))
-    if not tried:
-        assert failure is not None
-        raise failure
-    artifact, seen, _ = min(tried, key=lambda one: math.inf if one[2].kl_nats is None else one[2].kl_nats)
-    return Climbed(artifact, seen, tuple(rungs))
 
 
 @step(

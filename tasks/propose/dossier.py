@@ -11,6 +11,7 @@ from tasks.evaluate.drift import DriftReport
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict
 from tasks.fit.hardware.measured_memory import kept
+from tasks.quantize.until_close import Attempt
 from weighbridge.line import Line
 from weighbridge.units import GIB
 
@@ -19,29 +20,6 @@ if TYPE_CHECKING:
     from tasks.quantize import Record
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
-
-
-class Rung(BaseModel):
-    """One method that a scheme was tried by, and how far its result was from the release."""
-
-    model_config = ConfigDict(frozen=True)
-
-    method: str
-    digest: str
-    """Of the artifact; empty where the method failed."""
-    outcome: str
-    """Of the look at it: `non_inferior` ended the climb; `failed` where there is nothing to look at."""
-    sentence: str
-    kl_nats: float | None = None
-    """KL divergence from the release on held text, nats a token."""
-
-    @classmethod
-    def of(cls, method: str, seen: DriftReport) -> Rung:
-        """A rung by what was seen of its artifact."""
-        kl = next((one.difference for one in seen.signals if one.name == "KL"), None)
-        return cls(
-            method=method, digest=seen.candidate_digest, outcome=seen.outcome, sentence=seen.sentence, kl_nats=kl
-        )
 
 
 class Weighed(BaseModel):
@@ -56,8 +34,8 @@ class Weighed(BaseModel):
     """Empty for a line's first release."""
     drift: dict[str, DriftReport] = {}
     """What was measured beside accuracy: `distributions` and `answers`."""
-    rungs: tuple[Rung, ...] = ()
-    """Methods tried, from the cheapest up; the candidate is the nearest to the release."""
+    attempts: tuple[Attempt, ...] = ()
+    """Methods tried, from the cheapest up; the candidate is the closest to the release."""
     scored_through: str = ""
     """In a sentence: what scored the general suites, and what that leaves open."""
 

@@ -273,8 +273,10 @@ def _params(dossier: Dossier) -> dict[str, str]:
         "concurrency": str(dossier.line.target.concurrency),
         "gpus": ", ".join(dossier.line.target.gpus),
     }
-    if dossier.weighed.rungs:
-        params["methods_tried"] = "; ".join(f"{rung.method}: {rung.outcome}" for rung in dossier.weighed.rungs)
+    if dossier.weighed.attempts:
+        params["methods_tried"] = "; ".join(
+            f"{attempt.method}: {attempt.outcome}" for attempt in dossier.weighed.attempts
+        )
     params |= {f"{suite.suite}/margin": str(suite.margin) for suite in dossier.verdict.suites}
     return params | {f"{scores.suite}/scorer": scores.scorer for scores in dossier.weighed.candidate_scores}
 

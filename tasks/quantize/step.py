@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from registry.store import Artifact
 from tasks.quantize.calibration import calibration_digest
 from tasks.quantize.process.job import deciding_versions
 from tasks.quantize.run import quantize as run_quantization
+from tasks.quantize.until_close import D, Quantized, quantize_until_close
 from tasks.schemes import scheme as scheme_of
-from tasks.steps import log_progress, step
+from tasks.steps import log_progress, run_logger, step
 from weighbridge import __version__
 from weighbridge.line import Line, Quantize
 from weighbridge.settings import load_settings
 
 
 def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
-    """The rungs of a scheme's ladder, from the cheapest up: the line's choice, or the scheme's own."""
+    """The methods to try for a scheme, from the cheapest up: the line's choice, or the scheme's own."""
     return tuple(line.quantize.choice(scheme).methods) or scheme_of(scheme).methods
 
 
@@ -42,6 +44,30 @@ def quantize(weights: Artifact, scheme: str, method: str, how: Quantize) -> Arti
         progress=log_progress(f"quantize {scheme} by {method}"),
         calibration=_calibration(how),
         choice=how.choice(scheme),
+    )
+
+
+def quantize_scheme(
+    line: Line, weights: Artifact, scheme: str, drift_check: Callable[[Artifact, Artifact, Line], D]
+) -> Quantized[D]:
+    """Make a scheme's candidate: by its cheapest method, and by costlier ones while it is too far from its release.
+
+    Args:
+        line: with the methods to try and the minutes for trying them.
+        weights: the release as published.
+        scheme: a file of `tasks/schemes/`.
+        drift_check: the step that compares an artifact with the release; it belongs to a later stage.
+
+    Raises:
+        QuantizationFailed, QuantizationUncovered: no method gives a candidate.
+    """
+    return quantize_until_close(
+        weights,
+        methods_of(scheme, line),
+        quantize=lambda method: quantize(weights, scheme, method, line.quantize),
+        check_drift=lambda artifact: drift_check(artifact, weights, line),
+        minutes=line.quantize.minutes,
+        report=lambda sentence: run_logger().warning("%s: %s", scheme, sentence),
     )
 
 

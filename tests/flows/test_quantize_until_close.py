@@ -1,19 +1,23 @@
-"""The ladder of methods: which rung becomes the candidate, and what is told of the others."""
+"""Which method's artifact becomes the candidate, and the record of the other attempts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
-from flows import release
 from registry.store import Artifact
 from tasks.evaluate.drift.intervals import Interval
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.drift.signals import make_signal
 from tasks.quantize.step import methods_of
+from tasks.quantize.until_close import Attempt, quantize_until_close
 from weighbridge.errors import QuantizationFailed, QuantizationInterrupted, WeighbridgeError
-from weighbridge.line import Line, Quantize, SchemeChoice
+from weighbridge.line import Line
 
 BOUND = 0.25
+Outcomes = dict[str, float | WeighbridgeError]
+FAILED = QuantizationFailed("it broke.", "Read the log.")
 
 
 def artifact(scheme: str, digit: str) -> Artifact:
@@ -23,85 +27,86 @@ def artifact(scheme: str, digit: str) -> Artifact:
 WEIGHTS = artifact("bf16", "0")
 
 
-class Ladder:
-    """Methods with the divergence of what they make, or the error that they end with."""
+class Methods:
+    """Methods with the divergence of their artifacts, or the error that they end with."""
 
-    def __init__(self, outcomes: dict[str, float | WeighbridgeError]) -> None:
-        self.outcomes, self.tried = outcomes, list[str]()
+    def __init__(self, outcomes: Outcomes) -> None:
+        self.outcomes, self.tried, self.messages = outcomes, list[str](), list[str]()
 
-    def quantize(self, weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
+    def quantize(self, method: str) -> Artifact:
         self.tried.append(method)
         if isinstance(outcome := self.outcomes[method], WeighbridgeError):
             raise outcome
-        return artifact(scheme, str(list(self.outcomes).index(method) + 1))
+        return artifact("int4", str(list(self.outcomes).index(method) + 1))
 
-    def look(self, made: Artifact, weights: Artifact, line: Line) -> DriftReport:
-        kl = self.outcomes[list(self.outcomes)[int(made.digest[0]) - 1]]
+    def check_drift(self, candidate: Artifact) -> DriftReport:
+        kl = self.outcomes[list(self.outcomes)[int(candidate.digest[0]) - 1]]
         assert isinstance(kl, float)
         interval = Interval(mean=kl, low=kl - 0.05, high=kl + 0.05, units=16)
         signal = make_signal("KL", interval, unit="nats a token", bound=BOUND)
-        return draw([signal], candidate_digest=made.digest, production_digest=weights.digest)
+        return draw([signal], candidate_digest=candidate.digest, production_digest=WEIGHTS.digest)
 
 
-@pytest.fixture
-def climb(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    def going(outcomes: dict[str, float | WeighbridgeError], minutes: float = 60):  # type: ignore[no-untyped-def]
-        ladder = Ladder(outcomes)
-        monkeypatch.setattr(release, "quantize", ladder.quantize)
-        monkeypatch.setattr(release, "look", ladder.look)
-        how = Quantize(minutes=minutes, schemes={"int4": SchemeChoice(methods=list(outcomes))})
-        line = Line.load("smollm2").model_copy(update={"quantize": how})
-        made = release.climb(line, WEIGHTS, "int4")
-        assert made.seen is not None and made.seen.candidate_digest == made.artifact.digest
-        return made.artifact, made.rungs, ladder
+def try_methods(
+    outcomes: Outcomes, minutes: float = 60, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[Artifact, tuple[Attempt, ...], Methods]:
+    methods = Methods(outcomes)
+    chosen = quantize_until_close(
+        WEIGHTS,
+        list(outcomes),
+        quantize=methods.quantize,
+        check_drift=methods.check_drift,
+        minutes=minutes,
+        report=methods.messages.append,
+        clock=clock,
+    )
+    assert chosen.drift is not None and chosen.drift.candidate_digest == chosen.artifact.digest
+    return chosen.artifact, chosen.attempts, methods
 
-    return going
 
-
-FAILED = QuantizationFailed("it broke.", "Read the log.")
-
-
-def test_the_cheapest_method_that_is_near_enough_ends_the_climb(climb) -> None:  # type: ignore[no-untyped-def]
-    made, rungs, ladder = climb({"rtn": 0.47, "gptq": 0.15, "autoround": 0.1})
-    assert ladder.tried == ["rtn", "gptq"] and made.digest[0] == "2"
-    assert [(one.method, one.outcome, one.kl_nats) for one in rungs] == [
+def test_the_cheapest_method_that_is_close_enough_ends_the_search() -> None:
+    candidate, attempts, methods = try_methods({"rtn": 0.47, "gptq": 0.15, "autoround": 0.1})
+    assert methods.tried == ["rtn", "gptq"] and candidate.digest[0] == "2"
+    assert [(attempt.method, attempt.outcome, attempt.kl_nats) for attempt in attempts] == [
         ("rtn", "regression", 0.47),
         ("gptq", "non_inferior", 0.15),
     ]
 
 
-def test_an_unsure_look_climbs_on_too(climb) -> None:  # type: ignore[no-untyped-def]
-    _, rungs, _ = climb({"rtn": 0.26, "gptq": 0.15})
-    assert [one.outcome for one in rungs] == ["inconclusive", "non_inferior"]
+def test_an_inconclusive_drift_check_goes_on_to_the_next_method_too() -> None:
+    _, attempts, _ = try_methods({"rtn": 0.26, "gptq": 0.15})
+    assert [attempt.outcome for attempt in attempts] == ["inconclusive", "non_inferior"]
 
 
-def test_where_none_is_near_enough_the_nearest_is_the_candidate(climb) -> None:  # type: ignore[no-untyped-def]
-    made, rungs, _ = climb({"rtn": 0.47, "gptq": 0.32, "awq": 0.4})
-    assert made.digest[0] == "2" and len(rungs) == 3
+def test_where_none_is_close_enough_the_closest_is_the_candidate() -> None:
+    candidate, attempts, _ = try_methods({"rtn": 0.47, "gptq": 0.32, "awq": 0.4})
+    assert candidate.digest[0] == "2" and len(attempts) == 3
 
 
-def test_a_method_that_fails_is_passed_over_and_told(climb) -> None:  # type: ignore[no-untyped-def]
-    made, rungs, _ = climb({"rtn": 0.47, "gptq": FAILED, "awq": 0.2})
-    assert made.digest[0] == "3"
-    assert (rungs[1].outcome, rungs[1].sentence, rungs[1].digest) == ("failed", "it broke.", "")
+def test_a_method_that_fails_is_passed_over_and_recorded() -> None:
+    candidate, attempts, _ = try_methods({"rtn": 0.47, "gptq": FAILED, "awq": 0.2})
+    assert candidate.digest[0] == "3"
+    assert (attempts[1].outcome, attempts[1].sentence, attempts[1].digest) == ("failed", "it broke.", "")
 
 
-def test_where_every_method_fails_the_last_failure_is_told(climb) -> None:  # type: ignore[no-untyped-def]
+def test_where_every_method_fails_the_last_failure_is_raised() -> None:
     with pytest.raises(QuantizationFailed, match="it broke"):
-        climb({"rtn": FAILED, "gptq": FAILED})
+        try_methods({"rtn": FAILED, "gptq": FAILED})
 
 
-def test_what_was_killed_is_not_replaced_by_another_method(climb) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_method_is_not_replaced_by_another() -> None:
     with pytest.raises(QuantizationInterrupted):
-        climb({"rtn": QuantizationInterrupted("killed.", "Run it again."), "gptq": 0.1})
+        try_methods({"rtn": QuantizationInterrupted("killed.", "Run it again."), "gptq": 0.1})
 
 
-def test_no_time_left_ends_the_climb(climb, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    clock = iter(range(0, 100000, 3600))
-    monkeypatch.setattr(release.time, "monotonic", lambda: next(clock))
-    made, rungs, ladder = climb({"rtn": 0.47, "gptq": 0.3, "awq": 0.1}, minutes=90)
-    assert ladder.tried == ["rtn", "gptq"] and made.digest[0] == "2" and len(rungs) == 2
+def test_no_time_left_ends_the_search() -> None:
+    hours: Iterator[int] = iter(range(0, 100000, 3600))
+    candidate, attempts, methods = try_methods(
+        {"rtn": 0.47, "gptq": 0.3, "awq": 0.1}, minutes=90, clock=lambda: next(hours)
+    )
+    assert methods.tried == ["rtn", "gptq"] and candidate.digest[0] == "2" and len(attempts) == 2
+    assert methods.messages == ["awq is not tried: the 90 minutes for trying methods are over."]
 
 
-def test_without_a_choice_the_scheme_s_own_methods_are_climbed() -> None:
+def test_without_a_choice_the_scheme_s_own_methods_are_tried() -> None:
     assert methods_of("int4", Line.load("smollm2"))[0] == "rtn"

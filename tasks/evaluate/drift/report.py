@@ -33,6 +33,11 @@ class DriftReport(BaseModel):
         """Whether the long evaluation may be spared: it could not make this candidate pass."""
         return self.outcome in ("regression", "invalid")
 
+    @property
+    def kl_nats(self) -> float | None:
+        """KL divergence, nats a token; None where it was not measured."""
+        return next((signal.difference for signal in self.signals if signal.name == "KL"), None)
+
 
 def draw(
     signals: Sequence[Signal],
