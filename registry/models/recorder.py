@@ -43,11 +43,15 @@ class Recorder:
         """Make what a line needs in MLflow where it is missing; returns the experiment's id."""
         experiment = self._experiment()
         if experiment is None:
-            experiment_id = str(self.client.create_experiment(self.line))
+            experiment_id = str(self.client.create_experiment(self.line, tags=records.EXPERIMENT_KIND))
         else:
             experiment_id = experiment.experiment_id
             if experiment.lifecycle_stage == "deleted":
                 self.client.restore_experiment(experiment_id)
+            for name, kind in records.EXPERIMENT_KIND.items():
+                # Experiments of earlier versions have no kind; one that somebody chose in the UI stays.
+                if name not in experiment.tags:
+                    self.client.set_experiment_tag(experiment_id, name, kind)
         for model, description in (
             (
                 candidates_model(self.line),

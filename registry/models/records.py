@@ -28,6 +28,9 @@ REPORT_LINK = "weighbridge:report"
 CARD_LIMIT = 5000
 """Characters that MLflow's database keeps of a version's description (`String(5000)`)."""
 
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag with which MLflow's UI opens an experiment on its runs; without it, on an empty page of GenAI traces."""
+
 PRODUCTION, PREVIOUS = "production", "previous"
 CANDIDATES = "-candidates"
 

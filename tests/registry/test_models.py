@@ -39,6 +39,19 @@ def contents(registry: Registry, line: str) -> dict[str, Any]:
     }
 
 
+def test_an_experiment_opens_on_its_runs_and_keeps_a_kind_that_somebody_chose(registry: Registry) -> None:
+    client, kind = registry.client, "mlflow.experimentKind"
+    experiment_id = registry.ensure_line("toy")
+    assert client.get_experiment(experiment_id).tags[kind] == "custom_model_development"
+    client.set_experiment_tag(experiment_id, kind, "finetuning")
+    registry.ensure_line("toy")
+    assert client.get_experiment(experiment_id).tags[kind] == "finetuning"
+
+    older = client.create_experiment("older")
+    assert registry.ensure_line("older") == older
+    assert client.get_experiment(older).tags[kind] == "custom_model_development"
+
+
 def test_a_release_becomes_runs_logged_models_and_versions_of_what_passed(registry: Registry, release: Make) -> None:
     recorded = registry.record_release(release(failing=("int4",)))
 
