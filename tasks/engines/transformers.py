@@ -48,7 +48,9 @@ class Engine:
         on_gpu = _has_gpu()
         tokens = plan.context * plan.concurrency
         command = [
-            str(Path(sys.executable).with_name("transformers")),
+            sys.executable,
+            "-m",
+            "tasks.engines._transformers_serve",
             "serve",
             plan.model_name,
             "--host",
