@@ -1,0 +1,77 @@
+"""Check the names in a line's file against everything that is installed: engines, schemes, GPUs, methods, suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from tasks.engines import engine_names
+from tasks.evaluate.suites.suite import list_suites
+from tasks.fit.hardware.gpus import gpu_names
+from tasks.quantize.methods import method_names
+from tasks.schemes import scheme_names
+from weighbridge.errors import LineInvalid
+from weighbridge.line import Line
+from weighbridge.settings import Settings
+
+
+class NamedThing(NamedTuple):
+    """One name in a line's file, and the names that could stand there."""
+
+    field: str
+    """Its place in the file, such as `target.gpus.0`."""
+    kind: str
+    """What it names, for the message."""
+    name: str
+    known: Sequence[str]
+
+
+def check_line(line: Line, settings: Settings) -> list[LineInvalid]:
+    """Check every name of a line against what exists.
+
+    `Line.load` checks the form of the fields; it cannot know which engines, schemes, GPUs and suites there are.
+
+    Args:
+        line: a loaded line.
+        settings: of the installation; its `root` holds `eval_suites/`.
+
+    Returns:
+        A problem for each unknown name, with the file and field; empty when the line can be used.
+
+    Raises:
+        GpuFileInvalid: the installation's own file of GPUs cannot be read.
+        PluginInvalid: the name of a plug-in is taken.
+    """
+    return [
+        LineInvalid(
+            f"{thing.field}: there is no {thing.kind} called {thing.name!r}{_suggestion(thing)}",
+            f"Name one of these: {', '.join(thing.known) or 'none is known yet'}.",
+            where=f"lines/{line.name}.yaml",
+        )
+        for thing in _names_in(line, settings)
+        if thing.name not in thing.known
+    ]
+
+
+def _names_in(line: Line, settings: Settings) -> Iterator[NamedThing]:
+    yield from _each("schemes", "scheme", line.schemes, scheme_names())
+    yield from _each("target.gpus", "GPU", line.target.gpus, gpu_names())
+    for scheme, choice in line.quantize.schemes.items():
+        yield NamedThing(f"quantize.schemes.{scheme}", "scheme", scheme, scheme_names())
+        yield from _each(f"quantize.schemes.{scheme}.methods", "method", choice.methods, method_names())
+    yield NamedThing("engine.name", "engine", line.engine.name, engine_names())
+    suites = list_suites(settings.root)
+    for index, use in enumerate(line.suites):
+        yield NamedThing(f"suites.{index}.name", "suite", use.name, suites)
+
+
+def _each(field: str, kind: str, names: Iterable[str], known: Sequence[str]) -> Iterator[NamedThing]:
+    return (NamedThing(f"{field}.{index}", kind, name, known) for index, name in enumerate(names))
+
+
+def _suggestion(thing: NamedThing) -> str:
+    # Case is compared away: `l4` means L4.
+    by_lowercase = {name.lower(): name for name in thing.known}
+    close = get_close_matches(thing.name.lower(), by_lowercase, n=1)
+    return f"; did you mean {by_lowercase[close[0]]}?" if close else "."
