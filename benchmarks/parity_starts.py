@@ -156,7 +156,7 @@ class Bench:
 
     def made(self, name: str, release: Path, edit: Callable[[Path], None] | None = None) -> Artifact:
         """An artifact of a release in the store, quantized where a scheme says so, and damaged then."""
-        store = Store(self.settings.store_folder)
+        store = Store.of(self.settings)
         staging = store.staging(LINE, name.encode().hex())
         if self.options.scheme == "bf16":
             shutil.copytree(release, staging, dirs_exist_ok=True)

@@ -191,7 +191,7 @@ def _line(clients: int) -> Line:
 
 
 def _adopt(settings: Settings, folder: Path, number: int) -> Artifact:
-    store = Store(settings.store_folder)
+    store = Store.of(settings)
     staging = store.staging(LINE, f"benchmark-{number}")
     shutil.copytree(folder, staging, dirs_exist_ok=True)
     return store.adopt(staging, line=LINE, scheme="q8-0", repo="benchmark/gguf", commit=f"{number:040x}")

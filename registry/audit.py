@@ -22,13 +22,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.errors import AuditBroken
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings, load_settings
 
+FOLDER = "audit"
+"""Below the installation's home."""
 NOTHING = "0" * 64
 """What the first entry has before it."""
 NOBODY = "(not signed in)"
@@ -99,7 +102,12 @@ class AuditLog:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.path = (folder or load_settings().home / "audit") / "log.jsonl"
+        self.path = (folder or load_settings().home / FOLDER) / "log.jsonl"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The audit log of an installation."""
+        return cls(settings.home / FOLDER)
 
     def append(
         self,

@@ -1,4 +1,4 @@
-"""An installation: its settings, its artifact store and its registry, made once and handed to every step.
+"""An installation: its settings, artifact store, registry, audit log and outbox, made once and handed to every step.
 
 `tasks/serve/installation.py` adds the gateway and the fleet.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Self
 
+from registry.audit import AuditLog
+from registry.models.outbox import Outbox
 from registry.models.registry import Registry
 from registry.store import Store
+from registry.watch.ledger import Ledger
 from weighbridge.settings import Settings, load_settings
 
 
 class Installation:
-    """What the rooms below serving work with.
+    """Everything that a step below serving works with.
 
     Args:
-        settings: of the installation; the others are made from them at first use.
+        settings: Settings of the installation. The parts are made from them at first use.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -25,23 +28,37 @@ class Installation:
 
     @classmethod
     def load(cls) -> Self:
-        """The installation that the environment names.
+        """Load the installation that the environment names.
 
         Raises:
-            SettingsInvalid: a variable has a value that cannot be used.
+            SettingsInvalid: A variable has a value that cannot be used.
         """
         return cls(load_settings())
 
     @cached_property
     def store(self) -> Store:
         """The artifact store."""
-        return Store(self.settings.store_folder, self.settings.store_url)
+        return Store.of(self.settings)
 
     @cached_property
     def registry(self) -> Registry:
-        """The lines' models in MLflow."""
-        return Registry(self.settings)
+        """The registered models in MLflow."""
+        return Registry(self.settings, self.audit_log)
+
+    @cached_property
+    def audit_log(self) -> AuditLog:
+        """The log of every change of what serves."""
+        return AuditLog.of(self.settings)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Releases that were weighed while MLflow did not answer."""
+        return Outbox.of(self.settings)
+
+    def ledger(self, line_name: str) -> Ledger:
+        """Open the watch's ledger of a line."""
+        return Ledger.of(self.settings, line_name)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Steps may run in other processes; connections do not travel.
+        # Steps may run in other processes, and connections cannot be sent there.
         return {"settings": self.settings}

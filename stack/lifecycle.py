@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from registry.access import accounts
-from registry.store import signing
+from registry.store.signing import KeyPair
 from stack.deploy import Tell, deploy
 from stack.services import POOL, Service, services
 from tasks.serve.fleet.local import LocalFleet, port_is_free
@@ -67,7 +67,7 @@ def _bring_up(settings: Settings, tell: Tell) -> None:
         for service in wanted:
             _require_port(settings, service)
     Gateway(settings).bootstrap()
-    signing.keys(settings.home / "keys")
+    KeyPair.of(settings).files()
     if settings.mlflow_auth:
         # On file before anything starts that reads it; what was in this shell's environment stays in this shell.
         accounts.keep_password(settings, accounts.ADMIN)

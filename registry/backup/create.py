@@ -41,7 +41,7 @@ def back_up(settings: Settings, target: Path, tell: Callable[[str], None] = lamb
     if target.exists() or not target.parent.is_dir():
         why = "exists already" if target.exists() else "would lie in a folder that does not exist"
         raise OptionInvalid(f"{target} {why}.", "Name a file that does not exist yet.", where=str(target))
-    audit = AuditLog(settings.home / "audit")
+    audit = AuditLog.of(settings)
     audit.verify()
     with tempfile.TemporaryDirectory(prefix=".weighbridge-backup-", dir=target.parent) as name:
         folder = Path(name)
@@ -54,7 +54,7 @@ def back_up(settings: Settings, target: Path, tell: Callable[[str], None] = lamb
             shutil.copytree(own, folder / MLFLOW_FILES)
         if (auth := settings.home / AUTH_FILE).is_file():
             Sqlite(auth).dump(folder / AUTH_FILE)
-        artifacts = tuple(Store(settings.store_folder).artifacts())
+        artifacts = tuple(Store.of(settings).artifacts())
         entries = audit.copy(folder / AUDIT_FILE)
         last = entries[-1] if entries else None
         contents = Contents(

@@ -79,7 +79,7 @@ def restore(
             database.load(folder / database.member, aside / "mlflow")
             for name in members:
                 _put(folder / name, settings.home / name, aside / name)
-    store = Store(settings.store_folder)
+    store = Store.of(settings)
     missing = tuple(one for one in contents.artifacts if not store.holds(one.line, one.digest))
     return Restored(contents=contents, replaced=tuple(there), aside=str(aside) if there else "", missing=missing)
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from registry.models.records import RecordedRelease, ReleaseRecord
 from registry.store.artifact import sync
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from registry.models.registry import Registry
 
+FOLDER = "journal"
+"""Below the installation's home."""
 RECORD, FILES = "record.json", "files"
 
 
-class Journal:
+class Outbox:
     """What waits to be recorded.
 
     Args:
@@ -29,9 +31,14 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or load_settings().home / "journal"
+        self._folder = folder or load_settings().home / FOLDER
 
-    def keep(self, record: ReleaseRecord) -> None:
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The outbox of an installation."""
+        return cls(settings.home / FOLDER)
+
+    def add(self, record: ReleaseRecord) -> None:
         """Write a release down; it is on the disk when this returns.
 
         Raises:
@@ -49,7 +56,7 @@ class Journal:
         sync(draft)
         draft.rename(place)
 
-    def forget(self, record: ReleaseRecord) -> None:
+    def remove(self, record: ReleaseRecord) -> None:
         """MLflow has it."""
         shutil.rmtree(self._place(record), ignore_errors=True)
 
@@ -58,7 +65,7 @@ class Journal:
         places = sorted(self._folder.glob(f"{line}/[!.]*/{RECORD}"), key=lambda path: path.stat().st_mtime)
         return [_read(place) for place in places]
 
-    def record(
+    def deliver(
         self, registry: Registry, line: str, tell: Callable[[str], None] = lambda _: None
     ) -> list[RecordedRelease]:
         """Give MLflow what waits.
@@ -74,7 +81,7 @@ class Journal:
         done = []
         for record in self.waiting(line):
             done.append(registry.record_release(record))
-            self.forget(record)
+            self.remove(record)
             tell(f"MLflow has the release of {record.repo}@{record.commit[:12]} now, which was weighed without it")
         return done
 

@@ -14,7 +14,7 @@ FOUND = "found"
 WHY = "made by hand, or by a process that was killed before it could write this down"
 
 
-def catch_up(reader: Reader, log: AuditLog) -> None:
+def reconcile(reader: Reader, log: AuditLog) -> None:
     """Write down the aliases and states of a line that the log does not know."""
     aliases, states = known(reader.line, log)
     for alias in (PREVIOUS, PRODUCTION):

@@ -18,7 +18,7 @@ from registry.models import records
 from registry.models.approvals import check_approval, check_overrider, check_weighed, moved_production
 from registry.models.client import connect, reaches_mlflow
 from registry.models.reader import Reader
-from registry.models.reconcile import catch_up
+from registry.models.reconcile import reconcile
 from registry.models.recorder import Recorder
 from registry.models.records import (
     PREVIOUS,
@@ -45,7 +45,8 @@ class Registry:
     """What MLflow knows of the lines.
 
     Args:
-        where: an installation's settings, or MLflow's address itself; this installation's by default.
+        where: Settings of an installation, or MLflow's address itself; by default those of this process.
+        log: Audit log that changes are written to; by default that of the installation.
 
     Raises:
         StackDown: from every method, when MLflow does not answer.
@@ -53,10 +54,11 @@ class Registry:
         RegistryFailed: from every method, when it answers with another error.
     """
 
-    def __init__(self, where: Settings | str | None = None) -> None:
+    def __init__(self, where: Settings | str | None = None, log: AuditLog | None = None) -> None:
         where = where or load_settings()
         self._settings = None if isinstance(where, str) else where
         self._uri = where if isinstance(where, str) else where.mlflow_url
+        self._log = log or (AuditLog() if self._settings is None else AuditLog.of(self._settings))
         self._connected: MlflowClient | None = None
 
     @property
@@ -177,7 +179,7 @@ class Registry:
                 "Approve a candidate that passed.",
                 where=candidate.url,
             )
-        with (log := AuditLog()).one_at_a_time():
+        with (log := self._log).one_at_a_time():
             if (known := self._approved_already(reader, candidate.digest)) is not None:
                 return known
             made = self._copy(reader, candidate, reason, who)
@@ -204,7 +206,7 @@ class Registry:
         reader = self._reader(line)
         check_overrider(line, rules, reason, who)
         check_weighed(failed := reader.find_failed(digest_prefix))
-        with (log := AuditLog()).one_at_a_time():
+        with (log := self._log).one_at_a_time():
             if (known := self._approved_already(reader, failed.digest)) is not None:
                 return known
             entry = log.append("override", line, None, what=failed.digest, reason=reason, who=who)
@@ -250,12 +252,12 @@ class Registry:
         Raises:
             ApprovalRefused: it is not; somebody may have made it by hand.
         """
-        check_approval(version, rules, self._reader(version.line), AuditLog())
+        check_approval(version, rules, self._reader(version.line), self._log)
 
     @reaches_mlflow
     def moved_production(self, version: Version) -> Version | None:
         """What serves, where that is not what an approval or a candidate was weighed against; else None."""
-        return moved_production(version, self._reader(version.line), AuditLog())
+        return moved_production(version, self._reader(version.line), self._log)
 
     @reaches_mlflow
     def comment(self, line: str, number: int, text: str) -> None:
@@ -271,23 +273,23 @@ class Registry:
         """Write down what became of an approved version."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
-        if not reason and state in ("rolling", "serving") and (who := AuditLog().approver(line, number)):
+        if not reason and state in ("rolling", "serving") and (who := self._log.approver(line, number)):
             reason = f"approved by {who}"
         # The reason first: where there is a state, its reason is there too.
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)
-        AuditLog().append("state", line, number, what=state, reason=reason)
+        self._log.append("state", line, number, what=state, reason=reason)
 
     @reaches_mlflow
-    def catch_up(self, line: str) -> None:
+    def reconcile(self, line: str) -> None:
         """Write into the audit log what MLflow says of a line and the log does not."""
-        catch_up(self._reader(line), AuditLog())
+        reconcile(self._reader(line), self._log)
 
     @reaches_mlflow
     def set_production(self, line: str, number: int) -> None:
         """Move the alias `production`."""
         self.client.set_registered_model_alias(line, PRODUCTION, str(number))
-        AuditLog().append("production", line, number)
+        self._log.append("production", line, number)
 
     @reaches_mlflow
     def set_previous(self, line: str, number: int | None) -> None:
@@ -296,4 +298,4 @@ class Registry:
             self.client.delete_registered_model_alias(line, PREVIOUS)
         else:
             self.client.set_registered_model_alias(line, PREVIOUS, str(number))
-        AuditLog().append("previous", line, number)
+        self._log.append("previous", line, number)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock
 
@@ -26,9 +27,10 @@ from registry.store.artifact import (
 from registry.store.check import Progress, wrong_files
 from registry.store.clean import Cleaned, clean
 from registry.store.remote import Remote
+from registry.store.signing import KEYS_FOLDER, KeyPair
 from weighbridge.errors import ArtifactMissing, DiskFull
 from weighbridge.files import write_whole
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings, load_settings
 from weighbridge.units import GIB
 
 STAGING, LOCKS = ".staging", ".locks"
@@ -40,17 +42,25 @@ class Store:
     """The artifact store.
 
     Args:
-        folder: the local store's root; the installation's by default.
-        url: the remote store beside it, anything fsspec knows; WEIGHBRIDGE_STORE_URL's by default.
+        folder: Root of the local store. None: the store of this process's installation, with its remote store and
+            its keys; the other arguments are then ignored.
+        url: Remote store beside it, any address that fsspec knows.
+        keys: Keys for signing manifests; by default a pair in the folder `keys` beside the store, so that a store and
+            the key that signed its contents stay together.
     """
 
-    def __init__(self, folder: Path | None = None, url: str | None = None) -> None:
-        settings = load_settings()
-        self.folder = folder or settings.store_folder
-        # Beside the store, so that a store and the key that signed what is in it go together: <home>/keys.
-        self._keys = self.folder.parent / "keys"
-        named = url or settings.store_url
-        self.remote = Remote(named) if named else None
+    def __init__(self, folder: Path | None = None, url: str | None = None, keys: KeyPair | None = None) -> None:
+        if folder is None:
+            settings = load_settings()
+            folder, url, keys = settings.store_folder, settings.store_url, KeyPair.of(settings)
+        self.folder = folder
+        self.remote = Remote(url) if url else None
+        self._keys = keys or KeyPair(folder.parent / KEYS_FOLDER)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Open the store of an installation: its folder, its remote store and its signing keys."""
+        return cls(settings.store_folder, settings.store_url, KeyPair.of(settings))
 
     def path(self, artifact: Artifact) -> Path:
         """Folder with the model's files, fetched from the remote store when they are only there.

@@ -19,18 +19,20 @@ import binascii
 import hashlib
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock
 
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
 from weighbridge.files import write_whole
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+KEYS_FOLDER = "keys"
 PRIVATE, PUBLIC = "weighbridge.key", "weighbridge.pub"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
@@ -44,45 +46,58 @@ def signature_path(manifest: Path) -> Path:
     return manifest.with_suffix(".sig")
 
 
-def keys(folder: Path) -> tuple[Path | None, Path]:
-    """The private and the public key's files; made at the first call unless you named your own.
+@dataclass(frozen=True)
+class KeyPair:
+    """Where the keys are that manifests are signed and verified with.
 
-    Without WEIGHBRIDGE_SIGNING_KEY but with WEIGHBRIDGE_PUBLIC_KEY this machine verifies only.
-
-    Args:
-        folder: where an installation's own pair lies.
-
-    Raises:
-        SigningKeyUnusable: a named file is missing or holds no such key.
+    With a public key and no private one this machine only verifies.
     """
-    settings = load_settings()
-    if settings.public_key is not None:
-        _load_public(settings.public_key)
-        return settings.signing_key, settings.public_key
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private = settings.signing_key or folder / PRIVATE
-    # Two processes at their first artifact must not end with halves of two pairs.
-    with FileLock(folder / ".lock"):
-        if settings.signing_key is None and not private.exists():
-            write_whole(private, _new_private())
-        public = folder / PUBLIC
-        content = _public_of(private)
-        if not public.exists() or public.read_bytes() != content:
-            write_whole(public, content)
-    return private, public
+
+    folder: Path
+    """Holds the installation's own pair, made at first use."""
+    private: Path | None = None
+    """Private key to use instead of the installation's own (WEIGHBRIDGE_SIGNING_KEY)."""
+    public: Path | None = None
+    """Public key to verify by; by default the private key's other half (WEIGHBRIDGE_PUBLIC_KEY)."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Keys of an installation."""
+        return cls(settings.home / KEYS_FOLDER, settings.signing_key, settings.public_key)
+
+    def files(self) -> tuple[Path | None, Path]:
+        """Files of the private key, where there is one, and of the public key.
+
+        Raises:
+            SigningKeyUnusable: A named file is missing or holds no such key.
+        """
+        if self.public is not None:
+            _load_public(self.public)
+            return self.private, self.public
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private = self.private or self.folder / PRIVATE
+        # Two processes that make their first artifact at once must not end with halves of two pairs.
+        with FileLock(self.folder / ".lock"):
+            if self.private is None and not private.exists():
+                write_whole(private, _new_private())
+            public = self.folder / PUBLIC
+            content = _public_of(private)
+            if not public.exists() or public.read_bytes() != content:
+                write_whole(public, content)
+        return private, public
 
 
-def sign(manifest: Path, keys_folder: Path) -> None:
+def sign(manifest: Path, keys: KeyPair) -> None:
     """Sign a manifest, in a file beside it.
 
     Args:
-        manifest: the file.
-        keys_folder: as `keys` takes it.
+        manifest: The file.
+        keys: Where the keys are.
 
     Raises:
-        SigningKeyUnusable: there is no private key here, or it is none.
+        SigningKeyUnusable: There is no private key, or it cannot be used.
     """
-    private, _ = keys(keys_folder)
+    private, _ = keys.files()
     if private is None:
         raise SigningKeyUnusable(
             "This machine has a public key only, and cannot sign what it makes.",
@@ -98,13 +113,13 @@ def sign(manifest: Path, keys_folder: Path) -> None:
         write_whole(signature_path(manifest), draft.read_bytes())
 
 
-def verify(manifest: Path, name: str, keys_folder: Path) -> None:
+def verify(manifest: Path, name: str, keys: KeyPair) -> None:
     """Make sure that a manifest is the one that this installation's key signed.
 
     Args:
         manifest: the file; its signature lies beside it.
         name: what to call the artifact in a message.
-        keys_folder: as `keys` takes it.
+        keys: Where the keys are.
 
     Raises:
         ArtifactUnsigned: there is no signature, or none of our key.
@@ -114,7 +129,7 @@ def verify(manifest: Path, name: str, keys_folder: Path) -> None:
     path = signature_path(manifest)
     if not path.is_file():
         raise _unsigned(f"{name} is not signed.", path)
-    _, public = keys(keys_folder)
+    _, public = keys.files()
     statement = _signed_statement(path, public, name)
     resources = statement.get("predicate", {}).get("resources", [])
     signed = {(one.get("algorithm"), one.get("digest")) for one in resources}

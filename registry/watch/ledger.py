@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.errors import LedgerDamaged, ReleaseNotStarted, StackDown, WatchBusy
 from weighbridge.files import write_whole
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings, load_settings
 
+FOLDER = "watch"
+"""Below the installation's home."""
 LOCK_SECONDS = 120.0
 """Longest wait for another watch of the same line; it holds the lock for one question to Prefect or MLflow."""
 
@@ -151,7 +153,12 @@ class Ledger:
 
     def __init__(self, line: str, folder: Path | None = None) -> None:
         self.line = line
-        self.path = (folder or load_settings().home / "watch") / f"{line}.json"
+        self.path = (folder or load_settings().home / FOLDER) / f"{line}.json"
+
+    @classmethod
+    def of(cls, settings: Settings, line: str) -> Self:
+        """A line's ledger in an installation."""
+        return cls(line, settings.home / FOLDER)
 
     def entries(self) -> tuple[Entry, ...]:
         """All commits, in the order in which they were first seen."""

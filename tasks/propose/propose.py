@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.models.outbox import Journal
+from registry.models.outbox import Outbox
 from registry.models.records import CandidateRecord, DatasetRecord, RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
@@ -135,17 +135,17 @@ def unrecorded(line: Line, source: Source, weighed: list[Weighed], reports_folde
 
 def _recorded(record: ReleaseRecord, registry: Registry) -> RecordedRelease:
     """Give MLflow a release, which is in the journal until MLflow has it or refuses it."""
-    journal = Journal()
-    journal.keep(record)
+    outbox = Outbox()
+    outbox.add(record)
     try:
         recorded = registry.record_release(record)
     except StackDown:
         raise
     except WeighbridgeError:
         # It answers and refuses: the same again would be refused again.
-        journal.forget(record)
+        outbox.remove(record)
         raise
-    journal.forget(record)
+    outbox.remove(record)
     return recorded
 
 

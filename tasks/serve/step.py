@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.models.outbox import Journal
+from registry.models.outbox import Outbox
 from registry.models.records import Version
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
@@ -73,7 +73,7 @@ def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> Traffi
 def record_waiting(line: Line) -> None:
     """Give MLflow what was weighed while it did not answer; what it does not take keeps nothing from serving."""
     try:
-        Journal().record(Registry(), line.name, run_logger().info)
+        Outbox().deliver(Registry(), line.name, run_logger().info)
     except WeighbridgeError as error:
         run_logger().warning("A weighed release waits to be recorded: %s", error)
 
@@ -171,7 +171,7 @@ def tidy(line: Line) -> None:
     for one in fleet.engines(line.name):
         fleet.mark_rotation(one, one.port in serving)
     _remember(line)
-    Registry().catch_up(line.name)
+    Registry().reconcile(line.name)
     retire(line, gateway, fleet, run_logger().info)
 
 

@@ -228,7 +228,7 @@ def test_what_failed_cannot_be_approved(road: Road) -> None:
     commit = road.publish("damaged")
     road.publish("good")
     failed = next(
-        one for one in Store(road.settings.store_folder).artifacts(LINE) if (one.scheme, one.commit) == ("int8", commit)
+        one for one in Store.of(road.settings).artifacts(LINE) if (one.scheme, one.commit) == ("int8", commit)
     )
     done = road.run("approve", LINE, failed.short, expect=12)
     assert "ApprovalRefused" in done.stderr

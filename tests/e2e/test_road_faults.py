@@ -31,7 +31,7 @@ ROLLOUT = f"promote/{LINE}"
 
 def approve(road: Road, content: str) -> int:
     """Approve an artifact of the good release's weights; another content is another artifact. Returns its version."""
-    store, registry = Store(road.settings.store_folder), Registry(road.settings)
+    store, registry = Store.of(road.settings), Registry(road.settings)
     staging = store.staging(LINE, f"faults-{content}")
     shutil.copytree(road.shelf / "good", staging, dirs_exist_ok=True)
     (staging / "NOTE.md").write_text(content)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.release import conclude
-from registry.models.outbox import Journal
+from registry.models.outbox import Outbox
 from registry.models.records import RecordedCandidate, RecordedRelease, ReleaseRecord
 from registry.store import Store
 from tasks.fit.rows import FitReport
@@ -123,18 +123,18 @@ def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
     assert Path(release.candidates[0].report_file).is_file()
 
     with pytest.raises(StackDown):
-        Journal().record(down, line.name)
+        Outbox().deliver(down, line.name)
     notebook: Any = Notebook()
-    Journal().record(notebook, line.name)
+    Outbox().deliver(notebook, line.name)
     propose(line, source, fit, [passed], registry=notebook, **there)
     late, at_once = notebook.records
     assert late.key == at_once.key
     assert set(late.candidates[0].files) == set(at_once.candidates[0].files)
-    assert Journal().waiting(line.name) == []
+    assert Outbox().waiting(line.name) == []
 
 
 def test_what_mlflow_refuses_is_not_tried_for_ever(line: Line, source: Source, passed: Weighed, tmp_path: Path) -> None:
     refusing: Any = Failing(RegistryFailed("No.", "Ask why."))
     with pytest.raises(RegistryFailed):
         propose(line, source, None, [passed], registry=refusing, store=Store(tmp_path / "s"), reports_folder=tmp_path)
-    assert Journal().waiting(line.name) == []
+    assert Outbox().waiting(line.name) == []

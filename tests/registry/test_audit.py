@@ -118,14 +118,14 @@ def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry
     registry.approve("toy", 1, "better", "anna")
     registry.set_state("toy", 1, "serving")
     registry.set_production("toy", 1)
-    registry.catch_up("toy")
+    registry.reconcile("toy")
     log = AuditLog()
     assert [one.action for one in log.entries("toy")] == ["approve", "state", "production"], "nothing was missing"
     # By hand in MLflow's page.
     registry.client.set_model_version_tag("toy", "1", STATE, "retired")
     registry.client.delete_registered_model_alias("toy", "production")
     for _ in range(2):
-        registry.catch_up("toy")
+        registry.reconcile("toy")
     found = [one for one in log.entries("toy") if one.action == "found"]
     assert [(one.what, one.version, one.who) for one in found] == [
         ("production", None, "unknown"),

@@ -47,7 +47,7 @@ def installation(home: Callable[[str], Settings], empty_database: Path, release:
     registry.record_release(release())
     registry.approve("toy", 1, "better on words", "anna")
     registry.set_production("toy", 1)
-    made(Store(settings.store_folder))
+    made(Store.of(settings))
     return settings
 
 
@@ -67,14 +67,14 @@ def test_a_backup_brings_back_versions_files_aliases_and_the_log(
     production = registry_of(new).production("toy")
     assert production is not None and production.version == 1
     assert (new.home / "mlflow" / "artifacts" / "report.html").read_text() == "<p>report</p>"
-    last = AuditLog(new.home / "audit").verify(written.audit_head)
-    assert last is not None and [one.action for one in AuditLog(new.home / "audit").entries()] == [
+    last = AuditLog.of(new).verify(written.audit_head)
+    assert last is not None and [one.action for one in AuditLog.of(new).entries()] == [
         "approve",
         "production",
     ]
     assert [one.line for one in done.missing] == ["line"], "weights are not in it, and the restore says whose"
     assert done.replaced == ()
-    assert AuditLog(new.home / "audit").append("previous", "toy", None).number == last.number + 1
+    assert AuditLog.of(new).append("previous", "toy", None).number == last.number + 1
 
 
 def test_a_backup_of_records_that_somebody_is_writing_is_whole(
@@ -97,7 +97,7 @@ def test_a_backup_of_records_that_somebody_is_writing_is_whole(
     for number, written in enumerate(backups):
         new = home(f"new-{number}")
         restore(new, tmp_path / f"{number}.tar.gz")
-        entries = list(AuditLog(new.home / "audit").entries())
+        entries = list(AuditLog.of(new).entries())
         assert len(entries) == written.audit_entries
         told = int(registry_of(new).version("toy", 1).state_reason.removeprefix("number ") or 0)
         logged = int(entries[-1].reason.removeprefix("number ") or 0)
@@ -151,10 +151,10 @@ def test_what_an_installation_has_is_replaced_only_when_told_so(installation: Se
         restore(installation, backup)
     tried = restore(installation, backup, dry_run=True)
     assert "mlflow/mlflow.db" in tried.replaced and not Path(tried.aside).exists()
-    assert len(list(AuditLog(installation.home / "audit").entries())) == 3
+    assert len(list(AuditLog.of(installation).entries())) == 3
 
     done = restore(installation, backup, replace=True)
-    assert len(list(AuditLog(installation.home / "audit").entries())) == 2
+    assert len(list(AuditLog.of(installation).entries())) == 2
     assert len(list(AuditLog(Path(done.aside) / "audit").entries())) == 3, "the old is kept aside"
     assert (Path(done.aside) / "mlflow" / "mlflow.db").is_file()
     assert done.missing == ()
@@ -173,11 +173,11 @@ def test_a_restore_that_was_killed_goes_on_with_replace(
         restore(new, backup)
     restore(new, backup, replace=True)
     assert registry_of(new).production("toy") is not None
-    assert AuditLog(new.home / "audit").verify() is not None
+    assert AuditLog.of(new).verify() is not None
 
 
 def test_a_forged_log_is_not_backed_up(installation: Settings, tmp_path: Path) -> None:
-    log = AuditLog(installation.home / "audit").path
+    log = AuditLog.of(installation).path
     log.write_text(log.read_text().replace("anna", "otto"))
     with pytest.raises(AuditBroken):
         back_up(installation, tmp_path / "backup.tar.gz")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.models.outbox import Journal
+from registry.models.outbox import Outbox
 from registry.models.records import DatasetRecord, ReleaseRecord
 from registry.models.registry import Registry
 
@@ -18,32 +18,32 @@ def test_a_journal_keeps_every_file_to_the_byte(tmp_path: Path, release: Callabl
     first = record.candidates[0].model_copy(
         update={"files": {"a/text.md": "Grüße", "plot.png": b"\x89PNG\xff", "log.txt": tmp_path / "on-disk.txt"}}
     )
-    Journal().keep(record.model_copy(update={"candidates": (first, *record.candidates[1:])}))
-    [kept] = Journal().waiting("toy")
+    Outbox().add(record.model_copy(update={"candidates": (first, *record.candidates[1:])}))
+    [kept] = Outbox().waiting("toy")
     files = {name: path.read_bytes() for name, path in kept.candidates[0].files.items() if isinstance(path, Path)}
     assert files == {"a/text.md": "Grüße".encode(), "plot.png": b"\x89PNG\xff", "log.txt": b"on the disk"}
     bare = {"files": {}}
     assert [one.model_copy(update=bare) for one in kept.candidates] == [
         one.model_copy(update=bare) for one in (first, *record.candidates[1:])
     ]
-    assert Journal().waiting("other") == []
+    assert Outbox().waiting("other") == []
 
 
 def test_a_kill_between_recording_and_forgetting_records_nothing_twice(
     registry: Registry, release: Callable[..., ReleaseRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal()
-    journal.keep(release())
+    outbox = Outbox()
+    outbox.add(release())
     with monkeypatch.context() as killed:
-        killed.setattr(Journal, "forget", lambda *_: 1 / 0)
+        killed.setattr(Outbox, "remove", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            journal.record(registry, "toy")
-    assert len(journal.waiting("toy")) == 1
+            outbox.deliver(registry, "toy")
+    assert len(outbox.waiting("toy")) == 1
     said: list[str] = []
-    [again] = journal.record(registry, "toy", said.append)
+    [again] = outbox.deliver(registry, "toy", said.append)
     assert again == registry.record_release(release())
     assert len(registry.candidates("toy")) == 2 and len(said) == 1
-    assert journal.waiting("toy") == []
+    assert outbox.waiting("toy") == []
 
 
 def test_suites_are_inputs_of_a_candidate_s_run(registry: Registry, release: Callable[..., ReleaseRecord]) -> None:

@@ -77,7 +77,7 @@ def test_records_go_from_one_database_to_another(server, installation, release: 
     restore(new, tmp_path / "backup.tar.gz")
     production = Registry(new.mlflow_backend).production("toy")
     assert production is not None and (production.version, production.state) == (1, None)
-    assert AuditLog(new.home / "audit").verify(written.audit_head)
+    assert AuditLog.of(new).verify(written.audit_head)
 
     # Over what is there: in one transaction, and the old is dumped aside.
     done = restore(old, tmp_path / "backup.tar.gz", replace=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,10 +61,12 @@ def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, u
     assert (other.path(artifact) / "sub/model.safetensors").read_text() == "weights"
 
 
-def test_the_setting_alone_suffices(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_alone_suffices(url: str, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_STORE_URL", url)
-    artifact = made(Store(tmp_path / "one"))
-    Store(tmp_path / "two").verify(artifact)
+    artifact = made(Store())
+    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "two"))
+    shutil.copytree(own_home / "keys", tmp_path / "two" / "keys")
+    Store().verify(artifact)
 
 
 def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(

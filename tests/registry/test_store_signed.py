@@ -13,6 +13,7 @@ import pytest
 from registry.store import Store, signing
 from tests.registry.store_support import made
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
+from weighbridge.settings import Settings
 
 
 @pytest.fixture
@@ -22,6 +23,11 @@ def store(tmp_path: Path) -> Store:
 
 def manifest_of(store: Store, artifact: object) -> Path:
     return store.path(artifact).parent / "manifest.json"  # type: ignore[arg-type]
+
+
+def store_with(tmp_path: Path, **keys: Path) -> Store:
+    """The store of an installation whose settings name these keys."""
+    return Store.of(Settings(home=tmp_path, **keys))  # type: ignore[arg-type]
 
 
 def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
@@ -109,23 +115,21 @@ def test_the_signature_of_another_artifact(store: Store) -> None:
 
 
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
-def test_a_key_of_your_own(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curve: str) -> None:
-    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(openssl_key(tmp_path / "own.pem", curve)))
+def test_a_key_of_your_own(tmp_path: Path, curve: str) -> None:
+    store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem", curve))
     store.verify(made(store))
 
 
-def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path) -> None:
     artifact = made(store)
-    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(openssl_key(tmp_path / "own.pem")))
+    store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem"))
     with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
         store.verify(artifact)
 
 
-def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(store: Store, tmp_path: Path) -> None:
     artifact = made(store)
-    monkeypatch.setenv("WEIGHBRIDGE_PUBLIC_KEY", str(tmp_path / "keys/weighbridge.pub"))
+    store = store_with(tmp_path, public_key=tmp_path / "keys/weighbridge.pub")
     store.verify(artifact)
     with pytest.raises(SigningKeyUnusable, match="public key only"):
         made(store, {"other": ""})
@@ -133,13 +137,13 @@ def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(
 
 
 @pytest.mark.parametrize("content", [None, "no key", "curve"])
-def test_a_key_that_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+def test_a_key_that_is_none(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "own.pem"
     if content == "curve":
         openssl_key(path, "secp256k1")
     elif content:
         path.write_text(content)
-    monkeypatch.setenv("WEIGHBRIDGE_SIGNING_KEY", str(path))
+    store = store_with(tmp_path, signing_key=path)
     with pytest.raises(SigningKeyUnusable, match=r"own\.pem"):
         made(store)
     assert store.artifacts() == []

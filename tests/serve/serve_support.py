@@ -49,7 +49,7 @@ def make_line(**flags: object) -> Line:
 
 def make_artifact(settings, content: str = "a") -> Artifact:
     """An artifact in the store; other content is another artifact."""
-    store = Store(settings.store_folder)
+    store = Store.of(settings)
     folder = store.staging("toy", f"make-{content}")
     (folder / "config.json").write_text(f'{{"content": "{content}"}}')
     return store.adopt(folder, line="toy", scheme="int8", repo="org/toy", commit="c" * 40)

@@ -52,7 +52,7 @@ class Scene:
 
     def candidate(self, content: str, outcome: str = "non_inferior", against: str | None = None) -> Artifact:
         """A weighed artifact, recorded."""
-        store = Store(self.settings.store_folder)
+        store = Store.of(self.settings)
         folder = store.staging(self.line_name, f"make-{content}")
         (folder / "config.json").write_text(f'{{"content": "{content}"}}')
         artifact = store.adopt(folder, line=self.line_name, scheme="int8", repo="org/toy", commit=COMMIT)
@@ -96,7 +96,7 @@ class Scene:
 
     def hold(self, version: Version, rules: Approval | None = None) -> Artifact:
         line = self.line.model_copy(update={"approval": rules or self.line.approval})
-        return hold(line, version, self.registry, Store(self.settings.store_folder), self.settings)
+        return hold(line, version, self.registry, Store.of(self.settings), self.settings)
 
     def comment(self, version: Version) -> str:
         """What stands before the card."""
@@ -262,7 +262,7 @@ def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.M
             scene.hold(version)
     assert scene.version(2).state is None, "what may be well tomorrow refuses nothing for good"
 
-    file = Store(scene.settings.store_folder).path(altered) / "config.json"
+    file = Store.of(scene.settings).path(altered) / "config.json"
     file.chmod(0o644)
     content = file.read_bytes()
     file.write_bytes(content[:-3] + b"x" + content[-2:])
@@ -370,7 +370,7 @@ def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_i
     scene.click(newer)
     wanted = step.wanted(scene.line, None)
     assert wanted is not None and wanted.digest == newer.digest
-    (Store(scene.settings.store_folder).path(newer) / "config.json").unlink()
+    (Store.of(scene.settings).path(newer) / "config.json").unlink()
     with pytest.raises(ArtifactDamaged):
         scene.hold(wanted)
     wanted = step.wanted(scene.line, None)

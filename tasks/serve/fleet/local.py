@@ -90,7 +90,7 @@ class LocalFleet:
         self._settings = settings
         self._folder = settings.home / "engines"
         self._supervisor = Supervisor(settings)
-        self._store = Store(settings.store_folder)
+        self._store = Store.of(settings)
 
     def engines(self, line: str | None = None) -> list[RunningEngine]:
         """The fleet's engines, or a line's, by name."""

@@ -57,7 +57,7 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
     kept = path_of(artifact, context)
     if kept.is_file():
         return Reference.model_validate_json(kept.read_bytes())
-    store = Store(settings.store_folder)
+    store = Store.of(settings)
     store.verify(artifact)
     tell(f"Asking transformers what {artifact.short} is to say, once")
     log = settings.logs_folder / f"parity-{artifact.digest[:12]}.log"

@@ -65,7 +65,7 @@ def test_an_engine_that_ends_again_and_again_is_given_up_before_its_time_is_over
 
 def test_damaged_weights_are_never_started(fleet, settings):
     artifact = make_artifact(settings)
-    (Store(settings.store_folder).path(artifact) / "config.json").write_text("{}")
+    (Store.of(settings).path(artifact) / "config.json").write_text("{}")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         fleet.ensure(make_line(), artifact)
 

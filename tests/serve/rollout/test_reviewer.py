@@ -78,9 +78,9 @@ def open_candidate(browser: Browser, accounts_server, plan) -> Open:
 def plan(settings):
     """The line, with a candidate that the pipeline weighed against production and recorded with its own rights."""
     line = make_line().model_copy(update={"name": LINE})
-    folder = Store(settings.store_folder).staging(LINE, "make")
+    folder = Store.of(settings).staging(LINE, "make")
     (folder / "config.json").write_text("{}")
-    artifact = Store(settings.store_folder).adopt(folder, line=LINE, scheme="int8", repo="org/toy", commit="c" * 40)
+    artifact = Store.of(settings).adopt(folder, line=LINE, scheme="int8", repo="org/toy", commit="c" * 40)
     ours, theirs = (_scores(digest, wrong) for digest, wrong in ((artifact.digest, 4), ("f" * 64, 3)))
     verdict = judge(
         artifact.digest, theirs.artifact_digest, [judge_suite(ours, theirs, margin=0.05, confidence=0.95)], [ours.suite]
