@@ -15,8 +15,8 @@ import numpy as np
 
 from examples import damage, smollm2
 from registry.store import Artifact, Store
-from tasks.evaluate.scoring.lm_eval import GeneralScoring, score_suites, scorer_name
-from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, score_by_lm_eval
+from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import find_suite
 from tasks.evaluate.verdict.paired import lower_bound
 from tasks.evaluate.verdict.verdict import judge_suite
@@ -38,7 +38,7 @@ def main() -> None:
     models["damaged"] = _artifact(store, "damaged", lambda folder: damage.damage(store.path(published), folder))
     margins = {use.name: use.margin for use in plan.suites if use.name.startswith("general/")}
     reference = _scores(store, published, list(margins))
-    print(f"{scorer_name()}\n")
+    print(f"{local_scorer_name()}\n")
     print(f"| suite (items) | margin | bf16 | {' | '.join(models)} |")
     print("| --- " * (len(models) + 3) + "|")
     compared = {name: _scores(store, artifact, list(margins)) for name, artifact in models.items()}
@@ -68,8 +68,8 @@ def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteSc
         if done == total:
             print(f"{artifact.scheme} {artifact.short}: {suite} scored", file=sys.stderr)
 
-    scoring = GeneralScoring(artifact.digest, store.path(artifact))
-    return score_suites(scoring, [find_suite(name) for name in suites], ScoreBook(), progress=progress)
+    scoring = LmEvalScorer(artifact.digest, store.path(artifact))
+    return score_by_lm_eval(scoring, [find_suite(name) for name in suites], ScoreCache(), progress=progress)
 
 
 def _artifact(store: Store, name: str, make: Callable[[Path], object]) -> Artifact:

@@ -32,12 +32,12 @@ FAILURES: dict[str, type[WeighbridgeError]] = {
     "invalid": VerdictInvalid,
 }
 
-SideArgument = typer.Argument(metavar="MODEL", help="A folder, store://line/digest, or http://host:port[/v1][#model].")
+ModelArgument = typer.Argument(metavar="MODEL", help="A folder, store://line/digest, or http://host:port[/v1][#model].")
 
 
 def compare(
-    candidate: Annotated[str, SideArgument],
-    production: Annotated[str, SideArgument],
+    candidate: Annotated[str, ModelArgument],
+    production: Annotated[str, ModelArgument],
     suite: Annotated[list[str], typer.Option(help="A suite's name or file; may be given again.")],
     margin: Annotated[float, typer.Option(help="The largest loss that still counts as no worse.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="One-sided, of `non_inferior`.")] = 0.95,
@@ -72,7 +72,7 @@ def compare(
     """
     from tasks.evaluate.compare import Options
     from tasks.evaluate.compare import compare as compare_sides
-    from tasks.evaluate.compare_inputs import side_of, suite_of
+    from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
 
     options = Options(
         margin=_within(margin, "--margin", 0, 1),
@@ -82,13 +82,13 @@ def compare(
         fresh=fresh,
         may_differ=frozenset({"engine", "flags", "scorer"} if engines_may_differ else ()),
         concurrency=concurrency,
-        patience_seconds=patience,
+        retry_seconds=patience,
         tokenizer=tokenizer,
     )
-    suites = {found.name: found for found in map(suite_of, suite)}
+    suites = {found.name: found for found in map(resolve_suite, suite)}
     if len(suites) < len(suite):
         raise SuiteUnknown("A suite is named twice.", "Name each once; files of the same name must be renamed.")
-    ours, theirs = side_of(candidate, candidate_key_env), side_of(production, production_key_env)
+    ours, theirs = resolve_model(candidate, candidate_key_env), resolve_model(production, production_key_env)
     watch = _Watch()
     try:
         with watch:

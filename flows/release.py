@@ -7,7 +7,7 @@ from prefect import flow
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.drift import DriftReport
-from tasks.evaluate.scoring.serving_scorer import Trial
+from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.evaluate.step import (
     ask,
     compare_answers,
@@ -25,7 +25,7 @@ from tasks.propose.dossier import Weighed
 from tasks.propose.propose import Release
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize_scheme
-from tasks.serve.step import engine_on_trial, keep_reference
+from tasks.serve.step import keep_reference, serving_scorer
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
 from tasks.steps import side_by_side, step
@@ -66,14 +66,14 @@ def release(
     pinned = pin(configured, revision)
     admit(pinned, configured)
     report = fit(pinned, configured)
-    production, trial = current(line), engine_on_trial(configured)
-    forecast(configured, production, trial)
+    production, scorer = current(line), serving_scorer(configured)
+    forecast(configured, production, scorer)
     weights = download(pinned, line)
     quantized = [quantize_scheme(configured, weights, scheme, look) for scheme in report.schemes]
     report = refit(report, [made.artifact for made in quantized], configured)
     quantized = [made for made in quantized if made.artifact.scheme in report.schemes]
     changed = what_changed(production, weights)
-    shared = {"line": configured, "production": production, "weights": weights, "trial": trial}
+    shared = {"line": configured, "production": production, "weights": weights, "scorer": scorer}
     weighed = side_by_side(weigh, [{**shared, "artifact": made.artifact, "seen": made.drift} for made in quantized])
     weighed = [one.model_copy(update={"attempts": made.attempts}) for one, made in zip(weighed, quantized, strict=True)]
     for one in weighed:
@@ -90,11 +90,11 @@ def current(line: str) -> Artifact | None:
 
 @step(
     "weigh-{artifact.scheme}-{artifact.short}",
-    key=lambda line, artifact, seen, production, weights, trial: [
+    key=lambda line, artifact, seen, production, weights, scorer: [
         artifact.digest,
         production and production.digest,
         weights.digest,
-        *weighing_conditions(line, trial),
+        *weighing_conditions(line, scorer),
     ],
 )
 def weigh(
@@ -103,7 +103,7 @@ def weigh(
     seen: DriftReport | None,
     production: Artifact | None,
     weights: Artifact,
-    trial: Trial,
+    scorer: ServingScorer,
 ) -> Weighed:
     """Weigh a candidate against production; before there is any, against the release as published.
 
@@ -113,21 +113,21 @@ def weigh(
     first_of_line = production is None and artifact.digest == weights.digest
     against = "production" if production else "the release as published"
     # An engine that reads GGUF only cannot be asked the release as published: its first answers are for later ones.
-    askable = production is not None or trial.serves(reference)
+    askable = production is not None or scorer.can_serve(reference)
     digest = None if first_of_line else reference.digest
     drift = {} if seen is None else {"distributions": seen}
     if seen is not None and seen.stops:
         verdict = draw_verdict(artifact, line, [], [], digest, against, drift, [], frozenset())
         return Weighed(artifact=artifact, verdict=verdict, candidate_scores=(), production_scores=(), drift=drift)
-    theirs = score(reference, line, trial)
-    ours = theirs if artifact == reference else score(artifact, line, trial, theirs)
+    theirs = score(reference, line, scorer)
+    ours = theirs if artifact == reference else score(artifact, line, scorer, theirs)
     if may_pass(line, ours, theirs):
-        asked = ask(reference, line, trial) if askable else []
+        asked = ask(reference, line, scorer) if askable else []
         theirs = theirs + asked
-        ours = ours + (asked if artifact == reference else ask(artifact, line, trial))
+        ours = ours + (asked if artifact == reference else ask(artifact, line, scorer))
     if artifact != reference:
         drift["answers"] = compare_answers(artifact, reference, line, ours, theirs)
-    again = noise_floor(reference, line, trial) if line.noise_floor and not first_of_line else []
+    again = noise_floor(reference, line, scorer) if line.noise_floor and not first_of_line else []
     theirs_or_none = None if first_of_line else theirs
     alone = frozenset() if askable else frozenset(suite.name for suite in suites_of(line, "regression"))
     verdict = draw_verdict(artifact, line, ours, theirs_or_none, digest, against, drift, again, alone)
@@ -137,7 +137,7 @@ def weigh(
         candidate_scores=tuple(ours),
         production_scores=tuple(theirs_or_none or ()),
         drift=drift,
-        scored_through=trial.sentence,
+        scored_through=scorer.sentence,
     )
 
 

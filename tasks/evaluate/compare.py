@@ -8,12 +8,12 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.compare_inputs import Side
-from tasks.evaluate.scoring.chat import Asking, ask
+from tasks.evaluate.compare_inputs import ComparedModel
+from tasks.evaluate.scoring.chat import ChatScorer, score_by_chat
 from tasks.evaluate.scoring.endpoint import Endpoint, lacks_log_probabilities
-from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, GeneralScoring, score_suites
-from tasks.evaluate.scoring.partial_scores import read_journal
-from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, LmEvalScorer, score_by_lm_eval
+from tasks.evaluate.scoring.partial_scores import read_partial_scores
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
 from tasks.evaluate.verdict.comparable import disagreements, invalid, weigh_suite
 from tasks.evaluate.verdict.early_stopping import Look, fair_order, judge_as_seen, look, looking_order
@@ -37,7 +37,7 @@ class Options(BaseModel):
     may_differ: frozenset[str] = frozenset()
     """Fields of `Conditions` that may differ although scores then mean something else."""
     concurrency: int = 8
-    patience_seconds: float | None = None
+    retry_seconds: float | None = None
     tokenizer: Path | None = None
     """For general suites of an endpoint that has no tokenizer to ask."""
 
@@ -48,14 +48,14 @@ class Comparison(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     verdict: Verdict
-    candidate: Side
-    production: Side
+    candidate: ComparedModel
+    production: ComparedModel
     candidate_scores: tuple[SuiteScores, ...]
     production_scores: tuple[SuiteScores, ...]
     options: Options
 
 
-class Watch(Protocol):
+class ComparisonListener(Protocol):
     """Who is told how it goes on."""
 
     def progress(self, who: str, suite: str, done: int, total: int) -> None:
@@ -71,20 +71,27 @@ class Watch(Protocol):
 class _Compared:
     """One comparison as it goes on."""
 
-    def __init__(self, candidate: Side, production: Side, suites: Sequence[Suite], options: Options, watch: Watch):
+    def __init__(
+        self,
+        candidate: ComparedModel,
+        production: ComparedModel,
+        suites: Sequence[Suite],
+        options: Options,
+        watch: ComparisonListener,
+    ):
         self.candidate, self.production, self.options, self.watch = candidate, production, options, watch
-        self.suites, self.book = suites, ScoreBook()
+        self.suites, self.cache = suites, ScoreCache()
         self.ours: dict[str, SuiteScores] = {}
         self.theirs: dict[str, SuiteScores] = {}
         self.again: dict[str, SuiteScores] = {}
         self.failures: dict[str, str] = {}
 
-    def key(self, side: Side, suite: Suite, again: bool = False) -> dict[str, str]:
+    def key(self, side: ComparedModel, suite: Suite, again: bool = False) -> dict[str, str]:
         """What the book finds a side's scores on a suite by."""
         if suite.kind == "general":
             return self._general(side, again).key(suite)
-        asking = side.asking(again)
-        return {"artifact_digest": side.digest, "suite_digest": suite.digest, "scorer": asking.scorer}
+        chat_scorer = side.chat_scorer(again)
+        return {"artifact_digest": side.digest, "suite_digest": suite.digest, "scorer": chat_scorer.name}
 
     def require_all(self) -> None:
         """See that every suite can be scored on both, before the first one takes its time.
@@ -103,8 +110,8 @@ class _Compared:
                 if suite.kind == "general" and side.endpoint is not None:
                     self._require_log_probabilities(side, side.endpoint, suite)
 
-    def _require_log_probabilities(self, side: Side, endpoint: Endpoint, suite: Suite) -> None:
-        if not self.options.fresh and self.book.find(**self.key(side, suite)) is not None:
+    def _require_log_probabilities(self, side: ComparedModel, endpoint: Endpoint, suite: Suite) -> None:
+        if not self.options.fresh and self.cache.find(**self.key(side, suite)) is not None:
             return
         if lacking := lacks_log_probabilities(endpoint.base, endpoint.model, side.api_key):
             raise SuiteNeedsMore(
@@ -118,7 +125,7 @@ class _Compared:
         if self.options.fresh:
             for suite in self.suites:
                 for side, again in ((self.candidate, False), (self.production, False), (self.production, True)):
-                    self.book.forget(**self.key(side, suite, again))
+                    self.cache.forget(**self.key(side, suite, again))
         for suite in self.suites:
             ours, theirs = (self._conditions(side, suite) for side in self._sides)
             if reasons := disagreements(ours, theirs, self.options.may_differ):
@@ -157,7 +164,7 @@ class _Compared:
             margin=margin,
             confidence=confidence,
             may_differ=self.options.may_differ,
-            earlier=self.book.others(**self.key(self.production, suite)),
+            earlier=self.cache.others(**self.key(self.production, suite)),
             again=self.again.get(suite.name),
             judge=None if self.options.all_items else as_seen,
         )
@@ -168,17 +175,17 @@ class _Compared:
         if not suites:
             return
         try:
-            found = score_suites(
+            found = score_by_lm_eval(
                 self._general(side, who == "production again"),
                 suites,
-                self.book,
+                self.cache,
                 progress=lambda suite, done, total: self.watch.progress(who, suite, done, total),
                 order=self._order if may_stop else None,
                 stop=(lambda suite, seen: self._settled(suite, seen)) if who == "candidate" else None,
             )
         except ScoringFailed as error:
             key = {suite.name: self.key(side, suite, who == "production again") for suite in suites}
-            kept = {suite.name: self.book.find(**key[suite.name]) for suite in suites}
+            kept = {suite.name: self.cache.find(**key[suite.name]) for suite in suites}
             found = [scores for scores in kept.values() if scores is not None]
             self.failures |= {name: f"{who}: {error.what}" for name, scores in kept.items() if scores is None}
         into |= {scores.suite: scores for scores in found}
@@ -186,24 +193,24 @@ class _Compared:
     def _ask(self, suite: Suite) -> None:
         who = "production"
         try:
-            self.theirs[suite.name] = self._asked(who, suite, self.production.asking())
+            self.theirs[suite.name] = self._asked(who, suite, self.production.chat_scorer())
             if self.options.noise_floor:
-                self.again[suite.name] = self._asked("production again", suite, self.production.asking(again=True))
+                self.again[suite.name] = self._asked("production again", suite, self.production.chat_scorer(again=True))
             who = "candidate"
-            self.ours[suite.name] = self._asked(who, suite, self.candidate.asking())
+            self.ours[suite.name] = self._asked(who, suite, self.candidate.chat_scorer())
         except ScoringFailed as error:
             self.failures[suite.name] = f"{who}: {error.what} [{error.where}] {self._told_so_far(suite)}"
 
-    def _asked(self, who: str, suite: Suite, asking: Asking) -> SuiteScores:
+    def _asked(self, who: str, suite: Suite, chat_scorer: ChatScorer) -> SuiteScores:
         candidate = who == "candidate"
         theirs = self.theirs.get(suite.name)
-        return ask(
-            asking,
+        return score_by_chat(
+            chat_scorer,
             suite,
             api_key=(self.candidate if candidate else self.production).api_key,
-            book=self.book,
+            cache=self.cache,
             concurrency=self.options.concurrency,
-            patience_seconds=self.options.patience_seconds,
+            retry_seconds=self.options.retry_seconds,
             progress=lambda done, total: self.watch.progress(who, suite.name, done, total),
             order=fair_order(theirs) if candidate and theirs else (),
             first=[item.id for item in theirs.items if item.must_pass] if candidate and theirs else (),
@@ -225,31 +232,43 @@ class _Compared:
         production = self.theirs[suite.name]
         return looking_order(production, scored, margin=self.options.margin, confidence=self.options.confidence)
 
-    def _general(self, side: Side, again: bool) -> GeneralScoring:
+    def _general(self, side: ComparedModel, again: bool) -> LmEvalScorer:
         return side.general(self.options.tokenizer, NOISE_BATCH_SIZE if again else None)
 
-    def _conditions(self, side: Side, suite: Suite) -> Conditions:
-        return side.general(self.options.tokenizer).conditions if suite.kind == "general" else side.asking().conditions
+    def _conditions(self, side: ComparedModel, suite: Suite) -> Conditions:
+        return (
+            side.general(self.options.tokenizer).conditions
+            if suite.kind == "general"
+            else side.chat_scorer().conditions
+        )
 
-    def _so_far(self, side: Side, suite: Suite) -> SuiteScores:
+    def _so_far(self, side: ComparedModel, suite: Suite) -> SuiteScores:
         """What a scoring that failed has: for the report, not for a verdict."""
         key = self.key(side, suite)
-        items = tuple(read_journal(self.book.journal_path(**key)).values())
+        items = tuple(read_partial_scores(self.cache.partial_scores_path(**key)).values())
         return SuiteScores(suite=suite.name, **key, items=items, seconds=0.0, suite_items=suite.items)
 
     def _told_so_far(self, suite: Suite) -> str:
-        counts = [len(read_journal(self.book.journal_path(**self.key(side, suite)))) for side in self._sides]
+        counts = [
+            len(read_partial_scores(self.cache.partial_scores_path(**self.key(side, suite)))) for side in self._sides
+        ]
         kept = " and ".join(f"{count} of {suite.items} by {who}" for count, who in zip(counts, self._names) if count)
         return f"Answered and kept: {kept}; run the same command again to go on from there." if kept else ""
 
     @property
-    def _sides(self) -> tuple[Side, Side]:
+    def _sides(self) -> tuple[ComparedModel, ComparedModel]:
         return self.candidate, self.production
 
     _names = ("the candidate", "production")
 
 
-def compare(candidate: Side, production: Side, suites: Sequence[Suite], options: Options, watch: Watch) -> Comparison:
+def compare(
+    candidate: ComparedModel,
+    production: ComparedModel,
+    suites: Sequence[Suite],
+    options: Options,
+    watch: ComparisonListener,
+) -> Comparison:
     """Compare two models on suites; what was scored before is taken from the book.
 
     Args:

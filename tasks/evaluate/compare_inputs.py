@@ -10,11 +10,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.store import Store
-from tasks.evaluate.scoring.chat import Asking
+from tasks.evaluate.scoring.chat import ChatScorer
 from tasks.evaluate.scoring.endpoint import Endpoint, describe
-from tasks.evaluate.scoring.lm_eval import GeneralScoring
-from tasks.evaluate.scoring.lm_eval_child import Remote
-from tasks.evaluate.scoring.model_files import ModelFacts, folder_digest, read_facts
+from tasks.evaluate.scoring.lm_eval import LmEvalScorer
+from tasks.evaluate.scoring.lm_eval_child import RemoteModel
+from tasks.evaluate.scoring.model_files import ModelFiles, folder_digest, read_model_files
 from tasks.evaluate.suites.lint.check import locate
 from tasks.evaluate.suites.suite import SUFFIX, Suite, find_suite, suite_at
 from weighbridge.errors import ArtifactMissing, ModelUnreadable, OptionInvalid
@@ -23,7 +23,7 @@ from weighbridge.settings import load_settings
 STORED = re.compile(r"store://(?P<line>[a-z0-9-]+)/(?P<digest>[0-9a-f]{6,64})")
 
 
-class Side(BaseModel):
+class ComparedModel(BaseModel):
     """One of the two that are compared."""
 
     model_config = ConfigDict(frozen=True)
@@ -33,7 +33,7 @@ class Side(BaseModel):
     kind: Literal["folder", "endpoint"]
     digest: str
     """64 hex digits: of the files, or of what the endpoint says of itself."""
-    facts: ModelFacts
+    model_files: ModelFiles
     folder: Path | None = None
     endpoint: Endpoint | None = None
     api_key: str | None = Field(None, repr=False, exclude=True)
@@ -43,37 +43,37 @@ class Side(BaseModel):
         """What runs it, in words."""
         return self.endpoint.engine if self.endpoint else "lm-eval on its files"
 
-    def general(self, tokenizer: Path | None, batch_size: int | None = None) -> GeneralScoring:
+    def general(self, tokenizer: Path | None, batch_size: int | None = None) -> LmEvalScorer:
         """How it is scored on general suites."""
         if self.endpoint is None:
             assert self.folder is not None
-            return GeneralScoring(self.digest, self.folder, facts=self.facts, batch_size=batch_size)
-        remote = Remote(
+            return LmEvalScorer(self.digest, self.folder, model_files=self.model_files, batch_size=batch_size)
+        remote = RemoteModel(
             base=self.endpoint.base, model=self.endpoint.model, tokenizer=tokenizer, context=self.endpoint.context
         )
-        return GeneralScoring(
+        return LmEvalScorer(
             self.digest,
             remote,
             engine=self.endpoint.engine,
-            facts=self.facts,
+            model_files=self.model_files,
             batch_size=batch_size,
             api_key=self.api_key,
         )
 
-    def asking(self, again: bool = False) -> Asking:
+    def chat_scorer(self, again: bool = False) -> ChatScorer:
         """How it is asked regression suites; only an endpoint can be."""
         assert self.endpoint is not None
-        return Asking(
+        return ChatScorer(
             endpoint=self.endpoint.base,
             model=self.endpoint.model,
             artifact_digest=self.digest,
             engine=self.endpoint.engine,
-            facts=self.facts,
+            model_files=self.model_files,
             again=again,
         )
 
 
-def side_of(named: str, key_env: str | None = None, store: Store | None = None) -> Side:
+def resolve_model(named: str, key_env: str | None = None, store: Store | None = None) -> ComparedModel:
     """Find out what was named.
 
     Args:
@@ -91,11 +91,11 @@ def side_of(named: str, key_env: str | None = None, store: Store | None = None) 
         address, _, model = named.partition("#")
         key = _key(key_env)
         endpoint = describe(address, model or None, key, load_settings().home / "scores" / "endpoints")
-        return Side(
+        return ComparedModel(
             label=f"{endpoint.base}#{endpoint.model}",
             kind="endpoint",
             digest=endpoint.digest,
-            facts=endpoint.facts,
+            model_files=endpoint.model_files,
             endpoint=endpoint,
             api_key=key,
         )
@@ -107,10 +107,12 @@ def side_of(named: str, key_env: str | None = None, store: Store | None = None) 
             f"{named} is no model's folder: it has no config.json.",
             "Name a model's folder, store://line/digest, or an endpoint's address such as http://127.0.0.1:8000.",
         )
-    return Side(label=named, kind="folder", digest=folder_digest(folder), facts=read_facts(folder), folder=folder)
+    return ComparedModel(
+        label=named, kind="folder", digest=folder_digest(folder), model_files=read_model_files(folder), folder=folder
+    )
 
 
-def suite_of(named: str) -> Suite:
+def resolve_suite(named: str) -> Suite:
     """A suite by its name, with or without its kind, or by the path of its file.
 
     Raises:
@@ -123,7 +125,7 @@ def suite_of(named: str) -> Suite:
     return suite_at(f"{'general' if path.suffix == SUFFIX['general'] else 'regression'}/{name}", path)
 
 
-def _stored(named: str, store: Store) -> Side:
+def _stored(named: str, store: Store) -> ComparedModel:
     match = STORED.fullmatch(named)
     fitting = [one for one in store.artifacts(match["line"]) if one.digest.startswith(match["digest"])] if match else []
     if len(fitting) != 1:
@@ -133,7 +135,13 @@ def _stored(named: str, store: Store) -> Side:
             where=str(store.folder),
         )
     folder = store.path(fitting[0])
-    return Side(label=fitting[0].uri, kind="folder", digest=fitting[0].digest, facts=read_facts(folder), folder=folder)
+    return ComparedModel(
+        label=fitting[0].uri,
+        kind="folder",
+        digest=fitting[0].digest,
+        model_files=read_model_files(folder),
+        folder=folder,
+    )
 
 
 def _key(key_env: str | None) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.scoring.scores import ScoreBook
+from tasks.evaluate.scoring.scores import ScoreCache
 from tasks.evaluate.suites.lint.power import Power, power_of
 from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.line import Line
@@ -38,7 +38,7 @@ class Forecast(BaseModel):
 
 
 def forecast(
-    line: Line, reference: str | None, scorer_of: Callable[[Suite], str], book: ScoreBook
+    line: Line, reference: str | None, scorer_of: Callable[[Suite], str], cache: ScoreCache
 ) -> tuple[Forecast, ...]:
     """Work out what a line's suites may take.
 
@@ -51,7 +51,7 @@ def forecast(
     found = []
     for use in line.suites:
         suite = find_suite(use.name)
-        known = reference and book.find(artifact_digest=reference, suite_digest=suite.digest, scorer=scorer_of(suite))
+        known = reference and cache.find(artifact_digest=reference, suite_digest=suite.digest, scorer=scorer_of(suite))
         power = power_of(suite.items, use.margin, line.confidence)
         found.append(Forecast(suite=use.name, power=power, seconds=known.seconds if known else None))
     return tuple(found)

@@ -17,12 +17,10 @@ from tasks.evaluate.drift import (
 from tasks.evaluate.drift.answers import seen_answers
 from tasks.evaluate.forecast import Forecast
 from tasks.evaluate.forecast import forecast as foresee
-from tasks.evaluate.scoring.chat import ask as ask_endpoint
-from tasks.evaluate.scoring.chat import asking_scorer
-from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE
-from tasks.evaluate.scoring.lm_eval import score_suites as score_on
-from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
-from tasks.evaluate.scoring.serving_scorer import Trial
+from tasks.evaluate.scoring.chat import chat_scorer_name, score_by_chat
+from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, score_by_lm_eval
+from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
+from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.evaluate.suites.suite import Suite, find_suite
 from tasks.evaluate.verdict.judge_suites import judge_suites, may_pass
 from tasks.evaluate.verdict.verdict import Movement, Verdict, judge
@@ -40,23 +38,23 @@ def _digests(line: Line, kind: str) -> list[object]:
     return [suite.digest for suite in suites_of(line, kind)]
 
 
-def weighing_conditions(line: Line, trial: Trial) -> list[object]:
+def weighing_conditions(line: Line, scorer: ServingScorer) -> list[object]:
     """All that a verdict depends on beside the models: the line, its suites' content, the held text, what scores."""
     suites = [*_digests(line, "general"), *_digests(line, "regression")]
-    return [line.model_dump(), suites, text_digest(held_documents()), trial.engine, trial.scorer()]
+    return [line.model_dump(), suites, text_digest(held_documents()), scorer.engine, scorer.lm_eval_name()]
 
 
 @step(
     "forecast",
-    key=lambda line, reference, trial: [reference and reference.digest, *weighing_conditions(line, trial)],
+    key=lambda line, reference, scorer: [reference and reference.digest, *weighing_conditions(line, scorer)],
 )
-def forecast(line: Line, reference: Artifact | None, trial: Trial) -> list[Forecast]:
+def forecast(line: Line, reference: Artifact | None, scorer: ServingScorer) -> list[Forecast]:
     """Say what the verdict may take, and warn of suites that can never decide their margin."""
 
     def scorer_of(suite: Suite) -> str:
-        return trial.scorer() if suite.kind == "general" else asking_scorer(trial.engine)
+        return scorer.lm_eval_name() if suite.kind == "general" else chat_scorer_name(scorer.engine)
 
-    rows = list(foresee(line, reference.digest if reference else None, scorer_of, ScoreBook()))
+    rows = list(foresee(line, reference.digest if reference else None, scorer_of, ScoreCache()))
     for row in rows:
         (run_logger().warning if row.too_small else run_logger().info)(row.sentence)
     table = [
@@ -74,7 +72,9 @@ def forecast(line: Line, reference: Artifact | None, trial: Trial) -> list[Forec
     return rows
 
 
-def score(artifact: Artifact, line: Line, trial: Trial, against: list[SuiteScores] | None = None) -> list[SuiteScores]:
+def score(
+    artifact: Artifact, line: Line, scorer: ServingScorer, against: list[SuiteScores] | None = None
+) -> list[SuiteScores]:
     """Score an artifact on the line's general suites; what was scored before is taken from the book.
 
     Where several are weighed at once, each suite has a model of its own. An engine has one for all, and takes several
@@ -83,58 +83,62 @@ def score(artifact: Artifact, line: Line, trial: Trial, against: list[SuiteScore
     Args:
         artifact: what is scored.
         line: whose suites.
-        trial: the engine that is to serve, through which it is scored where that can be.
+        scorer: the engine that is to serve, through which it is scored where that can be.
         against: production's scores; a suite that is not shown to be no worse than them spares those after it.
     """
     names = [suite.name for suite in suites_of(line, "general")]
-    alone = load_settings().weigh_at_once == 1 or trial.prompt_log_probabilities
+    alone = load_settings().weigh_at_once == 1 or scorer.prompt_log_probabilities
     groups = [names] if alone else [[name] for name in names]
-    shared = {"artifact": artifact, "line": line, "trial": trial, "against": against}
+    shared = {"artifact": artifact, "line": line, "scorer": scorer, "against": against}
     lists = side_by_side(score_suites, [{**shared, "suites": group} for group in groups])
     return [scores for group in lists for scores in group]
 
 
 @step(
     "score-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, line, trial, suites, against: [
+    key=lambda artifact, line, scorer, suites, against: [
         artifact.digest,
         [find_suite(name).digest for name in suites],
-        trial.scorer(),
+        scorer.lm_eval_name(),
         [[one.artifact_digest, line.suites, line.confidence] for one in against or []],
     ],
 )
 def score_suites(
-    artifact: Artifact, line: Line, trial: Trial, suites: list[str], against: list[SuiteScores] | None
+    artifact: Artifact, line: Line, scorer: ServingScorer, suites: list[str], against: list[SuiteScores] | None
 ) -> list[SuiteScores]:
     """Score an artifact on some general suites, one after the other; see `score`."""
 
     def cannot_pass(scores: SuiteScores) -> bool:
         return bool(against) and not may_pass(line, [scores], against)
 
-    return _scored(artifact, line, trial, [find_suite(name) for name in suites], "score", None, cannot_pass)
+    return _scored(artifact, line, scorer, [find_suite(name) for name in suites], "score", None, cannot_pass)
 
 
 @step(
     "noise-floor-{artifact.short}",
-    key=lambda artifact, line, trial: [artifact.digest, _digests(line, "general"), trial.scorer(NOISE_BATCH_SIZE)],
+    key=lambda artifact, line, scorer: [
+        artifact.digest,
+        _digests(line, "general"),
+        scorer.lm_eval_name(NOISE_BATCH_SIZE),
+    ],
 )
-def noise_floor(artifact: Artifact, line: Line, trial: Trial) -> list[SuiteScores]:
+def noise_floor(artifact: Artifact, line: Line, scorer: ServingScorer) -> list[SuiteScores]:
     """Score production a second time, rounded otherwise: the flips between the two are nobody's loss."""
-    return _scored(artifact, line, trial, suites_of(line, "general"), "noise floor of", NOISE_BATCH_SIZE)
+    return _scored(artifact, line, scorer, suites_of(line, "general"), "noise floor of", NOISE_BATCH_SIZE)
 
 
 def _scored(
     artifact: Artifact,
     line: Line,
-    trial: Trial,
+    scorer: ServingScorer,
     suites: list[Suite],
     what: str,
     batch_size: int | None,
     enough: Callable[[SuiteScores], bool] = lambda _: False,
 ) -> list[SuiteScores]:
-    book, told = ScoreBook(), dict[str, Callable[[int, int], None]]()
-    key = {"artifact_digest": artifact.digest, "scorer": trial.scorer(batch_size)}
-    known = [book.find(suite_digest=suite.digest, **key) for suite in suites]
+    cache, told = ScoreCache(), dict[str, Callable[[int, int], None]]()
+    key = {"artifact_digest": artifact.digest, "scorer": scorer.lm_eval_name(batch_size)}
+    known = [cache.find(suite_digest=suite.digest, **key) for suite in suites]
     if all(scores is not None for scores in known):
         # No engine is started for what the book has.
         return [scores for scores in known if scores is not None]
@@ -142,32 +146,32 @@ def _scored(
     def progress(suite: str, done: int, total: int) -> None:
         told.setdefault(suite, log_progress(f"{what} {artifact.scheme} on {suite}"))(done, total)
 
-    with trial.scoring(line, artifact, run_logger().info, batch_size) as scoring:
-        return score_on(scoring, suites, book, progress=progress, enough=enough)
+    with scorer.lm_eval_scorer(line, artifact, run_logger().info, batch_size) as lm_eval:
+        return score_by_lm_eval(lm_eval, suites, cache, progress=progress, enough=enough)
 
 
 @step(
     "ask-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, line, trial: [artifact.digest, _digests(line, "regression"), trial.engine],
+    key=lambda artifact, line, scorer: [artifact.digest, _digests(line, "regression"), scorer.engine],
 )
-def ask(artifact: Artifact, line: Line, trial: Trial) -> list[SuiteScores]:
+def ask(artifact: Artifact, line: Line, scorer: ServingScorer) -> list[SuiteScores]:
     """Ask the line's regression suites through the very engine and flags that will serve.
 
     Args:
         artifact: what is asked.
         line: whose suites.
-        trial: that engine.
+        scorer: that engine.
     """
     suites = suites_of(line, "regression")
     if not suites:
         return []
-    with trial.launch(line, artifact, run_logger().info) as launched:
+    with scorer.start_engine(line, artifact, run_logger().info) as engine:
         return [
-            ask_endpoint(
-                trial.asking(line, artifact, launched),
+            score_by_chat(
+                scorer.chat_scorer(line, artifact, engine),
                 suite,
                 api_key=None,
-                book=ScoreBook(),
+                cache=ScoreCache(),
                 concurrency=line.target.concurrency,
                 progress=log_progress(f"ask {artifact.scheme} {suite.name}"),
             )

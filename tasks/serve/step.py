@@ -12,7 +12,7 @@ from registry.models.records import Version
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.engines import engine, serves
-from tasks.evaluate.scoring.serving_scorer import Trial
+from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.serve.approval import hold
 from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
 from tasks.serve.gateway import Gateway
@@ -43,20 +43,19 @@ class Serving(BaseModel):
     steps: tuple[StepReport, ...] = ()
 
 
-def engine_on_trial(line: Line) -> Trial:
+def serving_scorer(line: Line) -> ServingScorer:
     """The line's engine, for weighing; scores record it by version and a digest of its flags."""
     planned = plan_engine(line)
-    return Trial(
+    return ServingScorer(
         engine=f"{planned.engine_version} {planned.digest[:12]}",
         prompt_log_probabilities=engine(line.engine.name).prompt_log_probabilities,
-        serves=lambda artifact: serves(engine(line.engine.name), Store().path(artifact)),
-        launch=_launch_for_trial,
+        can_serve=lambda artifact: serves(engine(line.engine.name), Store().path(artifact)),
+        start_engine=_start_engine,
+        store=Store(),
     )
 
 
-def _launch_for_trial(
-    line: Line, artifact: Artifact, tell: Callable[[str], None]
-) -> AbstractContextManager[RunningEngine]:
+def _start_engine(line: Line, artifact: Artifact, tell: Callable[[str], None]) -> AbstractContextManager[RunningEngine]:
     return LocalFleet(load_settings()).trial(line, artifact, tell)
 
 

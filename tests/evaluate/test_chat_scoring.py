@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tasks.evaluate.scoring import retries
-from tasks.evaluate.scoring.chat import Asking, ask
-from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.scoring.chat import ChatScorer, score_by_chat
+from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.errors import ScoringFailed
 
@@ -71,7 +71,7 @@ def engine() -> Iterator[Engine]:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(retries, "PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 20)
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def suite(tmp_path: Path) -> Suite:
 def put(toy: Engine, suite: Suite, folder: Path, **changes: Any) -> SuiteScores:
     who = {"endpoint": toy.url, "model": "the-model", "artifact_digest": "a" * 64, "engine": "toy 1 --fast"}
     who |= {name: changes.pop(name) for name in [*who, "again"] if name in changes}
-    options: dict[str, Any] = {"api_key": None, "book": ScoreBook(folder / "book"), **changes}
-    return ask(Asking(**who), suite, **options)
+    options: dict[str, Any] = {"api_key": None, "cache": ScoreCache(folder / "scores"), **changes}
+    return score_by_chat(ChatScorer(**who), suite, **options)
 
 
 def test_an_item_is_right_when_all_its_assertions_hold(engine: Engine, suite: Suite, tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_no_answer_is_a_failure_never_a_wrong_answer(
         (status, body) if request["messages"][-1]["content"] == "question 5" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-5") as caught:
-        put(engine, suite, tmp_path, patience_seconds=0.2)
+        put(engine, suite, tmp_path, retry_seconds=0.2)
     assert said in caught.value.what
-    assert not list((tmp_path / "book").rglob("*.json"))
+    assert not list((tmp_path / "scores").rglob("*.json"))
     assert engine.asked["question 5"] == 1 if status != 500 else engine.asked["question 5"] > 2
 
 
@@ -172,7 +172,7 @@ def test_an_empty_answer_is_an_answer(engine: Engine, suite: Suite, tmp_path: Pa
 
 def test_an_engine_that_is_not_there_is_named(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(ScoringFailed, match="ConnectError") as caught:
-        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1, patience_seconds=0.2)
+        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1, retry_seconds=0.2)
     assert caught.value.where == "http://127.0.0.1:9/v1"
 
 
@@ -187,13 +187,13 @@ def test_what_was_answered_is_not_asked_again_after_a_failure(engine: Engine, su
         (500, "down") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-9"):
-        put(engine, suite, tmp_path, concurrency=1, patience_seconds=0.2)
+        put(engine, suite, tmp_path, concurrency=1, retry_seconds=0.2)
     engine.asked.clear()
     engine.answer = lambda request, before: (200, completion("Hi"))
     assert put(engine, suite, tmp_path).mean == 1
     # One more was being answered when it failed, and that is kept too.
     assert {"question 9", "question 11"} <= set(engine.asked) <= {"question 9", "question 10", "question 11"}
-    assert not list((tmp_path / "book").rglob("*.jsonl")), "the journal goes when the suite is whole"
+    assert not list((tmp_path / "scores").rglob("*.jsonl")), "the journal goes when the suite is whole"
 
 
 def test_what_an_answer_lacked_is_noted_beside_its_score(engine: Engine, suite: Suite, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from examples import tiny
 from examples.answering import Answering
 from tasks.evaluate import compare as room
 from tasks.evaluate.compare import Comparison, Options, compare
-from tasks.evaluate.compare_inputs import side_of, suite_of
+from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
 from tasks.evaluate.scoring import retries
-from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, suite_at
 from tasks.evaluate.verdict.early_stopping import Look
 from weighbridge.errors import (
@@ -79,7 +79,7 @@ def right_but(*wrong: int) -> Callable[[str], str]:
 
 def put(candidate: Answering, production: Answering, suite: Suite, **options: object) -> Comparison:
     chosen = Options.model_validate({"margin": 0.1, "patience_seconds": 0.2, "concurrency": 4, **options})
-    return compare(side_of(candidate.url), side_of(production.url), [suite], chosen, Quiet())
+    return compare(resolve_model(candidate.url), resolve_model(production.url), [suite], chosen, Quiet())
 
 
 def test_no_worse_is_settled_before_the_end_and_asked_once(suite: Suite) -> None:
@@ -107,7 +107,7 @@ def test_compared_again_the_endpoints_may_be_gone(suite: Suite) -> None:
     with Answering(right_but()) as ours, Answering(right_but()) as theirs:
         first = put(ours, theirs, suite)
     watch = Quiet()
-    again = compare(side_of(ours.url), side_of(theirs.url), [suite], Options(margin=0.1), watch)
+    again = compare(resolve_model(ours.url), resolve_model(theirs.url), [suite], Options(margin=0.1), watch)
     assert again.verdict == first.verdict
     assert any("does not answer" in text for text in watch.said)
 
@@ -202,7 +202,7 @@ def test_truncated_answers_make_it_invalid(suite: Suite) -> None:
 
 def test_prompts_are_not_asked_of_a_folder(suite: Suite, tmp_path: Path) -> None:
     folder = str(tiny.build(tmp_path / "model"))
-    side = side_of(folder)
+    side = resolve_model(folder)
     with pytest.raises(SuiteNeedsMore, match="is a folder") as caught:
         compare(side, side, [suite], Options(), Quiet())
     assert f"transformers serve {folder}" in caught.value.next_step
@@ -210,45 +210,45 @@ def test_prompts_are_not_asked_of_a_folder(suite: Suite, tmp_path: Path) -> None
 
 def test_likelihoods_are_not_asked_of_an_endpoint_that_ignores_echo() -> None:
     with Answering(right_but()) as toy, pytest.raises(SuiteNeedsMore, match="ignores `echo`"):
-        side = side_of(toy.url)
-        compare(side, side, [suite_of("general/choice")], Options(), Quiet())
+        side = resolve_model(toy.url)
+        compare(side, side, [resolve_suite("general/choice")], Options(), Quiet())
 
 
 def test_folders_are_scored_by_the_harness_and_taken_from_the_book(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = (side_of(str(tiny.build(tmp_path / name, seed=n))) for n, name in enumerate(("a", "b")))
-    wanted = suite_of("choice")
+    ours, theirs = (resolve_model(str(tiny.build(tmp_path / name, seed=n))) for n, name in enumerate(("a", "b")))
+    wanted = resolve_suite("choice")
     for side in (ours, theirs):
         key = side.general(None).key(wanted)
         items = tuple(ItemScore(id=id, score=1.0) for id in wanted.ids)
         kept = SuiteScores(suite=wanted.name, **key, items=items, seconds=3.0, conditions=side.general(None).conditions)
-        ScoreBook().keep(kept)
+        ScoreCache().keep(kept)
     found = compare(ours, theirs, [wanted], Options(margin=0.05), Quiet())
     assert found.verdict.outcome == "non_inferior" and ours.digest != theirs.digest
 
     def dies(*_: object, **__: object) -> list[SuiteScores]:
         raise ScoringFailed("The scoring process was killed by signal 9.", "Run it again.")
 
-    monkeypatch.setattr(room, "score_suites", dies)
+    monkeypatch.setattr(room, "score_by_lm_eval", dies)
     found = compare(ours, theirs, [wanted], Options(margin=0.05, fresh=True), Quiet())
     assert found.verdict.outcome == "invalid" and "signal 9" in found.verdict.suites[0].reason
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnreadable, match="no model's folder"):
-        side_of(str(tmp_path))
+        resolve_model(str(tmp_path))
     with pytest.raises(ArtifactMissing, match="no artifact"):
-        side_of("store://llama/0123456789")
+        resolve_model("store://llama/0123456789")
     monkeypatch.delenv("TOY_KEY", raising=False)
     with pytest.raises(OptionInvalid, match="TOY_KEY is not set"):
-        side_of("http://127.0.0.1:9", "TOY_KEY")
+        resolve_model("http://127.0.0.1:9", "TOY_KEY")
 
 
 def test_a_key_is_sent_and_kept_nowhere(suite: Suite, monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
     monkeypatch.setenv("TOY_KEY", "very-secret")
     with Answering(right_but()) as toy:
-        side = side_of(f"{toy.url}#toy", "TOY_KEY")
+        side = resolve_model(f"{toy.url}#toy", "TOY_KEY")
         found = compare(side, side, [suite], Options(margin=0.1), Quiet())
         assert toy.keys == {"Bearer very-secret"}
     assert "very-secret" not in found.model_dump_json() + repr(side)

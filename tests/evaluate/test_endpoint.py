@@ -16,7 +16,7 @@ import pytest
 
 from examples.answering import Answering
 from tasks.evaluate.scoring.endpoint import describe, lacks_log_probabilities, make_client
-from tasks.evaluate.scoring.retries import Patience
+from tasks.evaluate.scoring.retries import RetryBudget
 from weighbridge.errors import EndpointRefused
 
 
@@ -28,7 +28,7 @@ def test_an_endpoint_says_what_it_is(tmp_path: Path) -> None:
     with Answering(answer, model="llama", version="0.32.0", props={"chat_template": "{{ x }}"}) as toy:
         found = describe(toy.url, None, "secret", tmp_path)
         assert (found.model, found.engine, found.base) == ("llama", "toyworks 0.32.0", f"{toy.url}/v1")
-        assert len(found.facts.chat_template) == 16 and found.facts.tokenizer == ""
+        assert len(found.model_files.chat_template) == 16 and found.model_files.tokenizer == ""
         assert toy.keys == {"Bearer secret"}
         assert describe(f"{toy.url}/v1/", "llama", None, tmp_path).digest == found.digest, "`created` is new each time"
         toy.version = "0.33.0"
@@ -115,7 +115,7 @@ def in_seconds(seconds: float) -> str:
 def test_an_endpoint_that_asks_to_wait_is_given_the_time(busy, asked, least: float) -> None:  # type: ignore[no-untyped-def]
     toy = busy([(429, {"Retry-After": asked if isinstance(asked, str) else asked()})])
     with make_client(None) as client:
-        assert Patience(10).post(client, toy.url, {}).json() == {}
+        assert RetryBudget(10).post(client, toy.url, {}).json() == {}
     assert toy.times[1] - toy.times[0] >= least
 
 
@@ -123,24 +123,24 @@ def test_one_that_asks_for_an_hour_is_not_waited_for(busy) -> None:  # type: ign
     toy = busy([(503, {"Retry-After": "3600"})])
     started = time.monotonic()
     with make_client(None) as client, pytest.raises(httpx.HTTPStatusError):
-        Patience(5).post(client, toy.url, {})
+        RetryBudget(5).post(client, toy.url, {})
     assert time.monotonic() - started < 2 and len(toy.times) == 1
 
 
 def test_a_request_that_cannot_succeed_is_not_repeated(busy) -> None:  # type: ignore[no-untyped-def]
     toy = busy([(400, {})])
     with make_client(None) as client, pytest.raises(httpx.HTTPStatusError):
-        Patience(5).post(client, toy.url, json.loads("{}"))
+        RetryBudget(5).post(client, toy.url, json.loads("{}"))
     assert len(toy.times) == 1
 
 
 def test_all_requests_together_wait_no_longer_than_their_share(busy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("tasks.evaluate.scoring.retries.REQUESTS_WORTH", 0.5)
     toy = busy([(500, {})] * 100)
-    patience = Patience(4)
+    retry_budget = RetryBudget(4)
     started = time.monotonic()
     with make_client(None) as client:
         for _ in range(3):
             with pytest.raises(httpx.HTTPStatusError):
-                patience.post(client, toy.url, {})
+                retry_budget.post(client, toy.url, {})
     assert time.monotonic() - started < 4, "three requests alone would wait 12 s"

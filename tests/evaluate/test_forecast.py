@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.evaluate.forecast import forecast
-from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import find_suite
 from weighbridge.line import Line, SuiteUse
 
@@ -21,7 +21,7 @@ def line() -> Line:
 
 
 def test_a_suite_that_can_never_decide_its_margin_is_told(line: Line, tmp_path: Path) -> None:
-    wide, narrow = forecast(line, None, lambda suite: "scorer 1", ScoreBook(tmp_path))
+    wide, narrow = forecast(line, None, lambda suite: "scorer 1", ScoreCache(tmp_path))
     assert not wide.too_small and "too small" not in wide.sentence
     assert narrow.too_small and "expect `inconclusive`" in narrow.sentence
     assert narrow.power.items_half > narrow.power.items == find_suite("general/copying").items
@@ -29,7 +29,7 @@ def test_a_suite_that_can_never_decide_its_margin_is_told(line: Line, tmp_path: 
 
 
 def test_time_is_what_the_reference_took_by_the_same_scorer(line: Line, tmp_path: Path) -> None:
-    suite, book = find_suite("general/agreement"), ScoreBook(tmp_path)
+    suite, cache = find_suite("general/agreement"), ScoreCache(tmp_path)
     scores = SuiteScores(
         suite=suite.name,
         suite_digest=suite.digest,
@@ -38,8 +38,8 @@ def test_time_is_what_the_reference_took_by_the_same_scorer(line: Line, tmp_path
         items=(ItemScore(id="one", score=1.0),),
         seconds=150.0,
     )
-    book.keep(scores)
-    first, second = forecast(line, REFERENCE, lambda suite: "scorer 1", book)
+    cache.keep(scores)
+    first, second = forecast(line, REFERENCE, lambda suite: "scorer 1", cache)
     assert "about 2.5 minutes" in first.sentence and second.seconds is None
-    (other, _) = forecast(line, REFERENCE, lambda suite: "scorer 2", book)
+    (other, _) = forecast(line, REFERENCE, lambda suite: "scorer 2", cache)
     assert other.seconds is None

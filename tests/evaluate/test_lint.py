@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.lint import SuiteCheck, check_suite, power_of
 from tasks.evaluate.suites.lint.alike import near_pairs
 from tasks.evaluate.suites.lint.finding import Item
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 def check(root: Path, *lines: str, **options: Any) -> SuiteCheck:
     (root / "eval_suites/regression/mine.jsonl").write_text("\n".join(lines) + "\n")
-    return check_suite("mine", root=root, book=ScoreBook(root / "book"), **options)
+    return check_suite("mine", root=root, cache=ScoreCache(root / "scores"), **options)
 
 
 def codes(found: SuiteCheck) -> list[tuple[str, str, str]]:
@@ -188,7 +188,7 @@ def general(root: Path, prompt: str, answers: list[int]) -> SuiteCheck:
     (root / "eval_suites/general/pets.yaml").write_text(json.dumps(task))
     rows = [{"id": str(n), "options": [f"a{n}", f"b{n}"], "answer": answer} for n, answer in enumerate(answers)]
     (root / "eval_suites/general/pets.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return check_suite("pets", root=root, book=ScoreBook(root / "book"))
+    return check_suite("pets", root=root, cache=ScoreCache(root / "scores"))
 
 
 def test_a_favourite_place_matters_only_where_the_model_sees_the_places(root: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_general_item_that_does_not_fit_its_templates(root: Path) -> None:
 
 def test_a_broken_task_definition_is_an_error_not_a_crash(root: Path) -> None:
     (root / "eval_suites/general/pets.yaml").write_text("task: cars\n")
-    found = check_suite("pets", root=root, book=ScoreBook(root / "book"))
+    found = check_suite("pets", root=root, cache=ScoreCache(root / "scores"))
     assert codes(found) == [("error", "invalid-task", "general/pets.yaml:1")]
 
 
@@ -219,7 +219,7 @@ def scored(root: Path, artifact: str, digest: str, scores: dict[str, float]) -> 
         items=tuple(ItemScore(id=id, score=score) for id, score in scores.items()),
         seconds=1,
     )
-    ScoreBook(root / "book").keep(made)
+    ScoreCache(root / "scores").keep(made)
     return made
 
 
@@ -230,7 +230,7 @@ def test_scores_in_the_book_tell_of_one_sided_items_and_of_flips(root: Path) -> 
     scored(root, "1" * 64, digest, {"a": 1, "b": 1, "c": 0, "d": 0})
     scored(root, "2" * 64, digest, {"a": 1, "b": 0, "c": 0, "d": 0})
     scored(root, "3" * 64, "another" + digest, {"a": 0, "b": 0, "c": 1, "d": 1})
-    (root / "book/partial.json").write_text(json.dumps({"so far": digest}))
+    (root / "scores/partial.json").write_text(json.dumps({"so far": digest}))
     found = check(root, *rows)
     assert [one.code for one in found.findings] == ["must-pass-never-passes", "never-passes", "power", "always-passes"]
     assert "c" in said(found, "must-pass-never-passes")
@@ -254,13 +254,13 @@ def test_scores_can_be_named_and_must_be_of_the_suite(root: Path) -> None:
 
 def test_a_suite_is_found_by_name_by_kind_and_by_path(root: Path) -> None:
     whole = check(root, row("a"))
-    book = ScoreBook(root / "book")
-    assert check_suite("regression/mine", root=root, book=book) == whole
+    cache = ScoreCache(root / "scores")
+    assert check_suite("regression/mine", root=root, cache=cache) == whole
     copy = root / "elsewhere.jsonl"
     copy.write_text(row("a") + "\n")
-    assert check_suite(str(copy), root=root, book=book).suite == "elsewhere"
+    assert check_suite(str(copy), root=root, cache=cache).suite == "elsewhere"
     with pytest.raises(SuiteUnknown, match="regression/mine"):
-        check_suite("gone", root=root, book=book)
+        check_suite("gone", root=root, cache=cache)
 
 
 @settings(max_examples=30, deadline=None)

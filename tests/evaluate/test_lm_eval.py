@@ -7,10 +7,10 @@ import pytest
 
 from examples.answering import Answering
 from tasks.evaluate.scoring import lm_eval, lm_eval_process
-from tasks.evaluate.scoring.lm_eval import GeneralScoring, score_suites, scorer_name
-from tasks.evaluate.scoring.lm_eval_child import Refused, Remote, _item
-from tasks.evaluate.scoring.partial_scores import read_journal
-from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, score_by_lm_eval
+from tasks.evaluate.scoring.lm_eval_child import Refused, RemoteModel, _item
+from tasks.evaluate.scoring.partial_scores import read_partial_scores
+from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.errors import ScoringFailed
 
@@ -121,7 +121,7 @@ def suites(root: Path, *names: str) -> list[Suite]:
 def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
     root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book, wanted = ScoreBook(tmp_path / "book"), suites(root, "first", "second", "echo")
+    cache, wanted = ScoreCache(tmp_path / "scores"), suites(root, "first", "second", "echo")
     monkeypatch.chdir("/")
 
     def kill_in_the_second(suite: str, done: int, total: int) -> None:
@@ -129,13 +129,13 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
             os.kill(_child(), signal.SIGKILL)
 
     with pytest.raises(ScoringFailed, match="signal 9"):
-        score_suites(GeneralScoring("a" * 64, model), wanted, book, progress=kill_in_the_second)
-    kept = book.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=scorer_name())
+        score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted, cache, progress=kill_in_the_second)
+    kept = cache.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=local_scorer_name())
     assert kept is not None
     _are_sound_choices(kept, wanted[0])
 
     told: list[tuple[str, int, int]] = []
-    scores = score_suites(GeneralScoring("a" * 64, model), wanted, book, progress=lambda *event: told.append(event))
+    scores = score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted, cache, progress=lambda *event: told.append(event))
     assert {suite for suite, _, _ in told} == {"general/second", "general/echo"}
     assert ("general/second", 0, 6) in told and ("general/echo", 14, 14) in told
     assert [one.suite for one in scores] == ["general/first", "general/second", "general/echo"]
@@ -145,23 +145,23 @@ def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
     assert scores[2].items[2].question == "the dog is"
 
     monkeypatch.setattr(lm_eval_process.subprocess, "Popen", None)
-    assert score_suites(GeneralScoring("a" * 64, model), wanted[::-1], book) == scores[::-1]
+    assert score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted[::-1], cache) == scores[::-1]
 
 
 def test_a_killed_suite_goes_on_from_its_last_chunk(
     root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm_eval, "CHUNK_ITEMS", 4)
-    book, (suite,) = ScoreBook(tmp_path / "book"), suites(root, "first")
-    scoring = lm_eval.GeneralScoring("d" * 64, model)
+    cache, (suite,) = ScoreCache(tmp_path / "scores"), suites(root, "first")
+    scoring = lm_eval.LmEvalScorer("d" * 64, model)
 
     def kill(_: str, done: int, total: int) -> None:
-        if read_journal(book.journal_path(**scoring.key(suite))):
+        if read_partial_scores(cache.partial_scores_path(**scoring.key(suite))):
             os.kill(_child(), signal.SIGKILL)
 
     with pytest.raises(ScoringFailed, match="signal 9"):
-        lm_eval.score_suites(scoring, [suite], book, progress=kill)
-    kept = read_journal(book.journal_path(**scoring.key(suite)))
+        lm_eval.score_by_lm_eval(scoring, [suite], cache, progress=kill)
+    kept = read_partial_scores(cache.partial_scores_path(**scoring.key(suite)))
     assert len(kept) == 4 and list(kept) != list(suite.ids[:4]), "not in the file's order"
 
     asked: list[str] = []
@@ -172,12 +172,12 @@ def test_a_killed_suite_goes_on_from_its_last_chunk(
         lambda self, of, ids, tell: asked.extend(ids) or real(self, of, ids, tell),
     )
     looked: list[int] = []
-    (part,) = lm_eval.score_suites(
-        scoring, [suite], book, stop=lambda _, seen: looked.append(len(seen)) or len(seen) >= 8
+    (part,) = lm_eval.score_by_lm_eval(
+        scoring, [suite], cache, stop=lambda _, seen: looked.append(len(seen)) or len(seen) >= 8
     )
     assert looked == [4, 8] and (len(part.items), part.suite_items) == (8, 9)
-    assert book.find(**scoring.key(suite)) is None, "a part is no scoring"
-    (whole,) = lm_eval.score_suites(scoring, [suite], book)
+    assert cache.find(**scoring.key(suite)) is None, "a part is no scoring"
+    (whole,) = lm_eval.score_by_lm_eval(scoring, [suite], cache)
     assert sorted(asked) == sorted(set(suite.ids) - kept.keys())
     _are_sound_choices(whole, suite)
     assert {item.id: item for item in whole.items}.items() >= kept.items()
@@ -190,9 +190,9 @@ def test_an_endpoint_that_echoes_log_probabilities_is_scored_like_a_folder(
     root: Path, model: Path, tmp_path: Path
 ) -> None:
     with Answering(lambda question: "", echoes="log-probabilities") as toy:
-        remote = Remote(base=f"{toy.url}/v1", model="toy", tokenizer=model, context=128, concurrency=2)
-        scoring = lm_eval.GeneralScoring("e" * 64, remote, engine="toyworks 1")
-        (scores,) = lm_eval.score_suites(scoring, suites(root, "second"), ScoreBook(tmp_path / "book"))
+        remote = RemoteModel(base=f"{toy.url}/v1", model="toy", tokenizer=model, context=128, concurrency=2)
+        scoring = lm_eval.LmEvalScorer("e" * 64, remote, engine="toyworks 1")
+        (scores,) = lm_eval.score_by_lm_eval(scoring, suites(root, "second"), ScoreCache(tmp_path / "scores"))
     assert len(toy.asked) == 18
     # The toy takes a token for the less likely the higher its number is: `a bird` is made of the lowest.
     assert {item.answer for item in scores.items} == {"a bird"}
@@ -201,7 +201,7 @@ def test_an_endpoint_that_echoes_log_probabilities_is_scored_like_a_folder(
 
 def _are_sound_choices(scores: SuiteScores, suite: Suite) -> None:
     assert [item.id for item in scores.items] == list(suite.ids)
-    assert scores.seconds > 0 and scores.scorer == scorer_name()
+    assert scores.seconds > 0 and scores.scorer == local_scorer_name()
     for number, item in enumerate(scores.items):
         assert item.answer in OPTIONS
         assert item.score == (item.answer == OPTIONS[number % 3])
@@ -243,17 +243,19 @@ def test_numbers_that_are_none_give_no_scores(root: Path) -> None:
 def test_a_model_that_does_not_load_is_told_with_the_logs_tail(root: Path, tmp_path: Path, home: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScoringFailed, match="status 1") as caught:
-        score_suites(GeneralScoring("c" * 64, tmp_path / "empty"), suites(root, "first"), ScoreBook(tmp_path / "book"))
+        score_by_lm_eval(
+            LmEvalScorer("c" * 64, tmp_path / "empty"), suites(root, "first"), ScoreCache(tmp_path / "scores")
+        )
     assert caught.value.where == str(home / "logs" / f"scoring-{'c' * 12}.log")
     assert "Error" in caught.value.what
     assert "Traceback" in Path(caught.value.where).read_text()
 
 
 def test_the_scorers_name_says_what_moves_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(part in scorer_name() for part in ("lm-eval 0.", "transformers 5.", "torch 2.", "0-shot"))
-    before = scorer_name()
+    assert all(part in local_scorer_name() for part in ("lm-eval 0.", "transformers 5.", "torch 2.", "0-shot"))
+    before = local_scorer_name()
     monkeypatch.setattr(lm_eval, "BATCH_SIZE", 4)
-    assert scorer_name() != before
+    assert local_scorer_name() != before
 
 
 def test_a_hidden_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from examples import tiny
 from registry.store import Store
 from tasks.evaluate.scoring import model_files
-from tasks.evaluate.scoring.model_files import folder_digest, read_facts
+from tasks.evaluate.scoring.model_files import folder_digest, read_model_files
 from weighbridge.errors import ModelUnreadable
 
 TOKENIZER = {"version": "1.0", "truncation": None, "padding": None, "model": {"type": "BPE", "vocab": {"a": 0}}}
@@ -30,36 +30,36 @@ def put(folder: Path, name: str, content: object) -> None:
 
 
 def test_each_file_has_its_own_digest(folder: Path) -> None:
-    before = read_facts(folder)
+    before = read_model_files(folder)
     assert all(len(value) == 16 for value in (before.chat_template, before.tokenizer, before.generation_config))
     assert before.quantization == "none"
     put(folder, "tokenizer.json", {**TOKENIZER, "model": {"type": "BPE", "vocab": {"b": 0}}})
-    after = read_facts(folder)
+    after = read_model_files(folder)
     assert (after.tokenizer != before.tokenizer, after.chat_template) == (True, before.chat_template)
 
 
 def test_what_a_converter_rewrites_is_no_change(folder: Path) -> None:
-    before = read_facts(folder)
+    before = read_model_files(folder)
     (folder / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "padding": {"pad_id": 1}}, indent=2))
     put(folder, "generation_config.json", {"temperature": 0.2, "transformers_version": "5.17"})
     # transformers 5 moves the template to a file of its own.
     put(folder, "tokenizer_config.json", {"model_max_length": 512, "processor_class": "x"})
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "merges.txt").write_text("a b")
-    assert read_facts(folder) == before
+    assert read_model_files(folder) == before
 
 
 def test_a_quantized_model_says_how(folder: Path) -> None:
     groups = {"group_0": {"weights": {"num_bits": 4}}}
     quantized = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
     put(folder, "config.json", {**tiny.CONFIG, "quantization_config": quantized})
-    assert read_facts(folder).quantization == "compressed-tensors pack-quantized 4"
+    assert read_model_files(folder).quantization == "compressed-tensors pack-quantized 4"
 
 
 def test_a_broken_file_is_named(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(ModelUnreadable, match="not JSON") as caught:
-        read_facts(folder)
+        read_model_files(folder)
     assert caught.value.where.endswith("tokenizer_config.json")
 
 

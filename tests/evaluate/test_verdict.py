@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.evaluate.scoring.scores import ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.verdict.verdict import judge, judge_suite
 
 
@@ -164,7 +164,7 @@ def test_a_regression_stands_although_the_rest_was_spared():
 
 
 def test_the_book_finds_scores_only_for_all_that_they_depend_on(tmp_path):
-    book = ScoreBook(tmp_path)
+    book = ScoreCache(tmp_path)
     kept = scores(GOOD, artifact_digest="a" * 64)
     book.keep(kept)
     key = {"artifact_digest": "a" * 64, "suite_digest": "s", "scorer": "x 1"}

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tasks.evaluate.compare import Comparison, Options
-from tasks.evaluate.compare_inputs import Side
-from tasks.evaluate.scoring.model_files import ModelFacts
+from tasks.evaluate.compare_inputs import ComparedModel
+from tasks.evaluate.scoring.model_files import ModelFiles
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, SuiteScores
 from tasks.evaluate.verdict.early_stopping import judge_as_seen
 from tasks.evaluate.verdict.verdict import judge
@@ -51,7 +51,8 @@ def comparison() -> Comparison:
         update={"changed": ("the chat template is bbbb, and aaaa in production",), "noise_flips_share": 0.015}
     )
     sides = [
-        Side(label=f"http://127.0.0.1/{who}", kind="endpoint", digest=who * 8, facts=ModelFacts()) for who in ("c", "p")
+        ComparedModel(label=f"http://127.0.0.1/{who}", kind="endpoint", digest=who * 8, model_files=ModelFiles())
+        for who in ("c", "p")
     ]
     return Comparison(
         verdict=judge("c", "p", [suite], ["regression/geo"]),

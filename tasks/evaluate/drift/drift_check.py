@@ -17,7 +17,7 @@ from tasks.evaluate.drift.held_out import HeldDocument
 from tasks.evaluate.drift.intervals import Interval
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.drift.signals import Signal, make_signal
-from tasks.evaluate.scoring.model_files import read_facts
+from tasks.evaluate.scoring.model_files import read_model_files
 from weighbridge.line import Bounds
 
 FACTS = {
@@ -131,7 +131,7 @@ def what_changed(candidate_folder: Path, production_folder: Path) -> tuple[str, 
     Raises:
         ModelUnreadable: one of them is not JSON.
     """
-    ours, theirs = read_facts(candidate_folder), read_facts(production_folder)
+    ours, theirs = read_model_files(candidate_folder), read_model_files(production_folder)
     sentences = [
         f"{words[0].upper()}{words[1:]} is another one: {getattr(theirs, field) or 'none'} in production, "
         f"{getattr(ours, field) or 'none'} here."

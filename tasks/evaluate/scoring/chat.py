@@ -1,6 +1,6 @@
 """Scores on a regression suite: ask an OpenAI-compatible endpoint, check what it answers.
 
-What an endpoint does not answer is never a wrong answer: requests are tried again as long as `patience` says, and
+What an endpoint does not answer is never a wrong answer: requests are tried again as long as `retry_budget` says, and
 then the scoring ends. Every answer is in a journal by then, so the next run asks only what is missing.
 """
 
@@ -15,10 +15,10 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.evaluate.scoring.endpoint import base_of, make_client
-from tasks.evaluate.scoring.model_files import ModelFacts
-from tasks.evaluate.scoring.partial_scores import Journal, conclude, open_journal
-from tasks.evaluate.scoring.retries import Patience, is_of_the_item, told
-from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreBook, SuiteScores, Trouble
+from tasks.evaluate.scoring.model_files import ModelFiles
+from tasks.evaluate.scoring.partial_scores import PartialScores, finish_suite, open_partial_scores
+from tasks.evaluate.scoring.retries import RetryBudget, describe_error, is_rejected_item
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores, Trouble
 from tasks.evaluate.suites.assertions import VERSION, Answer
 from tasks.evaluate.suites.suite import Question, Suite, questions_of
 from tasks.evaluate.verdict.comparable import MOST_TROUBLE_SHARE
@@ -45,12 +45,12 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def asking_scorer(engine: str, again: bool = False) -> str:
+def chat_scorer_name(engine: str, again: bool = False) -> str:
     """What scores regression suites through an engine (name, version and flags), as the book records it."""
     return f"assertions {VERSION} temperature 0 {engine}{' again' if again else ''}"
 
 
-class Asking(BaseModel):
+class ChatScorer(BaseModel):
     """Who is asked, and what is known of it."""
 
     model_config = ConfigDict(frozen=True)
@@ -63,31 +63,34 @@ class Asking(BaseModel):
     """The model's identity in the book."""
     engine: str
     """Name, version and flags of what answers, part of the scorer's name."""
-    facts: ModelFacts = ModelFacts()
+    model_files: ModelFiles = ModelFiles()
     again: bool = False
     """Whether this is the second scoring of the same, for the noise floor."""
 
     @property
-    def scorer(self) -> str:
+    def name(self) -> str:
         """The scorer's name in the book."""
-        return asking_scorer(self.engine, self.again)
+        return chat_scorer_name(self.engine, self.again)
 
     @property
     def conditions(self) -> Conditions:
         """How its scores come about."""
         return Conditions(
-            scorer="weighbridge chat", parsing=f"assertions {VERSION}", engine=self.engine, **self.facts.model_dump()
+            scorer="weighbridge chat",
+            parsing=f"assertions {VERSION}",
+            engine=self.engine,
+            **self.model_files.model_dump(),
         )
 
 
-def ask(
-    asking: Asking,
+def score_by_chat(
+    chat_scorer: ChatScorer,
     suite: Suite,
     *,
     api_key: str | None,
-    book: ScoreBook,
+    cache: ScoreCache,
     concurrency: int = 8,
-    patience_seconds: float | None = None,
+    retry_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     order: Sequence[str] = (),
     first: Collection[str] = (),
@@ -101,7 +104,7 @@ def ask(
         api_key: sent as a bearer token where there is one.
         book: answers that were given before are taken from it, or from its journal.
         concurrency: questions asked at once.
-        patience_seconds: how long one request is tried again; see `patience`.
+        patience_seconds: how long one request is tried again; see `retry_budget`.
         progress: called with questions answered and questions in all.
         order: ids in the order in which they are looked at; the suite's own by default.
         first: ids of which all are asked, and before the others.
@@ -114,20 +117,20 @@ def ask(
         ScoringFailed: a question got no answer while patience lasted, or too many got an error; what was answered is
             kept, and asked no more.
     """
-    key = {"artifact_digest": asking.artifact_digest, "suite_digest": suite.digest, "scorer": asking.scorer}
-    with open_journal(book.journal_path(**key)) as journal:
+    key = {"artifact_digest": chat_scorer.artifact_digest, "suite_digest": suite.digest, "scorer": chat_scorer.name}
+    with open_partial_scores(cache.partial_scores_path(**key)) as journal:
         # Another process may have finished it while this one waited for the journal.
-        known = book.find(**key)
+        known = cache.find(**key)
         if known is not None:
-            journal.close_for_good()
+            journal.delete()
             return known
         questions = {question.id: question for question in questions_of(suite.path)}
         if tuple(questions) != suite.ids:
             raise ScoringFailed("The suite changed while it was asked.", "Run it again.", where=suite.name)
         ordered = [questions[id] for id in order or suite.ids]
-        loop = _Loop(asking, ordered, journal, api_key, Patience(patience_seconds, concurrency), progress, stop)
+        loop = _Loop(chat_scorer, ordered, journal, api_key, RetryBudget(retry_seconds, concurrency), progress, stop)
         items = loop.run(concurrency, frozenset(first))
-        return conclude(book, journal, suite, key, items, asking.conditions)
+        return finish_suite(cache, journal, suite, key, items, chat_scorer.conditions)
 
 
 class _Loop:
@@ -135,17 +138,17 @@ class _Loop:
 
     def __init__(
         self,
-        asking: Asking,
+        chat_scorer: ChatScorer,
         questions: list[Question],
-        journal: Journal,
+        journal: PartialScores,
         api_key: str | None,
-        patience: Patience,
+        retry_budget: RetryBudget,
         progress: Callable[[int, int], None] | None,
         stop: Callable[[list[ItemScore]], bool] | None,
     ) -> None:
-        self.base, self.model = base_of(asking.endpoint), asking.model
+        self.base, self.model = base_of(chat_scorer.endpoint), chat_scorer.model
         self.questions, self.journal, self.api_key = questions, journal, api_key
-        self.patience, self.stop = patience, stop or (lambda items: False)
+        self.retry_budget, self.stop = retry_budget, stop or (lambda items: False)
         self.progress = progress or (lambda done, total: None)
         self.items = dict(journal.items)
         self.errors = 0
@@ -179,7 +182,7 @@ class _Loop:
                     if (answered // LOOK_EVERY_ITEMS > looks or not (waiting or running)) and self._enough(first):
                         break
             finally:
-                self.patience.end()
+                self.retry_budget.end()
                 # What is running gets its answer, and that is kept; what has not begun is not to begin.
                 pool.shutdown(cancel_futures=True)
                 self._keep([one.result() for one in running if not one.cancelled() and one.exception() is None])
@@ -228,15 +231,15 @@ class _Loop:
     def _ask_one(self, client: httpx.Client, question: Question) -> ItemScore:
         body = {"model": self.model, **question.request}
         try:
-            response = self.patience.post(client, f"{self.base}/chat/completions", body)
+            response = self.retry_budget.post(client, f"{self.base}/chat/completions", body)
             return self._scored(question, response)
         except ValidationError:
             return _error(question, f"not an OpenAI chat completion: {response.text[:300]}")
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.HTTPStatusError) and is_of_the_item(error):
-                return _error(question, told(error))
+            if isinstance(error, httpx.HTTPStatusError) and is_rejected_item(error):
+                return _error(question, describe_error(error))
             raise ScoringFailed(
-                f"The item {question.id} got no answer, after all that patience allows: {told(error)}",
+                f"The item {question.id} got no answer, after all that patience allows: {describe_error(error)}",
                 "Look at the engine and its log, then run it again: what was answered is kept.",
                 where=self.base,
             ) from error

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.evaluate.scoring.model_files import ModelFacts, digest_text
+from tasks.evaluate.scoring.model_files import ModelFiles, digest_text
 from weighbridge.errors import EndpointRefused
 from weighbridge.files import write_whole
 
@@ -28,7 +28,7 @@ PROBE_TOKENS = 5
 class Endpoint(BaseModel):
     """An endpoint and one of its models."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     base: str
     """The address, with `/v1`."""
@@ -37,7 +37,8 @@ class Endpoint(BaseModel):
     """64 hex digits over all that the endpoint says of itself: the same weights behind another name are another."""
     engine: str
     """Name and version, as far as it tells."""
-    facts: ModelFacts = ModelFacts()
+    model_files: ModelFiles = Field(ModelFiles(), alias="facts")
+    """Written as `facts`: the name in the files of earlier versions."""
     context: int | None = None
     """Longest prompt plus answer, tokens."""
     remembered: bool = False
@@ -96,7 +97,7 @@ def describe(address: str, model: str | None, api_key: str | None, memory: Path)
             "Start it, or correct its address.",
             where=base,
         ) from None
-    write_whole(known, found.model_dump_json())
+    write_whole(known, found.model_dump_json(by_alias=True))
     return found
 
 
@@ -162,15 +163,15 @@ def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
     server = response.headers.get("Server", "")
     engine = f"{entry.owned_by} {build}".strip() if build else f"unnamed, behind {server or 'no named server'}"
     template = props.get("chat_template")
-    facts = ModelFacts(chat_template=digest_text(template) if isinstance(template, str) else "")
+    model_files = ModelFiles(chat_template=digest_text(template) if isinstance(template, str) else "")
     said = {key: value for key, value in entry.model_dump().items() if key not in CHANGES_BY_ITSELF}
-    identity = [base, said, engine, str(props.get("model_path", "")), facts.model_dump()]
+    identity = [base, said, engine, str(props.get("model_path", "")), model_files.model_dump()]
     return Endpoint(
         base=base,
         model=entry.id,
         digest=hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest(),
         engine=engine,
-        facts=facts,
+        model_files=model_files,
         context=entry.max_model_len,
     )
 

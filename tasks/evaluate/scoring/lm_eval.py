@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from tasks.evaluate.scoring.lm_eval_child import Job, Remote
+from tasks.evaluate.scoring.lm_eval_child import Job, RemoteModel
 from tasks.evaluate.scoring.lm_eval_process import ScoringProcess
-from tasks.evaluate.scoring.model_files import ModelFacts, read_facts
-from tasks.evaluate.scoring.partial_scores import conclude, leading, open_journal
-from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.model_files import ModelFiles, read_model_files
+from tasks.evaluate.scoring.partial_scores import finish_suite, open_partial_scores, scores_before_gap
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
 from weighbridge.processor import has_fast_bf16
 from weighbridge.settings import load_settings
@@ -32,7 +32,7 @@ Order = Callable[[Suite, Mapping[str, ItemScore]], Sequence[str]]
 Stop = Callable[[Suite, list[ItemScore]], bool]
 
 
-class GeneralScoring:
+class LmEvalScorer:
     """How one model is scored on general suites.
 
     Args:
@@ -47,57 +47,57 @@ class GeneralScoring:
     def __init__(
         self,
         artifact_digest: str,
-        model: Path | Remote,
+        model: Path | RemoteModel,
         *,
         engine: str = "",
-        facts: ModelFacts | None = None,
+        model_files: ModelFiles | None = None,
         batch_size: int | None = None,
         api_key: str | None = None,
     ) -> None:
         self.artifact_digest, self.model, self.api_key = artifact_digest, model, api_key
         self.batch_size = batch_size or BATCH_SIZE
-        remote = isinstance(model, Remote)
+        remote = isinstance(model, RemoteModel)
         self.engine = engine if remote else " ".join(f"{package} {version(package)}" for package in PACKAGES)
-        self._facts = facts
+        self._facts = model_files
 
     @property
-    def scorer(self) -> str:
+    def name(self) -> str:
         """The scorer's name in the book."""
-        if isinstance(self.model, Remote):
+        if isinstance(self.model, RemoteModel):
             return remote_scorer_name(self.engine, self.batch_size)
-        return scorer_name(self.batch_size)
+        return local_scorer_name(self.batch_size)
 
     @property
     def conditions(self) -> Conditions:
         """How its scores come about."""
-        facts = self._facts
-        if facts is None:
-            facts = read_facts(self.model) if isinstance(self.model, Path) else ModelFacts()
-        here = "" if isinstance(self.model, Remote) else f"{scoring_dtype()} {device_name()}"
+        model_files = self._facts
+        if model_files is None:
+            model_files = read_model_files(self.model) if isinstance(self.model, Path) else ModelFiles()
+        here = "" if isinstance(self.model, RemoteModel) else f"{scoring_dtype()} {device_name()}"
         return Conditions(
             scorer=f"lm-eval {version('lm-eval')}",
             parsing="plain text, the harness's metric",
             engine=self.engine,
             flags=here,
             batch=str(self.batch_size),
-            **facts.model_dump(),
+            **model_files.model_dump(),
         )
 
     def key(self, suite: Suite) -> dict[str, str]:
         """What the book finds a suite's scores by."""
-        return {"artifact_digest": self.artifact_digest, "suite_digest": suite.digest, "scorer": self.scorer}
+        return {"artifact_digest": self.artifact_digest, "suite_digest": suite.digest, "scorer": self.name}
 
     @property
     def job(self) -> Job:
         """The same for the child."""
-        model = self.model if isinstance(self.model, Remote) else self.model.resolve()
+        model = self.model if isinstance(self.model, RemoteModel) else self.model.resolve()
         return Job(model=model, device=scoring_device(), dtype=scoring_dtype(), batch_size=self.batch_size)
 
 
-def score_suites(
-    scoring: GeneralScoring,
+def score_by_lm_eval(
+    scoring: LmEvalScorer,
     suites: Sequence[Suite],
-    book: ScoreBook,
+    cache: ScoreCache,
     *,
     progress: Progress | None = None,
     enough: Callable[[SuiteScores], bool] = lambda _: False,
@@ -121,7 +121,7 @@ def score_suites(
     Raises:
         ScoringFailed: the child died, hung or gave scores that cannot be right; what was scored is kept.
     """
-    found = [book.find(**scoring.key(suite)) for suite in suites]
+    found = [cache.find(**scoring.key(suite)) for suite in suites]
     if any(scores is not None and enough(scores) for scores in found):
         return [scores for scores in found if scores is not None]
     log = load_settings().logs_folder / f"scoring-{scoring.artifact_digest[:12]}.log"
@@ -130,7 +130,7 @@ def score_suites(
             scores = found[number]
             if scores is None:
                 scores = found[number] = _score(
-                    scoring, suite, order or _shuffled, book, process, progress or _quiet, stop
+                    scoring, suite, order or _shuffled, cache, process, progress or _quiet, stop
                 )
                 if enough(scores):
                     break
@@ -138,22 +138,22 @@ def score_suites(
 
 
 def _score(
-    scoring: GeneralScoring,
+    scoring: LmEvalScorer,
     suite: Suite,
     order: Order,
-    book: ScoreBook,
+    cache: ScoreCache,
     process: ScoringProcess,
     progress: Progress,
     stop: Stop | None,
 ) -> SuiteScores:
     key = scoring.key(suite)
-    with open_journal(book.journal_path(**key)) as journal:
+    with open_partial_scores(cache.partial_scores_path(**key)) as journal:
         # Another process may have finished it while this one waited for the journal.
-        if (known := book.find(**key)) is not None:
-            journal.close_for_good()
+        if (known := cache.find(**key)) is not None:
+            journal.delete()
             return known
         ids = order(suite, journal.items)
-        so_far = leading(ids, journal.items)
+        so_far = scores_before_gap(ids, journal.items)
         settled = bool(stop and so_far and stop(suite, so_far))
         if not settled:
             progress(suite.name, len(journal.items), suite.items)
@@ -168,8 +168,8 @@ def _score(
             journal.add(process.score(suite, tuple(missing), tell))
             progress(suite.name, len(journal.items), suite.items)
             ids = order(suite, journal.items)
-            settled = bool(stop and stop(suite, leading(ids, journal.items)))
-        return conclude(book, journal, suite, key, leading(ids, journal.items), scoring.conditions)
+            settled = bool(stop and stop(suite, scores_before_gap(ids, journal.items)))
+        return finish_suite(cache, journal, suite, key, scores_before_gap(ids, journal.items), scoring.conditions)
 
 
 def _shuffled(suite: Suite, _: Mapping[str, ItemScore]) -> list[str]:
@@ -183,7 +183,7 @@ def _quiet(suite: str, done: int, total: int) -> None:
     """For those who want no progress."""
 
 
-def scorer_name(batch_size: int | None = None) -> str:
+def local_scorer_name(batch_size: int | None = None) -> str:
     """What scores on this machine, with all that may move a score; equal names are comparable."""
     packages = " ".join(f"{package} {version(package)}" for package in ("lm-eval", *PACKAGES))
     batch = f"batch {batch_size or BATCH_SIZE} of {CHUNK_ITEMS}"

@@ -31,7 +31,7 @@ ENDPOINT_TRIES = 12
 """Of each request; lm-eval waits 1 to 10 s between them, a minute and a half in all: an engine starts in less."""
 
 
-class Remote(BaseModel):
+class RemoteModel(BaseModel):
     """A model behind an endpoint that gives prompt log-probabilities; its key is OPENAI_API_KEY of the process."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model: Path | Remote
+    model: Path | RemoteModel
     device: Literal["cpu", "cuda"]
     dtype: str
     batch_size: int
@@ -95,7 +95,7 @@ def run(job: Job) -> None:
 
 
 def _load(job: Job) -> Any:
-    if isinstance(job.model, Remote):
+    if isinstance(job.model, RemoteModel):
         return _connect(job.model)
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -115,7 +115,7 @@ def _load(job: Job) -> Any:
     )
 
 
-def _connect(remote: Remote) -> Any:
+def _connect(remote: RemoteModel) -> Any:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     context = {"max_length": remote.context} if remote.context else {}

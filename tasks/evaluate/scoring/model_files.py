@@ -20,7 +20,7 @@ OF_THE_WRITER = ("truncation", "padding", "version", "transformers_version", "_f
 SHORT = 16
 
 
-class ModelFacts(BaseModel):
+class ModelFiles(BaseModel):
     """What is known of a model beside its weights; empty where nobody could tell."""
 
     model_config = ConfigDict(frozen=True)
@@ -35,14 +35,14 @@ class ModelFacts(BaseModel):
     """Method and bits, or `none`."""
 
 
-def read_facts(folder: Path) -> ModelFacts:
+def read_model_files(folder: Path) -> ModelFiles:
     """Read the small files of a model's folder.
 
     Raises:
         ModelUnreadable: one of them is not JSON.
     """
     settings = _json(folder / "tokenizer_config.json")
-    return ModelFacts(
+    return ModelFiles(
         chat_template=_template(folder, settings),
         tokenizer=_tokenizer(folder, settings),
         generation_config=_short(_json(folder / "generation_config.json"), OF_THE_WRITER),

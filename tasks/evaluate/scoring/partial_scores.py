@@ -17,7 +17,7 @@ from typing import IO
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
 from weighbridge.files import READABLE, write_whole
 
@@ -32,8 +32,8 @@ class Line(BaseModel):
     """Since the line before, or since scoring went on."""
 
 
-class Journal:
-    """One model's unfinished scoring of one suite; made by `open_journal`."""
+class PartialScores:
+    """One model's unfinished scoring of one suite; made by `open_partial_scores`."""
 
     def __init__(self, path: Path, lines: Sequence[Line], file: IO[str]) -> None:
         self._path, self._file = path, file
@@ -58,13 +58,13 @@ class Journal:
         """Time from here on counts as scoring; what came before was waiting."""
         self._last = time.monotonic()
 
-    def close_for_good(self) -> None:
+    def delete(self) -> None:
         """The suite is in the book: the journal is no longer needed."""
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
-def open_journal(path: Path) -> Iterator[Journal]:
+def open_partial_scores(path: Path) -> Iterator[PartialScores]:
     """Open a journal to read what is there and to add to it; one process at a time, another one waits.
 
     Args:
@@ -77,14 +77,14 @@ def open_journal(path: Path) -> Iterator[Journal]:
             # Torn by a kill: what is added must not continue half a line.
             write_whole(path, "".join(f"{line.model_dump_json()}\n" for line in lines), READABLE)
         with path.open("a") as file:
-            yield Journal(path, lines, file)
+            yield PartialScores(path, lines, file)
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
 
 
-def conclude(
-    book: ScoreBook,
-    journal: Journal,
+def finish_suite(
+    cache: ScoreCache,
+    journal: PartialScores,
     suite: Suite,
     key: Mapping[str, str],
     items: Sequence[ItemScore],
@@ -107,12 +107,12 @@ def conclude(
         suite_items=None if whole else suite.items,
     )
     if whole:
-        book.keep(scores)
-        journal.close_for_good()
+        cache.keep(scores)
+        journal.delete()
     return scores
 
 
-def leading(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemScore]:
+def scores_before_gap(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemScore]:
     """The scores from the order's beginning to its first gap.
 
     Only these may be looked at before all are there: which items are answered first has to do with what they are.
@@ -120,7 +120,7 @@ def leading(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemSc
     return [items[id] for id in takewhile(items.__contains__, order)]
 
 
-def read_journal(path: Path) -> dict[str, ItemScore]:
+def read_partial_scores(path: Path) -> dict[str, ItemScore]:
     """What an unfinished scoring has so far, by id; nothing where there is none."""
     return {line.item.id: line.item for line in _read(path)[0]}
 

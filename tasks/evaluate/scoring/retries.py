@@ -12,7 +12,7 @@ import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
-PATIENCE_SECONDS = 120.0
+RETRY_SECONDS = 120.0
 """An engine that was killed is up again within a minute (measured: vLLM on a CPU 45 to 60 s, transformers 25 s)."""
 REQUESTS_WORTH = 5
 """All requests of a suite together may wait for so many times as long as one of them."""
@@ -20,7 +20,7 @@ NEVER_PASSES = (401, 403, 404)
 """The key, the address or the model's name is wrong: no item will be answered."""
 
 
-class Patience:
+class RetryBudget:
     """What one suite's requests share: how long they may still wait, all together.
 
     Args:
@@ -29,7 +29,7 @@ class Patience:
     """
 
     def __init__(self, seconds: float | None = None, at_once: int = 1) -> None:
-        self.seconds = PATIENCE_SECONDS if seconds is None else seconds
+        self.seconds = RETRY_SECONDS if seconds is None else seconds
         self._left = self.seconds * REQUESTS_WORTH * at_once
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -41,7 +41,7 @@ class Patience:
             httpx.HTTPError: the last trouble.
         """
         retrying = Retrying(
-            retry=retry_if_exception(is_passing),
+            retry=retry_if_exception(is_transient),
             stop=self._ends,
             wait=self._wait,
             before_sleep=self._spend,
@@ -72,20 +72,20 @@ class Patience:
             self._left -= state.upcoming_sleep
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
     return isinstance(error, httpx.TransportError)
 
 
-def is_of_the_item(error: httpx.HTTPStatusError) -> bool:
+def is_rejected_item(error: httpx.HTTPStatusError) -> bool:
     """Whether the endpoint refuses just this request, such as a prompt that is too long for it."""
     status = error.response.status_code
     return 400 <= status < 500 and status not in (*NEVER_PASSES, 429)
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """A trouble in words."""
     if isinstance(error, httpx.HTTPStatusError):
         waiting = error.response.headers.get("Retry-After")

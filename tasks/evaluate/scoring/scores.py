@@ -93,7 +93,7 @@ class SuiteScores(BaseModel):
         return sum(item.score for item in self.items) / len(self.items) if self.items else 0.0
 
 
-class ScoreBook:
+class ScoreCache:
     """Scores on disk, by everything that they depend on; production's are found again for every candidate.
 
     Args:
@@ -121,7 +121,7 @@ class ScoreBook:
         found = [SuiteScores.model_validate_json(text) for text in texts if suite_digest in text]
         return [scores for scores in found if scores.suite_digest == suite_digest]
 
-    def journal_path(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
+    def partial_scores_path(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
         """Where the items of a scoring that has not come to its end are kept meanwhile."""
         return self._path(artifact_digest, suite_digest, scorer).with_suffix(".jsonl")
 

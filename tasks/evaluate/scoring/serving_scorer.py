@@ -1,4 +1,4 @@
-"""The engine that is to serve a line, as far as weighing needs it: what it is, and how models are scored through it."""
+"""The scorer of a release: it scores artifacts through the engine and flags that will serve the line."""
 
 from __future__ import annotations
 
@@ -8,93 +8,106 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.store import Artifact, Store
-from tasks.evaluate.scoring.chat import Asking
+from tasks.evaluate.scoring.chat import ChatScorer
 from tasks.evaluate.scoring.endpoint import base_of, lacks_log_probabilities
-from tasks.evaluate.scoring.lm_eval import GeneralScoring, remote_scorer_name, scorer_name
-from tasks.evaluate.scoring.lm_eval_child import Remote
-from tasks.evaluate.scoring.model_files import read_facts
+from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, remote_scorer_name
+from tasks.evaluate.scoring.lm_eval_child import RemoteModel
+from tasks.evaluate.scoring.model_files import read_model_files
 from weighbridge.errors import SuiteNeedsMore
 from weighbridge.line import Line
 
 
-class Launched(Protocol):
-    """What a launched engine must tell of itself."""
+class StartedEngine(Protocol):
+    """A running engine, as far as scoring needs it."""
 
     @property
     def url(self) -> str:
-        """Address without `/v1`."""
+        """The engine's address without `/v1`."""
 
 
-Launch = Callable[[Line, Artifact, Callable[[str], None]], AbstractContextManager[Launched]]
-"""Starts (or finds) the engine that is to serve an artifact, and ends it again if it started it."""
+StartEngine = Callable[[Line, Artifact, Callable[[str], None]], AbstractContextManager[StartedEngine]]
+"""Finds or starts the line's engine with an artifact; ends it on exit if it was started here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """How a line's engine is tried."""
+class ServingScorer:
+    """Scores artifacts through a line's own engine."""
 
     engine: str
-    """Its name, version and flags, as scores record them."""
+    """Name, version and flags of the engine, as scores record them."""
     prompt_log_probabilities: bool
-    """Whether general suites can be scored through it."""
-    serves: Callable[[Artifact], bool]
-    """Whether it reads an artifact's files."""
-    launch: Launch
+    """Whether the engine returns prompt log-probabilities, so that general suites can be scored through it."""
+    can_serve: Callable[[Artifact], bool]
+    """Whether the engine reads an artifact's file format."""
+    start_engine: StartEngine
+    store: Store
+    """The artifact store."""
 
-    def scorer(self, batch_size: int | None = None) -> str:
-        """What scores general suites, as the book records it."""
+    def lm_eval_name(self, batch_size: int | None = None) -> str:
+        """Name of the scorer of general suites, part of the score cache's key."""
         if self.prompt_log_probabilities:
             return remote_scorer_name(self.engine, batch_size)
-        return scorer_name(batch_size)
+        return local_scorer_name(batch_size)
 
     @property
     def sentence(self) -> str:
-        """Through what the general suites are scored, and what that leaves open."""
+        """What scored the general suites, and what that leaves open, for the report."""
         if self.prompt_log_probabilities:
             return f"General suites were scored through the engine that is to serve, {self.engine}."
         return (
-            "General suites were scored by transformers on the same files: the engine that is to serve "
-            f"({self.engine}) tells no log-probabilities of prompts. What it does to them itself, only the regression "
-            "suites have seen, which were asked through it."
+            "General suites were scored by transformers on the same files, because the engine that is to serve "
+            f"({self.engine}) returns no prompt log-probabilities. Errors of the engine itself show only in the "
+            "regression suites, which were scored through it."
         )
 
     @contextmanager
-    def scoring(
-        self, line: Line, artifact: Artifact, tell: Callable[[str], None], batch_size: int | None = None
-    ) -> Iterator[GeneralScoring]:
-        """How an artifact is scored on general suites; the engine runs within the block where it is scored through it.
+    def lm_eval_scorer(
+        self, line: Line, artifact: Artifact, log: Callable[[str], None], batch_size: int | None = None
+    ) -> Iterator[LmEvalScorer]:
+        """Prepare an artifact for general suites; an engine that is needed runs within the block.
+
+        Args:
+            line: its name is the model's name, its target gives context and concurrency.
+            artifact: the model to score.
+            log: called with progress messages of the engine's start.
+            batch_size: items at once; lm_eval's default if None.
 
         Raises:
-            SuiteNeedsMore: the engine does not give what its kind is known to give.
+            SuiteNeedsMore: the engine returns no prompt log-probabilities although its kind is known to.
         """
-        folder = Store().path(artifact)
+        folder = self.store.path(artifact)
         if not self.prompt_log_probabilities:
-            yield GeneralScoring(artifact.digest, folder, batch_size=batch_size)
+            yield LmEvalScorer(artifact.digest, folder, batch_size=batch_size)
             return
-        with self.launch(line, artifact, tell) as launched:
-            base = base_of(launched.url)
-            if lacking := lacks_log_probabilities(base, line.name, None):
+        with self.start_engine(line, artifact, log) as engine:
+            base = base_of(engine.url)
+            if missing := lacks_log_probabilities(base, line.name, None):
                 raise SuiteNeedsMore(
-                    f"{self.engine} is to score general suites and gives no log-probabilities of prompts: {lacking}.",
+                    f"{self.engine} is to score general suites and returns no prompt log-probabilities: {missing}.",
                     "Look at its log and flags; a newer version may have changed its API.",
                     where=base,
                 )
-            remote = Remote(
+            remote = RemoteModel(
                 base=base,
                 model=line.name,
                 tokenizer=folder,
                 context=line.target.context,
                 concurrency=line.target.concurrency,
             )
-            facts = read_facts(folder)
-            yield GeneralScoring(artifact.digest, remote, engine=self.engine, facts=facts, batch_size=batch_size)
+            yield LmEvalScorer(
+                artifact.digest,
+                remote,
+                engine=self.engine,
+                model_files=read_model_files(folder),
+                batch_size=batch_size,
+            )
 
-    def asking(self, line: Line, artifact: Artifact, launched: Launched) -> Asking:
-        """How a launched engine is asked regression suites."""
-        return Asking(
-            endpoint=launched.url,
+    def chat_scorer(self, line: Line, artifact: Artifact, engine: StartedEngine) -> ChatScorer:
+        """Scorer of regression suites through a running engine that serves the artifact."""
+        return ChatScorer(
+            endpoint=engine.url,
             model=line.name,
             artifact_digest=artifact.digest,
             engine=self.engine,
-            facts=read_facts(Store().path(artifact)),
+            model_files=read_model_files(self.store.path(artifact)),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.evaluate.scoring.scores import ScoreBook, SuiteScores
+from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.verdict.comparable import weigh_suite
 from tasks.evaluate.verdict.verdict import SuiteVerdict
 from weighbridge.line import Line
@@ -40,7 +40,7 @@ def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
     """Production's scorings of the same suite by other scorers or engines, from the book."""
     if production is None:
         return []
-    return ScoreBook().others(
+    return ScoreCache().others(
         artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
     )
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.scoring.scores import ScoreBook
+from tasks.evaluate.scoring.scores import ScoreCache
 from tasks.evaluate.suites.lint.alike import duplicates
 from tasks.evaluate.suites.lint.balance import imbalance
 from tasks.evaluate.suites.lint.finding import GRAVEST_FIRST, Finding, Level
-from tasks.evaluate.suites.lint.history import one_sided, scorings_in_book, scorings_in_files, share_of_flips
+from tasks.evaluate.suites.lint.history import cached_scorings, one_sided, scorings_in_files, share_of_flips
 from tasks.evaluate.suites.lint.power import Power, power_of
 from tasks.evaluate.suites.lint.readers import read_general, read_regression
 from tasks.evaluate.suites.suite import SUFFIX, data_file, digest_of, list_suites, suite_path
@@ -44,7 +44,7 @@ def check_suite(
     confidence: float = 0.95,
     scores: Sequence[Path] = (),
     root: Path | None = None,
-    book: ScoreBook | None = None,
+    cache: ScoreCache | None = None,
 ) -> SuiteCheck:
     """Check a suite.
 
@@ -66,8 +66,8 @@ def check_suite(
     power = None
     if items:
         digest = digest_of(path, data_file(path)) if general else digest_of(path)
-        folder = (book or ScoreBook()).folder
-        scorings = scorings_in_files(scores, items) if scores else scorings_in_book(folder, digest)
+        folder = (cache or ScoreCache()).folder
+        scorings = scorings_in_files(scores, items) if scores else cached_scorings(folder, digest)
         findings += [*duplicates(items), *imbalance(items, path.name), *one_sided(scorings, items)]
         power = power_of(len(items), margin, confidence, share_of_flips(scorings))
         level: Level = "note" if power.suffices else "warning"

@@ -13,7 +13,7 @@ from tasks.evaluate.suites.lint.finding import Finding, Item, named
 from weighbridge.errors import SuiteInvalid
 
 
-def scorings_in_book(folder: Path, suite_digest: str) -> list[SuiteScores]:
+def cached_scorings(folder: Path, suite_digest: str) -> list[SuiteScores]:
     """All scorings of exactly this suite in a book's folder."""
     texts = (path.read_text() for path in sorted(folder.rglob("*.json")))
     # Parsing every other suite's scores would take most of the time. A book may hold more than whole scorings
