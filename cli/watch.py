@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,9 +10,7 @@ import typer
 from cli.output import JsonOption, note, say, show_json, table
 
 if TYPE_CHECKING:
-    from registry.watch.ledger import Decision
     from tasks.source.watch_rows import Row
-    from weighbridge.settings import Settings
 
 COLOURS = {"release": "green", "notify": "yellow", "ignore": "dim"}
 
@@ -27,6 +26,7 @@ def watch(
     was to be started was left; else that of the first error.
     """
     from tasks.fit.report import fit
+    from tasks.source.start import start_release
     from tasks.source.watch import decide, remember, settle
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
@@ -38,7 +38,7 @@ def watch(
         Line.load(name)  # a name that was typed wrong is worth more than a row
     rows = [row for name in names for row in decide(name, fit)]
     if not dry_run:
-        rows = settle(rows, lambda decision: _start(settings, decision))
+        rows = settle(rows, partial(start_release, settings))
         for problem in remember(names):
             note("mlflow", problem)
     if as_json:
@@ -47,32 +47,6 @@ def watch(
         _show(rows)
     if failed := [row.error for row in rows if row.error]:
         raise typer.Exit(failed[0].exit_status)
-
-
-def _start(settings: Settings, decision: Decision) -> str:
-    """Ask Prefect for a release; that Prefect is down is known before its client is imported.
-
-    Raises:
-        StackDown: Prefect does not answer.
-        ReleaseNotStarted, StackFailed: as `tasks.source.step.start_release`.
-    """
-    import httpx
-
-    from weighbridge.errors import StackDown
-
-    try:
-        healthy = httpx.get(f"{settings.prefect_url}/api/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        healthy = False
-    if not healthy:
-        raise StackDown(
-            f"Prefect does not answer, so the release of {decision.uri} was not started.",
-            "Run `weighbridge up`, then the same command again.",
-            where=settings.prefect_url,
-        )
-    from tasks.source.step import start_release
-
-    return start_release(decision)
 
 
 def _as_dict(row: Row) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 from registry.access.accounts import administrator
 from registry.webhooks import Keys, Seen, ensure_webhook, read_delivery
 from weighbridge.deployments import start
-from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, WeighbridgeError
+from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, StackFailed, WeighbridgeError
 from weighbridge.line import line_names
 from weighbridge.settings import Settings, load_settings
 
@@ -73,8 +73,8 @@ class Receiver:
             if delivery.id in self._seen:
                 return 200, f"{line}: delivery {delivery.id} was acted upon already"
             try:
-                run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}", sooner=True)
-            except StackDown as error:
+                run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}", only_scheduled=True)
+            except (StackDown, StackFailed) as error:
                 return 503, str(error)
             except ReleaseNotStarted as error:
                 return 200, str(error)

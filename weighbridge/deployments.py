@@ -1,56 +1,87 @@
-"""Ask Prefect to start a deployment, over plain HTTP: to import Prefect takes seconds and 200 MiB."""
+"""Start a deployment: the one way, over plain HTTP, because importing Prefect takes seconds and 200 MiB."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 
-from weighbridge.errors import ReleaseNotStarted, StackDown
+from weighbridge.errors import ReleaseNotStarted, StackDown, StackFailed
 from weighbridge.settings import Settings
 
 TIMEOUT_SECONDS = 10
 
 
-def start(settings: Settings, deployment: str, parameters: dict[str, object], key: str, *, sooner: bool = False) -> str:
-    """Create a flow run of a deployment; the same key again gives the same run.
+def start(
+    settings: Settings, deployment: str, parameters: dict[str, Any], key: str = "", *, only_scheduled: bool = False
+) -> str:
+    """Create a flow run of a deployment and return its id, without waiting for the run.
 
     Args:
-        deployment: as `promote/llama`.
-        parameters: over the deployment's own.
-        key: Prefect keeps one run for a flow and idempotency key.
-        sooner: only start what a schedule of the deployment would start anyway.
+        settings: Settings of the installation; they name the Prefect server.
+        deployment: Flow and deployment, as `promote/llama`.
+        parameters: Parameters that replace the deployment's own; JSON values.
+        key: Idempotency key. Prefect keeps one run for a flow and a key (a unique index of its database), so the same
+            key again returns the same run. Empty: every call creates a run.
+        only_scheduled: Create a run only if a schedule would create one later anyway.
 
     Returns:
-        The flow run's id; empty where `sooner` is asked of a deployment that is paused or without an active schedule.
+        The id; empty if `only_scheduled` is set and the deployment is paused or has no active schedule.
 
     Raises:
-        StackDown: Prefect does not answer, or with an error of its own; whether there is a run, asking again tells.
-        ReleaseNotStarted: it has no such deployment, or refuses the parameters.
+        StackDown: Prefect does not answer. Nothing was started.
+        ReleaseNotStarted: Prefect has no such deployment, or refuses the parameters. Nothing was started.
+        StackFailed: Prefect's answer was lost, or reports an error of Prefect's own. A run may exist.
     """
     api = f"{settings.prefect_url}/api/deployments"
+    with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+        known = _find(client, f"{api}/name/{deployment}", settings, deployment)
+        if only_scheduled and (known["paused"] or not any(schedule["active"] for schedule in known["schedules"])):
+            return ""
+        body = {"parameters": parameters, **({"idempotency_key": key} if key else {})}
+        try:
+            answer = client.post(f"{api}/{known['id']}/create_flow_run", json=body)
+        except httpx.ConnectError:
+            raise _down(settings, deployment) from None
+        except httpx.HTTPError as error:
+            raise _lost(settings, deployment, type(error).__name__, key) from None
+    if answer.is_server_error:
+        raise _lost(settings, deployment, f"HTTP {answer.status_code}", key)
+    if answer.is_error:
+        raise _refused(settings, f"Prefect refuses {deployment}: HTTP {answer.status_code}.")
+    return str(answer.json()["id"])
+
+
+def _find(client: httpx.Client, address: str, settings: Settings, deployment: str) -> dict[str, Any]:
     try:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            found = client.get(f"{api}/name/{deployment}")
-            found.raise_for_status()
-            known = found.json()
-            if sooner and (known["paused"] or not any(one["active"] for one in known["schedules"])):
-                return ""
-            wanted = {"parameters": parameters, "idempotency_key": key}
-            made = client.post(f"{api}/{known['id']}/create_flow_run", json=wanted)
-            made.raise_for_status()
-            return str(made.json()["id"])
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code < 500:
-            raise ReleaseNotStarted(
-                f"Prefect has no deployment {deployment}, or refuses it: HTTP {error.response.status_code}.",
-                "Look at prefect.yaml and run `weighbridge up`.",
-                where=settings.prefect_url,
-            ) from None
-        raise _down(settings, deployment) from None
+        answer = client.get(address)
     except httpx.HTTPError:
         raise _down(settings, deployment) from None
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        raise _refused(settings, f"Prefect has no deployment {deployment}.")
+    if answer.is_server_error:
+        raise _down(settings, deployment)
+    if answer.is_error:
+        raise _refused(settings, f"Prefect refuses {deployment}: HTTP {answer.status_code}.")
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def _down(settings: Settings, deployment: str) -> StackDown:
     return StackDown(
-        f"Prefect does not answer, so {deployment} was not started.", "Run `weighbridge up`.", settings.prefect_url
+        f"Prefect does not answer, so {deployment} was not started.",
+        "Run `weighbridge up`, then the same command again.",
+        where=settings.prefect_url,
+    )
+
+
+def _refused(settings: Settings, what: str) -> ReleaseNotStarted:
+    return ReleaseNotStarted(what, "Look at prefect.yaml and run `weighbridge up`.", where=settings.prefect_url)
+
+
+def _lost(settings: Settings, deployment: str, how: str, key: str) -> StackFailed:
+    retry = "Run the same command again: nothing is started twice."
+    look = "Look at Prefect's page before you run the same command again: a run may have been started."
+    return StackFailed(
+        f"Prefect's answer about {deployment} was lost ({how}).", retry if key else look, where=settings.prefect_url
     )

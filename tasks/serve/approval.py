@@ -14,6 +14,7 @@ from weighbridge.errors import (
     ArtifactUnsigned,
     ReleaseNotStarted,
     StackDown,
+    StackFailed,
 )
 from weighbridge.line import Line
 from weighbridge.settings import Settings
@@ -81,7 +82,7 @@ def _weigh_again(line: Line, version: Version, serving: Version, settings: Setti
     key = f"weigh-again/{line.name}/{version.digest}/{serving.digest}"
     try:
         return bool(start(settings, f"release/{line.name}", _parameters(line, version), key))
-    except (StackDown, ReleaseNotStarted):
+    except (StackDown, StackFailed, ReleaseNotStarted):
         return False
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-from uuid import uuid4
+from collections.abc import Iterator
 
-import httpx
 import pytest
 import yaml
 
 from flows.watch import conclude
 from registry.watch.ledger import Decision
-from tasks.source import step
+from tasks.source.start import start_release
 from tasks.source.watch_rows import Failure, Row, WatchReport
+from tests.support.recorded_prefect import RecordedPrefect
 from weighbridge.errors import ReleaseNotStarted, SourceUnknown, StackDown, StackFailed
-from weighbridge.settings import project_root
+from weighbridge.settings import load_settings, project_root
 
 
 @pytest.fixture
@@ -26,16 +24,11 @@ def decision() -> Decision:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What Prefect is asked for; it answers with a run."""
-    seen: list[dict[str, Any]] = []
-
-    def run_deployment(**wanted: Any) -> Any:
-        seen.append(wanted)
-        return SimpleNamespace(id=uuid4())
-
-    monkeypatch.setattr("prefect.deployments.run_deployment", run_deployment)
-    return seen
+def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedPrefect]:
+    server = RecordedPrefect({"release/toy": False})
+    monkeypatch.setenv("WEIGHBRIDGE_PREFECT_PORT", str(server.port))
+    yield server
+    server.close()
 
 
 def test_the_deployment_runs_daily_for_all_lines() -> None:
@@ -45,55 +38,39 @@ def test_the_deployment_runs_daily_for_all_lines() -> None:
     assert [schedule["active"] for schedule in daily["schedules"]] == [True]
 
 
-def test_a_release_is_asked_for_under_the_decision_s_key(decision: Decision, asked: list[dict[str, Any]]) -> None:
-    assert step.start_release(decision)
-    step.start_release(decision.model_copy(update={"kind": "successor", "repo": "org/toy-2"}))
-    assert [one["idempotency_key"] for one in asked] == [
-        f"watch/toy/org/toy@{'a' * 40}",
-        f"watch/toy/org/toy-2@{'a' * 40}",
-    ]
-    assert asked[0]["name"] == "release/toy"
-    assert asked[0]["parameters"] == {"line": "toy", "revision": "a" * 40}
-    assert asked[1]["parameters"]["source"] == "hf://org/toy-2"
-    assert {(one["timeout"], one["as_subflow"]) for one in asked} == {(0, False)}
+def test_a_release_is_asked_for_under_the_decision_s_key(decision: Decision, prefect: RecordedPrefect) -> None:
+    assert start_release(load_settings(), decision)
+    start_release(load_settings(), decision.model_copy(update={"kind": "successor", "repo": "org/toy-2"}))
+    assert list(prefect.runs) == [f"watch/toy/org/toy@{'a' * 40}", f"watch/toy/org/toy-2@{'a' * 40}"]
+    first, second = prefect.asked("release/toy")
+    assert first["parameters"] == {"line": "toy", "revision": "a" * 40}
+    assert second["parameters"]["source"] == "hf://org/toy-2"
 
 
-def answered(status: int) -> Exception:
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    request = httpx.Request("POST", "http://prefect/api")
-    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
-
-
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (httpx.ConnectError("refused"), StackDown),
-        (httpx.ReadTimeout("slow"), StackFailed),
-        (answered(503), StackFailed),
-        (answered(409), ReleaseNotStarted),
-    ],
-)
+@pytest.mark.parametrize(("refusal", "named"), [(503, StackFailed), (409, ReleaseNotStarted)])
 def test_what_prefect_answers_instead_is_named(
-    decision: Decision, monkeypatch: pytest.MonkeyPatch, answer: Exception, named: type[Exception]
+    decision: Decision, prefect: RecordedPrefect, refusal: int, named: type[Exception]
 ) -> None:
-    def fails(**_: Any) -> None:
-        raise answer
-
-    monkeypatch.setattr("prefect.deployments.run_deployment", fails)
+    prefect.refusal = refusal
     with pytest.raises(named):
-        step.start_release(decision)
+        start_release(load_settings(), decision)
 
 
-def test_a_line_without_a_deployment_is_named(decision: Decision, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.exceptions import ObjectNotFound
+def test_an_answer_that_was_lost_and_a_server_that_is_down_are_told_apart(
+    decision: Decision, prefect: RecordedPrefect
+) -> None:
+    prefect.hangs_up = True
+    with pytest.raises(StackFailed):
+        start_release(load_settings(), decision)
+    prefect.close()
+    with pytest.raises(StackDown):
+        start_release(load_settings(), decision)
 
-    def fails(**_: Any) -> None:
-        raise ObjectNotFound(Exception("404"))
 
-    monkeypatch.setattr("prefect.deployments.run_deployment", fails)
+def test_a_line_without_a_deployment_is_named(decision: Decision, prefect: RecordedPrefect) -> None:
+    prefect.deployments.clear()
     with pytest.raises(ReleaseNotStarted, match="no deployment release/toy"):
-        step.start_release(decision)
+        start_release(load_settings(), decision)
 
 
 def test_a_watch_ends_as_its_first_failure(decision: Decision) -> None:
