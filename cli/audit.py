@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.output import JsonOption, say, show_json, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from registry.audit import Entry
+
+SHORT_DIGEST = 12
 
 audit = typer.Typer(help="Who changed what and when, and whether that record is whole.", invoke_without_command=True)
 
@@ -14,52 +21,63 @@ audit = typer.Typer(help="Who changed what and when, and whether that record is 
 @audit.callback()
 def show(
     context: typer.Context,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="So many entries, the newest.")] = 50,
+    line: Annotated[str | None, typer.Option(help="Only entries of this line.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many entries to show, the newest.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Show the newest entries of the audit log."""
     if context.invoked_subcommand:
         return
-    from rich.markup import escape
+    from registry.installation import Installation
 
-    from registry.audit import AuditLog
-
-    entries = list(AuditLog().entries(line))[-last:]
+    entries = list(Installation.load().audit_log.entries(line))[-last:]
     if as_json:
         show_json([entry.model_dump() for entry in entries])
         return
-    shown = table("#", "when (UTC)", "who", "action", "model", "version", "what, and why")
-    for one in entries:
-        version = "–" if one.version is None else str(one.version)
-        what = one.what[:12] if one.action in ("approve", "override") else one.what
-        who = f"{one.who} at {one.address}" if one.address else one.who
-        cells = (who, one.action, one.model or one.line or "–", version, ". ".join(filter(None, (what, one.reason))))
-        shown.add_row(str(one.number), one.at[:19].replace("T", " "), *map(escape, cells))
-    for column in shown.columns[:4]:
+    say(entries_table(entries))
+
+
+def entries_table(entries: list[Entry]) -> Table:
+    """Lay out audit entries so that they read in a terminal of 80 columns as well as in one of 200.
+
+    Each entry is one cell of two lines: who did what to which version; then what it was about, and why. Seven columns
+    of their own leave five letters for each in a narrow terminal.
+    """
+    from rich.markup import escape
+
+    rows = table("#", "when (UTC)", "entry")
+    for column in rows.columns[:2]:
         column.no_wrap = True
-    say(shown)
+    for entry in entries:
+        what = entry.what[:SHORT_DIGEST] if entry.action in ("approve", "override") else entry.what
+        version = "" if entry.version is None else f"version {entry.version}"
+        target = " ".join(filter(None, (entry.model or entry.line, version)))
+        who = f"{entry.who} at {entry.address}" if entry.address else entry.who
+        text = f"[bold]{escape(entry.action)}[/] {escape(f'{target} by {who}' if target else f'by {who}')}"
+        if detail := ". ".join(filter(None, (what, entry.reason))):
+            text += f"\n{escape(detail)}"
+        rows.add_row(str(entry.number), entry.at[:19].replace("T", " "), text)
+    return rows
 
 
 @audit.command()
 def verify(
-    head: Annotated[str, typer.Option(help="A hash noted earlier, which an entry must have.")] = "",
+    head: Annotated[str, typer.Option(help="A hash noted earlier; an entry must have it.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Find an entry that was edited, removed, added or moved. Exit status 10 when there is one."""
-    from registry.audit import NOTHING, AuditLog
+    from registry.audit import NOTHING
+    from registry.installation import Installation
 
-    last = AuditLog().verify(head)
+    last = Installation.load().audit_log.verify(head)
     found = {"entries": last.number if last else 0, "head": last.hash if last else NOTHING}
     if as_json:
         show_json(found)
         return
-    say(f"{found['entries']} entries, each following the one before. Head: [bold]{found['head']}[/]")
-    say(
-        "Note the head elsewhere: `audit verify --head` shows later that nothing before it was cut off or written anew."
-    )
+    say(f"{found['entries']} entries, each chained to the one before. Head: [bold]{found['head']}[/]")
+    say("Note the head elsewhere: `audit verify --head` shows later that nothing before it was removed or rewritten.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Register the commands."""
     app.add_typer(audit, name="audit")

@@ -1,43 +1,70 @@
-"""`lines`: what is configured; nothing here needs the stack."""
+"""`lines`: what is configured, and every mistake in it; nothing here needs the stack."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import typer
 
 from cli.output import JsonOption, say, show_json, table
 
+if TYPE_CHECKING:
+    from weighbridge.errors import LineInvalid
+    from weighbridge.line import Line
+
 
 def lines(as_json: JsonOption = False) -> None:
-    """List the lines and check each one's file."""
+    """List the lines and check each one's file. Exit status 2 when a file has a mistake; all of them are shown."""
+    from tasks.evaluate.check_line import check_line
     from weighbridge.errors import LineInvalid
     from weighbridge.line import Line, line_names
+    from weighbridge.settings import load_settings
 
-    rows, problems = [], []
+    settings = load_settings()
+    loaded: list[Line] = []
+    problems: list[LineInvalid] = []
     for name in line_names():
         try:
-            rows.append(Line.load(name))
+            line = Line.load(name)
         except LineInvalid as error:
             problems.append(error)
+            continue
+        loaded.append(line)
+        problems += check_line(line, settings)
     if as_json:
         show_json(
-            {"lines": [row.model_dump() for row in rows], "problems": [problem.as_dict() for problem in problems]}
+            {"lines": [line.model_dump() for line in loaded], "problems": [problem.as_dict() for problem in problems]}
         )
     else:
-        shown = table("line", "source", "schemes", "runs on", "engine", "suites")
-        for row in rows:
-            shown.add_row(
-                row.name,
-                row.source,
-                ", ".join(row.schemes),
-                ", ".join(row.target.gpus),
-                row.engine.name,
-                str(len(row.suites)),
-            )
-        say(shown)
+        _show(loaded, problems)
     if problems:
-        raise problems[0]
+        raise typer.Exit(problems[0].exit_status)
+
+
+def _show(loaded: list[Line], problems: list[LineInvalid]) -> None:
+    from rich.markup import escape
+
+    rows = table("line", "source", "schemes", "runs on", "engine", "suites")
+    for line in loaded:
+        rows.add_row(
+            line.name,
+            line.source,
+            ", ".join(line.schemes),
+            ", ".join(line.target.gpus),
+            line.engine.name,
+            str(len(line.suites)),
+        )
+    say(rows)
+    if not problems:
+        say("All files are checked; every name in them exists.")
+        return
+    mistakes = table("file", "mistake", "next")
+    mistakes.columns[0].no_wrap = True
+    for problem in problems:
+        mistakes.add_row(escape(problem.where), f"[red]{escape(problem.what)}[/]", escape(problem.next_step))
+    say(mistakes, error=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(lines)

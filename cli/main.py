@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -62,15 +63,30 @@ def version() -> None:
     print(__version__)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 def run() -> None:
-    """Entry point: named errors become one message and their exit status."""
+    """Run the command line; a named error becomes one message and its exit status."""
     try:
         app()
     except WeighbridgeError as error:
         output.show_error(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(output.INTERRUPTED)
 
 
 if __name__ == "__main__":

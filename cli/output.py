@@ -1,4 +1,4 @@
-"""How commands speak: people get tables and colours, `--json` gets JSON on standard output and nothing else."""
+"""Output of commands: tables and colours for people; with `--json` JSON on standard output and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in
 
 
 def show_error(error: WeighbridgeError) -> None:
-    """One message: what is wrong, where, and what to do next; JSON when the command was asked for JSON."""
+    """Print what is wrong, where, and what to do next; as JSON if the command was given `--json`."""
     if "--json" in sys.argv:
         print(json.dumps(error.as_dict()))
         return
@@ -46,20 +46,20 @@ def table(*columns: str, title: str = "", compact: bool = False) -> Table:
     from rich.table import Table
 
     padding = (0, 0) if compact else (0, 1)
-    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    rows = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=compact)
-    return made
+        rows.add_column(column, overflow="fold", no_wrap=compact)
+    return rows
 
 
-def say(*what: Any) -> None:
-    """Print for a person; long addresses are not broken."""
+def say(*what: Any, error: bool = False) -> None:
+    """Print for a person, on standard error if it is about a mistake; long addresses are not broken."""
     from rich.console import Console
 
     # A pipe has no width of its own; 80 columns would cut tables that a file or a pager can show whole.
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, stderr=error)
     if not console.is_terminal:
-        console = Console(soft_wrap=True, width=max(console.width, PIPE_COLUMNS))
+        console = Console(soft_wrap=True, stderr=error, width=max(console.width, PIPE_COLUMNS))
     console.print(*what, highlight=False)
 
 

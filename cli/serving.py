@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, LineArgument, say, show_json, table
+from cli.output import JsonOption, LineArgument, note, say, show_json, table
 
 if TYPE_CHECKING:
-    from cli.flowrun import StepRow
+    from cli.flowrun import StepRow, WorkerRun
+    from tasks.serve.installation import ServingInstallation
 
-WorkerOption = Annotated[bool, typer.Option("--worker", help="Run as the Prefect deployment, through the worker.")]
+WorkerOption = Annotated[
+    bool,
+    typer.Option("--worker", help="Run the Prefect deployment at the worker; a run that is under way is followed."),
+]
 OUTCOME_COLOURS = {"non_inferior": "green", "baseline": "cyan"}
+SHORT_DIGEST = 12
 
 
 def release(
@@ -32,29 +37,35 @@ def release(
 
     Exit status 0 when a candidate may be approved; 20 regression, 21 inconclusive, 22 invalid.
     """
-    result, steps = _run(
-        "release", line, {"line": line, "revision": revision, "schemes": scheme or None}, worker, as_json, fresh
-    )
+    installation = _ready(line)
+    parameters = {"line": line, "revision": revision, "schemes": scheme or None}
+    result, steps = _run(installation, "release", line, parameters, worker, as_json, fresh)
     if as_json:
         show_json({**result, "steps": [step.model_dump() for step in steps]})
         return
     _show_steps(steps)
-    shown = table("scheme", "digest", "outcome", "candidate", "verdict")
-    for one in result["candidates"]:
-        colour = OUTCOME_COLOURS.get(one["outcome"], "red")
-        version = str(one["version"]) if one["version"] is not None else "–"
-        shown.add_row(one["scheme"], one["digest"][:12], f"[{colour}]{one['outcome']}[/]", version, one["sentence"])
-    say(shown)
-    for one in result["candidates"]:
-        say(f"Report {one['scheme']}: {one['report']}")
+    candidates = table("scheme", "digest", "outcome", "candidate", "verdict")
+    for candidate in result["candidates"]:
+        colour = OUTCOME_COLOURS.get(candidate["outcome"], "red")
+        candidates.add_row(
+            candidate["scheme"],
+            candidate["digest"][:SHORT_DIGEST],
+            f"[{colour}]{candidate['outcome']}[/]",
+            str(candidate["version"]) if candidate["version"] is not None else "–",
+            candidate["sentence"],
+        )
+    say(candidates)
+    for candidate in result["candidates"]:
+        say(f"Report {candidate['scheme']}: {candidate['report']}")
     say(f"MLflow: {result['run_url']}")
-    waiting = [one["version"] for one in result["candidates"] if one["version"] is not None]
-    say(f"Approve: [bold]weighbridge approve {line} {waiting[0]} --reason …[/], or *Promote model* in MLflow")
+    waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
+    if waiting:
+        say(f"Approve: [bold]weighbridge approve {line} {waiting[0]} --reason …[/], or *Promote model* in MLflow")
 
 
 def approve(
     line: LineArgument,
-    candidate: Annotated[str, typer.Argument(help="Version of LINE-candidates, or a digest's beginning.")],
+    candidate: Annotated[str, typer.Argument(help="Version of LINE-candidates, or the first digits of a digest.")],
     reason: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
     override: Annotated[
         bool,
@@ -65,28 +76,27 @@ def approve(
     """Approve a candidate: the same call as MLflow's *Promote model*. `promote` then makes it serve."""
     import getpass
 
-    settings = _ready(line)
+    installation = _ready(line)
     from registry.access import accounts
-    from registry.models.registry import Registry
     from tasks.serve.approval import check_production
     from weighbridge.line import Line
 
-    registry, plan = Registry(), Line.load(line)
+    settings, registry, configured = installation.settings, installation.registry, Line.load(line)
     accounts.sign_in(settings)
-    # Where MLflow asks who is there, that name counts and no other.
+    # With accounts in MLflow the name of the signed-in account counts, and no other.
     signed_in = accounts.signed_in_as() if settings.mlflow_auth else ""
     who = signed_in or os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
     if override:
-        version = registry.override(line, candidate, reason, who, plan.approval)
+        version = registry.override(line, candidate, reason, who, configured.approval)
     else:
-        found = registry.candidate(line, candidate)
-        check_production(plan, found, registry)
-        version = registry.approve(line, found.version, reason, who)
+        proposed = registry.candidate(line, candidate)
+        check_production(configured, proposed, registry)
+        version = registry.approve(line, proposed.version, reason, who)
     if as_json:
         show_json(version.model_dump())
         return
-    say(f"Version {version.version} of {line} is approved ({version.scheme}, {version.digest[:12]}).")
-    say(f"It serves after [bold]weighbridge promote {line}[/]; where promote/{line} is scheduled, it starts by itself.")
+    say(f"Version {version.version} of {line} is approved ({version.scheme}, {version.digest[:SHORT_DIGEST]}).")
+    say(f"[bold]weighbridge promote {line}[/] makes it serve; a schedule of promote/{line} does so by itself.")
     say(f"{settings.mlflow_url}/#/models/{line}")
 
 
@@ -97,24 +107,30 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make what serves what the registry asks for, step by step, without dropping a request."""
-    result, steps = _run("promote", line, {"line": line, "version": version}, worker, as_json)
+    installation = _ready(line)
+    parameters = {"line": line, "version": version}
+    result, steps = _run(installation, "promote", line, parameters, worker, as_json)
     _show_serving(result, steps, as_json)
 
 
 def rollback(
     line: LineArgument,
-    to: Annotated[int | None, typer.Option(help="Version of LINE; by default what served before.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept with the version that is taken back.")] = "rolled back by hand",
+    to: Annotated[int | None, typer.Option(help="Version of LINE; by default the one that served before.")] = None,
+    reason: Annotated[
+        str, typer.Option(help="Why; kept with the version that is rolled back.")
+    ] = "rolled back by hand",
     worker: WorkerOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier version, now; a rollout in progress gives way."""
-    to = _switch_first(line, to, reason, as_json)
-    result, steps = _run("rollback", line, {"line": line, "to": to, "reason": reason}, worker, as_json)
+    """Go back to an earlier version, now; a rollout in progress is stopped."""
+    to = _shift_traffic_first(line, to, reason, as_json)
+    installation = _ready(line)
+    parameters = {"line": line, "to": to, "reason": reason}
+    result, steps = _run(installation, "rollback", line, parameters, worker, as_json)
     _show_serving(result, steps, as_json)
 
 
-def _switch_first(line: str, to: int | None, reason: str, as_json: bool) -> int | None:
+def _shift_traffic_first(line: str, to: int | None, reason: str, as_json: bool) -> int | None:
     """Move traffic before Prefect and MLflow are imported, which takes longer than all the rest.
 
     Returns:
@@ -127,27 +143,33 @@ def _switch_first(line: str, to: int | None, reason: str, as_json: bool) -> int 
     if version is None:
         return to
     if not as_json:
-        say(f"{line}: version {version} has all new requests; the registry is told next.")
+        say(f"{line}: version {version} gets all new requests; next the registry records it.")
     return version
 
 
-def _ready(line: str) -> Any:
-    """Settings, after checking what is cheap to check: the line's file and the stack."""
+def _ready(line: str) -> ServingInstallation:
+    """Load the installation, after cheap checks of the line's file and of the stack."""
     from stack import lifecycle
+    from tasks.serve.installation import ServingInstallation
     from weighbridge.line import Line
-    from weighbridge.settings import load_settings, use_libraries
+    from weighbridge.settings import use_libraries
 
-    settings = load_settings()
-    use_libraries(settings)
+    installation = ServingInstallation.load()
+    use_libraries(installation.settings)
     Line.load(line)
-    lifecycle.require_up(settings)
-    return settings
+    lifecycle.require_up(installation.settings)
+    return installation
 
 
 def _run(
-    flow: str, line: str, parameters: dict[str, Any], worker: bool, as_json: bool, fresh: bool = False
+    installation: ServingInstallation,
+    flow: str,
+    line: str,
+    parameters: dict[str, Any],
+    worker: bool,
+    as_json: bool,
+    fresh: bool = False,
 ) -> tuple[dict[str, Any], list[StepRow]]:
-    _ready(line)
     if as_json:
         os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
         os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
@@ -155,16 +177,35 @@ def _run(
         os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"
     from cli import flowrun
 
-    wanted = {name: value for name, value in parameters.items() if value is not None}
-    return flowrun.through_worker(flow, line, wanted) if worker else flowrun.here(flow, wanted)
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if not worker:
+        return flowrun.run_here(flow, given)
+
+    def run() -> WorkerRun:
+        return flowrun.run_through_worker(installation.settings, flow, line, given, lambda text: note("worker", text))
+
+    done = run()
+    # A promotion that was running already chose its version before this command was typed.
+    if flow == "promote" and "version" not in given and done.began_before and not _up_to_date(installation, line, done):
+        note("worker", f"{line}: the registry asks for another version by now.")
+        done = run()
+    return done.result, done.steps
+
+
+def _up_to_date(installation: ServingInstallation, line: str, done: WorkerRun) -> bool:
+    """True if a promotion ended with the version that the registry asks for now."""
+    registry = installation.registry
+    undecided, production = registry.waiting(line), registry.production(line)
+    target = max(undecided, key=lambda version: version.version) if undecided else production
+    return target is None or target.version == done.result["version"]
 
 
 def _show_steps(steps: list[StepRow]) -> None:
-    shown = table("step", "state", "seconds")
+    rows = table("step", "state", "seconds")
     for step in steps:
         colour = {"Completed": "green", "Cached": "cyan"}.get(step.state, "red")
-        shown.add_row(step.name, f"[{colour}]{step.state}[/]", f"{step.seconds:.1f}")
-    say(shown)
+        rows.add_row(step.name, f"[{colour}]{step.state}[/]", f"{step.seconds:.1f}")
+    say(rows)
 
 
 def _show_serving(result: dict[str, Any], steps: list[StepRow], as_json: bool) -> None:
@@ -177,12 +218,15 @@ def _show_serving(result: dict[str, Any], steps: list[StepRow], as_json: bool) -
             f"Nothing of {result['line']} is approved and nothing serves: `weighbridge release {result['line']}` first."
         )
     elif result["changed"]:
-        say(f"{result['line']}: version {result['version']} ({result['scheme']}, {result['digest'][:12]}) serves.")
+        say(
+            f"{result['line']}: version {result['version']} "
+            f"({result['scheme']}, {result['digest'][:SHORT_DIGEST]}) serves."
+        )
     else:
         say(f"{result['line']}: version {result['version']} serves already; nothing to do.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
+    """Register the commands."""
     for command in (release, approve, promote, rollback):
         app.command()(command)

@@ -7,12 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from weighbridge import __version__
 
-def weighbridge(*arguments, **environment):
+
+def weighbridge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cli.main", *arguments],
         capture_output=True,
@@ -22,7 +25,7 @@ def weighbridge(*arguments, **environment):
     )
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, cli.main\n"
         "heavy = {'prefect', 'mlflow', 'torch', 'transformers', 'huggingface_hub', 'scipy', 'pydantic', 'httpx'}\n"
@@ -32,13 +35,13 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_help_names_every_command_of_the_road():
+def test_help_names_every_command_of_the_road() -> None:
     text = weighbridge("--help").stdout
     for command in ("up", "status", "down", "release", "approve", "promote", "rollback", "fit", "lines", "logs"):
         assert f" {command} " in text
 
 
-def test_an_unknown_line_is_one_message_with_what_to_do():
+def test_an_unknown_line_is_one_message_with_what_to_do() -> None:
     done = weighbridge("release", "nope")
     assert done.returncode == 2
     assert done.stderr.startswith("LineUnknown: There is no line called 'nope'; known lines: llama, smollm2.")
@@ -47,14 +50,14 @@ def test_an_unknown_line_is_one_message_with_what_to_do():
     assert done.stdout == ""
 
 
-def test_json_gets_its_errors_as_json():
+def test_json_gets_its_errors_as_json() -> None:
     done = weighbridge("release", "nope", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == "LineUnknown"
 
 
 @pytest.mark.parametrize("command", [("release",), ("approve", "1"), ("promote",), ("rollback",)])
-def test_without_the_stack_every_command_says_so(command):
+def test_without_the_stack_every_command_says_so(command: tuple[str, ...]) -> None:
     name, *rest = command
     done = weighbridge(name, "smollm2", *rest)
     assert done.returncode == 3
@@ -62,13 +65,13 @@ def test_without_the_stack_every_command_says_so(command):
     assert "weighbridge up" in done.stderr
 
 
-def test_a_wrong_flag_is_a_usage_error():
+def test_a_wrong_flag_is_a_usage_error() -> None:
     done = weighbridge("release", "smollm2", "--speed", "9")
     assert done.returncode == 2
     assert "--speed" in done.stderr
 
 
-def test_a_broken_line_is_named_with_file_and_field(tmp_path):
+def test_a_broken_line_is_named_with_file_and_field(tmp_path: Path) -> None:
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "mine.yaml").write_text(yaml.safe_dump({"source": "nowhere", "schemes": ["int8"]}))
     done = weighbridge("lines", WEIGHBRIDGE_ROOT=str(tmp_path))
@@ -78,19 +81,42 @@ def test_a_broken_line_is_named_with_file_and_field(tmp_path):
     assert "target" in done.stderr
 
 
-def test_lines_lists_what_is_configured():
+def test_lines_lists_what_is_configured() -> None:
     found = json.loads(weighbridge("lines", "--json").stdout)
     assert {"smollm2", "llama"} == {line["name"] for line in found["lines"]}
     assert found["problems"] == []
 
 
-def test_a_wrong_setting_is_named_by_its_variable():
+def test_every_name_in_a_line_that_does_not_exist_is_shown_and_the_status_is_2(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    (tmp_path / "eval_suites").symlink_to(root / "eval_suites", target_is_directory=True)
+    (tmp_path / "lines").mkdir()
+    line = yaml.safe_load((root / "lines" / "llama.yaml").read_text())
+    wrong = {"engine": {"name": "nosuch"}, "schemes": ["int9"], "suites": [{"name": "general/none", "margin": 0.1}]}
+    target = {**line["target"], "gpus": ["L44"]}
+    (tmp_path / "lines" / "mine.yaml").write_text(yaml.safe_dump({**line, **wrong, "target": target}))
+    done = weighbridge("lines", WEIGHBRIDGE_ROOT=str(tmp_path))
+    assert done.returncode == 2
+    as_json = weighbridge("lines", "--json", WEIGHBRIDGE_ROOT=str(tmp_path))
+    assert as_json.returncode == 2
+    problems = " ".join(problem["what"] for problem in json.loads(as_json.stdout)["problems"])
+    for name in ("nosuch", "int9", "L44", "general/none"):
+        assert name in done.stderr
+        assert repr(name) in problems
+    assert "lines/mine.yaml" in done.stderr
+
+
+def test_the_version_is_an_option_and_a_command() -> None:
+    assert weighbridge("--version").stdout == weighbridge("version").stdout == f"{__version__}\n"
+
+
+def test_a_wrong_setting_is_named_by_its_variable() -> None:
     done = weighbridge("status", WEIGHBRIDGE_MLFLOW_PORT="many")
     assert done.returncode == 2
     assert "WEIGHBRIDGE_MLFLOW_PORT" in done.stderr
 
 
-def test_status_without_a_stack_is_no_error():
+def test_status_without_a_stack_is_no_error() -> None:
     done = weighbridge("status", "--json")
     assert done.returncode == 0
     found = json.loads(done.stdout)
@@ -98,11 +124,11 @@ def test_status_without_a_stack_is_no_error():
     assert found["lines"] == []
 
 
-def test_down_without_a_stack_is_no_error():
+def test_down_without_a_stack_is_no_error() -> None:
     assert weighbridge("down").returncode == 0
 
 
-def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(own_home):
+def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(own_home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         done = weighbridge("up", WEIGHBRIDGE_MLFLOW_PORT=str(port))
@@ -113,7 +139,7 @@ def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(own_home):
     assert not (own_home / "supervisor" / "supervisord.pid").exists()
 
 
-def test_an_unreachable_hub_is_named(tmp_path):
+def test_an_unreachable_hub_is_named(tmp_path: Path) -> None:
     done = weighbridge("fit", "smollm2", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 4
     assert "SourceUnreachable" in done.stderr

@@ -40,8 +40,9 @@ pytestmark = [
 ]
 TRIES = 15
 RECONCILER = """
-from tests.serve.serve_support import make_line, use_fake_engine
-use_fake_engine()
+from tests.serve.serve_support import FakeEngine, make_line
+from tasks.serve.fleet import local
+local.engine = lambda name: FakeEngine()
 from weighbridge.line import Line
 Line.load = classmethod(lambda cls, name: make_line())
 from flows.promote import promote
