@@ -27,7 +27,7 @@ from tasks.evaluate.drift import quick_look
 from tasks.quantize import scheme
 from tasks.quantize.calibration import calibration_documents
 from tasks.quantize.methods import WITHOUT_DATA
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import Bounds
 
@@ -169,7 +169,7 @@ def measure(
         shutil.rmtree(folder, ignore_errors=True)
     if scheme(name).format != "gguf":
         try:
-            recipe = plan(source, scheme(name), method)
+            recipe = make_recipe(source, scheme(name), method)
         except QuantizationUncovered as error:
             return row.model_copy(update={"refused": error.what})
     imports = float(_python(OUR_IMPORTS, method))

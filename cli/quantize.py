@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from registry.store import Artifact
-    from tasks.quantize import Needs, Record
+    from tasks.quantize import QuantizationRecord, Resources
     from tasks.quantize.gguf import GgufRecipe
     from tasks.quantize.plan.recipe import Recipe
     from weighbridge.line import SchemeChoice
@@ -40,7 +40,7 @@ def quantize(
     """
     from tasks.quantize import quantize_folder
     from tasks.quantize import scheme as scheme_of
-    from tasks.quantize.run import needs_of, plan_of
+    from tasks.quantize.run import recipe_of, resources_of
     from weighbridge.errors import OptionInvalid
     from weighbridge.settings import load_settings, use_libraries
 
@@ -54,13 +54,13 @@ def quantize(
         raise OptionInvalid("There is no place for the result.", "Name a new folder by --out.", "--out")
     choice = _choice(recipe_file)
     method = method or (choice.methods[0] if choice.methods else None)
-    recipe = plan_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
-    needed = needs_of(folder, recipe, calibration)
+    recipe = recipe_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
+    required = resources_of(folder, recipe, calibration)
     if dry_run:
-        _show_plan(recipe, needed, as_json)
+        _show_plan(recipe, required, as_json)
         return
     if not as_json:
-        note("needs", f"{needed}; {len(recipe.layers)} layers by {recipe.method}.")
+        note("needs", f"{required}; {len(recipe.layers)} layers by {recipe.method}.")
     digest = ""
     with bars() as shown:
         task = shown.add_task(f"{scheme} by {recipe.method}", total=None)
@@ -134,12 +134,12 @@ def _into_store(
     calibration: Path | None,
     progress: Callable[[int, int], None],
     choice: SchemeChoice,
-) -> tuple[Record, str]:
+) -> tuple[QuantizationRecord, str]:
+    from tasks.quantize import quantization_record
     from tasks.quantize import quantize as into_store
-    from tasks.quantize import record_of
 
     made = into_store(artifact, scheme, method, progress=progress, calibration=calibration, choice=choice)
-    record = record_of(made)
+    record = quantization_record(made)
     assert record is not None
     return record, made.uri
 
@@ -162,7 +162,7 @@ def _show_published(folder: Path, scheme: str, as_json: bool) -> None:
         )
 
 
-def _show_plan(recipe: Recipe | GgufRecipe, needed: Needs, as_json: bool) -> None:
+def _show_plan(recipe: Recipe | GgufRecipe, required: Resources, as_json: bool) -> None:
     from tasks.quantize.plan.resources import available_bytes
 
     share = sum(layer.source_bytes for layer in recipe.layers) / recipe.linear_bytes
@@ -172,7 +172,7 @@ def _show_plan(recipe: Recipe | GgufRecipe, needed: Needs, as_json: bool) -> Non
                 "recipe": recipe.model_dump(mode="json"),
                 "share_of_linear_bytes": share,
                 "predicted_bytes": recipe.predicted_bytes,
-                "needs": needed.model_dump(),
+                "needs": required.model_dump(),
                 "available_memory_bytes": available_bytes(),
             }
         )
@@ -186,10 +186,13 @@ def _show_plan(recipe: Recipe | GgufRecipe, needed: Needs, as_json: bool) -> Non
         shown.add_row(escape(one.name), one.reason)
     if recipe.ignored:
         say(shown)
-    say(f"Weights: {recipe.predicted_bytes / GIB:.2f} GiB. Needs {needed}; {available_bytes() / GIB:.1f} GiB are free.")
+    say(
+        f"Weights: {recipe.predicted_bytes / GIB:.2f} GiB. Needs {required}; "
+        f"{available_bytes() / GIB:.1f} GiB are free."
+    )
 
 
-def _show_record(record: Record, place: str, as_json: bool) -> None:
+def _show_record(record: QuantizationRecord, place: str, as_json: bool) -> None:
     if as_json:
         show_json({"out": place, **record.model_dump(mode="json")})
         return
@@ -199,8 +202,8 @@ def _show_record(record: Record, place: str, as_json: bool) -> None:
         f"{coverage.share_of_linear_bytes:.1%} of Linear bytes, {coverage.written_bytes / GIB:.2f} GiB; "
         f"{record.seconds:.0f} s, {record.cpu_seconds:.0f} CPU-s, {record.peak_rss_bytes / GIB:.2f} GiB of memory."
     )
-    if record.thin:
-        note("quantize", record.thin)
+    if record.calibration_warning:
+        note("quantize", record.calibration_warning)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -25,21 +25,23 @@ def watch(
     Without the stack it still decides and prints. Exit status 0 when every line was looked at and nothing that
     was to be started was left; else that of the first error.
     """
+    from registry.installation import Installation
     from tasks.fit.report import fit
     from tasks.source.start import start_release
-    from tasks.source.watch import decide, remember, settle
+    from tasks.source.watch import record_decisions, start_releases, triage_line
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
 
     settings = load_settings()
     use_libraries(settings)
+    installation = Installation(settings)
     names = lines or line_names()
     for name in lines or []:
         Line.load(name)  # a name that was typed wrong is worth more than a row
-    rows = [row for name in names for row in decide(name, fit)]
+    rows = [row for name in names for row in triage_line(installation, name, fit)]
     if not dry_run:
-        rows = settle(rows, partial(start_release, settings))
-        for problem in remember(names):
+        rows = start_releases(installation, rows, partial(start_release, settings))
+        for problem in record_decisions(installation, names):
             note("mlflow", problem)
     if as_json:
         show_json({"dry_run": dry_run, "rows": [_as_dict(row) for row in rows]})

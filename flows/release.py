@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from registry.installation import Installation
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.drift import DriftReport
@@ -63,16 +64,20 @@ def release(
         configured = configured.model_copy(update={"schemes": schemes})
     if source:
         configured = configured.model_copy(update={"source": source})
+    installation = Installation.load()
     pinned = pin(configured, revision)
     admit(pinned, configured)
     report = fit(pinned, configured)
     production, scorer = current(line), serving_scorer(configured)
     forecast(configured, production, scorer)
-    weights = download(pinned, line)
-    quantized = [quantize_scheme(configured, weights, scheme, look) for scheme in report.schemes]
+    weights = download(installation, pinned, line)
+    quantized = [
+        quantize_scheme(installation, configured, weights, scheme, lambda artifact: look(artifact, weights, configured))
+        for scheme in report.schemes
+    ]
     report = refit(report, [made.artifact for made in quantized], configured)
     quantized = [made for made in quantized if made.artifact.scheme in report.schemes]
-    changed = what_changed(production, weights)
+    changed = what_changed(installation, production, weights)
     shared = {"line": configured, "production": production, "weights": weights, "scorer": scorer}
     weighed = side_by_side(weigh, [{**shared, "artifact": made.artifact, "seen": made.drift} for made in quantized])
     weighed = [one.model_copy(update={"attempts": made.attempts}) for one, made in zip(weighed, quantized, strict=True)]

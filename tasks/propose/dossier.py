@@ -17,7 +17,7 @@ from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport, FitRow
-    from tasks.quantize import Record
+    from tasks.quantize import QuantizationRecord
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
@@ -140,7 +140,7 @@ class Dossier(Answers):
         source: Source,
         weighed: Weighed,
         fit: FitReport | None,
-        made: Record | None,
+        made: QuantizationRecord | None,
         changes: ChangeReport | None = None,
     ) -> None:
         super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, line.confidence)
@@ -182,7 +182,7 @@ class Dossier(Answers):
         things, bytes_of = recipe.counted
         tokens = self.made.calibration_tokens
         watched = f" Calibrated on {tokens:,} tokens." if tokens else ""
-        warned = f" Mind: {self.made.thin}" if self.made.thin else ""
+        warned = f" Mind: {self.made.calibration_warning}" if self.made.calibration_warning else ""
         return (
             f"{coverage.found} of {coverage.planned} planned {things} "
             f"({coverage.share_of_linear_bytes:.1%} of {bytes_of}) to {recipe.weight_bits} bits by "

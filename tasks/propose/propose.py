@@ -32,7 +32,7 @@ from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from tasks.fit.rows import FitReport
-    from tasks.quantize import Record
+    from tasks.quantize import QuantizationRecord
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
 
@@ -170,12 +170,12 @@ def _proposed(weighed: Weighed, file: Path, there: RecordedCandidate | None = No
     )
 
 
-def _made(artifact: Artifact, store: Store | None) -> Record | None:
+def _made(artifact: Artifact, store: Store | None) -> QuantizationRecord | None:
     """How an artifact was quantized, where the store still knows."""
-    from tasks.quantize import record_of
+    from tasks.quantize import quantization_record
 
     try:
-        return record_of(artifact, store)
+        return quantization_record(artifact, store)
     except ArtifactMissing:
         # A candidate that failed may have been tidied away; its verdict is worth recording all the same.
         return None

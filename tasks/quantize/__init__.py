@@ -1,30 +1,32 @@
-"""Quantize: a release's weights in fewer bits, proven to have happened.
+"""Quantization: a release's weights in fewer bits, with proof from the written files.
 
-`quantize` is the whole step for the store, `quantize_folder` for a plain folder; `plan` decides from headers alone,
-`check_coverage` believes only files, and `check_published` checks a release that came quantized.
-A scheme is one file in `schemes/`, a method one in `methods/`.
+`quantize` is the whole step for the store and `quantize_folder` for a plain folder. `recipe_of` plans from headers
+alone, `check_coverage` reads only the written files, and `check_published` checks a release that its publisher
+quantized. A scheme is one file in `tasks/schemes/`; a method is one file in `methods/`.
 """
 
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.plan.recipe import Recipe
-from tasks.quantize.plan.resources import Needs
+from tasks.quantize.plan.resources import Resources
 from tasks.quantize.published.check import Published, check_published
-from tasks.quantize.record import Record, record_of
-from tasks.quantize.run import quantize, quantize_folder
+from tasks.quantize.record import QuantizationRecord, quantization_record
+from tasks.quantize.run import quantize, quantize_folder, recipe_of, resources_of
 from tasks.schemes import Scheme, scheme, scheme_names
 
 __all__ = [
     "Coverage",
-    "Needs",
     "Published",
+    "QuantizationRecord",
     "Recipe",
-    "Record",
+    "Resources",
     "Scheme",
     "check_coverage",
     "check_published",
+    "quantization_record",
     "quantize",
     "quantize_folder",
-    "record_of",
+    "recipe_of",
+    "resources_of",
     "scheme",
     "scheme_names",
 ]

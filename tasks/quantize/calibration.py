@@ -83,33 +83,34 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
     return tuple(documents)
 
 
-def tokens_wanted(recipe: Recipe, least: int) -> int:
+def target_tokens(recipe: Recipe, least: int) -> int:
     """How many tokens a method watches where the text has as many.
 
     Args:
         recipe: of one that calibrates.
         least: what it watches in any case.
     """
-    return max(least, TOKENS_PER_INPUT * recipe.most_inputs) if recipe.method in FITTING else least
+    return max(least, TOKENS_PER_INPUT * recipe.widest_inputs) if recipe.method in FITTING else least
 
 
-def tokens_at_most(path: Path | None) -> int:
+def estimate_tokens(path: Path | None) -> int:
     """An estimate of a text's tokens, rather too high, from its size alone; `path` as for `calibration_documents`."""
     return sum(file.stat().st_size for file in _files(path) if file.is_file()) // BYTES_PER_TOKEN
 
 
-def too_short(recipe: Recipe, tokens: int) -> str:
+def short_text_warning(recipe: Recipe, tokens: int) -> str:
     """What to tell of a calibration that says too little; nothing where it says enough.
 
     Args:
         recipe: what was calibrated.
         tokens: that it watched.
     """
-    if recipe.method not in FITTING or tokens >= recipe.most_inputs:
+    if recipe.method not in FITTING or tokens >= recipe.widest_inputs:
         return ""
     return (
-        f"{recipe.method} watched {tokens:,} tokens, fewer than the {recipe.most_inputs:,} inputs of the widest layer, "
-        f"and may be no nearer than rtn; name a text of {tokens_wanted(recipe, 0):,} tokens as quantize.calibration."
+        f"{recipe.method} watched {tokens:,} tokens, fewer than the {recipe.widest_inputs:,} inputs of the widest "
+        f"layer, and may be no nearer than rtn; name a text of {target_tokens(recipe, 0):,} "
+        "tokens as quantize.calibration."
     )
 
 

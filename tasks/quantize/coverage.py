@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.plan.recipe import Recipe
-from tasks.quantize.tensors import Tensor, first_repeated, has_zero, is_finite, read_tensors
+from tasks.quantize.tensors import StoredTensor, first_repeated, has_zero, is_finite, read_tensors
 from weighbridge.errors import QuantizationUncovered
 
 SIZE_TOLERANCE = 0.03
@@ -70,7 +70,7 @@ def check_coverage(recipe: Recipe, folder: Path, source: Path) -> Coverage:
     )
 
 
-def _check_layers(recipe: Recipe, written: dict[str, Tensor]) -> None:
+def _check_layers(recipe: Recipe, written: dict[str, StoredTensor]) -> None:
     problems = {layer.name: _problem(recipe, index, written) for index, layer in enumerate(recipe.layers)}
     wrong = {name: problem for name, problem in problems.items() if problem}
     if wrong:
@@ -79,7 +79,7 @@ def _check_layers(recipe: Recipe, written: dict[str, Tensor]) -> None:
         raise _uncovered(f"{found} of {len(recipe.layers)} planned layers are quantized; {first}: {problem}", first)
 
 
-def _problem(recipe: Recipe, index: int, written: dict[str, Tensor]) -> str:
+def _problem(recipe: Recipe, index: int, written: dict[str, StoredTensor]) -> str:
     """What is wrong with a planned layer, "" if nothing is."""
     layer = recipe.layers[index]
     expected = recipe.expected(layer)
@@ -97,7 +97,7 @@ def _problem(recipe: Recipe, index: int, written: dict[str, Tensor]) -> str:
     return "a scale is zero" if has_zero(scale) else ""
 
 
-def _check_rest(recipe: Recipe, written: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+def _check_rest(recipe: Recipe, written: dict[str, StoredTensor], source: dict[str, StoredTensor]) -> None:
     """Everything that was not planned stands there as it came, and nothing came to it."""
     weights = {f"{layer.name}.weight" for layer in recipe.layers}
     packed = {one.name for layer in recipe.layers for one in recipe.expected(layer)}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from registry.store import Artifact, Store
-from tasks.quantize.calibration import too_short
+from tasks.quantize.calibration import short_text_warning
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf import GgufRecipe
 from tasks.quantize.plan.recipe import Recipe
-from tasks.quantize.plan.resources import Needs
+from tasks.quantize.plan.resources import Resources
 
 
-class Record(BaseModel):
+class QuantizationRecord(BaseModel):
     """What the store keeps beside a quantized artifact; not part of its digest."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     recipe: Recipe | GgufRecipe
     coverage: Coverage
@@ -28,16 +28,16 @@ class Record(BaseModel):
     """Of the quantizing process."""
     calibration_tokens: int = 0
     """Of calibration text that the method watched; 0 where it reads none."""
-    needs: Needs | None = None
-    """What was said before it started."""
+    resources: Resources | None = Field(default=None, alias="needs")
+    """The estimate before it started; called `needs` in stored records."""
 
     @property
-    def thin(self) -> str:
+    def calibration_warning(self) -> str:
         """What to tell of a calibration text that was too short; nothing where it was not."""
-        return too_short(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
+        return short_text_warning(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
 
 
-def record_of(artifact: Artifact, store: Store | None = None) -> Record | None:
+def quantization_record(artifact: Artifact, store: Store | None = None) -> QuantizationRecord | None:
     """How an artifact was quantized; None for a release as published."""
     facts = (store or Store()).facts(artifact)
-    return Record.model_validate(facts) if "recipe" in facts else None
+    return QuantizationRecord.model_validate(facts) if "recipe" in facts else None

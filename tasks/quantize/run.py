@@ -13,22 +13,28 @@ from filelock import FileLock
 
 from registry.store import Artifact, Store
 from registry.store.artifact import sync, sync_one
-from tasks.quantize.calibration import calibration_digest, tokens_at_most
+from tasks.quantize.calibration import calibration_digest, estimate_tokens
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
-from tasks.quantize.gguf import GgufRecipe
+from tasks.quantize.gguf import GgufRecipe, make_gguf_recipe
 from tasks.quantize.gguf import check_coverage as check_gguf
-from tasks.quantize.gguf import plan as plan_gguf
 from tasks.quantize.methods import STREAMING, method_names
-from tasks.quantize.plan.recipe import Recipe, plan
-from tasks.quantize.plan.resources import Needs, needs, require_memory
-from tasks.quantize.process.folders import require_finite, tidy, weights_only
+from tasks.quantize.plan.recipe import Recipe, make_recipe
+from tasks.quantize.plan.resources import Resources, estimate_resources, require_memory
+from tasks.quantize.process.folders import link_weights, match_source_layout, require_finite
 from tasks.quantize.process.job import Job
-from tasks.quantize.process.parent import follow
-from tasks.quantize.process.shards import Finished
-from tasks.quantize.process.staging import MODEL, begin, folder_identity, identity_of, require_room, resumable
-from tasks.quantize.published.check import require_sound
-from tasks.quantize.record import Record
+from tasks.quantize.process.parent import run_job
+from tasks.quantize.process.shards import FinishedShards
+from tasks.quantize.process.staging import (
+    MODEL,
+    folder_identity,
+    job_identity,
+    prepare_staging,
+    require_disk,
+    resumable,
+)
+from tasks.quantize.published.check import require_valid_published
+from tasks.quantize.record import QuantizationRecord
 from tasks.schemes import Scheme
 from tasks.schemes import scheme as scheme_of
 from weighbridge import __version__
@@ -96,16 +102,16 @@ def quantize(
     chosen = scheme_of(scheme)
     source = store.path(weights)
     if not chosen.changes_weights:
-        require_sound(source)
+        require_valid_published(source)
         return weights
-    recipe = plan_of(source, chosen, method, weights.repo, choice)
+    recipe = recipe_of(source, chosen, method, weights.repo, choice)
     work = _Work(
         source=source,
         recipe=recipe,
         name=weights.repo,
         commit=weights.commit,
         calibration=calibration,
-        identity=identity_of(recipe, weights.digest + calibration_digest(recipe.method, calibration)),
+        identity=job_identity(recipe, weights.digest + calibration_digest(recipe.method, calibration)),
         report=progress or _no_report,
     )
     key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
@@ -132,7 +138,7 @@ def quantize_folder(
     progress: Progress | None = None,
     calibration: Path | None = None,
     choice: SchemeChoice = CHOOSE_NOTHING,
-) -> Record:
+) -> QuantizationRecord:
     """Quantize a plain folder into another, with no store and no line.
 
     Args:
@@ -151,14 +157,14 @@ def quantize_folder(
     out = out.absolute()
     if out.exists():
         raise OptionInvalid(f"{out} exists already.", "Name a folder that does not exist yet.", "--out")
-    recipe = plan_of(source, chosen, method, source.resolve().name, choice)
+    recipe = recipe_of(source, chosen, method, source.resolve().name, choice)
     work = _Work(
         source=source,
         recipe=recipe,
         name=source.resolve().name,
         commit="",
         calibration=calibration,
-        identity=identity_of(recipe, folder_identity(source) + calibration_digest(recipe.method, calibration)),
+        identity=job_identity(recipe, folder_identity(source) + calibration_digest(recipe.method, calibration)),
         report=progress or _no_report,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +178,7 @@ def quantize_folder(
     return record
 
 
-def plan_of(
+def recipe_of(
     source: Path, scheme: Scheme, method: str | None, name: str, choice: SchemeChoice = CHOOSE_NOTHING
 ) -> Recipe | GgufRecipe:
     """A release's recipe, in the scheme's container.
@@ -186,20 +192,20 @@ def plan_of(
         why = f"{method} does not suit {scheme.name}" if method in method_names() else f"There is no method {method!r}"
         raise OptionInvalid(f"{why}.", f"Name one of {', '.join(suiting)}.", where="method")
     if scheme.format != "gguf":
-        return plan(source, scheme, method, choice)
+        return make_recipe(source, scheme, method, choice)
     if choice.group_size is not None or choice.ignore:
         raise QuantizationUncovered(
             f"The recipe asks for a group size or leaves layers alone, and {scheme.name} is llama.cpp's own mixture.",
             "Leave group_size and ignore out.",
             where=scheme.name,
         )
-    return plan_gguf(source, scheme, name)
+    return make_gguf_recipe(source, scheme, name)
 
 
-def needs_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Path | None = None) -> Needs:
+def resources_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Path | None = None) -> Resources:
     """What quantizing a release takes: the recipe's needs and the files that travel with the weights."""
     others = (file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
-    return needs(recipe, companions_bytes=sum(others), text_tokens=tokens_at_most(calibration))
+    return estimate_resources(recipe, companions_bytes=sum(others), text_tokens=estimate_tokens(calibration))
 
 
 def _prove(recipe: Recipe | GgufRecipe, out: Path, source: Path) -> Coverage:
@@ -209,21 +215,21 @@ def _prove(recipe: Recipe | GgufRecipe, out: Path, source: Path) -> Coverage:
     return check_coverage(recipe, out, source)
 
 
-def _build(work: _Work, staging: Path) -> Record:
+def _build(work: _Work, staging: Path) -> QuantizationRecord:
     """Make the whole model in the staging folder, and prove it."""
     started = time.monotonic()
     recipe, out = work.recipe, staging / MODEL
     work.report(0, work.units)
-    needed = needs_of(work.source, recipe, work.calibration)
-    logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, needed)
-    there = begin(staging, work.identity)
-    require_room(staging, needed.disk_bytes - there, f"{work.name} as {recipe.scheme}")
-    require_memory(needed, f"{work.name} as {recipe.scheme}")
+    required = resources_of(work.source, recipe, work.calibration)
+    logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, required)
+    there = prepare_staging(staging, work.identity)
+    require_disk(staging, required.disk_bytes - there, f"{work.name} as {recipe.scheme}")
+    require_memory(required, f"{work.name} as {recipe.scheme}")
     if recipe.method not in STREAMING:
         require_finite(work.source)
     work.report(1, work.units)
     job = Job(
-        source=weights_only(work.source, staging / "source"),
+        source=link_weights(work.source, staging / "source"),
         out=out,
         recipe=recipe,
         identity=work.identity,
@@ -231,8 +237,8 @@ def _build(work: _Work, staging: Path) -> Record:
         calibration=work.calibration,
     )
     log = load_settings().logs_folder / f"quantize-{work.identity[:12]}-{recipe.scheme}-{recipe.method}.log"
-    last = follow(job, staging, log, lambda layers: work.report(1 + min(layers, work.units - 2), work.units))
-    tidy(out, work.source)
+    last = run_job(job, staging, log, lambda layers: work.report(1 + min(layers, work.units - 2), work.units))
+    match_source_layout(out, work.source)
     coverage = _prove(recipe, out, work.source)
     copy_companions(work.source, out)
     versions = {**last.versions, "weighbridge": __version__}
@@ -246,7 +252,7 @@ def _build(work: _Work, staging: Path) -> Record:
         versions=last.versions,
         calibration_tokens=last.calibration_tokens,
     )
-    record = Record(
+    record = QuantizationRecord(
         recipe=recipe,
         coverage=coverage,
         versions=versions,
@@ -254,16 +260,16 @@ def _build(work: _Work, staging: Path) -> Record:
         cpu_seconds=last.cpu_seconds,
         peak_rss_bytes=last.peak_rss_bytes,
         calibration_tokens=last.calibration_tokens,
-        needs=needed,
+        resources=required,
     )
-    if record.thin:
-        logger.warning("%s as %s: %s", work.name, recipe.scheme, record.thin)
+    if record.calibration_warning:
+        logger.warning("%s as %s: %s", work.name, recipe.scheme, record.calibration_warning)
     return record
 
 
 def _hashes(staging: Path, work: _Work) -> dict[str, str]:
     """Of the weight files, hashed by the process that wrote them."""
-    return {name: shard.sha256 for name, shard in Finished.load(staging, work.identity).shards.items()}
+    return {name: shard.sha256 for name, shard in FinishedShards.load(staging, work.identity).shards.items()}
 
 
 def _lock_of(out: Path) -> FileLock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from registry.installation import Installation
 from registry.store import Artifact
 from tasks.quantize.calibration import calibration_digest
 from tasks.quantize.process.job import deciding_versions
@@ -35,12 +36,13 @@ def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
         __version__,
     ],
 )
-def quantize(weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
+def quantize(installation: Installation, weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
     """Make a scheme's artifact of the published weights by one method, checked to be what was planned."""
     return run_quantization(
         weights,
         scheme,
         method,
+        installation.store,
         progress=log_progress(f"quantize {scheme} by {method}"),
         calibration=_calibration(how),
         choice=how.choice(scheme),
@@ -48,15 +50,16 @@ def quantize(weights: Artifact, scheme: str, method: str, how: Quantize) -> Arti
 
 
 def quantize_scheme(
-    line: Line, weights: Artifact, scheme: str, drift_check: Callable[[Artifact, Artifact, Line], D]
+    installation: Installation, line: Line, weights: Artifact, scheme: str, drift_check: Callable[[Artifact], D]
 ) -> Quantized[D]:
     """Make a scheme's candidate: by its cheapest method, and by costlier ones while it is too far from its release.
 
     Args:
+        installation: the store and the settings.
         line: with the methods to try and the minutes for trying them.
         weights: the release as published.
         scheme: a file of `tasks/schemes/`.
-        drift_check: the step that compares an artifact with the release; it belongs to a later stage.
+        drift_check: compares an artifact with the release; the step for it belongs to a later stage.
 
     Raises:
         QuantizationFailed, QuantizationUncovered: no method gives a candidate.
@@ -64,8 +67,8 @@ def quantize_scheme(
     return quantize_until_close(
         weights,
         methods_of(scheme, line),
-        quantize=lambda method: quantize(weights, scheme, method, line.quantize),
-        check_drift=lambda artifact: drift_check(artifact, weights, line),
+        quantize=lambda method: quantize(installation, weights, scheme, method, line.quantize),
+        check_drift=drift_check,
         minutes=line.quantize.minutes,
         report=lambda sentence: run_logger().warning("%s: %s", scheme, sentence),
     )

@@ -34,7 +34,7 @@ FLOATS = tuple(_EXPONENT)
 
 
 @dataclass(frozen=True)
-class Tensor:
+class StoredTensor:
     """One tensor as a file's header describes it."""
 
     name: str
@@ -88,7 +88,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_tensors(folder: Path) -> list[Tensor]:
+def read_tensors(folder: Path) -> list[StoredTensor]:
     """All tensors of a model, file by file, from the headers alone.
 
     Raises:
@@ -97,7 +97,7 @@ def read_tensors(folder: Path) -> list[Tensor]:
     return [tensor for file in weight_files(folder) for tensor in _header(file)]
 
 
-def _header(file: Path) -> list[Tensor]:
+def _header(file: Path) -> list[StoredTensor]:
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -112,14 +112,14 @@ def _header(file: Path) -> list[Tensor]:
     for name, entry in header.items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            tensors.append(Tensor(name, entry["dtype"], tuple(entry["shape"]), file, data + begin, end - begin))
+            tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), file, data + begin, end - begin))
     promised = max((tensor.start + tensor.size_bytes for tensor in tensors), default=data)
     if size < promised:
         raise _broken(file, f"is truncated: {size:,} of {promised:,} bytes are there")
     return tensors
 
 
-def first_repeated(tensors: Iterable[Tensor]) -> Tensor | None:
+def first_repeated(tensors: Iterable[StoredTensor]) -> StoredTensor | None:
     """The first tensor whose name came before, or None."""
     seen: set[str] = set()
     for tensor in tensors:
@@ -129,7 +129,7 @@ def first_repeated(tensors: Iterable[Tensor]) -> Tensor | None:
     return None
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: StoredTensor) -> bool:
     """Whether a BF16, F16 or F32 tensor is free of NaN and infinities; other types always are."""
     if tensor.dtype not in _EXPONENT:
         return True
@@ -149,7 +149,7 @@ def finite(values: bytes | np.ndarray, dtype: str) -> bool:
     return not ((bits & exponent) == exponent).any()
 
 
-def not_finite(tensor: Tensor) -> QuantizationFailed:
+def not_finite_error(tensor: StoredTensor) -> QuantizationFailed:
     """What is said of a tensor that is not."""
     return QuantizationFailed(
         f"{tensor.name} holds a value that is infinite or not a number.",
@@ -168,7 +168,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(file)
 
 
-def read_part(file: int, tensor: Tensor, offset: int, count: int) -> bytes:
+def read_part(file: int, tensor: StoredTensor, offset: int, count: int) -> bytes:
     """Bytes of a tensor; not through a memory map, whose pages would count as this process's memory.
 
     Raises:
@@ -184,14 +184,14 @@ def read_part(file: int, tensor: Tensor, offset: int, count: int) -> bytes:
     return data
 
 
-def has_zero(tensor: Tensor) -> bool:
+def has_zero(tensor: StoredTensor) -> bool:
     """Whether any value of a BF16, F16 or F32 tensor is zero."""
     bits = _bits(tensor)
     # All but the sign; doubling drops the highest bit of an unsigned number.
     return bool((bits * bits.dtype.type(2) == 0).any())
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
+def _bits(tensor: StoredTensor) -> np.ndarray:
     import numpy as np
 
     kind = np.dtype(_EXPONENT[tensor.dtype][0])

@@ -36,7 +36,7 @@ PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 logger = logging.getLogger("weighbridge.source")
 
 
-def ask(
+def call_hub(
     call: Callable[[], T],
     *,
     repo: str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, ask
+from tasks.source.client import TIMEOUT_SECONDS, call_hub
 from weighbridge.errors import SourceDamaged, SourceUnreachable
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -121,7 +121,7 @@ def pin_repository(repo: str, revision: str) -> Source:
                 "What answers there is not a Hub.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
             ) from None
 
-    info = ask(describe, repo=repo, revision=revision)
+    info = call_hub(describe, repo=repo, revision=revision)
     commit = info.sha
     if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise SourceUnreachable(
@@ -180,7 +180,7 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
             "Choose another release.",
             where=load_settings().hf_endpoint,
         )
-    content = ask(lambda: _read(repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
+    content = call_hub(lambda: _read(repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
     known = {file.sha256, file.git_oid}
     try:
         config = json.loads(content)

@@ -137,7 +137,7 @@ def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callabl
         What is wrong with what the Hub sends, or nothing.
 
     Raises:
-        SourceUnreachable, SourceUnknown, SourceStalled: as `client.ask`.
+        SourceUnreachable, SourceUnknown, SourceStalled: as `client.call_hub`.
         DiskFull: the disk became full meanwhile.
         Stopped: `stopped` is set.
     """
@@ -152,7 +152,7 @@ def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callabl
         return _stream(url, headers, file, partial, arrived, stopped)
 
     try:
-        problem = client.ask(call, repo=source.repo, revision=source.commit, reached=lambda: partial.size_bytes)
+        problem = client.call_hub(call, repo=source.repo, revision=source.commit, reached=lambda: partial.size_bytes)
     except OSError as error:
         if not is_full(error):
             raise

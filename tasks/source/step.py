@@ -1,4 +1,4 @@
-"""The source room's steps."""
+"""The source room's Prefect steps: admit, download, compare, and the watch's four."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 
 from prefect.artifacts import create_table_artifact
 
+from registry.installation import Installation
 from registry.store import Artifact
 from tasks.source import admission
 from tasks.source import download as downloading
@@ -14,69 +15,68 @@ from tasks.source.changes import ChangeReport, changes_against
 from tasks.source.hub import Source
 from tasks.source.progress import byte_bar
 from tasks.source.start import start_release
-from tasks.source.triage import Fits
-from tasks.source.watch_rows import Row, cells, told
+from tasks.source.triage import FitCheck
+from tasks.source.watch_rows import Row, sentences, table_cells
 from tasks.steps import log_progress, run_logger, step
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 
 ARTIFACT_KEY = "watch-daily"
 
 
 @step("admit", key=lambda source, line: [source, line.admission])
 def admit(source: Source, line: Line) -> str:
-    """Hold a release against the line's rules; returns the commit that was admitted."""
+    """Check a release against the line's admission rules; return the admitted commit."""
     admission.admit(source, line)
     return source.commit
 
 
 @step("download", key=lambda source, line: [source.repo, source.commit, line])
-def download(source: Source, line: str) -> Artifact:
-    """Bring a release home, verified file by file."""
+def download(installation: Installation, source: Source, line: str) -> Artifact:
+    """Download a release into the store, verified file by file."""
     what = f"download {source.repo}"
     with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
-        return downloading.download(source, line, progress=progress)
+        return downloading.download(source, line, installation.store, progress)
 
 
-@step("decide-{line}")
-def decide(line: str, fits: Fits) -> list[Row]:
-    """Look at a line's source and decide about what is new there; a failure becomes a row."""
-    rows = watching.decide(line, fits)
+@step("triage-{line}")
+def triage_line(installation: Installation, line: str, fits: FitCheck) -> list[Row]:
+    """Read a line's source and decide about each new commit; a failure becomes a row."""
+    rows = watching.triage_line(installation, line, fits)
     for row in rows:
-        for text in ([f"{row.error.code}: {row.error.what}"] if row.error else []) + told(row):
+        for text in ([f"{row.error.code}: {row.error.what}"] if row.error else []) + sentences(row):
             run_logger().info("%s: %s", line, text)
     return rows
 
 
-@step("settle-{line}")
-def settle(line: str, rows: list[Row]) -> list[Row]:
-    """Write down what is new and start its release, once for a commit."""
-    settled = watching.settle(rows, partial(start_release, load_settings()))
-    for row in settled:
+@step("start-releases-{line}")
+def start_releases(installation: Installation, line: str, rows: list[Row]) -> list[Row]:
+    """Write new decisions to the ledger, and start each release once a commit."""
+    started = watching.start_releases(installation, rows, partial(start_release, installation.settings))
+    for row in started:
         if row.state == "started" and row.decision:
             run_logger().info("%s: release of %s is flow run %s", line, row.decision.uri, row.flow_run)
-    return settled
+    return started
 
 
-@step("remember")
-def remember(lines: list[str]) -> None:
+@step("record-decisions")
+def record_decisions(installation: Installation, lines: list[str]) -> None:
     """Record in MLflow every decision that it lacks; while it is down they wait in the ledger."""
-    for problem in watching.remember(lines):
+    for problem in watching.record_decisions(installation, lines):
         run_logger().warning(problem)
 
 
 @step("what-changed", key=lambda production, weights: [production.digest if production else None, weights.digest])
-def what_changed(production: Artifact | None, weights: Artifact) -> ChangeReport | None:
-    """Hold a release's small files against production's: chat template, tokenizer, configs, licence."""
-    report = changes_against(production, weights)
+def what_changed(installation: Installation, production: Artifact | None, weights: Artifact) -> ChangeReport | None:
+    """Compare a release's small files with production's: chat template, tokenizer, configs, licence."""
+    report = changes_against(production, weights, installation.store)
     for change in report.warnings if report else ():
         run_logger().warning("%s changed: %s, %s -> %s", change.kind, change.what, change.before, change.after)
     return report
 
 
-@step("show")
-def show(rows: list[Row]) -> None:
+@step("publish-table")
+def publish_table(rows: list[Row]) -> None:
     """Publish the rows as Prefect's table artifact `watch-daily`."""
     create_table_artifact(
-        key=ARTIFACT_KEY, table=[cells(row) for row in rows], description="What the watch found and decided."
+        key=ARTIFACT_KEY, table=[table_cells(row) for row in rows], description="New commits and decisions."
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from registry.watch.ledger import Kind
-from tasks.source.client import TIMEOUT_SECONDS, ask
+from tasks.source.client import TIMEOUT_SECONDS, call_hub
 from weighbridge.errors import SourceUnreachable
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
@@ -36,7 +36,7 @@ FIELDS = ("sha", "createdAt", "gated", "safetensors", "tags", "disabled")
 BILLION = 1e9
 
 
-class Found(BaseModel):
+class ListedCommit(BaseModel):
     """A commit that the watch has to decide about."""
 
     model_config = ConfigDict(frozen=True)
@@ -54,18 +54,18 @@ class Found(BaseModel):
     """As the Hub tags it; None where it does not, or where the card names one of its own."""
 
 
-class Look(BaseModel):
+class SourceListing(BaseModel):
     """What is at a line's source now."""
 
     model_config = ConfigDict(frozen=True)
 
-    head: Found
-    successors: tuple[Found, ...] = ()
-    cut: bool = False
+    head: ListedCommit
+    successors: tuple[ListedCommit, ...] = ()
+    truncated: bool = False
     """Whether the author has more new repositories than were looked at."""
 
 
-def look(line: Line) -> Look:
+def list_sources(line: Line) -> SourceListing:
     """Look at a line's source.
 
     Raises:
@@ -74,28 +74,28 @@ def look(line: Line) -> Look:
     """
     head = _head(line)
     if not line.watch.successors:
-        return Look(head=head)
+        return SourceListing(head=head)
     author = line.watch.author or line.repo.split("/")[0]
-    newer = ask(lambda: _readable(lambda: _newer(author, head)), repo=author, revision="main")
+    newer = call_hub(lambda: _readable(lambda: _newer(author, head)), repo=author, revision="main")
     found = tuple(one for one in newer if one.repo != line.repo and _matches(line, one))
-    return Look(head=head, successors=found, cut=len(newer) == LISTED)
+    return SourceListing(head=head, successors=found, truncated=len(newer) == LISTED)
 
 
-def _head(line: Line) -> Found:
+def _head(line: Line) -> ListedCommit:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=load_settings().hf_endpoint)
 
-    def head() -> Found | None:
+    def head() -> ListedCommit | None:
         return _found("commit", api.model_info(line.repo, revision=line.revision, timeout=TIMEOUT_SECONDS))
 
-    found = ask(lambda: _readable(head), repo=line.repo, revision=line.revision)
+    found = call_hub(lambda: _readable(head), repo=line.repo, revision=line.revision)
     if found is None:
         raise _no_hub()
     return found
 
 
-def _newer(author: str, head: Found) -> list[Found]:
+def _newer(author: str, head: ListedCommit) -> list[ListedCommit]:
     """The author's repositories that are younger than the head's, newest first."""
     from huggingface_hub.hf_api import ModelInfo
     from huggingface_hub.utils import build_hf_headers, paginate
@@ -108,7 +108,7 @@ def _newer(author: str, head: Found) -> list[Found]:
         headers=build_hf_headers(),
         timeout=TIMEOUT_SECONDS,
     )
-    newer: list[Found] = []
+    newer: list[ListedCommit] = []
     for fields in islice(pages, LISTED):
         found = _found("successor", ModelInfo(**fields))
         if found is None:
@@ -119,12 +119,12 @@ def _newer(author: str, head: Found) -> list[Found]:
     return newer
 
 
-def _found(kind: Kind, info: ModelInfo) -> Found | None:
+def _found(kind: Kind, info: ModelInfo) -> ListedCommit | None:
     """The repository as the Hub tells of it; None for one that is disabled, or has no commit yet."""
     if info.disabled or info.created_at is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
         return None
     licences = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-    return Found(
+    return ListedCommit(
         kind=kind,
         repo=info.id,
         commit=str(info.sha),
@@ -135,7 +135,7 @@ def _found(kind: Kind, info: ModelInfo) -> Found | None:
     )
 
 
-def _matches(line: Line, found: Found) -> bool:
+def _matches(line: Line, found: ListedCommit) -> bool:
     """Whether a repository's name and size are those of a successor; a size that is not told rules nothing out."""
     name = found.repo.split("/")[-1].lower()
     if not any(fnmatchcase(name, pattern.lower()) for pattern in line.watch.successors):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.watch.ledger import Decision, Numbers, Outcome, Reason
 from tasks.source import admission
 from tasks.source.hub import Source, pin_repository
-from tasks.source.successors import BILLION, Found
+from tasks.source.successors import BILLION, ListedCommit
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
 from weighbridge.files import read_yaml
 from weighbridge.line import Line
@@ -55,7 +55,7 @@ class Report(Protocol):
     def schemes(self) -> Sequence[str]: ...
 
 
-class Fits(Protocol):
+class FitCheck(Protocol):
     """`tasks.fit.report.fit`: what fits where, or DoesNotFit or ArchitectureUnknown with the reason."""
 
     def __call__(self, subject: Source, line: Line, /) -> Report:
@@ -73,7 +73,7 @@ class _Known(BaseModel):
     architectures: frozenset[str]
 
 
-def triage(found: Found, line: Line, rules: str, fits: Fits) -> Decision:
+def triage(found: ListedCommit, line: Line, rules: str, fits: FitCheck) -> Decision:
     """Decide about a commit that nobody has decided about.
 
     Args:
@@ -121,7 +121,7 @@ def _outcome(reasons: Sequence[Reason]) -> Outcome:
     return "ignore" if "refuses" in weights else "notify" if "asks" in weights else "release"
 
 
-def _gated(found: Found, line: Line, error: SourceUnknown) -> Iterator[Reason]:
+def _gated(found: ListedCommit, line: Line, error: SourceUnknown) -> Iterator[Reason]:
     """What to do for access; nobody is sent to accept the terms of a licence that the line does not allow."""
     allowed = {licence.lower() for licence in line.admission.licences}
     if found.licence and found.licence.lower() not in allowed:
@@ -130,7 +130,7 @@ def _gated(found: Found, line: Line, error: SourceUnknown) -> Iterator[Reason]:
     yield Reason(code="gated", text=f"{error.what} {error.next_step}", weight="asks", lasting=False)
 
 
-def _family(source: Source, found: Found, line: Line) -> Iterator[Reason]:
+def _family(source: Source, found: ListedCommit, line: Line) -> Iterator[Reason]:
     """Whether a successor is of the line's family by its config, which the listing does not tell."""
     wanted, names = set(line.watch.architectures), source.config.get("architectures") or []
     if found.kind == "successor" and wanted and names and not wanted & set(names):
@@ -168,7 +168,7 @@ def _engine(source: Source, line: Line) -> Iterator[Reason]:
         )
 
 
-def _fit(source: Source, line: Line, fits: Fits) -> tuple[Report | None, tuple[Reason, ...]]:
+def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[Report | None, tuple[Reason, ...]]:
     if not source.config or not any(file.is_weights for file in source.files):
         return None, ()  # the admission rules say so already
     try:
@@ -213,7 +213,7 @@ def _disk(numbers: Numbers) -> Iterator[Reason]:
         )
 
 
-def _policy(found: Found, line: Line, reasons: Sequence[Reason]) -> Iterator[Reason]:
+def _policy(found: ListedCommit, line: Line, reasons: Sequence[Reason]) -> Iterator[Reason]:
     """What the line says is to happen to what is admissible."""
     if any(reason.weight == "refuses" for reason in reasons):
         return
@@ -227,7 +227,7 @@ def _policy(found: Found, line: Line, reasons: Sequence[Reason]) -> Iterator[Rea
         yield Reason(code="policy", text=f"watch.{field} is release", weight="notes")
 
 
-def _by_hand(found: Found, line: Line) -> str:
+def _by_hand(found: ListedCommit, line: Line) -> str:
     if found.kind == "successor":
         return f"change `source` in lines/{line.name}.yaml to hf://{found.repo}, then `weighbridge release {line.name}`"
     return f"`weighbridge release {line.name} --revision {found.commit}`"

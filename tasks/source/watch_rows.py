@@ -61,7 +61,7 @@ class WatchReport(BaseModel):
         return tuple(row.error for row in self.rows if row.error)
 
 
-def told(row: Row) -> list[str]:
+def sentences(row: Row) -> list[str]:
     """A row in sentences: what it is about, why so, and how it was looked at."""
     decision = row.decision
     if decision is None:
@@ -70,7 +70,7 @@ def told(row: Row) -> list[str]:
     return [head, *(f"{reason.code}: {reason.text}" for reason in decision.reasons), *row.notes]
 
 
-def cells(row: Row) -> dict[str, str]:
+def table_cells(row: Row) -> dict[str, str]:
     """A row as text, for a table."""
     decision, error = row.decision, row.error
     failed = [f"{error.code}: {error.what} Next: {error.next_step}"] if error else []

@@ -10,7 +10,7 @@ from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier, Weighed
 from tasks.propose.plots import as_png, forest_plot
 from tasks.propose.report import items_jsonl, make_report
-from tasks.quantize import Coverage, Recipe, Record
+from tasks.quantize import Coverage, QuantizationRecord, Recipe
 from tasks.quantize.plan.recipe import Ignored, Layer
 from tasks.source.hub import Source
 from weighbridge.line import Line
@@ -116,7 +116,7 @@ def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source
         kept_bytes=100,
     )
     coverage = Coverage(planned=210, found=210, share_of_linear_bytes=0.998, predicted_bytes=2148, written_bytes=2150)
-    made = Record(
+    made = QuantizationRecord(
         recipe=recipe,
         coverage=coverage,
         versions={"llmcompressor": "0.14.0"},
@@ -131,5 +131,5 @@ def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source
     assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
     assert "210 of 210 planned Linear layers" in make_card(dossier)
     assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
-    thin = Dossier(line, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
-    assert "Mind: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(thin)
+    short_text = Dossier(line, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
+    assert "Mind: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(short_text)

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from tasks.schemes import scheme
 from weighbridge.errors import WeighbridgeError
@@ -88,7 +88,7 @@ def make_tokenizer(folder: Path, first: int = 0) -> None:
 def run(name: str, folder: Path, release: Path, published: torch.Tensor) -> dict[str, Any]:
     """One quantization as the child process does it; what it said, or the named error."""
     scheme_name, method = RUNS[name]
-    recipe = plan(release, scheme(scheme_name), method)
+    recipe = make_recipe(release, scheme(scheme_name), method)
     if name == "other-layers":
         first = recipe.layers[0]
         recipe = recipe.model_copy(update={"layers": (first.model_copy(update={"name": "gone"}), *recipe.layers[1:])})

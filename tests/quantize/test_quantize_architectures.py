@@ -14,7 +14,7 @@ import pytest
 
 from tasks.quantize import check_coverage, scheme
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from weighbridge.errors import QuantizationUncovered
 
@@ -75,7 +75,7 @@ def _logits(folder: Path, dtype: str) -> Any:
 
 
 def _quantized(source: Path, name: str) -> tuple[int, float, Path]:
-    recipe = plan(source, scheme(name))
+    recipe = make_recipe(source, scheme(name))
     out = source.parent / name
     shutil.rmtree(out, ignore_errors=True)
     rtn.quantize(Job(source=source, out=out, recipe=recipe), lambda: None)
@@ -108,11 +108,11 @@ def test_a_mixtures_experts_are_covered_and_its_router_stays_or_the_scheme_is_re
         layers, share, out = _quantized(source, name)
         assert layers == LAYERS * (ATTENTION + EXPERTS * EXPERT), name
         assert share > 0.9, name
-        recipe = plan(source, scheme(name))
+        recipe = make_recipe(source, scheme(name))
         routers = [one for one in recipe.ignored if one.name.endswith(".gate")]
         assert len(routers) == LAYERS, name
         assert 0 < _far(out, release, "bfloat16") < BOUNDS[name], name
     for name in ("int8", "int4-asym", "fp8-block"):
         with pytest.raises(QuantizationUncovered, match="belongs to a mixture of experts") as refused:
-            plan(source, scheme(name))
+            make_recipe(source, scheme(name))
         assert "int8-w8a16" in refused.value.next_step

@@ -14,7 +14,7 @@ from tasks.quantize import scheme
 from tasks.quantize.loader_config import quantization_config
 from tasks.quantize.methods import rtn
 from tasks.quantize.plan.layouts import Layout
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from tasks.quantize.rounding import NotFinite, narrow, pack, round_rows, round_to, widen
 from tasks.quantize.tensors import read_tensors
@@ -129,7 +129,7 @@ def test_what_has_no_scale_is_refused(name, dtype, bad):
 def test_the_loaders_config_is_what_compressed_tensors_writes(release, name):
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
 
-    recipe = plan(release(128, 256), scheme(name))
+    recipe = make_recipe(release(128, 256), scheme(name))
     group = scheme(name).compressed_tensors(recipe.group_size)
     group.format = recipe.format
     theirs = QuantizationConfig(
@@ -148,7 +148,7 @@ def test_a_sharded_model_has_the_tensors_of_model_free_ptq(tmp_path, name):
     from llmcompressor import model_free_ptq
 
     source = write_sharded(tmp_path / "release", 128, 256)
-    recipe = plan(source, scheme(name))
+    recipe = make_recipe(source, scheme(name))
     rtn.quantize(Job(source=source, out=tmp_path / "ours", recipe=recipe), lambda: None)
     model_free_ptq(
         source,

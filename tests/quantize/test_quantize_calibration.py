@@ -9,7 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.quantize.calibration import calibration_documents, token_samples, tokens_at_most, tokens_wanted, too_short
+from tasks.quantize.calibration import (
+    calibration_documents,
+    estimate_tokens,
+    short_text_warning,
+    target_tokens,
+    token_samples,
+)
 from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.plan.targets import Layer
 from weighbridge.errors import CalibrationInvalid
@@ -178,25 +184,25 @@ def _wide(method: str, inputs: int) -> Recipe:
 
 @pytest.mark.parametrize("method", ["gptq", "smoothquant_gptq"])
 def test_a_method_that_fits_errors_to_inputs_wants_several_tokens_for_each(method):
-    assert tokens_wanted(_wide(method, 1536), 16_384) == 16_384
-    assert tokens_wanted(_wide(method, 28_672), 16_384) == 114_688
+    assert target_tokens(_wide(method, 1536), 16_384) == 16_384
+    assert target_tokens(_wide(method, 28_672), 16_384) == 114_688
 
 
 def test_a_method_that_does_not_wants_no_more():
-    assert tokens_wanted(_wide("awq", 28_672), 4_096) == 4_096
+    assert target_tokens(_wide("awq", 28_672), 4_096) == 4_096
 
 
 def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do():
-    told = too_short(_wide("gptq", 28_672), 23_040)
+    told = short_text_warning(_wide("gptq", 28_672), 23_040)
     assert "23,040 tokens, fewer than the 28,672 inputs" in told
     assert "a text of 114,688 tokens as quantize.calibration" in told
-    assert too_short(_wide("gptq", 14_336), 23_040) == too_short(_wide("awq", 28_672), 4_096) == ""
+    assert short_text_warning(_wide("gptq", 14_336), 23_040) == short_text_warning(_wide("awq", 28_672), 4_096) == ""
 
 
 def test_a_texts_tokens_are_not_underestimated(tmp_path):
     """More than a token a word, and fewer than one a byte, which no tokenizer of words makes."""
     file = tmp_path / "own.txt"
     file.write_text(TEXT * 100)
-    assert len(TEXT.split()) * 100 < tokens_at_most(file) < len(TEXT) * 100
-    assert tokens_at_most(None) >= 23_000, "the project's own, which SmolLM2's tokenizer makes 23,000 of"
-    assert tokens_at_most(tmp_path / "missing.txt") == 0
+    assert len(TEXT.split()) * 100 < estimate_tokens(file) < len(TEXT) * 100
+    assert estimate_tokens(None) >= 23_000, "the project's own, which SmolLM2's tokenizer makes 23,000 of"
+    assert estimate_tokens(tmp_path / "missing.txt") == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from registry.store import Artifact, Store
-from tasks.quantize import quantize, record_of, scheme
-from tasks.quantize.plan.recipe import plan
-from tasks.quantize.run import plan_of
+from tasks.quantize import quantization_record, quantize, scheme
+from tasks.quantize.plan.recipe import make_recipe
+from tasks.quantize.run import recipe_of
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import SchemeChoice
 
@@ -21,7 +21,7 @@ def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[...
     choice = SchemeChoice(ignore=["*.mlp.down_proj"])
     source = adopted()
     made = quantize(source, "int8", store=store, choice=choice)
-    record, whole = record_of(made, store), record_of(quantize(source, "int8", store=store), store)
+    record, whole = quantization_record(made, store), quantization_record(quantize(source, "int8", store=store), store)
     assert record is not None and whole is not None
     assert record.coverage.planned == whole.coverage.planned - 2
     assert record.coverage.share_of_linear_bytes < whole.coverage.share_of_linear_bytes
@@ -33,19 +33,19 @@ def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[...
 
 def test_a_glob_that_fits_no_layer_is_named(release: Releases) -> None:
     with pytest.raises(QuantizationUncovered, match=r"'\*.mlp.dwon_proj' alone, and no layer is called so"):
-        plan(release(), scheme("int8"), choice=SchemeChoice(ignore=["*.mlp.dwon_proj", "*.mlp.up_proj"]))
+        make_recipe(release(), scheme("int8"), choice=SchemeChoice(ignore=["*.mlp.dwon_proj", "*.mlp.up_proj"]))
 
 
 def test_a_group_size_is_taken_where_it_divides(release: Releases) -> None:
     folder = release(96, 192)
-    assert plan(folder, scheme("int4")).group_size == 32
-    assert plan(folder, scheme("int4"), choice=SchemeChoice(group_size=48)).group_size == 48
+    assert make_recipe(folder, scheme("int4")).group_size == 32
+    assert make_recipe(folder, scheme("int4"), choice=SchemeChoice(group_size=48)).group_size == 48
     with pytest.raises(QuantizationUncovered, match="96 wide, and no group size of int4 divides that \\(64\\)"):
-        plan(folder, scheme("int4"), choice=SchemeChoice(group_size=64))
+        make_recipe(folder, scheme("int4"), choice=SchemeChoice(group_size=64))
     with pytest.raises(QuantizationUncovered, match="asks for groups of 64, and int8 scales whole rows"):
-        plan(folder, scheme("int8"), choice=SchemeChoice(group_size=64))
+        make_recipe(folder, scheme("int8"), choice=SchemeChoice(group_size=64))
 
 
 def test_llama_cpps_mixture_takes_no_choice(release: Releases) -> None:
     with pytest.raises(QuantizationUncovered, match=r"llama\.cpp's own mixture"):
-        plan_of(release(), scheme("q8-0"), None, "tiny", SchemeChoice(group_size=32))
+        recipe_of(release(), scheme("q8-0"), None, "tiny", SchemeChoice(group_size=32))

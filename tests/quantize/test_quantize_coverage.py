@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.quantize import check_coverage, record_of
+from tasks.quantize import check_coverage, quantization_record
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 LAYER = "model.layers.1.mlp.up_proj"
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture
 def check(int4, tmp_path) -> Callable[[], None]:
     """Check the copy in `written` that a test has tampered with."""
-    recipe = record_of(int4.artifact, int4.store).recipe
+    recipe = quantization_record(int4.artifact, int4.store).recipe
     return lambda: check_coverage(recipe, tmp_path / "written", int4.source_folder)
 
 

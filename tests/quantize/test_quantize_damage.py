@@ -9,7 +9,7 @@ import pytest
 
 from examples.damage import damage
 from tasks.quantize import scheme
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.tensors import read_tensors
 
 
@@ -28,7 +28,7 @@ def test_only_attention_output_of_middle_layers_changes(release, tmp_path):
     assert [name for name in before if before[name] != after[name]] == ["model.layers.1.self_attn.o_proj.weight"]
     assert json.loads((bad / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     assert (bad / "tokenizer.json").is_file()
-    assert plan(bad, scheme("int4")).layers == plan(source, scheme("int4")).layers
+    assert make_recipe(bad, scheme("int4")).layers == make_recipe(source, scheme("int4")).layers
 
 
 def test_the_same_damage_every_time_and_none_at_strength_0(release, tmp_path):

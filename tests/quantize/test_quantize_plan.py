@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.quantize import scheme, scheme_names
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered, SchemeUnknown
 
 
@@ -28,7 +28,7 @@ def test_unknown_scheme_names_those_that_exist():
 
 
 def test_linear_layers_are_targets_and_embeddings_are_not(release):
-    recipe = plan(release(), scheme("int8"))
+    recipe = make_recipe(release(), scheme("int8"))
     assert len(recipe.layers) == 14
     assert all("_proj" in layer.name for layer in recipe.layers)
     assert [one.name for one in recipe.ignored] == ["model.embed_tokens"]
@@ -37,21 +37,21 @@ def test_linear_layers_are_targets_and_embeddings_are_not(release):
 
 @pytest.mark.parametrize(("hidden", "intermediate", "group"), [(128, 256, 128), (64, 128, 64), (96, 192, 32)])
 def test_int4_takes_the_largest_group_that_divides_every_layer(release, hidden, intermediate, group):
-    assert plan(release(hidden, intermediate), scheme("int4")).group_size == group
+    assert make_recipe(release(hidden, intermediate), scheme("int4")).group_size == group
 
 
 def test_a_width_that_no_group_divides_is_refused_by_name(release):
     folder = release(72, 144)
     with pytest.raises(QuantizationUncovered, match=r"model\.layers\.0\.mlp\.down_proj is 144 wide") as refused:
-        plan(folder, scheme("int4"))
+        make_recipe(folder, scheme("int4"))
     assert "int8" in refused.value.next_step
-    assert len(plan(folder, scheme("int8")).layers) == 14, "rows have no groups"
+    assert len(make_recipe(folder, scheme("int8")).layers) == 14, "rows have no groups"
 
 
 def test_routers_towers_and_untied_heads_stay(release):
     square = np.ones((64, 64), np.float32)
     names = ("model.layers.0.mlp.gate.weight", "model.vision_tower.blocks.0.fc1.weight", "lm_head.weight")
-    recipe = plan(release(**dict.fromkeys(names, square)), scheme("int8"))
+    recipe = make_recipe(release(**dict.fromkeys(names, square)), scheme("int8"))
     reasons = {one.name: one.reason for one in recipe.ignored}
     assert "router" in reasons["model.layers.0.mlp.gate"]
     assert "tower" in reasons["model.vision_tower.blocks.0.fc1"]
@@ -61,7 +61,7 @@ def test_routers_towers_and_untied_heads_stay(release):
 
 
 def test_vectors_that_are_called_weight_are_ignored_by_name(release):
-    recipe = plan(release(**{"model.layers.0.ln_1.weight": np.ones(64, np.float32)}), scheme("int8"))
+    recipe = make_recipe(release(**{"model.layers.0.ln_1.weight": np.ones(64, np.float32)}), scheme("int8"))
     assert "model.layers.0.ln_1" in recipe.ignore
 
 
@@ -75,14 +75,14 @@ def test_vectors_that_are_called_weight_are_ignored_by_name(release):
 )
 def test_experts_in_one_tensor_are_refused_rather_than_left_out(release, name, shape):
     with pytest.raises(QuantizationUncovered, match="holds all experts of a layer in one tensor") as refused:
-        plan(release(**{name: np.ones(shape, np.float32)}), scheme("int8-w8a16"))
+        make_recipe(release(**{name: np.ones(shape, np.float32)}), scheme("int8-w8a16"))
     assert name in refused.value.what
 
 
 def test_convolutions_and_towers_of_three_dimensions_are_no_experts(release):
     cube = np.ones((4, 1, 3), np.float32)
     names = ("model.layers.0.mixer.conv1d.weight", "visual.blocks.0.position")
-    assert len(plan(release(**dict.fromkeys(names, cube)), scheme("int8")).layers) == 14
+    assert len(make_recipe(release(**dict.fromkeys(names, cube)), scheme("int8")).layers) == 14
 
 
 EXPERT = "model.layers.0.mlp.experts.3.up_proj.weight"
@@ -91,29 +91,29 @@ EXPERT = "model.layers.0.mlp.experts.3.up_proj.weight"
 @pytest.mark.parametrize("name", ["int8", "int4-asym"])
 def test_experts_that_would_not_load_are_refused(release, name):
     with pytest.raises(QuantizationUncovered, match=r"experts\.3\.up_proj belongs to a mixture") as refused:
-        plan(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
+        make_recipe(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
     assert "int8-w8a16" in refused.value.next_step
 
 
 @pytest.mark.parametrize("name", ["int8-w8a16", "int4", "fp8"])
 def test_a_matrix_for_each_expert_is_a_target(release, name):
-    recipe = plan(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
+    recipe = make_recipe(release(**{EXPERT: np.ones((64, 64), np.float32)}), scheme(name))
     assert EXPERT.removesuffix(".weight") in {layer.name for layer in recipe.layers}
 
 
 def test_blocks_must_divide_every_layer(release):
     folder = release(64, 128)
     with pytest.raises(QuantizationUncovered, match=r"down_proj is 64 × 128: blocks of 128 × 128") as refused:
-        plan(folder, scheme("fp8-block"))
+        make_recipe(folder, scheme("fp8-block"))
     assert "fp8" in refused.value.next_step
-    recipe = plan(release(128, 256), scheme("fp8-block"))
+    recipe = make_recipe(release(128, 256), scheme("fp8-block"))
     assert recipe.block == (128, 128)
     weight, scale = recipe.expected(recipe.layers[0])
     assert (weight.dtype, scale.shape) == ("F8_E4M3", (1, 2))
 
 
 def test_zero_points_are_packed_along_the_output(release):
-    recipe = plan(release(64, 128), scheme("int4-asym"))
+    recipe = make_recipe(release(64, 128), scheme("int4-asym"))
     gate = next(layer for layer in recipe.layers if layer.name.endswith("0.mlp.gate_proj"))
     shapes = {one.name.rpartition(".")[2]: one.shape for one in recipe.expected(gate)}
     assert shapes == {
@@ -129,7 +129,7 @@ def test_conv1d_models_have_nothing_to_cover(release):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(QuantizationUncovered, match="Nothing in the release is a Linear weight"):
-        plan(folder, scheme("int8"))
+        make_recipe(folder, scheme("int8"))
 
 
 def test_a_quantized_release_is_refused(release):
@@ -137,7 +137,7 @@ def test_a_quantized_release_is_refused(release):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(QuantizationUncovered, match="quantized already, by gptq") as refused:
-        plan(folder, scheme("int8"))
+        make_recipe(folder, scheme("int8"))
     assert "bf16" in refused.value.next_step
 
 
@@ -146,7 +146,7 @@ def test_a_truncated_file_is_named(release, kept_bytes):
     weights = release() / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept_bytes])
     with pytest.raises(QuantizationFailed, match=r"model\.safetensors is truncated"):
-        plan(weights.parent, scheme("int8"))
+        make_recipe(weights.parent, scheme("int8"))
 
 
 def test_a_missing_shard_is_named(release):
@@ -154,7 +154,7 @@ def test_a_missing_shard_is_named(release):
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(QuantizationFailed, match=r"model-00002-of-00002\.safetensors is named by the index"):
-        plan(folder, scheme("int8"))
+        make_recipe(folder, scheme("int8"))
 
 
 def test_importing_the_room_costs_no_torch():

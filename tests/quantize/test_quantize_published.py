@@ -13,7 +13,7 @@ import pytest
 from registry.store import Store
 from tasks.quantize import check_published, quantize, scheme
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from tests.quantize.quantize_support import llama_config, llama_weights, write_tensors
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
@@ -196,7 +196,7 @@ def test_a_method_that_nobody_here_knows_is_said_to_be_unchecked(make):
 @pytest.mark.parametrize("name", ["int8", "int8-w8a16", "int4", "int4-asym", "fp8", "fp8-block"])
 def test_our_own_artifacts_are_recognised_as_published(release, tmp_path, name):
     source = release(128, 256)
-    recipe = plan(source, scheme(name))
+    recipe = make_recipe(source, scheme(name))
     rtn.quantize(Job(source=source, out=tmp_path / "out", recipe=recipe), lambda: None)
     found = check_published(tmp_path / "out")
     assert (found.method, found.bits, found.layers) == ("compressed-tensors", recipe.weight_bits, len(recipe.layers))

@@ -8,8 +8,8 @@ import pytest
 
 from tasks.quantize import quantize, scheme
 from tasks.quantize.plan import resources
-from tasks.quantize.plan.recipe import Recipe, plan
-from tasks.quantize.plan.resources import available_bytes, needs
+from tasks.quantize.plan.recipe import Recipe, make_recipe
+from tasks.quantize.plan.resources import available_bytes, estimate_resources
 from tasks.quantize.plan.targets import Layer
 from tests.quantize.quantize_support import write_sharded
 from weighbridge.errors import DiskFull, MemoryShort
@@ -39,7 +39,7 @@ def _recipe(columns: int, rows: int, layers: int, name: str = "int4") -> Recipe:
 
 @pytest.mark.parametrize("name", ["int8", "int4", "int4-asym", "fp8", "fp8-block"])
 def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name):
-    small, large = (needs(_recipe(16384, 53248, layers, name)) for layers in (1, 600))
+    small, large = (estimate_resources(_recipe(16384, 53248, layers, name)) for layers in (1, 600))
     assert large.memory_bytes == small.memory_bytes < 2**30
     assert large.disk_bytes > 200 * small.disk_bytes
     assert large.seconds > 200 * small.seconds
@@ -47,19 +47,19 @@ def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name):
 
 def test_what_is_watched_longer_takes_longer():
     recipe = _recipe(28672, 8192, 2).model_copy(update={"method": "gptq"})
-    little, much = (needs(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
+    little, much = (estimate_resources(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
     assert much.seconds == pytest.approx(7 * little.seconds, rel=0.05), "4 × 28,672 tokens, not a million"
     assert much.memory_bytes > little.memory_bytes
     other = recipe.model_copy(update={"method": "awq"})
-    assert needs(other, text_tokens=1_000_000) == needs(other, text_tokens=16_384)
+    assert estimate_resources(other, text_tokens=1_000_000) == estimate_resources(other, text_tokens=16_384)
 
 
 def test_what_was_promised_held(int8):
-    from tasks.quantize import record_of
+    from tasks.quantize import quantization_record
 
-    record = record_of(int8.artifact, int8.store)
-    assert record.peak_rss_bytes < record.needs.memory_bytes < 10 * record.peak_rss_bytes
-    assert record.coverage.written_bytes < record.needs.disk_bytes
+    record = quantization_record(int8.artifact, int8.store)
+    assert record.peak_rss_bytes < record.resources.memory_bytes < 10 * record.peak_rss_bytes
+    assert record.coverage.written_bytes < record.resources.disk_bytes
 
 
 def test_too_little_memory_is_said_before_anything_starts(store, adopted, staged, monkeypatch):
@@ -90,10 +90,10 @@ def test_finished_files_need_no_disk_a_second_time(store, tmp_path, dying, monke
     with dying(14), pytest.raises(QuantizationInterrupted):
         quantize(source, "int8", store=store)
     asked: list[int] = []
-    monkeypatch.setattr("tasks.quantize.run.require_room", lambda folder, need, what: asked.append(need))
+    monkeypatch.setattr("tasks.quantize.run.require_disk", lambda folder, need, what: asked.append(need))
     quantize(source, "int8", store=store)
     (folder,) = [store.path(source)]
-    whole = needs(plan(folder, scheme("int8"))).disk_bytes
+    whole = estimate_resources(make_recipe(folder, scheme("int8"))).disk_bytes
     assert asked[0] < whole / 2
     assert staging.MODEL == "model"
 
@@ -105,8 +105,8 @@ def test_what_it_needs_is_logged(store, adopted, caplog):
 
 
 def test_a_full_disk_is_said_with_what_is_missing(tmp_path, monkeypatch):
-    from tasks.quantize.process.staging import require_room
+    from tasks.quantize.process.staging import require_disk
 
     with pytest.raises(DiskFull, match=r"as int8 needs 1048576\.00 GiB"):
-        require_room(tmp_path, 2**50, "test/tiny as int8")
-    require_room(tmp_path, 1, "nothing")
+        require_disk(tmp_path, 2**50, "test/tiny as int8")
+    require_disk(tmp_path, 1, "nothing")

@@ -12,9 +12,9 @@ import pytest
 from registry.store import Store
 from tasks.quantize import quantize, scheme
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Failure, Job, Message
-from tasks.quantize.process.shards import Finished
+from tasks.quantize.process.shards import FinishedShards
 from tasks.quantize.tensors import read_tensors
 from tests.quantize.quantize_support import SHARDS, stand_in, write_sharded
 from weighbridge.errors import DiskFull, QuantizationFailed, QuantizationInterrupted, QuantizationUncovered
@@ -99,10 +99,12 @@ def test_gc_takes_what_nobody_comes_back_for(store, sharded, dying):
 def test_finished_files_of_another_recipe_count_for_nothing(tmp_path):
     source = write_sharded(tmp_path / "release")
 
-    def run(name: str, identity: str) -> Finished:
-        job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme(name)), identity=identity)
+    def run(name: str, identity: str) -> FinishedShards:
+        job = Job(
+            source=source, out=tmp_path / "out" / "model", recipe=make_recipe(source, scheme(name)), identity=identity
+        )
         rtn.quantize(job, lambda: None)
-        return Finished.load(tmp_path / "out", identity)
+        return FinishedShards.load(tmp_path / "out", identity)
 
     eight, four = run("int8", "eight"), run("int4", "four")
     assert eight.shards.keys() == four.shards.keys()
@@ -111,7 +113,7 @@ def test_finished_files_of_another_recipe_count_for_nothing(tmp_path):
 
 def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, monkeypatch):
     source = write_sharded(tmp_path / "release")
-    job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme("int8")), identity="one")
+    job = Job(source=source, out=tmp_path / "out" / "model", recipe=make_recipe(source, scheme("int8")), identity="one")
     real, written = os.pwrite, 0
 
     def pwrite(file: int, data: bytes, at: int) -> int:
@@ -125,7 +127,7 @@ def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, mon
     with pytest.raises(DiskFull, match=r"full while model-0000\d-of-00003\.safetensors was written"):
         rtn.quantize(job, lambda: None)
     names = sorted(path.name for path in job.out.iterdir())
-    assert names == sorted(Finished.load(tmp_path / "out", "one").shards)
+    assert names == sorted(FinishedShards.load(tmp_path / "out", "one").shards)
     assert 0 < len(names) < SHARDS
     monkeypatch.undo()
     rtn.quantize(job, lambda: None)
@@ -134,7 +136,7 @@ def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, mon
 
 def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monkeypatch):
     source = write_sharded(tmp_path / "release")
-    job = Job(source=source, out=tmp_path / "out" / "model", recipe=plan(source, scheme("int8")))
+    job = Job(source=source, out=tmp_path / "out" / "model", recipe=make_recipe(source, scheme("int8")))
 
     def fallocate(file: int, at: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -163,7 +165,7 @@ def test_only_named_errors_are_raised_by_name(code):
 
 def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path):
     source = write_sharded(tmp_path / "release")
-    recipe = plan(source, scheme("int8"))
+    recipe = make_recipe(source, scheme("int8"))
     job = Job(source=source, out=tmp_path / "out" / "model", recipe=recipe)
     weights = source / f"model-00001-of-0000{SHARDS}.safetensors"
 

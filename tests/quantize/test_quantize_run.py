@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks.quantize import quantize, record_of
+from tasks.quantize import quantization_record, quantize
 from tasks.quantize.tensors import read_tensors
 from tests.quantize.quantize_support import stand_in
 from weighbridge.errors import (
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def test_int8_covers_every_layer_and_says_how(int8):
-    record = record_of(int8.artifact, int8.store)
+    record = quantization_record(int8.artifact, int8.store)
     assert record is not None
     assert record.coverage.found == record.coverage.planned == 14
     assert record.coverage.share_of_linear_bytes == 1
     assert set(record.versions) == {"compressed-tensors", "numpy", "weighbridge"}
-    assert 10 * 2**20 < record.peak_rss_bytes < record.needs.memory_bytes
+    assert 10 * 2**20 < record.peak_rss_bytes < record.resources.memory_bytes
     assert (int8.artifact.scheme, int8.artifact.repo, int8.artifact.commit) == (
         "int8",
         int8.source.repo,

@@ -16,7 +16,7 @@ import pytest
 from tasks.engines.memory import engine_profile
 from tasks.quantize import scheme
 from tasks.quantize.methods import rtn
-from tasks.quantize.plan.recipe import plan
+from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from weighbridge.processor import processor_features
 
@@ -54,7 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in BOUNDS:
         if name == "bf16":
             continue
-        recipe = plan(found["bf16"], scheme(name))
+        recipe = make_recipe(found["bf16"], scheme(name))
         rtn.quantize(Job(source=found["bf16"], out=home / name, recipe=recipe), lambda: None)
         found[name] = home / name
     return found
@@ -97,7 +97,7 @@ def test_what_the_planner_calls_an_obstacle_is_refused_by_vllm_itself(folders: d
         if NEEDS[name] in processor_features():
             continue
         out = folders["bf16"].parent / name
-        recipe = plan(folders["bf16"], scheme(name))
+        recipe = make_recipe(folders["bf16"], scheme(name))
         rtn.quantize(Job(source=folders["bf16"], out=out, recipe=recipe), lambda: None)
         done = _by_vllm(out)
         assert done.returncode != 0

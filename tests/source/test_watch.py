@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from examples import tiny
-from registry.watch.ledger import Decision, Ledger
+from registry.installation import Installation
+from registry.watch.ledger import Decision, Ledger, Starter
 from registry.watch.runs import KnownSources
 from tasks.fit.report import fit
-from tasks.source.watch import decide, settle
-from tasks.source.watch_rows import Row, told
+from tasks.source.watch import start_releases, triage_line
+from tasks.source.watch_rows import Row, sentences
 from weighbridge.errors import StackDown
 
 LINE: dict[str, Any] = {
@@ -71,6 +72,14 @@ def prefect() -> Prefect:
     return Prefect()
 
 
+def triaged(name: str = "tiny") -> list[Row]:
+    return triage_line(Installation.load(), name, fit)
+
+
+def started(rows: list[Row], start: Starter) -> list[Row]:
+    return start_releases(Installation.load(), rows, start)
+
+
 def outcomes(rows: list[Row]) -> list[str]:
     return [row.decision.outcome if row.decision else "error" for row in rows]
 
@@ -84,14 +93,14 @@ def test_a_new_commit_is_released_once_and_the_next_one_too(
     write: Any, release: Callable[..., str], prefect: Prefect
 ) -> None:
     first = release()
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert (outcomes([row]), row.state, row.flow_run) == (["release"], "started", "run-1")
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert (outcomes([row]), "run-1" in codes(row)["started"]) == (["ignore"], True)
     second = release(seed=1)
-    (row,) = decide("tiny", fit)
-    assert f"the head before was {first}" in row.notes
-    settle([row], prefect.start)
+    (row,) = triaged()
+    assert f"the previous head was {first}" in row.notes
+    started([row], prefect.start)
     assert list(prefect.runs) == [f"watch/tiny/acme/tiny@{commit}" for commit in (first, second)]
 
 
@@ -99,11 +108,11 @@ def test_when_nothing_is_new_the_hub_is_asked_once(
     write: Any, release: Callable[..., str], prefect: Prefect, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release()
-    settle(decide("tiny", fit), prefect.start)
+    started(triaged(), prefect.start)
     asked: list[str] = []
     take = hub.faults.take
     monkeypatch.setattr(hub.faults, "take", lambda method, path: asked.append(path) or take(method, path))
-    assert outcomes(decide("tiny", fit)) == ["ignore"]
+    assert outcomes(triaged()) == ["ignore"]
     assert asked == ["/api/models/acme/tiny/revision/main"]
 
 
@@ -112,22 +121,22 @@ def test_what_serves_or_has_been_released_is_nothing_new(
 ) -> None:
     uri = f"hf://acme/tiny@{release()}"
     for known, code in ((KnownSources(serving=uri), "serves"), (KnownSources(proposed=(uri,)), "proposed")):
-        monkeypatch.setattr("tasks.source.watch.known_sources", lambda _, known=known: known)
-        (row,) = decide("tiny", fit)
+        monkeypatch.setattr("tasks.source.watch.known_sources", lambda *_, known=known: known)
+        (row,) = triaged()
         assert (outcomes([row]), list(codes(row))) == (["ignore"], [code])
-    monkeypatch.setattr("tasks.source.watch.known_sources", lambda _: KnownSources(serving=uri))
+    monkeypatch.setattr("tasks.source.watch.known_sources", lambda *_: KnownSources(serving=uri))
     release(seed=1)
-    (row,) = decide("tiny", fit)
-    assert (outcomes([row]), row.notes) == (["release"], (f"what serves is {uri}",))
+    (row,) = triaged()
+    assert (outcomes([row]), row.notes) == (["release"], (f"production is {uri}",))
 
 
 def test_a_prefect_that_is_down_is_tried_again(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
     commit = release()
     prefect.down = True
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert row.error and (row.error.code, row.state) == ("StackDown", "seen")
     prefect.down = False
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert (row.state, list(prefect.runs)) == ("started", [f"watch/tiny/acme/tiny@{commit}"])
 
 
@@ -140,9 +149,9 @@ def test_a_start_that_was_killed_is_finished_although_the_head_has_moved_on(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        settle(decide("tiny", fit), killed)
+        started(triaged(), killed)
     second = release(seed=1)
-    assert [row.state for row in settle(decide("tiny", fit), prefect.start)] == ["started", "started"]
+    assert [row.state for row in started(triaged(), prefect.start)] == ["started", "started"]
     assert {key[-40:] for key in prefect.runs} == {first, second}
 
 
@@ -150,23 +159,23 @@ def test_what_was_told_is_not_told_twice_until_the_rules_change(
     write: Any, release: Callable[..., str], prefect: Prefect
 ) -> None:
     release(licence="cc-by-nc-4.0")
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert (outcomes([row]), row.state) == (["ignore"], "told")
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert "cc-by-nc-4.0 is not allowed" in codes(row)["decided"]
     assert row.decision and not row.decision.new
     write(admission={"licences": ["apache-2.0", "CC-BY-NC-4.0"]}, watch={"on_new": "notify"})
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert (outcomes([row]), "weighbridge release tiny --revision" in codes(row)["policy"]) == (["notify"], True)
     write(admission={"licences": ["apache-2.0", "CC-BY-NC-4.0"]})
-    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+    assert started(triaged(), prefect.start)[0].state == "started"
 
 
 def test_every_reason_is_told(write: Any, release: Callable[..., str]) -> None:
     write(target={"gpus": ["L4"], "context": 131072, "concurrency": 1000}, engine={"name": "vllm"})
     release(licence="cc-by-nc-4.0", auto_map={"AutoModelForCausalLM": "modeling.X"})
-    (row,) = decide("tiny", fit)
-    told_of = " ".join(told(row))
+    (row,) = triaged()
+    told_of = " ".join(sentences(row))
     assert row.decision and [one.code for one in row.decision.reasons] == ["admission", "admission", "fit"]
     assert all(text in told_of for text in ("cc-by-nc-4.0", "auto_map", "No scheme of tiny fits", "GiB missing"))
 
@@ -175,7 +184,7 @@ def test_no_safetensors_is_a_reason(write: Any, release: Callable[..., str], tmp
     folder = tiny.build(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     hub.publish(folder)
-    (row,) = decide("tiny", fit)
+    (row,) = triaged()
     assert (outcomes([row]), "no safetensors" in codes(row)["admission"]) == (["ignore"], True)
 
 
@@ -185,16 +194,16 @@ def test_a_full_disk_waits_and_is_looked_at_again(
     release()
     with monkeypatch.context() as full:
         full.setattr("tasks.source.triage._free_gib", lambda: 0.0)
-        (row,) = settle(decide("tiny", fit), prefect.start)
+        (row,) = started(triaged(), prefect.start)
         assert (outcomes([row]), "0.00 GiB are free" in codes(row)["disk"]) == (["notify"], True)
-        assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore"]
-    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+        assert outcomes(started(triaged(), prefect.start)) == ["ignore"]
+    assert started(triaged(), prefect.start)[0].state == "started"
 
 
 def test_an_architecture_that_the_engine_does_not_name_asks_a_person(write: Any, release: Callable[..., str]) -> None:
     write(engine={"name": "vllm"}, target={"gpus": ["L4"], "context": 512, "concurrency": 1})
     release(architectures=["HeliumForCausalLM"], model_type="llama")
-    (row,) = decide("tiny", fit)
+    (row,) = triaged()
     assert (outcomes([row]), "vLLM 0.32 does not name HeliumForCausalLM" in codes(row)["engine"]) == (["notify"], True)
 
 
@@ -203,18 +212,18 @@ def test_a_gated_repository_says_where_to_ask_and_is_looked_at_again(
 ) -> None:
     release()
     (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
-    (row,) = settle(decide("tiny", fit), prefect.start)
+    (row,) = started(triaged(), prefect.start)
     assert outcomes([row]) == ["notify"]
     assert "accept its terms there, and set HF_TOKEN" in codes(row)["gated"]
-    assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore"]
+    assert outcomes(started(triaged(), prefect.start)) == ["ignore"]
     monkeypatch.setenv("HF_TOKEN", "hf_granted")
-    assert settle(decide("tiny", fit), prefect.start)[0].state == "started"
+    assert started(triaged(), prefect.start)[0].state == "started"
 
 
 def test_nobody_is_sent_to_accept_forbidden_terms(write: Any, release: Callable[..., str], hub: Any) -> None:
     release(licence="llama3.1")
     (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
-    (row,) = decide("tiny", fit)
+    (row,) = triaged()
     assert (outcomes([row]), "licence llama3.1 is not allowed" in codes(row)["admission"]) == (["ignore"], True)
 
 
@@ -225,13 +234,13 @@ def test_a_successor_waits_for_a_person_and_is_news_once(
     release()
     release("acme/tiny-2", seed=2)
     release("acme/tiny-vision", seed=3, architectures=["GemmaForCausalLM"])
-    rows = settle(decide("tiny", fit), prefect.start)
+    rows = started(triaged(), prefect.start)
     by_repo = {row.decision.repo: row for row in rows if row.decision}
     assert outcomes([by_repo["acme/tiny-2"], by_repo["acme/tiny-vision"]]) == ["notify", "ignore"]
     assert "hf://acme/tiny-2" in codes(by_repo["acme/tiny-2"])["policy"]
     assert "GemmaForCausalLM" in codes(by_repo["acme/tiny-vision"])["family"]
     release("acme/tiny-2", seed=4)
-    assert outcomes(settle(decide("tiny", fit), prefect.start)) == ["ignore", "ignore", "ignore"]
+    assert outcomes(started(triaged(), prefect.start)) == ["ignore", "ignore", "ignore"]
     assert len(prefect.runs) == 1
 
 
@@ -241,22 +250,22 @@ def test_a_successor_is_released_where_the_line_says_so(
     write(watch={"successors": ["tiny-*"], "on_successor": "release"})
     release()
     commit = release("acme/tiny-2", seed=2)
-    settle(decide("tiny", fit), prefect.start)
+    started(triaged(), prefect.start)
     assert f"watch/tiny/acme/tiny-2@{commit}" in prefect.runs
 
 
 def test_one_line_s_failure_is_a_row(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
     write("gone", source="hf://acme/gone")
-    (row,) = settle(decide("gone", fit), prefect.start)
+    (row,) = started(triaged("gone"), prefect.start)
     assert row.error and (row.error.code, row.error.exit_status) == ("SourceUnknown", 4)
     write("odd", target={"gpus": ["Abacus"]})
     release()
-    (row,) = decide("odd", fit)
+    (row,) = triaged("odd")
     assert row.error and row.error.code == "GpuUnknown"
 
 
 def test_a_dry_look_writes_nothing(write: Any, release: Callable[..., str]) -> None:
     release()
-    decide("tiny", fit)
+    triaged()
     assert Ledger("tiny").entries() == ()
     assert not (Path(os.environ["WEIGHBRIDGE_HOME"]) / "watch").exists()

@@ -12,7 +12,7 @@ import pytest
 from examples import tiny
 from examples.faults import FOR_EVER, Fault, Faults
 from examples.hub import publish, serving
-from tasks.source.successors import look
+from tasks.source.successors import list_sources
 from weighbridge.errors import SourceUnknown, SourceUnreachable
 from weighbridge.line import Line
 
@@ -65,10 +65,10 @@ def line(**watch: Any) -> Line:
 
 def test_without_patterns_one_request_with_them_two(counted: Any, shelf: Callable[..., str]) -> None:
     commit = shelf("acme/Tiny-3.1-8B-Instruct")
-    assert look(line()).head.commit == commit
+    assert list_sources(line()).head.commit == commit
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main"]
     counted[1].asked.clear()
-    assert look(line(successors=["Tiny-*-8B-Instruct"])).successors == ()
+    assert list_sources(line(successors=["Tiny-*-8B-Instruct"])).successors == ()
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main", "/api/models"]
 
 
@@ -79,14 +79,14 @@ def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[...
     shelf("acme/Tiny-4-70B-Instruct", seed=2)
     shelf("acme/Tiny-5-8B-Instruct", num_hidden_layers=20)
     shelf("other/Tiny-6-8B-Instruct", seed=3)
-    seen = look(line(successors=["Tiny-*-8B-Instruct"]))
+    seen = list_sources(line(successors=["Tiny-*-8B-Instruct"]))
     assert {one.repo for one in seen.successors} == {"acme/tiny-4-8b-instruct", "acme/Tiny-5-8B-Instruct"}
-    small = look(line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001]))
+    small = list_sources(line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001]))
     assert [(one.kind, one.repo, one.commit) for one in small.successors] == [
         ("successor", "acme/tiny-4-8b-instruct", commit)
     ]
     assert small.successors[0].parameters == sum(math.prod(shape) for shape in tiny.shapes(tiny.CONFIG).values())
-    assert [one.repo for one in look(line(successors=["Tiny-6*"], author="other")).successors] == [
+    assert [one.repo for one in list_sources(line(successors=["Tiny-6*"], author="other")).successors] == [
         "other/Tiny-6-8B-Instruct"
     ]
 
@@ -95,7 +95,7 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
     first = shelf("acme/Tiny-3.1-8B-Instruct")
     shelf("acme/Tiny-4-8B-Instruct", seed=1)
     second = shelf("acme/Tiny-3.1-8B-Instruct", seed=2)
-    seen = look(line(successors=["Tiny-*"]))
+    seen = list_sources(line(successors=["Tiny-*"]))
     assert (seen.head.commit, first != second) == (second, True)
     assert [one.repo for one in seen.successors] == ["acme/Tiny-4-8B-Instruct"]
 
@@ -103,17 +103,17 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
 def test_the_hub_s_wish_to_wait_is_honoured(counted: Any, shelf: Callable[..., str]) -> None:
     shelf("acme/Tiny-3.1-8B-Instruct")
     counted[1].add(Fault("/api/models", status=429, headers={"Retry-After": "1"}))
-    assert look(line(successors=["Tiny-*"])).successors == ()
+    assert list_sources(line(successors=["Tiny-*"])).successors == ()
     assert counted[1].asked.count("/api/models") == 2
 
 
 def test_what_the_hub_does_not_tell_is_a_named_error(counted: Any, shelf: Callable[..., str]) -> None:
     with pytest.raises(SourceUnknown, match=r"acme/Tiny-3\.1"):
-        look(line())
+        list_sources(line())
     shelf("acme/Tiny-3.1-8B-Instruct")
     counted[1].add(Fault("/api/models", status=503, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 503"):
-        look(line(successors=["Tiny-*"]))
+        list_sources(line(successors=["Tiny-*"]))
 
 
 @pytest.mark.parametrize(

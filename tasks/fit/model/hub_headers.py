@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tasks.source.client import TIMEOUT_SECONDS, ask
+from tasks.source.client import TIMEOUT_SECONDS, call_hub
 from tasks.source.headers import Tensor
 from tasks.source.hub import Source
 from weighbridge.errors import SourceDamaged
@@ -33,7 +33,7 @@ def _header(source: Source, path: str) -> list[Tensor]:
 
     api = HfApi(endpoint=load_settings().hf_endpoint)
     try:
-        header = ask(
+        header = call_hub(
             lambda: api.parse_safetensors_file_metadata(
                 source.repo, path, revision=source.commit, timeout=TIMEOUT_SECONDS
             ),

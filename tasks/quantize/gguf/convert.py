@@ -74,7 +74,7 @@ def gguf_versions() -> dict[str, str]:
     return {PACKAGE: converter_version(), **{name: version(name) for name in DECIDING}}
 
 
-def show(source: Path, folder: Path) -> Path:
+def link_release(source: Path, folder: Path) -> Path:
     """A folder of links to what the converter may see of a release.
 
     Args:
@@ -89,11 +89,11 @@ def show(source: Path, folder: Path) -> Path:
     return folder
 
 
-def convert(shown: Path, out: Path, dtype: str, model_name: str, progress: Callable[[int], None]) -> None:
+def convert(links: Path, out: Path, dtype: str, model_name: str, progress: Callable[[int], None]) -> None:
     """Run the converter; what it says goes to this process's standard error.
 
     Args:
-        shown: from `show`.
+        shown: from `link_release`.
         out: the file to write.
         dtype: safetensors' name of the release's type: BF16, F16 or F32.
         model_name: for `general.name`.
@@ -104,7 +104,7 @@ def convert(shown: Path, out: Path, dtype: str, model_name: str, progress: Calla
         QuantizationFailed: it ended with an error; its log says which.
     """
     converter_version()
-    command = [sys.executable, str(converter_folder() / PROGRAM), str(shown), "--outfile", str(out)]
+    command = [sys.executable, str(converter_folder() / PROGRAM), str(links), "--outfile", str(out)]
     command += ["--outtype", dtype.lower(), "--model-name", model_name]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # Nothing of ours on its path: its `gguf` is the one beside it.
@@ -121,5 +121,5 @@ def convert(shown: Path, out: Path, dtype: str, model_name: str, progress: Calla
         raise QuantizationFailed(
             f"llama.cpp's converter ended with status {process.returncode}.",
             "Read the quantization's log for its last words: a tokenizer that it does not know is the usual cause.",
-            where=str(shown),
+            where=str(links),
         )

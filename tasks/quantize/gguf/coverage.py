@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.quantize.coverage import SIZE_TOLERANCE, Coverage
 from tasks.quantize.gguf.metadata import disagreement
 from tasks.quantize.gguf.recipe import GgufRecipe, PlannedTensor
-from tasks.quantize.tensors import Tensor, opened, read_part, read_tensors
+from tasks.quantize.tensors import StoredTensor, opened, read_part, read_tensors
 from tasks.source.gguf.kinds import OF_SAFETENSORS, Kind
 from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
 from weighbridge.errors import QuantizationUncovered
@@ -86,7 +86,7 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _check_values(recipe: GgufRecipe, file: GgufFile, source: Mapping[str, Tensor]) -> None:
+def _check_values(recipe: GgufRecipe, file: GgufFile, source: Mapping[str, StoredTensor]) -> None:
     """No scale or value is infinite or not a number, and a block is zero only where the release is."""
     planned = {one.name: one for one in recipe.tensors}
     with opened(file.path) as opened_file:
@@ -124,7 +124,7 @@ def _zero_blocks(file: int, tensor: GgufTensor) -> int:
     return zeros
 
 
-def _small_blocks(tensor: Tensor, kind: Kind) -> int:
+def _small_blocks(tensor: StoredTensor, kind: Kind) -> int:
     """Blocks of a source's tensor that are so small that float16 cannot say their scale."""
     import numpy as np
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.tensors import FLOATS, Tensor
+from tasks.quantize.tensors import FLOATS, StoredTensor
 from weighbridge.errors import QuantizationUncovered
 
 ARCHITECTURES = {
@@ -72,7 +72,7 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     )
 
 
-def named(tensors: Iterable[Tensor], architecture: str, layers: int) -> tuple[Named, ...]:
+def named(tensors: Iterable[StoredTensor], architecture: str, layers: int) -> tuple[Named, ...]:
     """The tensors of the GGUF that a release becomes, by name.
 
     Args:
@@ -83,7 +83,7 @@ def named(tensors: Iterable[Tensor], architecture: str, layers: int) -> tuple[Na
     Raises:
         QuantizationUncovered: llama.cpp has no place for a tensor, or experts are missing; it is named.
     """
-    parts: dict[str, dict[int, Tensor]] = {}
+    parts: dict[str, dict[int, StoredTensor]] = {}
     for tensor in sorted(tensors, key=lambda one: one.name):
         if _UNREAD.search(tensor.name) or (architecture in _HEADLESS and tensor.name == "lm_head.weight"):
             continue
@@ -104,7 +104,7 @@ class _Places:
             next(one for one, name in MODEL_ARCH_NAMES.items() if name == architecture), layers
         )
 
-    def of(self, name: str, parts: Mapping[int, Tensor]) -> Named:
+    def of(self, name: str, parts: Mapping[int, StoredTensor]) -> Named:
         """The place of a tensor, or of a layer's experts, which are stacked in the order of their numbers."""
         place = self._place(name)
         first = next(iter(parts.values()))

@@ -114,7 +114,7 @@ class GgufRecipe(BaseModel):
         return self.metadata_bytes + sum(_converted_kind(one, self.dtype).size_bytes(one.shape) for one in self.tensors)
 
 
-def plan(folder: Path, scheme: Scheme, model_name: str) -> GgufRecipe:
+def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecipe:
     """Decide what a release becomes as a GGUF.
 
     Args:

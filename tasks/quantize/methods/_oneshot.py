@@ -30,7 +30,7 @@ from llmcompressor.observers import Observer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.quantize.calibration import calibration_documents, token_samples, tokens_wanted
+from tasks.quantize.calibration import calibration_documents, target_tokens, token_samples
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.methods._writing import DTYPES, write_weights
 from tasks.quantize.plan.recipe import Recipe
@@ -58,7 +58,7 @@ def calibrate(
         job: its `companions` hold the tokenizer.
         layer_done: called for each planned layer, a decoder layer's all at once.
         modifiers: makes them from the scheme and the names to ignore.
-        samples, sample_tokens: how much calibration text; less where the text is shorter, more where `tokens_wanted`
+        samples, sample_tokens: how much calibration text; less where the text is shorter, more where `target_tokens`
             says so.
         observer: llm-compressor's name of what finds the scales' range; None where the modifiers find it.
         smooths: whether the modifiers change weights that are not planned, such as norms.
@@ -76,7 +76,7 @@ def calibrate(
     tokenizer = load_tokenizer(job)
     where = str(job.calibration or "")
     documents = calibration_documents(job.calibration)
-    samples = ceil(tokens_wanted(plan, samples * sample_tokens) / sample_tokens)
+    samples = ceil(target_tokens(plan, samples * sample_tokens) / sample_tokens)
     cut = token_samples(tokenizer, documents, samples=samples, sample_tokens=sample_tokens, where=where)
     quantization = scheme(plan.scheme).compressed_tensors(plan.group_size)
     scratch = scratch_of(job)

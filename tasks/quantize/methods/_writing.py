@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tasks.quantize.plan.recipe import Layer, Recipe
 from tasks.quantize.process.shards import ShardWriter, plan_shards, write_index
-from tasks.quantize.tensors import INDEX, Tensor
+from tasks.quantize.tensors import INDEX, StoredTensor
 from weighbridge.errors import QuantizationFailed
 
 State = dict[str, torch.Tensor]
@@ -75,7 +75,7 @@ def _packed(recipe: Recipe, layer: Layer, module: torch.nn.Module, compress: Cal
     return parts
 
 
-def _changed(tensor: Tensor, modules: dict[str, torch.nn.Module], model: PreTrainedModel) -> torch.Tensor | None:
+def _changed(tensor: StoredTensor, modules: dict[str, torch.nn.Module], model: PreTrainedModel) -> torch.Tensor | None:
     """An unplanned weight as a method left it, in the source's type; None if it did not touch it."""
     module_name, _, own = tensor.name.rpartition(".")
     module = modules.get(module_name)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from tasks.quantize.gguf.convert import convert, show
+from tasks.quantize.gguf.convert import convert, link_release
 from tasks.quantize.gguf.floats import to_float32
 from tasks.quantize.gguf.ggml import quantize_rows
 from tasks.quantize.gguf.mixture import FILE_TYPES
@@ -48,8 +48,8 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     steps = _Steps(job.recipe, layer_done)
     converted = job.out.parent / CONVERTED
     job.out.mkdir(parents=True, exist_ok=True)
-    shown = show(job.companions or job.source, job.out.parent / "shown")
-    convert(shown, converted, job.recipe.dtype, job.recipe.model_name, steps.converted)
+    links = link_release(job.companions or job.source, job.out.parent / "shown")
+    convert(links, converted, job.recipe.dtype, job.recipe.model_name, steps.converted)
     rewrite(read_gguf(converted), job.out / GGUF_FILE, job.recipe, steps.written)
     converted.unlink()
     shutil.copyfile(job.source / "config.json", job.out / "config.json")

@@ -15,9 +15,9 @@ import numpy as np
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.plan.recipe import Layer, Recipe
 from tasks.quantize.process.job import Job
-from tasks.quantize.process.shards import Finished, Shard, ShardWriter, plan_shards, write_index
+from tasks.quantize.process.shards import FinishedShards, Shard, ShardWriter, plan_shards, write_index
 from tasks.quantize.rounding import NotFinite, Rounded, bits_of, round_rows
-from tasks.quantize.tensors import INDEX, Tensor, not_finite, opened, read_part
+from tasks.quantize.tensors import INDEX, StoredTensor, not_finite_error, opened, read_part
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
@@ -38,7 +38,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     assert isinstance(recipe, Recipe)
     job.out.mkdir(parents=True, exist_ok=True)
     shards = plan_shards(recipe, job.source)
-    finished = Finished.load(job.out.parent, job.identity)
+    finished = FinishedShards.load(job.out.parent, job.identity)
     _remove_strangers(job.out, finished)
     for shard in shards:
         if finished.holds(job.out / shard.name):
@@ -54,7 +54,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     return 0
 
 
-def _remove_strangers(out: Path, finished: Finished) -> None:
+def _remove_strangers(out: Path, finished: FinishedShards) -> None:
     """Of what an earlier process left, only finished files are of use."""
     for path in out.iterdir():
         if path.is_file() and path.name not in finished.shards:
@@ -68,11 +68,11 @@ def _write_shard(shard: Shard, recipe: Recipe, writer: ShardWriter, layer_done: 
         try:
             _round(layer, tensor, recipe, writer)
         except NotFinite:
-            raise not_finite(tensor) from None
+            raise not_finite_error(tensor) from None
         layer_done()
 
 
-def _round(layer: Layer, tensor: Tensor, recipe: Recipe, writer: ShardWriter) -> None:
+def _round(layer: Layer, tensor: StoredTensor, recipe: Recipe, writer: ShardWriter) -> None:
     rows, columns = layer.shape
     weight = recipe.expected(layer)[0].name
     offsets = dict.fromkeys((weight, f"{layer.name}.weight_scale", f"{layer.name}.weight_zero_point"), 0)
@@ -85,7 +85,7 @@ def _round(layer: Layer, tensor: Tensor, recipe: Recipe, writer: ShardWriter) ->
         writer.write(f"{layer.name}.weight_shape", np.array([rows, columns], "<i8").tobytes(), 0)
 
 
-def _blocks(tensor: Tensor, rows: int, columns: int, recipe: Recipe) -> Iterator[Rounded]:
+def _blocks(tensor: StoredTensor, rows: int, columns: int, recipe: Recipe) -> Iterator[Rounded]:
     bits = bits_of(tensor.dtype)
     step = recipe.layout.rows_at_once(columns)
     with opened(tensor.file) as file:

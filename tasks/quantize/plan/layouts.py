@@ -15,7 +15,7 @@ BLOCK_VALUES = 2**17
 """Weights that are rounded together: as float32 they and what is made of them stay in a core's second-level cache."""
 
 
-class Expected(BaseModel):
+class ExpectedTensor(BaseModel):
     """One tensor that must stand in the written files."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +40,7 @@ class Layout(BaseModel):
     symmetric: bool = True
     """False: a zero point beside each scale."""
 
-    def expected(self, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[Expected, ...]:
+    def expected(self, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[ExpectedTensor, ...]:
         """What one layer turns into, the weight first, then what belongs to it.
 
         Args:
@@ -79,33 +79,33 @@ def words(values: int, bits: int) -> int:
     return -(-values * bits // WORD_BITS)
 
 
-def _scale(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> Expected:
-    return Expected(name=f"{layer}.weight_scale", dtype=dtype, shape=layout.scales(shape))
+def _scale(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> ExpectedTensor:
+    return ExpectedTensor(name=f"{layer}.weight_scale", dtype=dtype, shape=layout.scales(shape))
 
 
-def _byte_each(number: str) -> Callable[[Layout, str, str, tuple[int, int]], tuple[Expected, ...]]:
-    def expected(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[Expected, ...]:
-        weight = Expected(name=f"{layer}.weight", dtype=number, shape=shape)
+def _byte_each(number: str) -> Callable[[Layout, str, str, tuple[int, int]], tuple[ExpectedTensor, ...]]:
+    def expected(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[ExpectedTensor, ...]:
+        weight = ExpectedTensor(name=f"{layer}.weight", dtype=number, shape=shape)
         return weight, _scale(layout, layer, dtype, shape)
 
     return expected
 
 
-def _pack_quantized(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[Expected, ...]:
+def _pack_quantized(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[ExpectedTensor, ...]:
     """Several weights in each word, along the input; zero points likewise, but along the output."""
     rows, columns = shape
     parts = [
-        Expected(name=f"{layer}.weight_packed", dtype="I32", shape=(rows, words(columns, layout.weight_bits))),
+        ExpectedTensor(name=f"{layer}.weight_packed", dtype="I32", shape=(rows, words(columns, layout.weight_bits))),
         _scale(layout, layer, dtype, shape),
-        Expected(name=f"{layer}.weight_shape", dtype="I64", shape=(2,)),
+        ExpectedTensor(name=f"{layer}.weight_shape", dtype="I64", shape=(2,)),
     ]
     if not layout.symmetric:
         zero_points = (words(rows, layout.weight_bits), layout.scales(shape)[1])
-        parts.append(Expected(name=f"{layer}.weight_zero_point", dtype="I32", shape=zero_points))
+        parts.append(ExpectedTensor(name=f"{layer}.weight_zero_point", dtype="I32", shape=zero_points))
     return tuple(parts)
 
 
-_LAYOUTS: dict[str, Callable[[Layout, str, str, tuple[int, int]], tuple[Expected, ...]]] = {
+_LAYOUTS: dict[str, Callable[[Layout, str, str, tuple[int, int]], tuple[ExpectedTensor, ...]]] = {
     "int-quantized": _byte_each("I8"),
     "float-quantized": _byte_each("F8_E4M3"),
     "pack-quantized": _pack_quantized,

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.plan.layouts import Expected, Layout
-from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, sort_out
-from tasks.quantize.tensors import Tensor, data_bytes, first_repeated, header_bytes, read_tensors
+from tasks.quantize.plan.layouts import ExpectedTensor, Layout
+from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, split_targets
+from tasks.quantize.tensors import StoredTensor, data_bytes, first_repeated, header_bytes, read_tensors
 from tasks.schemes import Scheme
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     kept_bytes: int
     """In the weight files, of all that stays as it is, headers included."""
 
-    def expected(self, layer: Layer) -> tuple[Expected, ...]:
+    def expected(self, layer: Layer) -> tuple[ExpectedTensor, ...]:
         """The tensors that a layer turns into, the weight first."""
         return self.layout.expected(layer.name, layer.dtype, layer.shape)
 
@@ -65,7 +65,7 @@ class Recipe(BaseModel):
         return f"groups of {self.group_size}" if self.group_size else "one scale a row"
 
     @property
-    def most_inputs(self) -> int:
+    def widest_inputs(self) -> int:
         """Columns of the widest planned layer."""
         return max(layer.shape[1] for layer in self.layers)
 
@@ -89,7 +89,9 @@ class Recipe(BaseModel):
         return tuple(sorted({HEAD, *(one.name for one in self.ignored)}))
 
 
-def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: SchemeChoice = CHOOSE_NOTHING) -> Recipe:
+def make_recipe(
+    folder: Path, scheme: Scheme, method: str | None = None, choice: SchemeChoice = CHOOSE_NOTHING
+) -> Recipe:
     """Decide what a scheme does to a release.
 
     Args:
@@ -112,7 +114,7 @@ def plan(folder: Path, scheme: Scheme, method: str | None = None, choice: Scheme
             "Ask the publisher for a sound release.",
             where=str(repeated.file),
         )
-    layers, ignored = sort_out(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, left_alone=choice.ignore)
+    layers, ignored = split_targets(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, excluded=choice.ignore)
     if not layers:
         examples = "; ".join(f"{one.name}: {one.reason}" for one in ignored[:3]) or "no 2-D weight at all"
         raise QuantizationUncovered(
@@ -224,7 +226,7 @@ def _block(layers: list[Layer], scheme: Scheme) -> tuple[int, int] | None:
     return scheme.block
 
 
-def _kept_bytes(tensors: list[Tensor], layers: list[Layer]) -> int:
+def _kept_bytes(tensors: list[StoredTensor], layers: list[Layer]) -> int:
     planned = {f"{layer.name}.weight" for layer in layers}
     kept = [tensor for tensor in tensors if tensor.name not in planned]
     length_fields = 8 * len({tensor.file for tensor in tensors})

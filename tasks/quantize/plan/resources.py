@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.calibration import tokens_wanted
+from tasks.quantize.calibration import target_tokens
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.methods import STREAMING
 from tasks.quantize.plan.recipe import Recipe
@@ -52,7 +52,7 @@ CGROUPS = tuple(
 """Limit, use and its parts, of both versions of control groups."""
 
 
-class Needs(BaseModel):
+class Resources(BaseModel):
     """Upper estimates."""
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,9 @@ class Needs(BaseModel):
         return f"{self.memory_bytes / GIB:.2f} GiB of memory, {self.disk_bytes / GIB:.2f} GiB of disk, about {minutes}"
 
 
-def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens: int = SAMPLE_TOKENS) -> Needs:
+def estimate_resources(
+    recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens: int = SAMPLE_TOKENS
+) -> Resources:
     """What a recipe takes.
 
     Args:
@@ -78,7 +80,7 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens
         text_tokens: that the calibration text has at most, for methods that watch one.
     """
     if isinstance(recipe, GgufRecipe):
-        return _needs_of_gguf(recipe, companions_bytes)
+        return _gguf_resources(recipe, companions_bytes)
     weights = sum(layer.shape[0] * layer.shape[1] for layer in recipe.layers)
     source_bytes = recipe.kept_bytes + sum(layer.source_bytes for layer in recipe.layers)
     scratch = 0
@@ -88,12 +90,12 @@ def needs(recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens
         memory = STREAMING_IMPORTS_BYTES + BLOCK_BYTES_PER_VALUE * block
         computing = weights * CPU_NANOSECONDS_PER_WEIGHT[recipe.format]
     else:
-        tokens = max(SAMPLE_TOKENS, min(tokens_wanted(recipe, SAMPLE_TOKENS), text_tokens))
+        tokens = max(SAMPLE_TOKENS, min(target_tokens(recipe, SAMPLE_TOKENS), text_tokens))
         memory = CALIBRATED_IMPORTS_BYTES + _calibrated_bytes(recipe, tokens)
         scratch = CALIBRATED_SCRATCH_BYTES_PER_WEIGHT * weights
         each = SLOWER_NANOSECONDS_PER_WEIGHT.get(recipe.method, CALIBRATED_NANOSECONDS_PER_WEIGHT)
         computing = weights * each * tokens / SAMPLE_TOKENS
-    return Needs(
+    return Resources(
         memory_bytes=memory,
         disk_bytes=recipe.predicted_bytes + companions_bytes + scratch,
         seconds=round((computing + moving) / 1e9 + 1, 1),
@@ -112,28 +114,28 @@ def _calibrated_bytes(recipe: Recipe, tokens: int) -> int:
     return max(together.values()) + states + 2 * recipe.kept_bytes
 
 
-def _needs_of_gguf(recipe: GgufRecipe, companions_bytes: int) -> Needs:
+def _gguf_resources(recipe: GgufRecipe, companions_bytes: int) -> Resources:
     """Of llama.cpp's converter, whose file in the release's own numbers lies beside the result, and of ggml."""
     largest = max(layer.source_bytes for layer in recipe.layers)
     computing = sum(layer.source_bytes for layer in recipe.layers) / 2 * GGML_NANOSECONDS_PER_WEIGHT[recipe.scheme]
     moving = (3 * recipe.converted_bytes + recipe.predicted_bytes) * NANOSECONDS_PER_BYTE
-    return Needs(
+    return Resources(
         memory_bytes=CONVERTER_IMPORTS_BYTES + CONVERTER_BYTES_PER_BYTE * largest,
         disk_bytes=recipe.predicted_bytes + recipe.converted_bytes + companions_bytes,
         seconds=round((computing + moving) / 1e9 + CONVERTER_SECONDS, 1),
     )
 
 
-def require_memory(needed: Needs, what: str) -> None:
+def require_memory(required: Resources, what: str) -> None:
     """Check memory before the quantizing process starts.
 
     Raises:
         MemoryShort: less is free, on the machine or within the limit that its container has.
     """
     free = available_bytes()
-    if free < needed.memory_bytes:
+    if free < required.memory_bytes:
         raise MemoryShort(
-            f"{what} needs {needed.memory_bytes / GIB:.2f} GiB of memory and {free / GIB:.2f} GiB are free.",
+            f"{what} needs {required.memory_bytes / GIB:.2f} GiB of memory and {free / GIB:.2f} GiB are free.",
             "Stop other programs, raise the container's limit, or choose the method rtn, which needs least.",
         )
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.tensors import FLOATS, Tensor
+from tasks.quantize.tensors import FLOATS, StoredTensor
 from weighbridge.errors import QuantizationUncovered
 
 # First match gives the reason. Whole components of the dotted name, so that `gate_proj` is no `gate`.
@@ -75,8 +75,8 @@ def is_expert(name: str) -> bool:
     return bool(_EXPERTS.search(name))
 
 
-def sort_out(
-    tensors: list[Tensor], *, conv1d: bool, left_alone: Sequence[str] = ()
+def split_targets(
+    tensors: list[StoredTensor], *, conv1d: bool, excluded: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Ignored]]:
     """Tell targets from what stays.
 
@@ -91,7 +91,7 @@ def sort_out(
     """
     layers: list[Layer] = []
     ignored: list[Ignored] = []
-    unused = set(left_alone)
+    unused = set(excluded)
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         _refuse_fused(tensor)
         name, _, kind = tensor.name.rpartition(".")
@@ -101,7 +101,7 @@ def sort_out(
             ignored.append(Ignored(name=name, reason="it is no matrix of floats", linear_bytes=0))
             continue
         reason, linear = _reason_against(name, conv1d)
-        fitting = {glob for glob in left_alone if fnmatchcase(name, glob)}
+        fitting = {glob for glob in excluded if fnmatchcase(name, glob)}
         unused -= fitting
         if fitting and not reason:
             reason, linear = "the recipe leaves it alone", True
@@ -127,7 +127,7 @@ def _reason_against(name: str, conv1d: bool) -> tuple[str, bool]:
     return ("the model stores it transposed, as Conv1D", True) if conv1d else ("", True)
 
 
-def _refuse_fused(tensor: Tensor) -> None:
+def _refuse_fused(tensor: StoredTensor) -> None:
     """Experts in one tensor would stay as they are, most of the model, and nobody would be told."""
     if tensor.dtype not in FLOATS or _NOT_FUSED.search(tensor.name):
         return

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks.quantize.process.folders import full_disk_named
+from tasks.quantize.process.folders import disk_full_errors
 from tasks.quantize.process.job import Failure, Job, Message, deciding_versions
 from weighbridge.errors import WeighbridgeError
 
@@ -44,7 +44,7 @@ def main(path: Path) -> int:
     method = importlib.import_module(f"tasks.quantize.methods.{job.recipe.method}")
     try:
         # The process of a flow that was killed may be at it still: it ends when it next says how far it is.
-        with full_disk_named(job.out), FileLock(job.out.parent / "writing.lock"):
+        with disk_full_errors(job.out), FileLock(job.out.parent / "writing.lock"):
             tokens = method.quantize(job, layer_done)
     except WeighbridgeError as error:
         print(Message(layers_done=done, failure=Failure.of(error)).model_dump_json(), file=out, flush=True)

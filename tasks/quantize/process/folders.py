@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.quantize.tensors import INDEX, is_finite, not_finite, read_tensors, weight_files
+from tasks.quantize.tensors import INDEX, is_finite, not_finite_error, read_tensors, weight_files
 from weighbridge.errors import DiskFull
 from weighbridge.files import is_full
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def disk_full_errors(path: Path) -> Iterator[None]:
     """Say what was being written when the disk became full.
 
     Args:
@@ -39,10 +39,10 @@ def require_finite(source: Path) -> None:
     """Look at every value before the slow part begins: one NaN makes a whole row's scale NaN."""
     for tensor in read_tensors(source):
         if not is_finite(tensor):
-            raise not_finite(tensor)
+            raise not_finite_error(tensor)
 
 
-def weights_only(source: Path, view: Path) -> Path:
+def link_weights(source: Path, view: Path) -> Path:
     """A folder of links to what the quantizer shall read; it would quantize every other copy of the weights too."""
     view.mkdir(exist_ok=True)
     for link in view.iterdir():
@@ -55,7 +55,7 @@ def weights_only(source: Path, view: Path) -> Path:
     return view
 
 
-def tidy(out: Path, source: Path) -> None:
+def match_source_layout(out: Path, source: Path) -> None:
     """Make the written files look like the source's: an index only where there was one, readable by all."""
     if not (source / INDEX).is_file():
         (out / INDEX).unlink(missing_ok=True)

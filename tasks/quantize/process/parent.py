@@ -15,7 +15,7 @@ LOG_TAIL_LINES = 6
 LOG_TAIL_CHARACTERS = 1500
 
 
-def follow(job: Job, staging: Path, log: Path, layers_done: Callable[[int], None]) -> Message:
+def run_job(job: Job, staging: Path, log: Path, layers_done: Callable[[int], None]) -> Message:
     """Run the quantizing process and follow it.
 
     Args:

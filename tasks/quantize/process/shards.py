@@ -15,16 +15,16 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict
 
 from registry.store.artifact import sha256_of
-from tasks.quantize.plan.layouts import Expected
+from tasks.quantize.plan.layouts import ExpectedTensor
 from tasks.quantize.plan.recipe import Layer, Recipe
-from tasks.quantize.process.folders import full_disk_named
+from tasks.quantize.process.folders import disk_full_errors
 from tasks.quantize.tensors import (
     INDEX,
-    Tensor,
+    StoredTensor,
     data_bytes,
     finite,
     item_bytes,
-    not_finite,
+    not_finite_error,
     opened,
     read_part,
     read_tensors,
@@ -46,7 +46,7 @@ class FinishedShard(BaseModel):
     sha256: str
 
 
-class Finished(BaseModel):
+class FinishedShards(BaseModel):
     """What an earlier process had finished of the same work."""
 
     identity: str
@@ -54,7 +54,7 @@ class Finished(BaseModel):
     shards: dict[str, FinishedShard] = {}
 
     @classmethod
-    def load(cls, folder: Path, identity: str) -> Finished:
+    def load(cls, folder: Path, identity: str) -> FinishedShards:
         """Read the ledger; of another work, or none, an empty one."""
         path = folder / LEDGER
         if path.is_file():
@@ -89,24 +89,24 @@ class Shard(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     name: str
-    layers: tuple[tuple[Layer, Tensor], ...]
+    layers: tuple[tuple[Layer, StoredTensor], ...]
     """To be quantized, in the order of the file, so that the source is read from its beginning to its end."""
-    kept: tuple[Tensor, ...]
-    pieces: tuple[Expected, ...]
+    kept: tuple[StoredTensor, ...]
+    parts: tuple[ExpectedTensor, ...]
     """All tensors of the output, in the order of the file."""
 
     @property
     def data_bytes(self) -> int:
         """Of the output's tensors."""
-        return sum(data_bytes(piece.dtype, piece.shape) for piece in self.pieces)
+        return sum(data_bytes(part.dtype, part.shape) for part in self.parts)
 
     def header(self) -> bytes:
         """The safetensors header with its length before it."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         at = 0
-        for piece in self.pieces:
-            end = at + data_bytes(piece.dtype, piece.shape)
-            entries[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": [at, end]}
+        for part in self.parts:
+            end = at + data_bytes(part.dtype, part.shape)
+            entries[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [at, end]}
             at = end
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -116,24 +116,24 @@ class Shard(BaseModel):
 def plan_shards(recipe: Recipe, source: Path) -> list[Shard]:
     """What each of the source's weight files turns into, file by file."""
     layers = {f"{layer.name}.weight": layer for layer in recipe.layers}
-    by_file: dict[Path, list[Tensor]] = {}
+    by_file: dict[Path, list[StoredTensor]] = {}
     for tensor in read_tensors(source):
         by_file.setdefault(tensor.file, []).append(tensor)
     return [_shard(recipe, file.name, tensors, layers) for file, tensors in sorted(by_file.items())]
 
 
-def _shard(recipe: Recipe, name: str, tensors: list[Tensor], layers: dict[str, Layer]) -> Shard:
+def _shard(recipe: Recipe, name: str, tensors: list[StoredTensor], layers: dict[str, Layer]) -> Shard:
     planned = [tensor for tensor in sorted(tensors, key=lambda one: one.start) if tensor.name in layers]
     kept = [tensor for tensor in tensors if tensor.name not in layers]
-    pieces = [Expected(name=one.name, dtype=one.dtype, shape=one.shape) for one in kept]
-    pieces += [piece for tensor in planned for piece in recipe.expected(layers[tensor.name])]
+    parts = [ExpectedTensor(name=one.name, dtype=one.dtype, shape=one.shape) for one in kept]
+    parts += [part for tensor in planned for part in recipe.expected(layers[tensor.name])]
     # As safetensors' own writer has it: the widest types first, so that each tensor lies aligned; then by name.
-    pieces.sort(key=lambda piece: (-item_bytes(piece.dtype), piece.name))
+    parts.sort(key=lambda part: (-item_bytes(part.dtype), part.name))
     return Shard(
         name=name,
         layers=tuple((layers[tensor.name], tensor) for tensor in planned),
         kept=tuple(kept),
-        pieces=tuple(pieces),
+        parts=tuple(parts),
     )
 
 
@@ -142,7 +142,7 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> None:
     shards = list(shards)
     index = {
         "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
-        "weight_map": dict(sorted((piece.name, shard.name) for shard in shards for piece in shard.pieces)),
+        "weight_map": dict(sorted((part.name, shard.name) for shard in shards for part in shard.parts)),
     }
     write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n", mode=READABLE)
 
@@ -162,16 +162,16 @@ class ShardWriter:
         self._path, self._draft = folder / shard.name, folder / f"{shard.name}.{os.getpid()}{PARTIAL}"
         self._header = shard.header()
         self._places, at = {}, len(self._header)
-        for piece in shard.pieces:
-            self._places[piece.name] = at
-            at += data_bytes(piece.dtype, piece.shape)
+        for part in shard.parts:
+            self._places[part.name] = at
+            at += data_bytes(part.dtype, part.shape)
         self._size = at
         self._file = -1
 
     def __enter__(self) -> ShardWriter:
         self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, READABLE)
         try:
-            with full_disk_named(self._path):
+            with disk_full_errors(self._path):
                 # Room for all of it before the first weight is rounded, where the system can promise that.
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(self._file, 0, self._size)
@@ -185,12 +185,12 @@ class ShardWriter:
         """Write bytes of a tensor, `offset` bytes after its beginning."""
         at = self._places[name] + offset
         view = memoryview(data).cast("B")
-        with full_disk_named(self._path):
+        with disk_full_errors(self._path):
             while view:
                 written = os.pwrite(self._file, view, at)
                 view, at = view[written:], at + written
 
-    def copy(self, tensor: Tensor) -> None:
+    def copy(self, tensor: StoredTensor) -> None:
         """Write a tensor of the source as it is.
 
         Raises:
@@ -200,7 +200,7 @@ class ShardWriter:
             for at in range(0, tensor.size_bytes, COPY_BYTES):
                 data = read_part(file, tensor, at, min(COPY_BYTES, tensor.size_bytes - at))
                 if not finite(data, tensor.dtype):
-                    raise not_finite(tensor)
+                    raise not_finite_error(tensor)
                 self.write(tensor.name, data, at)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -208,7 +208,7 @@ class ShardWriter:
             self._give_up()
             return
         try:
-            with full_disk_named(self._path):
+            with disk_full_errors(self._path):
                 os.fsync(self._file)
         except (OSError, DiskFull):
             self._give_up()

@@ -17,9 +17,9 @@ from filelock import FileLock
 
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.plan.recipe import Recipe
-from tasks.quantize.process.folders import full_disk_named
+from tasks.quantize.process.folders import disk_full_errors
 from tasks.quantize.process.job import deciding_versions
-from tasks.quantize.process.shards import LEDGER, Finished
+from tasks.quantize.process.shards import LEDGER, FinishedShards
 from tasks.quantize.tensors import weight_files
 from weighbridge import __version__
 from weighbridge.errors import DiskFull, QuantizationInterrupted, WeighbridgeError
@@ -34,7 +34,7 @@ def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
     with lock:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with full_disk_named(folder):
+            with disk_full_errors(folder):
                 yield folder
         except WeighbridgeError as error:
             if not isinstance(error, QuantizationInterrupted | DiskFull) or not (folder / LEDGER).is_file():
@@ -48,20 +48,20 @@ def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def begin(staging: Path, identity: str) -> int:
+def prepare_staging(staging: Path, identity: str) -> int:
     """Make a staging folder ready; what another work left there goes.
 
     Returns:
         Bytes of the files that an earlier run of the same work had finished.
     """
-    finished = Finished.load(staging, identity)
+    finished = FinishedShards.load(staging, identity)
     if not finished.shards:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     return sum(shard.size_bytes for shard in finished.shards.values())
 
 
-def require_room(staging: Path, need_bytes: int, what: str) -> None:
+def require_disk(staging: Path, need_bytes: int, what: str) -> None:
     """Check the disk before something large is written.
 
     Raises:
@@ -76,7 +76,7 @@ def require_room(staging: Path, need_bytes: int, what: str) -> None:
         )
 
 
-def identity_of(recipe: Recipe | GgufRecipe, source: str) -> str:
+def job_identity(recipe: Recipe | GgufRecipe, source: str) -> str:
     """Name of a work: of what, into what, by which versions."""
     parts = [source, recipe.model_dump_json(), repr(deciding_versions(recipe.method)), __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

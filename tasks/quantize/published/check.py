@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.quantize.plan.targets import sort_out
-from tasks.quantize.published.formats import FORMATS, Found
-from tasks.quantize.tensors import Tensor, first_repeated, is_finite, read_tensors
+from tasks.quantize.plan.targets import split_targets
+from tasks.quantize.published.formats import FORMATS, PublishedLayer
+from tasks.quantize.tensors import StoredTensor, first_repeated, is_finite, read_tensors
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 NEXT_STEP = "Download the release again, choose another one, or the unquantized release with a scheme of your own."
@@ -83,7 +83,7 @@ def check_published(folder: Path) -> Published | None:
     )
 
 
-def require_sound(folder: Path) -> None:
+def require_valid_published(folder: Path) -> None:
     """Check a release that is taken as published, where it is quantized; others are not read.
 
     Raises:
@@ -102,7 +102,7 @@ def _quantization_config(folder: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _require_whole(layer: Found, method: str) -> None:
+def _require_whole(layer: PublishedLayer, method: str) -> None:
     if layer.problem:
         raise QuantizationUncovered(
             f"{layer.name} is not as {method} writes it: {layer.problem}.", NEXT_STEP, layer.name
@@ -116,10 +116,10 @@ def _require_whole(layer: Found, method: str) -> None:
         raise QuantizationFailed(f"{layer.name} is damaged: {layer.damage}.", NEXT_STEP, where=layer.name)
 
 
-def _share(layers: tuple[Found, ...], tensors: list[Tensor]) -> float:
+def _share(layers: tuple[PublishedLayer, ...], tensors: list[StoredTensor]) -> float:
     """Against the weights that are still matrices of floats and multiply."""
     mine = {name for layer in layers for name in layer.tensors}
-    left, ignored = sort_out([tensor for tensor in tensors if tensor.name not in mine], conv1d=False)
+    left, ignored = split_targets([tensor for tensor in tensors if tensor.name not in mine], conv1d=False)
     rest = sum(layer.source_bytes for layer in left) + sum(one.linear_bytes for one in ignored)
     quantized = sum(layer.weights * FLOAT_BYTES for layer in layers)
     return quantized / (quantized + rest)

@@ -13,34 +13,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.quantize.plan.layouts import Layout, words
-from tasks.quantize.tensors import FLOATS, Tensor
+from tasks.quantize.tensors import FLOATS, StoredTensor
 from weighbridge.errors import QuantizationUncovered
 
 if TYPE_CHECKING:
     import numpy as np
 
 Config = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
+Tensors = Mapping[str, StoredTensor]
 Part = tuple[tuple[str, ...], tuple[int, ...]]
 """Types that a tensor may have, and its shape."""
 
 
 @dataclass(frozen=True)
-class Found:
+class PublishedLayer:
     """One layer that is quantized, or was meant to be."""
 
     name: str
     weights: int
     """Numbers that it had before."""
     tensors: tuple[str, ...]
-    scales: tuple[Tensor, ...]
+    scales: tuple[StoredTensor, ...]
     problem: str = ""
     """What is missing, or of another shape or type."""
     damage: str = ""
     """What its values show."""
 
 
-Reading = tuple[int | None, int | None, tuple[Found, ...]]
+Reading = tuple[int | None, int | None, tuple[PublishedLayer, ...]]
 
 
 def _gptq(config: Config, tensors: Tensors) -> Reading:
@@ -48,7 +48,7 @@ def _gptq(config: Config, tensors: Tensors) -> Reading:
     return bits, size, tuple(_gptq_layer(name, bits, size, tensors) for name in _layers(tensors, _INTEGER_PARTS))
 
 
-def _gptq_layer(name: str, bits: int, size: int | None, tensors: Tensors) -> Found:
+def _gptq_layer(name: str, bits: int, size: int | None, tensors: Tensors) -> PublishedLayer:
     weight = tensors.get(f"{name}.qweight")
     columns = weight.shape[0] * 32 // bits if weight and len(weight.shape) == 2 else 0
     outputs = weight.shape[1] if weight and len(weight.shape) == 2 else 0
@@ -80,7 +80,7 @@ def _awq(config: Config, tensors: Tensors) -> Reading:
     return bits, size, tuple(_awq_layer(name, bits, size, tensors) for name in _layers(tensors, _INTEGER_PARTS))
 
 
-def _awq_layer(name: str, bits: int, size: int | None, tensors: Tensors) -> Found:
+def _awq_layer(name: str, bits: int, size: int | None, tensors: Tensors) -> PublishedLayer:
     weight, scale = tensors.get(f"{name}.qweight"), tensors.get(f"{name}.scales")
     columns = weight.shape[0] if weight else 0
     outputs = scale.shape[-1] if scale and scale.shape else 0
@@ -141,15 +141,17 @@ def _layout(group: Config, overall: str) -> Layout:
     )
 
 
-def _compressed_layer(name: str, layouts: list[Layout], tensors: Tensors) -> Found:
+def _compressed_layer(name: str, layouts: list[Layout], tensors: Tensors) -> PublishedLayer:
     """A layer belongs to the group whose tensors it has; what is wrong is told by the first group."""
     shape_tensor, weight = tensors.get(f"{name}.weight_shape"), tensors.get(f"{name}.weight")
     shape = weight.shape if weight else ()
     if shape_tensor and shape_tensor.dtype == "I64" and shape_tensor.shape == (2,):
         shape = tuple(int(one) for one in _values(shape_tensor, "<i8"))
     if len(shape) != 2 or not layouts:
-        return Found(name, 0, (), (), problem=f"neither {name}.weight nor {name}.weight_shape says how large it is")
-    first: Found | None = None
+        return PublishedLayer(
+            name, 0, (), (), problem=f"neither {name}.weight nor {name}.weight_shape says how large it is"
+        )
+    first: PublishedLayer | None = None
     for layout in layouts:
         parts = {
             one.name.removeprefix(f"{name}."): (_types(one.dtype), one.shape)
@@ -201,18 +203,18 @@ def _found(
     scale: str,
     problem: str,
     damage: str = "",
-) -> Found:
+) -> PublishedLayer:
     there = tuple(f"{name}.{part}" for part in expected if f"{name}.{part}" in tensors)
     scales = tuple(tensors[one] for one in there if one == f"{name}.{scale}")
-    return Found(name, weights, there, scales, problem, damage)
+    return PublishedLayer(name, weights, there, scales, problem, damage)
 
 
-def _within(index: Tensor, groups: int) -> bool:
+def _within(index: StoredTensor, groups: int) -> bool:
     values = _values(index, "<i4")
     return bool(values.size == 0 or (values.min() >= 0 and values.max() < groups))
 
 
-def _values(tensor: Tensor, kind: str) -> np.ndarray:
+def _values(tensor: StoredTensor, kind: str) -> np.ndarray:
     import numpy as np
 
     count = tensor.size_bytes // np.dtype(kind).itemsize

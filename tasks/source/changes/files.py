@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, ask
+from tasks.source.client import TIMEOUT_SECONDS, call_hub
 from tasks.source.hub import Source, SourceFile
 from weighbridge.errors import SourceDamaged
 from weighbridge.settings import load_settings
@@ -106,7 +106,7 @@ def _fetched(source: Source, file: SourceFile) -> bytes:
         hf_raise_for_status(answer)
         return bytes(answer.content)
 
-    content = ask(read, repo=source.repo, revision=source.commit)
+    content = call_hub(read, repo=source.repo, revision=source.commit)
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     right = hashlib.sha256(content).hexdigest() == file.sha256 if file.sha256 else blob == file.git_oid
     if not right:

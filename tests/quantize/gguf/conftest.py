@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tasks.quantize.gguf import GGUF_FILE, GgufRecipe, plan, show
+from tasks.quantize.gguf import GGUF_FILE, GgufRecipe, link_release, make_gguf_recipe
 from tasks.quantize.gguf.convert import convert
 from tasks.quantize.methods import ggml
 from tasks.quantize.process.job import Job
@@ -32,7 +32,7 @@ class Made(NamedTuple):
 
 def _make(home: Path, name: str) -> Made:
     source = write_release(home / "release")
-    recipe = plan(source, scheme(name), "org/tiny")
+    recipe = make_gguf_recipe(source, scheme(name), "org/tiny")
     progress: list[int] = []
     job = Job(source=source, out=home / "model", recipe=recipe)
     ggml.quantize(job, lambda: progress.append(1))
@@ -44,7 +44,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The release in its own numbers, by the real converter."""
     home = tmp_path_factory.mktemp("converted")
     out = home / "converted.gguf"
-    convert(show(write_release(home / "release"), home / "source"), out, "BF16", "org/tiny", lambda size: None)
+    convert(link_release(write_release(home / "release"), home / "source"), out, "BF16", "org/tiny", lambda size: None)
     return out
 
 

