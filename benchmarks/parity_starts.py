@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.damage import DAMAGES, EXCHANGED_ENTRIES, WINDOW_TOKENS, exchanged_entries
 from registry.store import Artifact, Store
 from tasks.quantize import quantize_folder, scheme
-from tasks.serve.fleet.local import LocalFleet, RunningEngine
+from tasks.serve.fleet.protocol import RunningEngine, fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.parity.gate import RECORD, Record
 from tasks.serve.parity.judge import judge, noise_scale
@@ -77,7 +77,7 @@ class Bench:
 
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
         self.settings, self.options = settings, options
-        self.fleet = LocalFleet(settings)
+        self.fleet = fleet_of(settings)
         self.flags = dict(flag.split("=", 1) for flag in options.flag)
         self.artifact = self.made("sound", options.release)
         self.reference = reference_for(self.artifact, options.context)

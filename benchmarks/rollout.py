@@ -29,7 +29,7 @@ import numpy as np
 
 from examples.load import Load
 from registry.store import Artifact, Store
-from tasks.serve.fleet.local import LocalFleet, RunningEngine
+from tasks.serve.fleet.protocol import RunningEngine, fleet_of
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import rollback
@@ -62,7 +62,7 @@ def main() -> None:
 
 def measure(settings: Settings, gateway: Gateway, options: argparse.Namespace) -> None:
     """Run the rounds, then the pairs, and print both."""
-    line, fleet = _line(options.clients), LocalFleet(settings)
+    line, fleet = _line(options.clients), fleet_of(settings)
     engines = [
         fleet.ensure(line, _adopt(settings, folder, number)) for number, folder in enumerate(options.artifacts, start=1)
     ]

@@ -128,12 +128,12 @@ def gather_uses(kept: Store) -> dict[str, list[str]]:
         StackDown, RegistryFailed: MLflow cannot be asked.
     """
     from registry.models.registry import Registry
-    from tasks.serve.fleet.local import LocalFleet
+    from tasks.serve.fleet.protocol import fleet_of
     from weighbridge.line import line_names
     from weighbridge.settings import load_settings
 
     uses: dict[str, list[str]] = {}
-    engines = LocalFleet(load_settings()).engines()
+    engines = fleet_of(load_settings()).engines()
     for engine in engines:
         uses.setdefault(engine.artifact.digest, []).append("engine")
     registry = Registry()

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from examples import damage, hub, smollm2
 from examples.load import Load
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from weighbridge.errors import VerdictRegression
+from weighbridge.health import answers
 from weighbridge.settings import Settings, load_settings
 
 LINE = "smollm2"
@@ -159,7 +159,7 @@ def _start_hub(settings: Settings, folder: Path) -> None:
             log=settings.logs_folder / "hub.log",
         )
     )
-    _wait_for(lambda: _answers(f"http://127.0.0.1:{HUB_PORT}/api/models/{smollm2.REPO}"), "the Hub stand-in")
+    _wait_for(lambda: answers(f"http://127.0.0.1:{HUB_PORT}/api/models/{smollm2.REPO}"), "the Hub stand-in")
 
 
 def _weighbridge(*arguments: str, expect: int = 0) -> int:
@@ -199,13 +199,6 @@ def _key(settings: Settings) -> str:
     from tasks.serve.gateway import Gateway
 
     return Gateway(settings).key()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:

@@ -15,7 +15,8 @@ from registry.access import accounts
 from registry.store.signing import KeyPair
 from stack.deploy import Tell, deploy
 from stack.services import POOL, Service, services
-from tasks.serve.fleet.local import LocalFleet, port_is_free
+from tasks.serve.fleet.ports import port_is_free
+from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
@@ -235,7 +236,7 @@ def worker_is_online(settings: Settings) -> bool:
 
 def _warm_engines(settings: Settings, tell: Tell) -> None:
     """Engines that supervisord brought back are cold; the first user is not to find out."""
-    fleet = LocalFleet(settings)
+    fleet = fleet_of(settings)
     for one in fleet.engines():
         try:
             fleet.warm_up(one, lambda text, name=one.name: tell(name, text))  # type: ignore[misc]

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.models.records import Version
 from registry.models.registry import Registry
-from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge.errors import GatewayFailed, StackDown
@@ -60,7 +60,7 @@ def lines(settings: Settings) -> list[LineStatus]:
     gateway, registry = Gateway(settings), Registry()
     supervisor = Supervisor(settings)
     running = {one.name for one in supervisor.states() if one.state == "RUNNING"} if supervisor.answers() else set()
-    engines = {one.port: one.name for one in LocalFleet(settings).engines() if one.name in running}
+    engines = [engine for engine in fleet_of(settings).engines() if engine.name in running]
     found, answers = [], True
     for name in line_names(settings.root / "lines"):
         versions: list[Version] = []
@@ -75,10 +75,15 @@ def lines(settings: Settings) -> list[LineStatus]:
         for version, backend in routes.items():
             row = rows.get(version) or VersionStatus(version=int(version), digest=backend.digest)
             engine = "–"
-            if backend.port in engines:
+            if any(backend.runs_on(one.name, one.endpoints) for one in engines):
                 engine = "healthy" if _healthy(gateway, name, version) else "running"
             rows[version] = row.model_copy(
-                update={"in_rotation": True, "weight": backend.weight, "port": backend.port, "engine": engine}
+                update={
+                    "in_rotation": True,
+                    "weight": backend.weight,
+                    "port": backend.endpoints[0].port,
+                    "engine": engine,
+                }
             )
         approved = {one.digest for one in versions}
         if rows or candidates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from registry.installation import Installation
-from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import Fleet, fleet_of
 from tasks.serve.gateway import Gateway
 
 
@@ -18,6 +18,6 @@ class ServingInstallation(Installation):
         return Gateway(self.settings)
 
     @cached_property
-    def fleet(self) -> LocalFleet:
+    def fleet(self) -> Fleet:
         """Where the engines run."""
-        return LocalFleet(self.settings)
+        return fleet_of(self.settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.fit.hardware.free_memory import check_room, free_memory
+from tasks.fit.hardware.free_memory import check_room
 from tasks.fit.hardware.gpus import HOST
 from tasks.fit.hardware.measured_memory import compare, keep, read_log
 from tasks.fit.report import rows_of_folder
@@ -31,18 +31,19 @@ def planned_rows(line: Line, scheme: str, model_folder: Path, tell: Callable[[st
         return ()
 
 
-def check_before_start(rows: Sequence[FitRow], who: str) -> None:
+def check_before_start(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], who: str) -> None:
     """Refuse a start that would not find its memory; what is not planned passes.
 
     Args:
         rows: from `planned_rows`.
+        free_gib: free memory by kind of GPU, as `Fleet.free_memory` returns it.
         who: what is to start, for messages.
 
     Raises:
         NoRoomBeside: what is needed is not free.
     """
     if rows:
-        check_room(rows, free_memory(), who)
+        check_room(rows, free_gib, who)
 
 
 def note_after_start(

@@ -14,7 +14,7 @@ from registry.store import Artifact, Store
 from tasks.engines import engine, serves
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.serve.approval import hold
-from tasks.serve.fleet.local import LocalFleet, RunningEngine, plan_engine
+from tasks.serve.fleet.protocol import RunningEngine, fleet_of, plan_engine
 from tasks.serve.gateway import Gateway
 from tasks.serve.parity.reference import probes_digest, reference_for
 from tasks.serve.rollout import rollback
@@ -56,7 +56,7 @@ def serving_scorer(line: Line) -> ServingScorer:
 
 
 def _start_engine(line: Line, artifact: Artifact, tell: Callable[[str], None]) -> AbstractContextManager[RunningEngine]:
-    return LocalFleet(load_settings()).trial(line, artifact, tell)
+    return fleet_of(load_settings()).trial(line, artifact, tell)
 
 
 def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> TrafficLock:
@@ -124,7 +124,7 @@ def start_engine(line: Line, target: Version, artifact: Artifact) -> RunningEngi
     settings = load_settings()
     try:
         return engine_with_room(
-            line, str(target.version), artifact, Gateway(settings), LocalFleet(settings), run_logger().info
+            line, str(target.version), artifact, Gateway(settings), fleet_of(settings), run_logger().info
         )
     except RolloutAborted as error:
         Registry().set_state(line.name, target.version, "failed", str(error))
@@ -165,10 +165,10 @@ def settle(line: Line, target: Version) -> None:
 def tidy(line: Line) -> None:
     """Note which engines serve, and drain and stop those that are out and no longer kept warm."""
     settings = load_settings()
-    gateway, fleet = Gateway(settings), LocalFleet(settings)
-    serving = {one.port for one in gateway.routes().line(line.name).backends if one.weight > 0}
-    for one in fleet.engines(line.name):
-        fleet.mark_rotation(one, one.port in serving)
+    gateway, fleet = Gateway(settings), fleet_of(settings)
+    serving = [backend for backend in gateway.routes().line(line.name).backends if backend.weight > 0]
+    for running in fleet.engines(line.name):
+        fleet.mark_rotation(running, any(backend.runs_on(running.name, running.endpoints) for backend in serving))
     _remember(line)
     Registry().reconcile(line.name)
     retire(line, gateway, fleet, run_logger().info)
@@ -211,13 +211,11 @@ def serves_already(line: Line, target: Version) -> bool:
     if production is None or production.version != target.version:
         return False
     serving = [one for one in Gateway(settings).routes().line(line.name).backends if one.weight > 0]
-    engines = {one.port: one for one in LocalFleet(settings).engines(line.name)}
-    return (
-        [one.version for one in serving] == [str(target.version)]
-        and serving[0].digest == target.digest
-        and serving[0].port in engines
-        and LocalFleet(settings).is_warm(engines[serving[0].port])
-    )
+    if [backend.version for backend in serving] != [str(target.version)] or serving[0].digest != target.digest:
+        return False
+    fleet = fleet_of(settings)
+    engines = [one for one in fleet.engines(line.name) if serving[0].runs_on(one.name, one.endpoints)]
+    return any(fleet.is_warm(one) for one in engines)
 
 
 def earlier(line: Line, version: int | None) -> Version:
@@ -262,7 +260,7 @@ def wake_engine(line: Line, target: Version, reason: str) -> RunningEngine:
     settings = load_settings()
     rollback.begin(settings, line.name, target.version, reason)
     try:
-        fleet, artifact = LocalFleet(settings), Store().get(line.name, target.digest)
+        fleet, artifact = fleet_of(settings), Store().get(line.name, target.digest)
         known = fleet.find(line, artifact)
         if known is not None and fleet.is_warm(known):
             return known

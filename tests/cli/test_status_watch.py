@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cli import status_watch
 from cli.status_watch import Watcher, picture
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Routes, Shadow
 from weighbridge.errors import GatewayFailed
 
@@ -21,8 +22,15 @@ class Told:
     """Stands in for the gateway: says what the test says."""
 
     def __init__(self) -> None:
+        endpoint = Endpoint(host="127.0.0.1", port=9)
         backends = tuple(
-            Backend(version=one, digest="abcdef12" * 8, port=9, weight=int(one == "1") * 100) for one in "12"
+            Backend(
+                version=one,
+                digest="abcdef12" * 8,
+                endpoints=(endpoint,),
+                weight=int(one == "1") * 100,
+            )
+            for one in "12"
         )
         self.route = LineRoute(line="toy", backends=backends, shadow=Shadow(version="2", per_cent=5))
         self.counts = {("toy", "1"): Answered(answers=10, errors=1, tokens=100)}

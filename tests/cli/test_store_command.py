@@ -174,12 +174,13 @@ def test_gc_does_not_guess_when_mlflow_goes_away(monkeypatch: pytest.MonkeyPatch
 
 def _pretend_engine(home: Path, artifact: Artifact) -> None:
     from tasks.engines import EnginePlan
-    from tasks.serve.fleet.local import RunningEngine
+    from tasks.serve.fleet.protocol import Endpoint, RunningEngine
 
     plan = EnginePlan(
         engine="transformers", engine_version="1", model_name="smollm2", context=128, concurrency=1, flags={}
     )
-    one = RunningEngine(name="engine-x", line="smollm2", artifact=artifact, plan=plan, host="127.0.0.1", port=8200)
+    endpoint = Endpoint(host="127.0.0.1", port=8200)
+    one = RunningEngine(name="engine-x", line="smollm2", artifact=artifact, plan=plan, endpoints=(endpoint,))
     folder = home / "engines" / one.name
     folder.mkdir(parents=True)
     (folder / "engine.json").write_text(one.model_dump_json())

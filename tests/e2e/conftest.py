@@ -15,9 +15,10 @@ from collections.abc import Iterator
 import pytest
 
 from examples import damage, smollm2
-from tests.e2e.e2e_support import Road, answers
+from tests.e2e.e2e_support import Road
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
+from weighbridge.health import answers
 from weighbridge.settings import load_settings
 
 

@@ -100,11 +100,3 @@ class Road:
     def key(self) -> str:
         """API key of the gateway."""
         return Gateway(self.settings).key()
-
-
-def answers(url: str) -> bool:
-    """Whether an address answers with 200."""
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False

@@ -15,7 +15,7 @@ from examples.load import Load
 from registry.access import accounts
 from registry.models.registry import Registry
 from registry.store import Store
-from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.e2e.e2e_support import LINE, Road
 from tests.support.waiting import wait_for
@@ -181,9 +181,9 @@ def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
 
 
 def test_a_killed_engine_comes_back_and_serves(road: Road) -> None:
-    fleet = LocalFleet(road.settings)
+    fleet = fleet_of(road.settings)
     port = next(one["port"] for one in road.line()["versions"] if one["weight"] == 100)
-    engine = next(one for one in fleet.engines(LINE) if one.port == port)
+    engine = next(one for one in fleet.engines(LINE) if one.endpoints[0].port == port)
     state = fleet.state(engine)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import yaml
 
 from examples.load import Load
 from tasks.evaluate.drift.degenerate import degenerate
-from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import fleet_of
 from tests.e2e.e2e_support import Road
 from tests.support.waiting import wait_for
 from weighbridge.processor import processor_features
@@ -75,7 +75,7 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
         promoted = road.json("promote", line, **here)
         assert promoted["changed"]
         versions.append(promoted["version"])
-    fleet = LocalFleet(road.settings)
+    fleet = fleet_of(road.settings)
     assert {one.plan.engine for one in fleet.engines(line)} == {engine}
 
     said = httpx.post(

@@ -40,9 +40,8 @@ pytestmark = [
 ]
 TRIES = 15
 RECONCILER = """
-from tests.serve.serve_support import FakeEngine, make_line
-from tasks.serve.fleet import local
-local.engine = lambda name: FakeEngine()
+from tests.serve.serve_support import make_line, use_fake_engine
+use_fake_engine()
 from weighbridge.line import Line
 Line.load = classmethod(lambda cls, name: make_line())
 from flows.promote import promote

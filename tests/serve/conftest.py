@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.serve.fleet import local
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
-from tests.serve.serve_support import FakeEngine
+from tests.serve.serve_support import use_fake_engine
 from tests.support.ports import free_ports
 from weighbridge.settings import load_settings
 
@@ -23,7 +22,7 @@ def settings(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def fleet(settings, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(local, "engine", lambda name: FakeEngine())
+    use_fake_engine(monkeypatch.setattr)
     supervisor = Supervisor(settings)
     supervisor.start({})
     yield LocalFleet(settings)

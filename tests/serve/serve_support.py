@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from registry.store import Artifact, Store
 from tasks.engines import EnginePlan, LaunchSpec
+from tasks.serve.fleet import local, protocol
 from weighbridge.line import Line
 
 FAKE = Path(__file__).parent.parent / "support" / "fake_engine.py"
@@ -29,6 +31,16 @@ class FakeEngine:
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
         assert (model_folder / "config.json").is_file()
         return LaunchSpec(command=(sys.executable, str(FAKE), str(port), *plan.flag_arguments), environment={})
+
+
+def use_fake_engine(replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Let every engine be the fake one.
+
+    Args:
+        replace: `monkeypatch.setattr`, to have it undone.
+    """
+    for module in (local, protocol):
+        replace(module, "engine_kind", lambda name: FakeEngine())
 
 
 def make_line(**flags: object) -> Line:

@@ -16,10 +16,11 @@ import pytest
 
 from registry.models.registry import Registry
 from registry.webhooks import DELIVERY, SIGNATURE, TIMESTAMP, Keys, _signature
-from tests.support.mlflow_server import MlflowServer, answers
+from tests.support.mlflow_server import MlflowServer
 from tests.support.ports import free_port
 from tests.support.recorded_prefect import RecordedPrefect
 from tests.support.waiting import wait_for
+from weighbridge.health import answers
 from weighbridge.settings import project_root
 
 pytestmark = pytest.mark.timeout(400)

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from tests.support.ports import free_port
+from weighbridge.health import answers
 
 # The server takes 17 s to start on an idle machine, and more than a minute on a busy one.
 START_SECONDS = 240
@@ -65,11 +64,3 @@ def serving(
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
-
-
-def answers(url: str) -> bool:
-    """Whether a page says that all is well."""
-    try:
-        return httpx.get(url, timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False

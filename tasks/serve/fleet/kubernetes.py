@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.engines import engine
 from tasks.fit.hardware.gpus import HOST
 from tasks.fit.rows import FitRow
-from tasks.serve.fleet.local import plan_engine
+from tasks.serve.fleet.protocol import plan_engine
 from weighbridge.line import Line
 
 PORT = 8000

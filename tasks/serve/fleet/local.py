@@ -1,86 +1,46 @@
 """Engines on this machine: started under supervisord, proven by a real request, stopped when drained.
 
-An engine is one version of one line on one port. Its folder `<home>/engines/<name>/` holds `engine.json`,
-which says what it is, and a link of the line's name that leads to the weights.
+An engine is one version of one line on one port. Its folder `<home>/engines/<name>/` holds its record (`engine.json`)
+and a link, named like the line, to the weights.
 """
 
 from __future__ import annotations
 
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
 
 from registry.store import Artifact, Store
-from tasks.engines import EnginePlan, engine, launch_spec
+from tasks.engines import EnginePlan, launch_spec
+from tasks.engines import engine as engine_kind
+from tasks.fit.hardware.free_memory import free_memory
+from tasks.serve.fleet.ports import port_is_free
+from tasks.serve.fleet.protocol import Endpoint, EngineState, Report, RunningEngine, no_report, plan_engine
 from tasks.serve.fleet.prove import prove
-from tasks.serve.fleet.ready import answers, wait_ready
+from tasks.serve.fleet.ready import wait_ready
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
-from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
+from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
 from tasks.serve.parity.gate import keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference, reference_for
 from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
+from weighbridge.health import answers
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
 RECORD = "engine.json"
 OUT_MARK = "out-of-rotation"
-
-
-class RunningEngine(BaseModel):
-    """One engine of the fleet."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    line: str
-    artifact: Artifact
-    plan: EnginePlan
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """Address of its OpenAI-compatible server, without `/v1`."""
-        return f"http://{self.host}:{self.port}"
-
-    @property
-    def health_path(self) -> str:
-        """Where it answers 200 once it can serve."""
-        return engine(self.plan.engine).health_path(self.plan)
-
-    @property
-    def health_url(self) -> str:
-        """The same as an address."""
-        return f"{self.url}{self.health_path}"
-
-
-def plan_engine(line: Line, version: str | None = None) -> EnginePlan:
-    """What an engine of this line is told; equal plans on equal artifacts answer alike.
-
-    Args:
-        line: whose engine.
-        version: of the engine where it does not run on this machine.
-    """
-    return EnginePlan(
-        engine=line.engine.name,
-        engine_version=version or engine(line.engine.name).version(),
-        model_name=line.name,
-        context=line.target.context,
-        concurrency=line.target.concurrency,
-        flags=line.engine.flags,
-    )
+TRIAL_MARK = "trial"
 
 
 class LocalFleet:
-    """All engines of this installation.
+    """All engines of an installation, on its own machine; the interface is `Fleet`.
 
     Args:
         settings: the installation.
@@ -92,181 +52,196 @@ class LocalFleet:
         self._supervisor = Supervisor(settings)
         self._store = Store.of(settings)
 
-    def engines(self, line: str | None = None) -> list[RunningEngine]:
-        """The fleet's engines, or a line's, by name."""
-        found = [
+    def engines(self, line_name: str | None = None) -> list[RunningEngine]:
+        """List the fleet's engines, or one line's, by name."""
+        engines = [
             RunningEngine.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob(f"*/{RECORD}"))
         ]
-        return [one for one in found if line in (None, one.line)]
+        return [engine for engine in engines if line_name in (None, engine.line)]
 
     def find(self, line: Line, artifact: Artifact) -> RunningEngine | None:
-        """The engine that serves this artifact under this line's plan, if the fleet has one."""
-        name = _name(line.name, artifact, plan_engine(line))
-        return next((one for one in self.engines(line.name) if one.name == name), None)
+        """Find the engine that serves this artifact under this line's plan."""
+        return self._named(line.name, _engine_name(line.name, artifact, plan_engine(line)))
 
-    def _pid(self, one: RunningEngine) -> int:
-        state = self.state(one)
+    def _named(self, line_name: str, name: str) -> RunningEngine | None:
+        return next((engine for engine in self.engines(line_name) if engine.name == name), None)
+
+    def state(self, engine: RunningEngine) -> EngineState | None:
+        """State of the engine's process, as supervisord reports it; None if there is no such process."""
+        program = self._supervisor.state(engine.name)
+        if program is None:
+            return None
+        return EngineState(status=program.status, pid=program.pid, up_seconds=program.up_seconds)
+
+    def _pid(self, engine: RunningEngine) -> int:
+        state = self.state(engine)
         return state.pid if state else 0
 
-    def state(self, one: RunningEngine) -> ProgramState | None:
-        """What supervisord says of it."""
-        return self._supervisor.state(one.name)
-
-    def ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None] = lambda _: None) -> RunningEngine:
-        """An engine that serves this artifact: the running one, or a new one, warmed up and proven.
+    def ensure(self, line: Line, artifact: Artifact, report: Report = no_report) -> RunningEngine:
+        """Return an engine that serves this artifact: the running one, or a new one, warmed up and proven.
 
         Args:
-            tell: called with a sentence at each stage.
+            line: whose engine.
+            artifact: what it serves.
+            report: called with a sentence at each stage.
 
         Raises:
             EngineFailed: it does not start, or its first real requests fail; nothing of it is left.
-            EngineDiverges: it computes something else than the artifact says, and the line refuses that; nothing
+            EngineDiverges: its answers differ from what the artifact computes, and the line refuses that; nothing
                 of it is left.
+            NoRoomBeside: the memory that it needs is not free.
             ArtifactDamaged: the weights are not those of the manifest.
-            ScoringFailed: transformers does not load the artifact, so nobody knows what it says.
+            ScoringFailed: transformers does not load the artifact, so there is nothing to compare with.
             StackDown: there is no supervisord to run it.
         """
-        one = self._ensure(line, artifact, tell)
-        self._trial_mark(one).unlink(missing_ok=True)
-        return one
+        engine = self._ensure(line, artifact, report)
+        self._trial_mark(engine).unlink(missing_ok=True)
+        return engine
 
-    def _ensure(self, line: Line, artifact: Artifact, tell: Callable[[str], None]) -> RunningEngine:
+    def _ensure(self, line: Line, artifact: Artifact, report: Report) -> RunningEngine:
         # Before the engine starts: the two may not fit into a GPU's memory together.
-        reference = None if line.engine.parity == "off" else reference_for(artifact, line.target.context, tell)
-        one = self._register(line, artifact, plan_engine(line))
-        known = self.state(one)
-        running = known is not None and known.state in ("RUNNING", "STARTING")
+        reference = None if line.engine.parity == "off" else reference_for(artifact, line.target.context, report)
+        engine = self._register(line, artifact, plan_engine(line))
+        state = self.state(engine)
+        running = state is not None and state.alive
         if not running:
             self._store.verify(artifact)
-        rows = planned_rows(line, artifact.scheme, self._store.path(artifact), tell)
+        rows = planned_rows(line, artifact.scheme, self._store.path(artifact), report)
         try:
             if not running:
-                check_before_start(rows, one.name)
+                check_before_start(rows, self.free_memory(), engine.name)
             began = time.monotonic()
-            self._start(one)
-            self.warm_up(one, tell)
+            self._start(engine)
+            self.warm_up(engine, report)
             if not running:
-                note_start(self._settings, one.line, one.plan.engine_version, time.monotonic() - began)
+                note_start(self._settings, engine.line, engine.plan.engine_version, time.monotonic() - began)
             if reference is not None:
-                self._compare(line, one, reference, tell)
+                self._check_parity(line, engine, reference, report)
         except (EngineFailed, EngineDiverges, NoRoomBeside):
-            self.stop(one)
+            self.stop(engine)
             raise
-        note_after_start(rows, artifact.digest, one.plan.engine_version, self.log(one), self._pid(one), tell)
-        return one
+        version, pid = engine.plan.engine_version, self._pid(engine)
+        note_after_start(rows, artifact.digest, version, self._log(engine), pid, report)
+        return engine
 
     def expected_start_seconds(self, line: Line) -> float | None:
-        """How long the line's engines have taken to start, at the longest; None: not seen yet."""
+        """Longest start of the line's engines so far, seconds; None if none was seen."""
         return longest_start_seconds(self._settings, line.name, plan_engine(line).engine_version)
 
-    def warm_up(self, one: RunningEngine, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Bring an engine that was started to where it may take traffic.
+    def warm_up(self, engine: RunningEngine, report: Report = no_report) -> None:
+        """Wait until an engine is up, and send it its first real requests.
 
         Raises:
-            EngineFailed: it does not become ready or answers its first requests wrongly.
+            EngineFailed: it does not become ready, or answers its first requests wrongly.
         """
-        patience = engine(one.plan.engine).ready_seconds
-        wait_ready(one.name, one.health_url, lambda: self.state(one), self.log(one), patience, tell)
-        prove(one.url, one.plan, tell)
+        ready_seconds = engine_kind(engine.plan.engine).ready_seconds
+        health_url = engine.health_urls[0]
+        wait_ready(engine.name, health_url, lambda: self.state(engine), self._log(engine), ready_seconds, report)
+        prove(engine.url, engine.plan, report)
 
-    def _compare(self, line: Line, one: RunningEngine, reference: Reference, tell: Callable[[str], None]) -> None:
-        """Hold what an engine computes against what its artifact says."""
+    def _check_parity(self, line: Line, engine: RunningEngine, reference: Reference, report: Report) -> None:
+        """Compare an engine's answers with its artifact's reference."""
         try:
-            pass_gate(one.url, one.plan, reference, self._folder / one.name, self._pid(one), tell)
+            folder, pid = self._folder / engine.name, self._pid(engine)
+            pass_gate(self._settings, engine.url, engine.plan, reference, folder, pid, report)
         except EngineDiverges as error:
             if line.engine.parity == "refuse":
                 raise
-            tell(f"It would be refused under `parity: refuse`: {error.what}")
+            report(f"It would be refused under `parity: refuse`: {error.what}")
 
-    def stop(self, one: RunningEngine) -> None:
-        """Stop an engine and forget it; the caller has drained it."""
-        self._supervisor.remove(one.name)
-        shutil.rmtree(self._folder / one.name, ignore_errors=True)
+    def stop(self, engine: RunningEngine) -> None:
+        """Stop an engine and forget it; harmless when it is gone. The caller has drained it."""
+        self._supervisor.remove(engine.name)
+        shutil.rmtree(self._folder / engine.name, ignore_errors=True)
 
     @contextmanager
-    def trial(
-        self, line: Line, artifact: Artifact, tell: Callable[[str], None] = lambda _: None
-    ) -> Iterator[RunningEngine]:
-        """An engine for weighing: the running one when there is one, else one that ends with the block."""
-        before = self.find(line, artifact)
-        one = self._ensure(line, artifact, tell)
-        if before is None:
-            self._trial_mark(one).touch()
+    def trial(self, line: Line, artifact: Artifact, report: Report = no_report) -> Iterator[RunningEngine]:
+        """An engine for scoring: the running one if there is one, else one that is stopped after the block."""
+        known = self.find(line, artifact)
+        engine = self._ensure(line, artifact, report)
+        if known is None:
+            self._trial_mark(engine).touch()
         try:
-            yield one
+            yield engine
         finally:
-            # The mark outlives a killed weighing, and goes when a promotion takes the engine over.
-            if self._trial_mark(one).exists():
-                self.stop(one)
+            # The mark outlives a killed scoring run, and goes when a promotion takes the engine over.
+            if self.on_trial(engine):
+                self.stop(engine)
 
     def _register(self, line: Line, artifact: Artifact, plan: EnginePlan) -> RunningEngine:
-        name = _name(line.name, artifact, plan)
+        name = _engine_name(line.name, artifact, plan)
         self._folder.mkdir(parents=True, exist_ok=True)
         # Ports are handed out one at a time, or two engines started together take the same.
         with FileLock(self._folder / ".lock"):
-            known = next((one for one in self.engines(line.name) if one.name == name), None)
+            known = self._named(line.name, name)
             if known is not None:
                 return known
-            one = RunningEngine(
-                name=name,
-                line=line.name,
-                artifact=artifact,
-                plan=plan,
-                host=self._settings.host,
-                port=self._free_port(),
-            )
+            endpoint = Endpoint(host=self._settings.host, port=self._free_port())
+            engine = RunningEngine(name=name, line=line.name, artifact=artifact, plan=plan, endpoints=(endpoint,))
             folder = self._folder / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             (folder / plan.model_name).symlink_to(self._store.path(artifact), target_is_directory=True)
-            write_whole(folder / RECORD, one.model_dump_json(indent=1), READABLE)
-            return one
+            write_whole(folder / RECORD, engine.model_dump_json(indent=1), READABLE)
+            return engine
 
-    def _start(self, one: RunningEngine) -> None:
-        model_folder = self._folder / one.name / one.plan.model_name
-        spec = launch_spec(engine(one.plan.engine), one.plan, model_folder, one.host, one.port)
+    def _start(self, engine: RunningEngine) -> None:
+        model_folder = self._folder / engine.name / engine.plan.model_name
+        endpoint = engine.endpoints[0]
+        kind = engine_kind(engine.plan.engine)
+        spec = launch_spec(kind, engine.plan, model_folder, endpoint.host, endpoint.port)
         self._supervisor.run(
             Program(
-                name=one.name,
+                name=engine.name,
                 command=spec.command,
                 environment=spec.environment,
                 folder=model_folder.parent,
-                log=self.log(one),
+                log=self._log(engine),
             )
         )
 
-    def on_trial(self, one: RunningEngine) -> bool:
-        """Whether it runs only to be weighed."""
-        return self._trial_mark(one).exists()
+    def on_trial(self, engine: RunningEngine) -> bool:
+        """True if the engine runs only to be scored."""
+        return self._trial_mark(engine).exists()
 
-    def mark_rotation(self, one: RunningEngine, serves: bool) -> None:
-        """Write down that an engine serves, or since when it does not."""
-        mark = self._folder / one.name / OUT_MARK
+    def mark_rotation(self, engine: RunningEngine, serves: bool) -> None:
+        """Record that an engine serves, or that it left rotation now if it has not left before."""
+        mark = self._folder / engine.name / OUT_MARK
         if serves:
             mark.unlink(missing_ok=True)
-            keep_as_noise(one.line, self._folder / one.name)
+            keep_as_noise(self._settings, engine.line, self._folder / engine.name)
         elif not mark.exists():
             mark.touch()
 
-    def out_since(self, one: RunningEngine | None) -> float:
-        """When an engine left rotation, seconds since the epoch; 0 when that is not known."""
-        mark = self._folder / one.name / OUT_MARK if one else None
+    def out_since(self, engine: RunningEngine | None) -> float:
+        """Time at which an engine left rotation, seconds since the epoch; 0 if unknown."""
+        mark = self._folder / engine.name / OUT_MARK if engine else None
         return mark.stat().st_mtime if mark and mark.exists() else 0.0
 
-    def is_warm(self, one: RunningEngine) -> bool:
-        """Whether it can take traffic at once: its process runs and answers."""
-        state = self.state(one)
-        return state is not None and state.state in ("RUNNING", "STARTING") and answers(one.health_url)
+    def is_warm(self, engine: RunningEngine) -> bool:
+        """True if the engine can take traffic at once: its process runs and answers."""
+        state = self.state(engine)
+        return state is not None and state.alive and all(answers(url) for url in engine.health_urls)
 
-    def _trial_mark(self, one: RunningEngine) -> Path:
-        return self._folder / one.name / "trial"
+    def log_tail(self, engine: RunningEngine, lines: int = 20) -> tuple[str, ...]:
+        """Last lines of the engine's log, oldest first; none if there is no log."""
+        if not self._log(engine).is_file():
+            return ()
+        with self._log(engine).open(errors="replace") as log:
+            return tuple(line.rstrip("\n") for line in deque(log, maxlen=lines))
 
-    def log(self, one: RunningEngine) -> Path:
-        """The engine's log."""
-        return self._settings.logs_folder / f"{one.name}.log"
+    def free_memory(self) -> dict[str, tuple[float, ...]]:
+        """Free memory in GiB by kind of GPU, one number a device; `host` is the machine's own memory."""
+        return free_memory()
+
+    def _trial_mark(self, engine: RunningEngine) -> Path:
+        return self._folder / engine.name / TRIAL_MARK
+
+    def _log(self, engine: RunningEngine) -> Path:
+        return self._settings.logs_folder / f"{engine.name}.log"
 
     def _free_port(self) -> int:
-        taken = {one.port for one in self.engines()}
+        taken = {endpoint.port for engine in self.engines() for endpoint in engine.endpoints}
         first = self._settings.engine_port_first
         for port in range(first, first + self._settings.engine_ports):
             if port not in taken and port_is_free(self._settings.host, port):
@@ -277,16 +252,5 @@ class LocalFleet:
         )
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def _name(line: str, artifact: Artifact, plan: EnginePlan) -> str:
-    return f"engine-{line}-{artifact.short}-{plan.digest[:6]}"
+def _engine_name(line_name: str, artifact: Artifact, plan: EnginePlan) -> str:
+    return f"engine-{line_name}-{artifact.short}-{plan.digest[:6]}"

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
-from tasks.serve.fleet.supervisor import ProgramState
+from tasks.serve.fleet.protocol import EngineState
 from weighbridge.errors import EngineFailed
+from weighbridge.health import answers
 
 MOST_STARTS = 2
 """supervisord starts again what ends. An engine that ended so often before it ever answered will not answer the next
@@ -19,7 +18,7 @@ time either, and vLLM takes a minute to come as far as a missing library."""
 def wait_ready(
     name: str,
     health_url: str,
-    state: Callable[[], ProgramState | None],
+    state: Callable[[], EngineState | None],
     log: Path,
     patience_seconds: float,
     tell: Callable[[str], None],
@@ -42,7 +41,7 @@ def wait_ready(
     while (waited := time.monotonic() - start) < patience_seconds:
         now = state()
         # EXITED is not the end: supervisord looks once a second for what it has to start again.
-        if now is None or now.state in ("FATAL", "STOPPED"):
+        if now is None or now.status in ("failed", "stopped"):
             break
         processes |= {now.pid} - {0}
         if len(processes) > MOST_STARTS:
@@ -61,14 +60,6 @@ def wait_ready(
         "Read its log for the cause; production is untouched.",
         where=str(log),
     )
-
-
-def answers(url: str) -> bool:
-    """Whether an address answers with 200."""
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _last_lines(log: Path, count: int = 3) -> str:

@@ -18,7 +18,7 @@ import time
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from filelock import FileLock
@@ -59,6 +59,21 @@ class ProgramState(BaseModel):
     """RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL, …"""
     pid: int
     up_seconds: float
+
+    @property
+    def status(self) -> Literal["starting", "running", "restarting", "stopped", "failed"]:
+        """The same in the words of any fleet."""
+        return _STATUS.get(self.state, "restarting")
+
+
+_STATUS: dict[str, Literal["starting", "running", "restarting", "stopped", "failed"]] = {
+    "RUNNING": "running",
+    "STARTING": "starting",
+    "STOPPING": "stopped",
+    "STOPPED": "stopped",
+    "FATAL": "failed",
+}
+"""BACKOFF and EXITED are not in it: supervisord starts such a program again within a second."""
 
 
 class Supervisor:

@@ -7,11 +7,13 @@ whether it has taken exactly this. A counter would not do: Envoy keeps the old v
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import math
 from datetime import datetime
 from typing import Any
 
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway.error_responses import (
     error_answer,
     health_answer,
@@ -135,9 +137,9 @@ def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _cluster(line: str, backend: Backend) -> dict[str, Any]:
     """One cluster; of the weight it knows nothing, so that a shift never touches its connections."""
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}
     return {
-        **_cluster_at(line, backend, address),
+        **_cluster_at(line, backend, [_address(endpoint) for endpoint in backend.endpoints]),
+        "type": "STATIC" if all(map(_is_ip, backend.endpoints)) else "STRICT_DNS",
         "health_checks": [_health_check(backend)],
         # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
@@ -146,10 +148,10 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
 
 def _nobody(line: str, held: Held) -> dict[str, Any]:
     """The cluster of a version whose engine is still to come; that engine's takes its name, and who waits finds it."""
-    return _cluster_at(line, held, {"pipe": {"path": NOBODY}})
+    return _cluster_at(line, held, [{"pipe": {"path": NOBODY}}])
 
 
-def _cluster_at(line: str, of: Backend | Held, address: dict[str, Any]) -> dict[str, Any]:
+def _cluster_at(line: str, of: Backend | Held, addresses: list[dict[str, Any]]) -> dict[str, Any]:
     name = cluster_name(line, of.version)
     protocol = {
         "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -169,12 +171,26 @@ def _cluster_at(line: str, of: Backend | Held, address: dict[str, Any]) -> dict[
         "connect_timeout": "2s",
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
         "circuit_breakers": {"thresholds": [limits]},
         "metadata": {"filter_metadata": {METADATA: {"line": line, "version": of.version, "digest": of.digest}}},
     }
+
+
+def _address(endpoint: Endpoint) -> dict[str, Any]:
+    # An engine that binds to every address of this machine is asked on its loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint.host, endpoint.host)
+    return {"socket_address": {"address": host, "port_value": endpoint.port}}
+
+
+def _is_ip(endpoint: Endpoint) -> bool:
+    try:
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        return False
+    return True
 
 
 def _health_check(backend: Backend) -> dict[str, Any]:

@@ -6,10 +6,10 @@ killed between the two leaves nothing that the next render does not mend.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 from pydantic import (
@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from tasks.serve.endpoint import Endpoint
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import LINE_NAME, StickyBy
@@ -40,13 +41,36 @@ class _Part(BaseModel):
 
 
 class Backend(_Part):
-    """One version of a line on an engine of this machine."""
+    """One version of a line on one engine."""
 
     version: Version
     digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="of the artifact that the engine serves")
-    port: int = Field(ge=1, le=65535, description="the engine's, on 127.0.0.1")
+    engine: str = Field("", description="the engine's name in the fleet; empty in routes of an older version")
+    endpoints: tuple[Endpoint, ...] = Field(min_length=1, description="the engine's")
     weight: int = Field(0, ge=0, le=100, description="per cent of the line's requests")
     health_path: str = Field("/health", pattern=r"^/", description="where the engine answers 200 while it can serve")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_port(cls, backend: Any) -> Any:
+        """Take the one `port`, on 127.0.0.1, of files that were written before backends had endpoints."""
+        if isinstance(backend, dict) and "endpoints" not in backend and "port" in backend:
+            kept = {key: value for key, value in backend.items() if key != "port"}
+            return {**kept, "endpoints": [{"host": "127.0.0.1", "port": backend["port"]}]}
+        return backend
+
+    def runs_on(self, name: str, endpoints: Sequence[Endpoint]) -> bool:
+        """True if this is the backend of an engine: by its name, or by its ports if the route has no name.
+
+        Routes without a name were written when all engines ran on this machine, so that a port identified one.
+
+        Args:
+            name: the engine's in the fleet.
+            endpoints: the engine's.
+        """
+        if self.engine:
+            return self.engine == name
+        return [endpoint.port for endpoint in self.endpoints] == [endpoint.port for endpoint in endpoints]
 
 
 class Limits(_Part):

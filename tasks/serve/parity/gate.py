@@ -13,7 +13,7 @@ from tasks.serve.parity.measure import Measured, measure
 from tasks.serve.parity.reference import Reference
 from weighbridge.errors import EngineDiverges
 from weighbridge.files import READABLE, write_whole
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 RECORD = "parity.json"
 SHOWN = 3
@@ -34,17 +34,24 @@ class Record(BaseModel):
 
 
 def pass_gate(
-    url: str, plan: EnginePlan, reference: Reference, folder: Path, pid: int, tell: Callable[[str], None]
+    settings: Settings,
+    url: str,
+    plan: EnginePlan,
+    reference: Reference,
+    folder: Path,
+    pid: int,
+    report: Callable[[str], None],
 ) -> None:
     """Let an engine pass that computes what its artifact says; what was measured is kept in its folder.
 
     Args:
+        settings: the installation's; it keeps the noise of each line's production.
         url: the engine's address.
         plan: what it was told to serve; its model's name is the line's.
         reference: of the artifact that it is to serve.
         folder: the engine's.
         pid: its process.
-        tell: called with a sentence on what was compared and how far apart it was.
+        report: called with a sentence on what was compared and how far apart it was.
 
     Raises:
         EngineDiverges: with the worst prompts.
@@ -54,8 +61,8 @@ def pass_gate(
     if kept is not None and kept.pid == pid and kept.artifact_digest == reference.artifact_digest:
         return
     for sentence in reference.left_out:
-        tell(sentence)
-    production = _read(_noise_of(plan.model_name))
+        report(sentence)
+    production = _read(_noise_of(settings, plan.model_name))
     known = production is not None and production.engine == plan.engine
     measured = measure(url, plan, reference.probes)
     groups = judge(measured, allowed_beside(production.measured) if production and known else DEFAULT_NATS)
@@ -67,7 +74,7 @@ def pass_gate(
             "(docs/parity.md); production is untouched.",
             where=url,
         )
-    tell(f"{url} computes what the artifact says, by {against}: {'; '.join(map(_sentence, groups))}")
+    report(f"{url} computes what the artifact says, by {against}: {'; '.join(map(_sentence, groups))}")
     record = Record(
         engine=plan.engine,
         engine_version=plan.engine_version,
@@ -78,14 +85,14 @@ def pass_gate(
     write_whole(folder / RECORD, record.model_dump_json(), READABLE)
 
 
-def keep_as_noise(line: str, folder: Path) -> None:
+def keep_as_noise(settings: Settings, line: str, folder: Path) -> None:
     """Remember what was measured of an engine that serves a line, for those that come after it."""
     if (folder / RECORD).is_file():
-        write_whole(_noise_of(line), (folder / RECORD).read_bytes(), READABLE)
+        write_whole(_noise_of(settings, line), (folder / RECORD).read_bytes(), READABLE)
 
 
-def _noise_of(line: str) -> Path:
-    return load_settings().home / "parity" / "noise" / f"{line}.json"
+def _noise_of(settings: Settings, line: str) -> Path:
+    return settings.home / "parity" / "noise" / f"{line}.json"
 
 
 def _read(path: Path) -> Record | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasks.serve.fleet.local import RunningEngine
+from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.gateway import Backend, Gateway, Shadow
 from tasks.serve.rollout.canary_step import Hold, StepReport
 from tasks.serve.rollout.disk_reserve import keep_reserve, with_reserve
@@ -51,7 +51,7 @@ def roll_out(
     old = max(others, key=lambda one: one.weight, default=None)
     if version not in backends:
         backends[version] = _backend(version, engine, 0)
-    elif backends[version].port != engine.port:
+    elif backends[version] != _backend(version, engine, backends[version].weight):
         backends[version] = _backend(version, engine, backends[version].weight)
     if old is None or old.weight == 0:
         backends = {name: one.model_copy(update={"weight": 0}) for name, one in backends.items()}
@@ -82,7 +82,8 @@ def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
     return Backend(
         version=version,
         digest=engine.artifact.digest,
-        port=engine.port,
+        engine=engine.name,
+        endpoints=engine.endpoints,
         weight=weight,
         health_path=engine.health_path,
     )

@@ -17,6 +17,7 @@ from tasks.serve.rollout.disk_reserve import with_reserve
 from tasks.serve.rollout.lock import TrafficLock
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
+from weighbridge.health import answers
 from weighbridge.settings import Settings
 
 LOCK_SECONDS = 120.0
@@ -97,7 +98,7 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
     if target is None:
         return None
     with TrafficLock(settings, line).acquire(LOCK_SECONDS, urgent=True):
-        if not _warm(settings, gateway.routes().line(line), str(target)):
+        if not _warm(gateway.routes().line(line), str(target)):
             return None
         begin(settings, line, target, reason)
         with_reserve(settings, lambda: gateway.shift(line, {str(target): 100}))
@@ -124,16 +125,13 @@ def before(route: LineRoute, production: int | None, previous: int | None) -> in
     return production if production is not None and shares.get(str(production), 0) < 100 else previous
 
 
-def _warm(settings: Settings, route: LineRoute, version: str) -> bool:
+def _warm(route: LineRoute, version: str) -> bool:
     """Whether the gateway has this version and its engine answers."""
-    import httpx
-
     try:
         backend = route.backend(version)
-        url = f"http://{settings.host}:{backend.port}{backend.health_path}"
-        return httpx.get(url, timeout=HEALTH_SECONDS, trust_env=False).status_code == 200
-    except (GatewayFailed, httpx.HTTPError):
+    except GatewayFailed:
         return False
+    return all(answers(f"{endpoint.url}{backend.health_path}", HEALTH_SECONDS) for endpoint in backend.endpoints)
 
 
 def _served_file(settings: Settings, line: str) -> Path:

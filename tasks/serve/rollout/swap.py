@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from registry.store import Artifact
-from tasks.serve.fleet.local import LocalFleet, RunningEngine
+from tasks.serve.fleet.protocol import Fleet, RunningEngine
 from tasks.serve.gateway import Backend, Gateway, Held
 from tasks.serve.rollout.canary import switch
 from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
@@ -27,7 +27,7 @@ def engine_with_room(
     version: str,
     artifact: Artifact,
     gateway: Gateway,
-    fleet: LocalFleet,
+    fleet: Fleet,
     tell: Callable[[str], None] = lambda _: None,
 ) -> RunningEngine:
     """A warm, proven engine for an artifact: beside what runs, else, where the line allows it, in its place.
@@ -53,11 +53,11 @@ def engine_with_room(
 
 
 def _swap(
-    line: Line, version: str, artifact: Artifact, gateway: Gateway, fleet: LocalFleet, tell: Callable[[str], None]
+    line: Line, version: str, artifact: Artifact, gateway: Gateway, fleet: Fleet, tell: Callable[[str], None]
 ) -> RunningEngine:
     backends = gateway.routes().line(line.name).backends
     serving = max(backends, key=lambda one: one.weight, default=None)
-    old = next((one for one in fleet.engines(line.name) if serving and one.port == serving.port), None)
+    old = next((one for one in fleet.engines(line.name) if serving and serving.runs_on(one.name, one.endpoints)), None)
     expected = fleet.expected_start_seconds(line)
     tell(
         f"{line.name} has no engine from now until the new one is proven: "
@@ -87,7 +87,7 @@ def _swap(
 def _clear(
     line: Line,
     gateway: Gateway,
-    fleet: LocalFleet,
+    fleet: Fleet,
     backends: tuple[Backend, ...],
     held: Held | None,
     gap_seconds: float,

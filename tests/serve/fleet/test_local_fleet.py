@@ -32,7 +32,7 @@ def test_other_flags_are_another_engine_on_another_port(fleet, settings):
     first = fleet.ensure(make_line(), artifact)
     second = fleet.ensure(make_line(delay=0.01), artifact)
     assert first.name != second.name
-    assert first.port != second.port
+    assert first.endpoints != second.endpoints
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_damaged_weights_are_never_started(fleet, settings):
 def test_a_port_that_somebody_else_holds_is_passed_over(fleet, settings):
     with socket.create_server((settings.host, settings.engine_port_first)):
         one = fleet.ensure(make_line(), make_artifact(settings))
-    assert one.port == settings.engine_port_first + 1
+    assert one.endpoints[0].port == settings.engine_port_first + 1
 
 
 def test_a_killed_engine_comes_back_by_itself(fleet, settings):

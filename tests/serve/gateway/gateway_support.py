@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Gateway
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
@@ -38,7 +39,8 @@ class FakeEngine(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def backend(self, version: str, weight: int) -> Backend:
-        return Backend(version=version, digest=version.rjust(64, "0"), port=self.port, weight=weight)
+        endpoint = Endpoint(host="127.0.0.1", port=self.port)
+        return Backend(version=version, digest=version.rjust(64, "0"), endpoints=(endpoint,), weight=weight)
 
     def stop(self) -> None:
         self.shutdown()

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Gateway, Held, discovery, documents
 from tests.serve.gateway.gateway_support import FakeEngine, Running, make_gateway
 from tests.support.ports import free_ports
@@ -128,7 +129,9 @@ def test_an_engine_that_dies_in_mid_answer_is_counted(running: Running, engine: 
 
 def test_an_engine_that_is_gone_answers_503_and_is_counted(running: Running, engine: Make) -> None:
     (port,) = free_ports(1)
-    running.gateway.set_line("gone", [Backend(version="1", digest="a" * 64, port=port, weight=100)])
+    running.gateway.set_line(
+        "gone", [Backend(version="1", digest="a" * 64, endpoints=(Endpoint(host="127.0.0.1", port=port),), weight=100)]
+    )
     assert running.chat("gone").status_code == 503
     counters = running.gateway.counters("gone", "1")
     assert (counters.healthy, counters.errors_5xx, counters.active) == (False, 1, 0)

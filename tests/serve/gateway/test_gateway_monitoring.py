@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Limits
 from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.ports import free_ports
@@ -32,7 +33,10 @@ def told(running: Running) -> dict[str, set[str]]:
     gateway = running.gateway
     try:
         gateway.set_line("good", [fake.backend("1", 100)])
-        gateway.set_line("bad", [Backend(version="1", digest="a" * 64, port=nobody, weight=100)])
+        gateway.set_line(
+            "bad",
+            [Backend(version="1", digest="a" * 64, endpoints=(Endpoint(host="127.0.0.1", port=nobody),), weight=100)],
+        )
         key = gateway.add_key("limited", limits=Limits(requests_per_minute=1))
         statuses = [running.ask("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
         running.ask("/v1/chat/completions", {"model": "good", "stream": True})

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Gateway, LineRoute, Routes
 from tasks.serve.gateway.discovery import clusters_document, routes_document
 from tasks.serve.gateway.files import as_json
@@ -24,7 +25,7 @@ DIGEST = "a" * 64
 
 
 def backend(version: str, weight: int = 0, port: int = 9999) -> Backend:
-    return Backend(version=version, digest=DIGEST, port=port, weight=weight)
+    return Backend(version=version, digest=DIGEST, endpoints=(Endpoint(host="127.0.0.1", port=port),), weight=weight)
 
 
 @st.composite
@@ -195,7 +196,8 @@ from weighbridge.settings import Settings
 from tasks.serve.gateway import Backend, Gateway
 gateway = Gateway(Settings())
 gateway._render = lambda wait: os.kill(os.getpid(), signal.SIGKILL)
-gateway.set_line("a", [Backend(version="7", digest="a" * 64, port=9999, weight=100)], wait=False)
+endpoints = [{"host": "127.0.0.1", "port": 9999}]
+gateway.set_line("a", [Backend(version="7", digest="a" * 64, endpoints=endpoints, weight=100)], wait=False)
 """
 
 

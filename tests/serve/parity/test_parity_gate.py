@@ -10,6 +10,7 @@ from tasks.serve.parity.gate import RECORD, keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference
 from tests.serve.parity.parity_support import answering, make_probes, other_words, plan, with_noise
 from weighbridge.errors import EngineDiverges, EngineFailed
+from weighbridge.settings import load_settings
 
 PROBES = make_probes()
 REFERENCE = Reference(artifact_digest="a" * 64, context=64, scorer="", probes=PROBES, left_out=("No template.",))
@@ -21,7 +22,7 @@ def ask(
 ) -> list[str]:
     told: list[str] = []
     folder.mkdir(exist_ok=True)
-    pass_gate(url, plan(engine), reference, folder, pid, told.append)
+    pass_gate(load_settings(), url, plan(engine), reference, folder, pid, told.append)
     return told
 
 
@@ -113,7 +114,7 @@ def test_the_noise_of_production_narrows_what_is_allowed(tmp_path):
         ask(url, tmp_path / "before", "llama-cpp")
     with answering(PROBES) as (url, _):
         ask(url, tmp_path / "production", "llama-cpp")
-    keep_as_noise("toy", tmp_path / "production")
+    keep_as_noise(load_settings(), "toy", tmp_path / "production")
     with answering(PROBES, loose) as (url, _):
         with pytest.raises(EngineDiverges, match="noise of production's engine"):
             ask(url, tmp_path / "after", "llama-cpp")

@@ -9,7 +9,7 @@ import threading
 import time
 
 from examples.load import Load
-from tasks.serve.fleet.local import plan_engine
+from tasks.serve.fleet.protocol import plan_engine
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
 from tests.serve.serve_support import make_artifact, make_line
@@ -20,17 +20,16 @@ GIVEN = {"steps": [10, 50, 100], "hold_seconds": 2, "max_hold_seconds": 30}
 
 MOVER = """
 import sys
-from tests.serve.serve_support import FakeEngine, make_line
-from tasks.serve.fleet import local
-local.engine = lambda name: FakeEngine()
+from tests.serve.serve_support import make_line, use_fake_engine
+use_fake_engine()
 from tests.serve.rollout.rollout_support import lock_of, with_rollout
-from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out
 from weighbridge.settings import load_settings
 settings = load_settings()
 line = with_rollout(make_line(delay=0.05), steps=[10, 50, 100], hold_seconds=60, max_hold_seconds=90)
-new = next(one for one in LocalFleet(settings).engines("toy") if one.name == sys.argv[1])
+new = next(one for one in fleet_of(settings).engines("toy") if one.name == sys.argv[1])
 with lock_of(settings) as lock:
     roll_out(line, "2", new, Gateway(settings), lock)
 """

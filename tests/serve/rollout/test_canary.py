@@ -127,4 +127,5 @@ def test_a_version_on_another_engine_is_looked_at_where_that_answers(settings, f
     with lock_of(settings) as lock:
         roll_out(line, "1", moved, gateway, lock)
     (backend,) = gateway.routes().line("toy").backends
-    assert (backend.port, backend.health_path, backend.weight) == (moved.port, "/v1/models", 100)
+    assert (backend.engine, backend.endpoints) == (moved.name, moved.endpoints)
+    assert (backend.health_path, backend.weight) == ("/v1/models", 100)

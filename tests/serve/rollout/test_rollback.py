@@ -13,6 +13,7 @@ from cli.main import app
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from tasks.serve import step
+from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, weights, with_rollout
@@ -128,7 +129,7 @@ def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promot
     def fails(*_: object) -> None:
         raise EngineFailed("It does not start.", "Read its log.")
 
-    monkeypatch.setattr(step.LocalFleet, "ensure", fails)
+    monkeypatch.setattr(LocalFleet, "ensure", fails)
     with pytest.raises(EngineFailed):
         step.wake_engine.fn(line, registry.version("toy", 1), "bad")
     assert rollback.pending(settings, "toy") is None

@@ -20,7 +20,7 @@ from weighbridge.errors import NoRoomBeside, RolloutAborted
 def room_for_one(fleet, monkeypatch):
     """A machine that holds one engine of the line."""
 
-    def check(rows: object, who: str) -> None:
+    def check(rows: object, free_gib: object, who: str) -> None:
         if [one for one in fleet.engines("toy") if one.name != who]:
             raise NoRoomBeside(f"{who} needs 20 GiB.", "Let the line swap.")
 

@@ -1,0 +1,54 @@
+"""State that an older version wrote is still read: a running stack loses no engine by an upgrade.
+
+The files in `recorded/` were written by the version in which an engine was one port on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tasks.serve.endpoint import Endpoint
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway.discovery import clusters_document
+from tasks.serve.gateway.routes import RoutesFile
+from weighbridge.settings import Settings
+
+RECORDED = Path(__file__).parent / "recorded"
+ENGINE = "engine-toy-aaaaaaaaaaaa-950377"
+CLUSTERS_BEFORE = "a1d1ae722861c18c04844b1a4148a34c17a797f6c19df21ed98e7b76a6e00957"
+"""Version of the clusters that Envoy ran for these routes."""
+
+
+def test_engines_with_one_port_are_still_in_the_fleet(tmp_path: Path) -> None:
+    folder = tmp_path / "engines" / ENGINE
+    folder.mkdir(parents=True)
+    shutil.copy(RECORDED / "engine-with-port.json", folder / "engine.json")
+    (engine,) = LocalFleet(Settings(home=tmp_path)).engines("toy")
+    assert engine.name == ENGINE
+    assert engine.endpoints == (Endpoint(host="127.0.0.1", port=8200),)
+    assert type(engine).model_validate_json(engine.model_dump_json()) == engine
+
+
+def test_routes_with_ports_still_lead_to_the_same_engines(tmp_path: Path) -> None:
+    shutil.copy(RECORDED / "routes-with-ports.json", tmp_path / "routes.json")
+    file = RoutesFile(tmp_path)
+    routes = file.load()
+    first, second = routes.line("toy").backends
+    assert first.endpoints == (Endpoint(host="127.0.0.1", port=8200),)
+    assert first.runs_on(ENGINE, [Endpoint(host="127.0.0.1", port=8200)])
+    assert not second.runs_on(ENGINE, [Endpoint(host="127.0.0.1", port=8200)])
+    # Envoy would close connections for a cluster that changed.
+    assert clusters_document(routes)["version_info"] == CLUSTERS_BEFORE
+    file.save(routes)
+    assert file.load() == routes
+    assert "port" not in json.loads(file.path.read_text())["lines"][0]["backends"][0]
+
+
+def test_a_backend_with_a_name_is_found_by_it_alone(tmp_path: Path) -> None:
+    shutil.copy(RECORDED / "routes-with-ports.json", tmp_path / "routes.json")
+    old, _ = RoutesFile(tmp_path).load().line("toy").backends
+    backend = old.model_copy(update={"engine": ENGINE})
+    assert backend.runs_on(ENGINE, [Endpoint(host="10.0.0.7", port=8000)])
+    assert not backend.runs_on("engine-other", backend.endpoints)
