@@ -22,6 +22,7 @@ from tasks.evaluate.verdict.paired import lower_bound
 from tasks.evaluate.verdict.verdict import judge_suite
 from tasks.quantize import quantize
 from weighbridge.line import Line
+from weighbridge.settings import load_settings
 
 LINE = "smollm2"
 SHELF = "benchmark"
@@ -68,8 +69,11 @@ def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteSc
         if done == total:
             print(f"{artifact.scheme} {artifact.short}: {suite} scored", file=sys.stderr)
 
+    settings = load_settings()
     scoring = LmEvalScorer(artifact.digest, store.path(artifact))
-    return score_by_lm_eval(scoring, [find_suite(name) for name in suites], ScoreCache(), progress=progress)
+    return score_by_lm_eval(
+        scoring, [find_suite(name) for name in suites], ScoreCache.of(settings), settings.logs_folder, progress=progress
+    )
 
 
 def _artifact(store: Store, name: str, make: Callable[[Path], object]) -> Artifact:

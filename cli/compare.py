@@ -73,6 +73,7 @@ def compare(
     from tasks.evaluate.compare import Options
     from tasks.evaluate.compare import compare as compare_sides
     from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
+    from weighbridge.settings import load_settings
 
     options = Options(
         margin=_within(margin, "--margin", 0, 1),
@@ -88,11 +89,13 @@ def compare(
     suites = {found.name: found for found in map(resolve_suite, suite)}
     if len(suites) < len(suite):
         raise SuiteUnknown("A suite is named twice.", "Name each once; files of the same name must be renamed.")
-    ours, theirs = resolve_model(candidate, candidate_key_env), resolve_model(production, production_key_env)
+    settings = load_settings()
+    ours = resolve_model(candidate, settings, candidate_key_env)
+    theirs = resolve_model(production, settings, production_key_env)
     watch = _Watch()
     try:
         with watch:
-            comparison = compare_sides(ours, theirs, list(suites.values()), options, watch)
+            comparison = compare_sides(ours, theirs, list(suites.values()), options, watch, settings)
     except KeyboardInterrupt:
         note("compare", "Stopped. What was scored is kept: the same command goes on from there.")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,15 +1,15 @@
-"""Weigh two models against each other, with nothing else set up: score what is missing, then judge each suite."""
+"""Compare two models without a line or a registry: score what is missing, then judge each suite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.compare_inputs import ComparedModel
-from tasks.evaluate.scoring.chat import ChatScorer, score_by_chat
+from tasks.evaluate.scoring.chat import score_by_chat
 from tasks.evaluate.scoring.endpoint import Endpoint, lacks_log_probabilities
 from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, LmEvalScorer, score_by_lm_eval
 from tasks.evaluate.scoring.partial_scores import read_partial_scores
@@ -19,10 +19,14 @@ from tasks.evaluate.verdict.comparable import disagreements, invalid, weigh_suit
 from tasks.evaluate.verdict.early_stopping import Look, fair_order, judge_as_seen, look, looking_order
 from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
+from weighbridge.settings import Settings
+
+Role = Literal["candidate", "production", "production rescored"]
+"""Whose scores; production is scored a second time for the noise floor."""
 
 
 class Options(BaseModel):
-    """How the two are compared."""
+    """Settings of a comparison."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,19 +35,20 @@ class Options(BaseModel):
     noise_floor: bool = False
     """Whether production is scored twice."""
     all_items: bool = False
-    """Whether the candidate is scored to a suite's end although the question is settled."""
+    """Whether the candidate is scored on every item, also after the verdict is decided."""
     fresh: bool = False
-    """Whether earlier scores are dropped."""
+    """Whether cached scores are deleted first."""
     may_differ: frozenset[str] = frozenset()
-    """Fields of `Conditions` that may differ although scores then mean something else."""
+    """Fields of `Conditions` that may differ although that changes what the scores mean."""
     concurrency: int = 8
     retry_seconds: float | None = None
+    """Time limit of one request with its retries; the default of `RetryBudget` if None."""
     tokenizer: Path | None = None
-    """For general suites of an endpoint that has no tokenizer to ask."""
+    """For general suites of an endpoint that does not provide its tokenizer."""
 
 
 class Comparison(BaseModel):
-    """The verdict and what it rests on."""
+    """The result of a comparison: the verdict and the scores behind it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,20 +61,20 @@ class Comparison(BaseModel):
 
 
 class ComparisonListener(Protocol):
-    """Who is told how it goes on."""
+    """Receives the progress of a comparison."""
 
     def progress(self, who: str, suite: str, done: int, total: int) -> None:
-        """So many items of a suite are scored."""
+        """Items of a suite are scored."""
 
     def running(self, suite: str, seen: Look, margin: float) -> None:
-        """What a suite's items show so far."""
+        """The interim result of a suite changed."""
 
     def say(self, text: str) -> None:
-        """Something that a reader should know now."""
+        """A message for the reader."""
 
 
-class _Compared:
-    """One comparison as it goes on."""
+class _ComparisonRun:
+    """State of a comparison in progress."""
 
     def __init__(
         self,
@@ -77,189 +82,196 @@ class _Compared:
         production: ComparedModel,
         suites: Sequence[Suite],
         options: Options,
-        watch: ComparisonListener,
-    ):
-        self.candidate, self.production, self.options, self.watch = candidate, production, options, watch
-        self.suites, self.cache = suites, ScoreCache()
-        self.ours: dict[str, SuiteScores] = {}
-        self.theirs: dict[str, SuiteScores] = {}
-        self.again: dict[str, SuiteScores] = {}
+        listener: ComparisonListener,
+        settings: Settings,
+    ) -> None:
+        self.candidate, self.production = candidate, production
+        self.suites, self.options, self.listener = suites, options, listener
+        self.cache, self.logs_folder = ScoreCache.of(settings), settings.logs_folder
+        self.scores: dict[Role, dict[str, SuiteScores]] = {
+            "candidate": {},
+            "production": {},
+            "production rescored": {},
+        }
+        """Scores by suite."""
         self.failures: dict[str, str] = {}
+        """Reasons why suites have no verdict, by suite."""
 
-    def key(self, side: ComparedModel, suite: Suite, again: bool = False) -> dict[str, str]:
-        """What the book finds a side's scores on a suite by."""
+    def key(self, role: Role, suite: Suite) -> dict[str, str]:
+        """Key of the scores on a suite in the score cache."""
         if suite.kind == "general":
-            return self._general(side, again).key(suite)
-        chat_scorer = side.chat_scorer(again)
-        return {"artifact_digest": side.digest, "suite_digest": suite.digest, "scorer": chat_scorer.name}
+            return self._lm_eval_scorer(role).key(suite)
+        model = self._model(role)
+        scorer = model.chat_scorer(rescored=role == "production rescored")
+        return {"artifact_digest": model.digest, "suite_digest": suite.digest, "scorer": scorer.name}
 
-    def require_all(self) -> None:
-        """See that every suite can be scored on both, before the first one takes its time.
+    def check_requirements(self) -> None:
+        """Check that every suite can be scored on both models, before scoring takes time.
 
         Raises:
             SuiteNeedsMore: one cannot.
         """
         for suite in self.suites:
-            for side in self._sides:
-                if suite.kind == "regression" and side.endpoint is None:
+            for role in self._roles:
+                model = self._model(role)
+                if suite.kind == "regression" and model.endpoint is None:
                     raise SuiteNeedsMore(
-                        f"{suite.name} asks prompts through the engine that serves, and {side.label} is a folder.",
-                        f"Serve it, as with `transformers serve {side.folder}` or `vllm serve {side.folder}`, and name "
-                        "its address instead.",
+                        f"{suite.name} sends prompts to the engine that serves, and {model.label} is a folder.",
+                        f"Serve it, as with `transformers serve {model.folder}` or `vllm serve {model.folder}`, and "
+                        "name its address instead.",
                     )
-                if suite.kind == "general" and side.endpoint is not None:
-                    self._require_log_probabilities(side, side.endpoint, suite)
+                if suite.kind == "general" and model.endpoint is not None:
+                    self._require_log_probabilities(role, model.endpoint, suite)
 
-    def _require_log_probabilities(self, side: ComparedModel, endpoint: Endpoint, suite: Suite) -> None:
-        if not self.options.fresh and self.cache.find(**self.key(side, suite)) is not None:
+    def _require_log_probabilities(self, role: Role, endpoint: Endpoint, suite: Suite) -> None:
+        if not self.options.fresh and self.cache.find(**self.key(role, suite)) is not None:
             return
-        if lacking := lacks_log_probabilities(endpoint.base, endpoint.model, side.api_key):
+        model = self._model(role)
+        if missing := lacks_log_probabilities(endpoint.base, endpoint.model, model.api_key):
             raise SuiteNeedsMore(
-                f"{suite.name} needs log-probabilities of prompts, and {side.label} gives none: {lacking}.",
+                f"{suite.name} needs prompt log-probabilities, and {model.label} returns none: {missing}.",
                 "Name the model's folder instead, serve it by an engine that echoes them (vLLM), or compare on "
                 "regression suites.",
             )
 
     def score_all(self) -> None:
-        """Score what is missing; a suite that fails, or must not be compared, is noted, and the others go on."""
+        """Score what is missing; a suite that fails or is not comparable is noted, and the others continue."""
         if self.options.fresh:
             for suite in self.suites:
-                for side, again in ((self.candidate, False), (self.production, False), (self.production, True)):
-                    self.cache.forget(**self.key(side, suite, again))
+                for role in self.scores:
+                    self.cache.forget(**self.key(role, suite))
         for suite in self.suites:
-            ours, theirs = (self._conditions(side, suite) for side in self._sides)
-            if reasons := disagreements(ours, theirs, self.options.may_differ):
+            candidate, production = (self._conditions(role, suite) for role in self._roles)
+            if reasons := disagreements(candidate, production, self.options.may_differ):
                 self.failures[suite.name] = f"{'; '.join(reasons)}."
-        possible = [suite for suite in self.suites if suite.name not in self.failures]
-        general = [suite for suite in possible if suite.kind == "general"]
-        self._score_general("production", general, self.theirs)
+        comparable = [suite for suite in self.suites if suite.name not in self.failures]
+        general = [suite for suite in comparable if suite.kind == "general"]
+        self._score_general("production", general)
         if self.options.noise_floor:
-            self._score_general("production again", general, self.again)
-        self._score_general("candidate", [suite for suite in general if suite.name in self.theirs], self.ours)
-        for suite in possible:
+            self._score_general("production rescored", general)
+        self._score_general("candidate", [suite for suite in general if suite.name in self.scores["production"]])
+        for suite in comparable:
             if suite.kind == "regression":
-                self._ask(suite)
+                self._score_regression(suite)
 
     def verdict(self, suite: Suite) -> SuiteVerdict:
-        """One suite's verdict."""
+        """Judge one suite."""
         margin, confidence = self.options.margin, self.options.confidence
-        ours, theirs = self.ours.get(suite.name), self.theirs.get(suite.name)
-        if ours is None or theirs is None:
-            reason = self.failures.get(suite.name, "it was not scored, for an earlier suite failed.")
+        candidate, production = (self.scores[role].get(suite.name) for role in self._roles)
+        if candidate is None or production is None:
+            reason = self.failures.get(suite.name, "it was not scored, because an earlier suite failed.")
             return invalid(
-                ours or self._so_far(self.candidate, suite),
-                theirs or self._so_far(self.production, suite),
+                candidate or self._partial("candidate", suite),
+                production or self._partial("production", suite),
                 reason,
                 margin=margin,
                 confidence=confidence,
             )
 
-        def as_seen(candidate: SuiteScores, production: SuiteScores | None) -> SuiteVerdict:
+        def judge_early(candidate: SuiteScores, production: SuiteScores | None) -> SuiteVerdict:
             assert production is not None
             return judge_as_seen(candidate, production, margin=margin, confidence=confidence)
 
         return weigh_suite(
-            ours,
-            theirs,
+            candidate,
+            production,
             margin=margin,
             confidence=confidence,
             may_differ=self.options.may_differ,
-            earlier=self.cache.others(**self.key(self.production, suite)),
-            again=self.again.get(suite.name),
-            judge=None if self.options.all_items else as_seen,
+            earlier=self.cache.by_other_scorers(**self.key("production", suite)),
+            again=self.scores["production rescored"].get(suite.name),
+            judge=None if self.options.all_items else judge_early,
         )
 
-    def _score_general(self, who: str, suites: list[Suite], into: dict[str, SuiteScores]) -> None:
-        side = self.candidate if who == "candidate" else self.production
-        may_stop = who == "candidate" and not self.options.all_items
+    def _score_general(self, role: Role, suites: list[Suite]) -> None:
         if not suites:
             return
+        is_candidate = role == "candidate"
         try:
-            found = score_by_lm_eval(
-                self._general(side, who == "production again"),
+            scored = score_by_lm_eval(
+                self._lm_eval_scorer(role),
                 suites,
                 self.cache,
-                progress=lambda suite, done, total: self.watch.progress(who, suite, done, total),
-                order=self._order if may_stop else None,
-                stop=(lambda suite, seen: self._settled(suite, seen)) if who == "candidate" else None,
+                self.logs_folder,
+                progress=lambda suite, done, total: self.listener.progress(role, suite, done, total),
+                order=self._order if is_candidate and not self.options.all_items else None,
+                stop=self._is_decided if is_candidate else None,
             )
         except ScoringFailed as error:
-            key = {suite.name: self.key(side, suite, who == "production again") for suite in suites}
-            kept = {suite.name: self.cache.find(**key[suite.name]) for suite in suites}
-            found = [scores for scores in kept.values() if scores is not None]
-            self.failures |= {name: f"{who}: {error.what}" for name, scores in kept.items() if scores is None}
-        into |= {scores.suite: scores for scores in found}
+            cached = {suite.name: self.cache.find(**self.key(role, suite)) for suite in suites}
+            scored = [scores for scores in cached.values() if scores is not None]
+            self.failures |= {name: f"{role}: {error.what}" for name, scores in cached.items() if scores is None}
+        self.scores[role] |= {scores.suite: scores for scores in scored}
 
-    def _ask(self, suite: Suite) -> None:
-        who = "production"
-        try:
-            self.theirs[suite.name] = self._asked(who, suite, self.production.chat_scorer())
-            if self.options.noise_floor:
-                self.again[suite.name] = self._asked("production again", suite, self.production.chat_scorer(again=True))
-            who = "candidate"
-            self.ours[suite.name] = self._asked(who, suite, self.candidate.chat_scorer())
-        except ScoringFailed as error:
-            self.failures[suite.name] = f"{who}: {error.what} [{error.where}] {self._told_so_far(suite)}"
+    def _score_regression(self, suite: Suite) -> None:
+        roles: list[Role] = ["production", "candidate"]
+        if self.options.noise_floor:
+            roles.insert(1, "production rescored")
+        for role in roles:
+            try:
+                self.scores[role][suite.name] = self._score_by_chat(role, suite)
+            except ScoringFailed as error:
+                self.failures[suite.name] = f"{role}: {error.what} [{error.where}] {self._kept_so_far(suite)}"
+                return
 
-    def _asked(self, who: str, suite: Suite, chat_scorer: ChatScorer) -> SuiteScores:
-        candidate = who == "candidate"
-        theirs = self.theirs.get(suite.name)
+    def _score_by_chat(self, role: Role, suite: Suite) -> SuiteScores:
+        model = self._model(role)
+        production = self.scores["production"][suite.name] if role == "candidate" else None
         return score_by_chat(
-            chat_scorer,
+            model.chat_scorer(rescored=role == "production rescored"),
             suite,
-            api_key=(self.candidate if candidate else self.production).api_key,
+            api_key=model.api_key,
             cache=self.cache,
             concurrency=self.options.concurrency,
             retry_seconds=self.options.retry_seconds,
-            progress=lambda done, total: self.watch.progress(who, suite.name, done, total),
-            order=fair_order(theirs) if candidate and theirs else (),
-            first=[item.id for item in theirs.items if item.must_pass] if candidate and theirs else (),
-            stop=(lambda seen: self._settled(suite, seen)) if candidate else None,
+            progress=lambda done, total: self.listener.progress(role, suite.name, done, total),
+            order=fair_order(production) if production else (),
+            first=[item.id for item in production.items if item.must_pass] if production else (),
+            stop=(lambda items: self._is_decided(suite, items)) if production else None,
         )
 
-    def _settled(self, suite: Suite, seen: list[ItemScore]) -> bool:
-        now = look(
-            self.theirs[suite.name],
-            seen,
+    def _is_decided(self, suite: Suite, items: list[ItemScore]) -> bool:
+        interim = look(
+            self.scores["production"][suite.name],
+            items,
             margin=self.options.margin,
             confidence=self.options.confidence,
             suites=len(self.suites),
         )
-        self.watch.running(suite.name, now, self.options.margin)
-        return now.settled and not self.options.all_items
+        self.listener.running(suite.name, interim, self.options.margin)
+        return interim.settled and not self.options.all_items
 
     def _order(self, suite: Suite, scored: Mapping[str, ItemScore]) -> tuple[str, ...]:
-        production = self.theirs[suite.name]
+        production = self.scores["production"][suite.name]
         return looking_order(production, scored, margin=self.options.margin, confidence=self.options.confidence)
 
-    def _general(self, side: ComparedModel, again: bool) -> LmEvalScorer:
-        return side.general(self.options.tokenizer, NOISE_BATCH_SIZE if again else None)
+    def _model(self, role: Role) -> ComparedModel:
+        return self.candidate if role == "candidate" else self.production
 
-    def _conditions(self, side: ComparedModel, suite: Suite) -> Conditions:
-        return (
-            side.general(self.options.tokenizer).conditions
-            if suite.kind == "general"
-            else side.chat_scorer().conditions
-        )
+    def _lm_eval_scorer(self, role: Role) -> LmEvalScorer:
+        batch_size = NOISE_BATCH_SIZE if role == "production rescored" else None
+        return self._model(role).lm_eval_scorer(self.options.tokenizer, batch_size)
 
-    def _so_far(self, side: ComparedModel, suite: Suite) -> SuiteScores:
-        """What a scoring that failed has: for the report, not for a verdict."""
-        key = self.key(side, suite)
+    def _conditions(self, role: Role, suite: Suite) -> Conditions:
+        if suite.kind == "general":
+            return self._lm_eval_scorer(role).conditions
+        return self._model(role).chat_scorer().conditions
+
+    def _partial(self, role: Role, suite: Suite) -> SuiteScores:
+        """The scores of an unfinished suite: for the report, not for a verdict."""
+        key = self.key(role, suite)
         items = tuple(read_partial_scores(self.cache.partial_scores_path(**key)).values())
         return SuiteScores(suite=suite.name, **key, items=items, seconds=0.0, suite_items=suite.items)
 
-    def _told_so_far(self, suite: Suite) -> str:
-        counts = [
-            len(read_partial_scores(self.cache.partial_scores_path(**self.key(side, suite)))) for side in self._sides
-        ]
-        kept = " and ".join(f"{count} of {suite.items} by {who}" for count, who in zip(counts, self._names) if count)
-        return f"Answered and kept: {kept}; run the same command again to go on from there." if kept else ""
+    def _kept_so_far(self, suite: Suite) -> str:
+        counts = {
+            who: len(read_partial_scores(self.cache.partial_scores_path(**self.key(role, suite))))
+            for role, who in zip(self._roles, ("the candidate", "production"))
+        }
+        kept = " and ".join(f"{count} of {suite.items} by {who}" for who, count in counts.items() if count)
+        return f"Answered and kept: {kept}; run the same command again to continue from there." if kept else ""
 
-    @property
-    def _sides(self) -> tuple[ComparedModel, ComparedModel]:
-        return self.candidate, self.production
-
-    _names = ("the candidate", "production")
+    _roles: tuple[Role, Role] = ("candidate", "production")
 
 
 def compare(
@@ -267,34 +279,38 @@ def compare(
     production: ComparedModel,
     suites: Sequence[Suite],
     options: Options,
-    watch: ComparisonListener,
+    listener: ComparisonListener,
+    settings: Settings,
 ) -> Comparison:
-    """Compare two models on suites; what was scored before is taken from the book.
+    """Compare two models on suites; earlier scores come from the cache.
 
     Args:
-        candidate, production: the two.
-        suites: at least one, each of another name.
-        options: margin, confidence and how scoring goes.
-        watch: told of the progress.
+        candidate: the model in question.
+        production: the model that it is compared with.
+        suites: at least one; their names must differ.
+        options: margin, confidence and settings of scoring.
+        listener: receives the progress.
+        settings: of the installation, whose score cache and logs are used.
 
     Raises:
-        SuiteNeedsMore: a suite cannot be scored on one of the two at all.
-        EndpointRefused: one that does not answer is to be scored afresh.
+        SuiteNeedsMore: a suite cannot be scored on one of the models.
+        EndpointRefused: an endpoint does not answer, and `options.fresh` requires new scores.
     """
-    for who, side in (("candidate", candidate), ("production", production)):
-        if side.endpoint and side.endpoint.remembered:
+    for role, model in (("candidate", candidate), ("production", production)):
+        if model.endpoint and model.endpoint.remembered:
             if options.fresh:
                 raise EndpointRefused(
-                    f"{side.label} does not answer, so nothing can be scored afresh.", "Start it, or leave out --fresh."
+                    f"{model.label} does not answer, so nothing can be scored afresh.",
+                    "Start it, or leave out --fresh.",
                 )
-            watch.say(f"{who}: {side.label} does not answer; it is taken for what it was the last time.")
-    going = _Compared(candidate, production, suites, options, watch)
-    going.require_all()
-    going.score_all()
+            listener.say(f"{role}: {model.label} does not answer; its last known description is used.")
+    run = _ComparisonRun(candidate, production, suites, options, listener, settings)
+    run.check_requirements()
+    run.score_all()
     verdict = judge(
         candidate.digest,
         production.digest,
-        [going.verdict(suite) for suite in suites],
+        [run.verdict(suite) for suite in suites],
         [suite.name for suite in suites],
         production.label,
     )
@@ -302,7 +318,7 @@ def compare(
         verdict=verdict,
         candidate=candidate,
         production=production,
-        candidate_scores=tuple(going.ours.values()),
-        production_scores=tuple(going.theirs.values()),
+        candidate_scores=tuple(run.scores["candidate"].values()),
+        production_scores=tuple(run.scores["production"].values()),
         options=options,
     )

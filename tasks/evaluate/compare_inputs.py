@@ -1,4 +1,4 @@
-"""What `compare` compares, and on what: a model's folder, an artifact of the store, or a model behind an endpoint."""
+"""Inputs of a comparison: a model folder, an artifact of the store or a model behind an endpoint, and suites."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tasks.evaluate.scoring.model_files import ModelFiles, folder_digest, read_m
 from tasks.evaluate.suites.lint.check import locate
 from tasks.evaluate.suites.suite import SUFFIX, Suite, find_suite, suite_at
 from weighbridge.errors import ArtifactMissing, ModelUnreadable, OptionInvalid
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 STORED = re.compile(r"store://(?P<line>[a-z0-9-]+)/(?P<digest>[0-9a-f]{6,64})")
 
 
 class ComparedModel(BaseModel):
-    """One of the two that are compared."""
+    """One of the two models of a comparison."""
 
     model_config = ConfigDict(frozen=True)
 
     label: str
-    """As it was named."""
+    """The model as the user named it."""
     kind: Literal["folder", "endpoint"]
     digest: str
-    """64 hex digits: of the files, or of what the endpoint says of itself."""
+    """64 hex digits: of the folder's files, or of the endpoint's description."""
     model_files: ModelFiles
     folder: Path | None = None
     endpoint: Endpoint | None = None
@@ -40,11 +40,11 @@ class ComparedModel(BaseModel):
 
     @property
     def engine(self) -> str:
-        """What runs it, in words."""
+        """The engine's name for the report."""
         return self.endpoint.engine if self.endpoint else "lm-eval on its files"
 
-    def general(self, tokenizer: Path | None, batch_size: int | None = None) -> LmEvalScorer:
-        """How it is scored on general suites."""
+    def lm_eval_scorer(self, tokenizer: Path | None, batch_size: int | None = None) -> LmEvalScorer:
+        """Scorer of general suites."""
         if self.endpoint is None:
             assert self.folder is not None
             return LmEvalScorer(self.digest, self.folder, model_files=self.model_files, batch_size=batch_size)
@@ -60,8 +60,8 @@ class ComparedModel(BaseModel):
             api_key=self.api_key,
         )
 
-    def chat_scorer(self, again: bool = False) -> ChatScorer:
-        """How it is asked regression suites; only an endpoint can be."""
+    def chat_scorer(self, rescored: bool = False) -> ChatScorer:
+        """Scorer of regression suites; only an endpoint has one."""
         assert self.endpoint is not None
         return ChatScorer(
             endpoint=self.endpoint.base,
@@ -69,28 +69,28 @@ class ComparedModel(BaseModel):
             artifact_digest=self.digest,
             engine=self.endpoint.engine,
             model_files=self.model_files,
-            again=again,
+            rescored=rescored,
         )
 
 
-def resolve_model(named: str, key_env: str | None = None, store: Store | None = None) -> ComparedModel:
-    """Find out what was named.
+def resolve_model(name: str, settings: Settings, key_env: str | None = None) -> ComparedModel:
+    """Find a model by the name that the user gave.
 
     Args:
-        named: a folder, `store://line/digest` (its first 6 digits or more), or `http://host:port[/v1][#model]`.
-        key_env: the environment variable with an endpoint's key.
-        store: the installation's by default.
+        name: a folder, `store://line/digest` (6 digits or more), or `http://host:port[/v1][#model]`.
+        settings: of the installation.
+        key_env: environment variable with the endpoint's key.
 
     Raises:
-        ModelUnreadable: it is no model's folder.
+        ModelUnreadable: the folder is not a model's.
         ArtifactMissing: the store has no such artifact, or several.
-        EndpointRefused: it does not answer, or does not serve that model.
-        OptionInvalid: the variable is not set.
+        EndpointRefused: the endpoint does not answer, or does not serve that model.
+        OptionInvalid: the environment variable is not set.
     """
-    if named.startswith(("http://", "https://")):
-        address, _, model = named.partition("#")
-        key = _key(key_env)
-        endpoint = describe(address, model or None, key, load_settings().home / "scores" / "endpoints")
+    if name.startswith(("http://", "https://")):
+        address, _, model = name.partition("#")
+        key = _read_key(key_env)
+        endpoint = describe(address, model or None, key, settings.home / "scores" / "endpoints")
         return ComparedModel(
             label=f"{endpoint.base}#{endpoint.model}",
             kind="endpoint",
@@ -99,52 +99,48 @@ def resolve_model(named: str, key_env: str | None = None, store: Store | None = 
             endpoint=endpoint,
             api_key=key,
         )
-    if named.startswith("store://"):
-        return _stored(named, store or Store())
-    folder = Path(named)
+    if name.startswith("store://"):
+        return _find_artifact(name, Store.of(settings))
+    folder = Path(name)
     if not (folder / "config.json").is_file():
         raise ModelUnreadable(
-            f"{named} is no model's folder: it has no config.json.",
+            f"{name} is no model's folder: it has no config.json.",
             "Name a model's folder, store://line/digest, or an endpoint's address such as http://127.0.0.1:8000.",
         )
-    return ComparedModel(
-        label=named, kind="folder", digest=folder_digest(folder), model_files=read_model_files(folder), folder=folder
-    )
+    return _folder_model(name, folder_digest(folder, settings.home), folder)
 
 
-def resolve_suite(named: str) -> Suite:
-    """A suite by its name, with or without its kind, or by the path of its file.
+def resolve_suite(name: str) -> Suite:
+    """Find a suite by its name, with or without its kind, or by the path of its file.
 
     Raises:
         SuiteUnknown: there is no such suite or file, or several.
         SuiteInvalid: its file cannot be used.
     """
-    name, path = locate(named)
-    if "/" in name:
-        return find_suite(name)
-    return suite_at(f"{'general' if path.suffix == SUFFIX['general'] else 'regression'}/{name}", path)
+    found, path = locate(name)
+    if "/" in found:
+        return find_suite(found)
+    return suite_at(f"{'general' if path.suffix == SUFFIX['general'] else 'regression'}/{found}", path)
 
 
-def _stored(named: str, store: Store) -> ComparedModel:
-    match = STORED.fullmatch(named)
-    fitting = [one for one in store.artifacts(match["line"]) if one.digest.startswith(match["digest"])] if match else []
-    if len(fitting) != 1:
+def _folder_model(label: str, digest: str, folder: Path) -> ComparedModel:
+    return ComparedModel(label=label, kind="folder", digest=digest, model_files=read_model_files(folder), folder=folder)
+
+
+def _find_artifact(name: str, store: Store) -> ComparedModel:
+    match = STORED.fullmatch(name)
+    artifacts = store.artifacts(match["line"]) if match else []
+    matches = [artifact for artifact in artifacts if match and artifact.digest.startswith(match["digest"])]
+    if len(matches) != 1:
         raise ArtifactMissing(
-            f"The store has {'several artifacts' if fitting else 'no artifact'} {named}.",
+            f"The store has {'several artifacts' if matches else 'no artifact'} {name}.",
             "Name it as store://line/digest, with enough digits; `weighbridge status` lists them.",
             where=str(store.folder),
         )
-    folder = store.path(fitting[0])
-    return ComparedModel(
-        label=fitting[0].uri,
-        kind="folder",
-        digest=fitting[0].digest,
-        model_files=read_model_files(folder),
-        folder=folder,
-    )
+    return _folder_model(matches[0].uri, matches[0].digest, store.path(matches[0]))
 
 
-def _key(key_env: str | None) -> str | None:
+def _read_key(key_env: str | None) -> str | None:
     if key_env is None:
         return None
     if not os.environ.get(key_env):

@@ -1,4 +1,4 @@
-"""Before anything is scored: what a verdict on each suite may take, and whether it can come about at all."""
+"""Forecast of a release's suites before anything is scored: duration, and whether a verdict is possible at all."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from weighbridge.line import Line
 
 
 class Forecast(BaseModel):
-    """What to expect of one suite."""
+    """The forecast of one suite."""
 
     model_config = ConfigDict(frozen=True)
 
     suite: str
     power: Power
     seconds: float | None
-    """That the whole suite took the reference the last time; None where it was never scored so."""
+    """Duration of the last scoring of the reference on the whole suite; None if it was never scored this way."""
 
     @property
     def too_small(self) -> bool:
-        """Whether not even every other candidate that is no worse at all would be found so."""
+        """Whether fewer than half of the equally good candidates would be found non-inferior."""
         return self.power.items < self.power.items_half
 
     @property
     def sentence(self) -> str:
-        """The same in words."""
-        took = "never scored so far" if self.seconds is None else f"about {max(self.seconds / 60, 0.1):.1f} minutes"
-        words = f"{self.suite}: {self.power.items} items, {took}; {self.power.sentence}"
+        """The forecast in one line."""
+        duration = "never scored so far" if self.seconds is None else f"about {max(self.seconds / 60, 0.1):.1f} minutes"
+        sentence = f"{self.suite}: {self.power.items} items, {duration}; {self.power.sentence}"
         if self.too_small:
-            return f"{words}. It is too small for its margin: expect `inconclusive`; add items or widen the margin."
-        return words
+            return f"{sentence}. It is too small for its margin: expect `inconclusive`; add items or widen the margin."
+        return sentence
 
 
 def forecast(
     line: Line, reference: str | None, scorer_of: Callable[[Suite], str], cache: ScoreCache
 ) -> tuple[Forecast, ...]:
-    """Work out what a line's suites may take.
+    """Forecast each suite of a line.
 
     Args:
-        line: whose suites, margins and confidence.
-        reference: digest of what candidates are weighed against; None before there is anything.
-        scorer_of: what will score a suite, as the book records it.
-        book: where earlier scorings tell the time.
+        line: gives suites, margins and confidence.
+        reference: digest of the artifact that candidates are compared with; None if there is none yet.
+        scorer_of: returns the name of the scorer of a suite, as the score cache records it.
+        cache: holds earlier scores with their durations.
     """
-    found = []
+    forecasts = []
     for use in line.suites:
         suite = find_suite(use.name)
-        known = reference and cache.find(artifact_digest=reference, suite_digest=suite.digest, scorer=scorer_of(suite))
+        scores = reference and cache.find(artifact_digest=reference, suite_digest=suite.digest, scorer=scorer_of(suite))
         power = power_of(suite.items, use.margin, line.confidence)
-        found.append(Forecast(suite=use.name, power=power, seconds=known.seconds if known else None))
-    return tuple(found)
+        forecasts.append(Forecast(suite=use.name, power=power, seconds=scores.seconds if scores else None))
+    return tuple(forecasts)

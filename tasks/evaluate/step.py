@@ -54,7 +54,7 @@ def forecast(line: Line, reference: Artifact | None, scorer: ServingScorer) -> l
     def scorer_of(suite: Suite) -> str:
         return scorer.lm_eval_name() if suite.kind == "general" else chat_scorer_name(scorer.engine)
 
-    rows = list(foresee(line, reference.digest if reference else None, scorer_of, ScoreCache()))
+    rows = list(foresee(line, reference.digest if reference else None, scorer_of, ScoreCache.of(load_settings())))
     for row in rows:
         (run_logger().warning if row.too_small else run_logger().info)(row.sentence)
     table = [
@@ -136,7 +136,7 @@ def _scored(
     batch_size: int | None,
     enough: Callable[[SuiteScores], bool] = lambda _: False,
 ) -> list[SuiteScores]:
-    cache, told = ScoreCache(), dict[str, Callable[[int, int], None]]()
+    cache, told = ScoreCache.of(load_settings()), dict[str, Callable[[int, int], None]]()
     key = {"artifact_digest": artifact.digest, "scorer": scorer.lm_eval_name(batch_size)}
     known = [cache.find(suite_digest=suite.digest, **key) for suite in suites]
     if all(scores is not None for scores in known):
@@ -147,7 +147,7 @@ def _scored(
         told.setdefault(suite, log_progress(f"{what} {artifact.scheme} on {suite}"))(done, total)
 
     with scorer.lm_eval_scorer(line, artifact, run_logger().info, batch_size) as lm_eval:
-        return score_by_lm_eval(lm_eval, suites, cache, progress=progress, enough=enough)
+        return score_by_lm_eval(lm_eval, suites, cache, load_settings().logs_folder, progress=progress, enough=enough)
 
 
 @step(
@@ -171,7 +171,7 @@ def ask(artifact: Artifact, line: Line, scorer: ServingScorer) -> list[SuiteScor
                 scorer.chat_scorer(line, artifact, engine),
                 suite,
                 api_key=None,
-                cache=ScoreCache(),
+                cache=ScoreCache.of(load_settings()),
                 concurrency=line.target.concurrency,
                 progress=log_progress(f"ask {artifact.scheme} {suite.name}"),
             )

@@ -1,8 +1,7 @@
-"""What an endpoint tells of itself, whether it really echoes log-probabilities, and how long it is waited for."""
+"""Descriptions of endpoints, the check for prompt log-probabilities, and retries."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from examples.answering import Answering
+from tasks.evaluate.scoring import retries
 from tasks.evaluate.scoring.endpoint import describe, lacks_log_probabilities, make_client
 from tasks.evaluate.scoring.retries import RetryBudget
 from weighbridge.errors import EndpointRefused
@@ -24,7 +24,7 @@ def answer(question: str) -> str:
     return "yes"
 
 
-def test_an_endpoint_says_what_it_is(tmp_path: Path) -> None:
+def test_an_endpoint_is_described_by_model_and_engine(tmp_path: Path) -> None:
     with Answering(answer, model="llama", version="0.32.0", props={"chat_template": "{{ x }}"}) as toy:
         found = describe(toy.url, None, "secret", tmp_path)
         assert (found.model, found.engine, found.base) == ("llama", "toyworks 0.32.0", f"{toy.url}/v1")
@@ -35,17 +35,17 @@ def test_an_endpoint_says_what_it_is(tmp_path: Path) -> None:
         assert describe(toy.url, None, None, tmp_path).digest != found.digest
 
 
-def test_an_engine_that_tells_nothing_is_unnamed(tmp_path: Path) -> None:
+def test_an_engine_without_a_version_is_unnamed(tmp_path: Path) -> None:
     with Answering(answer, version=None) as toy:
         assert describe(toy.url, None, None, tmp_path).engine.startswith("unnamed, behind BaseHTTP")
 
 
-def test_a_model_that_is_not_served_is_named_with_those_that_are(tmp_path: Path) -> None:
+def test_a_model_that_is_not_served_is_refused_with_the_served_ones(tmp_path: Path) -> None:
     with Answering(answer, model="llama") as toy, pytest.raises(EndpointRefused, match="'gpt' but llama"):
         describe(toy.url, "gpt", None, tmp_path)
 
 
-def test_one_that_is_down_is_what_it_was_the_last_time(tmp_path: Path) -> None:
+def test_an_endpoint_that_is_down_keeps_its_last_known_description(tmp_path: Path) -> None:
     with pytest.raises(EndpointRefused, match="does not answer"):
         describe("http://127.0.0.1:9", None, None, tmp_path)
     with Answering(answer) as toy:
@@ -55,24 +55,24 @@ def test_one_that_is_down_is_what_it_was_the_last_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("echoes", "said"),
+    ("echoes", "reason"),
     [("", "ignores `echo`"), ("text", "log-probabilities of 1 tokens"), ("log-probabilities", "")],
 )
-def test_log_probabilities_are_believed_only_when_they_come(tmp_path: Path, echoes: str, said: str) -> None:
+def test_prompt_log_probabilities_must_come_back(tmp_path: Path, echoes: str, reason: str) -> None:
     with Answering(answer, echoes=echoes) as toy:
         found = describe(toy.url, None, None, tmp_path)
         problem = lacks_log_probabilities(found.base, found.model, None)
-    assert said in problem and bool(problem) == bool(said)
+    assert reason in problem and bool(problem) == bool(reason)
 
 
 class Busy(ThreadingHTTPServer):
-    """Refuses a few times, as it is told, then answers."""
+    """A server that refuses some requests, then answers."""
 
     daemon_threads = True
 
     def __init__(self, refusals: list[tuple[int, dict[str, str]]]) -> None:
         super().__init__(("127.0.0.1", 0), _BusyHandler)
-        self.refusals, self.times = refusals, list[float]()
+        self.refusals, self.requests = refusals, 0
         self.url = f"http://127.0.0.1:{self.server_port}/x"
 
 
@@ -80,7 +80,7 @@ class _BusyHandler(BaseHTTPRequestHandler):
     server: Busy
 
     def do_POST(self) -> None:
-        self.server.times.append(time.monotonic())
+        self.server.requests += 1
         status, headers = self.server.refusals.pop(0) if self.server.refusals else (200, {})
         self.send_response(status)
         for name, value in {**headers, "Content-Length": "2"}.items():
@@ -92,8 +92,11 @@ class _BusyHandler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+StartBusy = Callable[[list[tuple[int, dict[str, str]]]], Busy]
+
+
 @pytest.fixture
-def busy() -> Iterator[Callable[[list[tuple[int, dict[str, str]]]], Busy]]:
+def busy() -> Iterator[StartBusy]:
     started: list[Busy] = []
 
     def start(refusals: list[tuple[int, dict[str, str]]]) -> Busy:
@@ -102,45 +105,55 @@ def busy() -> Iterator[Callable[[list[tuple[int, dict[str, str]]]], Busy]]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
+    for server in started:
+        server.shutdown()
+        server.server_close()
 
 
 def in_seconds(seconds: float) -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
-@pytest.mark.parametrize(("asked", "least"), [("1", 0.9), (lambda: in_seconds(2), 0.9), ("0", 0.0), ("soon", 0.0)])
-def test_an_endpoint_that_asks_to_wait_is_given_the_time(busy, asked, least: float) -> None:  # type: ignore[no-untyped-def]
-    toy = busy([(429, {"Retry-After": asked if isinstance(asked, str) else asked()})])
+@pytest.mark.parametrize(
+    ("retry_after", "least_seconds"),
+    [(lambda: "1", 0.9), (lambda: in_seconds(2), 0.9), (lambda: "0", 0.0), (lambda: "soon", 0.0)],
+)
+def test_retry_after_is_respected(busy: StartBusy, retry_after: Callable[[], str], least_seconds: float) -> None:
+    toy, waits = busy([(429, {"Retry-After": retry_after()})]), list[float]()
     with make_client(None) as client:
-        assert RetryBudget(10).post(client, toy.url, {}).json() == {}
-    assert toy.times[1] - toy.times[0] >= least
+        assert RetryBudget(10, sleep=waits.append).post(client, toy.url, {}).json() == {}
+    assert toy.requests == 2 and len(waits) == 1
+    assert max(waits[0], 0.5) == waits[0] >= least_seconds
 
 
-def test_one_that_asks_for_an_hour_is_not_waited_for(busy) -> None:  # type: ignore[no-untyped-def]
-    toy = busy([(503, {"Retry-After": "3600"})])
-    started = time.monotonic()
+def test_the_default_sleep_waits(busy: StartBusy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.05)
+    toy, started = busy([(429, {})]), time.monotonic()
+    with make_client(None) as client:
+        RetryBudget(10).post(client, toy.url, {})
+    assert toy.requests == 2 and time.monotonic() - started >= 0.05
+
+
+def test_an_endpoint_that_asks_for_an_hour_is_not_retried(busy: StartBusy) -> None:
+    toy, waits = busy([(503, {"Retry-After": "3600"})]), list[float]()
     with make_client(None) as client, pytest.raises(httpx.HTTPStatusError):
-        RetryBudget(5).post(client, toy.url, {})
-    assert time.monotonic() - started < 2 and len(toy.times) == 1
+        RetryBudget(5, sleep=waits.append).post(client, toy.url, {})
+    assert (toy.requests, waits) == (1, [])
 
 
-def test_a_request_that_cannot_succeed_is_not_repeated(busy) -> None:  # type: ignore[no-untyped-def]
+def test_a_request_that_cannot_succeed_is_not_retried(busy: StartBusy) -> None:
     toy = busy([(400, {})])
     with make_client(None) as client, pytest.raises(httpx.HTTPStatusError):
-        RetryBudget(5).post(client, toy.url, json.loads("{}"))
-    assert len(toy.times) == 1
+        RetryBudget(5).post(client, toy.url, {})
+    assert toy.requests == 1
 
 
-def test_all_requests_together_wait_no_longer_than_their_share(busy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("tasks.evaluate.scoring.retries.REQUESTS_WORTH", 0.5)
-    toy = busy([(500, {})] * 100)
-    retry_budget = RetryBudget(4)
-    started = time.monotonic()
+def test_all_requests_share_one_budget(busy: StartBusy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BUDGET_REQUESTS", 0.5)
+    toy, waits = busy([(500, {})] * 100), list[float]()
+    retry_budget = RetryBudget(4, sleep=waits.append)
     with make_client(None) as client:
         for _ in range(3):
             with pytest.raises(httpx.HTTPStatusError):
                 retry_budget.post(client, toy.url, {})
-    assert time.monotonic() - started < 4, "three requests alone would wait 12 s"
+    assert 0 < sum(waits) <= 2, "three requests alone would wait 12 s"

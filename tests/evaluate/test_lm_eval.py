@@ -1,6 +1,12 @@
+"""lm-eval scoring: killed and resumed processes, early stops, endpoints, and what is refused."""
+
+from __future__ import annotations
+
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,12 +15,13 @@ from examples.answering import Answering
 from tasks.evaluate.scoring import lm_eval, lm_eval_process
 from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, score_by_lm_eval
 from tasks.evaluate.scoring.lm_eval_child import Refused, RemoteModel, _item
+from tasks.evaluate.scoring.lm_eval_process import ScoringProcess
 from tasks.evaluate.scoring.partial_scores import read_partial_scores
-from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.errors import ScoringFailed
 
-# A child imports torch and lm-eval: 10 s on idle cores, a minute on crowded ones.
+# A scoring process imports torch and lm-eval: 5 s on idle cores, a minute on crowded ones.
 pytestmark = pytest.mark.timeout(400)
 
 WORDS = ["the", "cat", "dog", "sees", "a", "bird", "runs", "sleeps", "big", "small", "house", "tree", "river", "sun"]
@@ -108,98 +115,127 @@ def tiny_llama(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def suites(root: Path, *names: str) -> list[Suite]:
     return [find_suite(f"general/{name}", root) for name in names]
 
 
-def test_scores_are_kept_when_the_child_is_killed_and_go_on_from_there(
-    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def shared_process(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringProcess]:
+    """One scoring process of the model for all tests that do not kill theirs."""
+    job = LmEvalScorer("a" * 64, model).job
+    with ScoringProcess(job, tmp_path_factory.mktemp("logs") / "scoring.log") as process:
+        yield process
+
+
+@pytest.fixture
+def use_shared_process(
+    shared_process: ScoringProcess, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[tuple[str, ...]]]:
+    """Let `score_by_lm_eval` use the shared process; return the list of the chunks that are requested of it."""
+
+    def use() -> list[tuple[str, ...]]:
+        chunks: list[tuple[str, ...]] = []
+        score = ScoringProcess.score
+
+        def record(
+            self: ScoringProcess, suite: Suite, ids: tuple[str, ...], report: Callable[[float], None]
+        ) -> tuple[ItemScore, ...]:
+            chunks.append(ids)
+            return score(self, suite, ids, report)
+
+        monkeypatch.setattr(ScoringProcess, "score", record)
+        monkeypatch.setattr(lm_eval, "ScoringProcess", lambda *_: nullcontext(shared_process))
+        return chunks
+
+    return use
+
+
+def test_scores_survive_a_killed_process_and_scoring_resumes(
+    root: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use_shared_process: Callable[[], list[tuple[str, ...]]],
 ) -> None:
-    cache, wanted = ScoreCache(tmp_path / "scores"), suites(root, "first", "second", "echo")
+    monkeypatch.setattr(lm_eval, "CHUNK_ITEMS", 4)
+    cache, logs, wanted = ScoreCache(tmp_path / "scores"), tmp_path / "logs", suites(root, "first", "second", "echo")
+    scorer = LmEvalScorer("a" * 64, model)
+    partial = cache.partial_scores_path(**scorer.key(wanted[1]))
     monkeypatch.chdir("/")
 
     def kill_in_the_second(suite: str, done: int, total: int) -> None:
-        if suite == "general/second":
-            os.kill(_child(), signal.SIGKILL)
+        if read_partial_scores(partial):
+            os.kill(_child_pid(), signal.SIGKILL)
 
     with pytest.raises(ScoringFailed, match="signal 9"):
-        score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted, cache, progress=kill_in_the_second)
-    kept = cache.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=local_scorer_name())
-    assert kept is not None
-    _are_sound_choices(kept, wanted[0])
+        score_by_lm_eval(scorer, wanted, cache, logs, progress=kill_in_the_second)
+    first = cache.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=local_scorer_name())
+    assert first is not None
+    _check_choices(first, wanted[0])
+    kept = read_partial_scores(partial)
+    assert len(kept) == 4 and list(kept) != list(wanted[1].ids[:4]), "not in the file's order"
 
-    told: list[tuple[str, int, int]] = []
-    scores = score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted, cache, progress=lambda *event: told.append(event))
-    assert {suite for suite, _, _ in told} == {"general/second", "general/echo"}
-    assert ("general/second", 0, 6) in told and ("general/echo", 14, 14) in told
-    assert [one.suite for one in scores] == ["general/first", "general/second", "general/echo"]
-    assert scores[0] == kept
-    _are_sound_choices(scores[1], wanted[1])
+    chunks = use_shared_process()
+    reported: list[tuple[str, int, int]] = []
+    scores = score_by_lm_eval(
+        scorer, wanted, cache, logs, progress=lambda suite, done, total: reported.append((suite, done, total))
+    )
+    assert {suite for suite, _, _ in reported} == {"general/second", "general/echo"}
+    assert ("general/second", 4, 6) in reported and ("general/echo", 14, 14) in reported
+    assert sorted(chunks[0]) == sorted(set(wanted[1].ids) - kept.keys())
+    assert [suite.suite for suite in scores] == ["general/first", "general/second", "general/echo"]
+    assert scores[0] == first
+    _check_choices(scores[1], wanted[1])
+    assert {item.id: item for item in scores[1].items}.items() >= kept.items()
     assert [item.id for item in scores[2].items] == list(wanted[2].ids)
     assert scores[2].items[2].question == "the dog is"
 
+    monkeypatch.setattr(lm_eval, "ScoringProcess", ScoringProcess)
     monkeypatch.setattr(lm_eval_process.subprocess, "Popen", None)
-    assert score_by_lm_eval(LmEvalScorer("a" * 64, model), wanted[::-1], cache) == scores[::-1]
+    assert score_by_lm_eval(scorer, wanted[::-1], cache, logs) == scores[::-1], "no process is started"
 
 
-def test_a_killed_suite_goes_on_from_its_last_chunk(
-    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_suite_that_stopped_early_is_not_cached_and_resumes(
+    root: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use_shared_process: Callable[[], list[tuple[str, ...]]],
 ) -> None:
     monkeypatch.setattr(lm_eval, "CHUNK_ITEMS", 4)
-    cache, (suite,) = ScoreCache(tmp_path / "scores"), suites(root, "first")
-    scoring = lm_eval.LmEvalScorer("d" * 64, model)
+    cache, logs, (suite,) = ScoreCache(tmp_path / "scores"), tmp_path / "logs", suites(root, "first")
+    scorer = LmEvalScorer("d" * 64, model)
+    chunks, counts = use_shared_process(), list[int]()
 
-    def kill(_: str, done: int, total: int) -> None:
-        if read_partial_scores(cache.partial_scores_path(**scoring.key(suite))):
-            os.kill(_child(), signal.SIGKILL)
+    def stop_at_eight(_: Suite, items: list[ItemScore]) -> bool:
+        counts.append(len(items))
+        return len(items) >= 8
 
-    with pytest.raises(ScoringFailed, match="signal 9"):
-        lm_eval.score_by_lm_eval(scoring, [suite], cache, progress=kill)
-    kept = read_partial_scores(cache.partial_scores_path(**scoring.key(suite)))
-    assert len(kept) == 4 and list(kept) != list(suite.ids[:4]), "not in the file's order"
-
-    asked: list[str] = []
-    real = lm_eval_process.ScoringProcess.score
-    monkeypatch.setattr(
-        lm_eval_process.ScoringProcess,
-        "score",
-        lambda self, of, ids, tell: asked.extend(ids) or real(self, of, ids, tell),
-    )
-    looked: list[int] = []
-    (part,) = lm_eval.score_by_lm_eval(
-        scoring, [suite], cache, stop=lambda _, seen: looked.append(len(seen)) or len(seen) >= 8
-    )
-    assert looked == [4, 8] and (len(part.items), part.suite_items) == (8, 9)
-    assert cache.find(**scoring.key(suite)) is None, "a part is no scoring"
-    (whole,) = lm_eval.score_by_lm_eval(scoring, [suite], cache)
-    assert sorted(asked) == sorted(set(suite.ids) - kept.keys())
-    _are_sound_choices(whole, suite)
-    assert {item.id: item for item in whole.items}.items() >= kept.items()
+    (part,) = score_by_lm_eval(scorer, [suite], cache, logs, stop=stop_at_eight)
+    assert counts == [4, 8] and (len(part.items), part.suite_items) == (8, 9)
+    assert cache.find(**scorer.key(suite)) is None, "part of a suite is not cached"
+    (whole,) = score_by_lm_eval(scorer, [suite], cache, logs)
+    assert sorted(id for chunk in chunks for id in chunk) == sorted(suite.ids), "each item is scored once"
+    _check_choices(whole, suite)
     assert whole.conditions is not None and whole.conditions.tokenizer and whole.conditions.quantization == "none"
     for item in whole.items:
         assert item.margin is not None and (item.margin > 0) == (item.score == 1)
 
 
-def test_an_endpoint_that_echoes_log_probabilities_is_scored_like_a_folder(
+def test_an_endpoint_with_prompt_log_probabilities_is_scored_like_a_folder(
     root: Path, model: Path, tmp_path: Path
 ) -> None:
     with Answering(lambda question: "", echoes="log-probabilities") as toy:
         remote = RemoteModel(base=f"{toy.url}/v1", model="toy", tokenizer=model, context=128, concurrency=2)
-        scoring = lm_eval.LmEvalScorer("e" * 64, remote, engine="toyworks 1")
-        (scores,) = lm_eval.score_by_lm_eval(scoring, suites(root, "second"), ScoreCache(tmp_path / "scores"))
+        scorer = LmEvalScorer("e" * 64, remote, engine="toyworks 1")
+        (scores,) = score_by_lm_eval(scorer, suites(root, "second"), ScoreCache(tmp_path / "scores"), tmp_path / "logs")
     assert len(toy.asked) == 18
-    # The toy takes a token for the less likely the higher its number is: `a bird` is made of the lowest.
+    # To the toy a token is the less likely the higher its number: `a bird` has the lowest.
     assert {item.answer for item in scores.items} == {"a bird"}
     assert "toyworks 1" in scores.scorer and "local-completions" in scores.scorer
 
 
-def _are_sound_choices(scores: SuiteScores, suite: Suite) -> None:
+def _check_choices(scores: SuiteScores, suite: Suite) -> None:
     assert [item.id for item in scores.items] == list(suite.ids)
     assert scores.seconds > 0 and scores.scorer == local_scorer_name()
     for number, item in enumerate(scores.items):
@@ -208,15 +244,20 @@ def _are_sound_choices(scores: SuiteScores, suite: Suite) -> None:
         assert item.question == f"the {WORDS[number]} sees"
 
 
-def _child() -> int:
+def _child_pid() -> int:
     import psutil
 
-    (child,) = [one for one in psutil.Process().children() if "tasks.evaluate.scoring.lm_eval_child" in one.cmdline()]
-    return child.pid
+    pids = [child.pid for child in psutil.Process().children() if _is_scoring(child.cmdline())]
+    (pid,) = pids
+    return pid
 
 
-class Words:
-    """What the child asks of a model besides likelihoods: how long a text is."""
+def _is_scoring(command: list[str]) -> bool:
+    return "tasks.evaluate.scoring.lm_eval_child" in command
+
+
+class WordModel:
+    """A model whose tokens are words."""
 
     max_length = 128
 
@@ -224,7 +265,7 @@ class Words:
         return text.split()
 
 
-def test_numbers_that_are_none_give_no_scores(root: Path) -> None:
+def test_log_likelihoods_that_are_not_finite_are_refused(root: Path) -> None:
     (suite,) = suites(root, "second")
     sample = {
         "doc": {"id": "c0", "question": "the cat sees"},
@@ -232,26 +273,29 @@ def test_numbers_that_are_none_give_no_scores(root: Path) -> None:
         "filtered_resps": [(-1.0, False), (float("nan"), False), (-3.0, False)],
         "acc": 1.0,
     }
-    with pytest.raises(Refused, match="c0 has log-likelihoods that are no numbers"):
-        _item(Words(), suite, sample, "c0", "acc")
-    sound = {**sample, "filtered_resps": [(-1.0, False), (-2.0, False), (-3.0, False)]}
-    assert _item(Words(), suite, sound, "c0", "acc").answer == "a bird"
+    with pytest.raises(Refused, match="c0 has log-likelihoods that are not finite"):
+        _item(WordModel(), suite, sample, "c0", "acc")
+    finite = {**sample, "filtered_resps": [(-1.0, False), (-2.0, False), (-3.0, False)]}
+    assert _item(WordModel(), suite, finite, "c0", "acc").answer == "a bird"
     with pytest.raises(Refused, match="c0 is longer than the model's context of 128 tokens"):
-        _item(Words(), suite, {**sound, "arguments": [("cat " * 200, " a bird")]}, "c0", "acc")
+        _item(WordModel(), suite, {**finite, "arguments": [("cat " * 200, " a bird")]}, "c0", "acc")
 
 
-def test_a_model_that_does_not_load_is_told_with_the_logs_tail(root: Path, tmp_path: Path, home: Path) -> None:
+def test_a_model_that_does_not_load_fails_with_the_tail_of_the_log(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScoringFailed, match="status 1") as caught:
         score_by_lm_eval(
-            LmEvalScorer("c" * 64, tmp_path / "empty"), suites(root, "first"), ScoreCache(tmp_path / "scores")
+            LmEvalScorer("c" * 64, tmp_path / "empty"),
+            suites(root, "first"),
+            ScoreCache(tmp_path / "scores"),
+            tmp_path / "logs",
         )
-    assert caught.value.where == str(home / "logs" / f"scoring-{'c' * 12}.log")
+    assert caught.value.where == str(tmp_path / "logs" / f"scoring-{'c' * 12}.log")
     assert "Error" in caught.value.what
     assert "Traceback" in Path(caught.value.where).read_text()
 
 
-def test_the_scorers_name_says_what_moves_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scorers_name_contains_what_changes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(part in local_scorer_name() for part in ("lm-eval 0.", "transformers 5.", "torch 2.", "0-shot"))
     before = local_scorer_name()
     monkeypatch.setattr(lm_eval, "BATCH_SIZE", 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from examples import tiny
-from registry.store import Store
+from registry.store import Store, sha256_of
 from tasks.evaluate.scoring import model_files
 from tasks.evaluate.scoring.model_files import folder_digest, read_model_files
 from weighbridge.errors import ModelUnreadable
@@ -64,20 +64,26 @@ def test_a_broken_file_is_named(folder: Path) -> None:
 
 
 def test_a_folder_is_what_the_store_would_call_it(folder: Path, tmp_path: Path) -> None:
-    digest = folder_digest(folder)
+    digest = folder_digest(folder, tmp_path / "home")
     assert Store(tmp_path / "store").adopt(folder, line="toy", scheme="bf16", repo="a/b", commit="c").digest == digest
 
 
-def test_a_folder_is_hashed_once_until_a_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = folder_digest(folder)
+def test_a_folder_is_hashed_once_until_a_file_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folder_digest(folder, tmp_path / "home")
     hashed: list[Path] = []
-    real = model_files.sha256_of
-    monkeypatch.setattr(model_files, "sha256_of", lambda path: hashed.append(path) or real(path))
-    assert folder_digest(folder) == first and not hashed
+
+    def record(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(model_files, "sha256_of", record)
+    assert folder_digest(folder, tmp_path / "home") == first and not hashed
     (folder / "README.md").write_text("changed")
-    assert folder_digest(folder) != first and hashed
+    assert folder_digest(folder, tmp_path / "home") != first and hashed
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelUnreadable, match="empty"):
-        folder_digest(tmp_path / "nothing")
+        folder_digest(tmp_path / "nothing", tmp_path / "home")

@@ -90,8 +90,8 @@ def measure_distributions(
         ModelUnreadable: a folder has no model.
     """
     chosen = tuple(documents) if documents is not None else held_documents()
-    candidate_digest = candidate_digest or folder_digest(candidate_folder)
-    production_digest = production_digest or folder_digest(production_folder)
+    candidate_digest = candidate_digest or folder_digest(candidate_folder, load_settings().home)
+    production_digest = production_digest or folder_digest(production_folder, load_settings().home)
     digest, scorer = text_digest(chosen), local_scorer_name(context_tokens)
     kept = _kept_at(home or load_settings().home, production_digest, candidate_digest, digest, scorer)
     if kept.is_file():

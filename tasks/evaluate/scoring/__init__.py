@@ -1,1 +1,1 @@
-"""Scoring: one score for each item of a suite, through lm-eval or by asking an endpoint."""
+"""Scoring: one score per item of a suite, by lm-eval or by chat requests to an endpoint."""

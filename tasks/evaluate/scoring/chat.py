@@ -1,7 +1,7 @@
-"""Scores on a regression suite: ask an OpenAI-compatible endpoint, check what it answers.
+"""Chat scoring: send a regression suite's prompts to an OpenAI-compatible endpoint and grade the answers.
 
-What an endpoint does not answer is never a wrong answer: requests are tried again as long as `retry_budget` says, and
-then the scoring ends. Every answer is in a journal by then, so the next run asks only what is missing.
+A missing answer is never counted as a wrong one: requests are retried within a `RetryBudget`, and then the scoring
+fails. Answers so far are kept as partial scores, so the next run sends only the missing prompts.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.evaluate.scoring.endpoint import base_of, make_client
 from tasks.evaluate.scoring.model_files import ModelFiles
 from tasks.evaluate.scoring.partial_scores import PartialScores, finish_suite, open_partial_scores
-from tasks.evaluate.scoring.retries import RetryBudget, describe_error, is_rejected_item
+from tasks.evaluate.scoring.retries import RetryBudget, describe_error, rejects_only_this_item
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores, Trouble
 from tasks.evaluate.suites.assertions import VERSION, Answer
 from tasks.evaluate.suites.suite import Question, Suite, questions_of
 from tasks.evaluate.verdict.comparable import MOST_TROUBLE_SHARE
 from weighbridge.errors import ScoringFailed
 
-LOOK_EVERY_ITEMS = 8
-"""Whether the question is settled is looked up at most this often: it costs milliseconds."""
+STOP_CHECK_ITEMS = 8
+"""Early stopping is checked at most every so many items: a check costs milliseconds."""
 
-AHEAD = 4
-"""As many times the questions asked at once may be answered beyond the first that is not: only what has no gaps
-before it may be looked at."""
+LOOKAHEAD = 4
+"""Answers beyond the first missing one, as a multiple of the concurrency: only items without a gap before them may
+be evaluated, so answers far ahead of a slow item could be wasted."""
 
 
 class _Usage(BaseModel):
@@ -37,7 +37,7 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """The part of an OpenAI chat completion that is used here."""
+    """The fields of an OpenAI chat completion that are read here."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,36 +45,41 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def chat_scorer_name(engine: str, again: bool = False) -> str:
-    """What scores regression suites through an engine (name, version and flags), as the book records it."""
-    return f"assertions {VERSION} temperature 0 {engine}{' again' if again else ''}"
+def chat_scorer_name(engine: str, rescored: bool = False) -> str:
+    """Name of the scorer of regression suites through an engine, part of the score cache's key.
+
+    Args:
+        engine: name, version and flags.
+        rescored: whether this is production's second scoring, for the noise floor.
+    """
+    return f"assertions {VERSION} temperature 0 {engine}{' again' if rescored else ''}"
 
 
 class ChatScorer(BaseModel):
-    """Who is asked, and what is known of it."""
+    """Scores one model on regression suites through an endpoint."""
 
     model_config = ConfigDict(frozen=True)
 
     endpoint: str
     """The engine's address, with or without `/v1`."""
     model: str
-    """The name that it serves the model by."""
+    """The name under which the endpoint serves the model."""
     artifact_digest: str
-    """The model's identity in the book."""
+    """The model's identity in the score cache."""
     engine: str
-    """Name, version and flags of what answers, part of the scorer's name."""
+    """Name, version and flags of the engine, part of the scorer's name."""
     model_files: ModelFiles = ModelFiles()
-    again: bool = False
-    """Whether this is the second scoring of the same, for the noise floor."""
+    rescored: bool = False
+    """Whether this is production's second scoring, for the noise floor."""
 
     @property
     def name(self) -> str:
-        """The scorer's name in the book."""
-        return chat_scorer_name(self.engine, self.again)
+        """The scorer's name in the score cache."""
+        return chat_scorer_name(self.engine, self.rescored)
 
     @property
     def conditions(self) -> Conditions:
-        """How its scores come about."""
+        """Conditions of the scoring, for the comparability check."""
         return Conditions(
             scorer="weighbridge chat",
             parsing=f"assertions {VERSION}",
@@ -84,7 +89,7 @@ class ChatScorer(BaseModel):
 
 
 def score_by_chat(
-    chat_scorer: ChatScorer,
+    scorer: ChatScorer,
     suite: Suite,
     *,
     api_key: str | None,
@@ -96,117 +101,123 @@ def score_by_chat(
     first: Collection[str] = (),
     stop: Callable[[list[ItemScore]], bool] | None = None,
 ) -> SuiteScores:
-    """Ask the questions of a regression suite; an item scores as its assertions and threshold say.
+    """Score a model on a regression suite; assertions and threshold of an item decide its score.
 
     Args:
-        asking: who is asked.
+        scorer: the model and its endpoint.
         suite: a regression suite.
-        api_key: sent as a bearer token where there is one.
-        book: answers that were given before are taken from it, or from its journal.
-        concurrency: questions asked at once.
-        patience_seconds: how long one request is tried again; see `retry_budget`.
-        progress: called with questions answered and questions in all.
-        order: ids in the order in which they are looked at; the suite's own by default.
-        first: ids of which all are asked, and before the others.
-        stop: called with the items answered so far, in that order and without gaps; True ends the scoring.
+        api_key: sent as a bearer token if given.
+        cache: holds earlier scores, finished or partial, and receives the new ones.
+        concurrency: prompts sent at once.
+        retry_seconds: time limit of one request with its retries; see `RetryBudget`.
+        progress: called with the number of scored items and of all items.
+        order: ids in the order in which items are evaluated; the suite's own by default.
+        first: ids that are all sent, and before the others.
+        stop: called with the items scored so far, in that order and without gaps; True ends the scoring.
 
     Returns:
-        The whole suite's scores, or those that were looked at when `stop` said so (`suite_items` is set then).
+        The scores of the whole suite, or of the items evaluated until `stop` returned True (with `suite_items` set).
 
     Raises:
-        ScoringFailed: a question got no answer while patience lasted, or too many got an error; what was answered is
-            kept, and asked no more.
+        ScoringFailed: an item got no answer within the retry budget, or too many got an error. Answers so far are
+            kept and not requested again.
     """
-    key = {"artifact_digest": chat_scorer.artifact_digest, "suite_digest": suite.digest, "scorer": chat_scorer.name}
-    with open_partial_scores(cache.partial_scores_path(**key)) as journal:
-        # Another process may have finished it while this one waited for the journal.
-        known = cache.find(**key)
-        if known is not None:
-            journal.delete()
-            return known
+    key = {"artifact_digest": scorer.artifact_digest, "suite_digest": suite.digest, "scorer": scorer.name}
+    with open_partial_scores(cache.partial_scores_path(**key)) as partial_scores:
+        # Another process may have finished the suite while this one waited for the lock.
+        cached = cache.find(**key)
+        if cached is not None:
+            partial_scores.delete()
+            return cached
         questions = {question.id: question for question in questions_of(suite.path)}
         if tuple(questions) != suite.ids:
-            raise ScoringFailed("The suite changed while it was asked.", "Run it again.", where=suite.name)
+            raise ScoringFailed("The suite changed while it was being scored.", "Run it again.", where=suite.name)
         ordered = [questions[id] for id in order or suite.ids]
-        loop = _Loop(chat_scorer, ordered, journal, api_key, RetryBudget(retry_seconds, concurrency), progress, stop)
-        items = loop.run(concurrency, frozenset(first))
-        return finish_suite(cache, journal, suite, key, items, chat_scorer.conditions)
+        retry_budget = RetryBudget(retry_seconds, concurrency)
+        run = _ChatRun(scorer, ordered, partial_scores, api_key, retry_budget, progress, stop)
+        items = run.score(concurrency, frozenset(first))
+        return finish_suite(cache, partial_scores, suite, key, items, scorer.conditions)
 
 
-class _Loop:
-    """The questions of one suite, asked side by side."""
+class _ChatRun:
+    """The concurrent requests of one suite."""
 
     def __init__(
         self,
-        chat_scorer: ChatScorer,
+        scorer: ChatScorer,
         questions: list[Question],
-        journal: PartialScores,
+        partial_scores: PartialScores,
         api_key: str | None,
         retry_budget: RetryBudget,
         progress: Callable[[int, int], None] | None,
         stop: Callable[[list[ItemScore]], bool] | None,
     ) -> None:
-        self.base, self.model = base_of(chat_scorer.endpoint), chat_scorer.model
-        self.questions, self.journal, self.api_key = questions, journal, api_key
+        self.base, self.model = base_of(scorer.endpoint), scorer.model
+        self.questions, self.partial_scores, self.api_key = questions, partial_scores, api_key
         self.retry_budget, self.stop = retry_budget, stop or (lambda items: False)
         self.progress = progress or (lambda done, total: None)
-        self.items = dict(journal.items)
+        self.items = dict(partial_scores.items)
         self.errors = 0
         self.order = [question.id for question in questions]
-        self.reached = 0
-        self.looked_at = 0
+        self.without_gap = 0
+        """Length of the order's beginning in which every item is scored."""
+        self.evaluated = 0
+        """The same at the last check of `stop`."""
 
-    def run(self, concurrency: int, first: frozenset[str]) -> list[ItemScore]:
-        """Ask what is missing; the items looked at, in order, and those that were asked first."""
-        missing = [one for one in self.questions if one.id not in self.items]
-        missing.sort(key=lambda one: one.id not in first)
-        if not self._enough(first):
-            self._ask_all(missing, concurrency, first)
-        looked_at = self.order[: self.looked_at]
-        others = [id for id in self.order[self.looked_at :] if id in first]
-        return [self.items[id] for id in (*looked_at, *others)]
+    def score(self, concurrency: int, first: frozenset[str]) -> list[ItemScore]:
+        """Send the missing prompts; return the evaluated items in order, then the others of `first`."""
+        missing = [question for question in self.questions if question.id not in self.items]
+        missing.sort(key=lambda question: question.id not in first)
+        if not self._may_stop(first):
+            self._send_all(missing, concurrency, first)
+        evaluated = self.order[: self.evaluated]
+        others = [id for id in self.order[self.evaluated :] if id in first]
+        return [self.items[id] for id in (*evaluated, *others)]
 
-    def _ask_all(self, missing: list[Question], concurrency: int, first: frozenset[str]) -> None:
+    def _send_all(self, missing: list[Question], concurrency: int, first: frozenset[str]) -> None:
         waiting, running, answered = deque(missing), set[Future[ItemScore]](), 0
         with make_client(self.api_key) as client, ThreadPoolExecutor(concurrency) as pool:
-            self.journal.start_clock()
+            self.partial_scores.start_clock()
             try:
                 while waiting or running:
-                    # Not far ahead of an item that is slow or tried again: what is not begun can be spared.
-                    far = bool(running) and self._beyond(first) > AHEAD * concurrency
-                    for _ in range(0 if far else min(2 * concurrency - len(running), len(waiting))):
-                        running.add(pool.submit(self._ask_one, client, waiting.popleft()))
+                    # Wait for an item that is slow or retried: requests that are not sent yet can be spared.
+                    too_far_ahead = bool(running) and self._scored_beyond_gap(first) > LOOKAHEAD * concurrency
+                    for _ in range(0 if too_far_ahead else min(2 * concurrency - len(running), len(waiting))):
+                        running.add(pool.submit(self._score_item, client, waiting.popleft()))
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     self._take(finished)
-                    looks, answered = answered // LOOK_EVERY_ITEMS, answered + len(finished)
-                    if (answered // LOOK_EVERY_ITEMS > looks or not (waiting or running)) and self._enough(first):
+                    checks, answered = answered // STOP_CHECK_ITEMS, answered + len(finished)
+                    is_due = answered // STOP_CHECK_ITEMS > checks or not (waiting or running)
+                    if is_due and self._may_stop(first):
                         break
             finally:
                 self.retry_budget.end()
-                # What is running gets its answer, and that is kept; what has not begun is not to begin.
+                # Running requests finish and their answers are kept; requests that are not sent yet are cancelled.
                 pool.shutdown(cancel_futures=True)
-                self._keep([one.result() for one in running if not one.cancelled() and one.exception() is None])
+                self._keep(
+                    [future.result() for future in running if not future.cancelled() and future.exception() is None]
+                )
 
-    def _enough(self, first: frozenset[str]) -> bool:
-        """Whether all that must be asked is, and what is there without gaps settles the question."""
+    def _may_stop(self, first: frozenset[str]) -> bool:
+        """Whether all of `first` are scored and the items without a gap decide the verdict."""
         self._advance()
-        self.looked_at = self.reached
-        so_far = [self.items[id] for id in self.order[: self.reached]]
+        self.evaluated = self.without_gap
+        so_far = [self.items[id] for id in self.order[: self.without_gap]]
         return bool(so_far) and first <= self.items.keys() and self.stop(so_far)
 
     def _advance(self) -> None:
-        while self.reached < len(self.order) and self.order[self.reached] in self.items:
-            self.reached += 1
+        while self.without_gap < len(self.order) and self.order[self.without_gap] in self.items:
+            self.without_gap += 1
 
-    def _beyond(self, first: frozenset[str]) -> int:
-        """How many items are answered beyond the first gap, other than those that were to be asked first."""
+    def _scored_beyond_gap(self, first: frozenset[str]) -> int:
+        """Number of items scored beyond the first gap, apart from those of `first`."""
         self._advance()
-        looked_at = set(self.order[: self.reached])
-        return sum(id not in looked_at and id not in first for id in self.items)
+        without_gap = set(self.order[: self.without_gap])
+        return sum(id not in without_gap and id not in first for id in self.items)
 
     def _take(self, finished: Collection[Future[ItemScore]]) -> None:
-        failures = [error for one in finished if (error := one.exception()) is not None]
-        self._keep([one.result() for one in finished if one.exception() is None])
+        failures = [error for future in finished if (error := future.exception()) is not None]
+        self._keep([future.result() for future in finished if future.exception() is None])
         if failures:
             raise failures[0]
         if self.errors > MOST_TROUBLE_SHARE * len(self.questions):
@@ -214,37 +225,37 @@ class _Loop:
             raise ScoringFailed(
                 f"{self.errors} of {len(self.items)} items got an error for an answer, the last of them {last.id}: "
                 f"{last.answer}",
-                "Look at the engine's log and the item, then run it again: what was answered is kept.",
+                "Look at the engine's log and the item, then run it again: answers so far are kept.",
                 where=self.base,
             )
 
     def _keep(self, items: Sequence[ItemScore]) -> None:
         self.items |= {item.id: item for item in items}
-        # An error is not for the journal: it is worth another try when the scoring goes on.
+        # Errors are not kept on disk: they are retried when the scoring is resumed.
         errors = sum(item.trouble == "error" for item in items)
         self.errors += errors
         if len(items) > errors:
-            self.journal.add([item for item in items if item.trouble != "error"])
+            self.partial_scores.add([item for item in items if item.trouble != "error"])
         for number in range(len(self.items) - len(items), len(self.items)):
             self.progress(number + 1, len(self.questions))
 
-    def _ask_one(self, client: httpx.Client, question: Question) -> ItemScore:
+    def _score_item(self, client: httpx.Client, question: Question) -> ItemScore:
         body = {"model": self.model, **question.request}
         try:
             response = self.retry_budget.post(client, f"{self.base}/chat/completions", body)
-            return self._scored(question, response)
+            return self._grade(question, response)
         except ValidationError:
-            return _error(question, f"not an OpenAI chat completion: {response.text[:300]}")
+            return _error_score(question, f"not an OpenAI chat completion: {response.text[:300]}")
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.HTTPStatusError) and is_rejected_item(error):
-                return _error(question, describe_error(error))
+            if isinstance(error, httpx.HTTPStatusError) and rejects_only_this_item(error):
+                return _error_score(question, describe_error(error))
             raise ScoringFailed(
-                f"The item {question.id} got no answer, after all that patience allows: {describe_error(error)}",
-                "Look at the engine and its log, then run it again: what was answered is kept.",
+                f"The item {question.id} got no answer within the time for retries: {describe_error(error)}",
+                "Look at the engine and its log, then run it again: answers so far are kept.",
                 where=self.base,
             ) from error
 
-    def _scored(self, question: Question, response: httpx.Response) -> ItemScore:
+    def _grade(self, question: Question, response: httpx.Response) -> ItemScore:
         completion = _Completion.model_validate_json(response.content)
         answer = Answer.of_choice(completion.choices[0], response.elapsed.total_seconds())
         return ItemScore(
@@ -262,19 +273,19 @@ class _Loop:
 
 def _trouble(question: Question, answer: Answer, usage: _Usage | None) -> Trouble:
     if answer.finish_reason == "length":
-        # An item that asks for 16 tokens is answered by 16; one that was cut before, or never set a limit, is not.
+        # An answer as long as the item's own max_tokens is complete; one cut earlier, or without a limit, is not.
         tokens = usage.completion_tokens if usage else None
-        limited = "max_tokens" in question.model_fields_set
-        if not limited or (tokens is not None and tokens < question.max_tokens):
+        has_limit = "max_tokens" in question.model_fields_set
+        if not has_limit or (tokens is not None and tokens < question.max_tokens):
             return "truncated"
     return "" if answer.shown.strip() or answer.refusal else "empty"
 
 
-def _error(question: Question, said: str) -> ItemScore:
+def _error_score(question: Question, message: str) -> ItemScore:
     return ItemScore(
         id=question.id,
         score=0.0,
-        answer=said,
+        answer=message,
         question=question.messages[-1].content,
         must_pass=question.must_pass,
         cluster=question.cluster,

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: what it says of itself, and whether it can tell prompt log-probabilities."""
+"""Descriptions of OpenAI-compatible endpoints: engine, model, and whether they return prompt log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from weighbridge.errors import EndpointRefused
 from weighbridge.files import write_whole
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 300.0
-"""An answer may wait behind others on a busy CPU; transformers' first request compiles for 40 s."""
+"""An answer may queue behind others on a busy CPU; the first request to transformers compiles for 40 s."""
 DESCRIBE_SECONDS = 10.0
-CHANGES_BY_ITSELF = ("created", "permission")
-"""Fields of a model's entry that are new with every call (vLLM, llama.cpp)."""
+VOLATILE_FIELDS = ("created", "permission")
+"""Fields of a model's entry that differ from call to call (vLLM, llama.cpp)."""
 PROBE = "The river runs past the old house and under the stone bridge."
 PROBE_TOKENS = 5
-"""The probe is at least so many tokens with any vocabulary."""
+"""Lower bound of the probe's length in tokens, with any vocabulary."""
 
 
 class Endpoint(BaseModel):
@@ -34,15 +34,15 @@ class Endpoint(BaseModel):
     """The address, with `/v1`."""
     model: str
     digest: str
-    """64 hex digits over all that the endpoint says of itself: the same weights behind another name are another."""
+    """64 hex digits of SHA-256 over the endpoint's description: the same weights under another name differ."""
     engine: str
-    """Name and version, as far as it tells."""
+    """Name and version, as far as the endpoint reports them."""
     model_files: ModelFiles = Field(ModelFiles(), alias="facts")
-    """Written as `facts`: the name in the files of earlier versions."""
+    """Written to disk as `facts`, the name in files of earlier versions."""
     context: int | None = None
-    """Longest prompt plus answer, tokens."""
+    """Longest prompt plus answer, in tokens."""
     remembered: bool = False
-    """Whether it did not answer, and this is what it said the last time."""
+    """Whether the endpoint did not answer, and this is its last known description."""
 
 
 class _Entry(BaseModel):
@@ -58,7 +58,7 @@ class _Listing(BaseModel):
 
 
 def base_of(address: str) -> str:
-    """An endpoint's address with `/v1`."""
+    """Return an endpoint's address with `/v1`."""
     base = address.rstrip("/")
     return base if base.endswith("/v1") else f"{base}/v1"
 
@@ -72,23 +72,23 @@ def make_client(api_key: str | None, read_seconds: float = READ_SECONDS) -> http
 
 
 def describe(address: str, model: str | None, api_key: str | None, memory: Path) -> Endpoint:
-    """Ask an endpoint what it is.
+    """Ask an endpoint for its engine and model.
 
     Args:
         address: with or without `/v1`.
-        model: the name that it serves the model by; None takes its first.
-        api_key: sent as a bearer token where there is one.
-        memory: folder where descriptions are kept, for when it does not answer: what it was asked before is then
-            still to be found.
+        model: the name under which it serves the model; its first model if None.
+        api_key: sent as a bearer token if given.
+        memory: folder of the last known descriptions, used if the endpoint does not answer: scores that are cached
+            for it can then still be found.
 
     Raises:
-        EndpointRefused: it does not answer and never did, refuses the key, or does not serve that model.
+        EndpointRefused: the endpoint never answered, refuses the key, or does not serve that model.
     """
     base = base_of(address)
     known = memory / f"{hashlib.sha256(json.dumps([base, model]).encode()).hexdigest()[:24]}.json"
     try:
         with make_client(api_key, DESCRIBE_SECONDS) as client:
-            found = _asked(client, base, model)
+            found = _request_description(client, base, model)
     except httpx.TransportError as error:
         if known.is_file():
             return Endpoint.model_validate_json(known.read_bytes()).model_copy(update={"remembered": True})
@@ -102,10 +102,10 @@ def describe(address: str, model: str | None, api_key: str | None, memory: Path)
 
 
 def lacks_log_probabilities(base: str, model: str, api_key: str | None) -> str:
-    """Why an endpoint cannot score log-likelihoods, or nothing.
+    """Say why an endpoint cannot score log-likelihoods; empty if it can.
 
-    A prompt is sent with `echo`, and its own tokens' log-probabilities must come back: llama.cpp's server takes the
-    parameter and ignores it, which would give scores at the level of chance.
+    A prompt is sent with `echo`, and the log-probabilities of its tokens must come back. llama.cpp's server accepts
+    the parameter and ignores it, which would give scores at the level of chance.
     """
     body = {
         "model": model,
@@ -129,13 +129,15 @@ def lacks_log_probabilities(base: str, model: str, api_key: str | None) -> str:
         return "its /v1/completions does not answer as OpenAI's does"
     if not isinstance(text, str) or not text.startswith(PROBE):
         return "it ignores `echo`: the prompt does not come back"
-    told = [one for one in numbers if isinstance(one, (int, float)) and math.isfinite(one) and one <= 0]
-    if len(told) < PROBE_TOKENS:
-        return f"it gives log-probabilities of {len(told)} tokens of a prompt of more than {PROBE_TOKENS}"
+    usable = [
+        number for number in numbers if isinstance(number, (int, float)) and math.isfinite(number) and number <= 0
+    ]
+    if len(usable) < PROBE_TOKENS:
+        return f"it returns log-probabilities of {len(usable)} tokens of a prompt of more than {PROBE_TOKENS}"
     return ""
 
 
-def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
+def _request_description(client: httpx.Client, base: str, model: str | None) -> Endpoint:
     response = client.get(f"{base}/models")
     if response.status_code != 200:
         raise EndpointRefused(
@@ -149,9 +151,9 @@ def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
         entries = _Listing.model_validate_json(response.content).data
     except ValidationError:
         entries = []
-    entry = next((one for one in entries if model in (None, one.id)), None)
+    entry = next((entry for entry in entries if model in (None, entry.id)), None)
     if entry is None:
-        names = ", ".join(one.id for one in entries) or "no model at all"
+        names = ", ".join(entry.id for entry in entries) or "no model at all"
         raise EndpointRefused(
             f"It does not serve {model!r} but {names}." if model else "It lists no model.",
             "Name one after the address: http://host:port#model.",
@@ -164,8 +166,8 @@ def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
     engine = f"{entry.owned_by} {build}".strip() if build else f"unnamed, behind {server or 'no named server'}"
     template = props.get("chat_template")
     model_files = ModelFiles(chat_template=digest_text(template) if isinstance(template, str) else "")
-    said = {key: value for key, value in entry.model_dump().items() if key not in CHANGES_BY_ITSELF}
-    identity = [base, said, engine, str(props.get("model_path", "")), model_files.model_dump()]
+    stable = {key: value for key, value in entry.model_dump().items() if key not in VOLATILE_FIELDS}
+    identity = [base, stable, engine, str(props.get("model_path", "")), model_files.model_dump()]
     return Endpoint(
         base=base,
         model=entry.id,
@@ -177,11 +179,11 @@ def _asked(client: httpx.Client, base: str, model: str | None) -> Endpoint:
 
 
 def _optional(client: httpx.Client, url: str) -> dict[str, Any]:
-    """What an engine tells beyond OpenAI's API; nothing where it does not."""
+    """Read a route that only some engines have; empty if this one does not."""
     try:
         found = client.get(url)
         content = found.json() if found.status_code == 200 else {}
     except (httpx.HTTPError, ValueError):
-        # /version is vLLM's, /props llama.cpp's; others answer as they please.
+        # vLLM has /version and llama.cpp /props; other engines may answer anything.
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Scores on the general suites: what the book has is taken, the rest is scored in one child process."""
+"""lm-eval scoring: scores on general suites, from the cache or from one child process that runs lm-eval."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from tasks.evaluate.scoring.partial_scores import finish_suite, open_partial_sco
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
 from weighbridge.processor import has_fast_bf16
-from weighbridge.settings import load_settings
 
 BATCH_SIZE = 8
+"""Larger batches gain nothing on a CPU (measured: 240 tokens a CPU-second at 8 × 12 as at 64 × 12 tokens)."""
 NOISE_BATCH_SIZE = BATCH_SIZE // 2 + 1
 """For production's second scoring: sums are rounded in another order."""
-"""Larger batches gain nothing on a CPU (measured: 240 tokens a CPU-second at 8 × 12 as at 64 × 12 tokens)."""
 CHUNK_ITEMS = 64
-"""Scored at once and kept together: as much is lost at most when the process is killed."""
+"""Items scored and kept together: a killed process loses at most so many."""
 PACKAGES = ("transformers", "torch", "compressed-tensors")
 
 Progress = Callable[[str, int, int], None]
@@ -33,15 +32,15 @@ Stop = Callable[[Suite, list[ItemScore]], bool]
 
 
 class LmEvalScorer:
-    """How one model is scored on general suites.
+    """Scores one model on general suites with lm-eval.
 
     Args:
-        artifact_digest: the model's identity in the book.
-        model: its files, or an endpoint that gives prompt log-probabilities.
-        engine: what an endpoint says that it is.
-        facts: of the model; read from its files by default.
-        batch_size: items at once; changes scores by no more than rounding, which is the noise floor.
-        api_key: of an endpoint.
+        artifact_digest: the model's identity in the score cache.
+        model: the folder of its files, or an endpoint that returns prompt log-probabilities.
+        engine: name and version of the endpoint's engine.
+        model_files: digests of the model's small files; read from its folder by default.
+        batch_size: items at once. Another size changes scores only by rounding, which is the noise floor.
+        api_key: of the endpoint.
     """
 
     def __init__(
@@ -56,48 +55,49 @@ class LmEvalScorer:
     ) -> None:
         self.artifact_digest, self.model, self.api_key = artifact_digest, model, api_key
         self.batch_size = batch_size or BATCH_SIZE
-        remote = isinstance(model, RemoteModel)
-        self.engine = engine if remote else " ".join(f"{package} {version(package)}" for package in PACKAGES)
-        self._facts = model_files
+        is_remote = isinstance(model, RemoteModel)
+        self.engine = engine if is_remote else " ".join(f"{package} {version(package)}" for package in PACKAGES)
+        self._model_files = model_files
 
     @property
     def name(self) -> str:
-        """The scorer's name in the book."""
+        """The scorer's name in the score cache."""
         if isinstance(self.model, RemoteModel):
             return remote_scorer_name(self.engine, self.batch_size)
         return local_scorer_name(self.batch_size)
 
     @property
     def conditions(self) -> Conditions:
-        """How its scores come about."""
-        model_files = self._facts
+        """Conditions of the scoring, for the comparability check."""
+        model_files = self._model_files
         if model_files is None:
             model_files = read_model_files(self.model) if isinstance(self.model, Path) else ModelFiles()
-        here = "" if isinstance(self.model, RemoteModel) else f"{scoring_dtype()} {device_name()}"
+        flags = "" if isinstance(self.model, RemoteModel) else f"{scoring_dtype()} {device_name()}"
         return Conditions(
             scorer=f"lm-eval {version('lm-eval')}",
             parsing="plain text, the harness's metric",
             engine=self.engine,
-            flags=here,
+            flags=flags,
             batch=str(self.batch_size),
             **model_files.model_dump(),
         )
 
     def key(self, suite: Suite) -> dict[str, str]:
-        """What the book finds a suite's scores by."""
+        """Key of the scores on a suite in the score cache."""
         return {"artifact_digest": self.artifact_digest, "suite_digest": suite.digest, "scorer": self.name}
 
     @property
     def job(self) -> Job:
-        """The same for the child."""
+        """The model and its settings, as the child process takes them."""
         model = self.model if isinstance(self.model, RemoteModel) else self.model.resolve()
         return Job(model=model, device=scoring_device(), dtype=scoring_dtype(), batch_size=self.batch_size)
 
 
 def score_by_lm_eval(
-    scoring: LmEvalScorer,
+    scorer: LmEvalScorer,
     suites: Sequence[Suite],
     cache: ScoreCache,
+    logs_folder: Path,
     *,
     progress: Progress | None = None,
     enough: Callable[[SuiteScores], bool] = lambda _: False,
@@ -107,38 +107,38 @@ def score_by_lm_eval(
     """Score a model on general suites.
 
     Args:
-        scoring: the model, and how it is scored.
-        suites: general suites, in the order wanted back.
-        book: holds what was scored before; each suite is added as soon as it is done, and each chunk of one to a
-            journal beside it.
-        progress: called with a suite's name, items done and items in all.
-        enough: asked after each suite whether the rest may be spared; the scores so far are returned then.
-        order: a suite's ids in the order in which they are scored, as far as its items so far decide it; a fair one
-            of its own by default.
-        stop: asked after each chunk of a suite, with its items so far in the order in which they were scored, whether
-            the rest of the suite may be spared.
+        scorer: the model and its settings.
+        suites: general suites, in the order of the result.
+        cache: holds earlier scores. A suite is added when it is finished; until then each chunk is kept beside it.
+        logs_folder: folder of the child process's log.
+        progress: called with a suite's name, the number of scored items and of all items.
+        enough: called after each suite; True skips the remaining suites.
+        order: returns a suite's ids in the order in which they are scored, given the scores so far; a random but
+            fixed order by default.
+        stop: called after each chunk with the suite and its scores so far, in the order of scoring; True ends the
+            suite early.
 
     Raises:
-        ScoringFailed: the child died, hung or gave scores that cannot be right; what was scored is kept.
+        ScoringFailed: the child process died, hung or returned scores that cannot be right. Scores so far are kept.
     """
-    found = [cache.find(**scoring.key(suite)) for suite in suites]
+    found = [cache.find(**scorer.key(suite)) for suite in suites]
     if any(scores is not None and enough(scores) for scores in found):
         return [scores for scores in found if scores is not None]
-    log = load_settings().logs_folder / f"scoring-{scoring.artifact_digest[:12]}.log"
-    with ScoringProcess(scoring.job, log, scoring.api_key) as process:
+    log = logs_folder / f"scoring-{scorer.artifact_digest[:12]}.log"
+    with ScoringProcess(scorer.job, log, scorer.api_key) as process:
         for number, suite in enumerate(suites):
             scores = found[number]
             if scores is None:
-                scores = found[number] = _score(
-                    scoring, suite, order or _shuffled, cache, process, progress or _quiet, stop
+                scores = found[number] = _score_suite(
+                    scorer, suite, order or _shuffled, cache, process, progress or _no_progress, stop
                 )
                 if enough(scores):
                     break
     return [scores for scores in found if scores is not None]
 
 
-def _score(
-    scoring: LmEvalScorer,
+def _score_suite(
+    scorer: LmEvalScorer,
     suite: Suite,
     order: Order,
     cache: ScoreCache,
@@ -146,77 +146,80 @@ def _score(
     progress: Progress,
     stop: Stop | None,
 ) -> SuiteScores:
-    key = scoring.key(suite)
-    with open_partial_scores(cache.partial_scores_path(**key)) as journal:
-        # Another process may have finished it while this one waited for the journal.
-        if (known := cache.find(**key)) is not None:
-            journal.delete()
-            return known
-        ids = order(suite, journal.items)
-        so_far = scores_before_gap(ids, journal.items)
-        settled = bool(stop and so_far and stop(suite, so_far))
-        if not settled:
-            progress(suite.name, len(journal.items), suite.items)
+    key = scorer.key(suite)
+    with open_partial_scores(cache.partial_scores_path(**key)) as partial_scores:
+        # Another process may have finished the suite while this one waited for the lock.
+        if (cached := cache.find(**key)) is not None:
+            partial_scores.delete()
+            return cached
+        ids = order(suite, partial_scores.items)
+        so_far = scores_before_gap(ids, partial_scores.items)
+        is_decided = bool(stop and so_far and stop(suite, so_far))
+        if not is_decided:
+            progress(suite.name, len(partial_scores.items), suite.items)
             process.make_ready()
-            journal.start_clock()
-        while not settled and (missing := [id for id in ids if id not in journal.items][:CHUNK_ITEMS]):
-            done = len(journal.items)
+            partial_scores.start_clock()
+        while not is_decided and (missing := [id for id in ids if id not in partial_scores.items][:CHUNK_ITEMS]):
+            done = len(partial_scores.items)
 
-            def tell(share: float, done: int = done, chunk: int = len(missing)) -> None:
+            def report(share: float, done: int = done, chunk: int = len(missing)) -> None:
                 progress(suite.name, done + int(share * chunk), suite.items)
 
-            journal.add(process.score(suite, tuple(missing), tell))
-            progress(suite.name, len(journal.items), suite.items)
-            ids = order(suite, journal.items)
-            settled = bool(stop and stop(suite, scores_before_gap(ids, journal.items)))
-        return finish_suite(cache, journal, suite, key, scores_before_gap(ids, journal.items), scoring.conditions)
+            partial_scores.add(process.score(suite, tuple(missing), report))
+            progress(suite.name, len(partial_scores.items), suite.items)
+            ids = order(suite, partial_scores.items)
+            is_decided = bool(stop and stop(suite, scores_before_gap(ids, partial_scores.items)))
+        items = scores_before_gap(ids, partial_scores.items)
+        return finish_suite(cache, partial_scores, suite, key, items, scorer.conditions)
 
 
 def _shuffled(suite: Suite, _: Mapping[str, ItemScore]) -> list[str]:
-    """Suites are sorted by topic: a part of one must be a fair sample of it."""
+    """A fixed random order: suites are sorted by topic, and a part of one must be a fair sample of it."""
     from tasks.evaluate.verdict.sequential.order import shuffled  # numpy, which a reader of scores need not import
 
     return [suite.ids[place] for place in shuffled(suite.ids)]
 
 
-def _quiet(suite: str, done: int, total: int) -> None:
-    """For those who want no progress."""
+def _no_progress(suite: str, done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 def local_scorer_name(batch_size: int | None = None) -> str:
-    """What scores on this machine, with all that may move a score; equal names are comparable."""
+    """Name of the scorer on this machine, with everything that may change a score; equal names are comparable."""
     packages = " ".join(f"{package} {version(package)}" for package in ("lm-eval", *PACKAGES))
     batch = f"batch {batch_size or BATCH_SIZE} of {CHUNK_ITEMS}"
     return f"{packages} {scoring_dtype()} {device_name()} {batch} 0-shot plain-text"
 
 
 def remote_scorer_name(engine: str, batch_size: int | None = None) -> str:
-    """The same for what is scored through an engine, given as its name, version and flags."""
-    how = f"local-completions {engine} batch {batch_size or BATCH_SIZE} 0-shot plain-text"
-    return f"lm-eval {version('lm-eval')} {how}"
+    """Name of the scorer through an engine, given as its name, version and flags."""
+    settings = f"local-completions {engine} batch {batch_size or BATCH_SIZE} 0-shot plain-text"
+    return f"lm-eval {version('lm-eval')} {settings}"
 
 
 def scoring_device() -> Literal["cpu", "cuda"]:
-    """Where models are scored: on the GPU when there is one, it is not hidden, and torch is built for it."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    if hidden or not Path("/proc/driver/nvidia/version").exists():
+    """Return the device for scoring: the GPU if there is one, it is not hidden, and torch is built for it."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    if is_hidden or not Path("/proc/driver/nvidia/version").exists():
         return "cpu"
     torch = find_spec("torch")
     assert torch and torch.submodule_search_locations
-    # torch's own note of its build: importing torch to ask takes seconds, in every process that plans.
+    # torch's version file: importing torch takes seconds, in every process that plans.
     built_for = runpy.run_path(str(Path(torch.submodule_search_locations[0]) / "version.py"))["cuda"]
     return "cuda" if built_for else "cpu"
 
 
 def scoring_dtype() -> str:
-    """`auto` (the artifact's own) where bfloat16 is fast, else float32."""
+    """Return `auto` (the artifact's own dtype) if bfloat16 is fast, else float32."""
     return "auto" if scoring_device() == "cuda" or has_fast_bf16() else "float32"
 
 
 def device_name() -> str:
-    """`cpu`, or the GPU models that this machine has."""
+    """Return `cpu`, or the GPU models of this machine."""
     if scoring_device() == "cpu":
         return "cpu"
-    told = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    models = {line.split(":", 1)[1].strip() for text in told for line in text.splitlines() if line.startswith("Model:")}
+    texts = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    models = {
+        line.split(":", 1)[1].strip() for text in texts for line in text.splitlines() if line.startswith("Model:")
+    }
     return "cuda " + " ".join(sorted(models))

@@ -1,13 +1,13 @@
-"""The process that scores: loads the model once, then scores the items that it is asked for, a chunk at a time.
+"""The scoring process: it loads a model once, then scores chunks of items on request.
 
-It is a process of its own so that a scoring that runs out of memory takes nothing else with it, and so
-that torch and lm-eval are imported by nobody who only compares scores. The first line on stdin is the job, each
-further one a chunk; when stdin ends, so does it, and so nothing scores on that nobody waits for. Events go to stdout
-as one line each after MARK, between whatever the libraries print.
+A process of its own, so that running out of memory ends nothing else, and so that a program that only compares
+scores imports neither torch nor lm-eval. The first line on stdin is the job, each further line a chunk. The process
+ends with stdin, so it never outlives its parent. Events go to stdout, one per line after MARK, between the output of
+the libraries.
 
-Prompts are plain completions without a chat template, for every task and every model: sentences'
-log-likelihoods have no turns, and the same text fits base and instruct models. What the chat template
-and the engine do to a model is what the regression suites weigh.
+Prompts are plain completions without a chat template, for every task and model: log-likelihoods of sentences have no
+turns, and the same text fits base and instruct models. The regression suites measure the effect of the chat template
+and the engine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tasks.evaluate.suites.suite import Suite, metric_of, task_config
 
 MARK = "@weighbridge "
 ANSWER_CHARACTERS = 400
-"""How much of an answer or a question is kept for the report."""
+"""Length to which answers and questions are cut for the report."""
 
 ENDPOINT_TRIES = 12
-"""Of each request; lm-eval waits 1 to 10 s between them, a minute and a half in all: an engine starts in less."""
+"""Attempts per request; lm-eval waits 1 to 10 s between them, 90 s in all: engines start in less."""
 
 
 class RemoteModel(BaseModel):
-    """A model behind an endpoint that gives prompt log-probabilities; its key is OPENAI_API_KEY of the process."""
+    """A model behind an endpoint that returns prompt log-probabilities; OPENAI_API_KEY of the process is its key."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,14 +40,14 @@ class RemoteModel(BaseModel):
     """The address, with `/v1`."""
     model: str
     tokenizer: Path | None
-    """A folder with the model's tokenizer; None where the endpoint has one to ask (vLLM's /tokenizer_info)."""
+    """A folder with the model's tokenizer; None if the endpoint provides it (vLLM's /tokenizer_info)."""
     context: int | None
-    """Longest prompt plus answer, tokens."""
+    """Longest prompt plus answer, in tokens."""
     concurrency: int = 8
 
 
 class Job(BaseModel):
-    """Which model a child scores, and how."""
+    """The model that a process scores, and its settings."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,31 +67,31 @@ class Chunk(BaseModel):
 
 
 class Event(BaseModel):
-    """What the child tells."""
+    """A message from the process to its parent."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: Literal["ready", "scored", "refused"]
     items: tuple[ItemScore, ...] = ()
     text: str = ""
-    """refused: why there are no scores."""
+    """refused: the reason."""
 
 
 class Refused(Exception):
-    """The scores would be wrong or partial."""
+    """Scores would be wrong or incomplete."""
 
 
 def run(job: Job) -> None:
-    """Score every chunk that comes."""
+    """Load the model, then score every chunk from stdin."""
     from lm_eval.tasks import TaskManager
 
-    # Without the thousands of tasks that lm-eval ships, which take seconds to list.
+    # Without the thousands of tasks that lm-eval ships: listing them takes seconds.
     manager = TaskManager(include_defaults=False)
     model = _load(job)
-    _tell(Event(kind="ready"))
+    _send(Event(kind="ready"))
     for line in sys.stdin:
         chunk = Chunk.model_validate_json(line)
-        _tell(Event(kind="scored", items=_score(model, chunk, manager)))
+        _send(Event(kind="scored", items=_score(model, chunk, manager)))
 
 
 def _load(job: Job) -> Any:
@@ -109,7 +109,7 @@ def _load(job: Job) -> Any:
         batch_size=job.batch_size,
         parallelize=job.device == "cuda" and torch.cuda.device_count() > 1,
         trust_remote_code=False,
-        # The release's own tokenizer files, also where the weights are a GGUF, which holds another form of it.
+        # The release's own tokenizer files, also for a GGUF, which contains another form of the tokenizer.
         tokenizer=str(job.model),
         **model_arguments(job.model),
     )
@@ -119,14 +119,14 @@ def _connect(remote: RemoteModel) -> Any:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     context = {"max_length": remote.context} if remote.context else {}
-    own = {"tokenizer_backend": "huggingface", "tokenizer": str(remote.tokenizer)} if remote.tokenizer else {}
+    local = {"tokenizer_backend": "huggingface", "tokenizer": str(remote.tokenizer)} if remote.tokenizer else {}
     return LocalCompletionsAPI(
         base_url=f"{remote.base}/completions",
         model=remote.model,
         num_concurrent=remote.concurrency,
         tokenized_requests=True,
         max_retries=ENDPOINT_TRIES,
-        **({"tokenizer_backend": "remote"} | own | context),
+        **({"tokenizer_backend": "remote"} | local | context),
     )
 
 
@@ -147,17 +147,17 @@ def _score(model: Any, chunk: Chunk, manager: Any) -> tuple[ItemScore, ...]:
     metric = metric_of(suite)
     samples = {sample["doc"]["id"]: sample for sample in results["samples"][config["task"]]}
     if missing := [id for id in chunk.ids if id not in samples]:
-        raise Refused(f"{suite.name}: lm-eval gave no result for {len(missing)} items, first {missing[0]}.")
+        raise Refused(f"{suite.name}: lm-eval returned no result for {len(missing)} items, first {missing[0]}.")
     return tuple(_item(model, suite, samples[id], id, metric) for id in chunk.ids)
 
 
 def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str) -> ItemScore:
-    """One item's score and the answer behind it.
+    """Turn lm-eval's record of an item into its score.
 
     Raises:
-        Refused: the model gave no number, or it did not see the whole prompt.
+        Refused: a log-likelihood is not finite, or the prompt did not fit into the context.
     """
-    # lm-eval cuts a prompt that is too long from the left, with no more than a warning.
+    # lm-eval truncates long prompts from the left with only a warning.
     longest = max(("".join(map(str, arguments[:1])) for arguments in sample["arguments"]), key=len)
     if len(model.tok_encode(longest)) >= model.max_length:
         raise Refused(f"{suite.name}: {id} is longer than the model's context of {model.max_length} tokens.")
@@ -165,7 +165,7 @@ def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str
     if metric == "acc":
         likelihoods = [float(response[0]) for response in responses]
         if not all(math.isfinite(likelihood) for likelihood in likelihoods):
-            raise Refused(f"{suite.name}: {id} has log-likelihoods that are no numbers: {likelihoods}.")
+            raise Refused(f"{suite.name}: {id} has log-likelihoods that are not finite: {likelihoods}.")
         preferred = likelihoods.index(max(likelihoods))
         answer = str(sample["arguments"][preferred][1])
         margin = _margin(likelihoods, sample.get("target"))
@@ -188,14 +188,14 @@ def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str
 
 
 def _margin(likelihoods: list[float], target: object) -> float | None:
-    """By how many nats the right option is ahead of the best other one; None where the right one is not told."""
+    """Log-likelihood of the right option minus that of the best other one, in nats; None if the target is unknown."""
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(likelihoods) > 1:
         return None
-    return likelihoods[target] - max(one for number, one in enumerate(likelihoods) if number != target)
+    return likelihoods[target] - max(likelihood for number, likelihood in enumerate(likelihoods) if number != target)
 
 
-def _tell(event: Event) -> None:
-    # stderr, where the progress bars go, is the same pipe: keep the order.
+def _send(event: Event) -> None:
+    # Progress bars go to stderr, which is the same pipe: keep the order.
     sys.stderr.flush()
     print(f"\n{MARK}{event.model_dump_json()}", flush=True)
 
@@ -204,5 +204,5 @@ if __name__ == "__main__":
     try:
         run(Job.model_validate_json(sys.stdin.readline()))
     except Refused as error:
-        _tell(Event(kind="refused", text=str(error)))
+        _send(Event(kind="refused", text=str(error)))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The child process that scores, seen from its parent: started when it is needed, asked for one chunk after another."""
+"""The parent's side of the scoring process: start it when needed, and request one chunk after another."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from weighbridge.child_process import log_tail, model_environment
 from weighbridge.errors import ScoringFailed
 
 SILENCE_SECONDS = 3600.0
-"""A child that prints nothing for so long hangs; loading a large model from a slow disk takes less."""
+"""A process that prints nothing for this long hangs; loading a large model from a slow disk takes less."""
 TAIL_LINES = 12
 PROGRESS = re.compile(r"Running \w+ requests:.*?(\d+)/(\d+) \[")
 ENDPOINTS_PROGRESS = re.compile(r"Requesting API:.*?(\d+)/(\d+) \[")
 NOISE = ("fatal: not a git repository",)
-"""lm-eval asks git for a commit that is of no interest here."""
-AGAIN = "Run it again: what was scored is kept."
+"""lm-eval asks git for the commit of the working directory, which is not recorded here."""
+RESUME_HINT = "Run it again: scores so far are kept."
 
 
 class ScoringProcess:
-    """One model, loaded once for as many suites as are asked of it; a context manager.
+    """A process that loads one model once and scores any number of suites; a context manager.
 
     Args:
-        job: the model, and how it is scored.
-        log: where what the libraries say is kept.
+        job: the model and its settings.
+        log: file for the output of the libraries.
         api_key: of a remote model.
     """
 
@@ -54,16 +54,16 @@ class ScoringProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            # Also when the reader stops early: no scoring goes on that nobody waits for.
+            # Also when the reader stops early: nothing needs the remaining scores.
             self._process.kill()
             self._process.wait()
         self._scratch.cleanup()
 
     def make_ready(self) -> None:
-        """Load the model, if it is not loaded yet.
+        """Load the model unless it is loaded.
 
         Raises:
-            ScoringFailed: the child died, hung or refused.
+            ScoringFailed: the process died, hung or refused.
         """
         if self._process is not None:
             return
@@ -79,31 +79,31 @@ class ScoringProcess:
         assert self._process.stdout
         self._lines = _lines(self._process.stdout)
         self._send(self._job)
-        self._event(lambda share: None)
+        self._next_event(lambda share: None)
 
-    def score(self, suite: Suite, ids: tuple[str, ...], tell: Callable[[float], None]) -> tuple[ItemScore, ...]:
+    def score(self, suite: Suite, ids: tuple[str, ...], report: Callable[[float], None]) -> tuple[ItemScore, ...]:
         """Score some items.
 
         Args:
             suite: a general suite.
-            ids: which of its items, in the order wanted back.
-            tell: called with the share of the requests that is done, 0 to 1.
+            ids: ids of items, in the order of the result.
+            report: called with the finished share of the requests, 0 to 1.
 
         Raises:
-            ScoringFailed: the child died, hung, or refused to give scores.
+            ScoringFailed: the process died, hung or refused.
         """
         self.make_ready()
         self._send(Chunk(suite=suite, ids=ids))
-        return self._event(tell).items
+        return self._next_event(report).items
 
     def _send(self, message: BaseModel) -> None:
         assert self._process and self._process.stdin
-        # A child that died breaks the pipe; its status and log say why.
+        # The pipe of a dead process is broken; its exit status and log give the reason.
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{message.model_dump_json()}\n".encode())
             self._process.stdin.flush()
 
-    def _event(self, tell: Callable[[float], None]) -> Event:
+    def _next_event(self, report: Callable[[float], None]) -> Event:
         assert self._process
         refused = ""
         with self._log.open("a") as log:
@@ -114,14 +114,14 @@ class ScoringProcess:
                         return event
                     refused = event.text
                 elif match := PROGRESS.search(line) or ENDPOINTS_PROGRESS.search(line):
-                    tell(int(match[1]) / max(int(match[2]), 1))
+                    report(int(match[1]) / max(int(match[2]), 1))
                 elif not line.startswith(NOISE):
                     log.write(line + "\n")
                     log.flush()
         raise _failure(refused, self._process.wait(), self._log)
 
     def _environment(self) -> dict[str, str]:
-        """With a scratch cache, and the endpoint's key where there is one."""
+        """Environment of the process: a scratch cache, and the endpoint's key if there is one."""
         return {
             **model_environment(),
             "PYTHONUNBUFFERED": "1",
@@ -133,27 +133,29 @@ class ScoringProcess:
 
 def _failure(refused: str, status: int, log: Path) -> ScoringFailed:
     if refused:
-        return ScoringFailed(refused, "Check the model and the suite; no verdict was drawn.", where=str(log))
+        return ScoringFailed(refused, "Check the model and the suite; there is no verdict.", where=str(log))
     if status < 0:
         return ScoringFailed(
-            f"The scoring process was killed by signal {-status}, often for want of memory.", AGAIN, where=str(log)
+            f"The scoring process was killed by signal {-status}, often because memory ran out.",
+            RESUME_HINT,
+            where=str(log),
         )
     tail = log_tail(log, TAIL_LINES)
-    return ScoringFailed(f"The scoring process ended with status {status}:\n{tail}\n", AGAIN, where=str(log))
+    return ScoringFailed(f"The scoring process ended with status {status}:\n{tail}\n", RESUME_HINT, where=str(log))
 
 
 def _lines(pipe: IO[bytes]) -> Iterator[str]:
-    """Lines as they come; a progress bar's carriage return ends one too.
+    """Yield lines as they arrive; a progress bar's carriage return ends a line too.
 
     Raises:
-        ScoringFailed: nothing came for SILENCE_SECONDS.
+        ScoringFailed: nothing arrived for SILENCE_SECONDS.
     """
     rest = b""
     while True:
         if not select.select([pipe], [], [], SILENCE_SECONDS)[0]:
             raise ScoringFailed(
                 f"The scoring process was silent for {SILENCE_SECONDS / 60:.0f} minutes and was ended.",
-                f"Check the machine's load and disk. {AGAIN}",
+                f"Check the machine's load and disk. {RESUME_HINT}",
             )
         block = os.read(pipe.fileno(), 65536)
         *lines, rest = (rest + block).replace(b"\r", b"\n").split(b"\n")

@@ -1,7 +1,7 @@
-"""How transformers loads an artifact, whichever container its weights lie in.
+"""Arguments with which transformers loads an artifact, safetensors or GGUF.
 
-A GGUF is turned back into floats when it loads: what is measured is the loss in the weights, not llama.cpp's kernels,
-which round activations to eight bits as they go. Those are judged through the engine, before traffic.
+A GGUF is dequantized to floats when it loads. Scores therefore show the loss in the weights, not the effect of
+llama.cpp's kernels, which round activations to eight bits; the parity gate checks those through the engine.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ from tasks.quantize.gguf import GGUF_FILE
 
 
 def model_arguments(folder: Path) -> dict[str, str]:
-    """What `from_pretrained(folder, …)` of a model needs beside the folder; the tokenizer needs nothing."""
+    """Return the keyword arguments that `from_pretrained(folder, …)` of a model needs; its tokenizer needs none."""
     return {"gguf_file": GGUF_FILE} if (folder / GGUF_FILE).is_file() else {}

@@ -1,8 +1,8 @@
-"""Items as they are scored, one line each, so that a scoring that is cut off goes on where it stopped.
+"""Scores of unfinished suites, one line per item, so that an interrupted scoring continues where it stopped.
 
-A line is appended and handed to the operating system as soon as an item has its score: a process that is
-killed loses nothing, a machine that loses power perhaps the last seconds. Once a suite is whole it goes into
-the score book and the journal goes.
+A line is appended and handed to the operating system as soon as an item is scored. A killed process loses nothing;
+a machine that loses power loses perhaps the last seconds. A finished suite moves into the score cache, and its file
+of partial scores is deleted.
 """
 
 from __future__ import annotations
@@ -22,121 +22,125 @@ from tasks.evaluate.suites.suite import Suite
 from weighbridge.files import READABLE, write_whole
 
 
-class Line(BaseModel):
-    """One line of a journal."""
+class ScoredItem(BaseModel):
+    """One line of the file."""
 
     model_config = ConfigDict(frozen=True)
 
     item: ItemScore
     seconds: float
-    """Since the line before, or since scoring went on."""
+    """Since the line before, or since scoring was resumed."""
 
 
 class PartialScores:
-    """One model's unfinished scoring of one suite; made by `open_partial_scores`."""
+    """One model's scores on an unfinished suite; opened by `open_partial_scores`."""
 
-    def __init__(self, path: Path, lines: Sequence[Line], file: IO[str]) -> None:
+    def __init__(self, path: Path, scored: Sequence[ScoredItem], file: IO[str]) -> None:
         self._path, self._file = path, file
-        self.items = {line.item.id: line.item for line in lines}
-        """What has a score, by id."""
-        self.seconds = sum(line.seconds for line in lines)
-        """Spent on scoring so far, over all attempts."""
-        self._last = time.monotonic()
+        self.items = {line.item.id: line.item for line in scored}
+        """Scored items by id."""
+        self.seconds = sum(line.seconds for line in scored)
+        """Time spent on scoring so far, over all attempts."""
+        self._last_add = time.monotonic()
 
     def add(self, items: Sequence[ItemScore]) -> None:
-        """Keep scores."""
+        """Append scores."""
         now = time.monotonic()
-        share = (now - self._last) / max(len(items), 1)
-        self._last = now
+        share = (now - self._last_add) / max(len(items), 1)
+        self._last_add = now
         for item in items:
-            self._file.write(f"{Line(item=item, seconds=share).model_dump_json()}\n")
+            self._file.write(f"{ScoredItem(item=item, seconds=share).model_dump_json()}\n")
             self.items[item.id] = item
             self.seconds += share
         self._file.flush()
 
     def start_clock(self) -> None:
-        """Time from here on counts as scoring; what came before was waiting."""
-        self._last = time.monotonic()
+        """Count time as scoring from now on; the time before was waiting."""
+        self._last_add = time.monotonic()
 
     def delete(self) -> None:
-        """The suite is in the book: the journal is no longer needed."""
+        """Delete the file: the suite is in the score cache."""
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
 def open_partial_scores(path: Path) -> Iterator[PartialScores]:
-    """Open a journal to read what is there and to add to it; one process at a time, another one waits.
+    """Open the partial scores of a suite for reading and appending; a second process waits for the first.
 
     Args:
-        path: `ScoreBook.journal_path` of the scoring.
+        path: `ScoreCache.partial_scores_path` of the scoring.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        lines, sound = _read(path)
-        if not sound:
-            # Torn by a kill: what is added must not continue half a line.
-            write_whole(path, "".join(f"{line.model_dump_json()}\n" for line in lines), READABLE)
+        scored, intact = _read(path)
+        if not intact:
+            # A kill cut a line short: the next line must not continue it.
+            write_whole(path, "".join(f"{line.model_dump_json()}\n" for line in scored), READABLE)
         with path.open("a") as file:
-            yield PartialScores(path, lines, file)
+            yield PartialScores(path, scored, file)
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
 
 
 def finish_suite(
     cache: ScoreCache,
-    journal: PartialScores,
+    partial_scores: PartialScores,
     suite: Suite,
     key: Mapping[str, str],
     items: Sequence[ItemScore],
     conditions: Conditions,
 ) -> SuiteScores:
-    """What a scoring came to: a whole suite goes into the book and its journal goes; a part stays in the journal.
+    """Return the scores of a suite; cache them if every item is scored, else leave the partial scores for later.
 
     Args:
-        key: what the book finds it by.
-        items: that were looked at, in the order in which they were.
+        cache: receives the scores of a whole suite.
+        partial_scores: of the same suite; deleted when the suite is cached.
+        suite: the scored suite.
+        key: artifact_digest, suite_digest and scorer, as `ScoreCache.find` takes them.
+        items: the items that count, in the order in which they were evaluated.
+        conditions: recorded with the scores.
     """
-    whole = len(items) == suite.items
+    is_whole = len(items) == suite.items
     by_id = {item.id: item for item in items}
     scores = SuiteScores(
         suite=suite.name,
         **key,
-        items=tuple(by_id[id] for id in suite.ids) if whole else tuple(items),
-        seconds=journal.seconds,
+        items=tuple(by_id[id] for id in suite.ids) if is_whole else tuple(items),
+        seconds=partial_scores.seconds,
         conditions=conditions,
-        suite_items=None if whole else suite.items,
+        suite_items=None if is_whole else suite.items,
     )
-    if whole:
+    if is_whole:
         cache.keep(scores)
-        journal.delete()
+        partial_scores.delete()
     return scores
 
 
 def scores_before_gap(order: Sequence[str], items: Mapping[str, ItemScore]) -> list[ItemScore]:
-    """The scores from the order's beginning to its first gap.
+    """Return the scores from the beginning of an order to its first missing item.
 
-    Only these may be looked at before all are there: which items are answered first has to do with what they are.
+    Only these may be evaluated before the suite is complete: which items are answered first depends on their content.
     """
     return [items[id] for id in takewhile(items.__contains__, order)]
 
 
 def read_partial_scores(path: Path) -> dict[str, ItemScore]:
-    """What an unfinished scoring has so far, by id; nothing where there is none."""
+    """Read the scores of an unfinished suite by item id; empty if there is no file."""
     return {line.item.id: line.item for line in _read(path)[0]}
 
 
-def _read(path: Path) -> tuple[list[Line], bool]:
-    """The lines that can be read, and whether that is all of them."""
+def _read(path: Path) -> tuple[list[ScoredItem], bool]:
+    """The readable lines, and whether every line was readable."""
     if not path.is_file():
         return [], True
     text = path.read_text(errors="replace")
-    # Not splitlines: an answer may hold one of the other characters that end a line there.
-    *rows, rest = text.split("\n")
-    lines, sound = [], not rest
-    for row in rows:
+    # Not splitlines: an answer may contain the other characters that it splits at.
+    *lines, rest = text.split("\n")
+    scored, intact = [], not rest
+    for line in lines:
         try:
-            lines.append(Line.model_validate_json(row))
+            scored.append(ScoredItem.model_validate_json(line))
         except ValidationError:
-            # Its item is asked again.
-            sound = False
-    return lines, sound
+            # The item is scored again.
+            intact = False
+    return scored, intact

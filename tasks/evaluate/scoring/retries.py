@@ -1,10 +1,11 @@
-"""How long a request is tried again before its suite ends: with an end in sight, for one request and for all."""
+"""Retries of requests to an engine, bounded for each request and for all requests of a suite together."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -13,94 +14,98 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
 RETRY_SECONDS = 120.0
-"""An engine that was killed is up again within a minute (measured: vLLM on a CPU 45 to 60 s, transformers 25 s)."""
-REQUESTS_WORTH = 5
-"""All requests of a suite together may wait for so many times as long as one of them."""
-NEVER_PASSES = (401, 403, 404)
+"""A killed engine is up again within a minute (measured: vLLM on a CPU 45 to 60 s, transformers 25 s)."""
+BUDGET_REQUESTS = 5
+"""All requests of a suite together may wait this many times as long as one request."""
+PERMANENT_STATUSES = (401, 403, 404)
 """The key, the address or the model's name is wrong: no item will be answered."""
 
 
 class RetryBudget:
-    """What one suite's requests share: how long they may still wait, all together.
+    """The time that one suite's requests may spend on waiting for retries.
 
     Args:
-        seconds: the longest that one request is tried.
-        at_once: how many requests run at the same time; they wait side by side.
+        seconds: time limit of one request with its retries; RETRY_SECONDS if None.
+        at_once: number of concurrent requests; they wait side by side.
+        sleep: called with the seconds to wait between two attempts; by default it waits until `end` is called.
     """
 
-    def __init__(self, seconds: float | None = None, at_once: int = 1) -> None:
+    def __init__(
+        self, seconds: float | None = None, at_once: int = 1, sleep: Callable[[float], None] | None = None
+    ) -> None:
         self.seconds = RETRY_SECONDS if seconds is None else seconds
-        self._left = self.seconds * REQUESTS_WORTH * at_once
+        self._seconds_left = self.seconds * BUDGET_REQUESTS * at_once
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._ended = threading.Event()
+        self._sleep = sleep or sleep_using_event(self._ended)
 
     def post(self, client: httpx.Client, url: str, body: dict[str, object]) -> httpx.Response:
-        """Post until there is an answer, patience ends, or trying again is of no use.
+        """Post a request and retry transient errors while the budget lasts.
 
         Raises:
-            httpx.HTTPError: the last trouble.
+            httpx.HTTPError: the last error.
         """
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            stop=self._ends,
-            wait=self._wait,
+            stop=self._is_exhausted,
+            wait=self._wait_seconds,
             before_sleep=self._spend,
-            sleep=sleep_using_event(self._over),
+            sleep=self._sleep,
             reraise=True,
         )
         return retrying(lambda: client.post(url, json=body).raise_for_status())
 
     def end(self) -> None:
-        """Nobody waits for answers any more: requests that are being tried again are given up."""
-        self._over.set()
+        """Give up all requests that wait for a retry, because nobody needs their answers any more."""
+        self._ended.set()
 
-    def _wait(self, state: RetryCallState) -> float:
-        # Jitter, so that requests that failed together do not come back together.
+    def _wait_seconds(self, state: RetryCallState) -> float:
+        # Jitter, so that requests that failed together are not repeated together.
         doubled = FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1)
         jitter = random.uniform(1, 1.5)
-        return max(min(doubled, LONGEST_WAIT_SECONDS) * jitter, _asked_to_wait(state))
+        return max(min(doubled, LONGEST_WAIT_SECONDS) * jitter, _retry_after_seconds(state))
 
-    def _ends(self, state: RetryCallState) -> bool:
-        # Waiting past the end is of no use: an endpoint that asks for an hour is told so at once.
+    def _is_exhausted(self, state: RetryCallState) -> bool:
+        # The next wait counts too: an endpoint that asks for an hour fails the request at once.
         elapsed = time.monotonic() - state.start_time
         with self._lock:
-            too_long = elapsed + state.upcoming_sleep > self.seconds or state.upcoming_sleep > self._left
-        return too_long or self._over.is_set()
+            too_long = elapsed + state.upcoming_sleep > self.seconds or state.upcoming_sleep > self._seconds_left
+        return too_long or self._ended.is_set()
 
     def _spend(self, state: RetryCallState) -> None:
         with self._lock:
-            self._left -= state.upcoming_sleep
+            self._seconds_left -= state.upcoming_sleep
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later."""
+    """Whether the same request may succeed a moment later."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
     return isinstance(error, httpx.TransportError)
 
 
-def is_rejected_item(error: httpx.HTTPStatusError) -> bool:
-    """Whether the endpoint refuses just this request, such as a prompt that is too long for it."""
+def rejects_only_this_item(error: httpx.HTTPStatusError) -> bool:
+    """Whether the endpoint refuses one item, such as a prompt that is too long, and not the client."""
     status = error.response.status_code
-    return 400 <= status < 500 and status not in (*NEVER_PASSES, 429)
+    return 400 <= status < 500 and status not in (*PERMANENT_STATUSES, 429)
 
 
 def describe_error(error: Exception) -> str:
-    """A trouble in words."""
+    """One line for an error message: the status and the body, or the type of a transport error."""
     if isinstance(error, httpx.HTTPStatusError):
-        waiting = error.response.headers.get("Retry-After")
-        later = f" (it asks to wait {waiting})" if waiting else ""
-        return f"status {error.response.status_code}{later}: {error.response.text[:300]}"
+        retry_after = error.response.headers.get("Retry-After")
+        hint = f" (Retry-After: {retry_after})" if retry_after else ""
+        return f"status {error.response.status_code}{hint}: {error.response.text[:300]}"
     return f"{type(error).__name__}: {error}"
 
 
-def _asked_to_wait(state: RetryCallState) -> float:
-    """Seconds that the endpoint asked for with Retry-After (RFC 9110, 10.2.3: a number, or a date)."""
+def _retry_after_seconds(state: RetryCallState) -> float:
+    """Seconds of the response's Retry-After, 0 if absent or unreadable (RFC 9110, 10.2.3: a number, or a date)."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
-    if asked.isdecimal():
-        return float(asked)
+    text = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    if text.isdecimal():
+        return float(text)
     try:
-        return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
+        return max((parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return 0.0

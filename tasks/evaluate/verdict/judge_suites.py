@@ -6,6 +6,7 @@ from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.verdict.comparable import weigh_suite
 from tasks.evaluate.verdict.verdict import SuiteVerdict
 from weighbridge.line import Line
+from weighbridge.settings import load_settings
 
 
 def judge_suites(
@@ -40,7 +41,7 @@ def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
     """Production's scorings of the same suite by other scorers or engines, from the book."""
     if production is None:
         return []
-    return ScoreCache().others(
+    return ScoreCache.of(load_settings()).by_other_scorers(
         artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
     )
 

@@ -16,6 +16,7 @@ from tasks.evaluate.suites.lint.power import Power, power_of
 from tasks.evaluate.suites.lint.readers import read_general, read_regression
 from tasks.evaluate.suites.suite import SUFFIX, data_file, digest_of, list_suites, suite_path
 from weighbridge.errors import SuiteUnknown
+from weighbridge.settings import load_settings
 
 
 class SuiteCheck(BaseModel):
@@ -66,7 +67,7 @@ def check_suite(
     power = None
     if items:
         digest = digest_of(path, data_file(path)) if general else digest_of(path)
-        folder = (cache or ScoreCache()).folder
+        folder = (cache or ScoreCache.of(load_settings())).folder
         scorings = scorings_in_files(scores, items) if scores else cached_scorings(folder, digest)
         findings += [*duplicates(items), *imbalance(items, path.name), *one_sided(scorings, items)]
         power = power_of(len(items), margin, confidence, share_of_flips(scorings))
