@@ -77,7 +77,7 @@ def approve(
     import getpass
 
     installation = _ready(line)
-    from registry.access import accounts
+    from registry import accounts
     from tasks.serve.approval import check_production
     from weighbridge.line import Line
 

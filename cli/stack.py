@@ -36,7 +36,7 @@ def up(
         say(f"{row.name:>10}  [{COLOURS[row.state]}]{row.state}[/]  {row.url}")
     say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
     if settings.mlflow_auth:
-        from registry.access.accounts import ADMIN, password_file
+        from registry.accounts import ADMIN, password_file
 
         say(f"MLflow asks who is there. Password of {ADMIN}: {password_file(settings, ADMIN)}")
 

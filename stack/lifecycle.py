@@ -11,7 +11,7 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from registry.access import accounts
+from registry import accounts
 from registry.store.signing import KeyPair
 from stack.deploy import Tell, deploy
 from stack.services import POOL, Service, services

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from registry.access.accounts import administrator
+from registry.accounts import administrator
 from registry.webhooks import Keys, Seen, ensure_webhook, read_delivery
 from weighbridge.deployments import start
 from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, StackFailed, WeighbridgeError

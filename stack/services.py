@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from registry.access.accounts import PIPELINE
+from registry.accounts import PIPELINE
 from registry.webhooks import Keys
 from tasks.serve.fleet.supervisor import Program
 from tasks.serve.gateway import Gateway

@@ -12,10 +12,10 @@ from functools import partial
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from registry.access import accounts
-from registry.access.accounts import ADMIN, PIPELINE
+from registry import accounts
 from registry.access.admin_api import Accounts, RoleRecord
 from registry.access.roles import ROLES, Role, Roles, User, rights, role_name
+from registry.accounts import ADMIN, PIPELINE
 from registry.models.client import reaches_mlflow
 from registry.models.records import candidates_model
 from registry.models.registry import Registry
@@ -55,7 +55,7 @@ class Granting:
         """MLflow's address."""
         return self.registry.tracking_uri
 
-    @reaches_mlflow
+    @reaches_mlflow(role="admin")
     def apply(self, roles: Roles | None, tell: Callable[[str], None], dry_run: bool = False) -> list[str]:
         """Make everything as it should be.
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from registry.access.accounts import ADMIN, PIPELINE
+from registry.accounts import ADMIN, PIPELINE
 from registry.models.records import candidates_model
 from weighbridge.errors import RolesInvalid
 from weighbridge.files import read_yaml

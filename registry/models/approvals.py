@@ -1,9 +1,9 @@
-"""What makes a version of `<line>` an approval: a candidate that passed, or an override by somebody who may.
+"""What makes a version of `<line>` an approval: a candidate that passed, or an override by somebody who may override.
 
-Whoever may edit `<line>` can make any version there and tag it as he likes, so nothing is believed that does not
-stand somewhere else too: the verdict in the candidate, which only the pipeline writes; an override, and that a
-version has begun to serve, in the audit log. Whether the store's files still are those of the digest, and whether
-production has moved, is for the caller to check.
+Everybody with EDIT on `<line>` can create a version there and tag it freely. So nothing is trusted without a second
+source: for the verdict it is the candidate, which only the pipeline writes; for an override, and for whether a version
+began to serve, it is the audit log. The caller checks whether the store's files still match the digest, and whether
+production has changed since.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from registry.models.records import FailedCandidate, Version, candidates_model
 from weighbridge.errors import ApprovalRefused, VersionUnknown
 from weighbridge.line import Approval
 
-REFUSED_NEXT = "Nothing serves it. Approve a version of {model} with *Promote model* or `weighbridge approve {line}`."
+REFUSED_NEXT = "It does not serve. Approve a version of {model} with *Promote model* or `weighbridge approve {line}`."
 EXPIRED_NEXT = (
-    "Nothing serves it. Approve it again, if it is still wanted: `weighbridge approve {line} {short}{option}`."
+    "It does not serve. Approve it again, if it is still wanted: `weighbridge approve {line} {short}{option}`."
 )
 BEGUN = ("rolling", "serving")
-"""States that are written when an approval has been checked."""
+"""States that are set after an approval was checked."""
 DAY_SECONDS = 86400
 
 
 def check_approval(version: Version, rules: Approval, reader: Reader, log: AuditLog) -> None:
-    """Make sure that an approved version is what the pipeline weighed, that it may serve, and is not too old.
+    """Check that an approved version is what the pipeline weighed, may serve, and is not too old.
 
     Args:
-        version: a version of `<line>`.
-        rules: the line's.
-        reader: of the line.
-        log: where overrides and what has served are written down.
+        version: Version of `<line>`.
+        rules: The line's rules.
+        reader: Reads the line's models.
+        log: Audit log with the overrides, and with what has served.
 
     Raises:
-        ApprovalRefused: the reason is named.
-        AuditBroken: the log cannot be read.
+        ApprovalRefused: A check failed; the reason is named.
+        AuditBroken: The log cannot be read.
     """
     names = {"model": candidates_model(version.line), "line": version.line, "short": version.short}
     overridden = records.OVERRIDE in version.tags
@@ -48,41 +48,48 @@ def check_approval(version: Version, rules: Approval, reader: Reader, log: Audit
         raise _refused(version, problem, REFUSED_NEXT.format(**names))
     age_days = (time.time() - version.created_at_ms / 1000) / DAY_SECONDS
     if age_days > rules.max_age_days and not has_begun(version, log):
-        made = datetime.fromtimestamp(version.created_at_ms / 1000, UTC)
-        problem = f"was approved on {made:%d %B %Y}, more than {rules.max_age_days:g} days ago (approval.max_age_days)"
-        raise _refused(version, problem, EXPIRED_NEXT.format(**names, option=" --override" if overridden else ""))
+        approved_at = datetime.fromtimestamp(version.created_at_ms / 1000, UTC)
+        limit = f"more than {rules.max_age_days:g} days ago (approval.max_age_days)"
+        next_step = EXPIRED_NEXT.format(**names, option=" --override" if overridden else "")
+        raise _refused(version, f"was approved on {approved_at:%d %B %Y}, {limit}", next_step)
 
 
 def has_begun(version: Version, log: AuditLog) -> bool:
-    """Whether an approval was acted upon already; then it does not age, and one may always go back to it."""
-    # The tag may be anybody's; the log is not, but an emptied registry counts its versions from 1 again.
+    """Return whether a version's rollout ever began. Its approval then does not expire, so a rollback to it works."""
+    # Anybody may write the tag. The log is trusted, but an emptied registry numbers its versions from 1 again.
     if version.state not in (*BEGUN, "previous", "retired"):
         return False
-    done = (one for one in log.entries(version.line) if one.action == "state" and one.version == version.version)
-    return any(one.what in BEGUN for one in done)
+    states = (entry for entry in log.entries(version.line) if entry.action == "state")
+    return any(entry.what in BEGUN for entry in states if entry.version == version.version)
 
 
 def moved_production(version: Version, reader: Reader, log: AuditLog) -> Version | None:
-    """What serves, where that is not what an approval or a candidate was weighed against; else None.
+    """Find the version that serves now, if it is not the one that `version` was weighed against.
 
-    An approval that was acted upon already is not asked: one may go back to it. Nor is there anything to compare with
-    while nothing serves.
+    Args:
+        version: An approved version or a candidate.
+        reader: Reads the line's models.
+        log: Audit log.
+
+    Returns:
+        None if production has not changed, if nothing serves, or if the version's rollout began earlier, since a
+        rollback to it is allowed.
     """
-    serving, approved = reader.by_alias(records.PRODUCTION), version.model == version.line
+    serving, approved = reader.production(version.line), version.model == version.line
     if approved and serving is not None and serving.version == version.version:
-        # The alias was moved to it by hand: what serves is what was told to serve before.
-        others = [one for one in reader.versions(version.line) if one.version != version.version]
-        serving = next((one for one in reversed(others) if one.state == "serving"), None)
+        # Somebody moved the alias to it by hand. What really serves is the newest other version in that state.
+        others = [other for other in reader.versions(version.line) if other.version != version.version]
+        serving = next((other for other in reversed(others) if other.state == "serving"), None)
     if serving is None or serving.digest in (version.digest, version.production_digest):
         return None
     return None if approved and has_begun(version, log) else serving
 
 
 def check_overrider(line: str, rules: Approval, reason: str, who: str) -> None:
-    """Make sure that somebody may approve what did not pass, and says why.
+    """Check that a person may approve a candidate that did not pass, and gives a reason.
 
     Raises:
-        ApprovalRefused: he is not among the line's overriders, or gives no reason.
+        ApprovalRefused: They are not among the line's overriders, or give no reason.
     """
     field = f"approval.overriders of lines/{line}.yaml"
     if who not in rules.overriders:
@@ -95,15 +102,15 @@ def check_overrider(line: str, rules: Approval, reason: str, who: str) -> None:
 
 
 def check_weighed(failed: FailedCandidate) -> None:
-    """Make sure that there is a verdict to override.
+    """Check that a candidate has a verdict that can be overridden.
 
     Raises:
-        ApprovalRefused: its scores could not be compared.
+        ApprovalRefused: Its scores could not be compared.
     """
     if failed.outcome == "invalid":
         raise ApprovalRefused(
             f"{failed.scheme} {failed.digest[:12]} was not weighed: {failed.sentence}",
-            "There is no verdict to override; release the line again after what caused it is mended.",
+            "There is no verdict to override. Mend the cause and release the line again.",
             where=failed.run_url,
         )
 
@@ -114,16 +121,16 @@ def _copy_problem(version: Version, reader: Reader) -> str:
     if not copied:
         return f"was not copied from {model}; its source is {version.source_uri or 'empty'}"
     try:
-        candidate = reader.pick(model, int(copied[1]))
+        candidate = reader.candidate_version(version.line, int(copied[1]))
     except VersionUnknown:
-        return f"says that it was copied from version {copied[1]} of {model}, which is not there"
+        return f"claims to be a copy of version {copied[1]} of {model}, which is not there"
     where = f"version {candidate.version} of {model}"
     if candidate.source_uri != candidate.artifact_uri:
         return f"was copied from {where}, whose source {candidate.source_uri} is not the artifact that was weighed"
     if version.digest != candidate.digest:
         return f"names the artifact {version.short or '(none)'}, but {where} is {candidate.short}"
     if version.production_digest != candidate.production_digest:
-        return f"says that it was weighed against something else than {where}"
+        return f"claims to have been weighed against another artifact than {where}"
     if not (version.passes and candidate.passes):
         return f"carries no passing verdict: {candidate.sentence or 'none at all'}"
     return ""
@@ -131,23 +138,25 @@ def _copy_problem(version: Version, reader: Reader) -> str:
 
 def _override_problem(version: Version, rules: Approval, reader: Reader, log: AuditLog) -> str:
     key = version.tags[records.OVERRIDE]
-    entry = next((one for one in log.entries(version.line) if one.hash == key and _says(one, version)), None)
+    overrides = (entry for entry in log.entries(version.line) if entry.hash == key)
+    entry = next((entry for entry in overrides if _is_override_of(entry, version)), None)
     if entry is None:
         return "claims an override that does not stand in the audit log"
     if entry.who not in rules.overriders:
         return f"was overridden by {entry.who}, whom approval.overriders of lines/{version.line}.yaml does not name"
-    first = min(one.version for one in reader.versions(version.line) if one.tags.get(records.OVERRIDE) == key)
+    versions = reader.versions(version.line)
+    first = min(other.version for other in versions if other.tags.get(records.OVERRIDE) == key)
     if first != version.version:
         return f"repeats the override of version {first}; one override approves once"
     if version.source_uri != version.artifact_uri:
         return f"was overridden as {version.artifact_uri}, and its source is {version.source_uri or 'empty'}"
-    weighed = [one for one in reader.failed(version.digest) if one.outcome != "invalid"]
-    if version.production_digest not in [one.production_digest for one in weighed]:
-        return f"names the artifact {version.short}, which was not weighed against what it says"
+    weighed = [failed for failed in reader.failed(version.line, version.digest) if failed.outcome != "invalid"]
+    if version.production_digest not in [failed.production_digest for failed in weighed]:
+        return f"names the artifact {version.short}, which was not weighed against the artifact that it claims"
     return ""
 
 
-def _says(entry: Entry, version: Version) -> bool:
+def _is_override_of(entry: Entry, version: Version) -> bool:
     return (entry.action, entry.what, entry.hash) == ("override", version.digest, entry.expected_hash)
 
 

@@ -1,56 +1,52 @@
-"""What a 401 or a 403 of MLflow means: who asked, which role the request takes, and what to do."""
+"""The named error for a 401 or 403 of MLflow: who asked, which role the request needs, and what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from registry.access.accounts import ADMIN, PASSWORD, USERNAME, signed_in_as
+from registry.accounts import ADMIN, PASSWORD, USERNAME, signed_in_as
 from weighbridge.errors import RegistryDenied
 
-ROLE_NEEDED = {
-    "ensure_line": "builder",
-    "record": "builder",
-    "record_release": "builder",
-    "approve": "reviewer",
-    "override": "reviewer",
-    "comment": "operator",
-    "set_previous": "operator",
-    "set_production": "operator",
-    "set_state": "operator",
-}
-"""Operation of `Registry` or `WatchRuns` -> the role that it takes; every other one reads, which any role may."""
+RoleNeeded = Literal["any", "builder", "reviewer", "operator", "admin"]
+"""Role that an operation needs; any: it only reads, which every role of the line allows."""
+
+NO_ACCOUNT = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "401")
+NO_PERMISSION = ("PERMISSION_DENIED", "403")
 SIGN_IN = f"Set {USERNAME} and {PASSWORD}, or write both into ~/.mlflow/credentials."
 
 
-def denied(operation: str, arguments: Sequence[object], error: Exception, address: str) -> RegistryDenied | None:
-    """The named error, where MLflow's is a refusal of the one who asks.
+def explain_denial(
+    operation: str, role: RoleNeeded, arguments: Sequence[object], error: Exception, address: str
+) -> RegistryDenied | None:
+    """Make the named error if MLflow refused the account; None if the error has another cause.
 
     Args:
-        operation: the method's name.
-        arguments: of the method; the first that is a line, or has one, is the one concerned.
-        error: MLflow's, or that of its HTTP client.
-        address: MLflow's.
+        operation: Name of the method that was called.
+        role: Role that the method needs.
+        arguments: Arguments of the method. The first that is a line's name, or has one, names the line.
+        error: Error of MLflow, or of its HTTP client.
+        address: Address of MLflow.
     """
     code = getattr(error, "error_code", "") or str(getattr(getattr(error, "response", None), "status_code", ""))
-    who = signed_in_as()
-    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "401"):
-        known = f"MLflow does not know {who} with this password." if who else "MLflow asks who is there."
-        return RegistryDenied(known, SIGN_IN, where=address)
-    # A stranger on the port may refuse too: without a name of ours it is no matter of roles.
-    if code not in ("PERMISSION_DENIED", "403") or not who:
+    account = signed_in_as()
+    if code in NO_ACCOUNT:
+        reason = f"MLflow does not know {account} with this password." if account else "MLflow asks for an account."
+        return RegistryDenied(reason, SIGN_IN, where=address)
+    # A foreign server on the port may answer 403 too. Without an account of ours it is not about roles.
+    if code not in NO_PERMISSION or not account:
         return None
-    if operation == "apply":
-        return RegistryDenied(f"{who} is signed in and is no admin of MLflow.", f"Do it as {ADMIN}.", where=address)
-    line = next(filter(None, map(_line, arguments)), "the line")
-    role = ROLE_NEEDED.get(operation)
-    needs = f"does not hold the role {role} of {line}" if role else f"holds no role of {line}"
+    if role == "admin":
+        return RegistryDenied(f"{account} is signed in and is no admin of MLflow.", f"Sign in as {ADMIN}.", address)
+    line = next(filter(None, map(_line_name, arguments)), "the line")
+    lacks = f"holds no role of {line}" if role == "any" else f"does not hold the role {role} of {line}"
     return RegistryDenied(
-        f"{who} is signed in and {needs}, which `{operation}` takes.",
-        f"Sign in as somebody who does ({USERNAME}, {PASSWORD}), or have an admin give it: `weighbridge roles apply "
-        "FILE`, which makes what a new line needs too.",
+        f"{account} is signed in and {lacks}, which `{operation}` needs.",
+        f"Sign in as somebody who holds it ({USERNAME}, {PASSWORD}), or ask an admin to run `weighbridge roles apply "
+        "FILE`, which also prepares a new line.",
         where=address,
     )
 
 
-def _line(argument: object) -> str:
+def _line_name(argument: object) -> str:
     return argument if isinstance(argument, str) else str(getattr(argument, "line", "") or "")

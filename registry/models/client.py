@@ -1,4 +1,4 @@
-"""MLflow's client, quiet, and quick to say that its server is down."""
+"""The connection to MLflow: a quiet client, and named errors instead of MLflow's own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from registry.models.auth_errors import denied
+from registry.accounts import sign_in
+from registry.models.auth_errors import RoleNeeded, explain_denial
 from weighbridge.errors import RegistryFailed, StackDown
+from weighbridge.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-# MLflow's own retries are off: they repeat a POST whose answer was lost, which makes a second run or
-# version. `reaches_mlflow` repeats whole operations instead, and those look before they make.
+# MLflow's own retries are off: they repeat a POST whose answer was lost, which creates a second run or version.
+# `reaches_mlflow` repeats whole operations instead, and those search before they create.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -24,7 +28,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 PAUSES_SECONDS = (0.5, 1.5)
-"""Waits before the second and the third try of an operation that did not reach MLflow."""
+"""Pauses before the second and the third attempt of an operation that could not connect to MLflow."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,13 +40,35 @@ class _Addressed(Protocol):
 
 
 A = TypeVar("A", bound=_Addressed)
+Operation = Callable[Concatenate[A, P], R]
+
+
+class Connection:
+    """A connection to one MLflow, opened at first use.
+
+    Args:
+        where: Settings of an installation, or an address: of a server, or of a database (`sqlite:///…`).
+    """
+
+    def __init__(self, where: Settings | str) -> None:
+        self._settings = None if isinstance(where, str) else where
+        self._uri = where if isinstance(where, str) else where.mlflow_url
+
+    @property
+    def tracking_uri(self) -> str:
+        """Address of MLflow."""
+        return self._uri
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, signed in if the installation has accounts."""
+        if self._settings is not None:
+            sign_in(self._settings)
+        return connect(self._uri)
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of this address; nothing is asked yet.
-
-    Takes MLflow's import time (3-4 s) at the first call of a process.
-    """
+    """Make a client of this address, without a request. The first call of a process imports MLflow (3-4 s)."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import logging
@@ -54,56 +80,77 @@ def connect(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def reaches_mlflow(operation: Callable[Concatenate[A, P], R]) -> Callable[Concatenate[A, P], R]:
-    """Make a method say plainly that MLflow is down; the method must be harmless to repeat.
+def reaches_mlflow(*, role: RoleNeeded) -> Callable[[Operation[A, P, R]], Operation[A, P, R]]:
+    """Decorate a method that sends requests to MLflow, so that failures have names and lost connections are retried.
+
+    The method must be harmless to repeat.
+
+    Args:
+        role: Role of the line that the method needs, for the message when MLflow refuses.
 
     Raises:
-        StackDown: nobody answers at the address, or not in time.
-        RegistryDenied: MLflow does not know who asks, or does not let him.
-        RegistryFailed: MLflow answers with an error that is none of ours.
+        StackDown: From the method, if nobody answers at the address, or not in time.
+        RegistryDenied: From the method, if MLflow does not know the account or refuses it.
+        RegistryFailed: From the method, if MLflow answers with another error.
     """
 
-    @functools.wraps(operation)
-    def wrapped(self: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
+    def decorate(operation: Operation[A, P, R]) -> Operation[A, P, R]:
+        @functools.wraps(operation)
+        def wrapped(self: A, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            from mlflow.exceptions import MlflowException
+            from requests.exceptions import RequestException
 
-        for pause_seconds in (*PAUSES_SECONDS, None):
-            try:
-                return operation(self, *args, **kwargs)
-            except (MlflowException, RequestException) as error:
-                if not (unreachable := _unreachable(error)):
-                    denied_because = denied(operation.__name__, (*args, *kwargs.values()), error, self.tracking_uri)
-                    raise denied_because or _failed(self.tracking_uri, error) from error
-                if unreachable == "silent" or pause_seconds is None:
-                    raise _down(self.tracking_uri, unreachable) from error
-            time.sleep(pause_seconds)
-        raise AssertionError("the last try returns or raises")
+            for pause_seconds in (*PAUSES_SECONDS, None):
+                try:
+                    return operation(self, *args, **kwargs)
+                except (MlflowException, RequestException) as error:
+                    if not (unreachable := _unreachable(error)):
+                        arguments = (*args, *kwargs.values())
+                        denied = explain_denial(operation.__name__, role, arguments, error, self.tracking_uri)
+                        raise denied or _failed(self.tracking_uri, error) from error
+                    if unreachable == "silent" or pause_seconds is None:
+                        raise _down(self.tracking_uri, unreachable) from error
+                time.sleep(pause_seconds)
+            raise AssertionError("the last attempt returns or raises")
 
-    return wrapped
+        wrapped.role_needed = role  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def web_address(client: MlflowClient, page: str) -> str:
+    """Address of a page of MLflow; empty if MLflow is a database without a server."""
+    uri = str(client.tracking_uri)
+    return f"{uri.rstrip('/')}/#/{page}" if uri.startswith("http") else ""
+
+
+def run_url(client: MlflowClient, run: Run) -> str:
+    """Address of a run's page; empty without a server."""
+    return web_address(client, f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
 
 
 def _unreachable(error: Exception) -> str:
-    """`refused` where nobody listens or the line broke, `silent` where no answer came in time, else nothing."""
+    """Say why MLflow was not reached: `refused` (no listener, broken connection), `silent` (timeout), else empty."""
     from mlflow.exceptions import RestException
     from requests.exceptions import ConnectionError as Refused
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
-    # An answer is an answer, whatever MLflow tried on the way to it.
+    # An answer is an answer, whatever failed before it.
     if getattr(error, "response", None) is not None or isinstance(error, RestException):
         return ""
-    chain = list(_chain(error))
+    causes = list(_causes(error))
     # urllib3 counts a refused connection among the connection timeouts; requests calls both a ConnectionError.
-    timeouts = (one for one in chain if isinstance(one, (ReadTimeoutError, ConnectTimeoutError)))
-    if any(not isinstance(one, NewConnectionError) for one in timeouts):
+    timeouts = (cause for cause in causes if isinstance(cause, (ReadTimeoutError, ConnectTimeoutError)))
+    if any(not isinstance(timeout, NewConnectionError) for timeout in timeouts):
         return "silent"
-    return "refused" if any(isinstance(one, Refused) for one in chain) else ""
+    return "refused" if any(isinstance(cause, Refused) for cause in causes) else ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _down(address: str, how: str) -> StackDown:
@@ -111,7 +158,7 @@ def _down(address: str, how: str) -> StackDown:
     what = f"did not answer within {seconds} s" if how == "silent" else "does not answer"
     return StackDown(
         f"The MLflow server {what}.",
-        "Start the stack with `weighbridge up`, then run the same command again: it goes on where it stopped.",
+        "Start the stack with `weighbridge up`, then run the same command again: it continues where it stopped.",
         where=address,
     )
 
@@ -119,6 +166,6 @@ def _down(address: str, how: str) -> StackDown:
 def _failed(address: str, error: Exception) -> RegistryFailed:
     return RegistryFailed(
         f"MLflow refused: {str(error).strip().splitlines()[0][:500]}",
-        "Look into mlflow's log (`weighbridge status` names it); the same command may be run again.",
+        "Look at MLflow's log (`weighbridge status` names it). The same command may be run again.",
         where=address,
     )

@@ -1,33 +1,134 @@
-"""Versions of a line's two registered models, read from MLflow and put into our own types."""
+"""Versions of a line's two registered models, read from MLflow as `Version` and `FailedCandidate`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.access.accounts import signed_in_as
+from registry.accounts import signed_in_as
 from registry.models import records
-from registry.models.recorder import Recorder, web_address
-from registry.models.records import FailedCandidate, Version, candidates_model
+from registry.models.client import Connection, reaches_mlflow, run_url, web_address
+from registry.models.records import FailedCandidate, Version, candidates_model, line_of
 from weighbridge.errors import ApprovalRefused, VersionUnknown
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 PAGE = 1000
+"""Versions or runs in one answer of MLflow."""
 SHORTEST_DIGEST = 7
-"""Digits from which on a reference is a digest and no version number."""
+"""Fewest digits of a digest; a shorter reference is a version number."""
 
 
-class Reader:
-    """What MLflow holds of one line."""
+class Reader(Connection):
+    """Everything that is read of the lines' registered models."""
 
-    def __init__(self, client: MlflowClient, line: str) -> None:
-        self.client, self.line = client, line
+    @reaches_mlflow(role="any")
+    def candidates(self, line: str) -> list[Version]:
+        """List versions of `<line>-candidates`, oldest first; empty if the line never had a release."""
+        return self._versions(candidates_model(line))
 
-    def versions(self, model: str) -> list[Version]:
-        """All versions of a registered model, oldest first; none where there is no such model."""
+    @reaches_mlflow(role="any")
+    def versions(self, line: str) -> list[Version]:
+        """List versions of `<line>`, which is everything ever approved, oldest first."""
+        return self._versions(line)
+
+    @reaches_mlflow(role="any")
+    def version(self, line: str, number: int) -> Version:
+        """Find an approved version.
+
+        Raises:
+            VersionUnknown: There is no version of that number; the existing ones are named.
+        """
+        return self._pick(line, number)
+
+    @reaches_mlflow(role="any")
+    def candidate_version(self, line: str, number: int) -> Version:
+        """Find a version of `<line>-candidates`.
+
+        Raises:
+            VersionUnknown: There is no version of that number; the existing ones are named.
+        """
+        return self._pick(candidates_model(line), number)
+
+    @reaches_mlflow(role="any")
+    def candidate(self, line: str, reference: str | int) -> Version:
+        """Find the candidate that a person means; of several versions of one artifact, the newest.
+
+        Args:
+            line: Name of the line.
+            reference: Version of `<line>-candidates`, or the first digits of a digest (7 or more).
+
+        Raises:
+            ApprovalRefused: The digest is of a candidate that failed; its verdict is quoted.
+            VersionUnknown: Nothing of the line, or more than one artifact, matches; the existing ones are named.
+        """
+        model, reference = candidates_model(line), str(reference)
+        if reference.isdecimal() and len(reference) < SHORTEST_DIGEST:
+            return self._pick(model, int(reference))
+        known = self._versions(model)
+        matches = [version for version in known if reference and version.digest.startswith(reference.lower())]
+        if len({version.digest for version in matches}) > 1:
+            raise VersionUnknown(
+                f"{reference!r} fits several candidates of {line}: {_listed(matches)}.",
+                "Give more digits of the digest.",
+            )
+        if matches:
+            # It may have failed against an earlier production as well. The recorded pass counts.
+            return matches[-1]
+        if reference and (failed := self.failed(line, reference)):
+            raise _refusal(failed[-1])
+        raise self._unknown(model, reference, known)
+
+    @reaches_mlflow(role="any")
+    def failed(self, line: str, digest_prefix: str) -> list[FailedCandidate]:
+        """List candidates that did not pass, oldest first."""
+        if not digest_prefix.isalnum() or (experiment := self.client.get_experiment_by_name(line)) is None:
+            return []
+        query = (
+            f"tags.`{records.KIND}` = '{records.CANDIDATE}' AND tags.`{records.PASSES}` = 'false' "
+            f"AND tags.`{records.DIGEST}` LIKE '{digest_prefix.lower()}%'"
+        )
+        runs = self.client.search_runs([experiment.experiment_id], query, max_results=PAGE)
+        return [self._read_failed(line, run) for run in sorted(runs, key=lambda run: run.info.start_time)]
+
+    @reaches_mlflow(role="any")
+    def failed_candidate(self, line: str, digest_prefix: str) -> FailedCandidate:
+        """Find the newest record of a candidate that was weighed and did not pass.
+
+        Args:
+            line: Name of the line.
+            digest_prefix: First digits of its digest (7 or more).
+
+        Raises:
+            VersionUnknown: No failed candidate, or more than one artifact, matches.
+        """
+        matches = self.failed(line, digest_prefix) if len(digest_prefix) >= SHORTEST_DIGEST else []
+        if len({candidate.digest for candidate in matches}) == 1:
+            return matches[-1]
+        several = ", ".join(sorted({f"{candidate.scheme} {candidate.digest[:12]}" for candidate in matches}))
+        fits = f"several: {several}" if several else f"no candidate of {line} that failed"
+        raise VersionUnknown(
+            f"{digest_prefix!r} fits {fits}.",
+            "Give the first digits of its digest, seven or more. `weighbridge release` and its report show them.",
+        )
+
+    @reaches_mlflow(role="any")
+    def waiting(self, line: str) -> list[Version]:
+        """List approved versions that are not decided yet, or that are rolling out, oldest first."""
+        return [version for version in self._versions(line) if version.state in (None, "rolling")]
+
+    @reaches_mlflow(role="any")
+    def production(self, line: str) -> Version | None:
+        """Find the version that serves; None if nothing does."""
+        return self._by_alias(line, records.PRODUCTION)
+
+    @reaches_mlflow(role="any")
+    def previous(self, line: str) -> Version | None:
+        """Find the version that a rollback returns to; None if there is none."""
+        return self._by_alias(line, records.PREVIOUS)
+
+    def _versions(self, model: str) -> list[Version]:
         aliases = self._aliases(model)
         found: list[ModelVersion] = []
         token = None
@@ -36,80 +137,30 @@ class Reader:
             found += page
             if not (token := page.token):
                 break
-        return sorted((self.read(one, aliases) for one in found), key=lambda version: version.version)
+        return sorted((self._read(version, aliases) for version in found), key=lambda version: version.version)
 
-    def pick(self, model: str, number: int) -> Version:
-        """One version.
-
-        Raises:
-            VersionUnknown: there is none of that number.
-        """
-        known = self.versions(model)
+    def _pick(self, model: str, number: int) -> Version:
+        known = self._versions(model)
         for version in known:
             if version.version == number:
                 return version
         raise self._unknown(model, str(number), known)
 
-    def by_alias(self, alias: str) -> Version | None:
-        """The approved version that an alias names, or None."""
-        aliases = self._aliases(self.line)
+    def _by_alias(self, line: str, alias: str) -> Version | None:
+        aliases = self._aliases(line)
         if alias not in aliases:
             return None
-        return self.read(self.client.get_model_version(self.line, aliases[alias]), aliases)
+        return self._read(self.client.get_model_version(line, aliases[alias]), aliases)
 
-    def waiting(self) -> list[Version]:
-        """Approved versions that nothing has been decided about yet, or that are on their way, oldest first."""
-        return [version for version in self.versions(self.line) if version.state in (None, "rolling")]
+    def _aliases(self, model: str) -> dict[str, str]:
+        found = self.client.search_registered_models(f"name='{model}'")
+        return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
 
-    def failed(self, digest_prefix: str) -> list[FailedCandidate]:
-        """Candidates that did not pass, oldest first."""
-        return [self._read_failed(run) for run in Recorder(self.client, self.line).failed_runs(digest_prefix)]
-
-    def find_candidate(self, reference: str) -> Version:
-        """The newest candidate of a version number or of a digest's first digits.
-
-        Raises:
-            ApprovalRefused: the digest is of a candidate that failed.
-            VersionUnknown: nothing is called so, or several artifacts are.
-        """
-        model = candidates_model(self.line)
-        if reference.isdecimal() and len(reference) < SHORTEST_DIGEST:
-            return self.pick(model, int(reference))
-        known = self.versions(model)
-        named = [version for version in known if reference and version.digest.startswith(reference.lower())]
-        if len({version.digest for version in named}) > 1:
-            raise VersionUnknown(
-                f"{reference!r} fits several candidates of {self.line}: {_listed(named)}.",
-                "Give more of the digest's digits.",
-            )
-        if named:
-            # It may also have failed once, against another production: the pass is on record and stands.
-            return named[-1]
-        if reference and (failed := self.failed(reference)):
-            raise _refusal(failed[-1])
-        raise self._unknown(model, reference, known)
-
-    def find_failed(self, digest_prefix: str) -> FailedCandidate:
-        """The last candidate of these first digits that was weighed and did not pass.
-
-        Raises:
-            VersionUnknown: there is none, or several artifacts are.
-        """
-        found = self.failed(digest_prefix) if len(digest_prefix) >= SHORTEST_DIGEST else []
-        if len({one.digest for one in found}) == 1:
-            return found[-1]
-        several = ", ".join(sorted({f"{one.scheme} {one.digest[:12]}" for one in found}))
-        fits = f"several: {several}" if several else f"no candidate of {self.line} that failed"
-        raise VersionUnknown(
-            f"{digest_prefix!r} fits {fits}.",
-            "Give the first digits of its digest, seven or more; `weighbridge release` and its report tell them.",
-        )
-
-    def read(self, version: ModelVersion, aliases: dict[str, str]) -> Version:
-        """One of MLflow's versions as ours; a version number is a str from a server and an int from a database."""
+    def _read(self, version: ModelVersion, aliases: dict[str, str]) -> Version:
+        # A version number is a str from a server and an int from a database.
         number, tags = int(version.version), dict(version.tags)
         return Version(
-            line=self.line,
+            line=line_of(version.name),
             model=version.name,
             version=number,
             digest=tags.get(records.DIGEST, ""),
@@ -123,20 +174,16 @@ class Reader:
             production_digest=tags.get(records.PRODUCTION_DIGEST) or None,
             approved_by=tags.get(records.APPROVED_BY, ""),
             approved_reason=tags.get(records.APPROVED_REASON, ""),
-            aliases=tuple(sorted(alias for alias, at in aliases.items() if at == str(number))),
+            aliases=tuple(sorted(alias for alias, aliased in aliases.items() if aliased == str(number))),
             tags=tags,
             created_at_ms=int(version.creation_timestamp),
             url=web_address(self.client, f"models/{version.name}/versions/{number}"),
         )
 
-    def _aliases(self, model: str) -> dict[str, str]:
-        found = self.client.search_registered_models(f"name='{model}'")
-        return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
-
-    def _read_failed(self, run: Run) -> FailedCandidate:
+    def _read_failed(self, line: str, run: Run) -> FailedCandidate:
         tags = run.data.tags
         return FailedCandidate(
-            line=self.line,
+            line=line,
             digest=tags[records.DIGEST],
             scheme=tags[records.SCHEME],
             outcome=tags[records.OUTCOME],
@@ -144,20 +191,20 @@ class Reader:
             production_digest=tags.get(records.PRODUCTION_DIGEST) or None,
             run_id=run.info.run_id,
             tags={name: value for name, value in tags.items() if name.startswith(records.TAG)},
-            run_url=Recorder(self.client, self.line).run_url(run),
+            run_url=run_url(self.client, run),
         )
 
     def _unknown(self, model: str, reference: str, known: list[Version]) -> VersionUnknown:
-        if not known:
-            # MLflow leaves out of a list what one may not read, and says nothing.
-            unseen = (
-                f" {who} is signed in: who holds no role of {self.line} sees none." if (who := signed_in_as()) else ""
-            )
+        if known:
             return VersionUnknown(
-                f"{model} has no version {reference!r}; it has none yet.{unseen}",
-                f"Run `weighbridge release {self.line}` first.",
+                f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these."
             )
-        return VersionUnknown(f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these.")
+        line, account = line_of(model), signed_in_as()
+        # MLflow silently leaves out of a list what the account may not read.
+        hint = f" {account} is signed in: an account without a role of {line} sees none." if account else ""
+        return VersionUnknown(
+            f"{model} has no version {reference!r}; it has none yet.{hint}", f"Run `weighbridge release {line}` first."
+        )
 
 
 def _listed(versions: list[Version]) -> str:
@@ -170,6 +217,6 @@ def _listed(versions: list[Version]) -> str:
 def _refusal(failed: FailedCandidate) -> ApprovalRefused:
     return ApprovalRefused(
         f"{failed.scheme} {failed.digest[:12]} did not pass. {failed.sentence}",
-        "Read its report; approve another candidate, or release the line again after what caused it is mended.",
+        "Read its report. Approve another candidate, or mend the cause and release the line again.",
         where=failed.run_url,
     )

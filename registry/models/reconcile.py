@@ -1,7 +1,7 @@
-"""What MLflow says and the audit log does not: changes by hand, and those of a process that was killed meanwhile.
+"""Bring the audit log up to date with MLflow: changes made by hand, or by a process that was killed before it logged.
 
-They are written down as *found*, never as what Weighbridge did: a tag that somebody forged must not become evidence
-that a version was checked and served.
+They are written as *found*, never as something that Weighbridge did. Otherwise a forged tag would become evidence that
+a version was checked and served.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ from registry.models.reader import Reader
 from registry.models.records import PREVIOUS, PRODUCTION
 
 FOUND = "found"
-WHY = "made by hand, or by a process that was killed before it could write this down"
+REASON = "made by hand, or by a process that was killed before it could write this down"
 
 
-def reconcile(reader: Reader, log: AuditLog) -> None:
-    """Write down the aliases and states of a line that the log does not know."""
-    aliases, states = known(reader.line, log)
-    for alias in (PREVIOUS, PRODUCTION):
-        found = reader.by_alias(alias)
-        number = found.version if found else None
-        if aliases.get(alias) != number:
-            log.append(FOUND, reader.line, number, what=alias, reason=WHY, who="unknown")
-    for one in reader.versions(reader.line):
-        if one.state and states.get(one.version) != one.state:
-            log.append(FOUND, reader.line, one.version, what=f"state {one.state}", reason=WHY, who="unknown")
+def reconcile(line: str, reader: Reader, log: AuditLog) -> None:
+    """Write into the log the aliases and states of a line that differ from the log."""
+    logged_aliases, logged_states = known(line, log)
+    for alias, version in ((PREVIOUS, reader.previous(line)), (PRODUCTION, reader.production(line))):
+        number = version.version if version else None
+        if logged_aliases.get(alias) != number:
+            log.append(FOUND, line, number, what=alias, reason=REASON, who="unknown")
+    for version in reader.versions(line):
+        if version.state and logged_states.get(version.version) != version.state:
+            log.append(FOUND, line, version.version, what=f"state {version.state}", reason=REASON, who="unknown")
 
 
 def known(line: str, log: AuditLog) -> tuple[dict[str, int | None], dict[int, str]]:
-    """What the log last said of a line's aliases, and of the states of its versions."""
+    """Read what the log last said of a line: version by alias, and state by version."""
     aliases: dict[str, int | None] = {}
     states: dict[int, str] = {}
     for entry in log.entries(line):

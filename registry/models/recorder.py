@@ -1,8 +1,8 @@
 """Writing a release into MLflow so that a kill between any two calls leaves nothing twice.
 
-Each thing carries the release's key (and a candidate its digest) as tags from the call that creates it, so
-a second try finds it. What follows a creation (metrics, files, outputs) writes the same again until the
-run is marked finished, which is the last thing done to it.
+Everything carries the release's key (and a candidate its digest) as tags from the call that creates it, so a second
+attempt finds it. What follows a creation (metrics, files, outputs) is written again, unchanged, until the run is marked
+finished. That is the last call for a run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.models import records
-from registry.models.outbox import lay_out
+from registry.models.client import Connection, reaches_mlflow, run_url, web_address
 from registry.models.records import (
     CandidateRecord,
     DatasetRecord,
@@ -21,89 +21,84 @@ from registry.models.records import (
     RecordedRelease,
     ReleaseRecord,
     candidates_model,
+    lay_out,
 )
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Experiment, LoggedModel, Param, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Param, Run
 
-RELEASE, CANDIDATE = "release", "candidate"
-PAGE = 1000
 BATCH = 100
-"""Params that MLflow takes in one `log_batch`; it takes 1,000 metrics."""
+"""Most params in one `log_batch` of MLflow; it takes 1,000 metrics."""
 
 
-class Recorder:
-    """Writes one line's releases."""
+class Recorder(Connection):
+    """Everything that the pipeline writes: a line's experiment and models, and its releases."""
 
-    def __init__(self, client: MlflowClient, line: str) -> None:
-        self.client, self.line = client, line
+    @reaches_mlflow(role="builder")
+    def ensure_line(self, line: str) -> str:
+        """Create a line's experiment and its two registered models if they are missing.
 
-    def ensure_line(self) -> str:
-        """Make what a line needs in MLflow where it is missing; returns the experiment's id."""
-        experiment = self._experiment()
-        if experiment is None:
-            experiment_id = str(self.client.create_experiment(self.line, tags=records.EXPERIMENT_KIND))
-        else:
-            experiment_id = experiment.experiment_id
-            if experiment.lifecycle_stage == "deleted":
-                self.client.restore_experiment(experiment_id)
-            for name, kind in records.EXPERIMENT_KIND.items():
-                # Experiments of earlier versions have no kind; one that somebody chose in the UI stays.
-                if name not in experiment.tags:
-                    self.client.set_experiment_tag(experiment_id, name, kind)
-        for model, description in (
-            (
-                candidates_model(self.line),
-                f"What passed on the way to {self.line}; *Promote model* on a version approves it.",
-            ),
-            (self.line, "What was approved to serve. Aliases: `production`, `previous`."),
-        ):
-            if not self.client.search_registered_models(f"name='{model}'"):
-                self.client.create_registered_model(model, description=description)
-        return experiment_id
+        Returns:
+            The experiment's id.
+        """
+        return self._ensure_line(line)
 
-    def record(self, record: ReleaseRecord) -> RecordedRelease:
-        """Record a release, or what is missing of it."""
-        experiment_id = self.ensure_line()
-        tags = self._release_tags(record)
-        parent = self._run(experiment_id, f"{self.line} {record.commit[:8]}", {records.KIND: RELEASE, **tags})
+    @reaches_mlflow(role="builder")
+    def identity(self, line: str) -> str:
+        """Identify a line's record, to tell it from that in another MLflow, or in one that was emptied."""
+        experiment = self.client.get_experiment(self._ensure_line(line))
+        return f"{experiment.name} {experiment.experiment_id} {experiment.creation_time}"
+
+    @reaches_mlflow(role="builder")
+    def record_release(self, record: ReleaseRecord) -> RecordedRelease:
+        """Record a weighed release: a run; a run and a logged model for each candidate; a version for each that passed.
+
+        The same key again finds the existing record and completes what is missing.
+        """
+        experiment_id = self._ensure_line(record.line)
+        tags = {records.KIND: records.RELEASE, **_release_tags(record)}
+        parent = self._run(experiment_id, f"{record.line} {record.commit[:8]}", tags)
         if parent.info.status != "FINISHED":
             self._log_params(parent.info.run_id, record.params)
         candidates = tuple(self._candidate(parent, record, candidate) for candidate in record.candidates)
         if parent.info.status != "FINISHED":
             self.client.set_terminated(parent.info.run_id, status="FINISHED")
-        return RecordedRelease(run_id=parent.info.run_id, run_url=self.run_url(parent), candidates=candidates)
+        return RecordedRelease(run_id=parent.info.run_id, run_url=run_url(self.client, parent), candidates=candidates)
 
-    def failed_runs(self, digest_prefix: str) -> list[Run]:
-        """Runs of candidates that did not pass, oldest first."""
-        if not digest_prefix.isalnum() or (experiment := self._experiment()) is None:
-            return []
-        wanted = (
-            f"tags.`{records.KIND}` = '{CANDIDATE}' AND tags.`{records.PASSES}` = 'false' "
-            f"AND tags.`{records.DIGEST}` LIKE '{digest_prefix.lower()}%'"
-        )
-        found = self.client.search_runs([experiment.experiment_id], wanted, max_results=PAGE)
-        return sorted(found, key=lambda run: run.info.start_time)
-
-    def run_url(self, run: Run) -> str:
-        """A run's page."""
-        return web_address(self.client, f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+    def _ensure_line(self, line: str) -> str:
+        experiment = self.client.get_experiment_by_name(line)
+        if experiment is None:
+            experiment_id = str(self.client.create_experiment(line, tags=records.EXPERIMENT_KIND))
+        else:
+            experiment_id = experiment.experiment_id
+            if experiment.lifecycle_stage == "deleted":
+                self.client.restore_experiment(experiment_id)
+            for name, kind in records.EXPERIMENT_KIND.items():
+                # Experiments of earlier versions have no kind. A kind that somebody chose in the UI stays.
+                if name not in experiment.tags:
+                    self.client.set_experiment_tag(experiment_id, name, kind)
+        for model, description in (
+            (candidates_model(line), f"Candidates of {line} that passed; *Promote model* on a version approves it."),
+            (line, "What was approved to serve. Aliases: `production`, `previous`."),
+        ):
+            if not self.client.search_registered_models(f"name='{model}'"):
+                self.client.create_registered_model(model, description=description)
+        return experiment_id
 
     def _candidate(self, parent: Run, record: ReleaseRecord, candidate: CandidateRecord) -> RecordedCandidate:
         artifact = candidate.artifact
-        tags = {**candidate.tags, **self._release_tags(record), **_candidate_tags(candidate)}
+        tags = {**candidate.tags, **_release_tags(record), **_candidate_tags(candidate)}
         run = self._run(
             parent.info.experiment_id,
             f"{artifact.scheme} {artifact.short}",
-            {records.KIND: CANDIDATE, "mlflow.parentRunId": parent.info.run_id, **tags},
+            {records.KIND: records.CANDIDATE, "mlflow.parentRunId": parent.info.run_id, **tags},
         )
         report = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/{candidate.report}"
         card = candidate.card_markdown.replace(records.REPORT_LINK, f"#/{report}")[: records.CARD_LIMIT]
-        model = self._logged_model(run, candidate, tags)
+        model = self._logged_model(run, record.line, candidate, tags)
         if run.info.status != "FINISHED":
             self._fill(run, model, candidate, card)
-        version = self._version(run, model, candidate, tags, card) if candidate.passes else None
+        version = self._version(run, model, record.line, candidate, tags, card) if candidate.passes else None
         if run.info.status != "FINISHED":
             self.client.set_terminated(run.info.run_id, status="FINISHED")
         return RecordedCandidate(
@@ -111,19 +106,19 @@ class Recorder:
             run_id=run.info.run_id,
             model_id=model.model_id,
             version=version,
-            run_url=self.run_url(run),
+            run_url=run_url(self.client, run),
             report_url=web_address(self.client, report),
         )
 
     def _run(self, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
-        """The run of these tags' kind, key and digest."""
+        """Find the run with the kind, key and digest of these tags, or create it."""
         identity = [name for name in (records.KIND, records.KEY, records.DIGEST) if name in tags]
-        wanted = " AND ".join(f"tags.`{name}` = '{tags[name]}'" for name in identity)
-        found = self.client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        query = " AND ".join(f"tags.`{name}` = '{tags[name]}'" for name in identity)
+        found = self.client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
         return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
 
-    def _logged_model(self, run: Run, candidate: CandidateRecord, tags: dict[str, str]) -> LoggedModel:
-        """The logged model of a candidate's run; the weights themselves stay in the store."""
+    def _logged_model(self, run: Run, line: str, candidate: CandidateRecord, tags: dict[str, str]) -> LoggedModel:
+        """Find or create the logged model of a candidate's run. The weights themselves stay in the store."""
         found = self.client.search_logged_models(
             [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=1
         )
@@ -133,7 +128,7 @@ class Recorder:
             artifact = candidate.artifact
             model = self.client.create_logged_model(
                 run.info.experiment_id,
-                name=f"{self.line}-{artifact.scheme}-{artifact.short}",
+                name=f"{line}-{artifact.scheme}-{artifact.short}",
                 source_run_id=run.info.run_id,
                 tags={**tags, "mlflow.model.isExternal": "true"},
                 params={**candidate.params, "uri": artifact.uri},
@@ -146,7 +141,7 @@ class Recorder:
     def _fill(self, run: Run, model: LoggedModel, candidate: CandidateRecord, card: str) -> None:
         from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
-        # One fixed time: the same metric written twice is one point, not two.
+        # One fixed time, so that the same metric written twice is one point and not two.
         at_ms = run.info.start_time
         self.client.log_batch(
             run.info.run_id,
@@ -156,25 +151,25 @@ class Recorder:
             tags=[RunTag("mlflow.note.content", card)] if card else [],
         )
         self._log_params(run.info.run_id, candidate.params)
-        # Unlike the rest, this fails when it is said twice.
+        # Unlike the other calls, this one fails if it is repeated.
         if not (run.outputs and run.outputs.model_outputs):
             self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
         if candidate.datasets:
-            self.client.log_inputs(run.info.run_id, datasets=[_input(one) for one in candidate.datasets])
+            self.client.log_inputs(run.info.run_id, datasets=[_input(dataset) for dataset in candidate.datasets])
         if candidate.files:
             with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
                 lay_out(candidate.files, Path(folder))
                 self.client.log_artifacts(run.info.run_id, folder)
 
     def _version(
-        self, run: Run, model: LoggedModel, candidate: CandidateRecord, tags: dict[str, str], card: str
+        self, run: Run, model: LoggedModel, line: str, candidate: CandidateRecord, tags: dict[str, str], card: str
     ) -> int:
-        """The number of the candidate's version."""
-        name = candidates_model(self.line)
+        """Find or create the candidate's version; returns its number."""
+        name = candidates_model(line)
         found = self.client.search_model_versions(f"name='{name}' AND run_id='{run.info.run_id}'", max_results=1)
         if found:
             return int(found[0].version)
-        made = self.client.create_model_version(
+        created = self.client.create_model_version(
             name,
             source=candidate.artifact.uri,
             run_id=run.info.run_id,
@@ -183,7 +178,7 @@ class Recorder:
             model_id=model.model_id,
             await_creation_for=0,
         )
-        return int(made.version)
+        return int(created.version)
 
     def _log_params(self, run_id: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -191,21 +186,13 @@ class Recorder:
         for batch in _batches([Param(name, value) for name, value in params.items()]):
             self.client.log_batch(run_id, params=batch)
 
-    def _experiment(self) -> Experiment | None:
-        return self.client.get_experiment_by_name(self.line)
 
-    def _release_tags(self, record: ReleaseRecord) -> dict[str, str]:
-        return {
-            records.LINE: record.line,
-            records.KEY: record.key,
-            records.SOURCE: f"hf://{record.repo}@{record.commit}",
-        }
-
-
-def web_address(client: MlflowClient, page: str) -> str:
-    """The address of a page of MLflow's, empty when MLflow is a database without a server."""
-    uri = str(client.tracking_uri)
-    return f"{uri.rstrip('/')}/#/{page}" if uri.startswith("http") else ""
+def _release_tags(record: ReleaseRecord) -> dict[str, str]:
+    return {
+        records.LINE: record.line,
+        records.KEY: record.key,
+        records.SOURCE: f"hf://{record.repo}@{record.commit}",
+    }
 
 
 def _candidate_tags(candidate: CandidateRecord) -> dict[str, str]:
@@ -229,6 +216,6 @@ def _input(dataset: DatasetRecord) -> DatasetInput:
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "evaluation")])
 
 
-def _batches(entries: list[Param]) -> Iterator[list[Param]]:
-    for start in range(0, len(entries), BATCH):
-        yield entries[start : start + BATCH]
+def _batches(params: list[Param]) -> Iterator[list[Param]]:
+    for start in range(0, len(params), BATCH):
+        yield params[start : start + BATCH]

@@ -1,10 +1,12 @@
-"""What the registry is given and gives back: releases, their candidates, and versions of registered models.
+"""What the registry receives and returns: releases, their candidates, and versions of registered models.
 
-Everything MLflow keeps for us hangs on tags that start with `weighbridge.`; their names stand here, once.
+Everything that Weighbridge keeps in MLflow is found by tags that start with `weighbridge.`. Their names are defined
+here, once.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,10 +22,13 @@ PRODUCTION_DIGEST = f"{TAG}production_digest"
 STATE, STATE_REASON = f"{TAG}state", f"{TAG}state_reason"
 APPROVED_BY, APPROVED_REASON = f"{TAG}approved_by", f"{TAG}approved_reason"
 OVERRIDE = f"{TAG}override"
-"""Of a version whose verdict was overridden: the hash of the audit log's entry that says so."""
+"""On a version whose verdict was overridden: hash of the audit log's entry about the override."""
+
+RELEASE, CANDIDATE, WATCH = "release", "candidate", "watch"
+"""Kinds of runs."""
 
 REPORT_LINK = "weighbridge:report"
-"""Stands in a card for the address of the report, which is known only once the run exists."""
+"""Placeholder in a card for the address of the report, which is known only once the run exists."""
 
 CARD_LIMIT = 5000
 """Characters that MLflow's database keeps of a version's description (`String(5000)`)."""
@@ -32,6 +37,7 @@ EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag with which MLflow's UI opens an experiment on its runs; without it, on an empty page of GenAI traces."""
 
 PRODUCTION, PREVIOUS = "production", "previous"
+"""Aliases on `<line>`."""
 CANDIDATES = "-candidates"
 
 State = Literal["rolling", "serving", "previous", "retired", "refused", "failed", "rolled_back"]
@@ -39,13 +45,31 @@ STATES: tuple[State, ...] = get_args(State)
 
 
 def candidates_model(line: str) -> str:
-    """Registered model that the pipeline writes; the reviewers' is called like the line."""
+    """Name of the registered model that the pipeline writes. The reviewers' has the line's name."""
     return f"{line}{CANDIDATES}"
 
 
 def line_of(model: str) -> str:
-    """Line that a registered model belongs to."""
+    """Name of the line that a registered model belongs to."""
     return model.removesuffix(CANDIDATES)
+
+
+def lay_out(files: dict[str, str | bytes | Path], folder: Path) -> None:
+    """Write a record's files into a folder; a file that is already on disk is copied.
+
+    Args:
+        files: Path below the folder -> text, bytes, or a file on disk.
+        folder: Created if it is missing.
+    """
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, path)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content)
 
 
 class _Frozen(BaseModel):
@@ -53,17 +77,17 @@ class _Frozen(BaseModel):
 
 
 class DatasetRecord(_Frozen):
-    """A suite that a candidate was weighed by."""
+    """A suite that a candidate was weighed on."""
 
     name: str
     digest: str
-    """Of its items and settings."""
+    """Digest of its items and settings."""
     source: str
-    """Where it lies in the checkout."""
+    """Path in the checkout."""
 
 
 class CandidateRecord(_Frozen):
-    """One artifact of a release with its verdict, as it is to be recorded."""
+    """One artifact of a release with its verdict, ready to be recorded."""
 
     artifact: Artifact
     outcome: str
@@ -74,14 +98,14 @@ class CandidateRecord(_Frozen):
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
     card_markdown: str = ""
-    """What a reviewer decides from; `REPORT_LINK` in it becomes the report's address."""
+    """The page that a reviewer decides from; `REPORT_LINK` in it becomes the report's address."""
     files: dict[str, str | bytes | Path] = {}
     """Path in MLflow -> text, bytes, or a file on disk."""
     datasets: tuple[DatasetRecord, ...] = ()
     report: str = "report.html"
-    """Which of the files a reader opens first."""
+    """The file that a reader opens first."""
     production_digest: str | None = None
-    """What it was weighed against; None for a line's first."""
+    """Digest of the artifact that it was weighed against; None for a line's first."""
 
 
 class ReleaseRecord(_Frozen):
@@ -92,7 +116,7 @@ class ReleaseRecord(_Frozen):
     commit: str
     """40 hex digits."""
     key: str
-    """Hex digest of all that went into this release: the same key is the same release."""
+    """Hex digest of everything that went into the release: the same key is the same release."""
     params: dict[str, str] = {}
     candidates: tuple[CandidateRecord, ...]
 
@@ -107,7 +131,7 @@ class RecordedCandidate(_Frozen):
     """Version of `<line>-candidates`; None for a candidate that failed."""
     run_url: str
     report_url: str
-    """Empty when MLflow is a database without a server."""
+    """Empty if MLflow is a database without a server."""
 
 
 class RecordedRelease(_Frozen):
@@ -140,7 +164,7 @@ class Version(_Frozen):
     """`<line>-candidates` or `<line>`."""
     version: int
     digest: str
-    """Empty when somebody made the version by hand, without our tags; so are the next two."""
+    """Empty if somebody made the version by hand, without our tags; so are the next two."""
     scheme: str
     outcome: str
     passes: bool
@@ -149,24 +173,24 @@ class Version(_Frozen):
     """One of `STATES`; None while nothing has been decided."""
     state_reason: str
     source_uri: str
-    """As MLflow has it: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""
+    """Source in MLflow: `store://…` of a candidate, `models:/<line>-candidates/<n>` of an approved copy."""
     production_digest: str | None
-    """What it was weighed against; None for a line's first."""
+    """Digest of the artifact that it was weighed against; None for a line's first."""
     approved_by: str
-    """As `approve` said; empty after a click on *Promote model*: `AuditLog.approver` knows whose that was."""
+    """Name given to `approve`; empty after a click on *Promote model*, which `AuditLog.approver` can name."""
     approved_reason: str
     aliases: tuple[str, ...]
     tags: dict[str, str]
     created_at_ms: int
-    """Since 1970."""
+    """Milliseconds since 1970."""
     url: str
 
     @property
     def short(self) -> str:
-        """Enough of the digest for a person."""
+        """The digest's first 12 digits, for messages."""
         return self.digest[:12]
 
     @property
     def artifact_uri(self) -> str:
-        """Where the model's files are."""
+        """Address of the artifact in the store."""
         return f"store://{self.line}/{self.digest}"

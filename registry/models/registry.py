@@ -1,216 +1,109 @@
-"""Releases, candidates, approvals and what serves, in MLflow.
+"""The registry: approvals, overrides, states and aliases in MLflow, over what `Reader` reads and `Recorder` writes.
 
-A line has an experiment and two registered models. `<line>-candidates` is the pipeline's: a version for
-each artifact that passed. `<line>` is the reviewers': *Promote model* in MLflow's page, or `approve` here,
-copies a version over, and that copy is the approval. The aliases `production` and `previous` on `<line>`
-say what serves; the tag `weighbridge.state` on its versions says what became of each.
+A line has an experiment and two registered models. `<line>-candidates` is the pipeline's: a version for each artifact
+that passed. `<line>` is the reviewers': *Promote model* in MLflow's page, or `approve` here, copies a version over, and
+that copy is the approval. The aliases `production` and `previous` on `<line>` say what serves. The tag
+`weighbridge.state` on its versions says what became of each.
 
-Every operation looks before it makes, so each may be killed anywhere and run again.
+Every operation searches before it creates, so each may be killed at any point and run again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from registry.access.accounts import sign_in
 from registry.audit import AuditLog
-from registry.models import records
-from registry.models.approvals import check_approval, check_overrider, check_weighed, moved_production
-from registry.models.client import connect, reaches_mlflow
+from registry.models import approvals, records
+from registry.models.client import reaches_mlflow
 from registry.models.reader import Reader
 from registry.models.reconcile import reconcile
 from registry.models.recorder import Recorder
-from registry.models.records import (
-    PREVIOUS,
-    PRODUCTION,
-    STATES,
-    RecordedRelease,
-    ReleaseRecord,
-    State,
-    Version,
-    candidates_model,
-)
+from registry.models.records import PREVIOUS, PRODUCTION, STATES, State, Version
 from weighbridge.errors import ApprovalRefused
 from weighbridge.line import Approval
 from weighbridge.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 COMMENT_START, COMMENT_END = "> **Refused.** ", "\n\n---\n\n"
 """Around a comment, before the card in a version's description."""
 
 
-class Registry:
-    """What MLflow knows of the lines.
+class Registry(Reader, Recorder):
+    """The registered models of all lines.
 
     Args:
-        where: Settings of an installation, or MLflow's address itself; by default those of this process.
+        where: Settings of an installation, or MLflow's address; by default the settings of this process.
         log: Audit log that changes are written to; by default that of the installation.
 
     Raises:
-        StackDown: from every method, when MLflow does not answer.
-        RegistryDenied: from every method, when it does not know who asks, or does not let him.
-        RegistryFailed: from every method, when it answers with another error.
+        StackDown: From every method, if MLflow does not answer.
+        RegistryDenied: From every method, if MLflow does not know the account or refuses it.
+        RegistryFailed: From every method, if MLflow answers with another error.
     """
 
     def __init__(self, where: Settings | str | None = None, log: AuditLog | None = None) -> None:
-        where = where or load_settings()
-        self._settings = None if isinstance(where, str) else where
-        self._uri = where if isinstance(where, str) else where.mlflow_url
-        self._log = log or (AuditLog() if self._settings is None else AuditLog.of(self._settings))
-        self._connected: MlflowClient | None = None
+        super().__init__(where := where or load_settings())
+        self._log = log or (AuditLog() if isinstance(where, str) else AuditLog.of(where))
 
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow's address."""
-        return self._uri
+    # --- approvals ---------------------------------------------------------------------------
 
-    @property
-    def client(self) -> MlflowClient:
-        """MLflow's own client, made at first use."""
-        if self._connected is None:
-            if self._settings is not None:
-                sign_in(self._settings)
-            self._connected = connect(self._uri)
-        return self._connected
-
-    def _reader(self, line: str) -> Reader:
-        return Reader(self.client, line)
-
-    # --- the pipeline's side ----------------------------------------------------------------
-
-    @reaches_mlflow
-    def ensure_line(self, line: str) -> str:
-        """Make a line's experiment and its two registered models where they are missing.
-
-        Returns:
-            The experiment's id.
-        """
-        return Recorder(self.client, line).ensure_line()
-
-    @reaches_mlflow
-    def identity(self, line: str) -> str:
-        """What tells this line's record from one in another, or an emptied, MLflow."""
-        experiment = self.client.get_experiment(Recorder(self.client, line).ensure_line())
-        return f"{experiment.name} {experiment.experiment_id} {experiment.creation_time}"
-
-    @reaches_mlflow
-    def record_release(self, record: ReleaseRecord) -> RecordedRelease:
-        """Record a weighed release: a run, a run and a logged model a candidate, a version for each that passed.
-
-        The same key again finds what is there and completes what is missing.
-        """
-        return Recorder(self.client, record.line).record(record)
-
-    # --- looking ----------------------------------------------------------------------------
-
-    @reaches_mlflow
-    def candidates(self, line: str) -> list[Version]:
-        """Versions of `<line>-candidates`, oldest first; none for a line that never had a release."""
-        return self._reader(line).versions(candidates_model(line))
-
-    @reaches_mlflow
-    def versions(self, line: str) -> list[Version]:
-        """Versions of `<line>`, that is everything ever approved, oldest first."""
-        return self._reader(line).versions(line)
-
-    @reaches_mlflow
-    def version(self, line: str, number: int) -> Version:
-        """One approved version.
-
-        Raises:
-            VersionUnknown: there is none of that number; those that are there are named.
-        """
-        return self._reader(line).pick(line, number)
-
-    @reaches_mlflow
-    def candidate(self, line: str, reference: str | int) -> Version:
-        """The candidate that a person means.
-
-        Args:
-            reference: a version of `<line>-candidates`, or the first digits of a digest (7 or more).
-
-        Raises:
-            ApprovalRefused: the digest is of a candidate that failed; its verdict is quoted.
-            VersionUnknown: nothing of the line is called so, or several different artifacts are; those that
-                are there are named.
-        """
-        return self._reader(line).find_candidate(str(reference))
-
-    @reaches_mlflow
-    def waiting(self, line: str) -> list[Version]:
-        """Approved versions that nothing has been decided about yet, or that are on their way, oldest first."""
-        return self._reader(line).waiting()
-
-    @reaches_mlflow
-    def production(self, line: str) -> Version | None:
-        """The version that serves, or None."""
-        return self._reader(line).by_alias(PRODUCTION)
-
-    @reaches_mlflow
-    def previous(self, line: str) -> Version | None:
-        """The version that a rollback goes back to, or None."""
-        return self._reader(line).by_alias(PREVIOUS)
-
-    # --- the reviewers' side, and what became of it -----------------------------------------
-
-    @reaches_mlflow
+    @reaches_mlflow(role="reviewer")
     def approve(self, line: str, number: int, reason: str, who: str) -> Version:
-        """Approve a candidate: the request that *Promote model* sends, with the card, who and why added.
+        """Approve a candidate: the request that *Promote model* sends, with the card, the person and the reason added.
 
-        Two at once on this machine make one version; elsewhere they may make two, of which the newer serves.
+        Two calls at once on this machine create one version. On two machines they may create two, of which the newer
+        serves.
 
         Args:
-            number: a version of `<line>-candidates`.
+            line: Name of the line.
+            number: Version of `<line>-candidates`.
+            reason: Kept with the version and in the audit log.
+            who: Person who approves.
 
         Returns:
-            The version of `<line>`; the one that waits or serves already when it is the same artifact.
+            The version of `<line>`; an existing one if the same artifact waits or serves already.
 
         Raises:
-            VersionUnknown: there is no such candidate.
-            ApprovalRefused: the candidate did not pass.
+            VersionUnknown: There is no such candidate.
+            ApprovalRefused: The candidate did not pass.
         """
-        reader = self._reader(line)
-        candidate = reader.pick(candidates_model(line), number)
+        candidate = self.candidate_version(line, number)
         if not candidate.passes:
             raise ApprovalRefused(
                 f"Version {number} of {candidate.model} did not pass. {candidate.sentence or 'It carries no verdict.'}",
                 "Approve a candidate that passed.",
                 where=candidate.url,
             )
-        with (log := self._log).one_at_a_time():
-            if (known := self._approved_already(reader, candidate.digest)) is not None:
-                return known
-            made = self._copy(reader, candidate, reason, who)
-            log.append("approve", line, made.version, what=made.digest, reason=reason, who=who)
-        return made
+        with self._log.one_at_a_time():
+            if (approved := self._approved_already(line, candidate.digest)) is None:
+                approved = self._copy(candidate, reason, who)
+                self._log.append("approve", line, approved.version, what=approved.digest, reason=reason, who=who)
+        return approved
 
-    @reaches_mlflow
+    @reaches_mlflow(role="reviewer")
     def override(self, line: str, digest_prefix: str, reason: str, who: str, rules: Approval) -> Version:
-        """Approve a candidate that was weighed and did not pass, on somebody's responsibility.
+        """Approve a candidate that was weighed and did not pass, on a person's responsibility.
 
-        The audit log is written first, and `check_approval` believes only what stands there.
+        The audit log is written first; `check_approval` trusts only what it says.
 
         Args:
-            digest_prefix: the first digits of the candidate's digest (7 or more).
-            rules: the line's, which name those who may.
+            line: Name of the line.
+            digest_prefix: First digits of the candidate's digest (7 or more).
+            reason: Kept with the version and in the audit log.
+            who: Person who approves.
+            rules: The line's rules, which name those who may override.
 
         Returns:
-            The version of `<line>`; the one that waits or serves already when it is the same artifact.
+            The version of `<line>`; an existing one if the same artifact waits or serves already.
 
         Raises:
-            ApprovalRefused: he may not, gives no reason, or the candidate was never weighed.
-            VersionUnknown: no candidate of these digits failed, or several did.
+            ApprovalRefused: They may not override, give no reason, or the candidate was never weighed.
+            VersionUnknown: No failed candidate, or more than one, has these digits.
         """
-        reader = self._reader(line)
-        check_overrider(line, rules, reason, who)
-        check_weighed(failed := reader.find_failed(digest_prefix))
-        with (log := self._log).one_at_a_time():
-            if (known := self._approved_already(reader, failed.digest)) is not None:
-                return known
-            entry = log.append("override", line, None, what=failed.digest, reason=reason, who=who)
-            made = self.client.create_model_version(
+        approvals.check_overrider(line, rules, reason, who)
+        approvals.check_weighed(failed := self.failed_candidate(line, digest_prefix))
+        with self._log.one_at_a_time():
+            if (approved := self._approved_already(line, failed.digest)) is not None:
+                return approved
+            entry = self._log.append("override", line, None, what=failed.digest, reason=reason, who=who)
+            created = self.client.create_model_version(
                 line,
                 source=f"store://{line}/{failed.digest}",
                 run_id=failed.run_id,
@@ -221,81 +114,84 @@ class Registry:
                 description=f"**Overridden** by {who}: {reason}\n\n{failed.sentence}"[: records.CARD_LIMIT],
                 await_creation_for=0,
             )
-            log.append("approve", line, int(made.version), what=failed.digest, reason=reason, who=who)
-        return reader.read(made, {})
+            self._log.append("approve", line, int(created.version), what=failed.digest, reason=reason, who=who)
+        return self._read(created, {})
 
-    def _approved_already(self, reader: Reader, digest: str) -> Version | None:
-        """The version of an artifact that waits or serves."""
-        there = filter(None, (*reader.waiting(), reader.by_alias(PRODUCTION)))
-        return next((version for version in there if version.digest == digest), None)
-
-    def _copy(self, reader: Reader, candidate: Version, reason: str, who: str) -> Version:
-        original = self.client.get_model_version(candidate.model, str(candidate.version))
-        tags = {
-            name: value for name, value in original.tags.items() if name not in (records.STATE, records.STATE_REASON)
-        }
-        made = self.client.create_model_version(
-            candidate.line,
-            source=f"models:/{candidate.model}/{candidate.version}",
-            run_id=original.run_id,
-            # Who and why travel with the creation, so that no kill parts them from the approval.
-            tags={**tags, records.APPROVED_BY: who, records.APPROVED_REASON: reason},
-            description=original.description,
-            await_creation_for=0,
-        )
-        return reader.read(made, {})
-
-    @reaches_mlflow
+    @reaches_mlflow(role="any")
     def check_approval(self, version: Version, rules: Approval) -> None:
-        """Make sure that an approved version is a candidate that passed, or an override, and young enough.
+        """Check that an approved version is a candidate that passed, or an override, and not too old.
 
         Raises:
-            ApprovalRefused: it is not; somebody may have made it by hand.
+            ApprovalRefused: It is neither, so somebody may have made it by hand; or it is too old.
         """
-        check_approval(version, rules, self._reader(version.line), self._log)
+        approvals.check_approval(version, rules, self, self._log)
 
-    @reaches_mlflow
+    @reaches_mlflow(role="any")
     def moved_production(self, version: Version) -> Version | None:
-        """What serves, where that is not what an approval or a candidate was weighed against; else None."""
-        return moved_production(version, self._reader(version.line), self._log)
+        """Find the version that serves now, if it is not the one that `version` was weighed against; else None."""
+        return approvals.moved_production(version, self, self._log)
 
-    @reaches_mlflow
+    # --- what became of them -----------------------------------------------------------------
+
+    @reaches_mlflow(role="operator")
     def comment(self, line: str, number: int, text: str) -> None:
-        """Put a sentence before an approved version's card, in the place of an earlier one; empty takes that away."""
+        """Put a sentence before an approved version's card, in place of an earlier one; an empty text removes it."""
         before = self.client.get_model_version(line, str(number)).description or ""
         card = before.partition(COMMENT_END)[2] if before.startswith(COMMENT_START) else before
-        wanted = f"{COMMENT_START}{' '.join(text.split())}{COMMENT_END}{card}"[: records.CARD_LIMIT] if text else card
-        if wanted != before:
-            self.client.update_model_version(line, str(number), description=wanted)
+        after = f"{COMMENT_START}{' '.join(text.split())}{COMMENT_END}{card}"[: records.CARD_LIMIT] if text else card
+        if after != before:
+            self.client.update_model_version(line, str(number), description=after)
 
-    @reaches_mlflow
+    @reaches_mlflow(role="operator")
     def set_state(self, line: str, number: int, state: State, reason: str = "") -> None:
-        """Write down what became of an approved version."""
+        """Set what became of an approved version. Without a reason, `rolling` and `serving` name who approved it."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
-        if not reason and state in ("rolling", "serving") and (who := self._log.approver(line, number)):
+        if not reason and state in approvals.BEGUN and (who := self._log.approver(line, number)):
             reason = f"approved by {who}"
-        # The reason first: where there is a state, its reason is there too.
+        # The reason comes first, so that a version with a state always has its reason too.
         self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
         self.client.set_model_version_tag(line, str(number), records.STATE, state)
         self._log.append("state", line, number, what=state, reason=reason)
 
-    @reaches_mlflow
-    def reconcile(self, line: str) -> None:
-        """Write into the audit log what MLflow says of a line and the log does not."""
-        reconcile(self._reader(line), self._log)
-
-    @reaches_mlflow
+    @reaches_mlflow(role="operator")
     def set_production(self, line: str, number: int) -> None:
         """Move the alias `production`."""
         self.client.set_registered_model_alias(line, PRODUCTION, str(number))
         self._log.append("production", line, number)
 
-    @reaches_mlflow
+    @reaches_mlflow(role="operator")
     def set_previous(self, line: str, number: int | None) -> None:
-        """Move the alias `previous`, or take it away."""
+        """Move the alias `previous`, or remove it."""
         if number is None:
             self.client.delete_registered_model_alias(line, PREVIOUS)
         else:
             self.client.set_registered_model_alias(line, PREVIOUS, str(number))
         self._log.append("previous", line, number)
+
+    @reaches_mlflow(role="any")
+    def reconcile(self, line: str) -> None:
+        """Write into the audit log what MLflow says of a line and the log does not."""
+        reconcile(line, self, self._log)
+
+    def _approved_already(self, line: str, digest: str) -> Version | None:
+        """Find the version of an artifact that waits or serves."""
+        candidates = filter(None, (*self.waiting(line), self.production(line)))
+        return next((version for version in candidates if version.digest == digest), None)
+
+    def _copy(self, candidate: Version, reason: str, who: str) -> Version:
+        original = self.client.get_model_version(candidate.model, str(candidate.version))
+        left_out = (records.STATE, records.STATE_REASON)
+        created = self.client.create_model_version(
+            candidate.line,
+            source=f"models:/{candidate.model}/{candidate.version}",
+            run_id=original.run_id,
+            tags={
+                **{name: value for name, value in original.tags.items() if name not in left_out},
+                # In the call that creates the version, so that no kill separates them from the approval.
+                **{records.APPROVED_BY: who, records.APPROVED_REASON: reason},
+            },
+            description=original.description,
+            await_creation_for=0,
+        )
+        return self._read(created, {})

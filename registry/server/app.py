@@ -14,8 +14,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from registry.access import accounts
-from registry.access.accounts import ADMIN
+from registry import accounts
+from registry.accounts import ADMIN
 from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import Settings, load_settings
 

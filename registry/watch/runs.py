@@ -1,4 +1,4 @@
-"""The watch in MLflow: what a line has had already, and one small run for every decision that changed."""
+"""The watch in MLflow: what a line has released already, and one small run for every decision that changed."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from registry.models import records
-from registry.models.client import reaches_mlflow
-from registry.models.recorder import Recorder
+from registry.models.client import reaches_mlflow, run_url
+from registry.models.registry import Registry
 from registry.watch.ledger import Entry
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from registry.models.registry import Registry
-
-WATCH = "watch"
 REASONS, FLOW_RUN = f"{records.TAG}reasons", f"{records.TAG}flow_run"
 TAG_LIMIT = 5000
-"""Characters of a tag's value that MLflow keeps (`MAX_TAG_VAL_LENGTH` is 8000; a page is enough)."""
+"""Characters kept of a tag's value; MLflow keeps 8,000 (`MAX_TAG_VAL_LENGTH`), and a page is enough."""
 
 
 class KnownSources(BaseModel):
-    """The commits of a line that need no release any more, as `hf://org/model@commit`."""
+    """Commits of a line that need no release any more, as `hf://org/model@commit`."""
 
     model_config = ConfigDict(frozen=True)
 
     serving: str | None = None
-    """What production was made of; None where nothing serves, or its version was made by hand."""
+    """Source of production; None if nothing serves, or if its version was made by hand."""
     proposed: tuple[str, ...] = ()
-    """What candidates were made of that passed, whatever became of them."""
+    """Sources of candidates that passed, whatever became of them."""
 
 
 class WatchRuns:
     """What the watch reads and writes in MLflow.
 
+    Args:
+        registry: The lines' registered models.
+
     Raises:
-        StackDown: from every method, when MLflow does not answer.
-        RegistryFailed: from every method, when it answers with an error.
+        StackDown: From every method, if MLflow does not answer.
+        RegistryFailed: From every method, if MLflow answers with an error.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -46,35 +46,35 @@ class WatchRuns:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's address."""
+        """Address of MLflow."""
         return self._registry.tracking_uri
 
+    @reaches_mlflow(role="any")
     def known_sources(self, line: str) -> KnownSources:
-        """What of a line's source has been released already."""
+        """Find which commits of a line have been released already."""
         serving = self._registry.production(line)
-        proposed = {one.tags.get(records.SOURCE, "") for one in self._registry.candidates(line)}
+        proposed = {candidate.tags.get(records.SOURCE, "") for candidate in self._registry.candidates(line)}
         return KnownSources(
             serving=serving.tags.get(records.SOURCE) if serving else None, proposed=tuple(sorted(proposed - {""}))
         )
 
-    @reaches_mlflow
+    @reaches_mlflow(role="builder")
     def record(self, entry: Entry) -> str:
         """Record a decision as a run of the line's experiment; the same decision again finds its run.
 
         Returns:
-            The run's page; empty when MLflow is a database without a server.
+            Address of the run's page; empty if MLflow is a database without a server.
         """
-        client, decision = self._registry.client, entry.decision
-        recorder = Recorder(client, decision.line)
-        experiment = recorder.ensure_line()
-        # The digest is the decision's with what became of it, so a repeated try finds the first one's run.
-        wanted = f"tags.`{records.KIND}` = '{WATCH}' AND tags.`{records.KEY}` = '{entry.digest}'"
-        found = client.search_runs([experiment], wanted, max_results=1)
+        client = self._registry.client
+        experiment = self._registry.ensure_line(entry.decision.line)
+        # The digest covers the decision and its state, so a second attempt finds the run of the first.
+        query = f"tags.`{records.KIND}` = '{records.WATCH}' AND tags.`{records.KEY}` = '{entry.digest}'"
+        found = client.search_runs([experiment], query, max_results=1)
         run = found[0] if found else client.create_run(experiment, run_name=_name(entry), tags=_tags(entry))
         if run.info.status != "FINISHED":
             self._fill(run, entry)
             client.set_terminated(run.info.run_id, status="FINISHED")
-        return recorder.run_url(run)
+        return run_url(client, run)
 
     def _fill(self, run: Run, entry: Entry) -> None:
         from mlflow.entities import Metric
@@ -93,7 +93,7 @@ def _tags(entry: Entry) -> dict[str, str]:
     decision = entry.decision
     reasons = "\n".join(f"- {reason.code}: {reason.text}" for reason in decision.reasons)
     return {
-        records.KIND: WATCH,
+        records.KIND: records.WATCH,
         records.KEY: entry.digest,
         records.LINE: decision.line,
         records.SOURCE: decision.uri,

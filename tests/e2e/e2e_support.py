@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from examples import hub, smollm2
-from registry.access import accounts
+from registry import accounts
 from tasks.serve.gateway import Gateway
 from weighbridge.settings import Settings
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from examples.load import Load
-from registry.access import accounts
+from registry import accounts
 from registry.models.registry import Registry
 from registry.store import Store
 from tasks.serve.fleet.protocol import fleet_of

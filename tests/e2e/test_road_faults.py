@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from examples.load import Load
-from registry.access import accounts
+from registry import accounts
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from registry.store import Store

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.audit import NOTHING, AuditLog
+from registry.audit import COPIED, NOBODY, NOTHING, AuditLog, Request
 from registry.models.records import STATE, ReleaseRecord
 from registry.models.registry import Registry
 from weighbridge.errors import AuditBroken
@@ -132,3 +132,22 @@ def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry
         ("state retired", 1, "unknown"),
     ]
     assert log.verify() is not None
+
+
+def test_the_approver_is_whom_the_server_signed_in_else_whom_approve_named(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+
+    def copied(model: str, who: str) -> None:
+        log.append(COPIED, "toy", 7, who=who, request=Request(model=model, address="10.1.2.3", id="r"))
+
+    log.append("state", "toy", 7, what="serving", who="sam")
+    assert log.approver("toy", 7) == "", "a state is no approval"
+    log.append("approve", "toy", 7, who="tom")
+    log.append("approve", "toy", 8, who="eve")
+    assert [log.approver("toy", number) for number in (7, 8, 9)] == ["tom", "eve", ""]
+    copied("toy", NOBODY)
+    copied("toy-candidates", "bo")
+    assert log.approver("toy", 7) == "tom", "nobody signed in, and a candidate is no approval"
+    copied("toy", "ada")
+    assert [log.approver("toy", number) for number in (7, 8)] == ["ada", "eve"]
+    assert log.approver("other", 7) == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.access import accounts
+from registry import accounts
 from registry.access.roles import read_roles, rights, role_name
 from weighbridge.errors import PasswordUnusable, RolesInvalid
 from weighbridge.settings import Settings, load_settings

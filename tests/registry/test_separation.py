@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.access import accounts
+from registry import accounts
 from registry.access.grants import Granting
 from registry.access.roles import Roles
 from registry.audit import AuditLog, Entry

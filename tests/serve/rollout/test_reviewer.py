@@ -18,7 +18,7 @@ from playwright.sync_api import Error as PlaywrightError
 from typer.testing import CliRunner
 
 from cli.main import app
-from registry.access import accounts
+from registry import accounts
 from registry.audit import AuditLog
 from registry.models.registry import Registry
 from registry.store import Store

@@ -1,0 +1,64 @@
+"""What a refusal of MLflow says: every operation states the role that it needs, and the message names it."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from registry.access.grants import Granting
+from registry.models.auth_errors import explain_denial
+from registry.models.reader import Reader
+from registry.models.recorder import Recorder
+from registry.models.registry import Registry
+from registry.watch.runs import WatchRuns
+
+ROLES = {
+    "builder": {"ensure_line", "identity", "record_release", "record"},
+    "reviewer": {"approve", "override"},
+    "operator": {"comment", "set_state", "set_production", "set_previous"},
+    "admin": {"apply"},
+}
+
+
+class Denied(Exception):
+    def __init__(self, code: str) -> None:
+        self.error_code = code
+
+
+@pytest.mark.parametrize("kind", [Reader, Recorder, Registry, WatchRuns, Granting])
+def test_every_method_that_reaches_mlflow_states_the_role_that_it_needs(kind: type) -> None:
+    methods = {name: method for name, method in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
+    missing = {name for name, method in methods.items() if not getattr(method, "role_needed", "")}
+    assert not missing, "without a role, a refusal of MLflow is not explained"
+    stated = {name: getattr(method, "role_needed") for name, method in methods.items()}  # noqa: B009
+    assert stated == {name: next((role for role, named in ROLES.items() if name in named), "any") for name in stated}
+
+
+@pytest.fixture(autouse=True)
+def _signed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+
+
+def test_the_account_the_role_and_the_line_are_named() -> None:
+    error = Denied("PERMISSION_DENIED")
+    denied = explain_denial("set_production", "operator", ("toy", 1), error, "http://mlflow")
+    assert denied and "ada is signed in and does not hold the role operator of toy, which `set_production`" in str(
+        denied
+    )
+    denied = explain_denial("versions", "any", ("toy",), error, "http://mlflow")
+    assert denied and "holds no role of toy" in str(denied)
+    denied = explain_denial("apply", "admin", (None,), error, "http://mlflow")
+    assert denied and "is no admin of MLflow" in str(denied)
+
+
+def test_a_wrong_password_is_named_and_another_error_is_not_explained() -> None:
+    denied = explain_denial("versions", "any", ("toy",), Denied("UNAUTHENTICATED"), "http://mlflow")
+    assert denied and "does not know ada with this password" in str(denied)
+    assert explain_denial("versions", "any", ("toy",), Denied("INTERNAL_ERROR"), "http://mlflow") is None
+
+
+def test_a_refusal_without_an_account_is_not_about_roles(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert explain_denial("versions", "any", ("toy",), Denied("PERMISSION_DENIED"), "http://mlflow") is None
