@@ -2,7 +2,7 @@
 
     source = hub.pin(line)                      # a repository and a 40-hex commit
     admission.admit(source, line)               # or SourceRefused, with every reason
-    artifact = download.download(source, line.name)
+    artifact = download.download(source, line.name, store)
 
-Importing any of these costs no import of huggingface_hub; calling does.
+Importing these modules does not import huggingface_hub; calling them does.
 """

@@ -1,6 +1,6 @@
-"""Admission: what a release must be before a byte of its weights is downloaded.
+"""Admission: check a release against the line's rules before any of its weights is downloaded.
 
-Every reason against it is told at once, so that a refusal is read once and not five times.
+A refusal lists every reason, so that a user does not fix them one at a time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
 from weighbridge.units import GIB
 
-# Above this the Hub serves a file over Xet only (MAX_HTTP_DOWNLOAD_SIZE of huggingface_hub 1.33).
-LARGEST_FILE_BYTES = 50 * 1000**3
+# Larger files are served over Xet only (MAX_HTTP_DOWNLOAD_SIZE of huggingface_hub 1.33).
+MAX_FILE_BYTES = 50 * 1000**3
 CAUSAL_CLASSES = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 
 
 def admit(source: Source, line: Line) -> None:
-    """Hold a release against the line's admission rules.
+    """Check a release against the line's admission rules.
 
     Raises:
         SourceRefused: with every reason.
@@ -37,7 +37,7 @@ def admit(source: Source, line: Line) -> None:
 
 
 def escapes(path: str) -> bool:
-    """Whether a file's name would lead out of the folder that it is put in, on any system, or among our own."""
+    """Whether a file name leads out of its folder on any system, or into the folder of partial files."""
     parts = path.split("/")
     if {"", ".", "..", ".partial"} & set(parts) or "\\" in path or "\0" in path:
         return True
@@ -45,20 +45,20 @@ def escapes(path: str) -> bool:
 
 
 def name_problems(paths: Iterable[str]) -> Iterator[str]:
-    """What is wrong with the names that a repository gives its files."""
+    """Problems with a repository's file names, a phrase each."""
     taken: dict[str, str] = {}
     listed = list(paths)
     for path in listed:
         if escapes(path):
             yield f"the file name {path!r} leads out of its folder"
-        # Disks of macOS and Windows take names for one that differ in case or in how an accent is written.
+        # On macOS and Windows, names that differ only in case or Unicode normalization are the same file.
         folded = unicodedata.normalize("NFC", path).casefold()
         if folded in taken:
             yield f"the file names {taken[folded]!r} and {path!r} are one on some disks"
         taken[folded] = path
     for path in listed:
         if any(parent.as_posix() in taken for parent in PurePosixPath(path.casefold()).parents):
-            yield f"{path!r} lies in what is a file too"
+            yield f"{path!r} is inside a path that is also a file"
 
 
 def _licence(source: Source, line: Line) -> Iterator[str]:
@@ -82,15 +82,15 @@ def _architecture(source: Source, line: Line) -> Iterator[str]:
         if not set(names) <= set(allowed):
             yield f"architecture {', '.join(names)} is not allowed (allowed: {', '.join(allowed)})"
     elif not set(names) <= _causal_classes():
-        yield f"architecture {', '.join(names)} is no causal language model that the installed transformers knows"
+        yield f"architecture {', '.join(names)} is not a causal language model of the installed transformers"
     if _names_code(source.config):
-        yield f"it wants to run code of its own (`auto_map` in {CONFIG}), which is never done"
+        yield f"it requires running its own code (`auto_map` in {CONFIG}), which is never done"
 
 
 def _causal_classes() -> set[str]:
     """Names of all causal language model classes of the installed transformers.
 
-    Read from its source, where they stand as plain text: importing the module takes 17 to 27 s with torch.
+    They are parsed from its source, because importing the module takes 17 to 27 s with torch.
     """
     package = find_spec("transformers")
     assert package and package.submodule_search_locations
@@ -106,7 +106,7 @@ def _causal_classes() -> set[str]:
 
 
 def _names_code(config: object) -> bool:
-    """Whether a config, or a config within it, names classes to load from the repository."""
+    """Whether a config, or one nested in it, names classes to load from the repository."""
     if not isinstance(config, dict):
         return False
     return bool(config.get("auto_map")) or any(_names_code(value) for value in config.values())
@@ -118,9 +118,9 @@ def _files(source: Source, line: Line) -> Iterator[str]:
         yield "it has no safetensors weights (pickles and GGUF are not read)"
     limit = line.admission.max_download_gib
     if source.size_bytes > limit * GIB:
-        yield f"{source.size_bytes / GIB:.2f} GiB to download are more than the allowed {limit:g} GiB"
+        yield f"{source.size_bytes / GIB:.2f} GiB to download exceed the allowed {limit:g} GiB"
     for file in source.files:
-        if file.size_bytes > LARGEST_FILE_BYTES:
+        if file.size_bytes > MAX_FILE_BYTES:
             yield f"{file.path} is {file.size_bytes / 1e9:.0f} GB; files over 50 GB cannot be fetched by plain HTTP"
         if file.sha256 is None and file.git_oid is None:
             yield f"the Hub gives no hash to verify {file.path} by"

@@ -1,8 +1,8 @@
-"""Asking the Hub: passing faults are tried again, everything else becomes a named error.
+"""Calls to the Hub: transient faults are retried, everything else becomes a named error.
 
-The only place that knows huggingface_hub's errors. What passes: no connection, a broken one, a time-out,
-429 (after the time that the Hub asks for) and 5xx. An attempt of a download that brought something counts as
-none: patience is for a Hub that brings nothing.
+The only module that handles huggingface_hub's errors. Transient are: no connection, a broken connection, a timeout,
+429 (retried after the time that the Hub asks for) and 5xx. An attempt of a download that received new bytes does not
+count against the retry budget.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from weighbridge.settings import load_settings
 T = TypeVar("T")
 
 ATTEMPTS = 5
-MOST_ATTEMPTS = 1000
-"""Of a download whose every attempt brings something, or a Hub that sends a byte a time would hold us for ever."""
+MAX_ATTEMPTS = 1000
+"""Of a download whose every attempt receives something; without it a Hub that sends one byte a time would never end."""
 FIRST_WAIT_SECONDS = 1.0
-LONGEST_GROWN_WAIT_SECONDS = 20.0
-LONGEST_WAIT_SECONDS = 300.0
-"""A Hub that asks for more than this is not waited for."""
+MAX_BACKOFF_SECONDS = 20.0
+MAX_RETRY_AFTER_SECONDS = 300.0
+"""A longer wait that the Hub asks for is an error at once."""
 TIMEOUT_SECONDS = 30.0
 STALL_SECONDS = 30.0
-"""A download that brings no byte for so long is given up, and asked for again from where it is."""
-PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+"""A download that receives nothing for this long is aborted and resumed."""
+TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 
 logger = logging.getLogger("weighbridge.source")
 
@@ -42,43 +42,43 @@ def call_hub(
     repo: str,
     revision: str,
     attempts: int = ATTEMPTS,
-    reached: Callable[[], int] | None = None,
+    received_bytes: Callable[[], int] | None = None,
 ) -> T:
-    """Call the Hub until it answers.
+    """Call the Hub and retry until it answers or the retry budget is spent.
 
     Args:
-        call: asks the Hub through huggingface_hub; must be safe to repeat.
-        repo, revision: what is asked about, for the messages.
-        attempts: how many in a row may bring nothing.
-        reached: how far a download is, in bytes; an attempt that moved it was not in vain.
+        call: a request through huggingface_hub; must be safe to repeat.
+        repo, revision: the subject of the request, for error messages.
+        attempts: consecutive attempts without progress.
+        received_bytes: bytes of the download so far; an attempt that increased them resets the budget.
 
     Raises:
         SourceUnknown: no such repository, revision or file, or no right to read it.
-        SourceUnreachable: the Hub did not answer, or not as a Hub does.
-        SourceStalled: a download that the Hub began, and then sent nothing of, `attempts` times.
+        SourceUnreachable: the Hub did not answer, or the answer is not a Hub's.
+        SourceStalled: a download started and then received nothing, `attempts` times.
     """
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    patience = _Patience(attempts, reached)
+    budget = _RetryBudget(attempts, received_bytes)
     retrying = Retrying(
-        retry=retry_if_exception(_is_passing),
-        after=patience.note,
-        wait=patience.wait_seconds,
-        stop=patience.is_over,
-        before_sleep=_tell,
+        retry=retry_if_exception(_is_transient),
+        after=budget.count,
+        wait=budget.wait_seconds,
+        stop=budget.is_spent,
+        before_sleep=_log_retry,
         reraise=True,
     )
     try:
         return retrying(call)
     except HFValidationError as error:
-        raise _unknown(f"{repo!r} is not a name the Hub could know: {error}", repo) from None
+        raise _unknown(f"{repo!r} is not a valid repository name: {error}", repo) from None
     except OfflineModeIsEnabled:
-        raise _unreachable(f"{repo} was not asked for: HF_HUB_OFFLINE is set", "Unset it") from None
+        raise _unreachable(f"{repo} was not requested: HF_HUB_OFFLINE is set", "Unset it") from None
     except HfHubHTTPError as error:
-        raise _named(error, repo, revision) from None
+        raise _named_error(error, repo, revision) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if reached and isinstance(error, httpx.ReadTimeout):
+        if received_bytes and isinstance(error, httpx.ReadTimeout):
             raise _stalled(repo, attempts) from None
         reason = str(error) or type(error).__name__
         raise _unreachable(
@@ -86,42 +86,43 @@ def call_hub(
         ) from None
 
 
-class _Patience:
-    """Counts the attempts since the last one that brought something."""
+class _RetryBudget:
+    """Counts consecutive attempts without progress."""
 
-    def __init__(self, attempts: int, reached: Callable[[], int] | None) -> None:
-        self._attempts, self._reached = attempts, reached
-        self._in_vain = 0
-        self._furthest = reached() if reached else 0
+    def __init__(self, attempts: int, received_bytes: Callable[[], int] | None) -> None:
+        self._attempts, self._received_bytes = attempts, received_bytes
+        self._without_progress = 0
+        self._most_bytes = received_bytes() if received_bytes else 0
 
-    def note(self, _: RetryCallState) -> None:
-        """An attempt failed; tenacity calls this before it asks for the wait and the end."""
-        now = self._reached() if self._reached else 0
-        # The furthest ever: a Hub that begins again from the start each time brings nothing new.
-        self._in_vain = 0 if now > self._furthest else self._in_vain + 1
-        self._furthest = max(now, self._furthest)
+    def count(self, _: RetryCallState) -> None:
+        """Count a failed attempt; tenacity calls this before `wait_seconds` and `is_spent`."""
+        now = self._received_bytes() if self._received_bytes else 0
+        # Compare with the most ever: a Hub that restarts from byte 0 each time makes no progress.
+        self._without_progress = 0 if now > self._most_bytes else self._without_progress + 1
+        self._most_bytes = max(now, self._most_bytes)
 
-    def is_over(self, state: RetryCallState) -> bool:
-        return self._in_vain >= self._attempts or state.attempt_number >= MOST_ATTEMPTS
+    def is_spent(self, state: RetryCallState) -> bool:
+        return self._without_progress >= self._attempts or state.attempt_number >= MAX_ATTEMPTS
 
     def wait_seconds(self, state: RetryCallState) -> float:
-        """What the Hub asks for, else growing waits."""
+        """The Hub's Retry-After, or exponential backoff."""
         error = state.outcome.exception() if state.outcome else None
-        growing = FIRST_WAIT_SECONDS * (2.0 ** max(self._in_vain - 1, 0) + random.random())
-        return (_asked_wait(error) if error else 0.0) or min(growing, LONGEST_GROWN_WAIT_SECONDS)
+        backoff = FIRST_WAIT_SECONDS * (2.0 ** max(self._without_progress - 1, 0) + random.random())
+        return (_retry_after_seconds(error) if error else 0.0) or min(backoff, MAX_BACKOFF_SECONDS)
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING_STATUS and _asked_wait(error) <= LONGEST_WAIT_SECONDS
+        transient = error.response.status_code in TRANSIENT_STATUS
+        return transient and _retry_after_seconds(error) <= MAX_RETRY_AFTER_SECONDS
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
-def _asked_wait(error: BaseException) -> float:
-    """Seconds in an answer's Retry-After, which may also be a date, or in the Hub's RateLimit; 0 without either."""
+def _retry_after_seconds(error: BaseException) -> float:
+    """The wait in an answer's Retry-After (seconds or a date) or in the Hub's RateLimit; 0 without either."""
     response = getattr(error, "response", None)
     if response is None:
         return 0.0
@@ -132,22 +133,22 @@ def _asked_wait(error: BaseException) -> float:
         try:
             return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
         except (ValueError, TypeError):
-            return 0.0  # neither seconds nor a date: as if it were not there
+            return 0.0  # neither seconds nor a date: ignored
     from huggingface_hub.utils import parse_ratelimit_headers
 
     limit = parse_ratelimit_headers(response.headers) if response.status_code == 429 else None
     return float(limit.reset_in_seconds) if limit else 0.0
 
 
-def _tell(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
     reason = str(error).strip().split("\n", 1)[0]
     logger.warning("The Hub did not answer (%s); attempt %d in %.0f s", reason, state.attempt_number + 1, wait)
 
 
-def _named(error: Exception, repo: str, revision: str) -> SourceUnknown | SourceUnreachable:
-    """huggingface_hub's error as one of ours."""
+def _named_error(error: Exception, repo: str, revision: str) -> SourceUnknown | SourceUnreachable:
+    """The named error for one of huggingface_hub's."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         EntryNotFoundError,
@@ -159,7 +160,7 @@ def _named(error: Exception, repo: str, revision: str) -> SourceUnknown | Source
 
     assert isinstance(error, HfHubHTTPError)
     endpoint, status = load_settings().hf_endpoint, error.response.status_code
-    # A gated repository counts as not found for huggingface_hub, so it is asked for first.
+    # GatedRepoError is a subclass of RepositoryNotFoundError, so it is checked first.
     if isinstance(error, GatedRepoError):
         how = "ask for access" if status == 403 else "accept its terms there, and set HF_TOKEN to a token of yours"
         return SourceUnknown(
@@ -179,14 +180,14 @@ def _named(error: Exception, repo: str, revision: str) -> SourceUnknown | Source
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
         return _unknown(f"There is no repository {repo}, or you may not see it", repo)
     return _unreachable(
-        f"The Hub answered {status} to a question about {repo}", "Try again later; status.huggingface.co may know more"
+        f"The Hub answered {status} to a question about {repo}", "Try again later; check status.huggingface.co"
     )
 
 
 def _stalled(repo: str, attempts: int) -> SourceStalled:
     return SourceStalled(
         f"The Hub began to send a file of {repo} and then sent nothing for {STALL_SECONDS:g} s, {attempts} times.",
-        "Run the command again later, or through another network; what is downloaded is kept.",
+        "Run the command again later, or through another network; downloaded bytes are kept.",
         where=load_settings().hf_endpoint,
     )
 
@@ -199,7 +200,9 @@ def _unknown(what: str, repo: str) -> SourceUnknown:
     )
 
 
-def _unreachable(what: str, do: str) -> SourceUnreachable:
+def _unreachable(what: str, action: str) -> SourceUnreachable:
     return SourceUnreachable(
-        f"{what}.", f"{do}, then run the command again; what is downloaded is kept.", where=load_settings().hf_endpoint
+        f"{what}.",
+        f"{action}, then run the command again; downloaded bytes are kept.",
+        where=load_settings().hf_endpoint,
     )

@@ -1,4 +1,4 @@
-"""All files of a release on their way at once, a few at a time, each visible only when it is right."""
+"""Fetch the files of a release, several at once; each appears under its name only after it is verified."""
 
 from __future__ import annotations
 
@@ -17,79 +17,79 @@ Progress = Callable[[int, int], None]
 
 PARTIAL = ".partial"
 CONNECTIONS = 8
-"""Files on their way at once, as many as huggingface_hub's own download has; hashing runs beside receiving."""
+"""Files fetched at once, as in huggingface_hub's own download; hashing runs beside receiving."""
 
 
-class Fetch:
-    """The fetching of one release into a folder.
+class Fetcher:
+    """Fetches one release into a folder.
 
     Args:
-        source: what to fetch.
-        folder: where to; what an earlier fetch left there is taken up.
-        progress: told (bytes done, bytes in all), one call at a time.
+        source: the pinned release.
+        folder: the destination; files of an earlier fetch are resumed.
+        progress: called with (bytes done, bytes in total), one call at a time.
     """
 
     def __init__(self, source: Source, folder: Path, progress: Progress | None) -> None:
         self._source, self._folder, self._progress = source, folder, progress
         self._lock, self._stopped = Lock(), Event()
-        self._done = sum(self._bytes_here(file) for file in source.files)
+        self._done = sum(self._bytes_on_disk(file) for file in source.files)
         self.fetched_bytes = 0
-        """Bytes that came over the network, those that were thrown away too."""
+        """Bytes received over the network, discarded ones included."""
         self.sha256: dict[str, str] = {}
-        """Path → hash of every file that is right."""
+        """SHA-256 by path, of every verified file."""
         self.tensors: dict[str, tuple[Tensor, ...]] = {}
-        """Path → tensors of every safetensors file."""
+        """Tensors by path, of every safetensors file."""
 
     @property
     def missing_bytes(self) -> int:
-        """What is still to come."""
+        """Bytes still to receive."""
         return max(0, self._source.size_bytes - self._done)
 
-    def bring(self, files: list[SourceFile]) -> None:
-        """Fetch files, a few at once; the first failure ends the others where they are.
+    def fetch(self, files: list[SourceFile]) -> None:
+        """Fetch files, several at once; the first failure stops the others, whose bytes are kept.
 
         Raises:
-            SourceDamaged: a file arrived twice as something else than the Hub said, or its header lies.
+            SourceDamaged: a file twice differed from the Hub's description, or its header is wrong.
             SourceUnreachable, SourceUnknown, SourceStalled, DiskFull: as `receive`.
         """
-        self._arrived(0)
+        self._count(0)
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="download") as pool:
-            running = [pool.submit(self._bring_one, file) for file in files]
+            running = [pool.submit(self._fetch_one, file) for file in files]
             try:
                 wait(running, return_when=FIRST_EXCEPTION)
             finally:
                 # A failure, or the user's Ctrl-C, which reaches only this thread.
-                if any(not one.done() or one.exception() for one in running):
+                if any(not future.done() or future.exception() for future in running):
                     self._stopped.set()
-                    for one in running:
-                        one.cancel()
-        failures = [error for one in running if not one.cancelled() and (error := one.exception())]
+                    for future in running:
+                        future.cancel()
+        failures = [error for future in running if not future.cancelled() and (error := future.exception())]
         for error in sorted(failures, key=lambda error: isinstance(error, Stopped)):
             raise error
 
-    def _bring_one(self, file: SourceFile) -> None:
-        """Bring one file, again from the start if what came, or what lay here, is something else."""
+    def _fetch_one(self, file: SourceFile) -> None:
+        """Fetch one file; start again from byte 0 if the received or the earlier bytes are wrong."""
         whole, place = self._folder / file.path, self._folder / PARTIAL / file.path
         if whole.is_file():
-            # Verified by a process that was killed before the end: the same as a partial file that lacks nothing.
+            # Verified by a process that was killed later: treat it as a partial file without missing bytes.
             place.parent.mkdir(parents=True, exist_ok=True)
             whole.replace(place)
         resumed = place.is_file() and place.stat().st_size > 0
         problem = ""
-        # What an earlier process left may be damaged without anything having arrived so.
+        # One more attempt after a resume: the earlier bytes may be damaged on the disk, not by the Hub.
         for _ in range(3 if resumed else 2):
             with Partial(place, file, self._stopped) as partial:
-                problem = receive(self._source, file, partial, self._arrived, self._stopped)
+                problem = receive(self._source, file, partial, self._count, self._stopped)
                 if not problem:
                     partial.sync()
                     self.sha256[file.path] = partial.sha256
                     break
-                self._arrived(-partial.size_bytes)
+                self._count(-partial.size_bytes)
             place.unlink()
         if problem:
             raise SourceDamaged(
-                f"{file.path} of {self._source.short} arrived twice as something else than the Hub says: {problem}.",
-                "Try again later or through another network; if it stays so, tell the repository's publisher.",
+                f"{file.path} of {self._source.short} arrived twice other than the Hub describes it: {problem}.",
+                "Try again later or through another network; if the error persists, tell the repository's publisher.",
                 where=load_settings().hf_endpoint,
             )
         if file.is_weights:
@@ -97,14 +97,14 @@ class Fetch:
         whole.parent.mkdir(parents=True, exist_ok=True)
         place.replace(whole)
 
-    def _arrived(self, change: int) -> None:
+    def _count(self, change: int) -> None:
         with self._lock:
             self._done += change
             self.fetched_bytes += max(change, 0)
             if self._progress:
                 self._progress(self._done, self._source.size_bytes)
 
-    def _bytes_here(self, file: SourceFile) -> int:
+    def _bytes_on_disk(self, file: SourceFile) -> int:
         for path in (self._folder / file.path, self._folder / PARTIAL / file.path):
             if path.is_file():
                 return path.stat().st_size

@@ -1,7 +1,7 @@
-"""Safetensors headers: what a file says of its tensors, checked against the file itself.
+"""Read safetensors headers and check them against their file.
 
-The format (huggingface.co/docs/safetensors): 8 bytes with the header's length, the header as JSON, the
-tensors' bytes without a gap. A header may hold no more than 100 MB.
+The format (huggingface.co/docs/safetensors): 8 bytes with the header's length, the header as JSON, then the tensors'
+bytes without gaps. A header is at most 100 MB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from weighbridge.errors import SourceDamaged
 
-LONGEST_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 BITS = {
     "F4": 4,
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
@@ -34,21 +34,21 @@ class Tensor(BaseModel):
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors names it: BF16, F32, …"""
+    """Safetensors' name: BF16, F32, …"""
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Its bytes in the file."""
+        """Bytes of its values in the file."""
         return (self.elements * BITS[self.dtype] + 7) // 8
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of a safetensors file, in the order of the file.
+    """Read the tensors of a safetensors file, in file order.
 
     Raises:
         SourceDamaged: the header does not describe this file.
@@ -56,39 +56,39 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(LONGEST_HEADER_BYTES, size - 8):
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise damaged(path, f"its header claims {length} bytes of a file of {size}")
         header = file.read(length)
     if not header.startswith(b"{"):
-        raise damaged(path, "its header is not one: it does not begin with {")
+        raise damaged(path, "its header is invalid: it does not begin with {")
     try:
-        entries = json.loads(header, object_pairs_hook=_without_repeats)
+        entries = json.loads(header, object_pairs_hook=_reject_duplicates)
         entries.pop("__metadata__", None)
         placed = sorted(
             ((*_offsets(entry), Tensor(name=name, **_shape(entry))) for name, entry in entries.items()),
-            key=lambda one: one[:2],
+            key=lambda placed_tensor: placed_tensor[:2],
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise damaged(path, f"its header is not one: {str(error).splitlines()[0][:200]}") from None
+        raise damaged(path, f"its header is invalid: {str(error).splitlines()[0][:200]}") from None
     position = 0
     for begin, end, tensor in placed:
         if begin != position or end - begin != tensor.size_bytes:
-            raise damaged(path, f"tensor {tensor.name} does not lie where its header says")
+            raise damaged(path, f"tensor {tensor.name} is not where its header says")
         position = end
     if position != size - 8 - length:
-        raise damaged(path, f"its tensors take {position} bytes and {size - 8 - length} are there")
+        raise damaged(path, f"its tensors take {position} bytes and the file has {size - 8 - length}")
     return tuple(tensor for _, _, tensor in placed)
 
 
 def damaged(path: Path, why: str) -> SourceDamaged:
-    """The error for a file that cannot be used."""
-    return SourceDamaged(f"{path.name} is damaged: {why}.", "Try again; if it stays so, tell its publisher.")
+    """The error for an unusable file."""
+    return SourceDamaged(f"{path.name} is damaged: {why}.", "Try again; if the error persists, tell its publisher.")
 
 
 def _offsets(entry: dict[str, Any]) -> tuple[int, int]:
     begin, end = entry["data_offsets"]
     if type(begin) is not int or type(end) is not int:
-        raise ValueError("offsets are whole numbers")
+        raise ValueError("offsets must be integers")
     return begin, end
 
 
@@ -96,12 +96,12 @@ def _shape(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["dtype"] not in BITS:
         raise ValueError(f"unknown dtype {entry['dtype']}")
     if not isinstance(entry["shape"], list) or any(type(side) is not int or side < 0 for side in entry["shape"]):
-        raise ValueError("a shape is a list of sides, none below zero")
+        raise ValueError("a shape must be a list of integers, none negative")
     return {"shape": tuple(entry["shape"]), "dtype": entry["dtype"]}
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
+        raise ValueError("a name occurs twice")
     return found

@@ -1,6 +1,6 @@
-"""Pinning a release: from a line's repository and branch to one commit and the files that serving needs.
+"""Pin a release: resolve a line's repository and branch to one commit and the files that serving needs.
 
-After `pin` only the commit is ever used, so what was admitted is what is downloaded.
+After `pin` only the commit is used, so the admitted release is the downloaded one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 CONFIG = "config.json"
-LARGEST_CONFIG_BYTES = 16 * 2**20
-"""It is read into memory before anything is known of the release; real ones take kilobytes."""
+MAX_CONFIG_BYTES = 16 * 2**20
+"""config.json is read into memory before the release is admitted; real ones are kilobytes."""
 INDEX = "model.safetensors.index.json"
-# The names that transformers itself writes and reads. Publishers put copies of the same weights beside them
-# (consolidated.safetensors, original/…); those would only double the download.
+# The names that transformers writes and reads. Publishers add copies of the same weights under other names
+# (consolidated.safetensors, original/…), which would double the download.
 STANDARD_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 NEEDED = re.compile(
     r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer[\w.-]*|vocab[\w.-]*|merges\.txt"
     r"|special_tokens_map\.json|added_tokens\.json|chat_template[\w.-]*|[\w.-]+\.model|LICEN[CS]E[\w.-]*|README\.md",
     re.IGNORECASE,
 )
-# Names of the above that are no data: code and pickles are never fetched, whatever they are called.
+# Code and pickles are never fetched, even under one of the names above.
 NEVER = re.compile(r".*\.(py|pyc|so|bin|pt|pth|pkl|ckpt|h5|msgpack|gguf|onnx)", re.IGNORECASE)
 
 
 class SourceFile(BaseModel):
-    """One file of a release, with what it is verified by."""
+    """One file of a release, with its expected size and hash."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class SourceFile(BaseModel):
     sha256: str | None = None
     """Of a large (LFS) file."""
     git_oid: str | None = None
-    """Git's blob id: SHA-1 over `blob <size>\\0` and the bytes; of a large file, its pointer's."""
+    """Git's blob id: SHA-1 over `blob <size>\\0` and the bytes; for a large file, of its pointer."""
 
     @property
     def is_weights(self) -> bool:
@@ -55,7 +55,7 @@ class SourceFile(BaseModel):
 
 
 class Source(BaseModel):
-    """A release, pinned."""
+    """A pinned release."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,14 +63,14 @@ class Source(BaseModel):
     commit: str
     """40 hex digits."""
     licence: str | None
-    """As the model card names it; for `other`, the name that it gives."""
+    """As in the model card; for `other`, the card's `license_name`."""
     gated: bool
     config: dict[str, Any]
-    """config.json at the commit; empty where there is none."""
+    """config.json at the commit; empty if the commit has none."""
     files: tuple[SourceFile, ...]
-    """What serving needs."""
+    """The files that serving needs."""
     ignored: tuple[str, ...]
-    """Everything else that the repository holds: never downloaded."""
+    """All other files of the repository, which are never downloaded."""
 
     @property
     def size_bytes(self) -> int:
@@ -106,7 +106,7 @@ def pin_repository(repo: str, revision: str) -> Source:
     Raises:
         SourceUnknown: no such repository or revision, or no right to read it.
         SourceUnreachable: the Hub did not answer.
-        SourceDamaged: config.json is not what the Hub says it is.
+        SourceDamaged: config.json does not match its hash, or is too large.
     """
     from huggingface_hub import HfApi
 
@@ -118,7 +118,7 @@ def pin_repository(repo: str, revision: str) -> Source:
             return api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         except (json.JSONDecodeError, KeyError, TypeError):
             raise SourceUnreachable(
-                "What answers there is not a Hub.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
+                "The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
             ) from None
 
     info = call_hub(describe, repo=repo, revision=revision)
@@ -149,7 +149,7 @@ def _file(sibling: Any) -> SourceFile:
 
 
 def _needed(paths: list[str]) -> set[str]:
-    """The paths that serving needs: weights under their standard names where there are any, and what goes with them."""
+    """The paths that serving needs: weights, under standard names if there are any, and the files for loading them."""
     weights = {path for path in paths if path.endswith(".safetensors") and "/" not in path}
     weights = {path for path in weights if STANDARD_WEIGHTS.fullmatch(path)} or weights
     others = {path for path in paths if NEEDED.fullmatch(path) and not NEVER.fullmatch(path)}
@@ -162,7 +162,7 @@ def _licence(info: ModelInfo) -> str | None:
     if licence == "other":
         licence = card.get("license_name") or licence
     if isinstance(licence, list):
-        licence = " and ".join(str(one) for one in licence)
+        licence = " and ".join(str(name) for name in licence)
     if not licence:
         tagged = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
         licence = tagged[0] if tagged else None
@@ -174,9 +174,9 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
     file = next((file for file in files if file.path == CONFIG), None)
     if file is None:
         return {}
-    if file.size_bytes > LARGEST_CONFIG_BYTES:
+    if file.size_bytes > MAX_CONFIG_BYTES:
         raise SourceDamaged(
-            f"{CONFIG} of {repo} at {commit[:12]} is {file.size_bytes / 1e6:.0f} MB; no configuration is.",
+            f"{CONFIG} of {repo} at {commit[:12]} is {file.size_bytes / 1e6:.0f} MB, too large for a configuration.",
             "Choose another release.",
             where=load_settings().hf_endpoint,
         )
@@ -188,15 +188,15 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
         config = None
     if not isinstance(config, dict) or not known & {hashlib.sha256(content).hexdigest(), git_oid(content)}:
         raise SourceDamaged(
-            f"{CONFIG} of {repo} at {commit[:12]} is not what the Hub says it is, or no JSON object.",
-            "Try again; if it stays so, tell the repository's publisher.",
+            f"{CONFIG} of {repo} at {commit[:12]} does not match the Hub's hash, or is not a JSON object.",
+            "Try again; if the error persists, tell the repository's publisher.",
             where=load_settings().hf_endpoint,
         )
     return config
 
 
 def _read(repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
-    """A small file; of one that is longer than was said, only so much that its hash will not match."""
+    """Read a small file; stop after `limit_bytes`, so that a longer file fails its hash check."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
@@ -214,5 +214,5 @@ def _read(repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
 
 
 def git_oid(content: bytes) -> str:
-    """Git's name of a blob."""
+    """Git's blob id of some bytes."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,4 +1,4 @@
-"""Bytes on their way, drawn for a person at a terminal; elsewhere nothing is drawn."""
+"""A progress bar for downloads, drawn at a terminal only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def byte_bar(what: str, also: Progress | None = None) -> Iterator[Progress]:
-    """A bar on standard error with bytes, speed and time left, for as long as the block runs.
+    """Draw a bar on standard error with bytes, speed and time left while the block runs.
 
     Args:
-        what: what is being done, at the bar's left.
-        also: told the same, terminal or not.
+        what: the label at the bar's left.
+        also: a second progress callback, called with or without a terminal.
 
     Yields:
-        To be called with (bytes done, bytes in all). What is done at the first call was done before: a download
-        that goes on counts only what comes from then on into its speed.
+        A callback that takes (bytes done, bytes in total). Bytes done at the first call count as done earlier, so a
+        resumed download's speed is that of this run.
     """
     if not sys.stderr.isatty():
         yield also or (lambda done, total: None)

@@ -1,9 +1,9 @@
-"""One file on its way from the Hub: hashed while it is written, taken up again where it stopped.
+"""Receive one file from the Hub: hash it while it is written, and resume it where it stopped.
 
-The Hub is asked through huggingface_hub's own session, headers and errors. Its download functions are not used:
-`hf_hub_download` no longer resumes across processes (1.33 writes to a file of a name of its own and removes it when
-it fails), and neither it nor `http_get` below it hashes what it writes, retries 5xx, or bounds the wait that a 429
-asks for. Files come over plain HTTP, without Xet, whose client verifies and resumes in a cache of its own.
+Requests use huggingface_hub's session, headers and errors, but not its download functions. `hf_hub_download` no longer
+resumes across processes (1.33 writes to a file with a random name and removes it on failure). Neither it nor
+`http_get` below it hashes the bytes, retries 5xx, or limits the wait that a 429 asks for. Files are fetched over plain
+HTTP, not over Xet, whose client verifies and resumes in its own cache.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from httpx import Response
 
 READ_BYTES = 4 * 2**20
-"""What is read at once of a partial file that is hashed again."""
+"""Read size when a partial file is hashed again."""
 
 WRITE_BACK_BYTES = 16 * 2**20
-"""So much is handed to the disk at once, while more arrives, so that little is left to wait for in the end."""
+"""Bytes after which writing to the disk is started, so that the final sync has little left to wait for."""
 
 
 class Stopped(Exception):
-    """Another file's failure, or the user, ended this one; no failure of its own."""
+    """The transfer was stopped by another file's failure or by the user; not a failure of this file."""
 
 
 class Partial:
-    """A file that grows, with the hashes of what is in it; a context manager that closes it.
+    """A partly received file and the hashes of its bytes; a context manager that closes it.
 
-    What lies there already is hashed again from the disk: a process that was killed took its hashes with it.
+    Bytes of an earlier process are hashed again from the disk, because that process's hashes are gone.
 
     Args:
-        path: where it grows; its folder is made.
-        file: what it shall become.
-        stopped: ends the hashing of what lies there.
+        path: of the partial file; its folder is created.
+        file: the complete file's expected size and hash.
+        stopped: ends the hashing of existing bytes.
     """
 
     def __init__(self, path: Path, file: SourceFile, stopped: Event) -> None:
@@ -53,7 +53,7 @@ class Partial:
         self._clear_hashes()
         self.size_bytes = self._written_back_bytes = 0
         try:
-            self._hash_what_is_there(stopped)
+            self._hash_existing_bytes(stopped)
         except BaseException:
             self._file.close()
             raise
@@ -65,44 +65,44 @@ class Partial:
         self._file.close()
 
     def append(self, block: bytes) -> None:
-        """Write and hash what has come."""
+        """Write and hash a received block."""
         rest = memoryview(block)
-        while rest:  # an almost full disk takes a part
+        while rest:  # an almost full disk writes a part
             rest = rest[self._file.write(rest) :]
         self._update(block)
         if self.size_bytes - self._written_back_bytes >= WRITE_BACK_BYTES:
             self._write_back()
 
     def restart(self) -> None:
-        """Throw away what is there."""
+        """Discard all bytes."""
         self._file.truncate(0)
         self._clear_hashes()
         self.size_bytes = self._written_back_bytes = 0
 
     def sync(self) -> None:
-        """Force it onto the disk."""
+        """Flush the file to the disk."""
         os.fsync(self._file.fileno())
 
     def problem(self) -> str:
-        """What is wrong with it, or nothing: size, and SHA-256 or git's blob id."""
-        wanted = self._expected
-        if self.size_bytes != wanted.size_bytes:
-            return f"{self.size_bytes} bytes instead of {wanted.size_bytes}"
-        if wanted.sha256:
-            kind, actual, expected = "sha256", self.sha256, wanted.sha256
+        """How size, SHA-256 or git blob id differ from the expected ones; empty if they do not."""
+        expected_file = self._expected
+        if self.size_bytes != expected_file.size_bytes:
+            return f"{self.size_bytes} bytes instead of {expected_file.size_bytes}"
+        if expected_file.sha256:
+            kind, actual, expected = "sha256", self.sha256, expected_file.sha256
         else:
-            kind, actual, expected = "sha1", self._git.hexdigest(), wanted.git_oid or "nothing to verify it by"
+            kind, actual, expected = "sha1", self._git.hexdigest(), expected_file.git_oid or "nothing to verify it by"
         return "" if actual == expected else f"{kind} {actual} instead of {expected}"
 
     @property
     def sha256(self) -> str:
-        """Of what is there."""
+        """SHA-256 of the bytes so far, in hex."""
         return self._sha256.hexdigest()
 
     def _write_back(self) -> None:
-        """Let the disk begin with what is new, without waiting for it.
+        """Start writing new bytes to the disk, without waiting.
 
-        For pages that are not written yet, Linux answers this advice by starting to write them (mm/fadvise.c).
+        Linux starts writing dirty pages when it receives this advice (mm/fadvise.c).
         """
         begin, self._written_back_bytes = self._written_back_bytes, self.size_bytes
         if hasattr(os, "posix_fadvise"):
@@ -118,7 +118,7 @@ class Partial:
             self._git.update(block)
         self.size_bytes += len(block)
 
-    def _hash_what_is_there(self, stopped: Event) -> None:
+    def _hash_existing_bytes(self, stopped: Event) -> None:
         self._file.seek(0)
         while block := self._file.read(READ_BYTES):
             if stopped.is_set():
@@ -127,38 +127,43 @@ class Partial:
 
 
 def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callable[[int], None], stopped: Event) -> str:
-    """Append what a partial file lacks.
+    """Fetch the missing bytes of a partial file.
 
     Args:
-        arrived: told the bytes of each block; negative when what was there is thrown away.
-        stopped: ends it.
+        source: the pinned release.
+        file: of the release.
+        partial: the bytes so far; grows.
+        arrived: called with the bytes of each block; negative when earlier bytes are discarded.
+        stopped: ends the transfer when set.
 
     Returns:
-        What is wrong with what the Hub sends, or nothing.
+        How the received file differs from the expected one; empty if it does not.
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceStalled: as `client.call_hub`.
-        DiskFull: the disk became full meanwhile.
+        DiskFull: the disk became full during the transfer.
         Stopped: `stopped` is set.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(source.repo, file.path, revision=source.commit, endpoint=load_settings().hf_endpoint)
-    # Compressed answers have no ranges and no size of their own.
+    # Compressed answers support no ranges and do not state the file's size.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
 
     def call() -> str:
         return _stream(url, headers, file, partial, arrived, stopped)
 
     try:
-        problem = client.call_hub(call, repo=source.repo, revision=source.commit, reached=lambda: partial.size_bytes)
+        problem = client.call_hub(
+            call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes
+        )
     except OSError as error:
         if not is_full(error):
             raise
         raise DiskFull(
-            f"The disk became full while {file.path} arrived.",
-            "Free some disk and run the command again; what is downloaded is kept.",
+            f"The disk became full while {file.path} was received.",
+            "Free some disk and run the command again; downloaded bytes are kept.",
             where=load_settings().home.as_posix(),
         ) from None
     return problem or partial.problem()
@@ -172,7 +177,7 @@ def _stream(
     arrived: Callable[[int], None],
     stopped: Event,
 ) -> str:
-    """One connection's worth of a file."""
+    """Append the bytes of one connection; return what is wrong with them, or nothing."""
     import httpx
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
@@ -193,7 +198,7 @@ def _stream(
         if total not in (None, file.size_bytes):
             return f"the Hub sends {total} bytes instead of {file.size_bytes}"
         if begin != partial.size_bytes:
-            # Somebody between the Hub and us ignores ranges; what is not the beginning is of no use.
+            # A proxy ignored the range. Bytes from the file's start can be used after a restart, others cannot.
             if begin:
                 return f"the Hub sends from byte {begin} instead of {partial.size_bytes}"
             arrived(-partial.size_bytes)
@@ -211,7 +216,7 @@ def _stream(
 
 
 def _extent(answer: Response) -> tuple[int, int | None]:
-    """Where in its file an answer begins, and that file's size where the answer says so."""
+    """First byte of an answer within its file, and the file's size; None if the answer does not state it."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if answer.status_code == 206 and match:
         return int(match[1]), int(match[2]) if match[2].isdigit() else None

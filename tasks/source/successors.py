@@ -1,9 +1,9 @@
-"""What is new at a line's source: its head, and what its author has published since. At most two requests.
+"""List a line's source: the head of its branch and its author's newer repositories, in at most two requests.
 
-The first asks for the head of the followed branch. The second, only where the line has patterns, lists the
-author's repositories, newest first, back to the one that the line follows: what is older is no successor.
-Names and sizes are held against the patterns here; architectures, which a listing does not tell for sure,
-when a successor's config.json is read (`triage.py`).
+The first request gets the head of the followed branch. The second, only for a line with successor patterns, lists the
+author's repositories from the newest back to the followed one; older repositories are not successors. Names and sizes
+are matched here. Architectures, which a listing does not state reliably, are checked in a successor's config.json
+(`triage.py`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LISTED = 500
-"""An author's newest repositories that are looked at; the Hub sends as many in one answer."""
+"""Newest repositories of an author that are listed; the Hub sends as many in one answer."""
 FIELDS = ("sha", "createdAt", "gated", "safetensors", "tags", "disabled")
-"""What a listing tells of each; cards and configs would make it megabytes."""
+"""Fields requested for each repository; cards and configs would make the answer megabytes."""
 BILLION = 1e9
 
 
 class ListedCommit(BaseModel):
-    """A commit that the watch has to decide about."""
+    """A commit at a line's source that the watch has to decide about."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,38 +46,38 @@ class ListedCommit(BaseModel):
     commit: str
     """40 hex digits."""
     created_at: datetime
-    """When the repository was made."""
+    """Creation of the repository."""
     gated: bool
     parameters: int | None = None
-    """As the Hub counts them in the headers; None where it does not say."""
+    """The Hub's count from the headers; None without one."""
     licence: str | None = None
-    """As the Hub tags it; None where it does not, or where the card names one of its own."""
+    """The Hub's licence tag; None without one, or for `other`."""
 
 
 class SourceListing(BaseModel):
-    """What is at a line's source now."""
+    """The commits at a line's source now."""
 
     model_config = ConfigDict(frozen=True)
 
     head: ListedCommit
     successors: tuple[ListedCommit, ...] = ()
     truncated: bool = False
-    """Whether the author has more new repositories than were looked at."""
+    """True if the author has more new repositories than were listed."""
 
 
 def list_sources(line: Line) -> SourceListing:
-    """Look at a line's source.
+    """List the head of a line's source and its successors.
 
     Raises:
         SourceUnknown: no such repository or branch, or no right to see it.
-        SourceUnreachable: the Hub did not answer, or not as a Hub does.
+        SourceUnreachable: the Hub did not answer, or the answer is not a Hub's.
     """
     head = _head(line)
     if not line.watch.successors:
         return SourceListing(head=head)
     author = line.watch.author or line.repo.split("/")[0]
-    newer = call_hub(lambda: _readable(lambda: _newer(author, head)), repo=author, revision="main")
-    found = tuple(one for one in newer if one.repo != line.repo and _matches(line, one))
+    newer = call_hub(lambda: _checked(lambda: _newer(author, head)), repo=author, revision="main")
+    found = tuple(candidate for candidate in newer if candidate.repo != line.repo and _matches(line, candidate))
     return SourceListing(head=head, successors=found, truncated=len(newer) == LISTED)
 
 
@@ -89,19 +89,19 @@ def _head(line: Line) -> ListedCommit:
     def head() -> ListedCommit | None:
         return _found("commit", api.model_info(line.repo, revision=line.revision, timeout=TIMEOUT_SECONDS))
 
-    found = call_hub(lambda: _readable(head), repo=line.repo, revision=line.revision)
+    found = call_hub(lambda: _checked(head), repo=line.repo, revision=line.revision)
     if found is None:
-        raise _no_hub()
+        raise _not_a_hub()
     return found
 
 
 def _newer(author: str, head: ListedCommit) -> list[ListedCommit]:
-    """The author's repositories that are younger than the head's, newest first."""
+    """The author's repositories that are newer than the head's, newest first."""
     from huggingface_hub.hf_api import ModelInfo
     from huggingface_hub.utils import build_hf_headers, paginate
 
-    # What HfApi.list_models does, with a time limit: it has none (huggingface_hub 1.33), and a Hub that hangs
-    # would hold the watch for ever.
+    # As HfApi.list_models, but with a timeout: that function has none (huggingface_hub 1.33), and a Hub that hangs
+    # would block the watch for ever.
     pages = paginate(
         f"{load_settings().hf_endpoint}/api/models",
         params={"author": author, "sort": "createdAt", "limit": LISTED, "expand": list(FIELDS)},
@@ -120,7 +120,7 @@ def _newer(author: str, head: ListedCommit) -> list[ListedCommit]:
 
 
 def _found(kind: Kind, info: ModelInfo) -> ListedCommit | None:
-    """The repository as the Hub tells of it; None for one that is disabled, or has no commit yet."""
+    """The commit of a repository in the Hub's answer; None if it is disabled or has no commit yet."""
     if info.disabled or info.created_at is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
         return None
     licences = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
@@ -136,7 +136,7 @@ def _found(kind: Kind, info: ModelInfo) -> ListedCommit | None:
 
 
 def _matches(line: Line, found: ListedCommit) -> bool:
-    """Whether a repository's name and size are those of a successor; a size that is not told rules nothing out."""
+    """Whether a repository's name and size match the successor patterns; an unknown size matches."""
     name = found.repo.split("/")[-1].lower()
     if not any(fnmatchcase(name, pattern.lower()) for pattern in line.watch.successors):
         return False
@@ -146,14 +146,14 @@ def _matches(line: Line, found: ListedCommit) -> bool:
     return fewest <= found.parameters / BILLION <= most
 
 
-def _readable(answer: Callable[[], T]) -> T:
+def _checked(answer: Callable[[], T]) -> T:
     try:
         return answer()
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise _no_hub() from None
+        raise _not_a_hub() from None
 
 
-def _no_hub() -> SourceUnreachable:
+def _not_a_hub() -> SourceUnreachable:
     return SourceUnreachable(
-        "What answers there is not a Hub.", "Correct HF_ENDPOINT, or unset it.", where=load_settings().hf_endpoint
+        "The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=load_settings().hf_endpoint
     )

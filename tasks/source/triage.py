@@ -1,10 +1,10 @@
-"""Triage: what is to be done about a commit, before a byte of its weights is downloaded.
+"""Triage: decide what to do about a commit before any of its weights is downloaded.
 
-Read for it: the card, config.json and, through `fits`, the safetensors headers (one ranged request a file).
-Every reason is told, not only the first. The outcome is
+It reads the card, config.json and, through `fits`, the safetensors headers (one ranged request a file). All reasons
+are reported, not only the first. The outcome is one of
 
     release  admissible, and the line's policy lets the watch start it
-    notify   a person has to do something: start it, ask for access, or look at what nobody can know from here
+    notify   a person has to act: start it, ask for access, or check what cannot be decided here
     ignore   it cannot be released under the line's rules
 """
 
@@ -46,8 +46,8 @@ class _Row(Protocol):
     def capacity_gib(self) -> float: ...
 
 
-class Report(Protocol):
-    """What triage reads of a fit; `tasks.fit.rows.FitReport` is one."""
+class FitSummary(Protocol):
+    """The part of a fit report that triage reads; `tasks.fit.rows.FitReport` has it."""
 
     @property
     def rows(self) -> Sequence[_Row]: ...
@@ -56,14 +56,14 @@ class Report(Protocol):
 
 
 class FitCheck(Protocol):
-    """`tasks.fit.report.fit`: what fits where, or DoesNotFit or ArchitectureUnknown with the reason."""
+    """The signature of `tasks.fit.report.fit`, which raises DoesNotFit or ArchitectureUnknown with the reason."""
 
-    def __call__(self, subject: Source, line: Line, /) -> Report:
+    def __call__(self, subject: Source, line: Line, /) -> FitSummary:
         """Plan a pinned release."""
 
 
-class _Known(BaseModel):
-    """Which architectures an engine names: a file `known_to_<engine>.yaml` in this folder."""
+class _KnownArchitectures(BaseModel):
+    """The architectures that an engine documents: a file `known_to_<engine>.yaml` in this folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,17 +74,17 @@ class _Known(BaseModel):
 
 
 def triage(found: ListedCommit, line: Line, rules: str, fits: FitCheck) -> Decision:
-    """Decide about a commit that nobody has decided about.
+    """Decide about a new commit.
 
     Args:
         found: the commit.
-        line: its rules and its policy.
+        line: with its admission rules and policy.
         rules: digest of these, for the ledger.
-        fits: says what fits which GPU.
+        fits: plans the release on the line's GPUs.
 
     Raises:
-        SourceUnreachable, SourceUnknown, SourceDamaged: the Hub did not tell what has to be known.
-        GpuUnknown, SchemeUnknown: the line names what is not known.
+        SourceUnreachable, SourceUnknown, SourceDamaged: the Hub did not answer, or with wrong data.
+        GpuUnknown, SchemeUnknown: the line names an unknown GPU or scheme.
     """
     numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
     try:
@@ -122,7 +122,7 @@ def _outcome(reasons: Sequence[Reason]) -> Outcome:
 
 
 def _gated(found: ListedCommit, line: Line, error: SourceUnknown) -> Iterator[Reason]:
-    """What to do for access; nobody is sent to accept the terms of a licence that the line does not allow."""
+    """How to get access; refused if the line does not allow the licence, so that nobody accepts its terms in vain."""
     allowed = {licence.lower() for licence in line.admission.licences}
     if found.licence and found.licence.lower() not in allowed:
         text = f"licence {found.licence} is not allowed (allowed: {', '.join(line.admission.licences) or 'none'})"
@@ -131,18 +131,18 @@ def _gated(found: ListedCommit, line: Line, error: SourceUnknown) -> Iterator[Re
 
 
 def _family(source: Source, found: ListedCommit, line: Line) -> Iterator[Reason]:
-    """Whether a successor is of the line's family by its config, which the listing does not tell."""
-    wanted, names = set(line.watch.architectures), source.config.get("architectures") or []
-    if found.kind == "successor" and wanted and names and not wanted & set(names):
+    """Check a successor's architecture by its config, which the listing does not contain."""
+    allowed, names = set(line.watch.architectures), source.config.get("architectures") or []
+    if found.kind == "successor" and allowed and names and not allowed & set(names):
         yield Reason(
             code="family",
-            text=f"{', '.join(names)} is none of the successors' architectures ({', '.join(sorted(wanted))})",
+            text=f"{', '.join(names)} is not among the successors' architectures ({', '.join(sorted(allowed))})",
             weight="refuses",
         )
 
 
 def _admission(source: Source, line: Line) -> tuple[Reason, ...]:
-    """What `admit` says against a release, one reason each: the watch must not start what the release will refuse."""
+    """The reasons of `admit` against a release, so that the watch starts no release that will be refused."""
     try:
         admission.admit(source, line)
     except SourceRefused as error:
@@ -152,9 +152,9 @@ def _admission(source: Source, line: Line) -> tuple[Reason, ...]:
 
 
 @cache
-def _known(engine: str) -> _Known | None:
+def _known(engine: str) -> _KnownArchitectures | None:
     path = Path(__file__).with_name(f"known_to_{engine}.yaml")
-    return _Known.model_validate(read_yaml(path)) if path.is_file() else None
+    return _KnownArchitectures.model_validate(read_yaml(path)) if path.is_file() else None
 
 
 def _engine(source: Source, line: Line) -> Iterator[Reason]:
@@ -163,14 +163,14 @@ def _engine(source: Source, line: Line) -> Iterator[Reason]:
     if known and names and not set(names) <= known.architectures:
         yield Reason(
             code="engine",
-            text=f"{known.engine} does not name {', '.join(names)} among its architectures: try it first",
+            text=f"{known.engine} does not list {', '.join(names)} among its architectures: try it first",
             weight=known.unlisted,
         )
 
 
-def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[Report | None, tuple[Reason, ...]]:
+def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[FitSummary | None, tuple[Reason, ...]]:
     if not source.config or not any(file.is_weights for file in source.files):
-        return None, ()  # the admission rules say so already
+        return None, ()  # reported by the admission rules already
     try:
         return fits(source, line), ()
     except DoesNotFit as error:
@@ -179,12 +179,12 @@ def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[Report | None, tup
         return None, (Reason(code="fit", text=error.what, weight="refuses"),)
 
 
-def _numbers(source: Source, report: Report | None, before: Numbers) -> Numbers:
+def _numbers(source: Source, report: FitSummary | None, before: Numbers) -> Numbers:
     download = source.size_bytes / GIB
     found: Mapping[str, Any] = {"download_gib": round(download, 3), "disk_free_gib": round(_free_gib(), 3)}
     rows = [row for row in report.rows if row.verdict != "no"] if report else []
-    made = {row.scheme: row.weights_gib * row.count for row in rows if row.scheme != "bf16"}
-    found = {**found, "disk_needed_gib": round(download + sum(made.values()), 3)}
+    artifact_gib = {row.scheme: row.weights_gib * row.count for row in rows if row.scheme != "bf16"}
+    found = {**found, "disk_needed_gib": round(download + sum(artifact_gib.values()), 3)}
     if rows:
         best = min(rows, key=lambda row: (row.verdict != "fits", row.total_gib / row.capacity_gib))
         found = {
@@ -197,9 +197,9 @@ def _numbers(source: Source, report: Report | None, before: Numbers) -> Numbers:
 
 
 def _free_gib() -> float:
-    """Free on the disk of the store, which may not be there yet."""
+    """Free space on the store's disk; the store's folder need not exist yet."""
     folder = load_settings().store_folder
-    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free / GIB
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free / GIB
 
 
 def _disk(numbers: Numbers) -> Iterator[Reason]:
@@ -214,20 +214,20 @@ def _disk(numbers: Numbers) -> Iterator[Reason]:
 
 
 def _policy(found: ListedCommit, line: Line, reasons: Sequence[Reason]) -> Iterator[Reason]:
-    """What the line says is to happen to what is admissible."""
+    """The line's policy for an admissible commit."""
     if any(reason.weight == "refuses" for reason in reasons):
         return
     field = "on_successor" if found.kind == "successor" else "on_new"
     policy = getattr(line.watch, field)
     if policy == "notify":
-        yield Reason(code="policy", text=f"a person starts it: {_by_hand(found, line)}", weight="asks")
+        yield Reason(code="policy", text=f"a person starts it: {_manual_start(found, line)}", weight="asks")
     elif reasons and _outcome(reasons) == "notify":
-        yield Reason(code="policy", text=f"then start it: {_by_hand(found, line)}", weight="notes")
+        yield Reason(code="policy", text=f"then start it: {_manual_start(found, line)}", weight="notes")
     else:
         yield Reason(code="policy", text=f"watch.{field} is release", weight="notes")
 
 
-def _by_hand(found: ListedCommit, line: Line) -> str:
+def _manual_start(found: ListedCommit, line: Line) -> str:
     if found.kind == "successor":
         return f"change `source` in lines/{line.name}.yaml to hf://{found.repo}, then `weighbridge release {line.name}`"
     return f"`weighbridge release {line.name} --revision {found.commit}`"

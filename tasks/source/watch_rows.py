@@ -1,4 +1,4 @@
-"""What a watch says: a row for each commit that it looked at, as types, sentences and cells of a table."""
+"""The watch's report: a row for each commit, as types, sentences and table cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weighbridge.errors import WeighbridgeError
 
 
 class Failure(BaseModel):
-    """A named error, as a row tells it."""
+    """A named error in a row."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,7 +21,7 @@ class Failure(BaseModel):
 
     @classmethod
     def of(cls, error: WeighbridgeError) -> Failure:
-        """The failure that an error is."""
+        """The failure for an error."""
         return cls(
             code=error.code,
             what=error.what,
@@ -32,19 +32,19 @@ class Failure(BaseModel):
 
 
 class Row(BaseModel):
-    """What the watch says of one commit, or of a line that it could not look at."""
+    """The decision about one commit, or the error of a line."""
 
     model_config = ConfigDict(frozen=True)
 
     line: str
     decision: Decision | None = None
-    """None where the line failed."""
+    """None if the line failed."""
     state: str = ""
-    """Of the ledger's entry once it is settled; empty before, and for what is not new."""
+    """Of the ledger's entry, once written; empty before that and for commits decided earlier."""
     flow_run: str = ""
-    """Prefect's id of the release."""
+    """Prefect's id of the release's flow run."""
     notes: tuple[str, ...] = ()
-    """How it was looked at, for the reader; nothing was decided by them."""
+    """Circumstances of the decision, for the reader; the decision does not depend on them."""
     error: Failure | None = None
 
 
@@ -57,12 +57,12 @@ class WatchReport(BaseModel):
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """What went wrong, in the order of the rows."""
+        """All errors, in the order of the rows."""
         return tuple(row.error for row in self.rows if row.error)
 
 
 def sentences(row: Row) -> list[str]:
-    """A row in sentences: what it is about, why so, and how it was looked at."""
+    """A row in sentences: the decision, its reasons, and the notes."""
     decision = row.decision
     if decision is None:
         return list(row.notes)

@@ -71,8 +71,8 @@ def told(report: ChangeReport) -> dict[str, tuple[str, str, str]]:
 
 def test_nothing_changed_is_said(release: Callable[..., Path]) -> None:
     report = between(release("old"), release("new"))
-    assert (report.changes, report.sentence) == ((), "Nothing changed beside the weights.")
-    assert changes_markdown(report).startswith("**Nothing changed** beside the weights (`new` against `old`)")
+    assert (report.changes, report.sentence) == ((), "Nothing changed except the weights.")
+    assert changes_markdown(report).startswith("**Nothing changed** except the weights (`new` against `old`)")
 
 
 def test_a_changed_chat_template_is_a_warning_with_a_readable_diff(release: Callable[..., Path]) -> None:
@@ -82,7 +82,7 @@ def test_a_changed_chat_template_is_a_warning_with_a_readable_diff(release: Call
     assert "+You are helpful." in report.changes[0].diff.splitlines()
     assert "```diff\n" in changes_markdown(report)
     assert "```" not in changes_markdown(report, diffs=False)
-    assert report.sentence == "Changed beside the weights: chat template (default)."
+    assert report.sentence == "Changed, apart from the weights: chat template (default)."
 
 
 def test_a_template_that_only_moved_is_the_same(release: Callable[..., Path]) -> None:
@@ -203,7 +203,7 @@ def test_what_serves_is_held_against_a_release_in_the_store(release: Callable[..
 
 
 def test_a_file_too_large_is_told(release: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.source.changes.files.LARGEST_BYTES", 200)
+    monkeypatch.setattr("tasks.source.changes.files.MAX_FILE_BYTES", 200)
     report = between(release("old"), release("new"))
     assert "tokenizer.json" in report.unread
     assert "Too large to be compared" in changes_markdown(report)

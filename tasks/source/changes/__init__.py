@@ -1,11 +1,11 @@
-"""What changed between two releases beside their weights: what a model is told, and how its text is cut and ended.
+"""Differences between two releases other than their weights: chat template, tokenizer, configs and licence.
 
-A silently changed chat template is the commonest cause of a "worse" model: its weights are asked in words that they
-were not trained on. Read are the small files of two releases, from folders or from the Hub at a pinned commit:
+A silently changed chat template is the most common cause of a "worse" model: the prompt's format is not the one that
+its weights were trained on. The small files of two releases are compared, from folders or from the Hub at a commit:
 
     report = changes_between(files_of_folder(old), files_of_hub(source))
-    report.warnings                     # what may move the answers to the same question
-    changes_markdown(report)            # for a person; says so where nothing changed
+    report.warnings                     # changes that may change answers to the same question
+    changes_markdown(report)            # for a person
 """
 
 from tasks.source.changes.change import Change, ChangeReport, Severity

@@ -1,4 +1,4 @@
-"""One change, and all changes between two releases."""
+"""A single change, and the report of all changes between two releases."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Severity = Literal["warn", "info"]
-"""warn: it may move the answers to the same question, or what may be done with them; info: for the reader."""
+"""warn: it may change answers to the same question, or their permitted use; info: for the reader."""
 Kind = Literal["chat template", "generation config", "tokenizer", "special tokens", "licence", "config"]
 KINDS: tuple[Kind, ...] = ("chat template", "special tokens", "tokenizer", "generation config", "config", "licence")
-"""In the order in which a reader should meet them."""
+"""In the report's order."""
 ABSENT = "–"
-LONGEST = 120
-"""Characters of a value that is shown in one line; longer ones are told by their diff."""
+MAX_CHARACTERS = 120
+"""Of a value shown in one line; longer ones are shown as a diff."""
 
 
 class Change(BaseModel):
-    """Something that is not as it was."""
+    """One difference."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,15 +27,15 @@ class Change(BaseModel):
     what: str
     """The field, token or file."""
     before: str
-    """In one line; `–` where it was not there."""
+    """In one line; `–` if absent."""
     after: str
     diff: str = ""
-    """Unified, without a header; empty where before and after say it all."""
+    """Unified, without a header; empty if `before` and `after` show the whole change."""
     severity: Severity
 
 
 class ChangeReport(BaseModel):
-    """All that changed between two releases beside their weights."""
+    """All differences between two releases other than their weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,40 +44,40 @@ class ChangeReport(BaseModel):
     after: str
     changes: tuple[Change, ...]
     unread: tuple[str, ...] = ()
-    """Files that were too large to be read for this."""
+    """Files that were too large to be compared."""
 
     @property
     def warnings(self) -> tuple[Change, ...]:
-        """What may move the answers to the same question."""
+        """Changes that may change answers to the same question."""
         return tuple(change for change in self.changes if change.severity == "warn")
 
     @property
     def sentence(self) -> str:
-        """For a reader who has one line."""
+        """The report in one sentence."""
         if not self.changes:
-            return "Nothing changed beside the weights."
+            return "Nothing changed except the weights."
         names = [
-            f"{kind} ({', '.join(dict.fromkeys(one.what for one in found))})"
+            f"{kind} ({', '.join(dict.fromkeys(found.what for found in of_kind))})"
             for kind in KINDS
-            if (found := [one for one in self.changes if one.kind == kind])
+            if (of_kind := [change for change in self.changes if change.kind == kind])
         ]
-        return f"Changed beside the weights: {'; '.join(names)}."
+        return f"Changed, apart from the weights: {'; '.join(names)}."
 
 
 def change(kind: Kind, what: str, before: Any, after: Any, severity: Severity) -> list[Change]:
-    """A change, or none where nothing changed.
+    """Compare two values: one change, or none.
 
     Args:
-        kind, what: what it is.
-        before, after: any JSON; None where it is not there. Long ones get a diff.
-        severity: whether it matters.
+        kind, what: of the value.
+        before, after: any JSON; None if absent. Long values get a diff.
+        severity: of the change, if there is one.
     """
     if before == after:
         return []
     texts = [_text(value) for value in (before, after)]
-    long = any(len(text) > LONGEST or "\n" in text for text in texts if text is not None)
+    long = any(len(text) > MAX_CHARACTERS or "\n" in text for text in texts if text is not None)
     shown = [
-        ABSENT if text is None else f"{len(text):,} characters" if long and len(text) > LONGEST else text
+        ABSENT if text is None else f"{len(text):,} characters" if long and len(text) > MAX_CHARACTERS else text
         for text in texts
     ]
     diff = unified(*(_pretty(value) for value in (before, after))) if long else ""
@@ -85,7 +85,7 @@ def change(kind: Kind, what: str, before: Any, after: Any, severity: Severity) -
 
 
 def unified(before: str, after: str) -> str:
-    """The lines that differ, with three around them."""
+    """The lines that differ, with three lines of context."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
     return "\n".join(list(lines)[2:])
 

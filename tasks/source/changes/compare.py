@@ -1,4 +1,4 @@
-"""Two releases held against each other."""
+"""Compare the small files of two releases."""
 
 from __future__ import annotations
 
@@ -19,39 +19,43 @@ COMPARISONS = (
 
 
 def changes_between(before: SmallFiles, after: SmallFiles) -> ChangeReport:
-    """What changed beside the weights, the gravest first.
+    """List the differences of two releases' small files, warnings first.
 
     Raises:
-        SourceDamaged: a file that should be JSON is not.
+        SourceDamaged: a JSON file does not parse.
     """
-    found = [one for compare in COMPARISONS for one in compare(before, after)]
-    found.sort(key=lambda one: (one.severity != "warn", KINDS.index(one.kind)))
+    found = [change for compare in COMPARISONS for change in compare(before, after)]
+    found.sort(key=lambda change: (change.severity != "warn", KINDS.index(change.kind)))
     unread = dict.fromkeys((*before.unread, *after.unread))
     return ChangeReport(before=before.name, after=after.name, changes=tuple(found), unread=tuple(unread))
 
 
 def changes_against(production: Artifact | None, weights: Artifact, store: Store | None = None) -> ChangeReport | None:
-    """What changed between what serves and a release that is in the store.
+    """Compare production with a release in the store.
 
-    A quantized artifact carries its source's small files as they were (`tasks/quantize/card.py`), and of config.json
-    only what quantizing adds differs, which is not compared. So production's own folder stands for its source.
+    A quantized artifact has unchanged copies of its source's small files (`tasks/quantize/card.py`). Its config.json
+    differs only in the fields that quantization adds, which are not compared. So production's folder stands for its
+    source.
 
     Args:
-        production: what serves; None before there is any.
+        production: the serving artifact; None before there is one.
         weights: the release as published.
         store: the installation's by default.
 
     Returns:
-        None where nothing serves yet.
+        None if nothing serves yet.
 
     Raises:
         ArtifactMissing: the store does not hold one of them.
-        SourceDamaged: a file that should be JSON is not.
+        SourceDamaged: a JSON file does not parse.
     """
     from registry.store import Store
 
     if production is None:
         return None
     store = store or Store()
-    before, after = (files_of_folder(store.path(one), f"{one.repo}@{one.commit[:12]}") for one in (production, weights))
+    before, after = (
+        files_of_folder(store.path(artifact), f"{artifact.repo}@{artifact.commit[:12]}")
+        for artifact in (production, weights)
+    )
     return changes_between(before, after)

@@ -1,4 +1,4 @@
-"""Chat templates, generation config, config and licence: where each may stand, and which of it matters."""
+"""Compare chat templates, generation config, config and licence, and say which fields matter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARNED_CONFIG = (
     "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "hidden_act", "rms_norm_eps",
     "attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
 )  # fmt: skip
-TOLD_CONFIG = (
+INFO_CONFIG = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size",
 )  # fmt: skip
@@ -32,11 +32,11 @@ BOOKKEEPING = {"transformers_version", "_from_model_config"}
 
 
 def template_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """Chat templates by their names, wherever they stand."""
-    ours, theirs = chat_templates(after), chat_templates(before)
+    """Compare chat templates by name, whichever file they are in."""
+    old_templates, new_templates = chat_templates(before), chat_templates(after)
     found = []
-    for name in sorted(ours.keys() | theirs.keys()):
-        old, new = theirs.get(name), ours.get(name)
+    for name in sorted(old_templates.keys() | new_templates.keys()):
+        old, new = old_templates.get(name), new_templates.get(name)
         if old != new:
             found.append(
                 Change(
@@ -52,21 +52,21 @@ def template_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
 
 
 def chat_templates(files: SmallFiles) -> dict[str, str]:
-    """A release's chat templates by name; a file of its own goes before what the tokenizer's config says.
+    """A release's chat templates by name; a separate file takes precedence over the tokenizer's config.
 
     Source: transformers 5, `PreTrainedTokenizerBase.from_pretrained` (chat_template.jinja, chat_template.json,
-    additional_chat_templates/, and the config's field, a text or a list of named texts). Jinja drops one newline at
-    the end, so it is none of the template's.
+    additional_chat_templates/, and the config's field, a text or a list of named texts). Jinja drops one
+    trailing newline, so it is removed here too.
     """
-    named = files.json_of("tokenizer_config.json").get("chat_template")
+    configured = files.json_of("tokenizer_config.json").get("chat_template")
     found: dict[str, str] = {}
-    if isinstance(named, str):
-        found[DEFAULT] = named
-    elif isinstance(named, list):
-        found |= {str(one.get("name")): str(one.get("template")) for one in named if isinstance(one, dict)}
-    alone = files.json_of("chat_template.json").get("chat_template")
-    if isinstance(alone, str):
-        found[DEFAULT] = alone
+    if isinstance(configured, str):
+        found[DEFAULT] = configured
+    elif isinstance(configured, list):
+        found |= {str(entry.get("name")): str(entry.get("template")) for entry in configured if isinstance(entry, dict)}
+    separate = files.json_of("chat_template.json").get("chat_template")
+    if isinstance(separate, str):
+        found[DEFAULT] = separate
     for path in files.contents:
         if path.startswith("additional_chat_templates/"):
             found[PurePosixPath(path).stem] = files.text(path) or ""
@@ -76,7 +76,7 @@ def chat_templates(files: SmallFiles) -> dict[str, str]:
 
 
 def generation_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """Generation config, field by field: engines take their defaults from it."""
+    """Compare the generation config, from which engines take their defaults, field by field."""
     old, new = (files.json_of("generation_config.json") for files in (before, after))
     found: list[Change] = []
     for name in sorted((old.keys() | new.keys()) - BOOKKEEPING):
@@ -86,17 +86,17 @@ def generation_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
 
 
 def config_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """Fields of config.json that decide what the model says, and its size."""
+    """Compare the fields of config.json that affect answers or size."""
     old, new = (_text_config(files.json_of("config.json")) for files in (before, after))
     found = change("config", "rope", _rope(old), _rope(new), "warn")
-    for name in (*WARNED_CONFIG, *TOLD_CONFIG):
+    for name in (*WARNED_CONFIG, *INFO_CONFIG):
         found += change("config", name, old.get(name), new.get(name), "warn" if name in WARNED_CONFIG else "info")
     dtypes = [config.get("dtype") or config.get("torch_dtype") for config in (old, new)]
     return found + change("config", "dtype", dtypes[0], dtypes[1], "info")
 
 
 def licence_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """What the card calls the licence, and its text."""
+    """Compare the licence in the card, and licence files."""
     found: list[Change] = []
     old, new = (front_matter(files.text("README.md") or "") for files in (before, after))
     for name in ("license", "license_name", "license_link"):
@@ -108,20 +108,20 @@ def licence_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    """The fields that a model card begins with; none where it has none that can be read."""
+    """The YAML front matter of a model card; empty if it has none or it does not parse."""
     parts = re.split(r"^---\s*$", card, maxsplit=2, flags=re.MULTILINE)
     if len(parts) != 3 or parts[0].strip():
         return {}
     try:
         fields = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        # A card that YAML cannot read has no fields for the Hub either.
+        # The Hub reads no fields from such a card either.
         return {}
     return fields if isinstance(fields, dict) else {}
 
 
 def _readable(template: str) -> str:
-    """A template that stands in one line, broken at its statements, so that a diff shows where it changed."""
+    """Break a one-line template at its statements, so that a diff shows where it changed."""
     if all(len(line) <= LONG_LINE for line in template.splitlines()):
         return template
     return re.sub(r"(?<!^)(?<!\n)(?=\{%|\{\{)", "\n", template)
@@ -133,10 +133,10 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Rotary positions as transformers 5 writes them; older configs spread the same over two fields."""
+    """Rotary position settings in transformers 5's form; older configs have them in two fields."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if any(isinstance(value, dict) for value in given.values()):
-        return dict(given)  # one for each kind of layer
-    rope = {"rope_type": "default", **{"rope_type" if name == "type" else name: one for name, one in given.items()}}
+        return dict(given)  # separate settings for each kind of layer
+    rope = {"rope_type": "default", **{"rope_type" if name == "type" else name: value for name, value in given.items()}}
     theta = given.get("rope_theta", config.get("rope_theta"))
     return rope | ({"rope_theta": float(theta)} if theta is not None else {})

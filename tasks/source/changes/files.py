@@ -1,4 +1,4 @@
-"""The small files of a release, from a folder or from the Hub."""
+"""Read the small files of a release, from a folder or from the Hub."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SMALL = re.compile(
     r"|README\.md|LICEN[CS]E[\w.-]*",
     re.IGNORECASE,
 )
-LARGEST_BYTES = 64 * 2**20
-"""Gemma 3's tokenizer.json, the largest known, is 33 MB."""
+MAX_FILE_BYTES = 64 * 2**20
+"""Twice the largest known file, Gemma 3's tokenizer.json of 33 MB."""
 
 
 class SmallFiles(BaseModel):
-    """What of a release is not weights."""
+    """The files of a release other than weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,18 +35,18 @@ class SmallFiles(BaseModel):
     contents: dict[str, bytes]
     """By path."""
     unread: tuple[str, ...] = ()
-    """Too large to be read for this."""
+    """Paths of files that were too large to read."""
 
     def text(self, path: str) -> str | None:
-        """A file as text, or None."""
+        """A file as text; None if absent."""
         content = self.contents.get(path)
         return None if content is None else content.decode(errors="replace")
 
     def json_of(self, path: str) -> dict[str, Any]:
-        """A file's JSON object; empty where there is no such file.
+        """A file's JSON object; empty if the file is absent.
 
         Raises:
-            SourceDamaged: it is no JSON object.
+            SourceDamaged: it is not a JSON object.
         """
         try:
             found = json.loads(self.contents.get(path, b"{}"))
@@ -54,24 +54,24 @@ class SmallFiles(BaseModel):
             found = None
         if not isinstance(found, dict):
             raise SourceDamaged(
-                f"{path} of {self.name} is no JSON object.", "Choose another release, or tell its publisher."
+                f"{path} of {self.name} is not a JSON object.", "Choose another release, or tell its publisher."
             )
         return found
 
 
 def files_of_folder(folder: Path, name: str = "") -> SmallFiles:
-    """The small files of a release that is on this machine.
+    """Read the small files of a release in a folder.
 
     Args:
-        folder: holds them.
-        name: what to call it; the folder's by default.
+        folder: of the release.
+        name: for reports; the folder's by default.
 
     Raises:
         OSError: it cannot be read.
     """
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     small = {path: file for path, file in paths.items() if SMALL.fullmatch(path)}
-    large = {path for path, file in small.items() if file.stat().st_size > LARGEST_BYTES}
+    large = {path for path, file in small.items() if file.stat().st_size > MAX_FILE_BYTES}
     return SmallFiles(
         name=name or folder.name,
         contents={path: file.read_bytes() for path, file in sorted(small.items()) if path not in large},
@@ -80,21 +80,21 @@ def files_of_folder(folder: Path, name: str = "") -> SmallFiles:
 
 
 def files_of_hub(source: Source) -> SmallFiles:
-    """The small files of a pinned release, each checked against what the Hub said of it: one request a file.
+    """Fetch the small files of a pinned release, one request a file, each checked against its hash.
 
     Raises:
-        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer knows a file.
-        SourceDamaged: a file is not what it said.
+        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer has a file.
+        SourceDamaged: a file does not match its hash.
     """
     small = [file for file in source.files if SMALL.fullmatch(file.path)]
     return SmallFiles(
         name=source.short,
-        contents={file.path: _fetched(source, file) for file in small if file.size_bytes <= LARGEST_BYTES},
-        unread=tuple(file.path for file in small if file.size_bytes > LARGEST_BYTES),
+        contents={file.path: _fetch(source, file) for file in small if file.size_bytes <= MAX_FILE_BYTES},
+        unread=tuple(file.path for file in small if file.size_bytes > MAX_FILE_BYTES),
     )
 
 
-def _fetched(source: Source, file: SourceFile) -> bytes:
+def _fetch(source: Source, file: SourceFile) -> bytes:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
@@ -108,11 +108,11 @@ def _fetched(source: Source, file: SourceFile) -> bytes:
 
     content = call_hub(read, repo=source.repo, revision=source.commit)
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    right = hashlib.sha256(content).hexdigest() == file.sha256 if file.sha256 else blob == file.git_oid
-    if not right:
+    valid = hashlib.sha256(content).hexdigest() == file.sha256 if file.sha256 else blob == file.git_oid
+    if not valid:
         raise SourceDamaged(
-            f"{file.path} of {source.short} is not what the Hub says it is.",
-            "Try again; if it stays so, tell the repository's publisher.",
+            f"{file.path} of {source.short} does not match the Hub's hash.",
+            "Try again; if the error persists, tell the repository's publisher.",
             where=endpoint,
         )
     return content

@@ -1,4 +1,4 @@
-"""The tokenizer: how text is cut into tokens, and which of them end an answer."""
+"""Compare tokenizers: how text becomes tokens, and which special tokens end an answer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WARNED_FIELDS = (
 )  # fmt: skip
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MOST_NAMED = 8
-"""Tokens that are named; the rest are counted."""
+"""Tokens listed by name; the rest are counted."""
 
 
 def tokenizer_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """Vocabulary, added tokens, merges and every stage on the way from text to tokens."""
+    """Compare vocabulary, added tokens, merges and every stage from text to tokens."""
     old, new = before.json_of(TOKENIZER), after.json_of(TOKENIZER)
     if not (old and new):
         found = _files(before, after)
@@ -31,7 +31,7 @@ def tokenizer_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
         found = [*_vocabulary(old, new), *_added(old, new), *_merges(old, new)]
         for name in STAGES:
             found += change("tokenizer", name, old.get(name), new.get(name), "warn")
-        models = [one.get("model") or {} for one in (old, new)]
+        models = [tokenizer.get("model") or {} for tokenizer in (old, new)]
         for name in MODEL_SETTINGS:
             found += change("tokenizer", f"model.{name}", models[0].get(name), models[1].get(name), "warn")
     settings = [files.json_of(TOKENIZER_CONFIG) for files in (before, after)]
@@ -43,7 +43,7 @@ def tokenizer_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
 
 
 def special_token_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """The tokens with a meaning, each with its id: what ends an answer, fills a batch, stands for the unknown."""
+    """Compare special tokens and their ids, such as the end of an answer, padding and unknown."""
     old, new = special_tokens(before), special_tokens(after)
     found: list[Change] = []
     for name in sorted(old.keys() | new.keys()):
@@ -52,20 +52,20 @@ def special_token_changes(before: SmallFiles, after: SmallFiles) -> list[Change]
 
 
 def special_tokens(files: SmallFiles) -> dict[str, str]:
-    """Special tokens as `text (id)`, by what they are for."""
+    """Special tokens as `text (id)`, by role."""
     given = {**files.json_of("special_tokens_map.json"), **files.json_of(TOKENIZER_CONFIG)}
     ids = _ids(files)
-    found = {name: _told(_content(given[name]), ids) for name in SPECIAL if given.get(name) is not None}
+    found = {name: _with_id(_content(given[name]), ids) for name in SPECIAL if given.get(name) is not None}
     for name in ("additional_special_tokens", "extra_special_tokens"):
         if more := given.get(name):
             values = more.values() if isinstance(more, Mapping) else more
-            found["additional_special_tokens"] = ", ".join(_told(_content(one), ids) for one in values)
+            found["additional_special_tokens"] = ", ".join(_with_id(_content(token), ids) for token in values)
     return found
 
 
 def _ids(files: SmallFiles) -> dict[str, int]:
     tokenizer = files.json_of(TOKENIZER)
-    ids = _tokens(tokenizer) | {one["content"]: one["id"] for one in tokenizer.get("added_tokens") or []}
+    ids = _tokens(tokenizer) | {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
     decoder = files.json_of(TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
     return {**{_content(token): int(number) for number, token in decoder.items()}, **ids}
 
@@ -74,14 +74,14 @@ def _content(token: Any) -> str:
     return str(token.get("content")) if isinstance(token, Mapping) else str(token)
 
 
-def _told(token: str, ids: Mapping[str, int]) -> str:
+def _with_id(token: str, ids: Mapping[str, int]) -> str:
     return f"{token} ({ids[token]})" if token in ids else token
 
 
 def _tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """The model's own tokens with their ids; Unigram lists them with scores instead."""
+    """The vocabulary with its ids; a Unigram vocabulary is a list with scores, whose index is the id."""
     vocab = (tokenizer.get("model") or {}).get("vocab") or {}
-    return dict(vocab) if isinstance(vocab, Mapping) else {one[0]: number for number, one in enumerate(vocab)}
+    return dict(vocab) if isinstance(vocab, Mapping) else {entry[0]: number for number, entry in enumerate(vocab)}
 
 
 def _vocabulary(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -92,35 +92,38 @@ def _vocabulary(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
         "removed": sorted(before.keys() - after.keys()),
         "with another id": moved,
     }
-    told = [f"{len(tokens):,} {how} ({_named(tokens)})" for how, tokens in differences.items() if tokens]
-    if not told:
+    counts = [f"{len(tokens):,} {how} ({_named(tokens)})" for how, tokens in differences.items() if tokens]
+    if not counts:
         return []
     return change(
-        "tokenizer", "vocabulary", f"{len(before):,} tokens", f"{len(after):,} tokens: {', '.join(told)}", "warn"
+        "tokenizer", "vocabulary", f"{len(before):,} tokens", f"{len(after):,} tokens: {', '.join(counts)}", "warn"
     )
 
 
 def _added(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Tokens beside the model's: their ids, and how they are matched."""
+    """Compare added tokens: their ids, and how they are matched."""
     listed = [
-        {str(one["content"]): {name: one[name] for name in sorted(one) if name != "content"} for one in found}
-        for found in (old.get("added_tokens") or [], new.get("added_tokens") or [])
+        {str(token["content"]): {name: token[name] for name in sorted(token) if name != "content"} for token in tokens}
+        for tokens in (old.get("added_tokens") or [], new.get("added_tokens") or [])
     ]
     changes: list[Change] = []
     for token in sorted(listed[0].keys() | listed[1].keys()):
         changes += change("tokenizer", f"added token {token}", listed[0].get(token), listed[1].get(token), "warn")
     if len(changes) <= MOST_NAMED:
         return changes
-    names = [one.what.removeprefix("added token ") for one in changes]
+    names = [change.what.removeprefix("added token ") for change in changes]
     what = f"{len(listed[1]):,}, of which {len(changes):,} differ ({_named(names)})"
     return change("tokenizer", "added tokens", f"{len(listed[0]):,}", what, "warn")
 
 
 def _merges(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Merges in their order: newer files write pairs where older ones write texts."""
+    """Compare merges in order; newer files store pairs, older ones strings."""
     before, after = (
-        [" ".join(one) if isinstance(one, list) else str(one) for one in (found.get("model") or {}).get("merges") or []]
-        for found in (old, new)
+        [
+            " ".join(merge) if isinstance(merge, list) else str(merge)
+            for merge in (tokenizer.get("model") or {}).get("merges") or []
+        ]
+        for tokenizer in (old, new)
     )
     if before == after:
         return []
@@ -130,7 +133,7 @@ def _merges(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _files(before: SmallFiles, after: SmallFiles) -> list[Change]:
-    """Tokenizers without a tokenizer.json on both sides: whether their files are the same."""
+    """Compare tokenizer files by digest, for releases without tokenizer.json."""
     found: list[Change] = []
     names = {TOKENIZER, "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"}
     paths = {path for path in {*before.contents, *after.contents} if path in names or path.endswith(".model")}

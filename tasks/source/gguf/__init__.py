@@ -1,1 +1,1 @@
-"""GGUF files: their header, metadata and tensor types, read without llama.cpp."""
+"""Read GGUF files without llama.cpp: header, metadata and tensor types."""

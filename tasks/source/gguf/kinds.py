@@ -1,4 +1,4 @@
-"""ggml's types that we write: how a block of each lies in the file.
+"""The ggml types that Weighbridge writes, and the layout of a block of each.
 
 Source: llama.cpp, ggml/src/ggml-common.h (blocks) and ggml/include/ggml.h (numbers), October 2026.
 """
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """One type of tensor."""
+    """One type of tensor values."""
 
     name: str
-    """As ggml prints it."""
+    """ggml's name."""
     number: int
-    """In `enum ggml_type`, as it stands in a file."""
+    """In `enum ggml_type`, and in files."""
     values: int
-    """Of a block; rows are whole blocks."""
+    """Values of a block; a row is a whole number of blocks."""
     block_bytes: int
     scales: tuple[int, ...] = ()
-    """Where a block's float16 scales begin, bytes; none: the values are floats themselves."""
+    """Byte offsets of a block's float16 scales; empty if the values are floats."""
     reach: int = 1
-    """Largest value of a block over its smallest scale: below `reach` times what float16 can say, a block is zero."""
+    """Largest value of a block divided by its scale; a block below `reach` times the smallest float16 becomes zero."""
 
     def size_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor; the last side is the row."""
@@ -56,4 +56,4 @@ KINDS = {
 }
 BY_NUMBER = {kind.number: kind for kind in KINDS.values()}
 OF_SAFETENSORS = {"F32": KINDS["f32"], "F16": KINDS["f16"], "BF16": KINDS["bf16"]}
-"""A source's own types."""
+"""The types of a release, by safetensors' name."""

@@ -1,4 +1,4 @@
-"""A GGUF as its header describes it, and bytes of its tensors; read by the `gguf` package."""
+"""Read a GGUF file's header and tensor bytes, with the `gguf` package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 GGUF_FILE = "model.gguf"
-# What gguf's reader falls over when the file ends early or a length in it is wrong.
+# Errors of gguf's reader for a truncated file or a wrong length.
 _BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 
 
@@ -26,7 +26,7 @@ class GgufTensor:
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    """As in safetensors, the row last."""
+    """In safetensors' order, the row last."""
     start: int
     """Offset of its first byte in the file."""
 
@@ -50,12 +50,12 @@ class GgufFile:
     reader: GGUFReader = field(repr=False)
 
     def value(self, key: str) -> Any:
-        """A piece of metadata, None where there is none."""
+        """A metadata value; None if absent."""
         found = self.reader.get_field(key)
         return None if found is None else found.contents()
 
     def length(self, key: str) -> int:
-        """How long a list of the metadata is, 0 where there is none."""
+        """Length of a metadata list; 0 if absent."""
         found = self.reader.get_field(key)
         return 0 if found is None else len(found.data)
 
@@ -64,7 +64,7 @@ def read_gguf(path: Path) -> GgufFile:
     """Read a file's header.
 
     Raises:
-        QuantizationFailed: it is missing, truncated, damaged or holds a type that we do not write; it is named.
+        QuantizationFailed: it is missing, truncated, damaged or has a type that Weighbridge does not write.
     """
     from gguf import GGUFReader
 
@@ -74,31 +74,31 @@ def read_gguf(path: Path) -> GgufFile:
         reader = GGUFReader(path)
         tensors = tuple(
             GgufTensor(
-                one.name,
-                BY_NUMBER[int(one.tensor_type)],
-                tuple(int(side) for side in reversed(one.shape)),
-                int(one.data_offset),
+                tensor.name,
+                BY_NUMBER[int(tensor.tensor_type)],
+                tuple(int(side) for side in reversed(tensor.shape)),
+                int(tensor.data_offset),
             )
-            for one in reader.tensors
+            for tensor in reader.tensors
         )
     except _BROKEN as error:
         raise _broken(path, f"is truncated or damaged ({type(error).__name__}: {error})") from None
-    end = max((one.start + one.size_bytes for one in tensors), default=0)
+    end = max((tensor.start + tensor.size_bytes for tensor in tensors), default=0)
     if end > path.stat().st_size:
-        raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes are there")
+        raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes")
     return GgufFile(path, tensors, reader)
 
 
 def read_rows(file: int, tensor: GgufTensor, first: int, count: int) -> bytes:
-    """Bytes of some rows; not through a memory map, whose pages would count as this process's memory.
+    """Read the bytes of some rows; without a memory map, whose pages would count as this process's memory.
 
     Raises:
-        EOFError: the file ends before.
+        EOFError: the file ends early.
     """
     row = tensor.kind.row_bytes(tensor.shape[-1])
     data = os.pread(file, count * row, tensor.start + first * row)
     if len(data) != count * row:
-        raise EOFError(f"{tensor.name} is not whole")
+        raise EOFError(f"{tensor.name} is incomplete")
     return data
 
 
