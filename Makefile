@@ -14,13 +14,14 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test up down clean vllm
+.PHONY: demo test up down clean vllm docs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install, start the local stack, take a real model down the whole road"
 	@echo "make test   install (vLLM too), lint, type-check, run all tests"
 	@echo "make vllm   install vLLM for the CPU into .vllm, which lines with the engine vllm then find"
+	@echo "make docs   write docs/reference/ from the code and build the site into .site/"
 	@echo "make down   stop everything that was started"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -62,6 +63,12 @@ endif
 	@# Builds of these that do not match its torch break it, for transformers imports them where they are.
 	-$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
+
+# The generated reference and the site, in .site/; broken links and anchors fail it.
+docs: $(STAMP)
+	@test -x $(BIN)/mkdocs || $(INSTALL) -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 up: $(STAMP)
 	$(BIN)/weighbridge up

@@ -1,4 +1,4 @@
-"""What each signal of `tasks/evaluate/drift` sees of a damaged model: a table for docs/drift.md.
+"""What each signal of `tasks/evaluate/drift` sees of a damaged model: a table for docs/evidence/drift.md.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.damage --production FOLDER [--int8 FOLDER] [--int4 FOLDER]` with a release
 of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` leaves them in the store). It took

@@ -1,4 +1,4 @@
-"""Our download against huggingface_hub's own, and what ten kills cost: docs/source.md.
+"""Our download against huggingface_hub's own, and what ten kills cost: docs/evidence/download.md.
 
 Run `python -m benchmarks.download` (`--gib 1.2 --rounds 5` by default): some minutes, and four times the repository's
 size of disk under $TMPDIR. The Hub is the stand-in, on loopback, so nothing but this machine is measured. Both clients

@@ -1,4 +1,4 @@
-"""How far faults of a real model lie from it by the parity gate's gauges, without a server: a table for docs/parity.md.
+"""Measure damaged copies of a real model by the parity gate, without a server: a table of docs/evidence/parity.md.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.parity_computed FOLDER [--context 2048]` with a release in safetensors, such
 as SmolLM2-135M-Instruct. transformers computes the damaged copies of benchmarks/damage.py, as `transformers serve`

@@ -1,4 +1,4 @@
-"""The parity gate's error rates on real engines, sound ones and damaged ones: tables for docs/parity.md.
+"""The parity gate's error rates on real engines, sound ones and damaged ones: tables for docs/evidence/parity.md.
 
 Run `python -m benchmarks.parity_starts FOLDER --engine llama-cpp --scheme q8-0 --starts 100` with a release of
 SmolLM2-135M-Instruct. Every start is the fleet's own under `parity: refuse`: supervisord, warm-up, proof, gate. The

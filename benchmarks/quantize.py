@@ -1,4 +1,4 @@
-"""Every scheme and method on a small real model and a large synthetic one: the tables of docs/quantize.md.
+"""Every scheme and method on a small real model and a large synthetic one: the tables of docs/evidence/quantization.md.
 
 Run `python -m benchmarks.quantize --smollm2 FOLDER` with a release of SmolLM2-135M-Instruct. A row is a scheme and a
 method: `--row int4:gptq` adds one, `--only int8:rtn` (which may be given again) measures nothing else. Each row runs in

@@ -1,4 +1,4 @@
-"""Promotions and rollbacks under streaming clients, and what the gateway adds: the tables of docs/rollout.md.
+"""Promotions and rollbacks under streaming clients, and what the gateway adds: the tables of docs/evidence/rollout.md.
 
 Run `python -m benchmarks.rollout GGUF_FOLDER GGUF_FOLDER` with two artifacts of llama.cpp's, as `weighbridge
 quantize MODEL --scheme q8-0 --out FOLDER` makes them. It starts supervisord, Envoy and both engines in a home of its

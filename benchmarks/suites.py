@@ -1,4 +1,4 @@
-"""How the general suites tell SmolLM2 from its own quantizations and from the damaged release: docs/verdict.md.
+"""Tell SmolLM2 from its quantizations and a damaged release by the general suites: docs/evidence/verdict.md.
 
 Run `python -m benchmarks.suites`: ten minutes on two cores the first time, then seconds, for scores are kept in the
 installation's own book. No stack is needed. Behind each outcome stands how many of 100 candidates pass that gain and

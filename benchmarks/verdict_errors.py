@@ -1,4 +1,4 @@
-"""How often each rule errs, and how many items it takes: the tables and the figure of docs/verdict.md.
+"""How often each rule errs, and how many items it takes: the tables and the figure of docs/evidence/verdict.md.
 
 Run `python -m benchmarks.verdict_errors --quick` (half a minute), or in full
 

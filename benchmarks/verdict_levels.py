@@ -1,4 +1,4 @@
-"""Does the verdict keep its promises where that is hard? The second table of docs/verdict.md.
+"""Does the verdict keep its promises where that is hard? The second table of docs/evidence/verdict.md.
 
 Run `python -m benchmarks.verdict_levels [--draws 5000] [--only TEXT]`: every row is a candidate that is worse by
 exactly the margin, drawn in a way that might fool the test; `non_inferior` may come out at most 1 - confidence of the

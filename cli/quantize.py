@@ -122,7 +122,7 @@ def _choice(path: Path | None) -> SchemeChoice:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise OptionInvalid(
             f"{path} is no recipe: {' '.join(str(error).split())}.",
-            "Write YAML with methods, group_size or ignore; `docs/quantize.md` has one.",
+            "Write YAML with methods, group_size or ignore; `docs/how-to/write-a-line.md` has one.",
             "--recipe",
         ) from None
 

@@ -19,7 +19,7 @@ def group() -> None:
 
 @roles.command()
 def apply(
-    file: Annotated[Path, typer.Argument(help="Users by name, with their roles and lines (docs/registry.md).")],
+    file: Annotated[Path, typer.Argument(help="Users with roles and lines (docs/how-to/accounts-and-roles.md).")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
     as_json: JsonOption = False,
 ) -> None:

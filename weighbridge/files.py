@@ -60,7 +60,7 @@ def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
         if is_full(error):
             raise DiskFull(
                 f"The disk became full while {path.name} was written.",
-                "Free some disk (docs/operations.md says what may be deleted), then run the command again.",
+                "Free some disk (docs/how-to/run-the-stack.md says what may be deleted), then run the command again.",
                 where=str(path),
             ) from error
         raise

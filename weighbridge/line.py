@@ -172,7 +172,7 @@ class Rollout(_Part):
 
 
 class Approval(_Part):
-    """What an approval must be beside a pass (docs/approvals.md)."""
+    """What an approval must be beside a pass (docs/how-to/approve.md)."""
 
     max_age_days: float = Field(
         14, gt=0, description="an approval that nothing was done about for longer serves nobody any more"
@@ -184,7 +184,7 @@ class Bounds(_Part):
     """How far a candidate may move beside accuracy; each is decided by its interval, and `null` only reports.
 
     The defaults are for a quantization of the same release, measured on a model of 135 million parameters: its INT8
-    passes, plain INT4 does not (docs/drift.md). Larger models move less.
+    passes, plain INT4 does not (docs/evidence/drift.md). Larger models move less.
     """
 
     max_kl_nats: float | None = Field(0.25, gt=0, description="KL divergence on held text, nats a token")
@@ -273,7 +273,7 @@ class Line(_Part):
             known = ", ".join(line_names(folder)) or "none yet"
             raise LineUnknown(
                 f"There is no line called {name!r}; known lines: {known}.",
-                f"Name one of these, or write {folder.name}/{name}.yaml (docs/lines.md says how).",
+                f"Name one of these, or write {folder.name}/{name}.yaml (docs/how-to/write-a-line.md says how).",
             )
         return cls._parse(name, path)
 
@@ -288,7 +288,7 @@ class Line(_Part):
             problem = getattr(error, "problem", None) or str(error)
             raise LineInvalid(f"The file is not YAML: {problem}.", "Correct the place named.", where=at) from None
         if not isinstance(fields, dict):
-            raise LineInvalid("The file must be a mapping of fields.", "See docs/lines.md.", where=place)
+            raise LineInvalid("The file must be a mapping of fields.", "See docs/how-to/write-a-line.md.", where=place)
         try:
             return cls.model_validate({**fields, "name": name})
         except ValidationError as error:
@@ -296,7 +296,7 @@ class Line(_Part):
                 f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'][0].lower()}{one['msg'][1:]}"
                 for one in error.errors()
             )
-            raise LineInvalid(f"{problems}.", "Correct these fields; docs/lines.md lists all.", where=place) from None
+            raise LineInvalid(f"{problems}.", "Correct them; docs/reference/line.md lists all.", where=place) from None
 
 
 def line_names(folder: Path | None = None) -> list[str]:

@@ -35,7 +35,7 @@ RIGHTS: dict[Role, tuple[str, str, str]] = {
     "reviewer": ("READ", "READ", "EDIT"),
     "operator": ("READ", "READ", "EDIT"),
 }
-NEXT = "Correct the file, then run the same command again; docs/registry.md has an example."
+NEXT = "Correct the file, then run the same command again; docs/how-to/accounts-and-roles.md has an example."
 
 
 def role_name(role: str, line: str) -> str:

@@ -5,7 +5,7 @@
     report.break_even_tokens_per_day       # from here on the cheapest option *with* spare servers undercuts the API
 
 The break-even compares with high availability, because a hosted API has it too; the figures without it and with
-staffing stand beside it. `docs/cost.md` says what is left out.
+staffing stand beside it. `docs/how-to/cost.md` says what is left out.
 """
 
 from __future__ import annotations

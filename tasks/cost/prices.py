@@ -208,7 +208,7 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
     if unknown:
         raise PricesInvalid(
             f"There is no section {unknown[0]!r} in a price list; sections: {', '.join(SECTIONS)}.",
-            "Correct the section's name; docs/cost.md shows one.",
+            "Correct the section's name; docs/how-to/cost.md shows one.",
             where=str(path),
         )
     return {name: _mapping(path, name, content.get(name) or {}) for name in SECTIONS}
@@ -216,7 +216,7 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
 
 def _mapping(path: Path, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise PricesInvalid(f"{name} must be a mapping.", "See docs/cost.md for the layout.", where=str(path))
+        raise PricesInvalid(f"{name} must be a mapping.", "See docs/how-to/cost.md for the layout.", where=str(path))
     return value
 
 
@@ -250,5 +250,5 @@ def _entry(kind: type[Part], fields: dict[str, Any], path: Path, name: str) -> P
             for one in error.errors()
         )
         raise PricesInvalid(
-            f"{problems}.", "Correct these fields; docs/cost.md lists all.", where=f"{path}, {name}"
+            f"{problems}.", "Correct these fields; docs/how-to/cost.md lists all.", where=f"{path}, {name}"
         ) from None

@@ -10,7 +10,7 @@ SCHEME = Scheme(
     format="pack-quantized",
     # Larger groups store fewer scales; below 32 vLLM's kernels do not go.
     group_sizes=(128, 64, 32),
-    # Measured (docs/quantize_methods.md): awq costs as much as gptq and gains less.
+    # Measured (docs/evidence/quantization.md): awq costs as much as gptq and gains less.
     methods=("rtn", "gptq"),
     by_name=("awq", "autoround"),
 )

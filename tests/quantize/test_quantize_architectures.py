@@ -1,6 +1,6 @@
 """Tiny random models of the architectures that people serve, through every scheme that needs no data.
 
-Each is right (covered, loaded by transformers, near the release) or refused by name: the table of docs/quantize.md.
+Each is right (covered, loaded by transformers, near the release) or refused: docs/evidence/quantization.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every fault of docs/source.md: success after going on, or a named error with nothing visible in the store."""
+"""Every fault of docs/explanation/source.md: success after resuming, or a named error and nothing in the store."""
 
 from __future__ import annotations
 

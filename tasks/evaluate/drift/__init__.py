@@ -2,7 +2,7 @@
 
 Accuracy on a suite can stand still, or rise by accident, while a model has become another one. These signals look
 at the movement itself, each with an interval, and each against a bound named in the line (`bounds`). What each is
-for, and how the defaults were chosen: docs/drift.md.
+for, and how the defaults were chosen: docs/evidence/drift.md.
 """
 
 from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal, seen_answers

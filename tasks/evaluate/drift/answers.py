@@ -82,7 +82,7 @@ def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bound
     """Share of items on which the two models' scores differ, in whichever direction, over all suites together.
 
     Gains count as much as losses: an INT4 model that changed 19 % of its answers gained two points on 4,080 minimal
-    pairs by accident (measured, docs/drift.md), and accuracy alone would have let it through. Suites are taken
+    pairs by accident (measured, docs/evidence/drift.md), and accuracy alone would have let it through. Suites are taken
     together because one suite of a hundred items says little about a share of some per cent.
 
     Args:

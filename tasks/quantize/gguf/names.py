@@ -1,7 +1,7 @@
 """From a release's tensors to those of a GGUF: llama.cpp's names, by the `gguf` package's own table.
 
 Which architecture is which stands here, because only what was converted, loaded and asked is promised: each entry
-went through a tiny random model of its kind (docs/gguf.md). Others are refused by name.
+went through a tiny random model of its kind (docs/explanation/gguf.md). Others are refused by name.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tasks.source.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
 
 METHOD = "ggml"
 ALIGNMENT = 32
-"""`general.alignment`: each tensor begins at a multiple (llama.cpp, docs/gguf.md)."""
+"""`general.alignment`: each tensor begins at a multiple (llama.cpp, docs/explanation/gguf.md)."""
 MOST = {"q8-0": "q8_0", "q4-k-m": "q4_K"}
 """The type that most tensors of a scheme get."""
 _OTHER_METADATA_BYTES = 2048

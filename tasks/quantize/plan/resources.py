@@ -31,16 +31,16 @@ CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "floa
 NANOSECONDS_PER_BYTE = 1.5
 """To read a byte, or to write and hash it, on a disk of 1 GB/s."""
 CALIBRATED_NANOSECONDS_PER_WEIGHT = 3300.0
-"""GPTQ of SmolLM2: 349 CPU-seconds for 106 million weights (docs/quantize_methods.md)."""
+"""GPTQ of SmolLM2: 349 CPU-seconds for 106 million weights (docs/evidence/quantization.md)."""
 SLOWER_NANOSECONDS_PER_WEIGHT = {"autoround": 8000.0}
 """Of methods that take more: 850 CPU-seconds for the same."""
 CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
-"""torch and transformers without a model; measured 0.5 GiB (docs/gguf.md)."""
+"""torch and transformers without a model; measured 0.5 GiB (docs/explanation/gguf.md)."""
 CONVERTER_BYTES_PER_BYTE = 5
 """Of the largest tensor, which the converter widens to float32 and packs again; measured 4."""
 CONVERTER_SECONDS = 20.0
 GGML_NANOSECONDS_PER_WEIGHT = {"q8-0": 5.0, "q4-k-m": 90.0}
-"""Of one core: docs/gguf.md."""
+"""Of one core: docs/explanation/gguf.md."""
 _DECODER_LAYER = re.compile(r".*?\.\d+(?=\.)")
 CGROUPS = tuple(
     tuple(Path("/sys/fs/cgroup") / name for name in names)

@@ -71,7 +71,7 @@ def pass_gate(
         raise EngineDiverges(
             f"The engine does not compute what the artifact says, by {against}: {_faults(groups, measured)}",
             "Compare the engine's flags, version and quantization kernels with what the artifact needs "
-            "(docs/parity.md); production is untouched.",
+            "(docs/explanation/parity.md); production is untouched.",
             where=url,
         )
     report(f"{url} computes what the artifact says, by {against}: {'; '.join(map(_sentence, groups))}")

@@ -23,7 +23,7 @@ ERROR = 1e-3
 """Probability of refusing a sound engine at one start, all kinds together."""
 DEFAULT_NATS: Mapping[Gauge, float] = {"choice": 0.05, "top": 0.2, "read": 0.2}
 """Allowed where nothing is known of the engine's production, and never more: noise may not grow from one promotion to
-the next. Above the noise scale of every sound engine that was measured (docs/parity.md)."""
+the next. Above the noise scale of every sound engine that was measured (docs/evidence/parity.md)."""
 LEAST_SHARE = 0.2
 """Of the default, allowed even beside a production without any noise: another artifact's near-ties lie elsewhere."""
 SLACK = 2.0

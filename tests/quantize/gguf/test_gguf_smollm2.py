@@ -29,7 +29,7 @@ TEXT = (
     "The capital of France is Paris. Water boils at one hundred degrees, and the sea is full of fish. People have "
     "sailed on it for a long time, from one country to another, with 12 or 13 men in a boat."
 )
-# Measured: 0.0024 and 0.085 nats a token (docs/gguf.md).
+# Measured: 0.0024 and 0.085 nats a token (docs/explanation/gguf.md).
 MOST_KL_NATS = {"q8-0": 0.01, "q4-k-m": 0.2}
 
 

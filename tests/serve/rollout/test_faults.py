@@ -1,4 +1,4 @@
-"""What goes wrong while a version goes up, what its users see, and where it ends: the table of docs/rollout.md.
+"""Faults during a rollout, what users see of them, and where each ends: the table of docs/evidence/rollout.md.
 
 Each on a real Envoy before real processes, under eight streaming clients. The new engine is started past its
 proof, as if it went bad the moment after; the old one is healthy.

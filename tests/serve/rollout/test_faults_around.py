@@ -1,4 +1,4 @@
-"""What goes wrong around a version that goes up, with machine, disk and keys: more of docs/rollout.md's table.
+"""What goes wrong around a version that goes up, with machine, disk and keys: more of docs/evidence/rollout.md's table.
 
 As in test_faults.py: a real Envoy and real processes under eight streaming clients.
 """

@@ -2,7 +2,7 @@
 
 Supported are those that decide the same way every time from the answer alone. What needs code, a judge
 model or an embedding model is refused by name: a verdict must not hang on a second model's mood.
-Regular expressions are Python's. Where an assertion decides otherwise than promptfoo, docs/suites.md says so.
+Regular expressions are Python's. docs/how-to/add-a-suite.md lists the differences from promptfoo.
 
 One file a family: `texts`, `documents` (JSON), `overlap` (graded likeness), `refusal`, `calls` (tools) and
 `run` (latency, finish reason). A new kind is one entry in its family's KINDS.

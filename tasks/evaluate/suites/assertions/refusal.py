@@ -3,7 +3,7 @@
 A refusal stands at an answer's beginning: phrases are looked for in its first characters only, so that a
 story in which somebody says "I cannot help you" is none. An empty answer and one that the engine itself
 marks as a refusal count too, as in promptfoo; promptfoo's own list of phrases is another one. A list can
-only know the phrases in it: docs/suites.md says what that means for a gate. Adding a language is adding a key.
+only know the phrases in it: docs/how-to/add-a-suite.md says what that means for a gate. A language is one key.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `decide` takes paired scores and says non_inferior, regression, inconclusive or invalid, after how many items;
 `judge_complete` judges a suite whose scores were all there from the start; `items_needed` and
-`power` plan. The method and its error rates: docs/verdict.md.
+`power` plan. The method and its error rates: docs/explanation/verdict.md.
 """
 
 from tasks.evaluate.verdict.sequential.complete import Bounds, judge_complete
