@@ -1,11 +1,11 @@
-"""Scoring no further than needed: production's scores are all there, the candidate's come one by one.
+"""Score no further than needed: production's scores are all there, the candidate's arrive one by one.
 
-The test is `tasks.evaluate.verdict.sequential.decide`, which may be looked at after every item. It sees a candidate's
-items in an order that has nothing to do with the file's, for suites are sorted by topic: where production's margins
-are known, items on which it was unsure more often, chosen block by block from what the blocks before have shown; else
-a fair one, with clusters whole.
-What was not scored counts for nothing: it is filled in with production's own score only so that the test has a
-suite of the right size, and a decision is taken only if it rests on scored items alone.
+The test is `tasks.evaluate.verdict.sequential.decide`, which allows an interim analysis after every item. The
+candidate's items are taken in an order that has nothing to do with the file's, because suites are sorted by topic.
+Where production's confidence is known, items on which it was unsure come more often, chosen block by block from the
+results of earlier blocks; else the order is a fixed shuffle, with clusters whole.
+Items that were not scored count for nothing. They are filled in with production's own score only so that the test has
+a suite of the right size, and a decision is taken only if it rests on scored items alone.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
-from tasks.evaluate.verdict.verdict import SUSPICIOUS, SuiteVerdict
+from tasks.evaluate.verdict.verdict import SUSPICIOUS_GAIN, SuiteVerdict, failed_must_pass, must_pass_reason
 
 if TYPE_CHECKING:
     from tasks.evaluate.verdict.sequential import Decision, Pairs
     from tasks.evaluate.verdict.sequential.betting import Array, Walk
 
 
-class Look(BaseModel):
-    """What the items seen so far show of the difference, candidate minus production."""
+class InterimEstimate(BaseModel):
+    """The difference, candidate minus production, as far as the items scored so far show it."""
 
     model_config = ConfigDict(frozen=True)
 
     items: int
-    """Seen; of a cluster all or none."""
+    """Items that the estimate rests on; of a cluster all or none."""
     settled: bool
     """Whether no further item is needed."""
     estimate: float
@@ -37,16 +37,13 @@ class Look(BaseModel):
     high: float
 
 
-def fair_order(production: SuiteScores) -> tuple[str, ...]:
-    """A suite's ids in the order in which a candidate is scored: at random but always the same, clusters together."""
+def shuffled_order(production: SuiteScores) -> tuple[str, ...]:
+    """A suite's ids in a fixed random order with clusters together, the same for every candidate."""
     from tasks.evaluate.verdict.sequential.order import shuffled
 
     clusters: dict[str, list[str]] = {}
     for item in production.items:
-        # A name of its own for an item without a cluster, which no cluster can have.
-        clusters.setdefault(f"item {item.id}" if item.cluster is None else f"cluster {item.cluster}", []).append(
-            item.id
-        )
+        clusters.setdefault(_cluster(item), []).append(item.id)
     if len(clusters) == len(production.items):
         ids = tuple(item.id for item in production.items)
         return tuple(ids[place] for place in shuffled(ids))
@@ -54,47 +51,49 @@ def fair_order(production: SuiteScores) -> tuple[str, ...]:
     return tuple(id for place in shuffled(names) for id in clusters[names[place]])
 
 
-def looking_order(
+def scoring_order(
     production: SuiteScores, scored: Mapping[str, ItemScore], *, margin: float, confidence: float
 ) -> tuple[str, ...]:
-    """A suite's ids in the order in which a candidate is looked at, as far as its scores so far decide it.
+    """A suite's ids in the order in which a candidate is scored, as far as its scores so far decide it.
 
     Args:
         production: all of production's scores.
         scored: the candidate's items so far, by id, in no particular order.
-        margin, confidence: as for `judge_suite`.
+        margin: as for `judge_suite`.
+        confidence: as for `judge_suite`.
 
     Returns:
-        All ids where the order is `fair_order`; else those looked at and, if that is not all, the next.
+        All ids where the order is `shuffled_order`; else those scored and, if that is not all, the next block.
     """
     return _Test(production, scored.values(), margin, confidence).order
 
 
-def look(
-    production: SuiteScores, seen: Sequence[ItemScore], *, margin: float, confidence: float, suites: int = 1
-) -> Look:
-    """Look at a candidate's first items.
+def interim_estimate(
+    production: SuiteScores, scored: Sequence[ItemScore], *, margin: float, confidence: float, suites: int = 1
+) -> InterimEstimate:
+    """Analyse a candidate's first items.
 
     Args:
         production: all of production's scores.
-        seen: the candidate's items, at least one, in `looking_order` and without gaps.
-        margin, confidence: as for `judge_suite`.
-        suites: how many suites are compared in all: a regression must stand among so many (Holm).
+        scored: the candidate's items, at least one, in `scoring_order` and without gaps.
+        margin: as for `judge_suite`.
+        confidence: as for `judge_suite`.
+        suites: number of suites compared in all: a regression must stand among so many (Holm).
     """
     from tasks.evaluate.verdict.sequential.betting import bound
 
-    test = _Test(production, seen, margin, confidence)
-    decision, settled = test.decision, len(seen) == len(production.items)
-    if not settled and decision.items_used <= len(seen):
+    test = _Test(production, scored, margin, confidence)
+    decision, settled = test.decision, len(scored) == len(production.items)
+    if not settled and decision.items_used <= len(scored):
         settled = decision.outcome != "regression" or test.loss_p_value() <= test.levels.real_error / suites
     steps = test.steps
     if not steps:
-        return Look(items=0, settled=settled, estimate=0.0, low=-1.0, high=1.0)
+        return InterimEstimate(items=0, settled=settled, estimate=0.0, low=-1.0, high=1.0)
     walk = test.walk
     estimate = float(walk.gain[:steps].sum() / walk.size[:steps].sum())
     low = bound(walk, (walk.passing,), 1.0, steps, test.levels.passing[0])
     high = bound(walk, walk.worse, -1.0, steps, test.levels.worse[0])
-    return Look(
+    return InterimEstimate(
         items=int(walk.items[steps - 1]),
         settled=settled,
         estimate=estimate,
@@ -103,26 +102,32 @@ def look(
     )
 
 
-def judge_as_seen(candidate: SuiteScores, production: SuiteScores, *, margin: float, confidence: float) -> SuiteVerdict:
-    """The verdict on a candidate whose items were looked at while they were scored, to the end or not.
+def judge_sequentially(
+    candidate: SuiteScores, production: SuiteScores, *, margin: float, confidence: float
+) -> SuiteVerdict:
+    """Judge a candidate with interim analyses while it was scored, whether or not it was scored to the end.
 
-    The whole suite judged afterwards (`judge_suite`) takes a little less evidence, since nobody looked before; a
-    candidate that was looked at must be judged here.
+    A whole suite judged afterwards (`judge_suite`) takes a little less evidence, because there were no interim
+    analyses. A candidate with interim analyses must be judged here.
 
     Args:
         candidate: comparable scores; must-pass items are all there, others may be missing at the end of
-            `looking_order`.
+            `scoring_order`.
         production: all of production's scores.
+        margin: as for `judge_suite`.
+        confidence: as for `judge_suite`.
     """
-    ours = {item.id: item for item in candidate.items}
-    test = _Test(production, ours.values(), margin, confidence)
-    decision, theirs = test.decision, {item.id: item.score for item in production.items}
-    failed = tuple(item.id for item in candidate.items if item.must_pass and item.score < 1)
-    used = test.order[: min(decision.items_used, test.seen)]
-    reason = f"must-pass items failed: {', '.join(failed)}." if failed else decision.reason
-    undecided = decision.items_used > test.seen
+    items = {item.id: item for item in candidate.items}
+    test = _Test(production, items.values(), margin, confidence)
+    decision, production_scores = test.decision, {item.id: item.score for item in production.items}
+    failed = failed_must_pass(candidate)
+    used = test.order[: min(decision.items_used, test.scored)]
+    reason = must_pass_reason(failed) if failed else decision.reason
+    undecided = decision.items_used > test.scored
     if undecided and not failed:
-        reason = f"scoring stopped after {test.seen} of {len(theirs)} items, before the question was settled."
+        reason = (
+            f"scoring stopped after {test.scored} of {len(production_scores)} items, before the question was settled."
+        )
     return SuiteVerdict(
         suite=candidate.suite,
         outcome="regression" if failed else "inconclusive" if undecided else decision.outcome,
@@ -130,17 +135,17 @@ def judge_as_seen(candidate: SuiteScores, production: SuiteScores, *, margin: fl
         margin=margin,
         confidence=confidence,
         items=len(used),
-        candidate_mean=_mean([ours[id].score for id in used]),
-        production_mean=_mean([theirs[id] for id in used]),
+        candidate_mean=_mean([items[id].score for id in used]),
+        production_mean=_mean([production_scores[id] for id in used]),
         estimate=decision.estimate,
         low=decision.low,
         high=decision.high,
-        gained=sum(ours[id].score > theirs[id] for id in used),
-        lost=sum(ours[id].score < theirs[id] for id in used),
+        gained=sum(items[id].score > production_scores[id] for id in used),
+        lost=sum(items[id].score < production_scores[id] for id in used),
         loss_p_value=test.loss_p_value(),
-        note=SUSPICIOUS if decision.low is not None and decision.low > margin else "",
+        note=SUSPICIOUS_GAIN if decision.low is not None and decision.low > margin else "",
         must_pass_failed=failed,
-        suite_items=len(theirs) if len(used) < len(theirs) else None,
+        suite_items=len(production_scores) if len(used) < len(production_scores) else None,
     )
 
 
@@ -157,25 +162,25 @@ class _Test:
         self.pairs = pairs = _pairs(production, known)
         self.gain = pairs.candidate - pairs.production
         self.decision: Decision = decide(pairs, margin=margin, confidence=confidence)
-        final_look = pairs.clusters is None and is_binary(pairs)
-        self.levels = Levels(margin, confidence, final_look=final_look, weighted=pairs.margins is not None)
+        final_analysis = pairs.clusters is None and is_binary(pairs)
+        self.levels = Levels(margin, confidence, final_analysis=final_analysis, weighted=pairs.production_confidence is not None)
         self.order: tuple[str, ...] = pairs.ids
         if pairs.clusters is not None:
             self.walk: Walk = walk_clusters(self.gain, pairs.clusters, margin)
-        elif pairs.margins is not None:
+        elif pairs.production_confidence is not None:
             error = self.levels.passing[0]
-            self.walk = walk_strata(self.gain, pairs.margins, pairs.ids, margin, error)
+            self.walk = walk_strata(self.gain, pairs.production_confidence, pairs.ids, margin, error)
             self.order = _weighted_order(pairs, self.gain, known, margin, error)
         else:
             self.walk = walk_items(self.gain, margin)
-        self.seen = next((count for count, id in enumerate(self.order) if id not in known), len(self.order))
-        self.steps = int((self.walk.items <= self.seen).sum())
+        self.scored = next((count for count, id in enumerate(self.order) if id not in known), len(self.order))
+        self.steps = int((self.walk.items <= self.scored).sum())
 
     def loss_p_value(self) -> float:
-        """Of the hypothesis that the candidate lost nothing, valid after looking at every item.
+        """P-value of the hypothesis that the candidate lost nothing, valid with an interim analysis after every item.
 
-        The stake against it, at its largest so far, is how unlikely it has become (Ville's inequality). Where the
-        whole suite was looked at, the exact test at its end counts too; of two tests, the smaller p-value doubled.
+        One over the largest stake against the hypothesis so far is its p-value (Ville's inequality). Where the whole
+        suite was scored, the exact test at its end counts too; of two tests, the smaller p-value is doubled.
         """
         from math import exp
 
@@ -184,9 +189,9 @@ class _Test:
 
         stakes = log_stakes(self.walk, self.walk.real, 0.0, -1.0)[: self.steps]
         anytime = exp(-max(float(stakes.max()), 0.0)) if self.steps else 1.0
-        if not self.levels.final_look:
+        if not self.levels.final_analysis:
             return anytime
-        if self.seen < len(self.gain):
+        if self.scored < len(self.gain):
             return min(2 * anytime, 1.0)
         end = loss_p_value(int((self.gain > 0).sum()), int((self.gain < 0).sum()))
         return min(2 * min(anytime, end), 1.0)
@@ -200,38 +205,39 @@ def _weighted_order(
     from tasks.evaluate.verdict.sequential.order import shuffled
     from tasks.evaluate.verdict.sequential.stratified import order_so_far
 
-    assert pairs.margins is not None
+    assert pairs.production_confidence is not None
     scored = np.array([id in known for id in pairs.ids])
-    places = order_so_far(gain, pairs.margins, pairs.ids, margin, error, scored)
+    places = order_so_far(gain, pairs.production_confidence, pairs.ids, margin, error, scored)
     order = [pairs.ids[place] for place in places]
     if scored[places].all():
-        # The walk came to its end: whoever wants more takes what is left of the suite, for the exact test at its end.
-        left = set(pairs.ids).difference(order)
-        order += [pairs.ids[place] for place in shuffled(pairs.ids) if pairs.ids[place] in left]
+        # The walk is over: the rest of the suite follows, for the exact test at its end.
+        unused = set(pairs.ids).difference(order)
+        order += [pairs.ids[place] for place in shuffled(pairs.ids) if pairs.ids[place] in unused]
     return tuple(order)
 
 
-def _pairs(production: SuiteScores, ours: Mapping[str, float]) -> Pairs:
+def _pairs(production: SuiteScores, candidate: Mapping[str, float]) -> Pairs:
     import numpy as np
 
     from tasks.evaluate.verdict.sequential import Pairs
 
-    order = fair_order(production)
-    theirs = {item.id: item for item in production.items}
+    order = shuffled_order(production)
+    items = {item.id: item for item in production.items}
     numbers: dict[str, int] = {}
-    margins = [theirs[id].margin for id in order]
-    clusters = np.array([numbers.setdefault(_cluster(theirs[id]), len(numbers)) for id in order], dtype=np.int64)
+    certainty = [items[id].margin for id in order]
+    clusters = np.array([numbers.setdefault(_cluster(items[id]), len(numbers)) for id in order], dtype=np.int64)
+    clustered = len(numbers) < len(order)
     return Pairs(
         ids=order,
-        production=np.array([theirs[id].score for id in order], dtype=float),
-        candidate=np.array([ours.get(id, theirs[id].score) for id in order], dtype=float),
-        clusters=clusters if len(numbers) < len(order) else None,
-        margins=None if None in margins or len(numbers) < len(order) else np.array(margins, dtype=float),
+        production=np.array([items[id].score for id in order], dtype=float),
+        candidate=np.array([candidate.get(id, items[id].score) for id in order], dtype=float),
+        clusters=clusters if clustered else None,
+        production_confidence=None if None in certainty or clustered else np.array(certainty, dtype=float),
     )
 
 
 def _cluster(item: ItemScore) -> str:
-    """An item's cluster; one that has none is a cluster by itself, with a name that no other can have."""
+    """Name of an item's cluster; an item without one is a cluster by itself, under a name that no cluster can have."""
     return f"item {item.id}" if item.cluster is None else f"cluster {item.cluster}"
 
 

@@ -1,44 +1,54 @@
-"""A line's suites judged at its margins, each with the scorings that it is held against."""
+"""A line's suites judged at its margins: comparable first, then judged, with the noise floor beside the verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
-from tasks.evaluate.verdict.comparable import weigh_suite
-from tasks.evaluate.verdict.verdict import SuiteVerdict
+from tasks.evaluate.verdict.comparable import changes, troubles_of, why_incomparable
+from tasks.evaluate.verdict.outcomes import OUTCOMES
+from tasks.evaluate.verdict.rescoring import far_from_earlier, flips_share
+from tasks.evaluate.verdict.verdict import SuiteVerdict, invalid_verdict, judge_suite
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
+
+Judge = Callable[[SuiteScores, SuiteScores | None], SuiteVerdict]
 
 
 def judge_suites(
     line: Line,
-    candidate: list[SuiteScores],
-    production: list[SuiteScores] | None,
-    again: list[SuiteScores] | None = None,
-    alone: frozenset[str] = frozenset(),
+    candidate: Sequence[SuiteScores],
+    production: Sequence[SuiteScores] | None,
+    production_rescored: Sequence[SuiteScores] = (),
+    unpaired_suites: frozenset[str] = frozenset(),
 ) -> list[SuiteVerdict]:
-    """Each scored suite's verdict at the line's margins, beside the noise floor where production was scored twice.
+    """Judge each scored suite at the line's margins.
 
     Args:
-        alone: suites that nothing else could be asked; they are scored for later.
+        line: its suites have the margins.
+        candidate: the candidate's scores.
+        production: production's scores; None while nothing serves.
+        production_rescored: production scored a second time, for the noise floor.
+        unpaired_suites: suites that only the candidate could be asked; they are a baseline for later releases.
     """
-    twice = {scores.suite: scores for scores in again or []}
+    rescored = {scores.suite: scores for scores in production_rescored}
     margins = {use.name: use.margin for use in line.suites}
-    theirs = {scores.suite: scores for scores in production or []}
+    paired = {scores.suite: scores for scores in production or []}
     return [
         weigh_suite(
             scores,
-            None if production is None or scores.suite in alone else theirs[scores.suite],
+            None if production is None or scores.suite in unpaired_suites else paired[scores.suite],
             margin=margins[scores.suite],
             confidence=line.confidence,
-            earlier=earlier_scorings(theirs.get(scores.suite)),
-            again=twice.get(scores.suite),
+            earlier=earlier_scorings(paired.get(scores.suite)),
+            production_rescored=rescored.get(scores.suite),
         )
         for scores in candidate
     ]
 
 
 def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
-    """Production's scorings of the same suite by other scorers or engines, from the book."""
+    """Other scorings of the same artifact on the same suite, by other scorers or engines, from the score cache."""
     if production is None:
         return []
     return ScoreCache.of(load_settings()).by_other_scorers(
@@ -46,6 +56,59 @@ def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
     )
 
 
-def may_pass(line: Line, candidate: list[SuiteScores], production: list[SuiteScores] | None) -> bool:
-    """Whether the suites scored so far leave a candidate a chance: one that is not shown to be no worse ends it."""
-    return all(one.outcome in ("non_inferior", "baseline") for one in judge_suites(line, candidate, production))
+def may_pass(line: Line, candidate: Sequence[SuiteScores], production: Sequence[SuiteScores] | None) -> bool:
+    """Whether the candidate can still pass after the suites scored so far: each must be shown no worse."""
+    return all(OUTCOMES[suite.outcome].passes for suite in judge_suites(line, candidate, production))
+
+
+def weigh_suite(
+    candidate: SuiteScores,
+    production: SuiteScores | None,
+    *,
+    margin: float,
+    confidence: float,
+    may_differ: frozenset[str] = frozenset(),
+    earlier: Sequence[SuiteScores] = (),
+    production_rescored: SuiteScores | None = None,
+    judge: Judge | None = None,
+) -> SuiteVerdict:
+    """Judge one suite, if its two scorings are comparable.
+
+    Args:
+        candidate: the candidate's scores.
+        production: production's scores; None while nothing serves.
+        margin: as for `judge_suite`.
+        confidence: as for `judge_suite`.
+        may_differ: fields of `Conditions` that a person has allowed to differ.
+        earlier: production's scorings of the same suite by other scorers or engines.
+        production_rescored: production scored a second time, for the noise floor.
+        judge: judges comparable scores; `judge_suite` by default.
+    """
+    judge = judge or (
+        lambda scores, other: judge_suite(scores, other, margin=margin, confidence=confidence, may_differ=may_differ)
+    )
+    if production is None:
+        return judge(candidate, None)
+    notes = [_troubles_sentence(candidate, "The candidate"), _troubles_sentence(production, "Production")]
+    reason = why_incomparable(candidate, production, may_differ)
+    difference, words = far_from_earlier(production, earlier)
+    if not reason and abs(difference) > margin:
+        reason = f"{words}; find out what changed in the scoring before believing either."
+    elif words:
+        notes.append(f"{words[0].upper()}{words[1:]}.")
+    if reason:
+        verdict = invalid_verdict(candidate, production, reason, margin=margin, confidence=confidence)
+    else:
+        verdict = judge(candidate, production)
+    return verdict.model_copy(
+        update={
+            "note": " ".join(filter(None, [verdict.note, *notes])),
+            "changed": changes(candidate.conditions, production.conditions, may_differ),
+            "noise_flips_share": flips_share(production, production_rescored) if production_rescored else None,
+        }
+    )
+
+
+def _troubles_sentence(scores: SuiteScores, side: str) -> str:
+    sentence = troubles_of(scores).sentence
+    return f"{side} gave {sentence}." if sentence else ""
