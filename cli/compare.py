@@ -9,28 +9,16 @@ import typer
 from rich.markup import escape
 
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
-from weighbridge.errors import (
-    OptionInvalid,
-    SuiteUnknown,
-    VerdictInconclusive,
-    VerdictInvalid,
-    VerdictRegression,
-    WeighbridgeError,
-)
+from tasks.evaluate.verdict.outcomes import OUTCOMES
+from weighbridge.errors import OptionInvalid, SuiteUnknown
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from tasks.evaluate.compare import Comparison
-    from tasks.evaluate.verdict.early_stopping import Look
+    from tasks.evaluate.verdict.early_stopping import InterimEstimate
     from tasks.evaluate.verdict.verdict import SuiteVerdict
 
-COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
-FAILURES: dict[str, type[WeighbridgeError]] = {
-    "regression": VerdictRegression,
-    "inconclusive": VerdictInconclusive,
-    "invalid": VerdictInvalid,
-}
 
 ModelArgument = typer.Argument(metavar="MODEL", help="A folder, store://line/digest, or http://host:port[/v1][#model].")
 
@@ -101,7 +89,7 @@ def compare(
         raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         _write_report(comparison, report)
-    failure = FAILURES.get(comparison.verdict.outcome)
+    failure = OUTCOMES[comparison.verdict.outcome].error
     if as_json:
         show_json(as_row(comparison, report))
     else:
@@ -114,7 +102,7 @@ def compare(
 
 def as_row(comparison: Comparison, report: Path | None) -> dict[str, Any]:
     """A comparison for `--json`."""
-    verdict = comparison.verdict
+    verdict, error = comparison.verdict, OUTCOMES[comparison.verdict.outcome].error
     seconds = {
         who: sum(scores.seconds for scores in all_scores)
         for who, all_scores in (
@@ -125,7 +113,7 @@ def as_row(comparison: Comparison, report: Path | None) -> dict[str, Any]:
     return {
         "verdict": verdict.outcome,
         "sentence": verdict.sentence,
-        "error": FAILURES[verdict.outcome].__name__ if verdict.outcome in FAILURES else None,
+        "error": error.__name__ if error else None,
         "candidate": {"name": comparison.candidate.label, "digest": comparison.candidate.digest},
         "production": {"name": comparison.production.label, "digest": comparison.production.digest},
         "suites": [suite.model_dump(mode="json") for suite in verdict.suites],
@@ -161,7 +149,7 @@ class _Watch:
             self._tasks[key] = self._bars.add_task(name, total=total, completed=done, running="")
         self._bars.update(self._tasks[key], completed=done)
 
-    def running(self, suite: str, seen: Look, margin: float) -> None:
+    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
         """What a suite's items show so far."""
         text = (
             f"{seen.estimate:+.1%} ({seen.low:+.1%} to {seen.high:+.1%}), margin {margin:.1%}, "
@@ -182,7 +170,7 @@ def _show(comparison: Comparison) -> None:
     for one in comparison.verdict.suites:
         shown.add_row(
             escape(one.suite),
-            f"[{COLOURS[one.outcome]}]{one.outcome}[/]",
+            f"[{OUTCOMES[one.outcome].terminal_colour}]{one.outcome}[/]",
             f"{one.candidate_mean:.1%}",
             "–" if one.production_mean is None else f"{one.production_mean:.1%}",
             "–" if one.estimate is None else f"{one.estimate:+.1%}",

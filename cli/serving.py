@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.output import JsonOption, LineArgument, note, say, show_json, table
+from tasks.evaluate.verdict.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
     from cli.flowrun import StepRow, WorkerRun
@@ -17,7 +18,6 @@ WorkerOption = Annotated[
     bool,
     typer.Option("--worker", help="Run the Prefect deployment at the worker; a run that is under way is followed."),
 ]
-OUTCOME_COLOURS = {"non_inferior": "green", "baseline": "cyan"}
 SHORT_DIGEST = 12
 
 
@@ -46,7 +46,7 @@ def release(
     _show_steps(steps)
     candidates = table("scheme", "digest", "outcome", "candidate", "verdict")
     for candidate in result["candidates"]:
-        colour = OUTCOME_COLOURS.get(candidate["outcome"], "red")
+        colour = OUTCOMES[candidate["outcome"]].terminal_colour
         candidates.add_row(
             candidate["scheme"],
             candidate["digest"][:SHORT_DIGEST],

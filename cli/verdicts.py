@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.output import JsonOption, say, show_error, table
+from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.errors import OptionInvalid, WeighbridgeError
 
 if TYPE_CHECKING:
     from tasks.evaluate.verdict.sequential import Decision
-
-COLOURS = {"non_inferior": "green", "regression": "red", "inconclusive": "yellow", "invalid": "magenta"}
 
 
 def verdict(
@@ -86,7 +85,7 @@ def _show(judged: list[tuple[Path, Decision]]) -> None:
     for path, one in judged:
         shown.add_row(
             escape(str(path)),
-            f"[{COLOURS[one.outcome]}]{one.outcome}[/]",
+            f"[{OUTCOMES[one.outcome].terminal_colour}]{one.outcome}[/]",
             "–" if one.estimate is None else f"{one.estimate:+.2%}",
             "–" if one.low is None or one.high is None else f"{one.low:+.2%} to {one.high:+.2%}",
             str(one.items_used),

@@ -15,9 +15,16 @@ from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, LmEvalScorer, score
 from tasks.evaluate.scoring.partial_scores import read_partial_scores
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
-from tasks.evaluate.verdict.comparable import disagreements, invalid, weigh_suite
-from tasks.evaluate.verdict.early_stopping import Look, fair_order, judge_as_seen, look, looking_order
-from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict, judge
+from tasks.evaluate.verdict.comparable import disagreements
+from tasks.evaluate.verdict.early_stopping import (
+    InterimEstimate,
+    interim_estimate,
+    judge_sequentially,
+    scoring_order,
+    shuffled_order,
+)
+from tasks.evaluate.verdict.judge_suites import weigh_suite
+from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict, invalid_verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
 from weighbridge.settings import Settings
 
@@ -66,7 +73,7 @@ class ComparisonListener(Protocol):
     def progress(self, who: str, suite: str, done: int, total: int) -> None:
         """Items of a suite are scored."""
 
-    def running(self, suite: str, seen: Look, margin: float) -> None:
+    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
         """The interim result of a suite changed."""
 
     def say(self, text: str) -> None:
@@ -160,7 +167,7 @@ class _ComparisonRun:
         candidate, production = (self.scores[role].get(suite.name) for role in self._roles)
         if candidate is None or production is None:
             reason = self.failures.get(suite.name, "it was not scored, because an earlier suite failed.")
-            return invalid(
+            return invalid_verdict(
                 candidate or self._partial("candidate", suite),
                 production or self._partial("production", suite),
                 reason,
@@ -170,7 +177,7 @@ class _ComparisonRun:
 
         def judge_early(candidate: SuiteScores, production: SuiteScores | None) -> SuiteVerdict:
             assert production is not None
-            return judge_as_seen(candidate, production, margin=margin, confidence=confidence)
+            return judge_sequentially(candidate, production, margin=margin, confidence=confidence)
 
         return weigh_suite(
             candidate,
@@ -179,7 +186,7 @@ class _ComparisonRun:
             confidence=confidence,
             may_differ=self.options.may_differ,
             earlier=self.cache.by_other_scorers(**self.key("production", suite)),
-            again=self.scores["production rescored"].get(suite.name),
+            production_rescored=self.scores["production rescored"].get(suite.name),
             judge=None if self.options.all_items else judge_early,
         )
 
@@ -225,13 +232,13 @@ class _ComparisonRun:
             concurrency=self.options.concurrency,
             retry_seconds=self.options.retry_seconds,
             progress=lambda done, total: self.listener.progress(role, suite.name, done, total),
-            order=fair_order(production) if production else (),
+            order=shuffled_order(production) if production else (),
             first=[item.id for item in production.items if item.must_pass] if production else (),
             stop=(lambda items: self._is_decided(suite, items)) if production else None,
         )
 
     def _is_decided(self, suite: Suite, items: list[ItemScore]) -> bool:
-        interim = look(
+        interim = interim_estimate(
             self.scores["production"][suite.name],
             items,
             margin=self.options.margin,
@@ -243,7 +250,7 @@ class _ComparisonRun:
 
     def _order(self, suite: Suite, scored: Mapping[str, ItemScore]) -> tuple[str, ...]:
         production = self.scores["production"][suite.name]
-        return looking_order(production, scored, margin=self.options.margin, confidence=self.options.confidence)
+        return scoring_order(production, scored, margin=self.options.margin, confidence=self.options.confidence)
 
     def _model(self, role: Role) -> ComparedModel:
         return self.candidate if role == "candidate" else self.production

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from tasks.evaluate.compare import Comparison
 from tasks.evaluate.scoring.scores import Conditions
 from tasks.evaluate.verdict.comparable import MAY_CHANGE, MUST_AGREE
-from tasks.evaluate.verdict.verdict import GRAVEST_FIRST
+from tasks.evaluate.verdict.outcomes import gravity
 from tasks.propose.dossier import Answers
 from tasks.propose.plots import as_svg_uri, forest_plot
 from tasks.propose.report import Plot, forest_words
@@ -81,7 +81,7 @@ def make_comparison_report(comparison: Comparison, now: datetime | None = None) 
             d=answers,
             forest=Plot(uri=as_svg_uri(forest), words=forest_words(answers)) if forest else None,
             flips={suite.suite: answers.flips(suite) for suite in suites},
-            gravest_first=sorted(suites, key=lambda suite: GRAVEST_FIRST.index(suite.outcome)),
+            gravest_first=sorted(suites, key=lambda suite: gravity(suite.outcome)),
             most_flips=MOST_FLIPS,
             rest_is=lambda suite: "not shown",
             made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),

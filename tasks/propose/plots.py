@@ -6,6 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
+from tasks.evaluate.verdict.outcomes import OUTCOMES
 from tasks.evaluate.verdict.verdict import SuiteVerdict
 from tasks.fit.plot import FRAME_INCHES, ROW_INCHES, WIDTH_INCHES, label_rows, memory_figure
 from tasks.propose.dossier import Answers, Dossier
@@ -13,10 +14,6 @@ from tasks.propose.dossier import Answers, Dossier
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours: told apart with any colour vision; the marker's shape says the same again.
-COLOURS = {"non_inferior": "#009E73", "regression": "#D55E00", "inconclusive": "#B8860B", "invalid": "#666666"}
-MARKERS = {"non_inferior": "o", "regression": "X", "inconclusive": "D", "invalid": "s"}
 
 
 def compared(dossier: Answers) -> list[SuiteVerdict]:
@@ -30,14 +27,15 @@ def forest_plot(dossier: Answers) -> Figure | None:
     if not suites:
         return None
     figure, axes = _figure(len(suites))
+    worse = OUTCOMES["regression"].plot_colour
     for row, suite in enumerate(suites):
         assert suite.low is not None and suite.high is not None and suite.estimate is not None
         low, high, at, margin = (100 * value for value in (suite.low, suite.high, suite.estimate, suite.margin))
-        colour = COLOURS[suite.outcome]
-        axes.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([at], [row], MARKERS[suite.outcome], color=colour, markersize=8, zorder=3)
+        kind = OUTCOMES[suite.outcome]
+        axes.plot([low, high], [row, row], color=kind.plot_colour, linewidth=2.4, solid_capstyle="butt", zorder=2)
+        axes.plot([at], [row], kind.plot_marker, color=kind.plot_colour, markersize=8, zorder=3)
         axes.plot([-margin, -margin], [row - 0.38, row + 0.38], color="#222222", linewidth=2, zorder=3)
-        axes.barh(row, -100 - -margin, left=-margin, height=0.76, color="#D55E00", alpha=0.07, zorder=0)
+        axes.barh(row, -100 - -margin, left=-margin, height=0.76, color=worse, alpha=0.07, zorder=0)
     axes.axvline(0, color="#888888", linewidth=0.9, linestyle="--", zorder=1)
     ends = [100 * end for suite in suites for end in (suite.low or 0, suite.high or 0, -suite.margin, suite.margin)]
     room = 0.08 * (max(ends) - min(ends))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scoring.scores import ItemScore
-from tasks.evaluate.verdict.verdict import GRAVEST_FIRST, SuiteVerdict
+from tasks.evaluate.verdict.outcomes import gravity
+from tasks.evaluate.verdict.verdict import SuiteVerdict
 from tasks.propose.dossier import Answers, Dossier
 from tasks.propose.plots import as_svg_uri, forest_plot, memory_plot
 from tasks.propose.templates import environment
@@ -52,7 +53,7 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
             if memory
             else None,
             flips={suite.suite: dossier.flips(suite) for suite in dossier.verdict.suites},
-            gravest_first=sorted(dossier.verdict.suites, key=lambda suite: GRAVEST_FIRST.index(suite.outcome)),
+            gravest_first=sorted(dossier.verdict.suites, key=lambda suite: gravity(suite.outcome)),
             kept=_kept(dossier),
             most_flips=MOST_FLIPS,
             rest_is=lambda suite: f"in MLflow: items/{suite.suite.replace('/', '-')}.jsonl",

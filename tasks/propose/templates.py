@@ -9,14 +9,8 @@ import jinja2
 from markupsafe import Markup
 
 from tasks.evaluate.scoring.scores import ItemScore
+from tasks.evaluate.verdict.outcomes import OUTCOMES
 
-OUTCOME_WORDS = {
-    "non_inferior": "✓ no worse",
-    "baseline": "● baseline",
-    "inconclusive": "? inconclusive",
-    "regression": "✗ regression",
-    "invalid": "! invalid",
-}
 FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit"}
 
 QUESTION_HEAD, QUESTION_TAIL, ANSWER_LIMIT = 600, 600, 1200
@@ -57,7 +51,7 @@ def duration(seconds: float | None) -> str:
 
 def badge(outcome: str) -> Markup:
     """An outcome in words, in its colour."""
-    return Markup('<span class="badge {}">{}</span>').format(outcome, OUTCOME_WORDS[outcome])
+    return Markup('<span class="badge {}">{}</span>').format(outcome, OUTCOMES[outcome].label)
 
 
 def success(item: ItemScore) -> str:
@@ -81,5 +75,5 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters.update(share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge)
-    made.globals.update(outcome_words=OUTCOME_WORDS, fit_words=FIT_WORDS)
+    made.globals.update(outcomes=OUTCOMES, fit_words=FIT_WORDS)
     return made

@@ -11,12 +11,11 @@ from tasks.evaluate.verdict.comparable import (
     MAY_CHANGE,
     MUST_AGREE,
     changes,
-    far_from_earlier,
-    flips_share,
     troubles_of,
-    weigh_suite,
     why_incomparable,
 )
+from tasks.evaluate.verdict.judge_suites import weigh_suite
+from tasks.evaluate.verdict.rescoring import far_from_earlier, flips_share
 
 SAME = Conditions(
     scorer="lm-eval 0.4",
@@ -123,6 +122,6 @@ def test_a_smaller_difference_to_earlier_is_a_warning_and_noise_is_nothing() -> 
 
 def test_the_noise_floor_is_what_production_flips_by_itself() -> None:
     again = scores([0.0] * 3 + [1.0] * 297)
-    assert weigh(scores(GOOD), scores(GOOD), again=again).noise_flips_share == pytest.approx(0.01)
+    assert weigh(scores(GOOD), scores(GOOD), production_rescored=again).noise_flips_share == pytest.approx(0.01)
     assert weigh(scores(GOOD), scores(GOOD)).noise_flips_share is None
     assert flips_share(scores([]), scores(GOOD)) is None

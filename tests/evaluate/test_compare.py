@@ -16,7 +16,7 @@ from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
 from tasks.evaluate.scoring import retries
 from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, suite_at
-from tasks.evaluate.verdict.early_stopping import Look
+from tasks.evaluate.verdict.early_stopping import InterimEstimate
 from weighbridge.errors import (
     ArtifactMissing,
     EndpointRefused,
@@ -39,7 +39,7 @@ class Recorder:
     def progress(self, who: str, suite: str, done: int, total: int) -> None:
         """Ignored."""
 
-    def running(self, suite: str, seen: Look, margin: float) -> None:
+    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
         """Ignored."""
 
     def say(self, text: str) -> None:

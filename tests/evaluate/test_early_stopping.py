@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
-from tasks.evaluate.verdict.early_stopping import fair_order, judge_as_seen, look, looking_order
+from tasks.evaluate.verdict.early_stopping import interim_estimate, judge_sequentially, scoring_order, shuffled_order
 from tasks.evaluate.verdict.sequential import Pairs, decide
 
 
@@ -26,16 +26,16 @@ def constant(value: float, size: int = 400) -> dict[str, float]:
 
 def stopped(candidate: SuiteScores, production: SuiteScores, margin: float = 0.05) -> SuiteScores:
     """The candidate's scores as far as they are needed."""
-    ours, order = {item.id: item for item in candidate.items}, fair_order(production)
+    ours, order = {item.id: item for item in candidate.items}, shuffled_order(production)
     for count in range(1, len(order) + 1):
         seen = [ours[id] for id in order[:count]]
-        if look(production, seen, margin=margin, confidence=0.95).settled:
+        if interim_estimate(production, seen, margin=margin, confidence=0.95).settled:
             break
     return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(order)})
 
 
 def judged(candidate: SuiteScores, production: SuiteScores):  # type: ignore[no-untyped-def]
-    return judge_as_seen(candidate, production, margin=0.05, confidence=0.95)
+    return judge_sequentially(candidate, production, margin=0.05, confidence=0.95)
 
 
 def test_the_same_answers_settle_it_long_before_the_end() -> None:
@@ -58,14 +58,14 @@ def test_among_many_suites_a_regression_needs_more_items() -> None:
     theirs, ours = scores(constant(1.0)), constant(1.0)
     random.seed(1)
     ours |= dict.fromkeys(random.sample(sorted(ours), 80), 0.0)
-    order = fair_order(theirs)
+    order = shuffled_order(theirs)
 
     def needed(suites: int) -> int:
         seen = [ItemScore(id=id, score=ours[id]) for id in order]
         return next(
             count
             for count in range(1, 401)
-            if look(theirs, seen[:count], margin=0.05, confidence=0.95, suites=suites).settled
+            if interim_estimate(theirs, seen[:count], margin=0.05, confidence=0.95, suites=suites).settled
         )
 
     assert needed(1) < needed(20) < 400
@@ -73,21 +73,21 @@ def test_among_many_suites_a_regression_needs_more_items() -> None:
 
 def test_the_order_is_not_the_files_and_the_same_every_time() -> None:
     production = scores(constant(1.0))
-    order = fair_order(production)
+    order = shuffled_order(production)
     assert sorted(order) == sorted(item.id for item in production.items)
     assert list(order) != [item.id for item in production.items]
     turned = production.model_copy(update={"items": production.items[::-1]})
-    assert fair_order(turned) == order
+    assert shuffled_order(turned) == order
 
 
 def test_clusters_are_scored_whole_and_count_as_wholes() -> None:
     items = tuple(ItemScore(id=f"i{n}", score=1.0, cluster=str(n // 10)) for n in range(400))
     production = scores({}, items=items)
-    order = fair_order(production)
+    order = shuffled_order(production)
     ids = {item.id: item.cluster for item in items}
     assert all(len({ids[id] for id in order[start : start + 10]}) == 1 for start in range(0, 400, 10))
     ours = {item.id: item for item in items}
-    half = look(production, [ours[id] for id in order[:15]], margin=0.05, confidence=0.95)
+    half = interim_estimate(production, [ours[id] for id in order[:15]], margin=0.05, confidence=0.95)
     assert half.items == 10 and not half.settled
     assert len(stopped(production, production).items) > len(stopped(scores(constant(1.0)), scores(constant(1.0))).items)
 
@@ -95,7 +95,7 @@ def test_clusters_are_scored_whole_and_count_as_wholes() -> None:
 def test_must_pass_items_beyond_the_stop_still_fail_the_suite() -> None:
     production = scores(constant(1.0))
     part = stopped(production, production)
-    late = ItemScore(id=fair_order(production)[-1], score=0.0, must_pass=True)
+    late = ItemScore(id=shuffled_order(production)[-1], score=0.0, must_pass=True)
     verdict = judged(part.model_copy(update={"items": (*part.items, late)}), production)
     assert verdict.outcome == "regression" and verdict.must_pass_failed == (late.id,)
 
@@ -103,7 +103,7 @@ def test_must_pass_items_beyond_the_stop_still_fail_the_suite() -> None:
 def test_a_part_that_settles_nothing_is_inconclusive() -> None:
     production = scores(constant(1.0))
     part = production.model_copy(
-        update={"items": tuple(ItemScore(id=id, score=1.0) for id in fair_order(production)[:5])}
+        update={"items": tuple(ItemScore(id=id, score=1.0) for id in shuffled_order(production)[:5])}
     )
     verdict = judged(part, production)
     assert verdict.outcome == "inconclusive" and "5 of 400" in verdict.reason
@@ -117,11 +117,11 @@ def test_what_is_not_scored_never_decides(seed: int, lost: float) -> None:
     theirs = scores({f"i{n}": float(numbers.random() < 0.9) for n in range(200)})
     ours = {item.id: 0.0 if numbers.random() < lost else item.score for item in theirs.items}
     part = stopped(scores(ours), theirs, margin=0.1)
-    first = judge_as_seen(part, theirs, margin=0.1, confidence=0.95)
+    first = judge_sequentially(part, theirs, margin=0.1, confidence=0.95)
     there = {item.id for item in part.items}
     whole = scores({id: ours[id] if id in there else float(numbers.random() < 0.5) for id in ours})
     if len(there) < 200:
-        assert judge_as_seen(whole, theirs, margin=0.1, confidence=0.95).outcome == first.outcome
+        assert judge_sequentially(whole, theirs, margin=0.1, confidence=0.95).outcome == first.outcome
 
 
 def unsure(seed: int, lost_share: float, gained_share: float) -> tuple[SuiteScores, SuiteScores]:
@@ -142,10 +142,10 @@ def scored_in_order(candidate: SuiteScores, production: SuiteScores, chunk: int 
     ours = {item.id: item for item in candidate.items}
     scored: dict[str, ItemScore] = {}
     while True:
-        order = looking_order(production, scored, margin=0.05, confidence=0.95)
+        order = scoring_order(production, scored, margin=0.05, confidence=0.95)
         seen = [scored[id] for id in takewhile(scored.__contains__, order)]
         missing = [id for id in order if id not in scored][:chunk]
-        if not missing or (seen and look(production, seen, margin=0.05, confidence=0.95).settled):
+        if not missing or (seen and interim_estimate(production, seen, margin=0.05, confidence=0.95).settled):
             return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(ours)})
         scored |= {id: ours[id] for id in missing}
 
@@ -158,13 +158,13 @@ def test_looking_where_production_was_unsure_decides_as_if_all_had_been_there(
     production, candidate = unsure(seed, lost, gained)
     part = scored_in_order(candidate, production)
     verdict = judged(part, production)
-    margins = np.array([item.margin for item in production.items])
+    confidence = np.array([item.margin for item in production.items])
     whole = decide(
         Pairs(
             ids=tuple(item.id for item in production.items),
             production=np.array([item.score for item in production.items]),
             candidate=np.array([item.score for item in candidate.items]),
-            margins=margins,
+            production_confidence=confidence,
         ),
         margin=0.05,
         confidence=0.95,
@@ -177,11 +177,11 @@ def test_looking_where_production_was_unsure_decides_as_if_all_had_been_there(
 def test_a_killed_scoring_goes_on_in_the_same_order() -> None:
     production, candidate = unsure(3, 0.05, 0.1)
     ours = {item.id: item for item in candidate.items}
-    first = looking_order(production, {}, margin=0.05, confidence=0.95)
+    first = scoring_order(production, {}, margin=0.05, confidence=0.95)
     assert len(first) < 100, "no further than what is decided"
-    assert list(first) != list(fair_order(production)[: len(first)])
+    assert list(first) != list(shuffled_order(production)[: len(first)])
     some = {id: ours[id] for id in first[:7]}
-    assert looking_order(production, some, margin=0.05, confidence=0.95) == first
+    assert scoring_order(production, some, margin=0.05, confidence=0.95) == first
     all_of_them = {id: ours[id] for id in first}
-    longer = looking_order(production, all_of_them, margin=0.05, confidence=0.95)
+    longer = scoring_order(production, all_of_them, margin=0.05, confidence=0.95)
     assert longer[: len(first)] == first and len(longer) > len(first)

@@ -14,6 +14,7 @@ tables = st.integers(1, 2000).flatmap(
 
 
 @given(tables)
+@settings(deadline=None)
 def test_bounds_hold_the_estimate_and_stay_in_range(table):
     items, gained, lost = table
     low, high = paired_bounds(gained, lost, items, 0.95)
@@ -23,6 +24,7 @@ def test_bounds_hold_the_estimate_and_stay_in_range(table):
 
 
 @given(tables)
+@settings(deadline=None)
 def test_swapping_the_models_mirrors_the_interval(table):
     items, gained, lost = table
     low, high = paired_bounds(gained, lost, items, 0.95)
@@ -31,6 +33,7 @@ def test_swapping_the_models_mirrors_the_interval(table):
 
 
 @given(tables)
+@settings(deadline=None)
 def test_more_confidence_is_a_wider_interval(table):
     items, gained, lost = table
     low, high = paired_bounds(gained, lost, items, 0.9)

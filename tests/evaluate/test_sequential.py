@@ -13,11 +13,11 @@ from tasks.evaluate.verdict.sequential import Levels, Pairs, decide, items_neede
 unhurried = settings(deadline=None, max_examples=60)
 
 
-def pairs_of(gain, clusters=None, margins=None, ids=None):
+def pairs_of(gain, clusters=None, production_confidence=None, ids=None):
     gain = np.asarray(gain, dtype=float)
     production = np.where(gain < 0, 1.0, 0.0)
     ids = ids or tuple(f"i{number}" for number in range(len(gain)))
-    return Pairs(ids, production, production + gain, clusters, margins)
+    return Pairs(ids, production, production + gain, clusters, production_confidence)
 
 
 def flips(random, items, discordance, difference):
@@ -41,7 +41,7 @@ margins = st.sampled_from([0.005, 0.02, 0.1, 0.3])
 @unhurried
 def test_the_numbers_fit_together(gain, margin, with_margins):
     known = np.arange(len(gain), dtype=float) if with_margins else None
-    result = decide(pairs_of(gain, margins=known), margin=margin, confidence=0.95)
+    result = decide(pairs_of(gain, production_confidence=known), margin=margin, confidence=0.95)
     assert -1 <= result.low <= result.estimate <= result.high <= 1
     assert 1 <= result.items_used <= result.items == len(gain)
     if result.outcome == "non_inferior":
@@ -78,10 +78,11 @@ def test_what_comes_after_the_decision_changes_nothing(gain, margin, random):
 def test_with_margins_neither_the_order_of_lines_nor_anything_else_but_the_items_counts(gain, random):
     lines = [(f"i{number}", value, float(number % 7)) for number, value in enumerate(gain)]
     ids, values, known = zip(*lines)
-    first = decide(pairs_of(values, margins=np.array(known), ids=ids), margin=0.1, confidence=0.95)
+    first = decide(pairs_of(values, production_confidence=np.array(known), ids=ids), margin=0.1, confidence=0.95)
     random.shuffle(lines)
     ids, values, known = zip(*lines)
-    assert decide(pairs_of(values, margins=np.array(known), ids=ids), margin=0.1, confidence=0.95) == first
+    shuffled = pairs_of(values, production_confidence=np.array(known), ids=ids)
+    assert decide(shuffled, margin=0.1, confidence=0.95) == first
 
 
 @given(gains)
@@ -102,7 +103,7 @@ def test_clusters_of_one_are_no_clusters(gain):
 @unhurried
 def test_a_wider_margin_never_turns_a_whole_suites_pass_into_a_failure(gain, two):
     narrow, wide = two
-    bounds = [judge_complete(pairs_of(gain), Levels(margin, 0.95, final_look=False)) for margin in two]
+    bounds = [judge_complete(pairs_of(gain), Levels(margin, 0.95, final_analysis=False)) for margin in two]
     if bounds[0].low > -narrow:
         assert bounds[1].low > -wide
     assert not (bounds[1].high < -wide and bounds[0].high >= -narrow)
@@ -112,8 +113,8 @@ def test_a_wider_margin_never_turns_a_whole_suites_pass_into_a_failure(gain, two
 @unhurried
 def test_a_whole_suites_bounds_are_mirrored_when_the_models_are_swapped(gain):
     """Passing at 90 % and being worse at 95 % have the same error of 0.1, so one is the other seen from behind."""
-    low = judge_complete(pairs_of(gain), Levels(0.02, 0.9, final_look=False)).low
-    high = judge_complete(pairs_of([-value for value in gain]), Levels(0.02, 0.95, final_look=False)).high
+    low = judge_complete(pairs_of(gain), Levels(0.02, 0.9, final_analysis=False)).low
+    high = judge_complete(pairs_of([-value for value in gain]), Levels(0.02, 0.95, final_analysis=False)).high
     assert low == pytest.approx(-high, abs=1e-5)
 
 
@@ -122,7 +123,7 @@ def test_identical_models_pass_early_and_never_on_few_items():
     assert same.outcome == "non_inferior"
     assert 149 <= same.items_used <= 260
     assert decide(pairs_of(np.zeros(50)), margin=0.02, confidence=0.95).outcome == "inconclusive"
-    by_margin = decide(pairs_of(np.zeros(4000), margins=np.arange(4000.0)), margin=0.02, confidence=0.95)
+    by_margin = decide(pairs_of(np.zeros(4000), production_confidence=np.arange(4000.0)), margin=0.02, confidence=0.95)
     assert by_margin.outcome == "non_inferior"
     assert by_margin.items_used <= 320
 
@@ -147,7 +148,7 @@ def test_margins_of_any_worth_keep_the_error(kind):
         chance = np.repeat([0.3, 0.05, 0.01], [300, 500, 700])
         gain = flips(random, 1500, chance, -0.02 * chance / chance.mean())
         known = {"good": np.arange(1500.0), "useless": random.random(1500), "misleading": np.arange(1500.0)[::-1]}
-        return pairs_of(gain, margins=known[kind])
+        return pairs_of(gain, production_confidence=known[kind])
 
     shares, _ = outcomes(draw, draws=150)
     assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 150) ** 0.5
@@ -161,7 +162,7 @@ def test_good_margins_save_items():
         return flips(random, 4000, chance, 0.0)
 
     _, plain = outcomes(lambda random: pairs_of(random.permutation(gains_of(random))), draws=60)
-    _, ordered = outcomes(lambda random: pairs_of(gains_of(random), margins=known), draws=60)
+    _, ordered = outcomes(lambda random: pairs_of(gains_of(random), production_confidence=known), draws=60)
     assert sum(one.items_used for one in ordered) < 0.9 * sum(one.items_used for one in plain)
 
 
@@ -170,7 +171,7 @@ def test_the_estimate_is_unbiased_in_an_order_of_its_own():
     chance = np.repeat([0.4, 0.1, 0.02], [200, 300, 500])
 
     def draw(random):
-        return pairs_of(flips(random, 1000, chance, 0.3 * chance), margins=np.arange(1000.0))
+        return pairs_of(flips(random, 1000, chance, 0.3 * chance), production_confidence=np.arange(1000.0))
 
     _, made = outcomes(draw, draws=200, margin=0.001)
     assert np.mean([one.estimate for one in made]) == pytest.approx(0.3 * chance.mean(), abs=0.003)

@@ -31,13 +31,13 @@ def test_a_good_file_comes_in_whole(tmp_path):
     assert list(pairs.production) == [1.0, 0.0]
     assert np.isnan(pairs.candidate[1])
     assert list(pairs.clusters) == [0, 0]
-    assert list(pairs.margins) == [-2.5, 1.0]
+    assert list(pairs.production_confidence) == [-2.5, 1.0]
 
 
 def test_without_the_optional_fields_there_are_none(tmp_path):
     pairs = read_pairs(write(tmp_path, GOOD))
     assert pairs.clusters is None
-    assert pairs.margins is None
+    assert pairs.production_confidence is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tasks.evaluate.compare import Comparison, Options
 from tasks.evaluate.compare_inputs import ComparedModel
 from tasks.evaluate.scoring.model_files import ModelFiles
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, SuiteScores
-from tasks.evaluate.verdict.early_stopping import judge_as_seen
+from tasks.evaluate.verdict.early_stopping import judge_sequentially
 from tasks.evaluate.verdict.verdict import judge
 from tasks.propose.compared import make_comparison_report
 
@@ -46,7 +46,7 @@ def scores(who: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
 def comparison() -> Comparison:
     ours = scores("candidate", {3, 4, 7}, CONDITIONS.model_copy(update={"chat_template": "bbbb"}))
     theirs = scores("production", {9}, CONDITIONS)
-    suite = judge_as_seen(ours, theirs, margin=0.05, confidence=0.95)
+    suite = judge_sequentially(ours, theirs, margin=0.05, confidence=0.95)
     suite = suite.model_copy(
         update={"changed": ("the chat template is bbbb, and aaaa in production",), "noise_flips_share": 0.015}
     )

@@ -12,13 +12,13 @@ from tasks.evaluate.drift.drift_check import config_signal, quick_look, what_cha
 from tasks.evaluate.drift.held_out import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.language import language_of
 from tasks.evaluate.drift.report import DriftReport, draw
-from tasks.evaluate.drift.signals import Signal
+from tasks.evaluate.drift.signals import DriftSignal
 
 __all__ = [
     "DriftReport",
+    "DriftSignal",
     "HeldDocument",
     "SeenAnswer",
-    "Signal",
     "answer_signals",
     "config_signal",
     "degenerate",

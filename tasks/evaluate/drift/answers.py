@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.intervals import ratio_interval, rise_interval, share_interval
 from tasks.evaluate.drift.language import UNKNOWN, language_of
-from tasks.evaluate.drift.signals import Side, Signal, make_signal
+from tasks.evaluate.drift.signals import DriftSignal, Side, make_signal
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.suites.assertions.refusal import is_refusal
 from weighbridge.errors import VerdictInvalid
@@ -51,7 +51,7 @@ def seen_answers(scores: SuiteScores) -> tuple[SeenAnswer, ...]:
 
 def answer_signals(
     production: Sequence[SeenAnswer], candidate: Sequence[SeenAnswer], bounds: Bounds, confidence: float
-) -> tuple[Signal, ...]:
+) -> tuple[DriftSignal, ...]:
     """Compare two models' answers to the same items, each item with its own counterpart.
 
     Args:
@@ -78,7 +78,7 @@ def answer_signals(
     )
 
 
-def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bounds, confidence: float) -> Signal:
+def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bounds, confidence: float) -> DriftSignal:
     """Share of items on which the two models' scores differ, in whichever direction, over all suites together.
 
     Gains count as much as losses: an INT4 model that changed 19 % of its answers gained two points on 4,080 minimal
@@ -119,7 +119,7 @@ def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bound
 Pairs = list[tuple[SeenAnswer, SeenAnswer]]
 
 
-def _length(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
+def _length(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
     counted = all(one.tokens is not None for pair in pairs for one in pair)
 
     def length(one: SeenAnswer) -> float:
@@ -130,7 +130,7 @@ def _length(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
                   side="within a factor", note="" if counted else "in characters")  # fmt: skip
 
 
-def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[Signal]:
+def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[DriftSignal]:
     timed = [pair for pair in pairs if all(one.latency_seconds for one in pair)]
     counted = [pair for pair in timed if all(one.tokens for one in pair)]
     signals = []
@@ -152,7 +152,7 @@ def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[Signal]:
     return signals
 
 
-def _refusals(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
+def _refusals(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
     # An empty answer counts as a refusal to promptfoo's assertion; here it is degenerate, and counted once.
     was, now = ([bool(one.answer.strip()) and is_refusal(one.answer) for one in side] for side in zip(*pairs))
     return make_signal(
@@ -166,7 +166,7 @@ def _refusals(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
     )
 
 
-def _languages(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
+def _languages(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
     found = [(language_of(theirs.answer), language_of(ours.answer)) for theirs, ours in pairs]
     known = [(pair, languages) for pair, languages in zip(pairs, found) if UNKNOWN not in languages]
     kept, changed = [pair for pair, _ in known], [was != now for _, (was, now) in known]
@@ -184,7 +184,7 @@ def _languages(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
     )
 
 
-def _degenerate(pairs: Pairs, bounds: Bounds, confidence: float) -> Signal:
+def _degenerate(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
     """Answers that are degenerate where production's were not: a share of its own that a line cannot inherit.
 
     What production does itself is no drift, and a candidate that loops elsewhere instead is no improvement.
@@ -211,7 +211,7 @@ def _ratio(
     confidence: float,
     side: Side = "at most",
     note: str = "",
-) -> Signal:
+) -> DriftSignal:
     theirs, ours = ([amount(one) for one in side] for side in zip(*pairs))
     return make_signal(
         name,

@@ -22,7 +22,7 @@ from tasks.evaluate.drift.distributions_child import DocumentDivergence, Job, Me
 from tasks.evaluate.drift.held_out import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.intervals import Interval, mean_interval, positive_mean_interval
 from tasks.evaluate.drift.reading import Reading
-from tasks.evaluate.drift.signals import Signal, make_signal
+from tasks.evaluate.drift.signals import DriftSignal, make_signal
 from tasks.evaluate.scoring.lm_eval import device_name, scoring_device, scoring_dtype
 from tasks.evaluate.scoring.model_files import folder_digest
 from weighbridge.child_process import log_tail, model_environment, run_child
@@ -131,7 +131,7 @@ def local_scorer_name(context_tokens: int) -> str:
     return f"drift {VERSION} {packages} {scoring_dtype()} {device_name()} context {context_tokens}"
 
 
-def distribution_signals(found: Distributions, bounds: Bounds, confidence: float) -> tuple[Signal, ...]:
+def distribution_signals(found: Distributions, bounds: Bounds, confidence: float) -> tuple[DriftSignal, ...]:
     """The signals of a comparison, each with an interval over documents."""
     signals = [_reading_signal(found.reading, bounds)]
     documents = found.documents
@@ -158,7 +158,7 @@ def distribution_signals(found: Distributions, bounds: Bounds, confidence: float
     )
 
 
-def _reading_signal(reading: Reading, bounds: Bounds) -> Signal:
+def _reading_signal(reading: Reading, bounds: Bounds) -> DriftSignal:
     """Not a sample: each document becomes the same tokens or it does not, so the interval is a point."""
     share = len(reading.differ) / reading.documents
     note = reading.example if reading.differ else ""

@@ -16,7 +16,7 @@ from tasks.evaluate.drift.distributions import (
 from tasks.evaluate.drift.held_out import HeldDocument
 from tasks.evaluate.drift.intervals import Interval
 from tasks.evaluate.drift.report import DriftReport, draw
-from tasks.evaluate.drift.signals import Signal, make_signal
+from tasks.evaluate.drift.signals import DriftSignal, make_signal
 from tasks.evaluate.scoring.model_files import read_model_files
 from weighbridge.line import Bounds
 
@@ -106,7 +106,7 @@ def quick_look(
     )
 
 
-def config_signal(candidate_folder: Path, production_folder: Path, *, same_release: bool) -> Signal:
+def config_signal(candidate_folder: Path, production_folder: Path, *, same_release: bool) -> DriftSignal:
     """How many fields of config.json that both have say something else, such as the base of the rotary positions.
 
     Seen by itself because it need not show: a tenth of the base moves SmolLM2 by 0.12 nats on texts of 300 tokens,

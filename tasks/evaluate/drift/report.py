@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.drift.signals import Signal
-from tasks.evaluate.verdict.verdict import Outcome
+from tasks.evaluate.drift.signals import DriftSignal
+from tasks.evaluate.verdict.outcomes import Outcome
 
 MOST_NAMED = 3
 """Signals named in the sentence; the rest are in the table."""
@@ -22,7 +22,7 @@ class DriftReport(BaseModel):
     production_digest: str
     outcome: Outcome
     """`non_inferior` (every signal within its bound), `regression`, `inconclusive` or `invalid`."""
-    signals: tuple[Signal, ...]
+    signals: tuple[DriftSignal, ...]
     changed: tuple[str, ...] = ()
     """What differs between the two folders' small files and may change answers; a sentence each."""
     sentence: str
@@ -40,7 +40,7 @@ class DriftReport(BaseModel):
 
 
 def draw(
-    signals: Sequence[Signal],
+    signals: Sequence[DriftSignal],
     *,
     candidate_digest: str,
     production_digest: str,
@@ -79,7 +79,7 @@ def draw(
     )
 
 
-def _named(signals: list[Signal]) -> str:
+def _named(signals: list[DriftSignal]) -> str:
     named = "; ".join(signal.sentence for signal in signals[:MOST_NAMED])
     rest = len(signals) - MOST_NAMED
     return f"{named}; and {rest} more" if rest > 0 else named

@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.drift.intervals import Interval
 
-SignalOutcome = Literal["ok", "worse", "unsure", "reported"]
+BoundCheck = Literal["ok", "worse", "unsure", "reported"]
 """Shown within the bound; shown beyond it; neither; no bound in the line."""
 Side = Literal["at most", "at least", "within a factor"]
 
 
-class Signal(BaseModel):
+class DriftSignal(BaseModel):
     """One signal with its interval; decided by the interval, never by the estimate."""
 
     model_config = ConfigDict(frozen=True)
@@ -31,7 +31,7 @@ class Signal(BaseModel):
     bound: float | None
     """The line's; None when the line has none and the signal is only reported."""
     side: Side = "at most"
-    outcome: SignalOutcome
+    outcome: BoundCheck
     units: int
     """Independent texts, items or clusters that it rests on."""
     note: str = ""
@@ -63,9 +63,9 @@ def make_signal(
     production: float | None = None,
     candidate: float | None = None,
     note: str = "",
-) -> Signal:
+) -> DriftSignal:
     """A signal decided against its bound."""
-    return Signal(
+    return DriftSignal(
         name=name,
         production=production,
         candidate=candidate,
@@ -81,7 +81,7 @@ def make_signal(
     )
 
 
-def decide(low: float | None, high: float | None, bound: float | None, side: Side) -> SignalOutcome:
+def decide(low: float | None, high: float | None, bound: float | None, side: Side) -> BoundCheck:
     """Whether an interval lies within a bound, beyond it, or across it.
 
     Args:

@@ -21,7 +21,7 @@ from tasks.evaluate.scoring.retries import RetryBudget, describe_error, rejects_
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores, Trouble
 from tasks.evaluate.suites.assertions import VERSION, Answer
 from tasks.evaluate.suites.suite import Question, Suite, questions_of
-from tasks.evaluate.verdict.comparable import MOST_TROUBLE_SHARE
+from tasks.evaluate.verdict.comparable import MAX_TROUBLE_SHARE
 from weighbridge.errors import ScoringFailed
 
 STOP_CHECK_ITEMS = 8
@@ -220,7 +220,7 @@ class _ChatRun:
         self._keep([future.result() for future in finished if future.exception() is None])
         if failures:
             raise failures[0]
-        if self.errors > MOST_TROUBLE_SHARE * len(self.questions):
+        if self.errors > MAX_TROUBLE_SHARE * len(self.questions):
             last = next(item for item in reversed(self.items.values()) if item.trouble == "error")
             raise ScoringFailed(
                 f"{self.errors} of {len(self.items)} items got an error for an answer, the last of them {last.id}: "

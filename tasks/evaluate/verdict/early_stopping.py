@@ -163,7 +163,8 @@ class _Test:
         self.gain = pairs.candidate - pairs.production
         self.decision: Decision = decide(pairs, margin=margin, confidence=confidence)
         final_analysis = pairs.clusters is None and is_binary(pairs)
-        self.levels = Levels(margin, confidence, final_analysis=final_analysis, weighted=pairs.production_confidence is not None)
+        weighted = pairs.production_confidence is not None
+        self.levels = Levels(margin, confidence, final_analysis=final_analysis, weighted=weighted)
         self.order: tuple[str, ...] = pairs.ids
         if pairs.clusters is not None:
             self.walk: Walk = walk_clusters(self.gain, pairs.clusters, margin)

@@ -1,4 +1,4 @@
-"""The outcomes of a verdict, in one table: their gravity, whether they pass, the error they raise, how they are shown."""
+"""The outcomes of a verdict in one table: gravity, whether they pass, the error they raise, and how they are shown."""
 
 from __future__ import annotations
 

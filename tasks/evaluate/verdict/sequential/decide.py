@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
+from tasks.evaluate.verdict.outcomes import Outcome
 from tasks.evaluate.verdict.paired import loss_p_value, lower_bound, upper_bound
 from tasks.evaluate.verdict.sequential.betting import Array, Walk, bound, first_at_least, log_stakes
 from tasks.evaluate.verdict.sequential.levels import Levels
@@ -14,8 +14,6 @@ from tasks.evaluate.verdict.sequential.order import renumbered, shuffled, walk_c
 from tasks.evaluate.verdict.sequential.pairs import Pairs
 from tasks.evaluate.verdict.sequential.planner import items_needed
 from tasks.evaluate.verdict.sequential.stratified import walk_strata
-
-Outcome = Literal["non_inferior", "regression", "inconclusive", "invalid"]
 
 MOST_LOST = 0.01
 """Share of items whose score may be missing before nothing is said at all."""
@@ -45,7 +43,7 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
     being finite, so the errors hold for the suite itself too, and on the safe side.
 
     Args:
-        pairs: the scores. Looked at in an order of its own where production's margins are given (and items stand
+        pairs: the scores. Looked at in an order of its own where production's confidence is given (and items stand
             by themselves), else in the order given, which is taken to be a random one.
         margin: the largest loss that still counts as no worse, above 0 and below 1.
         confidence: one-sided, of `non_inferior`.
@@ -58,12 +56,12 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
         usable = _take(usable, shuffled(usable.ids))
     gain = usable.candidate - usable.production
     alone = usable.clusters is None or len(usable) == int(usable.clusters.max()) + 1
-    weighted = alone and usable.margins is not None
-    levels = Levels(margin, confidence, final_look=alone and is_binary(usable), weighted=weighted)
+    weighted = alone and usable.production_confidence is not None
+    levels = Levels(margin, confidence, final_analysis=alone and is_binary(usable), weighted=weighted)
     if not alone and usable.clusters is not None:
         walk = walk_clusters(gain, usable.clusters, margin)
-    elif weighted and usable.margins is not None:
-        walk = walk_strata(gain, usable.margins, usable.ids, margin, levels.passing[0])
+    elif weighted and usable.production_confidence is not None:
+        walk = walk_strata(gain, usable.production_confidence, usable.ids, margin, levels.passing[0])
     else:
         walk = walk_items(gain, margin)
     return _stop_early(walk, levels, len(pairs)) or _at_the_end(walk, gain, levels)
@@ -83,7 +81,7 @@ def worst_case(pairs: Pairs) -> tuple[Pairs, str]:
         return pairs, f"{lost} of {len(pairs)} items have no score; at most {MOST_LOST:.0%} may be lost."
     production = np.where(lost_production, 1.0, pairs.production)
     candidate = np.where(lost_candidate, 0.0, pairs.candidate)
-    return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.margins), ""
+    return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.production_confidence), ""
 
 
 def is_binary(pairs: Pairs) -> bool:
@@ -115,7 +113,7 @@ def _at_the_end(walk: Walk, gain: Array, levels: Levels) -> Decision:
     high = bound(walk, walk.worse, -1.0, steps, levels.worse[0])
     real = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0), -np.log(levels.real[0])) is not None
     outcome: Outcome = "inconclusive"
-    if levels.final_look:
+    if levels.final_analysis:
         gained, lost = int((gain > 0).sum()), int((gain < 0).sum())
         low = max(low, lower_bound(gained, lost, items, 1 - levels.passing[1]))
         high = min(high, upper_bound(gained, lost, items, 1 - levels.worse[1]))
@@ -157,5 +155,5 @@ def _take(pairs: Pairs, order: np.ndarray) -> Pairs:
         pairs.production[order],
         pairs.candidate[order],
         None if pairs.clusters is None else renumbered(pairs.clusters[order]),
-        None if pairs.margins is None else pairs.margins[order],
+        None if pairs.production_confidence is None else pairs.production_confidence[order],
     )

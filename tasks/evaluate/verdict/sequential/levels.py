@@ -22,7 +22,7 @@ class Levels:
     Args:
         margin: the largest loss that still counts as no worse, above 0 and below 1.
         confidence: of `non_inferior`, at least 0.5 and below 1.
-        final_look: whether a fixed-size test waits at the end of the suite. Its part of each error is taken from
+        final_analysis: whether a fixed-size test waits at the end of the suite. Its part of each error is taken from
             that of the looks before it (their sum bounds the error of both together, Bonferroni). Passing early is
             the common case and gets most of its error; a regression that is not obvious early is found at the end.
         weighted: whether items are drawn by stratum. The strata's numbers are then within a few draws of their due
@@ -31,7 +31,7 @@ class Levels:
 
     margin: float
     confidence: float
-    final_look: bool
+    final_analysis: bool
     weighted: bool = False
 
     @property
@@ -65,4 +65,4 @@ class Levels:
         return min(2 * (1 - self.confidence), 0.5)
 
     def _shared(self, error: float, early: float) -> tuple[float, float]:
-        return (early * error, (1 - early) * error) if self.final_look else (error, 0.0)
+        return (early * error, (1 - early) * error) if self.final_analysis else (error, 0.0)

@@ -1,4 +1,4 @@
-"""The order in which scores are looked at when production's margins are not known, and the bets placed on it."""
+"""The order in which scores are looked at when production's confidence is not known, and the bets placed on it."""
 
 from __future__ import annotations
 

@@ -21,16 +21,16 @@ FORM = 'Each line is {"id", "production", "candidate"[, "cluster"][, "margin"]},
 class Pairs:
     """Both models' scores on the same items, in the order given.
 
-    Scores lie between 0 and 1; NaN stands for a score that was lost. `clusters` numbers the document or
-    conversation that an item belongs to; `margins` is how sure production was of its answer (in nats or any other
-    unit, only the order of its absolute values counts).
+    Scores lie between 0 and 1; NaN stands for a lost score. `clusters` has the number of the document or conversation
+    that each item belongs to. `production_confidence` is how sure production was of each answer, in nats or any other
+    unit: only the order of its absolute values counts.
     """
 
     ids: tuple[str, ...]
     production: Array
     candidate: Array
     clusters: NDArray[np.int64] | None = None
-    margins: Array | None = None
+    production_confidence: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +72,7 @@ class _Columns:
             self._scores("production"),
             self._scores("candidate"),
             self._clusters(),
-            self._margins(),
+            self._production_confidence(),
         )
 
     def _ids(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class _Columns:
             self._refuse(int(wrong.argmax()), f"`{field}` is not between 0 and 1")
         return column
 
-    def _margins(self) -> Array | None:
+    def _production_confidence(self) -> Array | None:
         if not any("margin" in row for row in self.rows):
             return None
         return self._numbers("margin", lost_allowed=False)

@@ -67,7 +67,7 @@ def _power(items: int, margin: float, confidence: float, discordance: float) -> 
     if items < _least_items(margin, confidence):
         return 0.0
     looks = _passage(items, *_stake(margin, confidence, discordance))
-    end = Levels(margin, confidence, final_look=True).passing[1]
+    end = Levels(margin, confidence, final_analysis=True).passing[1]
     # Under the null the flips are as many or more: the root of the restricted estimate, Tango's at a mean of 0.
     null_spread = sqrt(sqrt(discordance**2 + 4 * margin**2))
     deviate = (margin * sqrt(items) - NormalDist().inv_cdf(1 - end) * null_spread) / sqrt(max(discordance, 1e-9))
@@ -80,7 +80,7 @@ def _stake(margin: float, confidence: float, discordance: float) -> tuple[float,
     gained, same, lost = (log(1 + bet * (difference + margin)) for difference in (1, 0, -1))
     mean = discordance / 2 * (gained + lost) + (1 - discordance) * same
     square = discordance / 2 * (gained**2 + lost**2) + (1 - discordance) * same**2
-    wanted = -log(Levels(margin, confidence, final_look=True).passing[0])
+    wanted = -log(Levels(margin, confidence, final_analysis=True).passing[0])
     return mean, sqrt(max(square - mean**2, 1e-12)), wanted
 
 

@@ -3,8 +3,8 @@
 A model's flips concentrate where production's two best answers were close (measured: a third of the lowest tenth by
 |margin|, none in the top quarter). Each next item is drawn from a stratum of |margin| with a known chance, and its
 difference is divided by how much more often than its share the stratum is drawn. The mean of what results is the
-suite's mean difference whatever the margins are worth, so the bets of `betting` stay valid, and their variance is
-smaller when the margins do predict flips (Horvitz and Thompson, JASA 47, 1952; Neyman's allocation, 1934; both with
+suite's mean difference whatever the confidence are worth, so the bets of `betting` stay valid, and their variance is
+smaller when the confidence do predict flips (Horvitz and Thompson, JASA 47, 1952; Neyman's allocation, 1934; both with
 betting, as in Shekhar, Xu, Lipton, Liang and Ramdas, Risk-limiting financial audits via weighted sampling without
 replacement, UAI 2023).
 
@@ -59,18 +59,18 @@ class _Strata:
         return np.minimum((self.squares + worth * scale * self.expected) / (self.looked + worth), 1.0)
 
 
-def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float) -> Walk:
+def walk_strata(gain: Array, confidence: Array, ids: tuple[str, ...], margin: float, error: float) -> Walk:
     """Look at items in the order that settles the question soonest.
 
-    The order depends on the ids, the margins and the scores looked at so far, never on scores not looked at. It
+    The order depends on the ids, the confidence and the scores looked at so far, never on scores not looked at. It
     ends once the stake suffices, or where a stratum runs dry, as then no unbiased draw is left.
 
     Args:
         gain: candidate minus production of each item.
-        margins: production's own margins.
+        confidence: production's confidence in each answer; only the order of its absolute values counts.
         error: of passing, from which follows how many items may be needed.
     """
-    blocks = list(_blocks(gain, margins, ids, margin, error))
+    blocks = list(_blocks(gain, confidence, ids, margin, error))
     columns = [np.concatenate(column) for column in zip(*(bets for _, bets in blocks))]
     done = len(columns[0])
     return Walk(
@@ -84,19 +84,19 @@ def walk_strata(gain: Array, margins: Array, ids: tuple[str, ...], margin: float
 
 
 def order_so_far(
-    gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float, scored: NDArray[np.bool_]
+    gain: Array, confidence: Array, ids: tuple[str, ...], margin: float, error: float, scored: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """The same order while a candidate is being scored: up to the first block that is not, with that block.
 
     Args:
-        gain, margins, ids, margin, error: as for `walk_strata`; gains of items that are not scored are not read.
+        gain, confidence, ids, margin, error: as for `walk_strata`; gains of items that are not scored are not read.
         scored: whether an item is.
 
     Returns:
         Places of items; shorter than the suite where the walk ends before it.
     """
     order = []
-    for items, _ in _blocks(gain, margins, ids, margin, error):
+    for items, _ in _blocks(gain, confidence, ids, margin, error):
         order.append(items)
         if not scored[items].all():
             break
@@ -104,15 +104,15 @@ def order_so_far(
 
 
 def _blocks(
-    gain: Array, margins: Array, ids: tuple[str, ...], margin: float, error: float
+    gain: Array, confidence: Array, ids: tuple[str, ...], margin: float, error: float
 ) -> Iterator[tuple[NDArray[np.int64], tuple[Array, ...]]]:
     """Block by block, its items and its columns of a walk; what comes next depends on the blocks before alone."""
-    queues = _strata(np.abs(margins), ids)
+    queues = _strata(np.abs(confidence), ids)
     sizes = np.array([len(queue) for queue in queues])
     shares = EXPECTED_SHARES if len(queues) == len(EXPECTED_SHARES) else SMALL_SHARES
     expected = np.array(shares[: len(queues)])
     strata = _Strata(sizes / len(gain), expected / (expected @ sizes) * len(gain), sizes.copy())
-    points = _even_points(margins, ids)
+    points = _even_points(confidence, ids)
     log_stake, total, done, dry = 0.0, 0.0, 0, False
     while done < len(gain) and not dry and log_stake < -np.log(error):
         block = min(max(FIRST_LOOK_ITEMS, int(done * (GROWTH - 1))), len(gain) - done)
@@ -133,7 +133,7 @@ def _blocks(
 
 
 def _strata(certainty: Array, ids: tuple[str, ...]) -> list[NDArray[np.int64]]:
-    """Items of each stratum, most uncertain first, each in a fair order; equal margins are told apart by chance."""
+    """Items of each stratum, most uncertain first, each in a fair order; equal confidence are told apart by chance."""
     order = shuffled(ids)
     ranked = order[np.argsort(certainty[order], kind="stable")]
     edges = EDGES if len(ids) >= SMALL_SUITE_ITEMS else SMALL_EDGES
@@ -185,7 +185,7 @@ def _fill(wish: Array, share: Array, least: Array, most: Array) -> Array:
     return rate / (rate @ share)[:, None]
 
 
-def _even_points(margins: Array, ids: tuple[str, ...]) -> Array:
+def _even_points(confidence: Array, ids: tuple[str, ...]) -> Array:
     """Points of the unit interval that pick the strata, one an item: each evenly distributed, together evenly spread.
 
     Independent points would do on the average over suites. But one suite judges many candidates with the same points,
@@ -193,7 +193,7 @@ def _even_points(margins: Array, ids: tuple[str, ...]) -> Array:
     bad candidates passed one such suite). Multiples of the golden ratio from a random start (a Kronecker sequence)
     keep the number drawn from each stratum within a few of its due at all times.
     """
-    content = np.ascontiguousarray(margins[shuffled(ids)]).tobytes()
+    content = np.ascontiguousarray(confidence[shuffled(ids)]).tobytes()
     start = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") / 2**64
     return (start + np.arange(len(ids)) * (np.sqrt(5) - 1) / 2) % 1.0
 
