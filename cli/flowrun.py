@@ -173,7 +173,7 @@ def _start(settings: Settings, deployment: str, parameters: dict[str, Any]) -> s
     for _ in range(START_ATTEMPTS - 1):
         try:
             return start(settings, deployment, parameters, key)
-        except StackDown:
+        except (StackDown, StackFailed):
             time.sleep(POLL_SECONDS)
     return start(settings, deployment, parameters, key)
 

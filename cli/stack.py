@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.output import JsonOption, note, say, show_json, table
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stack.lifecycle import ServiceStatus
+    from stack.report import LineStatus
+
+SHORT_DIGEST = 12
+ROLLOUT_STATES = {"rolling": "canary"}
+"""What people call a state of the registry, where that differs from the tag."""
 COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
 
 
 def up(
     auth: Annotated[
         bool | None,
-        typer.Option(
-            "--auth/--no-auth", help="Whether MLflow asks who is there; once with --auth it does until --no-auth."
-        ),
+        typer.Option("--auth/--no-auth", help="Accounts in MLflow; --auth is remembered until --no-auth."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start MLflow, Prefect, a worker, the gateway and every engine that should run; harmless when they do."""
+    """Start MLflow, Prefect, a worker, the gateway and the engines that should run; harmless if they run."""
     from stack import lifecycle
     from weighbridge.settings import load_settings, use_libraries
 
@@ -38,11 +45,11 @@ def up(
     if settings.mlflow_auth:
         from registry.accounts import ADMIN, password_file
 
-        say(f"MLflow asks who is there. Password of {ADMIN}: {password_file(settings, ADMIN)}")
+        say(f"MLflow has accounts. Password of {ADMIN}: {password_file(settings, ADMIN)}")
 
 
 def down(as_json: JsonOption = False) -> None:
-    """Stop everything that `up` and the flows started, and wait until it is gone."""
+    """Stop everything that `up` and the flows started, and wait until it has ended."""
     from stack import lifecycle
     from weighbridge.settings import load_settings
 
@@ -53,70 +60,81 @@ def down(as_json: JsonOption = False) -> None:
 
 def status(
     watch: Annotated[
-        bool, typer.Option("--watch", help="Each second what serves and how it fares, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Weights, health and rates each second, until Ctrl-C.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what runs and what serves: services, lines, versions, digests, weights."""
+    """Show what runs and what serves: services, lines, versions, digests, weights."""
+    from stack import lifecycle, report
+    from tasks.serve.installation import ServingInstallation
+    from weighbridge.settings import use_libraries
+
+    installation = ServingInstallation.load()
     if watch:
         from cli import status_watch
-        from tasks.serve.gateway import Gateway
 
-        status_watch.watch(Gateway(), as_json)
-    from stack import lifecycle, report
-    from weighbridge.settings import load_settings, use_libraries
-
-    settings = load_settings()
+        status_watch.watch(installation.gateway, as_json)
+    settings = installation.settings
     use_libraries(settings)
-    rows, lines = lifecycle.status(settings), report.lines(settings)
+    services, lines = lifecycle.status(settings), report.line_statuses(installation)
     if as_json:
         show_json(
             {
                 "home": str(settings.home),
                 "gateway": f"{settings.gateway_url}/v1",
-                "services": [row.model_dump() for row in rows],
+                "services": [service.model_dump() for service in services],
                 "lines": [line.model_dump() for line in lines],
             }
         )
         return
-    services = table("service", "state", "up", "pid", "address")
-    for row in rows:
-        services.add_row(
-            row.name, f"[{COLOURS[row.state]}]{row.state}[/]", f"{row.up_seconds:.0f} s", str(row.pid or "–"), row.url
-        )
-    say(services)
-    shown = table("line", "version", "alias", "scheme", "digest", "weight", "engine", "state")
+    say(_services_table(services))
+    if any(line.versions or line.awaiting for line in lines):
+        say(_lines_table(lines))
+    else:
+        say("No line serves anything yet.")
+
+
+def _services_table(services: list[ServiceStatus]) -> Table:
+    rows = table("service", "state", "up", "pid", "address")
+    for service in services:
+        state = f"[{COLOURS[service.state]}]{service.state}[/]"
+        rows.add_row(service.name, state, f"{service.up_seconds:.0f} s", str(service.pid or "–"), service.url)
+    return rows
+
+
+def _lines_table(lines: list[LineStatus]) -> Table:
+    rows = table("line", "version", "alias", "scheme", "digest", "weight", "engine", "state")
     for line in lines:
-        for one in line.versions:
-            shown.add_row(
+        for version in line.versions:
+            rows.add_row(
                 line.line,
-                str(one.version),
-                ", ".join(one.aliases) or "–",
-                one.scheme,
-                one.digest[:12],
-                f"{one.weight} %" if one.in_rotation else "–",
-                one.engine,
-                one.state,
+                str(version.version),
+                ", ".join(version.aliases) or "–",
+                version.scheme,
+                version.digest[:SHORT_DIGEST],
+                f"{version.weight} %" if version.in_rotation else "–",
+                version.engine,
+                ROLLOUT_STATES.get(version.state, version.state),
             )
         for candidate in line.awaiting:
-            shown.add_row(
+            rows.add_row(
                 line.line,
                 f"candidate {candidate.version}",
                 "–",
                 candidate.scheme,
-                candidate.digest[:12],
+                candidate.digest[:SHORT_DIGEST],
                 "–",
                 "–",
                 f"awaits approval: weighbridge approve {line.line} {candidate.version}",
             )
-    say(shown if any(line.versions or line.awaiting for line in lines) else "No line serves anything yet.")
+    return rows
 
 
 def logs(
-    name: Annotated[str, typer.Argument(help="mlflow, prefect, worker, gateway, or an engine's name.")] = "",
+    name: Annotated[str, typer.Argument(help="mlflow, prefect, worker, gateway, or the name of an engine.")] = "",
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 40,
 ) -> None:
-    """Show the end of a service's log; without a name, list the logs there are."""
+    """Show the end of a service's log; without a name, list the logs."""
     from collections import deque
 
     from weighbridge.errors import StackDown
@@ -139,6 +157,6 @@ def logs(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
+    """Register the commands."""
     for command in (up, status, down, logs):
         app.command()(command)

@@ -1,6 +1,6 @@
-"""`status --watch`: what serves, how much it is asked and how it fares, every second until Ctrl-C.
+"""`status --watch`: weights, health and rates of what serves, every second until Ctrl-C.
 
-It asks the gateway alone, so that it is there at once and goes on when MLflow and Prefect are down.
+It asks the gateway alone: it starts at once, and works while MLflow and Prefect are down.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "yellow"}
 
 
 class Row(BaseModel):
-    """One version of a line at one moment; rates are means since the moment before."""
+    """One version of a line at one moment; rates are means since the snapshot before."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,8 @@ class Row(BaseModel):
     digest: str
     weight: int
     """Per cent of the line's requests."""
-    shadow: bool
+    mirror: bool
+    """True if it gets mirrored requests, whose responses are discarded."""
     health: str
     active: int
     requests_per_second: float
@@ -42,8 +43,8 @@ class Row(BaseModel):
     tokens_per_second: float
 
 
-class Moment(BaseModel):
-    """All rows of one moment; none, and why, while the gateway does not answer."""
+class Snapshot(BaseModel):
+    """All rows of one moment; none, but a problem, while the gateway does not answer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,23 +54,23 @@ class Moment(BaseModel):
 
 
 class Watcher:
-    """Looks again and again, and tells what happened since the last look.
+    """Take snapshots, with rates since the snapshot before.
 
     Args:
-        gateway: whose counts are read.
+        gateway: its counters are read.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._before: dict[tuple[str, str], Answered] = {}
-        self._looked_at: float | None = None
+        self._taken_at: float | None = None
 
-    def look(self) -> Moment:
-        """The present moment; the first has no rates."""
-        at = datetime.now(UTC)
+    def take(self) -> Snapshot:
+        """Read the gateway now; the first snapshot has no rates."""
+        time = datetime.now(UTC)
         try:
             now, clock = self._gateway.answered(), monotonic()
-            seconds = clock - self._looked_at if self._looked_at else 0.0
+            seconds = clock - self._taken_at if self._taken_at else 0.0
             rows = tuple(
                 self._row(
                     route.line, backend, bool(route.shadow and route.shadow.version == backend.version), now, seconds
@@ -78,14 +79,14 @@ class Watcher:
                 for backend in route.backends
             )
         except GatewayFailed as problem:
-            # Counts of an Envoy that comes back start at nothing.
-            self._before, self._looked_at = {}, None
-            return Moment(time=at, problem=problem.what)
-        self._before, self._looked_at = now, clock
-        return Moment(time=at, rows=rows)
+            # The counters of an Envoy that restarts begin at 0.
+            self._before, self._taken_at = {}, None
+            return Snapshot(time=time, problem=problem.what)
+        self._before, self._taken_at = now, clock
+        return Snapshot(time=time, rows=rows)
 
     def _row(
-        self, line: str, backend: Backend, shadow: bool, now: dict[tuple[str, str], Answered], seconds: float
+        self, line: str, backend: Backend, mirror: bool, now: dict[tuple[str, str], Answered], seconds: float
     ) -> Row:
         try:
             counters = self._gateway.counters(line, backend.version)
@@ -103,7 +104,7 @@ class Watcher:
             version=backend.version,
             digest=backend.digest,
             weight=backend.weight,
-            shadow=shadow,
+            mirror=mirror,
             health=health,
             active=active,
             requests_per_second=rate(new.answers, old.answers),
@@ -112,25 +113,25 @@ class Watcher:
         )
 
 
-def picture(moment: Moment) -> RenderableType:
-    """A moment as a person sees it."""
-    head = Text(f"{moment.time:%H:%M:%S} UTC   Ctrl-C ends", style="dim")
-    if moment.problem:
-        return Group(head, Text(moment.problem, style="red"))
-    if not moment.rows:
+def render(snapshot: Snapshot) -> RenderableType:
+    """Lay out a snapshot for a person."""
+    head = Text(f"{snapshot.time:%H:%M:%S} UTC   Ctrl-C ends", style="dim")
+    if snapshot.problem:
+        return Group(head, Text(snapshot.problem, style="red"))
+    if not snapshot.rows:
         return Group(head, Text("No line serves anything yet."))
     shown = table("line", "version", "digest", "weight", "health", "active", "requests/s", "errors/s", "tokens/s")
     for column in shown.columns[5:]:
         column.justify = "right"
     before = ""
-    for row in moment.rows:
+    for row in snapshot.rows:
         name, before = ("" if row.line == before else row.line), row.line
         bad = "red" if row.errors_per_second else ""
         shown.add_row(
             name,
             row.version,
             row.digest[:12],
-            "shadow" if row.shadow else f"{row.weight} %",
+            "mirror" if row.mirror else f"{row.weight} %",
             Text(row.health, style=COLOURS[row.health]),
             str(row.active),
             f"{row.requests_per_second:.1f}",
@@ -141,7 +142,7 @@ def picture(moment: Moment) -> RenderableType:
 
 
 def watch(gateway: Gateway, as_json: bool) -> NoReturn:
-    """Show a moment a second until Ctrl-C; as JSON one line each.
+    """Show a snapshot each second until Ctrl-C; as JSON one line each.
 
     Raises:
         typer.Exit: with status 130, at Ctrl-C.
@@ -150,12 +151,12 @@ def watch(gateway: Gateway, as_json: bool) -> NoReturn:
     try:
         if as_json or not console.is_terminal:
             while True:
-                moment = watcher.look()
-                print(json.dumps(moment.model_dump(mode="json")), flush=True) if as_json else say(picture(moment))
+                snapshot = watcher.take()
+                print(json.dumps(snapshot.model_dump(mode="json")), flush=True) if as_json else say(render(snapshot))
                 sleep(TICK_SECONDS)
-        with Live(picture(watcher.look()), console=console, auto_refresh=False) as live:
+        with Live(render(watcher.take()), console=console, auto_refresh=False) as live:
             while True:
                 sleep(TICK_SECONDS)
-                live.update(picture(watcher.look()), refresh=True)
+                live.update(render(watcher.take()), refresh=True)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

@@ -1,18 +1,18 @@
-"""The whole road with a real small model, by the commands that anyone would type: `make demo`.
+"""The whole road with a real small model, by the commands that a user would type: `make demo`.
 
-It makes SmolLM2-135M-Instruct a release on a local stand-in for the Hub, brings it to production, weighs
-INT8 and INT4 against it, promotes one under load, rolls back under load, and shows that a damaged release
-goes nowhere. Run again, it takes everything finished from the cache.
+It makes SmolLM2-135M-Instruct a release on a local stand-in for the Hub, brings it to production, weighs INT8 and INT4
+against it, promotes one under load, rolls back under load, and shows that a damaged release goes nowhere. Run again, it
+takes everything that is finished from the cache.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,40 +24,66 @@ from rich.table import Table
 
 from examples import damage, hub, smollm2
 from examples.load import Load
+from stack.report import LineStatus, line_statuses
 from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.installation import ServingInstallation
 from weighbridge.errors import VerdictRegression
 from weighbridge.health import answers
-from weighbridge.settings import Settings, load_settings
+from weighbridge.settings import Settings, load_settings, use_libraries
 
 LINE = "smollm2"
 HUB_PORT = int(os.environ.get("WEIGHBRIDGE_DEMO_HUB_PORT", "8190"))
 CLIENTS = 8
+ANSWER_TOKENS, PAUSE_SECONDS = 12, 4.0
+"""Users read before they ask again; without a pause the clients take both cores from the engine that is to start."""
+CHAPTERS = {
+    "Make the releases and start the stack": 60,
+    "1  First production, as published": 85,
+    "2  Release: INT8 and INT4 against production": 80,
+    "3  Approve and promote under load": 55,
+    "4  Roll back under load": 20,
+    "5  A damaged release goes nowhere": 45,
+}
+"""Seconds of each chapter on two quiet cores, for the estimate of what is left."""
 
 
 @dataclass
 class Story:
-    """What the demonstration has done so far."""
+    """The chapters of the demonstration that are done, and an estimate of the time that is left."""
 
     console: Console = field(default_factory=lambda: Console(soft_wrap=True, highlight=False))
-    chapters: list[tuple[str, str, float]] = field(default_factory=list)
+    results: list[tuple[str, str, float]] = field(default_factory=list)
+    """Title, result and seconds of each finished chapter."""
 
     @contextmanager
-    def chapter(self, title: str) -> Iterator[list[str]]:
-        """Print a heading, time what follows, keep its result for the summary."""
+    def chapter(self, number: int) -> Iterator[list[str]]:
+        """Print a heading with the time that is left, time the chapter, keep its result for the summary."""
+        title = list(CHAPTERS)[number]
         self.console.rule(f"[bold]{title}", align="left")
+        self.console.print(
+            f"[dim]Chapter {number + 1} of {len(CHAPTERS)}, about {self.estimate(number)} left in all.[/]"
+        )
         start = time.monotonic()
         result: list[str] = []
         yield result
-        self.chapters.append((title, "; ".join(result), time.monotonic() - start))
+        self.results.append((title, "; ".join(result), time.monotonic() - start))
+
+    def estimate(self, number: int) -> str:
+        """Estimate the time from a chapter's start to the end, at the pace of the chapters before it."""
+        expected = list(CHAPTERS.values())
+        took = sum(seconds for _, _, seconds in self.results)
+        pace = took / sum(expected[:number]) if took else 1.0
+        minutes, seconds = divmod(round(pace * sum(expected[number:])), 60)
+        return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
     def summary(self, requests: int, failed: int, addresses: dict[str, str]) -> None:
-        """The table at the end."""
+        """Print the table at the end."""
         table = Table(title="The whole road", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("step", "result", "seconds"):
             table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
-        for title, result, seconds in self.chapters:
+        for title, result, seconds in self.results:
             table.add_row(title, result, f"{seconds:.0f}")
-        table.add_row("all", "", f"{sum(seconds for _, _, seconds in self.chapters):.0f}", style="bold")
+        table.add_row("all", "", f"{sum(seconds for _, _, seconds in self.results):.0f}", style="bold")
         self.console.print(table)
         self.console.print(f"Requests of {CLIENTS} streaming clients: {requests}, {failed} failed requests")
         for name, address in addresses.items():
@@ -66,53 +92,50 @@ class Story:
 
 
 def main() -> None:
-    """Walk the road; exit status 0 only when every step ended as it should and no request failed."""
+    """Walk the road; exit status 0 only if every step ended as it should and no request failed."""
     os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{HUB_PORT}"
     settings = load_settings()
     shelf = settings.home / "demo"
     story = Story()
 
-    with story.chapter("Make the releases") as result:
-        good = _made(shelf / "release", smollm2.build)
-        bad = _made(shelf / "damaged", lambda folder: damage.damage(good, folder))
-        first = hub.publish(shelf / "hub", smollm2.REPO, good)
-        result.append(f"{smollm2.REPO} at {first[:12]}")
-    with story.chapter("Start the stack") as result:
-        _weighbridge("up")
-        _start_hub(settings, shelf / "hub")
-        result.append("MLflow, Prefect, worker, gateway, Hub stand-in")
-    with story.chapter("1  First production, as published") as result:
-        result.append(_first_production())
-    with story.chapter("2  Release: INT8 and INT4 against production") as result:
+    with story.chapter(0) as result:
+        first = _prepare(settings, shelf)
+        result.append(f"{smollm2.REPO} at {first[:12]}; MLflow, Prefect, worker, gateway, Hub stand-in")
+    use_libraries(settings)
+    installation = ServingInstallation(settings)
+    with story.chapter(1) as result:
+        result.append(_first_production(installation))
+    with story.chapter(2) as result:
         _weighbridge("release", LINE, "--worker")
-        candidate = _candidate(settings)
+        candidate = _candidate(installation)
         result.append(f"candidate {candidate['version']} ({candidate['scheme']}) passes")
 
-    with Load(f"{settings.gateway_url}/v1", _key(settings), LINE, CLIENTS) as load:
-        with story.chapter("3  Approve and promote under load") as result:
+    key = installation.gateway.key()
+    with Load(f"{settings.gateway_url}/v1", key, LINE, CLIENTS, ANSWER_TOKENS, PAUSE_SECONDS) as load:
+        with story.chapter(3) as result:
             _weighbridge("approve", LINE, str(candidate["version"]), "--reason", "demo: the verdict is a pass")
             _weighbridge("promote", LINE, "--worker")
-            new = _serving(settings)
+            new = _serving(installation)
             _wait_for(lambda: load.by_version.get(str(new), 0) >= CLIENTS, "answers of the new version")
             result.append(f"version {new} serves")
-        with story.chapter("4  Roll back under load") as result:
+        with story.chapter(4) as result:
             asked = time.time()
             _weighbridge("rollback", LINE, "--reason", "demo")
-            back = _serving(settings)
-            before = load.by_version.get(str(back), 0)
-            _wait_for(lambda: load.by_version.get(str(back), 0) >= before + CLIENTS, "answers of the old version")
+            production = _serving(installation)
+            before = load.by_version.get(str(production), 0)
+            _wait_for(lambda: load.by_version.get(str(production), 0) >= before + CLIENTS, "answers of the old version")
             last = load.last_start(str(new), asked)
             gone = f"{last - asked:.1f} s after the command" if last else "before the command was read"
-            result.append(f"version {back} serves; last request on {new} {gone}")
+            result.append(f"version {production} serves; last request on {new} {gone}")
 
-    with story.chapter("5  A damaged release goes nowhere") as result:
-        second = hub.publish(shelf / "hub", smollm2.REPO, bad)
-        before_versions = _status(settings)
+    with story.chapter(5) as result:
+        second = hub.publish(shelf / "hub", smollm2.REPO, shelf / "damaged")
+        lines_before = line_statuses(installation)
         status = _weighbridge("release", LINE, "--scheme", "int8", expect=VerdictRegression.exit_status)
-        if _status(settings)["lines"] != before_versions["lines"]:
+        if line_statuses(installation) != lines_before:
             raise SystemExit("The damaged release changed what is registered or serves.")
         result.append(f"{second[:12]}: regression, exit status {status}, nothing registered")
-        hub.publish(shelf / "hub", smollm2.REPO, good)
+        hub.publish(shelf / "hub", smollm2.REPO, shelf / "release")
 
     reports = settings.home / "reports" / LINE
     story.summary(
@@ -130,8 +153,28 @@ def main() -> None:
     raise SystemExit(1 if load.failed else 0)
 
 
-def _made(folder: Path, make: Callable[[Path], object]) -> Path:
-    """A folder that is made once, whole or not at all."""
+def _prepare(settings: Settings, shelf: Path) -> str:
+    """Make the releases while the stack starts, which waits for its services most of the time.
+
+    Returns:
+        Commit of the good release on the Hub stand-in.
+    """
+
+    def make_releases() -> str:
+        good = _made_once(shelf / "release", smollm2.build)
+        _made_once(shelf / "damaged", lambda folder: damage.damage(good, folder))
+        return hub.publish(shelf / "hub", smollm2.REPO, good)
+
+    with ThreadPoolExecutor(1) as pool:
+        releases = pool.submit(make_releases)
+        _weighbridge("up")
+        commit: str = releases.result()
+    _start_hub(settings, shelf / "hub")
+    return commit
+
+
+def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Make a folder, whole or not at all, unless it is there."""
     if not folder.is_dir():
         partial = folder.with_name(f"{folder.name}.partial")
         subprocess.run(["rm", "-rf", str(partial)], check=True)
@@ -140,14 +183,13 @@ def _made(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def _first_production() -> str:
-    if _status(load_settings())["lines"]:
-        serving = _serving(load_settings())
-        return f"version {serving} serves already"
+def _first_production(installation: ServingInstallation) -> str:
+    if line_statuses(installation):
+        return f"version {_serving(installation)} serves already"
     _weighbridge("release", LINE, "--scheme", "bf16")
     _weighbridge("approve", LINE, "1", "--reason", "demo: the first of its line")
-    _weighbridge("promote", LINE)
-    return f"version {_serving(load_settings())} serves"
+    _weighbridge("promote", LINE, "--worker")
+    return f"version {_serving(installation)} serves"
 
 
 def _start_hub(settings: Settings, folder: Path) -> None:
@@ -163,7 +205,7 @@ def _start_hub(settings: Settings, folder: Path) -> None:
 
 
 def _weighbridge(*arguments: str, expect: int = 0) -> int:
-    """Run a command as a user would, its output on the terminal."""
+    """Run a command as a user would, with its output on the terminal."""
     print(f"$ weighbridge {' '.join(arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False)
     if done.returncode != expect:
@@ -171,34 +213,19 @@ def _weighbridge(*arguments: str, expect: int = 0) -> int:
     return done.returncode
 
 
-def _status(settings: Settings) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", "status", "--json"], check=True, capture_output=True, text=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _serving(settings: Settings) -> int:
-    line = next(one for one in _status(settings)["lines"] if one["line"] == LINE)
-    if line["serving"] is None:
+def _serving(installation: ServingInstallation) -> int:
+    """The version with most of the traffic."""
+    line: LineStatus = next(line for line in line_statuses(installation) if line.line == LINE)
+    if line.serving is None:
         raise SystemExit(f"Nothing serves {LINE}.")
-    return int(line["serving"])
+    return line.serving
 
 
-def _candidate(settings: Settings) -> dict[str, Any]:
-    """The newest candidate that a release has proposed beyond the first."""
-    from registry.models.registry import Registry
-
-    passed = [one for one in Registry().candidates(LINE) if one.scheme != "bf16"]
-    newest = max(passed, key=lambda one: one.version)
+def _candidate(installation: ServingInstallation) -> dict[str, Any]:
+    """The newest quantized candidate."""
+    quantized = [version for version in installation.registry.candidates(LINE) if version.scheme != "bf16"]
+    newest = max(quantized, key=lambda version: version.version)
     return {"version": newest.version, "scheme": newest.scheme, "digest": newest.digest}
-
-
-def _key(settings: Settings) -> str:
-    from tasks.serve.gateway import Gateway
-
-    return Gateway(settings).key()
 
 
 def _wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:

@@ -1,7 +1,7 @@
-"""Streaming clients that keep asking, and remember what happened to every request.
+"""Streaming clients that send one request after the other, and record the outcome of each.
 
-Run `python -m examples.load URL --seconds 30`; what it does *not* do is measure an engine's limits: the
-clients wait for one answer before they ask again.
+Run `python -m examples.load URL --seconds 30`. It does *not* measure an engine's limits: each client waits for one
+answer before it sends the next request.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ PROMPTS = (
     "Tell me about the moon in one sentence.",
 )
 VERSION_HEADER = "x-weighbridge-version"
+REFUSED_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request as its client saw it; times are of `time.time()`."""
+    """One request as its client saw it; `started` is a time of `time.time()`."""
 
     started: float
     first_token_seconds: float
     seconds: float
     version: str
     problem: str
-    """Empty when the answer was whole."""
+    """Empty if the answer was complete."""
 
 
 @dataclass
 class Load:
-    """Clients that stream chat completions until they are told to stop.
+    """Clients that stream chat completions until the context ends.
 
     Args:
         url: base address with `/v1`.
         key: API key of the gateway.
         model: the line.
-        clients: how many ask at once.
+        clients: number of concurrent requests.
         max_tokens: longest answer.
+        pause_seconds: between an answer and the client's next request.
     """
 
     url: str
@@ -56,6 +58,7 @@ class Load:
     model: str
     clients: int = 8
     max_tokens: int = 24
+    pause_seconds: float = 0.0
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -74,18 +77,19 @@ class Load:
 
     @property
     def failed(self) -> list[Answer]:
-        """The requests that did not end with a whole answer."""
+        """Requests without a complete answer."""
         return [answer for answer in self.answers if answer.problem]
 
     @property
     def by_version(self) -> dict[str, int]:
-        """Whole answers by the version that gave them."""
+        """Number of complete answers by version."""
         return dict(Counter(answer.version for answer in self.answers if not answer.problem))
 
     def last_start(self, version: str, since: float) -> float | None:
-        """When the last request that this version answered was sent, after a moment; None when there was none."""
+        """Time of the last request sent since a moment that this version answered; None if there was none."""
         return max(
-            (one.started for one in self.answers if one.version == version and one.started >= since), default=None
+            (answer.started for answer in self.answers if answer.version == version and answer.started >= since),
+            default=None,
         )
 
     def _client(self, number: int) -> None:
@@ -95,9 +99,8 @@ class Load:
                     return
                 answer = self._ask(client, PROMPTS[(number + turn) % len(PROMPTS)])
                 self.answers.append(answer)
-                if answer.problem:
-                    # A refused connection answers at once; do not spin on it.
-                    self._stop.wait(0.5)
+                # A refused connection answers at once; do not spin on it.
+                self._stop.wait(max(self.pause_seconds, REFUSED_SECONDS) if answer.problem else self.pause_seconds)
 
     def _ask(self, client: httpx.Client, prompt: str) -> Answer:
         started, clock = time.time(), time.monotonic()
@@ -125,9 +128,9 @@ class Load:
                         problem = f"error in the stream: {chunk['error']}"
                         break
                     choice = chunk["choices"][0] if chunk.get("choices") else {}
-                    piece = (choice.get("delta") or {}).get("content") or ""
-                    first = first or (time.monotonic() - clock if piece else 0.0)
-                    text += piece
+                    content = (choice.get("delta") or {}).get("content") or ""
+                    first = first or (time.monotonic() - clock if content else 0.0)
+                    text += content
                     finished = finished or choice.get("finish_reason") is not None
         except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
             problem = f"{type(error).__name__}: {error}"
@@ -139,7 +142,7 @@ class Load:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the clients from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="base address with /v1")
     parser.add_argument("--model", default="smollm2")

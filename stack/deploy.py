@@ -1,4 +1,4 @@
-"""What the Prefect server is to know: the work pool, the deployments of `prefect.yaml`, and `automations.yaml`."""
+"""What the Prefect server must know: the work pool, the deployments of `prefect.yaml`, and `automations.yaml`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 import httpx
 import yaml
 
-from stack.services import POOL
+from stack.services import POOL, POOL_TYPE
 from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings
 
-Tell = Callable[[str, str], None]
+Report = Callable[[str, str], None]
 """Called with a service's name and what has become of it."""
+MESSAGE_CHARACTERS = 600
+"""So much of what Prefect says, from its end, goes into an error."""
 
 
-def deploy(settings: Settings, tell: Tell) -> None:
-    """Make it all known to the server; skipped when nothing changed.
+def deploy(settings: Settings, report: Report) -> None:
+    """Send deployments and automations to the server; skipped when nothing changed.
 
     Raises:
         StackFailed: the server or its command line refuses a file; the file is named.
@@ -36,44 +38,63 @@ def deploy(settings: Settings, tell: Tell) -> None:
     }
     if marker.is_file() and json.loads(marker.read_text()) == stamp:
         return
+    api = f"{settings.prefect_url}/api"
+    ensure_work_pool(api)
     environment = {**os.environ, **settings.as_environment(), **settings.library_environment()}
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    for command in (
-        [prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite"],
-        [prefect, "--no-prompt", "deploy", "--all"],
-    ):
-        done = subprocess.run(command, cwd=settings.root, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stdout + done.stderr).strip()[-600:]
-            raise _refused(f"`{' '.join(command[1:])}` failed: {said}", deployments)
+    command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=settings.root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        output = (done.stdout + done.stderr).strip()[-MESSAGE_CHARACTERS:]
+        raise _refused(f"`{' '.join(command[1:])}` failed: {output}", deployments)
     if automations.is_file():
-        automate(f"{settings.prefect_url}/api", automations)
+        automate(api, automations)
     marker.write_text(json.dumps(stamp))
-    tell("prefect", "deployments and automations are known")
+    report("prefect", "deployments and automations are known")
 
 
-def automate(api: str, described: Path) -> None:
-    """Make a file's automations known to a Prefect server, each in place of the one of its name.
+def ensure_work_pool(api: str) -> None:
+    """Create the work pool where there is none; a worker fills in the template of its type.
+
+    Plain HTTP: `prefect work-pool create` takes seconds to import Prefect.
 
     Args:
         api: the server's address with `/api`.
-        described: the file, as `prefect automation create --from-file` takes it.
 
     Raises:
-        StackFailed: the server does not take one.
+        StackFailed: the server refuses.
     """
-    # Prefect's own command makes a second one of the same name.
+    answer = httpx.post(f"{api}/work_pools/", json={"name": POOL, "type": POOL_TYPE}, timeout=30)
+    if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
+        raise StackFailed(
+            f"Prefect does not take the work pool {POOL}: {answer.text[-MESSAGE_CHARACTERS:]}",
+            "Read `weighbridge logs prefect`, then run `weighbridge up` again.",
+            where=api,
+        )
+
+
+def automate(api: str, file: Path) -> None:
+    """Send a file's automations to a Prefect server, each in place of the one of the same name.
+
+    Args:
+        api: the server's address with `/api`.
+        file: as `prefect automation create --from-file` takes it.
+
+    Raises:
+        StackFailed: the server refuses one.
+    """
+    # Prefect's own command creates a second one of the same name.
     with httpx.Client(base_url=api, timeout=30) as server:
-        for wanted in yaml.safe_load(described.read_text())["automations"]:
-            name = {"automations": {"name": {"any_": [wanted["name"]]}}}
-            known = server.post("/automations/filter", json=name).raise_for_status().json()
+        for automation in yaml.safe_load(file.read_text())["automations"]:
+            same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
+            known = server.post("/automations/filter", json=same_name).raise_for_status().json()
             if known:
-                answer = server.put(f"/automations/{known[0]['id']}", json=wanted)
+                answer = server.put(f"/automations/{known[0]['id']}", json=automation)
             else:
-                answer = server.post("/automations/", json=wanted)
+                answer = server.post("/automations/", json=automation)
             if answer.is_error:
-                raise _refused(f"Prefect does not take {wanted['name']}: {answer.text[-600:]}", described)
+                message = answer.text[-MESSAGE_CHARACTERS:]
+                raise _refused(f"Prefect does not take {automation['name']}: {message}", file)
 
 
-def _refused(what: str, described: Path) -> StackFailed:
-    return StackFailed(what, f"Correct {described.name} and run `weighbridge up` again.", where=str(described))
+def _refused(what: str, file: Path) -> StackFailed:
+    return StackFailed(what, f"Correct {file.name} and run `weighbridge up` again.", where=str(file))

@@ -1,4 +1,4 @@
-"""Bring the stack up, say how it is, take it down; each may be done at any time, twice, after a crash."""
+"""Start the stack, report its state, stop it; each may be done at any time, twice, and after a crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry import accounts
 from registry.store.signing import KeyPair
-from stack.deploy import Tell, deploy
+from stack.deploy import Report, deploy, ensure_work_pool
 from stack.services import POOL, Service, services
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.protocol import fleet_of
@@ -25,11 +25,11 @@ from weighbridge.line import line_names
 from weighbridge.settings import Settings
 
 NO_SECRETS = dict.fromkeys((accounts.USERNAME, accounts.PASSWORD, accounts.ADMIN_PASSWORD), "")
-"""What everything that supervisord starts would inherit from the shell that typed `up`."""
+"""Variables that services would inherit from the shell that typed `up`, and must not."""
 
 
 class ServiceStatus(BaseModel):
-    """One service as it is now."""
+    """The present state of one service."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,18 +42,18 @@ class ServiceStatus(BaseModel):
     log: str = ""
 
 
-def up(settings: Settings, tell: Tell) -> list[ServiceStatus]:
-    """Start what does not run and wait until all of it is healthy.
+def up(settings: Settings, report: Report) -> list[ServiceStatus]:
+    """Start every service that does not run, and wait until all are healthy.
 
     Raises:
         PortTaken: a port belongs to somebody else; nothing was started.
         StackFailed: a service did not become healthy; its log is named.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
-    # Two `up` at once would both find the ports free and both start what listens on them.
+    # Two `up` at once would both find the ports free, and both start the services.
     try:
         with FileLock(settings.home / ".up.lock", timeout=300):
-            _bring_up(settings, tell)
+            _start_all(settings, report)
     except Timeout:
         raise StackFailed(
             "Another `weighbridge up` has been running for five minutes.", "Look at it, or end it, then try again."
@@ -61,39 +61,39 @@ def up(settings: Settings, tell: Tell) -> list[ServiceStatus]:
     return status(settings)
 
 
-def _bring_up(settings: Settings, tell: Tell) -> None:
-    wanted = services(settings)
+def _start_all(settings: Settings, report: Report) -> None:
     supervisor = Supervisor(settings)
+    worker = next(service for service in services(settings) if service.name == "worker")
+    servers = [service for service in services(settings) if service.name != "worker"]
     if not supervisor.answers():
-        for service in wanted:
+        for service in servers:
             _require_port(settings, service)
     Gateway(settings).bootstrap()
     KeyPair.of(settings).files()
     if settings.mlflow_auth:
-        # On file before anything starts that reads it; what was in this shell's environment stays in this shell.
+        # On file before anything starts that reads it. The shell's own environment is not passed on.
         accounts.keep_password(settings, accounts.ADMIN)
     _record(settings)
     supervisor.start({**settings.as_environment(), **settings.library_environment(), **NO_SECRETS})
-    for service in wanted:
-        if service.name != "worker":
-            supervisor.run(service.program)
-    _wait_all(supervisor, [service for service in wanted if service.name != "worker"], tell)
+    for service in servers:
+        supervisor.run(service.program)
+    _wait_until_healthy(supervisor, servers, report)
     if settings.mlflow_auth:
         from registry.access.grants import Granting  # takes MLflow's import
 
-        Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: tell("mlflow", text))
-    for service in wanted:
-        if service.name == "worker":
-            deploy(settings, tell)
-            supervisor.run(service.program)
-            _wait_worker(settings, service, tell)
-    _warm_engines(settings, tell)
+        Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: report("mlflow", text))
+    # The worker imports Prefect for as long as the deployments are sent: both at once.
+    ensure_work_pool(f"{settings.prefect_url}/api")
+    supervisor.run(worker.program)
+    deploy(settings, report)
+    _wait_for_worker(settings, worker, report)
+    _warm_engines(settings, report)
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
-    """How each service is; never raises because one is down."""
+    """Report the state of each service; a service that is down is no error."""
     supervisor = Supervisor(settings)
-    states = {one.name: one for one in supervisor.states()} if supervisor.answers() else {}
+    states = {process.name: process for process in supervisor.states()} if supervisor.answers() else {}
     rows = []
     for service in services(settings):
         process = states.get(service.name)
@@ -117,13 +117,13 @@ def status(settings: Settings) -> list[ServiceStatus]:
 
 
 def require_up(settings: Settings) -> None:
-    """Check that the services which flows need answer.
+    """Check that the services which flows need are healthy.
 
     Raises:
-        StackDown: one does not; it is named.
+        StackDown: one is not; it is named.
     """
     needed = {service.name for service in services(settings) if service.flows_need}
-    down = [one.name for one in status(settings) if one.name in needed and one.state != "healthy"]
+    down = [row.name for row in status(settings) if row.name in needed and row.state != "healthy"]
     if down:
         raise StackDown(
             f"The local stack is not up: {', '.join(down)} not healthy.",
@@ -132,38 +132,38 @@ def require_up(settings: Settings) -> None:
         )
 
 
-def down(settings: Settings, tell: Tell) -> None:
-    """Stop all that was started and wait until it is gone; harmless when nothing runs.
+def down(settings: Settings, report: Report) -> None:
+    """Stop every process of the stack and wait until all have ended; harmless when nothing runs.
 
     Raises:
-        StackFailed: something does not end.
+        StackFailed: a process does not end.
     """
     supervisor = Supervisor(settings)
     if supervisor.pid is None:
-        tell("stack", "is not up; nothing to stop")
+        report("stack", "is not up; nothing to stop")
     else:
-        tell("stack", "stopping")
+        report("stack", "stopping")
         supervisor.shut_down()
-    _end_strays(settings)
+    _end_orphans(settings)
     settings.stack_file.unlink(missing_ok=True)
-    tell("stack", "is down")
+    report("stack", "is down")
 
 
-def _end_strays(settings: Settings) -> None:
-    """End what a supervisord that was killed has left: processes that carry this home in their environment."""
-    strays = []
+def _end_orphans(settings: Settings) -> None:
+    """End the processes of a supervisord that was killed; they carry this home in their environment."""
+    orphans = []
     for process in psutil.process_iter(["pid"]):
         try:
             environment = process.environ()
         except (psutil.Error, OSError):
             continue
         if environment.get("SUPERVISOR_ENABLED") and environment.get("WEIGHBRIDGE_HOME") == str(settings.home):
-            strays.append(process)
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    strays = [process for process in strays if process.pid not in mine]
-    for process in strays:
+            orphans.append(process)
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    orphans = [process for process in orphans if process.pid not in own]
+    for process in orphans:
         process.terminate()
-    _, alive = psutil.wait_procs(strays, timeout=20)
+    _, alive = psutil.wait_procs(orphans, timeout=20)
     for process in alive:
         process.kill()
 
@@ -173,9 +173,9 @@ def _require_port(settings: Settings, service: Service) -> None:
         return
     holder = next(
         (
-            f"process {one.pid} ({psutil.Process(one.pid).name()})"
-            for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == service.port and one.pid
+            f"process {socket.pid} ({psutil.Process(socket.pid).name()})"
+            for socket in psutil.net_connections("tcp")
+            if socket.status == psutil.CONN_LISTEN and socket.laddr and socket.laddr.port == service.port and socket.pid
         ),
         "another process",
     )
@@ -187,20 +187,20 @@ def _require_port(settings: Settings, service: Service) -> None:
 
 
 def _record(settings: Settings) -> None:
-    """Write down what this stack was started with, so that other shells find it."""
+    """Record the settings of this stack, so that commands in other shells find it."""
     values = settings.model_dump(mode="json")
     write_whole(settings.stack_file, json.dumps(values, indent=1), READABLE)
 
 
-def _wait_all(supervisor: Supervisor, wanted: list[Service], tell: Tell) -> None:
+def _wait_until_healthy(supervisor: Supervisor, expected: list[Service], report: Report) -> None:
     start = time.monotonic()
-    missing = list(wanted)
+    missing = list(expected)
     while missing:
         for service in list(missing):
             state = supervisor.state(service.name)
             waited = time.monotonic() - start
             if state is not None and state.state == "RUNNING" and service.healthy():
-                tell(service.name, f"healthy after {waited:.0f} s  {service.page_url}")
+                report(service.name, f"healthy after {waited:.0f} s  {service.page_url}")
                 missing.remove(service)
             elif state is None or state.state == "FATAL" or waited > service.ready_seconds:
                 raise StackFailed(
@@ -211,11 +211,11 @@ def _wait_all(supervisor: Supervisor, wanted: list[Service], tell: Tell) -> None
         time.sleep(0.3)
 
 
-def _wait_worker(settings: Settings, service: Service, tell: Tell) -> None:
+def _wait_for_worker(settings: Settings, service: Service, report: Report) -> None:
     start = time.monotonic()
     while (waited := time.monotonic() - start) < service.ready_seconds:
         if worker_is_online(settings):
-            tell("worker", f"online after {waited:.0f} s")
+            report("worker", f"online after {waited:.0f} s")
             return
         time.sleep(0.5)
     raise StackFailed(
@@ -226,20 +226,20 @@ def _wait_worker(settings: Settings, service: Service, tell: Tell) -> None:
 
 
 def worker_is_online(settings: Settings) -> bool:
-    """Whether a worker of the pool sends heartbeats."""
+    """True if a worker of the pool sends heartbeats."""
     try:
         answer = httpx.post(f"{settings.prefect_url}/api/work_pools/{POOL}/workers/filter", json={}, timeout=5)
-        return any(one["status"] == "ONLINE" for one in answer.json()) if answer.status_code == 200 else False
+        return any(worker["status"] == "ONLINE" for worker in answer.json()) if answer.status_code == 200 else False
     except httpx.HTTPError:
         return False
 
 
-def _warm_engines(settings: Settings, tell: Tell) -> None:
-    """Engines that supervisord brought back are cold; the first user is not to find out."""
+def _warm_engines(settings: Settings, report: Report) -> None:
+    """Warm the engines that supervisord has restarted, so that no user waits for their first answer."""
     fleet = fleet_of(settings)
-    for one in fleet.engines():
+    for engine in fleet.engines():
         try:
-            fleet.warm_up(one, lambda text, name=one.name: tell(name, text))  # type: ignore[misc]
+            fleet.warm_up(engine, lambda text, name=engine.name: report(name, text))  # type: ignore[misc]
         except WeighbridgeError as error:
-            # One line's broken engine must not keep the stack, and so the other lines, down.
-            tell(one.name, str(error))
+            # A broken engine of one line must not keep the stack, and with it the other lines, down.
+            report(engine.name, str(error))

@@ -1,17 +1,15 @@
-"""What serves: the registry's versions beside the gateway's weights and the fleet's engines."""
+"""What serves: the registry's versions, beside the gateway's weights and the fleet's engines."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
 from registry.models.records import Version
-from registry.models.registry import Registry
-from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tasks.serve.installation import ServingInstallation
 from weighbridge.errors import GatewayFailed, StackDown
 from weighbridge.line import line_names
-from weighbridge.settings import Settings
 
 
 class VersionStatus(BaseModel):
@@ -28,7 +26,7 @@ class VersionStatus(BaseModel):
     weight: int = 0
     """Per cent of the line's new requests."""
     engine: str = "–"
-    """running and healthy, running, or – for none."""
+    """healthy, running, or – for none."""
     port: int = 0
 
 
@@ -43,7 +41,7 @@ class CandidateStatus(BaseModel):
 
 
 class LineStatus(BaseModel):
-    """One line."""
+    """One line's versions and candidates."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,29 +53,31 @@ class LineStatus(BaseModel):
     registry_answers: bool = True
 
 
-def lines(settings: Settings) -> list[LineStatus]:
-    """Every line that has a version or a backend; what serves is told even when MLflow is down."""
-    gateway, registry = Gateway(settings), Registry()
+def line_statuses(installation: ServingInstallation) -> list[LineStatus]:
+    """Report every line that has a version or a backend; without MLflow, what the gateway knows."""
+    settings, gateway, registry = installation.settings, installation.gateway, installation.registry
     supervisor = Supervisor(settings)
-    running = {one.name for one in supervisor.states() if one.state == "RUNNING"} if supervisor.answers() else set()
-    engines = [engine for engine in fleet_of(settings).engines() if engine.name in running]
-    found, answers = [], True
+    running = set()
+    if supervisor.answers():
+        running = {process.name for process in supervisor.states() if process.state == "RUNNING"}
+    engines = [engine for engine in installation.fleet.engines() if engine.name in running]
+    statuses, registry_answers = [], True
     for name in line_names(settings.root / "lines"):
         versions: list[Version] = []
         candidates: list[Version] = []
-        if answers:
+        if registry_answers:
             try:
                 versions, candidates = registry.versions(name), registry.candidates(name)
             except StackDown:
-                answers = False
-        routes = {one.version: one for one in gateway.routes().line(name).backends}
-        rows = {str(one.version): _row(one) for one in versions}
-        for version, backend in routes.items():
-            row = rows.get(version) or VersionStatus(version=int(version), digest=backend.digest)
+                registry_answers = False
+        backends = {backend.version: backend for backend in gateway.routes().line(name).backends}
+        rows = {str(version.version): _status_of(version) for version in versions}
+        for number, backend in backends.items():
+            row = rows.get(number) or VersionStatus(version=int(number), digest=backend.digest)
             engine = "–"
-            if any(backend.runs_on(one.name, one.endpoints) for one in engines):
-                engine = "healthy" if _healthy(gateway, name, version) else "running"
-            rows[version] = row.model_copy(
+            if any(backend.runs_on(member.name, member.endpoints) for member in engines):
+                engine = "healthy" if _healthy(gateway, name, number) else "running"
+            rows[number] = row.model_copy(
                 update={
                     "in_rotation": True,
                     "weight": backend.weight,
@@ -85,33 +85,37 @@ def lines(settings: Settings) -> list[LineStatus]:
                     "engine": engine,
                 }
             )
-        approved = {one.digest for one in versions}
+        approved = {version.digest for version in versions}
         if rows or candidates:
-            serving = max(routes.values(), key=lambda one: one.weight, default=None)
-            found.append(
+            serving = max(backends.values(), key=lambda backend: backend.weight, default=None)
+            statuses.append(
                 LineStatus(
                     line=name,
                     serving=int(serving.version) if serving and serving.weight else None,
-                    versions=tuple(sorted(rows.values(), key=lambda one: one.version)),
+                    versions=tuple(sorted(rows.values(), key=lambda row: row.version)),
                     awaiting=tuple(
-                        CandidateStatus(version=one.version, digest=one.digest, scheme=one.scheme)
-                        for one in candidates
-                        if one.digest not in approved
+                        CandidateStatus(version=candidate.version, digest=candidate.digest, scheme=candidate.scheme)
+                        for candidate in candidates
+                        if candidate.digest not in approved
                     ),
-                    registry_answers=answers,
+                    registry_answers=registry_answers,
                 )
             )
-    return found
+    return statuses
 
 
-def _healthy(gateway: Gateway, line: str, version: str) -> bool:
+def _healthy(gateway: Gateway, line_name: str, version: str) -> bool:
     try:
-        return gateway.counters(line, version).healthy
+        return gateway.counters(line_name, version).healthy
     except GatewayFailed:
         return False
 
 
-def _row(one: Version) -> VersionStatus:
+def _status_of(version: Version) -> VersionStatus:
     return VersionStatus(
-        version=one.version, digest=one.digest, scheme=one.scheme, aliases=one.aliases, state=one.state or "approved"
+        version=version.version,
+        digest=version.digest,
+        scheme=version.scheme,
+        aliases=version.aliases,
+        state=version.state or "approved",
     )

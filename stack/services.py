@@ -1,4 +1,4 @@
-"""Which services make up the stack, how each is started and how its health is seen."""
+"""The services of the stack: how each is started, and how its health is checked."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from weighbridge.settings import Settings
 
 POOL = "weighbridge"
 """The work pool that `prefect.yaml` names."""
+POOL_TYPE = "process"
 
 
 class Service(BaseModel):
-    """One long-lived part of the stack."""
+    """One long-lived process of the stack."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,20 +28,20 @@ class Service(BaseModel):
     program: Program
     port: int | None = None
     port_variable: str = ""
-    """What to set when the port is taken."""
+    """Variable to set when the port is taken."""
     health_url: str = ""
     page_url: str = ""
-    """What a person opens."""
+    """Page for a person."""
     ready_seconds: float = 120
     flows_need: bool = True
-    """Whether a flow cannot do without it."""
+    """True if flows cannot run without it."""
 
     def healthy(self) -> bool:
-        """Whether it answers; a service without an address is judged by its process."""
+        """True if it answers. A service without an address is judged by its process alone."""
         if not self.health_url:
             return True
         try:
-            # Each is asked at its own address, whatever name its certificate is made out to.
+            # Asked by its address, whatever host name its certificate is for.
             return httpx.get(self.health_url, timeout=3, verify=False).status_code == 200
         except httpx.HTTPError:
             return False
@@ -67,11 +68,11 @@ def _mlflow(settings: Settings) -> Service:
         "--serve-artifacts",
         "--workers",
         "1",
-        # MLflow's own app, with the record of who changed what, and accounts where they are wanted.
+        # MLflow's own app, with the audit log, and with accounts where they are switched on.
         "--app-name",
         "weighbridge",
     )
-    # Without job execution the server starts in half the time and memory, and nothing here uses jobs.
+    # Without job execution the server takes half the time and memory to start. Nothing here uses jobs.
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -100,8 +101,8 @@ def _prefect(settings: Settings) -> Service:
         "--port",
         str(settings.prefect_port),
     )
-    # On the disk: leases in memory die with the server, and with them what frees the slot of a run that was killed with
-    # it, so that after a restart of the machine no later `promote` would ever begin.
+    # Leases are kept on disk. In memory they die with the server, and with them what frees the slot of a run that was
+    # killed too: after a restart of the machine no later `promote` would ever begin.
     environment = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
     return Service(
         name="prefect",
@@ -121,7 +122,7 @@ def _worker(settings: Settings) -> Service:
         "--pool",
         POOL,
         "--type",
-        "process",
+        POOL_TYPE,
         "--name",
         "local",
         "--limit",
@@ -134,7 +135,7 @@ def _worker(settings: Settings) -> Service:
         "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
     }
     if settings.mlflow_auth:
-        # Whoever typed `up`, the worker is the pipeline; its password is on file.
+        # The worker signs in as the pipeline, whoever typed `up`; its password is on file.
         environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
     return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
 
@@ -153,7 +154,7 @@ def _gateway(settings: Settings) -> Service:
 
 
 def webhook_environment(settings: Settings) -> dict[str, str]:
-    """What lets MLflow tell a receiver on loopback, and keep the secret that it signs with."""
+    """Variables that let MLflow call a receiver on loopback, and encrypt the secret that signs its calls."""
     return {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -169,7 +170,7 @@ def _webhook(settings: Settings) -> Service:
         program=_program(settings, "webhook", command, environment, settings.root),
         port=settings.webhook_port,
         port_variable="WEIGHBRIDGE_WEBHOOK_PORT",
-        # Never the host that the others bind to.
+        # Loopback, whatever host the others bind to.
         health_url=f"http://127.0.0.1:{settings.webhook_port}/health",
         flows_need=False,
     )
@@ -186,5 +187,5 @@ def _program(
 
 
 def _tool(name: str) -> str:
-    """A program of this very environment, whatever PATH says."""
+    """A program of this Python environment, whatever PATH says."""
     return str(Path(sys.executable).with_name(name))

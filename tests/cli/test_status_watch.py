@@ -12,25 +12,25 @@ import pytest
 from rich.console import Console
 
 from cli import status_watch
-from cli.status_watch import Watcher, picture
+from cli.status_watch import Watcher, render
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Routes, Shadow
 from weighbridge.errors import GatewayFailed
 
 
-class Told:
-    """Stands in for the gateway: says what the test says."""
+class FakeGateway:
+    """Stands in for the gateway: its counters are set by the test."""
 
     def __init__(self) -> None:
         endpoint = Endpoint(host="127.0.0.1", port=9)
         backends = tuple(
             Backend(
-                version=one,
+                version=number,
                 digest="abcdef12" * 8,
                 endpoints=(endpoint,),
-                weight=int(one == "1") * 100,
+                weight=int(number == "1") * 100,
             )
-            for one in "12"
+            for number in "12"
         )
         self.route = LineRoute(line="toy", backends=backends, shadow=Shadow(version="2", per_cent=5))
         self.counts = {("toy", "1"): Answered(answers=10, errors=1, tokens=100)}
@@ -49,8 +49,8 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def gateway() -> FakeGateway:
+    return FakeGateway()
 
 
 @pytest.fixture
@@ -61,38 +61,38 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_rates_are_of_the_time_between_two_looks(told: Any, clock: list[float]) -> None:
-    watcher = Watcher(told)
-    first = watcher.look().rows[0]
+def test_rates_are_of_the_time_between_two_snapshots(gateway: Any, clock: list[float]) -> None:
+    watcher = Watcher(gateway)
+    first = watcher.take().rows[0]
     assert (first.requests_per_second, first.tokens_per_second, first.active) == (0, 0, 3)
-    told.counts = {("toy", "1"): Answered(answers=30, errors=2, tokens=1100)}
+    gateway.counts = {("toy", "1"): Answered(answers=30, errors=2, tokens=1100)}
     clock[0] += 2
-    row, shadow = watcher.look().rows
+    row, mirror = watcher.take().rows
     assert (row.requests_per_second, row.errors_per_second, row.tokens_per_second) == (10, 0.5, 500)
-    assert (row.weight, row.health, row.shadow) == (100, "healthy", False)
-    assert (shadow.weight, shadow.health, shadow.shadow) == (0, "unhealthy", True)
+    assert (row.weight, row.health, row.mirror) == (100, "healthy", False)
+    assert (mirror.weight, mirror.health, mirror.mirror) == (0, "unhealthy", True)
 
 
-def test_a_gateway_that_went_and_came_back_starts_at_nothing(told: Any, clock: list[float]) -> None:
-    watcher = Watcher(told)
-    watcher.look()
-    told.down = True
-    assert watcher.look().problem == "The gateway does not answer."
-    told.down, told.counts = False, {}
+def test_a_gateway_that_restarts_begins_without_rates(gateway: Any, clock: list[float]) -> None:
+    watcher = Watcher(gateway)
+    watcher.take()
+    gateway.down = True
+    assert watcher.take().problem == "The gateway does not answer."
+    gateway.down, gateway.counts = False, {}
     clock[0] += 1
-    assert [row.requests_per_second for row in watcher.look().rows] == [0, 0]
+    assert [row.requests_per_second for row in watcher.take().rows] == [0, 0]
 
 
-def test_the_picture_names_all_that_matters(told: Any, clock: list[float]) -> None:
-    watcher = Watcher(told)
-    watcher.look()
-    told.counts = {("toy", "1"): Answered(answers=22, errors=2, tokens=1100)}
+def test_the_rendered_snapshot_names_all_that_matters(gateway: Any, clock: list[float]) -> None:
+    watcher = Watcher(gateway)
+    watcher.take()
+    gateway.counts = {("toy", "1"): Answered(answers=22, errors=2, tokens=1100)}
     clock[0] += 1
     console = Console(width=100, record=True, force_terminal=False)
-    console.print(picture(watcher.look()))
+    console.print(render(watcher.take()))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["toy", "1", "abcdef12abcd", "100", "%", "healthy", "3", "12.0", "1.0", "1000"] in lines
-    assert ["2", "abcdef12abcd", "shadow", "unhealthy", "3", "0.0", "0.0", "0"] in lines
+    assert ["2", "abcdef12abcd", "mirror", "unhealthy", "3", "0.0", "0.0", "0"] in lines
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -111,6 +111,6 @@ def test_ctrl_c_ends_it_quietly(options: list[str]) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == ""
-    # Nothing runs here: that is told, and no reason to end.
+    # Nothing runs here: that is reported, and no reason to end.
     if options:
         assert "does not answer" in json.loads(first)["problem"]
