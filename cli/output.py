@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weighbridge.errors import WeighbridgeError
+from weighbridge.errors import ExitStatus, WeighbridgeError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
 PIPE_COLUMNS = 120
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
+INTERRUPTED = ExitStatus.INTERRUPTED
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
 

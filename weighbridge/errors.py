@@ -1,22 +1,63 @@
-"""Every way to fail that a user can meet, each with a name, an exit status and a next action.
+"""Every failure that a user can meet: its name, its exit status and what it means. The one reference of all of them.
 
-The class name is the stable code: the command line prints it, Prefect shows it in the state message
-and MLflow keeps it as a tag, so that a search for the code finds all three.
+The class name is the stable code. The command line prints it, Prefect shows it in the state message and MLflow keeps it
+as a tag, so a search for the code finds all three.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+from typing import ClassVar, Self
+
+
+class ExitStatus(IntEnum):
+    """Exit statuses of the command line, each with the kind of failure that it stands for."""
+
+    meaning: str
+
+    def __new__(cls, status: int, meaning: str) -> Self:
+        member = int.__new__(cls, status)
+        member._value_ = status
+        member.meaning = meaning
+        return member
+
+    OK = 0, "success"
+    FAILED = 1, "a failure without a name"
+    INPUT = 2, "something you wrote: a file, a setting, an option"
+    STACK = 3, "the local stack"
+    HUB = 4, "the Hub, or the way there"
+    RELEASE = 5, "the release itself"
+    DISK = 6, "disk space"
+    FIT = 7, "no scheme fits the GPUs"
+    QUANTIZE = 8, "quantization"
+    SCORING = 9, "scoring, or an endpoint that cannot be scored"
+    STORE = 10, "the store, the watch's ledger, the audit log, backups"
+    REGISTRY = 11, "the registry"
+    APPROVAL = 12, "an approval"
+    ENGINE = 13, "an engine"
+    GATEWAY = 14, "the gateway"
+    BUSY = 15, "another process holds the line"
+    ROLLOUT = 16, "a rollout was aborted; traffic is back where it was"
+    ROLLBACK = 17, "nothing to roll back to"
+    PREFECT = 18, "Prefect refused to start a run"
+    REGRESSION = 20, "no candidate passed: regression"
+    INCONCLUSIVE = 21, "no candidate passed: inconclusive"
+    INVALID = 22, "no candidate passed: the scores cannot be compared"
+    IMPORT = 23, "an import with --strict would leave something behind"
+    SUITE = 24, "`suite check` found flaws"
+    INTERRUPTED = 130, "Ctrl-C, as shells have it: 128 and the signal's number"
+
 
 class WeighbridgeError(Exception):
-    """A failure with a name, told so that the reader knows what to do next.
+    """A failure with a name, and with the reader's next step.
 
     Args:
-        what: what is wrong, in one sentence, naming the thing that is wrong.
-        next_step: what the reader can do about it, in one sentence.
-        where: the file, line, field, host or version concerned, where there is one.
+        what: What is wrong, in one sentence that names the thing concerned.
+        next_step: What the reader can do about it, in one sentence.
+        where: File, line, field, host or version concerned, if there is one.
     """
 
-    exit_status = 1
+    exit_status: ClassVar[ExitStatus] = ExitStatus.FAILED
 
     def __init__(self, what: str, next_step: str, where: str = "") -> None:
         # All three go to args, so that the error survives pickling between processes.
@@ -33,431 +74,440 @@ class WeighbridgeError(Exception):
         return f"{self.code}: {self.what}{place} Next: {self.next_step}"
 
     def as_dict(self) -> dict[str, str]:
-        """The same for `--json`."""
+        """The failure as it is printed with `--json`."""
         return {"error": self.code, "what": self.what, "where": self.where, "next": self.next_step}
 
 
-# --- lines and settings ---------------------------------------------------------------------
+# --- lines, settings and plug-ins --------------------------------------------------------
 
 
 class LineUnknown(WeighbridgeError):
-    """No file `lines/<name>.yaml` of that name."""
+    """There is no file `lines/<name>.yaml` of that name."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class LineInvalid(WeighbridgeError):
-    """A line's YAML does not parse or does not fit its schema."""
+    """The YAML of a line cannot be parsed or does not fit its schema."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class SettingsInvalid(WeighbridgeError):
     """A `WEIGHBRIDGE_*` variable has a value that cannot be used."""
 
-    exit_status = 2
-
-
-class PluginInvalid(WeighbridgeError):
-    """An installed plug-in cannot be loaded, or its name is taken; its distribution is named."""
-
-    exit_status = 2
-
-
-# --- the local stack ------------------------------------------------------------------------
-
-
-class StackDown(WeighbridgeError):
-    """A command needs the stack, and it does not answer."""
-
-    exit_status = 3
-
-
-class StackFailed(WeighbridgeError):
-    """A service of the stack did not become healthy."""
-
-    exit_status = 3
-
-
-class PortTaken(WeighbridgeError):
-    """A port that the stack wants belongs to somebody else."""
-
-    exit_status = 3
-
-
-# --- source ---------------------------------------------------------------------------------
-
-
-class SourceUnreachable(WeighbridgeError):
-    """The Hub did not answer, or not usefully."""
-
-    exit_status = 4
-
-
-class SourceUnknown(WeighbridgeError):
-    """No such repository or revision on the Hub, or no right to see it."""
-
-    exit_status = 4
-
-
-class SourceRefused(WeighbridgeError):
-    """The line's admission rules refuse the release; every reason is named."""
-
-    exit_status = 5
-
-
-class SourceDamaged(WeighbridgeError):
-    """A downloaded file is not what the Hub said it is."""
-
-    exit_status = 4
-
-
-class SourceStalled(WeighbridgeError):
-    """The Hub accepts connections and then sends nothing, again and again."""
-
-    exit_status = 4
-
-
-class DiskFull(WeighbridgeError):
-    """There is not enough free disk for what comes next."""
-
-    exit_status = 6
-
-
-# --- fit and quantize -----------------------------------------------------------------------
-
-
-class DoesNotFit(WeighbridgeError):
-    """No scheme of the line fits any of its target GPUs."""
-
-    exit_status = 7
-
-
-class GpuUnknown(WeighbridgeError):
-    """A line names a GPU that `gpus.yaml` does not list."""
-
-    exit_status = 2
-
-
-class GpuFileInvalid(WeighbridgeError):
-    """Your own file of GPUs is not one."""
-
-    exit_status = 2
-
-
-class FitOptionUnknown(WeighbridgeError):
-    """An option of the planner has a value that nobody knows."""
-
-    exit_status = 2
-
-
-class ArchitectureUnknown(WeighbridgeError):
-    """The memory model lacks what it must know of a model's architecture."""
-
-    exit_status = 5
-
-
-class SchemeUnknown(WeighbridgeError):
-    """A line names a quantization scheme that does not exist."""
-
-    exit_status = 2
-
-
-class PricesInvalid(WeighbridgeError):
-    """A price list has an entry that cannot be used, or lacks one that was asked for."""
-
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class OptionInvalid(WeighbridgeError):
     """An option on the command line cannot be used as it was given."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
+
+
+class PluginInvalid(WeighbridgeError):
+    """An installed plug-in cannot be loaded, or its name is taken; its distribution is named."""
+
+    exit_status = ExitStatus.INPUT
+
+
+# --- the local stack ---------------------------------------------------------------------
+
+
+class StackDown(WeighbridgeError):
+    """A command needs the stack, and a service of it does not answer."""
+
+    exit_status = ExitStatus.STACK
+
+
+class StackFailed(WeighbridgeError):
+    """A service of the stack did not become healthy, or its answer was lost."""
+
+    exit_status = ExitStatus.STACK
+
+
+class PortTaken(WeighbridgeError):
+    """Another process listens on a port that the stack needs."""
+
+    exit_status = ExitStatus.STACK
+
+
+# --- source ------------------------------------------------------------------------------
+
+
+class SourceUnreachable(WeighbridgeError):
+    """The Hub did not answer, or its answer cannot be used."""
+
+    exit_status = ExitStatus.HUB
+
+
+class SourceUnknown(WeighbridgeError):
+    """The Hub has no such repository or revision, or the account may not see it."""
+
+    exit_status = ExitStatus.HUB
+
+
+class SourceRefused(WeighbridgeError):
+    """The line's admission rules refuse the release; every reason is named."""
+
+    exit_status = ExitStatus.RELEASE
+
+
+class SourceDamaged(WeighbridgeError):
+    """A downloaded file is not what the Hub announced."""
+
+    exit_status = ExitStatus.HUB
+
+
+class SourceStalled(WeighbridgeError):
+    """The Hub accepts connections and then sends nothing, several times in a row."""
+
+    exit_status = ExitStatus.HUB
+
+
+class DiskFull(WeighbridgeError):
+    """There is not enough free disk for the next step."""
+
+    exit_status = ExitStatus.DISK
+
+
+# --- fit and quantize --------------------------------------------------------------------
+
+
+class DoesNotFit(WeighbridgeError):
+    """No scheme of the line fits any of its target GPUs."""
+
+    exit_status = ExitStatus.FIT
+
+
+class GpuUnknown(WeighbridgeError):
+    """A line names a GPU that `gpus.yaml` does not list."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class GpuFileInvalid(WeighbridgeError):
+    """Your own list of GPUs cannot be used."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class FitOptionUnknown(WeighbridgeError):
+    """An option of the planner has an unknown value."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class PricesInvalid(WeighbridgeError):
+    """A price list has an entry that cannot be used, or lacks a price that was asked for."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class ArchitectureUnknown(WeighbridgeError):
+    """The memory model lacks a fact that it needs about the model's architecture."""
+
+    exit_status = ExitStatus.RELEASE
+
+
+class SchemeUnknown(WeighbridgeError):
+    """A line names a quantization scheme that does not exist."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class CalibrationInvalid(WeighbridgeError):
+    """The calibration text of a quantization cannot be used."""
+
+    exit_status = ExitStatus.INPUT
 
 
 class QuantizationFailed(WeighbridgeError):
     """The quantizing process ended without an artifact."""
 
-    exit_status = 8
-
-
-class CalibrationInvalid(WeighbridgeError):
-    """The text that a calibrated quantization watches the model on cannot be used."""
-
-    exit_status = 2
+    exit_status = ExitStatus.QUANTIZE
 
 
 class QuantizationInterrupted(QuantizationFailed):
-    """The quantizing process was killed; files that it had finished are kept for the next run."""
+    """The quantizing process was killed; its finished files are kept for the next run."""
 
-    exit_status = 8
+    exit_status = ExitStatus.QUANTIZE
+
+
+class QuantizationUncovered(WeighbridgeError):
+    """The written weights differ from the planned ones."""
+
+    exit_status = ExitStatus.QUANTIZE
 
 
 class MemoryShort(WeighbridgeError):
     """A step would need more memory than this machine can give it."""
 
-    exit_status = 8
-
-
-class QuantizationUncovered(WeighbridgeError):
-    """The written weights are not those that were planned."""
-
-    exit_status = 8
+    exit_status = ExitStatus.QUANTIZE
 
 
 class ConverterMissing(WeighbridgeError):
-    """llama.cpp's converter, which writes GGUF, is not installed where it is looked for."""
+    """llama.cpp's converter, which writes GGUF, is not installed where it is expected."""
 
-    exit_status = 8
+    exit_status = ExitStatus.QUANTIZE
 
 
-# --- evaluate -------------------------------------------------------------------------------
+# --- evaluate ----------------------------------------------------------------------------
 
 
 class SuiteUnknown(WeighbridgeError):
     """A line names a suite that does not exist."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class SuiteInvalid(WeighbridgeError):
     """A suite's file cannot be used."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class SuiteExists(WeighbridgeError):
-    """A suite's file is there already, and nobody said that it may be replaced."""
+    """A suite's file exists already, and replacing it was not allowed."""
 
-    exit_status = 2
-
-
-class ImportRefused(WeighbridgeError):
-    """A promptfoo configuration that cannot be read, or that reaches outside its own folder."""
-
-    exit_status = 2
-
-
-class ImportIncomplete(WeighbridgeError):
-    """Something of a promptfoo configuration cannot be carried over, and nothing was to be left behind."""
-
-    exit_status = 23
+    exit_status = ExitStatus.INPUT
 
 
 class SuiteFlawed(WeighbridgeError):
-    """`suite check` found what makes a suite useless or its verdict wrong."""
+    """`suite check` found a flaw that makes a suite useless or its verdict wrong."""
 
-    exit_status = 24
+    exit_status = ExitStatus.SUITE
+
+
+class SuiteNeedsMore(WeighbridgeError):
+    """A suite cannot be scored on this target: prompts need an endpoint, likelihoods need log-probabilities."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class ImportRefused(WeighbridgeError):
+    """A promptfoo configuration cannot be read, or reaches outside its own folder."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class ImportIncomplete(WeighbridgeError):
+    """A part of a promptfoo configuration cannot be converted, and `--strict` allows no omission."""
+
+    exit_status = ExitStatus.IMPORT
 
 
 class ScoringFailed(WeighbridgeError):
-    """A suite could not be scored to its end; no verdict was drawn from the part."""
+    """A suite could not be scored to its end; no verdict was drawn from a part."""
 
-    exit_status = 9
-
-
-class ModelUnreadable(WeighbridgeError):
-    """A model named on the command line is not one, or its files cannot be read."""
-
-    exit_status = 2
+    exit_status = ExitStatus.SCORING
 
 
 class EndpointRefused(WeighbridgeError):
     """An endpoint does not answer, or not as an OpenAI-compatible one does."""
 
-    exit_status = 9
+    exit_status = ExitStatus.SCORING
 
 
-class SuiteNeedsMore(WeighbridgeError):
-    """A suite cannot be scored on what was named: prompts need an endpoint, likelihoods need log-probabilities."""
+class ModelUnreadable(WeighbridgeError):
+    """A model named on the command line is not a model, or its files cannot be read."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class PairsInvalid(WeighbridgeError):
-    """A file of paired scores cannot be read, or a line of it is not a pair of scores."""
+    """A file of paired scores cannot be read, or one of its lines is not a pair of scores."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class VerdictRegression(WeighbridgeError):
     """The candidate is worse than production by more than the line's margin."""
 
-    exit_status = 20
+    exit_status = ExitStatus.REGRESSION
 
 
 class VerdictInconclusive(WeighbridgeError):
-    """The evidence does not suffice to call the candidate no worse."""
+    """The evidence does not suffice to call the candidate no worse than production."""
 
-    exit_status = 21
+    exit_status = ExitStatus.INCONCLUSIVE
 
 
 class VerdictInvalid(WeighbridgeError):
     """The two sets of scores cannot be compared."""
 
-    exit_status = 22
+    exit_status = ExitStatus.INVALID
 
 
-# --- registry -------------------------------------------------------------------------------
+# --- registry ----------------------------------------------------------------------------
 
 
 class ArtifactMissing(WeighbridgeError):
     """The store does not hold an artifact that something refers to."""
 
-    exit_status = 10
+    exit_status = ExitStatus.STORE
 
 
 class ArtifactDamaged(WeighbridgeError):
-    """An artifact's files are no longer those of its manifest."""
+    """An artifact's files differ from its manifest."""
 
-    exit_status = 10
+    exit_status = ExitStatus.STORE
 
 
 class ArtifactUnsigned(WeighbridgeError):
-    """An artifact's manifest carries no signature of this installation's key."""
+    """An artifact's manifest carries no signature by this installation's key."""
 
-    exit_status = 10
+    exit_status = ExitStatus.STORE
 
 
 class SigningKeyUnusable(WeighbridgeError):
-    """The key to sign or to verify manifests with is missing, or is none."""
+    """The key for signing or verifying manifests is missing or cannot be used."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class StoreUnreachable(WeighbridgeError):
-    """The store at WEIGHBRIDGE_STORE_URL did not answer, or refuses us."""
+    """The store at WEIGHBRIDGE_STORE_URL did not answer, or refuses access."""
 
-    exit_status = 10
+    exit_status = ExitStatus.STORE
 
 
 class RegistryFailed(WeighbridgeError):
-    """MLflow answers, but with an error."""
+    """MLflow answers with an error."""
 
-    exit_status = 11
+    exit_status = ExitStatus.REGISTRY
 
 
 class RegistryDenied(RegistryFailed):
-    """MLflow does not know who asks, or does not let him do this."""
+    """MLflow does not know the account, or refuses it this operation."""
 
-    exit_status = 11
+    exit_status = ExitStatus.REGISTRY
 
 
 class RolesInvalid(WeighbridgeError):
-    """A file of roles is not one, or gives somebody what must be apart."""
+    """A file of roles cannot be read, or gives one person roles that must be separate."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class PasswordUnusable(WeighbridgeError):
-    """A password is missing, too short, or lies where others can read it."""
+    """A password is missing, too short, or readable by others."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class VersionUnknown(WeighbridgeError):
     """The registry has no such model version."""
 
-    exit_status = 11
+    exit_status = ExitStatus.REGISTRY
 
 
 class DeliveryRefused(WeighbridgeError):
-    """What says that it is MLflow's webhook cannot be believed."""
+    """A delivery that claims to come from MLflow's webhook cannot be trusted."""
 
-    exit_status = 11
+    exit_status = ExitStatus.REGISTRY
 
 
 class ApprovalRefused(WeighbridgeError):
-    """What was approved does not pass the checks, and serves nobody."""
+    """An approved version fails a check, and does not serve."""
 
-    exit_status = 12
+    exit_status = ExitStatus.APPROVAL
 
 
-# --- serve ----------------------------------------------------------------------------------
+class AuditBroken(WeighbridgeError):
+    """An entry of the audit log was edited, removed, added or moved."""
+
+    exit_status = ExitStatus.STORE
+
+
+class BackupFailed(WeighbridgeError):
+    """A backup could not be made or restored; nothing was replaced."""
+
+    exit_status = ExitStatus.STORE
+
+
+class BackupDamaged(WeighbridgeError):
+    """A backup differs from what was written."""
+
+    exit_status = ExitStatus.STORE
+
+
+# --- serve -------------------------------------------------------------------------------
 
 
 class EngineUnknown(WeighbridgeError):
     """A line names an engine that does not exist."""
 
-    exit_status = 2
+    exit_status = ExitStatus.INPUT
 
 
 class EngineFailed(WeighbridgeError):
     """An engine did not start, or answered its first real request with an error or with nothing."""
 
-    exit_status = 13
+    exit_status = ExitStatus.ENGINE
 
 
 class EngineDiverges(WeighbridgeError):
-    """An engine answers, and not as its artifact does: it takes no traffic."""
+    """An engine computes something else than its artifact, and receives no traffic."""
 
-    exit_status = 13
+    exit_status = ExitStatus.ENGINE
 
 
 class NoRoomBeside(WeighbridgeError):
-    """An engine would have no memory beside what runs already."""
+    """There is not enough memory for an engine beside the running ones."""
 
-    exit_status = 13
+    exit_status = ExitStatus.ENGINE
 
 
 class GatewayFailed(WeighbridgeError):
-    """The gateway did not take a configuration in time."""
+    """The gateway did not accept a configuration in time."""
 
-    exit_status = 14
+    exit_status = ExitStatus.GATEWAY
 
 
 class RolloutBusy(WeighbridgeError):
-    """Another process is moving this line's traffic at the moment."""
+    """Another process is moving this line's traffic."""
 
-    exit_status = 15
+    exit_status = ExitStatus.BUSY
 
 
 class RolloutAborted(WeighbridgeError):
-    """A rollout step was judged worse than production; traffic is back where it was."""
+    """The new version was judged worse than production; traffic is back where it was."""
 
-    exit_status = 16
+    exit_status = ExitStatus.ROLLOUT
 
 
 class NothingToRollBack(WeighbridgeError):
-    """The line has no earlier version to go back to."""
+    """The line has no earlier version to return to."""
 
-    exit_status = 17
-
-
-class AuditBroken(WeighbridgeError):
-    """The audit log is not what was written: an entry was edited, removed, added or moved."""
-
-    exit_status = 10
+    exit_status = ExitStatus.ROLLBACK
 
 
-class BackupFailed(WeighbridgeError):
-    """A backup could not be made, or not be brought back; nothing was replaced."""
-
-    exit_status = 10
-
-
-class BackupDamaged(WeighbridgeError):
-    """A backup is not what was written."""
-
-    exit_status = 10
-
-
-# --- watch ----------------------------------------------------------------------------------
+# --- watch -------------------------------------------------------------------------------
 
 
 class LedgerDamaged(WeighbridgeError):
-    """What the watch wrote down of a line cannot be read."""
+    """The watch's ledger of a line cannot be read."""
 
-    exit_status = 10
+    exit_status = ExitStatus.STORE
 
 
 class WatchBusy(WeighbridgeError):
     """Another watch holds the line."""
 
-    exit_status = 15
+    exit_status = ExitStatus.BUSY
 
 
 class ReleaseNotStarted(WeighbridgeError):
-    """Prefect answers, but does not take the run that the watch, a webhook or a refused approval asks for."""
+    """Prefect answers, but refuses to start the run that the watch, a webhook or an approval asks for."""
 
-    exit_status = 18
+    exit_status = ExitStatus.PREFECT
+
+
+def all_errors() -> list[type[WeighbridgeError]]:
+    """List every named failure in the order of this file, for the reference table."""
+    return [
+        error
+        for error in globals().values()
+        if isinstance(error, type) and issubclass(error, WeighbridgeError) and error is not WeighbridgeError
+    ]

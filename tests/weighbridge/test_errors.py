@@ -1,0 +1,23 @@
+"""The reference of all failures: a name, a status and a sentence for each, and no two definitions."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from weighbridge.errors import ExitStatus, WeighbridgeError, all_errors
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda error: str(error.__name__))
+def test_a_failure_has_a_status_of_its_kind_and_one_sentence(error: type[WeighbridgeError]) -> None:
+    assert error.exit_status not in (ExitStatus.OK, ExitStatus.FAILED, ExitStatus.INTERRUPTED)
+    assert error.exit_status.meaning
+    assert error.__doc__ and error.__doc__.endswith(".") and "\n" not in error.__doc__
+    raised = error("It failed.", "Mend it.", "here")
+    assert pickle.loads(pickle.dumps(raised)).as_dict() == raised.as_dict()
+
+
+def test_every_status_but_three_belongs_to_a_failure() -> None:
+    used = {error.exit_status for error in all_errors()}
+    assert set(ExitStatus) - used == {ExitStatus.OK, ExitStatus.FAILED, ExitStatus.INTERRUPTED}
