@@ -1,3 +1,8 @@
+"""Assertions: each kind and its negation, refused specs, grading, and kinds added from one file or a plug-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.evaluate.suites.assertions import CHECKS, Answer, Assertion, AssertionRefused, Grade, grade
-from tasks.evaluate.suites.assertions.refusal import PHRASES, is_refusal
-from tasks.evaluate.suites.assertions.texts import edits
+from tasks.evaluate.suites.assertions import (
+    Answer,
+    Assertion,
+    AssertionRefused,
+    Grade,
+    assertion_kinds,
+    assertions_version,
+    grade,
+)
+from tasks.evaluate.suites.assertions import kinds as kinds_package
+from tasks.evaluate.suites.assertions.kinds.refusal import PHRASES, is_refusal
+from tasks.evaluate.suites.assertions.kinds.texts import levenshtein_distance
+from weighbridge.errors import PluginInvalid
 
 PERSON = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer"}}}
 
@@ -72,12 +87,12 @@ def test_levenshtein_threshold_counts_edits() -> None:
     assert holds("levenshtein", "same", "same", threshold=0)
 
 
-def test_the_failure_names_what_was_wanted() -> None:
+def test_a_failure_names_the_assertion() -> None:
     assert Assertion(type="icontains-any", value=["sieben", "7"]).failure("six", 0) == 'icontains-any ["sieben", "7"]'
 
 
 @pytest.mark.parametrize(
-    ("type", "instead"),
+    ("type", "alternative"),
     [
         ("javascript", "regex"),
         ("python", "is-json"),
@@ -93,15 +108,15 @@ def test_the_failure_names_what_was_wanted() -> None:
         ("", "contains"),
     ],
 )
-def test_what_is_not_supported_is_refused_with_an_alternative(type: str, instead: str) -> None:
+def test_an_unsupported_assertion_is_refused_with_an_alternative(type: str, alternative: str) -> None:
     with pytest.raises(AssertionRefused) as caught:
         Assertion(type=type, value="x")
     assert repr(type) in caught.value.what
-    assert instead in caught.value.next_step
+    assert alternative in caught.value.next_step
 
 
 @pytest.mark.parametrize(
-    "lacking",
+    "spec",
     [
         {"type": "contains"},
         {"type": "contains", "value": ""},
@@ -132,14 +147,14 @@ def test_what_is_not_supported_is_refused_with_an_alternative(type: str, instead
         {"type": "contains", "value": "x", "assert": [{"type": "contains", "value": "y"}]},
     ],
 )
-def test_an_assertion_that_cannot_decide_is_refused_before_anything_is_asked(lacking: dict[str, Any]) -> None:
+def test_an_assertion_that_cannot_decide_is_refused_when_it_is_read(spec: dict[str, Any]) -> None:
     with pytest.raises(AssertionRefused):
-        Assertion.model_validate(lacking)
+        Assertion.model_validate(spec)
 
 
-def test_promptfoos_names_are_all_there() -> None:
+def test_promptfoos_deterministic_kinds_are_supported() -> None:
     assert {"equals", "contains", "icontains", "regex", "is-json", "contains-json", "latency", "starts-with"} <= set(
-        CHECKS
+        assertion_kinds()
     )
 
 
@@ -148,11 +163,11 @@ LOOKUP = {"type": "function", "function": {"name": "lookup", "parameters": SCHEM
 
 
 def called(*calls: tuple[str, str]) -> Answer:
-    """An answer that calls tools, as an OpenAI-compatible engine gives it."""
-    tool_calls = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
+    """An answer that calls tools, as an OpenAI-compatible engine returns it."""
+    tool_calls = [{"type": "function", "function": {"name": name, "arguments": arguments}} for name, arguments in calls]
     content = None if calls else "I call nothing."
     choice = {"message": {"content": content, "tool_calls": tool_calls}, "finish_reason": "tool_calls"}
-    return Answer.of_choice(choice, 0.25).model_copy(update={"tools": (LOOKUP,)})
+    return Answer.from_choice(choice, 0.25).model_copy(update={"tools": (LOOKUP,)})
 
 
 @pytest.mark.parametrize(
@@ -181,11 +196,11 @@ def test_tool_calls_must_be_of_an_offered_tool_and_fit_its_schema(
     [(["lookup"], None, True), (["lookup", "book"], None, False), ("lookup, book", 0.6, True), (["book"], 0.1, False)],
 )
 def test_tool_call_f1_compares_names(names: Any, threshold: float | None, right: bool) -> None:
-    one = Assertion(type="tool-call-f1", value=names, threshold=threshold)
-    assert bool(one.failure(called(("lookup", "{}"), ("lookup", "{}")))) is not right
+    assertion = Assertion(type="tool-call-f1", value=names, threshold=threshold)
+    assert bool(assertion.failure(called(("lookup", "{}"), ("lookup", "{}")))) is not right
 
 
-def test_an_answer_keeps_what_assertions_look_at() -> None:
+def test_an_answer_keeps_latency_finish_reason_and_tool_calls() -> None:
     answer = called(("lookup", '{"id": 3}'))
     assert not Assertion(type="latency", threshold=250).failure(answer)
     assert Assertion(type="latency", threshold=249).failure(answer)
@@ -195,15 +210,15 @@ def test_an_answer_keeps_what_assertions_look_at() -> None:
 
 
 def test_the_engines_own_refusal_counts() -> None:
-    refused = Answer.of_choice({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, 0.1)
+    refused = Answer.from_choice({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, 0.1)
     assert not Assertion(type="is-refusal").failure(refused)
 
 
 @pytest.mark.parametrize("message", [{}, {"content": None}, {"content": None, "tool_calls": []}])
-def test_a_choice_without_anything_in_it_is_no_answer(message: dict[str, Any]) -> None:
+def test_an_empty_choice_is_not_an_answer(message: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Answer.of_choice({"message": message, "finish_reason": "stop"}, 0.1)
-    assert Answer.of_choice({"message": {"content": ""}}, 0.1).text == ""
+        Answer.from_choice({"message": message, "finish_reason": "stop"}, 0.1)
+    assert Answer.from_choice({"message": {"content": ""}}, 0.1).text == ""
 
 
 @pytest.mark.parametrize(
@@ -228,19 +243,19 @@ def test_refusals_in_eight_languages(text: str) -> None:
         "Once upon a time " + "there was a king " * 30 + 'who said "I cannot help you".',
     ],
 )
-def test_what_only_sounds_like_a_refusal(text: str) -> None:
+def test_texts_that_only_resemble_a_refusal(text: str) -> None:
     assert not is_refusal(text)
 
 
 def test_similar_by_a_named_measure_takes_the_nearest_text() -> None:
     texts = ["You have thirty days.", "Returns are free for 30 days"]
-    one = Assertion(type="similar", value=texts, provider="local:chrf", threshold=0.7)
-    assert not one.failure("Returns are free for 30 days.")
-    assert one.failure("We open at nine.")
+    assertion = Assertion(type="similar", value=texts, provider="local:chrf", threshold=0.7)
+    assert not assertion.failure("Returns are free for 30 days.")
+    assert assertion.failure("We open at nine.")
 
 
 def graded(*assertions: dict[str, Any], threshold: float | None = None, answer: str = "Goodbye world") -> Grade:
-    return grade(tuple(Assertion.model_validate(one) for one in assertions), Answer(text=answer), threshold)
+    return grade(tuple(Assertion.model_validate(spec) for spec in assertions), Answer(text=answer), threshold)
 
 
 def test_the_share_is_weighted_as_promptfoo_documents_it() -> None:
@@ -277,13 +292,70 @@ def test_share_and_pass_agree(parts: list[tuple[bool, float]]) -> None:
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
-def test_edit_distance_is_a_distance(one: str, other: str, third: str) -> None:
-    assert (edits(one, other) == 0) is (one == other)
-    assert edits(one, other) == edits(other, one) <= max(len(one), len(other))
-    assert edits(one, third) <= edits(one, other) + edits(other, third)
+def test_the_levenshtein_distance_is_a_metric(a: str, b: str, c: str) -> None:
+    assert (levenshtein_distance(a, b) == 0) is (a == b)
+    assert levenshtein_distance(a, b) == levenshtein_distance(b, a) <= max(len(a), len(b))
+    assert levenshtein_distance(a, c) <= levenshtein_distance(a, b) + levenshtein_distance(b, c)
 
 
 @given(st.text(max_size=40))
-def test_any_answer_is_decided_and_the_negation_decides_otherwise(answer: str) -> None:
+def test_every_answer_is_decided_and_the_negation_decides_the_opposite(answer: str) -> None:
     for kind, value in [("contains", "a"), ("is-json", None), ("contains-json", None), ("is-refusal", None)]:
         assert holds(kind, answer, value) is not holds(f"not-{kind}", answer, value)
+
+
+ENDS_WITH = """
+from tasks.evaluate.suites.assertions import AssertionKind, AssertionSpec
+from tasks.evaluate.suites.assertions.answer import Answer
+
+
+def _holds(spec: AssertionSpec, answer: Answer) -> bool:
+    return answer.shown.endswith(spec.value)
+
+
+def _problem(spec: AssertionSpec) -> str:
+    return "" if isinstance(spec.value, str) and spec.value else "needs a text as value"
+
+
+KIND = AssertionKind(_holds, _problem, text_only=True)
+KINDS = {"ends-with": KIND}
+"""
+
+
+def check_ends_with() -> None:
+    found = graded({"type": "ends-with", "value": "world"}, {"type": "not-ends-with", "value": "bye"})
+    assert (found.share, found.passed) == (1.0, True)
+    assert graded({"type": "ends-with", "value": "moon"}).failures == ('ends-with "moon"',)
+    with pytest.raises(AssertionRefused, match="needs a text as value"):
+        Assertion(type="ends-with")
+
+
+def test_an_assertion_is_added_by_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionRefused):
+        Assertion(type="ends-with", value="world")
+    (tmp_path / "endings.py").write_text(ENDS_WITH)
+    monkeypatch.setattr(kinds_package, "__path__", [*kinds_package.__path__, str(tmp_path)])
+    check_ends_with()
+
+
+def add_distribution(folder: Path, target: str) -> None:
+    (folder / "my_endings.py").write_text(ENDS_WITH)
+    info = folder / "my_endings-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-endings\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[weighbridge.assertions]\nends-with = {target}\n")
+
+
+def test_an_assertion_is_added_by_an_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = assertions_version()
+    add_distribution(tmp_path, "my_endings:KIND")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_ends_with()
+    assert assertions_version() == f"{before} ends-with 1.2", "scores of another version are not reused"
+
+
+def test_a_plug_in_that_is_not_an_assertion_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_distribution(tmp_path, "my_endings:KINDS")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginInvalid, match="is not an AssertionKind but dict"):
+        Assertion(type="contains", value="x")

@@ -11,7 +11,7 @@ from tasks.evaluate.drift.intervals import ratio_interval, rise_interval, share_
 from tasks.evaluate.drift.language import UNKNOWN, language_of
 from tasks.evaluate.drift.signals import DriftSignal, Side, make_signal
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
-from tasks.evaluate.suites.assertions.refusal import is_refusal
+from tasks.evaluate.suites.assertions.kinds.refusal import is_refusal
 from weighbridge.errors import VerdictInvalid
 from weighbridge.line import Bounds
 

@@ -19,7 +19,7 @@ from tasks.evaluate.scoring.model_files import ModelFiles
 from tasks.evaluate.scoring.partial_scores import PartialScores, finish_suite, open_partial_scores
 from tasks.evaluate.scoring.retries import RetryBudget, describe_error, rejects_only_this_item
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores, Trouble
-from tasks.evaluate.suites.assertions import VERSION, Answer
+from tasks.evaluate.suites.assertions import Answer, assertions_version
 from tasks.evaluate.suites.suite import Question, Suite, questions_of
 from tasks.evaluate.verdict.comparable import MAX_TROUBLE_SHARE
 from weighbridge.errors import ScoringFailed
@@ -52,7 +52,7 @@ def chat_scorer_name(engine: str, rescored: bool = False) -> str:
         engine: name, version and flags.
         rescored: whether this is production's second scoring, for the noise floor.
     """
-    return f"assertions {VERSION} temperature 0 {engine}{' again' if rescored else ''}"
+    return f"assertions {assertions_version()} temperature 0 {engine}{' again' if rescored else ''}"
 
 
 class ChatScorer(BaseModel):
@@ -82,7 +82,7 @@ class ChatScorer(BaseModel):
         """Conditions of the scoring, for the comparability check."""
         return Conditions(
             scorer="weighbridge chat",
-            parsing=f"assertions {VERSION}",
+            parsing=f"assertions {assertions_version()}",
             engine=self.engine,
             **self.model_files.model_dump(),
         )
@@ -257,7 +257,7 @@ class _ChatRun:
 
     def _grade(self, question: Question, response: httpx.Response) -> ItemScore:
         completion = _Completion.model_validate_json(response.content)
-        answer = Answer.of_choice(completion.choices[0], response.elapsed.total_seconds())
+        answer = Answer.from_choice(completion.choices[0], response.elapsed.total_seconds())
         return ItemScore(
             id=question.id,
             score=question.score(question.grade(answer)),

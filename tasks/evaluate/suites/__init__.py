@@ -1,1 +1,1 @@
-"""Suites: the questions, how an answer is graded, where they come from and what is wrong with them."""
+"""Suites: questions, assertions that grade answers, the import from promptfoo, and the lint."""

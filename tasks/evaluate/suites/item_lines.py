@@ -1,4 +1,4 @@
-"""The lines of a suite's JSONL file: items, or why they are none; a lint goes on where a reader stops."""
+"""Lines of a suite's JSONL file. A reader stops at the first flawed line; the lint reports all of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 
 class FlawedLine(NamedTuple):
-    """Why a line of a suite's file is no item."""
+    """A line of a suite's file that is not an item, with the reason."""
 
     code: str
     what: str
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, dict[str, Any] | FlawedLine]]:
-    """(line number, object or what is wrong) of every line that is not empty; ids are all different."""
-    seen: dict[str, int] = {}
+    """Yield the number and the object, or flaw, of every non-empty line; ids of objects are unique."""
+    line_of_id: dict[str, int] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip():
             continue
@@ -28,8 +28,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, dict[str, Any] | FlawedLine]]:
             continue
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
             yield number, FlawedLine("no-id", "each line must be an object with a text `id`")
-        elif row["id"] in seen:
-            yield number, FlawedLine("duplicate-id", f"the id {row['id']!r} is that of line {seen[row['id']]} too")
+        elif row["id"] in line_of_id:
+            yield (
+                number,
+                FlawedLine("duplicate-id", f"the id {row['id']!r} is also that of line {line_of_id[row['id']]}"),
+            )
         else:
-            seen[row["id"]] = number
+            line_of_id[row["id"]] = number
             yield number, row

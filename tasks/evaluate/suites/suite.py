@@ -1,8 +1,8 @@
-"""Suites: which questions there are, and the digest that says exactly which ones were asked.
+"""Suites: their questions, and the digest that identifies exactly these questions.
 
-`general/<task>` is an lm-eval task (`eval_suites/general/<task>.yaml` with its items in a JSONL file beside
-it), `regression/<file>` a list of prompts with assertions (`eval_suites/regression/<file>.jsonl`). Adding a
-suite is adding its files; nothing here knows a suite by name.
+`general/<task>` is an lm-eval task: `eval_suites/general/<task>.yaml`, with its items in a JSONL file beside it.
+`regression/<file>` is a list of prompts with assertions: `eval_suites/regression/<file>.jsonl`. To add a suite, add its
+files; no code knows a suite by name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.evaluate.suites.assertions import Answer, Assertion, AssertionRefused, Grade, grade
-from tasks.evaluate.suites.assertions.calls import NEEDS_TOOLS, tools_problem
+from tasks.evaluate.suites.assertions import Answer, Assertion, AssertionRefused, Grade, assertion_kinds, grade
+from tasks.evaluate.suites.assertions.kinds.calls import tools_problem
 from tasks.evaluate.suites.item_lines import FlawedLine, lines_of
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
 from weighbridge.files import read_yaml
@@ -26,11 +26,11 @@ from weighbridge.settings import load_settings
 SUFFIX = {"general": ".yaml", "regression": ".jsonl"}
 NAME = re.compile(r"(general|regression)/[\w-]+")
 METRICS = {"multiple_choice": "acc", "generate_until": "exact_match"}
-"""lm-eval output types that give one 0-or-1 score an item, with the metric that holds it."""
+"""lm-eval output types with one 0-or-1 score per item, and the metric with that score."""
 
 
 class Suite(BaseModel):
-    """A suite as found on disk."""
+    """A suite on disk."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,13 +40,13 @@ class Suite(BaseModel):
     digest: str
     """64 hex digits: SHA-256 over its definition and its items."""
     ids: tuple[str, ...]
-    """Every item's id, in the suite's order."""
+    """Ids of all items, in the suite's order."""
     path: Path
     """The definition: the task's YAML or the prompts' JSONL."""
 
     @property
     def items(self) -> int:
-        """How many items it has."""
+        """Number of items."""
         return len(self.ids)
 
 
@@ -60,7 +60,7 @@ class Message(BaseModel):
 
 
 class Question(BaseModel):
-    """One item of a regression suite: what is asked and what the answer must be like."""
+    """One item of a regression suite: a prompt, and assertions on its answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,15 +71,15 @@ class Question(BaseModel):
     tags: tuple[str, ...] = ()
     max_tokens: int = Field(64, ge=1, le=4096)
     description: str = ""
-    """For the reader of a report; the model does not see it."""
+    """Shown in the report; the model does not see it."""
     threshold: float | None = Field(None, ge=0, le=1)
-    """The weighted share of assertions from which an answer is right; without it all must hold."""
+    """Weighted share of assertions from which an answer passes; without it all must hold."""
     graded: bool = False
-    """Whether the item's score is that share instead of 0 or 1."""
+    """Whether the item's score is the share instead of 0 or 1."""
     cluster: str | None = None
-    """Shared by items whose answers may well be right or wrong together: one question put in several ways."""
+    """Shared by items whose answers may be right or wrong together, such as several wordings of one question."""
     tools: tuple[dict[str, Any], ...] = ()
-    """The tools that the model is offered, as OpenAI's API takes them."""
+    """The tools offered to the model, in the form of OpenAI's API."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Question:
@@ -87,28 +87,29 @@ class Question(BaseModel):
             raise ValueError("a must_pass item is right or wrong: it cannot be graded")
         if problem := tools_problem(self.tools):
             raise ValueError(problem)
-        kinds = {leaf.kind for one in self.assertions for leaf in one.leaves}
-        if not self.tools and (needing := sorted(kinds & set(NEEDS_TOOLS))):
-            raise ValueError(f"{needing[0]} needs the item's `tools` to compare with")
+        used = {leaf.kind for assertion in self.assertions for leaf in assertion.leaves}
+        needing_tools = sorted(name for name, kind in assertion_kinds().items() if kind.needs_tools and name in used)
+        if needing_tools and not self.tools:
+            raise ValueError(f"{needing_tools[0]} needs the item's `tools` to compare with")
         return self
 
     @property
     def request(self) -> dict[str, Any]:
-        """What is asked, as the body of an OpenAI chat completion without its `model`."""
+        """Body of the OpenAI chat completion, without its `model`."""
         body = {"messages": [message.model_dump() for message in self.messages], "max_tokens": self.max_tokens}
         return {**body, "temperature": 0, **({"tools": list(self.tools)} if self.tools else {})}
 
     def grade(self, answer: Answer) -> Grade:
-        """Hold an answer against the item's assertions."""
+        """Grade an answer by the item's assertions."""
         return grade(self.assertions, answer.model_copy(update={"tools": self.tools}), self.threshold)
 
-    def score(self, found: Grade) -> float:
-        """The item's score by a grade of its own: 0 or 1, or the share where the item is graded."""
-        return found.share if self.graded else float(found.passed)
+    def score(self, grade: Grade) -> float:
+        """Turn a grade into the item's score: 0 or 1, or the share if the item is graded."""
+        return grade.share if self.graded else float(grade.passed)
 
 
 def list_suites(root: Path | None = None) -> list[str]:
-    """Names of all suites under `<root>/eval_suites`."""
+    """Return the names of all suites under `<root>/eval_suites`."""
     folder = _folder(root)
     found = [
         f"{kind}/{path.stem}" for kind, suffix in SUFFIX.items() for path in sorted((folder / kind).glob(f"*{suffix}"))
@@ -117,7 +118,7 @@ def list_suites(root: Path | None = None) -> list[str]:
 
 
 def find_suite(name: str, root: Path | None = None) -> Suite:
-    """Find a suite and check that it can be used.
+    """Find a suite by name and validate it.
 
     Args:
         name: general/<task> or regression/<file>.
@@ -125,7 +126,7 @@ def find_suite(name: str, root: Path | None = None) -> Suite:
 
     Raises:
         SuiteUnknown: there is no such suite.
-        SuiteInvalid: its file cannot be used; file and line are named.
+        SuiteInvalid: its file is invalid; the error names file and line.
     """
     known = list_suites(root)
     if name not in known:
@@ -137,14 +138,14 @@ def find_suite(name: str, root: Path | None = None) -> Suite:
 
 
 def suite_at(name: str, path: Path) -> Suite:
-    """The suite of a file, wherever it lies.
+    """Read a suite from a file at any place.
 
     Args:
-        name: what to call it, general/… or regression/….
+        name: the suite's name, general/… or regression/….
         path: the definition: a task's YAML or the prompts' JSONL.
 
     Raises:
-        SuiteInvalid: its file cannot be used; file and line are named.
+        SuiteInvalid: the file is invalid; the error names file and line.
     """
     if name.startswith("regression/"):
         ids = tuple(question.id for question in questions_of(path))
@@ -155,15 +156,15 @@ def suite_at(name: str, path: Path) -> Suite:
 
 
 def suite_path(name: str, root: Path | None = None) -> Path:
-    """The file that defines a suite of that name, whether it is there or not."""
+    """Return the path of a suite's definition, whether or not it exists."""
     return _folder(root) / f"{name}{SUFFIX[name.split('/')[0]]}"
 
 
 def task_config(suite: Suite) -> dict[str, Any]:
-    """A general suite's definition as lm-eval takes it, its data file made absolute.
+    """Return a general suite's definition as lm-eval takes it, with an absolute path of its data file.
 
     Raises:
-        SuiteInvalid: its YAML cannot be used, or the suite changed since it was found.
+        SuiteInvalid: its YAML is invalid, or the suite changed since it was found.
     """
     data = data_file(suite.path)
     if digest_of(suite.path, data) != suite.digest:
@@ -173,15 +174,15 @@ def task_config(suite: Suite) -> dict[str, Any]:
 
 
 def metric_of(suite: Suite) -> str:
-    """The metric that holds a general suite's score of an item."""
+    """Return the metric with the scores of a general suite's items."""
     return METRICS[definition_of(suite.path)["output_type"]]
 
 
 def data_file(path: Path) -> Path:
-    """The JSONL file with a general suite's items.
+    """Return the path of the JSONL file with a general suite's items.
 
     Raises:
-        SuiteInvalid: the definition does not name a file that is there.
+        SuiteInvalid: the definition names no existing file.
     """
     named: Any = definition_of(path)
     for key in ("dataset_kwargs", "data_files", "test"):
@@ -192,10 +193,10 @@ def data_file(path: Path) -> Path:
 
 
 def questions_of(path: Path) -> tuple[Question, ...]:
-    """A regression suite's items.
+    """Read the items of a regression suite.
 
     Raises:
-        SuiteInvalid: a line cannot be used; it is named.
+        SuiteInvalid: a line is invalid; the error names it.
     """
     return tuple(question_of(row, path, line) for line, row in _rows(path))
 
@@ -205,10 +206,10 @@ def question_of(row: Any, path: Path, line: int) -> Question:
 
     Args:
         row: the parsed line.
-        path, line: where it stands, for the error.
+        path, line: its place, for the error.
 
     Raises:
-        SuiteInvalid: it cannot be used.
+        SuiteInvalid: the item is invalid.
     """
     try:
         return Question.model_validate(row)
@@ -217,16 +218,16 @@ def question_of(row: Any, path: Path, line: int) -> Question:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        said = said[:1].lower() + said[1:]
-        raise _invalid(f"{field}: {said}." if field else f"{said}.", path, line) from None
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        raise _invalid(f"{field}: {message}." if field else f"{message}.", path, line) from None
 
 
 def definition_of(path: Path) -> dict[str, Any]:
-    """A general suite's task definition.
+    """Read a general suite's task definition.
 
     Raises:
-        SuiteInvalid: it is no definition that can be used here.
+        SuiteInvalid: the definition is invalid or not supported.
     """
     try:
         config = read_yaml(path)
@@ -234,7 +235,7 @@ def definition_of(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not plain YAML"
         raise _invalid(
-            f"{problem} (tags such as !function are not used here).", path, mark.line + 1 if mark else 1
+            f"{problem} (tags such as !function are not supported).", path, mark.line + 1 if mark else 1
         ) from None
     if not isinstance(config, dict) or config.get("task") != path.stem:
         raise _invalid(f"it must be a mapping with `task: {path.stem}`, the file's own name.", path, 1)
@@ -245,19 +246,19 @@ def definition_of(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line; the first that is none ends it."""
-    empty = True
+    """Yield the number and the object of every line, up to the first flawed one."""
+    is_empty = True
     for number, row in lines_of(path):
         if isinstance(row, FlawedLine):
             raise _invalid(f"{row.what}.", path, number)
-        empty = False
+        is_empty = False
         yield number, row
-    if empty:
+    if is_empty:
         raise _invalid("it has no items.", path, 1)
 
 
 def digest_of(*paths: Path) -> str:
-    """SHA-256, 64 hex digits, over the bytes of a suite's files in this order."""
+    """Return 64 hex digits of SHA-256 over the bytes of a suite's files, in this order."""
     parts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a model gave back, as far as an assertion may look at it."""
+"""A model's answer, as far as assertions may look at it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class ToolCall(BaseModel):
-    """One call of a tool that the model asked for."""
+    """One tool call of the model."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     arguments: str
-    """JSON text, as the model wrote it: it need not be valid."""
+    """JSON text as the model wrote it, possibly invalid."""
 
 
 class Answer(BaseModel):
@@ -26,33 +26,35 @@ class Answer(BaseModel):
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = ""
-    """stop, length, tool_calls, content_filter; empty when the engine does not say."""
+    """stop, length, tool_calls, content_filter; empty if the engine gives none."""
     refusal: str = ""
-    """The engine's own word that the model refused (OpenAI's `message.refusal`)."""
+    """The engine's own note of a refusal (OpenAI's `message.refusal`)."""
     latency_seconds: float = 0.0
     tools: tuple[dict[str, Any], ...] = ()
-    """The tools that the model was offered, as OpenAI's API takes them."""
+    """The tools offered to the model, in the form of OpenAI's API."""
 
     @classmethod
-    def of_choice(cls, choice: dict[str, Any], latency_seconds: float) -> Answer:
-        """Read a choice of an OpenAI chat completion, or of what looks like one.
+    def from_choice(cls, choice: dict[str, Any], latency_seconds: float) -> Answer:
+        """Read a choice of an OpenAI chat completion.
 
         Raises:
-            pydantic.ValidationError: it has no text, no tool calls and no refusal.
+            pydantic.ValidationError: the choice has no text, no tool calls and no refusal.
         """
-        read = _Choice.model_validate(choice)
-        calls = tuple(ToolCall(name=c.function.name, arguments=c.function.arguments) for c in read.message.calls)
+        parsed = _Choice.model_validate(choice)
+        calls = tuple(
+            ToolCall(name=call.function.name, arguments=call.function.arguments) for call in parsed.message.calls
+        )
         return cls(
-            text=read.message.content or "",
+            text=parsed.message.content or "",
             tool_calls=calls,
-            finish_reason=read.finish_reason or "",
-            refusal=read.message.refusal or "",
+            finish_reason=parsed.finish_reason or "",
+            refusal=parsed.message.refusal or "",
             latency_seconds=latency_seconds,
         )
 
     @property
     def shown(self) -> str:
-        """What text assertions look at: the text or, where there is none, the tool calls as JSON (as in promptfoo)."""
+        """The text for text assertions; without a text, the tool calls as JSON (as in promptfoo)."""
         if self.text or not self.tool_calls:
             return self.text
         calls = [{"type": "function", "function": call.model_dump()} for call in self.tool_calls]
@@ -77,7 +79,7 @@ class _Message(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> _Message:
         if self.content is None and self.refusal is None and not self.calls:
-            raise ValueError("it has no text, no tool calls and no refusal")
+            raise ValueError("the message has no text, no tool calls and no refusal")
         return self
 
     @property

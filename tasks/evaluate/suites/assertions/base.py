@@ -1,4 +1,4 @@
-"""What every family of assertions shares."""
+"""Types and helpers shared by all assertion kinds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.evaluate.suites.assertions.answer import Answer
 
 
-class Wanted(BaseModel):
-    """What one assertion asks for, as the suite's file says it."""
+class AssertionSpec(BaseModel):
+    """One assertion as it stands in a suite's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     type: str
-    """A name in CHECKS, `not-` and a name, or `assert-set`."""
+    """Name of a kind, `not-` and such a name, or `assert-set`."""
     value: Any = None
     threshold: float | None = None
     """latency: milliseconds; levenshtein: edits; bleu, similar, tool-call-f1, assert-set: a share, 0 to 1."""
     weight: float = Field(1.0, ge=0)
-    """How much it counts in a graded score; an assertion of weight 0 never fails, as in promptfoo."""
+    """Weight in a graded score; an assertion of weight 0 never fails, as in promptfoo."""
     provider: str | None = None
     """similar: the measure."""
 
@@ -34,12 +34,19 @@ class Wanted(BaseModel):
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of assertion."""
+class AssertionKind:
+    """One kind of assertion: how it decides, and which specs it accepts."""
 
-    holds: Callable[[Wanted, Answer], bool]
-    lacks: Callable[[Wanted], str]
-    """What an assertion of this kind lacks to be decided, or nothing; it completes "The assertion … "."""
+    holds: Callable[[AssertionSpec, Answer], bool]
+    """Decides whether an answer satisfies a spec."""
+    problem: Callable[[AssertionSpec], str]
+    """Says what is wrong with a spec, or nothing; the text completes "The assertion … "."""
+    text_only: bool = False
+    """Whether it looks only at the answer's text, so that the lint can try it on sample texts."""
+    needs_tools: bool = False
+    """Whether it compares with the tools that the item offers."""
+    takes_provider: bool = False
+    """Whether its specs may name a provider."""
 
 
 class NotJson(ValueError):
@@ -47,10 +54,10 @@ class NotJson(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON as the standard and JavaScript have it: without Python's NaN and Infinity.
+    """Parse JSON as the standard and JavaScript define it, without Python's NaN and Infinity.
 
     Raises:
-        NotJson: it is none.
+        NotJson: the text is not JSON.
     """
 
     def refuse(constant: str) -> Any:
@@ -62,19 +69,19 @@ def parse_json(text: str) -> Any:
         raise NotJson(str(error)) from None
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal, without Python's 1 == True."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(same(left, right) for left, right in zip(one, other))
-    return bool(one == other)
+def json_equal(left: Any, right: Any) -> bool:
+    """Whether two JSON values are equal; unlike in Python, 1 does not equal true."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(json_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(json_equal(*pair) for pair in zip(left, right))
+    return bool(left == right)
 
 
 def as_text(value: Any) -> str:
-    """A scalar as JavaScript writes it: true, 4, 4.5."""
+    """Write a scalar as JavaScript does: true, 4, 4.5."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -83,15 +90,15 @@ def as_text(value: Any) -> str:
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether a value is a text that is not empty, or a number."""
+    """Whether a value is a non-empty text or a number."""
     return (isinstance(value, str) and value != "") or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def nothing_lacks(_: Wanted) -> str:
-    """For kinds that need no value."""
+def no_problem(_: AssertionSpec) -> str:
+    """Accept every spec; for kinds without a value."""
     return ""
 
 
 def is_share(threshold: float | None) -> bool:
-    """Whether a threshold is left out or a share."""
+    """Whether a threshold is absent or between 0 and 1."""
     return threshold is None or 0 <= threshold <= 1

@@ -12,10 +12,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tasks.evaluate.suites.assertions import Assertion
 from tasks.evaluate.suites.assertions.base import as_text
-from tasks.evaluate.suites.assertions.texts import listed
+from tasks.evaluate.suites.assertions.kinds.texts import as_list
 from tasks.evaluate.suites.item_lines import FlawedLine, lines_of
 from tasks.evaluate.suites.lint.finding import Finding, Item
-from tasks.evaluate.suites.lint.possible import wrong_with
+from tasks.evaluate.suites.lint.possible import possibility_findings
 from tasks.evaluate.suites.suite import Question, data_file, definition_of, question_of
 from weighbridge.errors import SuiteInvalid
 
@@ -37,7 +37,7 @@ def read_regression(path: Path) -> Read:
             findings.append(Finding(level="error", code=code, where=_at(path, line), what=f"{error.what}"))
             continue
         items.append(_regression_item(question, _at(path, line)))
-        findings += wrong_with(question, _at(path, line))
+        findings += possibility_findings(question, _at(path, line))
     return items, findings
 
 
@@ -99,7 +99,7 @@ def _literal(leaf: Assertion) -> str:
     """The text that an assertion looks for, where it is one."""
     if leaf.type in LITERAL and not isinstance(leaf.value, (dict, list)):
         return as_text(leaf.value)
-    return listed(leaf.value)[0] if leaf.type in LITERAL_LISTS else ""
+    return as_list(leaf.value)[0] if leaf.type in LITERAL_LISTS else ""
 
 
 def _general_item(definition: dict[str, Any], row: dict[str, Any], where: str) -> Item:

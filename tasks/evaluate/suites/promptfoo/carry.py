@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from tasks.evaluate.suites.assertions import CHECKS, Assertion, AssertionRefused
+from tasks.evaluate.suites.assertions import Assertion, AssertionRefused, assertion_kinds
 from tasks.evaluate.suites.assertions.assertion import SET
 from tasks.evaluate.suites.assertions.base import as_text
-from tasks.evaluate.suites.assertions.refused import CODE, FORMATS, JUDGES, OVERLAPS
+from tasks.evaluate.suites.assertions.unsupported import CODE, FORMATS, JUDGES, OVERLAPS
 from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, read_data, read_text
 from tasks.evaluate.suites.promptfoo.ledger import CannotCarry
 from tasks.evaluate.suites.promptfoo.templates import Vars, render_all
@@ -23,11 +24,6 @@ OF_JUDGES = ("config", "rubricPrompt")
 SCHEMAS = ("is-json", "contains-json")
 TEXTS = ("equals", "contains", "icontains", "starts-with", "regex", "levenshtein", "bleu", "similar")
 
-NAMES = (*CHECKS, *CODE, *JUDGES, *FORMATS, *OVERLAPS, "cost", "perplexity", "perplexity-score")
-NAMES_ALTERNATED = "|".join(re.escape(name) for name in sorted(NAMES, key=len, reverse=True))
-EXPECTED = re.compile(
-    rf"(?P<type>(?:not-)?(?:{NAMES_ALTERNATED}))(?:\((?P<threshold>[\d.]+)\))?(?::(?P<value>.*))?", re.S
-)
 GROUP_NAME, BACK_REFERENCE = re.compile(r"\(\?<(?![=!])"), re.compile(r"\\k<(\w+)>")
 """How JavaScript names groups; Python puts a P before the name."""
 OLD_NAMES = {"fn:": "javascript", "eval:": "javascript", "grade:": "llm-rubric"}
@@ -43,13 +39,21 @@ def from_text(expected: str) -> dict[str, Any]:
             return {"type": kind, "value": expected.removeprefix(name)}
     if expected.startswith(SCHEME):
         return {"type": "python" if ".py" in expected else "javascript", "value": expected}
-    match = EXPECTED.fullmatch(expected)
+    match = _cell_pattern().fullmatch(expected)
     if not match:
         return {"type": "equals", "value": expected}
     kind = match["type"].removeprefix("not-")
     threshold = float(match["threshold"]) if match["threshold"] else DEFAULT_THRESHOLDS.get(kind)
     value = (match["value"] or "").strip() or None
     return {"type": match["type"], "value": value, **({} if threshold is None else {"threshold": threshold})}
+
+
+@cache
+def _cell_pattern() -> re.Pattern[str]:
+    unsupported = (*CODE, *JUDGES, *FORMATS, *OVERLAPS, "cost", "perplexity", "perplexity-score")
+    longest_first = sorted((*assertion_kinds(), *unsupported), key=len, reverse=True)
+    names = "|".join(map(re.escape, longest_first))
+    return re.compile(rf"(?P<type>(?:not-)?(?:{names}))(?:\((?P<threshold>[\d.]+)\))?(?::(?P<value>.*))?", re.S)
 
 
 def dereference(raw: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def carry(raw: Any, variables: Vars, folder: Folder, config: dict[str, Any]) -> 
     if kind == SET:
         members = [carry(one, variables, folder, config) for one in raw.get("assert") or []]
         return _made({"type": SET, "assert": members, **_numbers(raw)})
-    if kind not in CHECKS:
+    if kind not in assertion_kinds():
         return _made({"type": raw["type"]})  # refused by name, with what to write instead
     if unknown := sorted(set(raw) - FIELDS) + [field for field in OF_JUDGES if raw.get(field)]:
         raise CannotCarry(f"it has `{unknown[0]}`, which is not carried over")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.suites.assertions.calls import tools_problem
+from tasks.evaluate.suites.assertions.kinds.calls import tools_problem
 from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, read_data
 from tasks.evaluate.suites.promptfoo.ledger import CannotCarry, Ledger
 

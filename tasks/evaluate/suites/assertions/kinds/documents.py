@@ -1,4 +1,4 @@
-"""Assertions on JSON in an answer."""
+"""Assertions on JSON documents in an answer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import jsonschema
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from tasks.evaluate.suites.assertions.answer import Answer
-from tasks.evaluate.suites.assertions.base import Kind, NotJson, Wanted, parse_json
+from tasks.evaluate.suites.assertions.base import AssertionKind, AssertionSpec, NotJson, parse_json
 
 
-def fits(document: Any, schema: Any) -> bool:
-    """Whether a document follows a JSON schema; references within the schema only, nothing is fetched."""
+def matches_schema(document: Any, schema: Any) -> bool:
+    """Whether a document matches a JSON schema; references outside the schema are never fetched."""
     return schema is None or jsonschema.Draft202012Validator(schema, registry=EMPTY_REGISTRY).is_valid(document)
 
 
 def schema_problem(schema: Any) -> str:
-    """What is wrong with a JSON schema, or nothing."""
+    """Say what is wrong with a JSON schema; empty if nothing is."""
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
-        return f"has a JSON schema that is not one: {error.message}"
+        return f"has an invalid JSON schema: {error.message}"
     for reference in _references(schema):
-        if not _is_there(schema, reference):
-            return f"has a JSON schema with a reference that leads nowhere in it: {reference!r}"
+        if not _is_defined(schema, reference):
+            return f"has a JSON schema with a reference that it does not define: {reference!r}"
     return ""
 
 
@@ -42,11 +42,11 @@ def _references(schema: Any) -> Iterator[str]:
             yield from _references(part)
 
 
-def _is_there(schema: Any, reference: str) -> bool:
+def _is_defined(schema: Any, reference: str) -> bool:
     if not reference.startswith("#"):
         return False
     if reference != "#" and not reference.startswith("#/"):
-        return True  # an $anchor; the validator finds it or says so
+        return True  # an $anchor, which the validator checks
     for step in (part.replace("~1", "/").replace("~0", "~") for part in reference.split("/")[1:]):
         if not isinstance(schema, dict) or step not in schema:
             return False
@@ -54,21 +54,21 @@ def _is_there(schema: Any, reference: str) -> bool:
     return True
 
 
-def _is_json(wanted: Wanted, answer: Answer) -> bool:
+def _is_json(spec: AssertionSpec, answer: Answer) -> bool:
     try:
-        return fits(parse_json(answer.shown), wanted.value)
+        return matches_schema(parse_json(answer.shown), spec.value)
     except NotJson:
         return False
 
 
-def _contains_json(wanted: Wanted, answer: Answer) -> bool:
+def _contains_json(spec: AssertionSpec, answer: Answer) -> bool:
     decoder, text = json.JSONDecoder(parse_constant=_refuse), answer.shown
     for start in (match.start() for match in re.finditer(r"[{\[]", text)):
         try:
             document, _end = decoder.raw_decode(text, start)
         except (json.JSONDecodeError, NotJson, RecursionError):
             continue
-        if fits(document, wanted.value):
+        if matches_schema(document, spec.value):
             return True
     return False
 
@@ -77,12 +77,15 @@ def _refuse(constant: str) -> Any:
     raise NotJson(constant)
 
 
-def _lacks(wanted: Wanted) -> str:
-    if wanted.value is None:
+def _schema_value_problem(spec: AssertionSpec) -> str:
+    if spec.value is None:
         return ""
-    if not isinstance(wanted.value, (dict, bool)):
+    if not isinstance(spec.value, (dict, bool)):
         return "needs a JSON schema (an object) as value, or none"
-    return schema_problem(wanted.value)
+    return schema_problem(spec.value)
 
 
-KINDS = {"is-json": Kind(_is_json, _lacks), "contains-json": Kind(_contains_json, _lacks)}
+KINDS = {
+    "is-json": AssertionKind(_is_json, _schema_value_problem, text_only=True),
+    "contains-json": AssertionKind(_contains_json, _schema_value_problem, text_only=True),
+}

@@ -1,4 +1,4 @@
-"""The promptfoo assertions that are not carried, and what to write in their place."""
+"""promptfoo's assertions that are not supported, and what to use instead."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ TRACES = ("trajectory:", "trace-", "skill-used")
 OVERLAPS = ("rouge-n", "rouge-l", "rouge-s", "gleu", "meteor", "bertscore")
 
 
-def instead(kind: str, known: list[str]) -> str:
-    """What to write in place of an assertion that is not supported.
+def alternative(kind: str, supported: list[str]) -> str:
+    """Say what to use instead of an assertion that is not supported.
 
     Args:
         kind: promptfoo's name, without `not-`.
-        known: the names that are supported.
+        supported: names of the supported kinds.
     """
     if kind in CODE:
         return "It would run code from the suite: write a `regex`, or `is-json` with a JSON schema, instead."
@@ -44,7 +44,7 @@ def instead(kind: str, known: list[str]) -> str:
     if kind.startswith("similar"):
         return "It compares embeddings: use `icontains-any`, or `similar` with `provider: local:chrf`."
     if kind in FORMATS:
-        return "No parser for that language is at hand: write a `regex` on the part that matters."
+        return "There is no parser for that language here: write a `regex` on the part that matters."
     if kind in OVERLAPS:
         return "Use `bleu`, or `similar` with `provider: local:chrf`: both are computed by sacrebleu."
     if kind in ("perplexity", "perplexity-score"):
@@ -53,4 +53,4 @@ def instead(kind: str, known: list[str]) -> str:
         return "An engine of your own has no price per answer: use `latency`, or `word-count` for the length."
     if kind.startswith(TRACES):
         return "There is no trace of an agent here: use `tool-call-f1` on the tools that one answer calls."
-    return f"Use one of {', '.join(known)}, each also with `not-` before it."
+    return f"Use one of {', '.join(supported)}, each also with `not-` before it."
