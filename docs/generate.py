@@ -351,12 +351,12 @@ def schemes_page() -> str:
 
 def assertions_page() -> str:
     """Every assertion of a regression suite."""
-    from tasks.evaluate.suites.assertions import CHECKS
+    from tasks.evaluate.suites.assertions import assertion_kinds
 
     families: dict[str, list[str]] = {}
-    for name, kind in CHECKS.items():
+    for name, kind in assertion_kinds().items():
         families.setdefault(kind.holds.__module__.rsplit(".", 1)[-1], []).append(name)
-    folder = ROOT / "tasks" / "evaluate" / "suites" / "assertions"
+    folder = ROOT / "tasks" / "evaluate" / "suites" / "assertions" / "kinds"
     rows = [
         [code(f"{family}.py") if (folder / f"{family}.py").exists() else code(family), ", ".join(map(code, names))]
         for family, names in families.items()
@@ -365,7 +365,7 @@ def assertions_page() -> str:
         "# Assertions\n\nIn a regression suite, each also with `not-` in front, and `assert-set` for a set of them. "
         "[Write a regression suite](../how-to/add-a-suite.md#assertions) says when each one holds; "
         "[add an assertion](../how-to/add-an-assertion.md) adds one.\n\n"
-        + table(["file in tasks/evaluate/suites/assertions/", "assertions"], rows)
+        + table(["file in tasks/evaluate/suites/assertions/kinds/", "assertions"], rows)
     )
 
 
