@@ -26,7 +26,9 @@ NOTICE = "<!-- Written by docs/generate.py; run `make docs` instead of editing i
 
 def cell(value: object) -> str:
     """Text for one cell of a Markdown table."""
-    return re.sub(r"\s+", " ", str(value)).strip().replace("|", "\\|").replace("<", "&lt;")
+    text = re.sub(r"\s+", " ", str(value)).strip().replace("|", "\\|")
+    # Outside code type, a word in angle brackets would be HTML.
+    return "`".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(text.split("`")))
 
 
 def code(value: object) -> str:

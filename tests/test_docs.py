@@ -133,3 +133,12 @@ def test_commands_and_options_exist(page: Path) -> None:
             used = {re.sub(r"[\]=…].*", "", word.lstrip("[")) for word in words if word.lstrip("[").startswith("--")}
             wrong += [f"{name} {option}" for option in sorted(used - options - {"--help"})]
     assert not wrong
+
+
+def test_every_field_and_setting_says_what_it_means() -> None:
+    empty = [
+        f"{page.name}: {row}"
+        for page in (DOCS / "reference" / "line.md", DOCS / "reference" / "settings.md")
+        for row in re.findall(r"^\| (`[^|]+`) \|  \|", page.read_text(), re.MULTILINE)
+    ]
+    assert not empty

@@ -30,7 +30,7 @@ class Admission(_Part):
 
     licences: list[str] = Field(description="SPDX ids, as the model card names them; none means none is allowed")
     architectures: list[str] = Field([], description="class names in config.json; empty: any causal LM known")
-    max_download_gib: float = Field(2000, gt=0)
+    max_download_gib: float = Field(2000, gt=0, description="largest release, GiB of its files")
 
 
 class Watch(_Part):
@@ -227,7 +227,7 @@ class Line(_Part):
     quantize: Quantize = Quantize()
     engine: Engine = Engine()
     suites: list[SuiteUse] = Field(min_length=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided, of each suite's verdict")
     bounds: Bounds = Bounds()
     noise_floor: bool = Field(
         False, description="score production twice, and show the flips between the two beside the verdict"

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="for Prometheus; none: on Envoy's admin only"
     )
     gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
-    mlflow_port: int = Field(5000, ge=1, le=65535)
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow's server")
     mlflow_backend_uri: str | None = Field(
         None,
         description="MLflow's records: postgresql://user@host/database, the password in PGPASSFILE; none: SQLite",
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         default_factory=lambda: (home_folder() / "mlflow" / "auth.db").exists(),
         description="whether MLflow asks who is there; once `weighbridge up --auth` has made accounts it does",
     )
-    prefect_port: int = Field(4200, ge=1, le=65535)
+    prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect's server")
     webhook_port: int = Field(8090, ge=1, le=65535, description="where MLflow tells of approvals, loopback only")
     engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
     engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
