@@ -31,7 +31,7 @@ from tasks.serve.parity.gate import RECORD, Record
 from tasks.serve.parity.judge import judge, noise_scale
 from tasks.serve.parity.measure import Gauge, Measured
 from tasks.serve.parity.probes import Kind
-from tasks.serve.parity.reference import path_of, reference_for
+from tasks.serve.parity.reference import reference_for, reference_path
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineDiverges, EngineFailed
 from weighbridge.line import Line
@@ -80,7 +80,7 @@ class Bench:
         self.fleet = fleet_of(settings)
         self.flags = dict(flag.split("=", 1) for flag in options.flag)
         self.artifact = self.made("sound", options.release)
-        self.reference = reference_for(self.artifact, options.context)
+        self.reference = reference_for(settings, self.artifact, options.context)
 
     def sound_starts(self) -> None:
         """Start, judge, stop; as often as was asked."""
@@ -134,7 +134,7 @@ class Bench:
     def row(self, name: str, artifact: Artifact, flags: Mapping[str, str]) -> None:
         """Print what became of a fault."""
         told = self.reference.model_copy(update={"artifact_digest": artifact.digest})
-        path_of(artifact, self.options.context).write_text(told.model_dump_json())
+        reference_path(self.settings, artifact, self.options.context).write_text(told.model_dump_json())
         one, said = self.start(artifact, flags)
         if one is not None:
             worst = judge(self.measured(one))[0]

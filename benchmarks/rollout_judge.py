@@ -1,8 +1,9 @@
 """How often the rollout's judge is wrong, and how many users meet a bad version before it is right.
 
 Run `python -m benchmarks.rollout_judge`. Each row simulates whole rollouts of the default line: 1, 10, 50 and 100 per
-cent for 60 s each, with the looks that the judge takes. Times are log-normal; the new version differs as the row says.
-Requests are independent here. Real ones come in bursts, so read the stopped shares of good versions as lower bounds.
+cent for 60 s each, with the interim results that a step takes. Times are log-normal; the new version differs as the
+row says. Requests are independent here. Real ones come in bursts, so read the stopped shares of good
+versions as lower bounds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.serve.rollout.judge import Looks, judge
+from tasks.serve.rollout.error_budget import ErrorBudget
+from tasks.serve.rollout.judge import judge
 from tasks.serve.rollout.window import Sample
 from weighbridge.line import Rollout
 
@@ -72,17 +74,17 @@ def _rollout(truth: Truth, per_second: float, random: np.random.Generator) -> tu
     """Where a rollout was stopped, and how many requests the new version had had by then; None when it was not."""
     given, reference = 0, Sample()
     for weight in PLAN.steps:
-        looks, arrivals = Looks(len(PLAN.steps)), int(random.poisson(per_second * PLAN.hold_seconds))
+        budget, arrivals = ErrorBudget(len(PLAN.steps)), int(random.poisson(per_second * PLAN.hold_seconds))
         ours = np.cumsum(random.random(arrivals) < weight / 100)
         count = int(ours[-1])
         new, old = Requests.of(truth, count, random), Requests.of(Truth("production"), arrivals - count, random)
         for number in range(1, count + 1):
-            moment = looks.due(number, due=number == count, overdue=False)
+            moment = budget.due(number, due=number == count, overdue=False)
             if moment is None:
                 continue
             theirs = int(np.searchsorted(ours, number)) + 1 - number
             production = old.first(theirs) if weight < 100 else reference
-            signals = judge(new.first(number), production, PLAN, looks.spend(moment, number))
+            signals = judge(new.first(number), production, PLAN, budget.spend(moment, number))
             if any(one.outcome == "worse" for one in signals):
                 return weight, given + number
         given += count

@@ -73,7 +73,7 @@ class Watcher:
             seconds = clock - self._taken_at if self._taken_at else 0.0
             rows = tuple(
                 self._row(
-                    route.line, backend, bool(route.shadow and route.shadow.version == backend.version), now, seconds
+                    route.line, backend, bool(route.mirror and route.mirror.version == backend.version), now, seconds
                 )
                 for route in self._gateway.routes().lines
                 for backend in route.backends

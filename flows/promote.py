@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import (
     Serving,
     check_approval,
-    record_waiting,
-    serves_already,
-    settle,
+    finish_rollout,
+    is_serving,
+    prepare_rollback,
+    record_serving,
+    record_waiting_releases,
+    requested_version,
+    retire_engines,
+    roll_back_traffic,
     shift_traffic,
     start_engine,
-    switch_back,
-    tell_registry,
-    tidy,
     traffic_lock,
-    unfinished,
-    wake_engine,
-    wanted,
+    unfinished_rollback,
 )
 from weighbridge.line import Line
 
@@ -29,34 +30,35 @@ LOCK_SECONDS = 900
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.
 
-    A rollback that was begun and that the registry does not have yet is finished first. Then releases are recorded that
-    were weighed while MLflow did not answer.
+    A rollback that was begun and that the registry does not have yet is finished first. Then releases are recorded
+    that were weighed while MLflow did not answer.
 
     Args:
         line: a file in `lines/`.
-        version: of the registered model `<line>`; by default the newest approval that nobody has decided
-            yet, else what the alias `production` points at.
+        version: of the registered model `<line>`; by default the newest approval that is still undecided, else the
+            version that the alias `production` names.
 
     Raises:
-        WeighbridgeError: named by what went wrong; what served before serves on.
+        WeighbridgeError: a step failed; what served before continues to serve.
     """
-    configured = Line.load(line)
-    with traffic_lock(line, LOCK_SECONDS) as lock:
-        if (begun := unfinished(configured)) is not None:
-            earlier, reason = begun
-            switch_back(configured, earlier, wake_engine(configured, earlier, reason), reason)
-        record_waiting(configured)
-        target = wanted(configured, version)
+    configured, installation = Line.load(line), ServingInstallation.load()
+    with traffic_lock(installation, line, LOCK_SECONDS) as lock:
+        if (pending := unfinished_rollback(installation, configured)) is not None:
+            earlier, reason = pending
+            engine = prepare_rollback(installation, configured, earlier, reason)
+            roll_back_traffic(installation, configured, earlier, engine, reason)
+        record_waiting_releases(installation, configured)
+        target = requested_version(installation, configured, version)
         if target is None:
             return Serving(line=line, version=None)
-        if serves_already(configured, target):
-            tell_registry(configured, target)
-            tidy(configured)
+        if is_serving(installation, configured, target):
+            record_serving(installation, configured, target)
+            retire_engines(installation, configured)
             return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme)
-        artifact = check_approval(configured, target)
-        engine = start_engine(configured, target, artifact)
-        steps = shift_traffic(configured, target, engine, lock)
-        settle(configured, target)
+        artifact = check_approval(installation, configured, target)
+        engine = start_engine(installation, configured, target, artifact)
+        steps = shift_traffic(installation, configured, target, engine, lock)
+        finish_rollout(installation, configured, target)
     return Serving(
         line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True, steps=tuple(steps)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import flow
 
-from registry.installation import Installation
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from tasks.evaluate.drift import DriftReport
@@ -26,6 +25,7 @@ from tasks.propose.dossier import Weighed
 from tasks.propose.propose import Release
 from tasks.propose.step import propose
 from tasks.quantize.step import quantize_scheme
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import keep_reference, serving_scorer
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
@@ -64,11 +64,11 @@ def release(
         configured = configured.model_copy(update={"schemes": schemes})
     if source:
         configured = configured.model_copy(update={"source": source})
-    installation = Installation.load()
+    installation = ServingInstallation.load()
     pinned = pin(configured, revision)
     admit(pinned, configured)
     report = fit(pinned, configured)
-    production, scorer = current(line), serving_scorer(configured)
+    production, scorer = current(line), serving_scorer(installation, configured)
     forecast(configured, production, scorer)
     weights = download(installation, pinned, line)
     quantized = [
@@ -83,7 +83,7 @@ def release(
     weighed = [one.model_copy(update={"attempts": made.attempts}) for one, made in zip(weighed, quantized, strict=True)]
     for one in weighed:
         if one.verdict.passes and configured.engine.parity != "off":
-            keep_reference(configured, one.artifact)
+            keep_reference(installation, configured, one.artifact)
     return conclude(propose(configured, pinned, report, weighed, changed))
 
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout.rollback import LOCK_SECONDS
-from tasks.serve.step import Serving, earlier, switch_back, tidy, traffic_lock, wake_engine
+from tasks.serve.step import (
+    Serving,
+    prepare_rollback,
+    retire_engines,
+    roll_back_traffic,
+    rollback_target,
+    traffic_lock,
+)
 from weighbridge.line import Line
 
 
@@ -13,23 +21,23 @@ from weighbridge.line import Line
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
 
-    `weighbridge rollback` has moved traffic already, by `tasks/serve/rollout/rollback.py`, when it starts this, which
-    then makes the registry say so; started by itself it does both.
+    `weighbridge rollback` has already moved traffic, by `tasks/serve/rollout/rollback.py`, when it starts this flow,
+    which then records it in the registry. Started by itself the flow does both.
 
     Args:
         line: a file in `lines/`.
-        to: version of the registered model `<line>`; by default what served before.
-        reason: kept with the version that is taken back.
+        to: version of the registered model `<line>`; by default the one that served before.
+        reason: kept with the version that loses its traffic.
 
     Raises:
         NothingToRollBack: the line has no earlier version.
-        ArtifactDamaged: the earlier version's engine is cold and its weights no longer verify.
+        ArtifactDamaged: the earlier version's engine is cold and its weights no longer match their manifest.
     """
-    configured = Line.load(line)
-    # Before the lock: a rollout that gives way for it puts production back, which is what was asked for.
-    target = earlier(configured, to)
-    with traffic_lock(line, LOCK_SECONDS, urgent=True):
-        engine = wake_engine(configured, target, reason)
-        switch_back(configured, target, engine, reason)
-        tidy(configured)
+    configured, installation = Line.load(line), ServingInstallation.load()
+    # Before the lock: a rollout that gives way for it puts production back, which is the target.
+    target = rollback_target(installation, configured, to)
+    with traffic_lock(installation, line, LOCK_SECONDS, urgent=True):
+        engine = prepare_rollback(installation, configured, target, reason)
+        roll_back_traffic(installation, configured, target, engine, reason)
+        retire_engines(installation, configured)
     return Serving(line=line, version=target.version, digest=target.digest, scheme=target.scheme, changed=True)

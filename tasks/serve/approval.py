@@ -1,11 +1,12 @@
-"""Hold what was approved against what was weighed, and against what serves today; say it where the reviewer looks."""
+"""Compare an approved version with what was weighed and with what serves today; comment where the reviewer looks."""
 
 from __future__ import annotations
 
+from registry.installation import Installation
 from registry.models import records
 from registry.models.records import Version
 from registry.models.registry import Registry
-from registry.store import Artifact, Store
+from registry.store import Artifact
 from weighbridge.deployments import start
 from weighbridge.errors import (
     ApprovalRefused,
@@ -20,13 +21,19 @@ from weighbridge.line import Line
 from weighbridge.settings import Settings
 
 OUT = ("refused", "failed", "rolled_back")
-"""States that only another approval leads out of."""
+"""States that only another approval ends."""
+
 LASTING = (ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned)
-"""What is a property of the approval. Anything else, such as a store that is unreachable, the next try may not meet."""
+"""Errors that belong to the approval. Any other, such as an unreachable store, may be gone at the next try."""
 
 
-def hold(line: Line, target: Version, registry: Registry, store: Store, settings: Settings) -> Artifact:
-    """Find an approved version's artifact, whole and signed; what must not serve is tagged and commented on.
+def verify_approval(installation: Installation, line: Line, target: Version) -> Artifact:
+    """Find an approved version's artifact, complete and signed; tag and comment a version that must not serve.
+
+    Args:
+        installation: whose registry and store.
+        line: its rules of approval.
+        target: the approved version.
 
     Returns:
         The artifact, every file of which was hashed.
@@ -35,6 +42,7 @@ def hold(line: Line, target: Version, registry: Registry, store: Store, settings
         ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned: and the version carries the reason.
         StackDown, RegistryFailed, StoreUnreachable, AuditBroken: nothing was decided.
     """
+    registry, store = installation.registry, installation.store
     if target.state in OUT:
         raise ApprovalRefused(
             f"Version {target.version} of {line.name} is {target.state}: {target.state_reason or 'no reason'}.",
@@ -42,7 +50,7 @@ def hold(line: Line, target: Version, registry: Registry, store: Store, settings
         )
     try:
         registry.check_approval(target, line.approval)
-        check_production(line, target, registry, settings)
+        check_production(line, target, registry, installation.settings)
         artifact = store.get(line.name, target.digest)
         store.verify(artifact)
     except LASTING as error:
@@ -55,31 +63,38 @@ def hold(line: Line, target: Version, registry: Registry, store: Store, settings
 
 
 def check_production(line: Line, version: Version, registry: Registry, settings: Settings | None = None) -> None:
-    """Make sure that production still is what a candidate, or its approval, was weighed against.
+    """Make sure that production is still the version that a candidate, or its approval, was weighed against.
 
     Args:
-        settings: where Prefect is to be asked to weigh it again; it is not asked without.
+        line: whose production.
+        version: the candidate or the approved version.
+        registry: of the installation.
+        settings: where Prefect is asked to weigh the version again; without them it is not asked.
 
     Raises:
-        ApprovalRefused: production has moved; how it is weighed again stands in it.
+        ApprovalRefused: production has moved; the message has the command that weighs the version again.
     """
-    serving = registry.moved_production(version)
-    if serving is None:
+    production = registry.moved_production(version)
+    if production is None:
         return
-    against = version.production_digest
-    doing = settings is not None and _weigh_again(line, version, serving, settings)
-    next_step = f"{'It is being weighed' if doing else 'Weigh it'} again: `{_command(line, version)}`"
+    weighed_against = version.production_digest
+    started = settings is not None and _start_weighing(line, version, production, settings)
+    next_step = f"{'It is being weighed' if started else 'Weigh it'} again: `{_command(line, version)}`"
     raise ApprovalRefused(
-        f"Version {version.version} of {version.model} was weighed against {against[:12] if against else 'nothing'}, "
-        f"and production is version {serving.version} ({serving.scheme}, {serving.short}) now.",
-        f"{next_step}{' was started in Prefect' if doing else ''}; then approve what passes.",
+        f"Version {version.version} of {version.model} was weighed against "
+        f"{weighed_against[:12] if weighed_against else 'nothing'}, "
+        f"and production is version {production.version} ({production.scheme}, {production.short}) now.",
+        f"{next_step}{' was started in Prefect' if started else ''}; then approve what passes.",
         where=version.url,
     )
 
 
-def _weigh_again(line: Line, version: Version, serving: Version, settings: Settings) -> bool:
-    """Start the release of the same commit and scheme: all but the weighing comes from the cache. Once a production."""
-    key = f"weigh-again/{line.name}/{version.digest}/{serving.digest}"
+def _start_weighing(line: Line, version: Version, production: Version, settings: Settings) -> bool:
+    """Start the release of the same commit and scheme, once for each production.
+
+    All but the weighing comes from the cache.
+    """
+    key = f"weigh-again/{line.name}/{version.digest}/{production.digest}"
     try:
         return bool(start(settings, f"release/{line.name}", _parameters(line, version), key))
     except (StackDown, StackFailed, ReleaseNotStarted):
@@ -87,19 +102,21 @@ def _weigh_again(line: Line, version: Version, serving: Version, settings: Setti
 
 
 def _parameters(line: Line, version: Version) -> dict[str, object]:
+    """Parameters of the flow `release` that weighs a version again."""
     source, _, commit = version.tags.get(records.SOURCE, "").partition("@")
-    wanted: dict[str, object] = {"line": line.name, "schemes": [version.scheme]}
+    parameters: dict[str, object] = {"line": line.name, "schemes": [version.scheme]}
     if commit:
-        wanted["revision"] = commit
+        parameters["revision"] = commit
     if source not in ("", line.source):
-        wanted["source"] = source
-    return wanted
+        parameters["source"] = source
+    return parameters
 
 
 def _command(line: Line, version: Version) -> str:
-    wanted = _parameters(line, version)
-    if "source" in wanted:
-        options = f"-p source={wanted['source']} -p revision={wanted['revision']}"
+    """Command line that weighs a version again."""
+    parameters = _parameters(line, version)
+    if "source" in parameters:
+        options = f"-p source={parameters['source']} -p revision={parameters['revision']}"
         return f"prefect deployment run release/{line.name} {options}"
-    revision = f" --revision {wanted['revision']}" if "revision" in wanted else ""
+    revision = f" --revision {parameters['revision']}" if "revision" in parameters else ""
     return f"weighbridge release {line.name}{revision} --scheme {version.scheme}"

@@ -1,33 +1,31 @@
-"""The serve room's steps: done every time, for they change what serves."""
+"""The serve room's steps. They are never taken from the cache, because they change what serves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.models.outbox import Outbox
 from registry.models.records import Version
-from registry.models.registry import Registry
-from registry.store import Artifact, Store
-from tasks.engines import engine, serves
+from registry.store import Artifact
+from tasks.engines import engine as engine_kind
+from tasks.engines import serves
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
-from tasks.serve.approval import hold
-from tasks.serve.fleet.protocol import RunningEngine, fleet_of, plan_engine
-from tasks.serve.gateway import Gateway
+from tasks.serve.approval import verify_approval
+from tasks.serve.fleet.protocol import Report, RunningEngine, plan_engine
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.parity.reference import probes_digest, reference_for
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.canary_step import StepReport
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.report_table import step_rows
-from tasks.serve.rollout.retire import retire
-from tasks.serve.rollout.swap import engine_with_room
+from tasks.serve.rollout.retire import engine_behind, retire
+from tasks.serve.rollout.swap import ensure_or_swap
 from tasks.steps import run_logger, show_table, step
 from weighbridge.errors import NothingToRollBack, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 
 
 class Serving(BaseModel):
@@ -43,150 +41,163 @@ class Serving(BaseModel):
     steps: tuple[StepReport, ...] = ()
 
 
-def serving_scorer(line: Line) -> ServingScorer:
-    """The line's engine, for weighing; scores record it by version and a digest of its flags."""
-    planned = plan_engine(line)
+def serving_scorer(installation: ServingInstallation, line: Line) -> ServingScorer:
+    """Describe the line's engine as a scorer; scores record it by version and a digest of its flags."""
+    plan, kind = plan_engine(line), engine_kind(line.engine.name)
     return ServingScorer(
-        engine=f"{planned.engine_version} {planned.digest[:12]}",
-        prompt_log_probabilities=engine(line.engine.name).prompt_log_probabilities,
-        can_serve=lambda artifact: serves(engine(line.engine.name), Store().path(artifact)),
-        start_engine=_start_engine,
-        store=Store(),
+        engine=f"{plan.engine_version} {plan.digest[:12]}",
+        prompt_log_probabilities=kind.prompt_log_probabilities,
+        can_serve=lambda artifact: serves(kind, installation.store.path(artifact)),
+        start_engine=partial(_start_trial, installation),
+        store=installation.store,
     )
 
 
-def _start_engine(line: Line, artifact: Artifact, tell: Callable[[str], None]) -> AbstractContextManager[RunningEngine]:
-    return fleet_of(load_settings()).trial(line, artifact, tell)
+def _start_trial(
+    installation: ServingInstallation, line: Line, artifact: Artifact, report: Report
+) -> AbstractContextManager[RunningEngine]:
+    # The fleet is made where this runs: a step may run in another process, and its connections cannot be sent there.
+    return installation.fleet.trial(line, artifact, report)
 
 
-def traffic_lock(line: str, wait_seconds: float, urgent: bool = False) -> TrafficLock:
-    """The right to move a line's traffic.
+def traffic_lock(
+    installation: ServingInstallation, line_name: str, wait_seconds: float, urgent: bool = False
+) -> TrafficLock:
+    """Take the right to move a line's traffic.
 
     Raises:
-        RolloutBusy: somebody else keeps it for longer than `wait_seconds`.
+        RolloutBusy: another process keeps it for longer than `wait_seconds`.
     """
-    return TrafficLock(load_settings(), line).acquire(wait_seconds, urgent)
+    return TrafficLock(installation.settings, line_name).acquire(wait_seconds, urgent)
 
 
 @step("record-waiting-releases")
-def record_waiting(line: Line) -> None:
-    """Give MLflow what was weighed while it did not answer; what it does not take keeps nothing from serving."""
+def record_waiting_releases(installation: ServingInstallation, line: Line) -> None:
+    """Record in MLflow the releases that were weighed while it did not answer; a failure keeps nothing from serving."""
     try:
-        Outbox().deliver(Registry(), line.name, run_logger().info)
+        installation.outbox.deliver(installation.registry, line.name, run_logger().info)
     except WeighbridgeError as error:
         run_logger().warning("A weighed release waits to be recorded: %s", error)
 
 
-def wanted(line: Line, version: int | None) -> Version | None:
-    """What the registry asks to serve: the version named, else the newest approval, else the alias `production`.
+def requested_version(installation: ServingInstallation, line: Line, number: int | None) -> Version | None:
+    """The version that is to serve: the one named, else the newest approval, else the alias `production`.
 
     Raises:
         VersionUnknown: there is no version of that number.
     """
-    registry = Registry()
-    if version is not None:
-        return registry.version(line.name, version)
+    registry = installation.registry
+    if number is not None:
+        return registry.version(line.name, number)
     waiting = registry.waiting(line.name)
-    return max(waiting, key=lambda one: one.version) if waiting else registry.production(line.name)
+    return max(waiting, key=lambda version: version.version) if waiting else registry.production(line.name)
 
 
 @step(
     "keep-reference-{artifact.scheme}-{artifact.short}",
     key=lambda line, artifact: [artifact.digest, line.target.context, probes_digest(line.target.context)],
 )
-def keep_reference(line: Line, artifact: Artifact) -> int:
-    """Have ready what an engine of a candidate is to say, so that no promotion waits for it; how many prompts that is.
+def keep_reference(installation: ServingInstallation, line: Line, artifact: Artifact) -> int:
+    """Compute a candidate's parity reference now, so that no promotion waits for it.
+
+    Returns:
+        Number of its prompts.
 
     Raises:
         ScoringFailed: transformers does not load the artifact.
     """
-    return len(reference_for(artifact, line.target.context, run_logger().info).probes)
+    reference = reference_for(installation.settings, artifact, line.target.context, run_logger().info)
+    return len(reference.probes)
 
 
 @step("check-approval-{target.version}")
-def check_approval(line: Line, target: Version) -> Artifact:
-    """Hold what was approved against what was weighed; what fails is tagged, commented on, and serves nobody.
+def check_approval(installation: ServingInstallation, line: Line, target: Version) -> Artifact:
+    """Compare what was approved with what was weighed; a mismatch is tagged, commented on, and gets no traffic.
 
     Raises:
         ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned: and the version carries the reason.
     """
-    return hold(line, target, Registry(), Store(), load_settings())
+    return verify_approval(installation, line, target)
 
 
 @step("start-engine-{artifact.scheme}-{artifact.short}")
-def start_engine(line: Line, target: Version, artifact: Artifact) -> RunningEngine:
-    """A warm engine for an artifact, proven by real requests; beside what serves, or in its place.
+def start_engine(installation: ServingInstallation, line: Line, target: Version, artifact: Artifact) -> RunningEngine:
+    """Start a warm engine for an artifact, proven by real requests: beside what serves, or in its place.
 
     Raises:
         RolloutAborted: it failed in the old engine's place, which serves again; the version carries the reason.
         EngineFailed, NoRoomBeside: what serves is untouched.
     """
-    settings = load_settings()
     try:
-        return engine_with_room(
-            line, str(target.version), artifact, Gateway(settings), fleet_of(settings), run_logger().info
-        )
+        return _ensure_engine(installation, line, target, artifact)
     except RolloutAborted as error:
-        Registry().set_state(line.name, target.version, "failed", str(error))
+        installation.registry.set_state(line.name, target.version, "failed", str(error))
         raise
 
 
+def _ensure_engine(installation: ServingInstallation, line: Line, target: Version, artifact: Artifact) -> RunningEngine:
+    gateway, fleet = installation.gateway, installation.fleet
+    return ensure_or_swap(line, str(target.version), artifact, gateway, fleet, run_logger().info)
+
+
 @step("shift-traffic-to-{target.version}")
-def shift_traffic(line: Line, target: Version, engine: RunningEngine, lock: TrafficLock) -> list[StepReport]:
-    """Move traffic to a version through the line's steps.
+def shift_traffic(
+    installation: ServingInstallation, line: Line, target: Version, engine: RunningEngine, lock: TrafficLock
+) -> list[StepReport]:
+    """Move traffic to a version through the line's canary steps.
 
     Raises:
         RolloutAborted: and traffic is back where it was; the version carries the reason.
     """
-    registry = Registry()
+    registry = installation.registry
     if target.state is None:
         registry.set_state(line.name, target.version, "rolling")
     reports: list[StepReport] = []
+    gateway, log = installation.gateway, run_logger().info
     try:
-        return roll_out(
-            line, str(target.version), engine, Gateway(load_settings()), lock, run_logger().info, reports.append
-        )
+        return roll_out(line, str(target.version), engine, gateway, lock, log, reports.append)
     except RolloutAborted as error:
         registry.set_state(line.name, target.version, "failed", str(error))
         raise
     finally:
         if reports:
-            title = f"Version {target.version} of {line.name} against what served, step by step"
+            title = f"Version {target.version} of {line.name} against production, canary step by step"
             show_table(f"rollout-{line.name}-{target.version}", step_rows(reports), title)
 
 
-@step("settle-{target.version}")
-def settle(line: Line, target: Version) -> None:
-    """Make the registry say what serves, then drain and stop what is no longer kept."""
-    tell_registry(line, target)
-    tidy(line)
+@step("finish-rollout-of-{target.version}")
+def finish_rollout(installation: ServingInstallation, line: Line, target: Version) -> None:
+    """Record what serves in the registry, then drain and stop what is no longer kept."""
+    record_serving(installation, line, target)
+    retire_engines(installation, line)
 
 
-def tidy(line: Line) -> None:
-    """Note which engines serve, and drain and stop those that are out and no longer kept warm."""
-    settings = load_settings()
-    gateway, fleet = Gateway(settings), fleet_of(settings)
-    serving = [backend for backend in gateway.routes().line(line.name).backends if backend.weight > 0]
-    for running in fleet.engines(line.name):
-        fleet.mark_rotation(running, any(backend.runs_on(running.name, running.endpoints) for backend in serving))
-    _remember(line)
-    Registry().reconcile(line.name)
+def retire_engines(installation: ServingInstallation, line: Line) -> None:
+    """Note which engines serve, and drain and stop those that are out of rotation and no longer kept warm."""
+    gateway, fleet = installation.gateway, installation.fleet
+    engines = fleet.engines(line.name)
+    backends = gateway.routes().line(line.name).backends
+    serving = [engine_behind(backend, engines) for backend in backends if backend.weight > 0]
+    for engine in engines:
+        fleet.mark_rotation(engine, engine in serving)
+    _note_served(installation, line)
+    installation.registry.reconcile(line.name)
     retire(line, gateway, fleet, run_logger().info)
 
 
-def tell_registry(line: Line, target: Version) -> None:
-    """Write down that a version serves, as far as that is not written down yet: a kill may have come between any two.
+def record_serving(installation: ServingInstallation, line: Line, target: Version) -> None:
+    """Record that a version serves, as far as that is not recorded yet: a kill may have come between any two writes.
 
     Args:
         target: as it was read since this run has the line's lock.
     """
-    registry, name = Registry(), line.name
-    before = registry.production(name)
-    if before is None or before.version != target.version:
-        if before is not None:
-            registry.set_previous(name, before.version)
-            if before.state != "rolled_back":
-                registry.set_state(name, before.version, "previous")
+    registry, name = installation.registry, line.name
+    production = registry.production(name)
+    if production is None or production.version != target.version:
+        if production is not None:
+            registry.set_previous(name, production.version)
+            if production.state != "rolled_back":
+                registry.set_state(name, production.version, "previous")
         registry.set_production(name, target.version)
     if target.state != "serving":
         registry.set_state(name, target.version, "serving")
@@ -195,87 +206,96 @@ def tell_registry(line: Line, target: Version) -> None:
             registry.set_state(name, older.version, "retired", f"superseded by version {target.version}")
 
 
-def _remember(line: Line) -> None:
-    """Keep where a rollback finds it at once what the registry says of the line."""
-    registry = Registry()
+def _note_served(installation: ServingInstallation, line: Line) -> None:
+    """Keep the registry's word on a line where a rollback finds it at once."""
+    registry = installation.registry
     production, previous = registry.production(line.name), registry.previous(line.name)
     if production is not None:
         kept = previous.version if previous is not None else None
-        rollback.note_served(load_settings(), line.name, production.version, kept)
+        rollback.note_served(installation.settings, line.name, production.version, kept)
 
 
-def serves_already(line: Line, target: Version) -> bool:
-    """Whether gateway, registry and engine agree that this version has all traffic."""
-    settings = load_settings()
-    production = Registry().production(line.name)
+def is_serving(installation: ServingInstallation, line: Line, target: Version) -> bool:
+    """True if gateway, registry and engine agree that this version has all traffic."""
+    production = installation.registry.production(line.name)
     if production is None or production.version != target.version:
         return False
-    serving = [one for one in Gateway(settings).routes().line(line.name).backends if one.weight > 0]
+    backends = installation.gateway.routes().line(line.name).backends
+    serving = [backend for backend in backends if backend.weight > 0]
     if [backend.version for backend in serving] != [str(target.version)] or serving[0].digest != target.digest:
         return False
-    fleet = fleet_of(settings)
-    engines = [one for one in fleet.engines(line.name) if serving[0].runs_on(one.name, one.endpoints)]
-    return any(fleet.is_warm(one) for one in engines)
+    engine = engine_behind(serving[0], installation.fleet.engines(line.name))
+    return engine is not None and installation.fleet.is_warm(engine)
 
 
-def earlier(line: Line, version: int | None) -> Version:
-    """What a rollback goes back to: the version named; production while a rollout runs; else `previous`.
+def rollback_target(installation: ServingInstallation, line: Line, number: int | None) -> Version:
+    """The version that a rollback goes back to: the one named; production during a rollout; else `previous`.
 
     Raises:
         NothingToRollBack: there is no earlier version.
         VersionUnknown: there is no version of that number.
     """
-    registry, settings = Registry(), load_settings()
-    intent = rollback.pending(settings, line.name)
-    if version is None and intent is not None:
-        version = intent.to
-    if version is not None:
-        return registry.version(line.name, version)
+    registry = installation.registry
+    pending = rollback.pending(installation.settings, line.name)
+    if number is None and pending is not None:
+        number = pending.to
+    if number is not None:
+        return registry.version(line.name, number)
     production, previous = registry.production(line.name), registry.previous(line.name)
-    route = Gateway(settings).routes().line(line.name)
-    number = rollback.before(route, production.version if production else None, previous.version if previous else None)
-    found = next((one for one in (production, previous) if one is not None and one.version == number), None)
-    if found is None:
+    before = rollback.version_before(
+        installation.gateway.routes().line(line.name),
+        production.version if production else None,
+        previous.version if previous else None,
+    )
+    target = next((version for version in (production, previous) if version and version.version == before), None)
+    if target is None:
         raise NothingToRollBack(
             f"{line.name} has no previous version.",
             f"Name one: `weighbridge rollback {line.name} --to VERSION`; `weighbridge status` lists them.",
         )
-    return found
+    return target
 
 
-def unfinished(line: Line) -> tuple[Version, str] | None:
-    """A rollback that was begun and that the registry does not have yet, with its reason."""
-    intent = rollback.pending(load_settings(), line.name)
-    return (Registry().version(line.name, intent.to), intent.reason) if intent is not None else None
+def unfinished_rollback(installation: ServingInstallation, line: Line) -> tuple[Version, str] | None:
+    """The version and the reason of a rollback that was begun and that the registry does not have yet."""
+    pending = rollback.pending(installation.settings, line.name)
+    return (installation.registry.version(line.name, pending.to), pending.reason) if pending is not None else None
 
 
-@step("wake-engine-{target.version}")
-def wake_engine(line: Line, target: Version, reason: str) -> RunningEngine:
-    """Write the rollback down, and find its engine: the warm one at once, else one from the verified artifact.
+@step("prepare-rollback-to-{target.version}")
+def prepare_rollback(installation: ServingInstallation, line: Line, target: Version, reason: str) -> RunningEngine:
+    """Write a rollback down, and find its engine: the warm one at once, else one from the verified artifact.
 
     Raises:
         ArtifactDamaged, EngineFailed, NoRoomBeside, RolloutAborted: and the rollback is forgotten; what served
-            serves on.
+            continues to serve.
     """
-    settings = load_settings()
-    rollback.begin(settings, line.name, target.version, reason)
+    rollback.begin(installation.settings, line.name, target.version, reason)
     try:
-        fleet, artifact = fleet_of(settings), Store().get(line.name, target.digest)
-        known = fleet.find(line, artifact)
-        if known is not None and fleet.is_warm(known):
-            return known
-        return engine_with_room(line, str(target.version), artifact, Gateway(settings), fleet, run_logger().info)
+        artifact = installation.store.get(line.name, target.digest)
+        engine = installation.fleet.find(line, artifact)
+        if engine is not None and installation.fleet.is_warm(engine):
+            return engine
+        return _ensure_engine(installation, line, target, artifact)
     except WeighbridgeError:
-        rollback.end(settings, line.name)
+        rollback.end(installation.settings, line.name)
         raise
 
 
-@step("switch-back-to-{target.version}")
-def switch_back(line: Line, target: Version, engine: RunningEngine, reason: str) -> None:
-    """Give an earlier version all new requests, then make the registry say so; a crash between the two ends there."""
-    settings, registry = load_settings(), Registry()
-    switch(line.name, str(target.version), engine, Gateway(settings))
-    run_logger().info("%s: version %s has all new requests", line.name, target.version)
+@step("roll-back-to-{target.version}")
+def roll_back_traffic(
+    installation: ServingInstallation, line: Line, target: Version, engine: RunningEngine, reason: str
+) -> None:
+    """Give an earlier version all new requests, then record it in the registry; the next run repairs a crash between.
+
+    Args:
+        target: the earlier version.
+        engine: the warm engine that serves it.
+        reason: kept with the versions that lose their traffic.
+    """
+    registry = installation.registry
+    switch(line.name, str(target.version), engine, installation.gateway)
+    run_logger().info("%s: rollback: version %s has all new requests", line.name, target.version)
     for other in registry.versions(line.name):
         if other.version != target.version and other.state in ("serving", "rolling"):
             registry.set_state(line.name, other.version, "rolled_back", reason)
@@ -284,5 +304,5 @@ def switch_back(line: Line, target: Version, engine: RunningEngine, reason: str)
     previous = registry.previous(line.name)
     if previous is not None and previous.version == target.version:
         registry.set_previous(line.name, None)
-    _remember(line)
-    rollback.end(settings, line.name)
+    _note_served(installation, line)
+    rollback.end(installation.settings, line.name)

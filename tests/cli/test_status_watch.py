@@ -14,7 +14,7 @@ from rich.console import Console
 from cli import status_watch
 from cli.status_watch import Watcher, render
 from tasks.serve.endpoint import Endpoint
-from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Routes, Shadow
+from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Mirror, Routes
 from weighbridge.errors import GatewayFailed
 
 
@@ -32,7 +32,7 @@ class FakeGateway:
             )
             for number in "12"
         )
-        self.route = LineRoute(line="toy", backends=backends, shadow=Shadow(version="2", per_cent=5))
+        self.route = LineRoute(line="toy", backends=backends, mirror=Mirror(version="2", per_cent=5))
         self.counts = {("toy", "1"): Answered(answers=10, errors=1, tokens=100)}
         self.down = False
 

@@ -16,7 +16,8 @@ from tasks.fit.rows import FitReport
 from tasks.propose.dossier import Weighed
 from tasks.propose.propose import Release
 from tasks.propose.step import propose
-from tasks.serve.step import record_waiting
+from tasks.serve.installation import ServingInstallation
+from tasks.serve.step import record_waiting_releases
 from tasks.source.hub import Source
 from weighbridge.line import Line
 
@@ -44,21 +45,24 @@ def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
     # Nobody listens there.
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", "9")
 
+    installation = ServingInstallation.load()
+
     @flow
     def ending() -> Release:
         return conclude(propose(line, source, fit, [passed], None))
 
     @flow
     def promoting() -> None:
-        record_waiting(line)
+        record_waiting_releases(installation, line)
 
     release = ending()
     assert (release.recorded, release.candidates[0].version) == (False, None)
     promoting()
 
     there = Registry(f"sqlite:///{tmp_path}/mlflow.db")
-    for module in ("tasks.propose.step", "tasks.propose.propose", "tasks.serve.step"):
+    for module in ("tasks.propose.step", "tasks.propose.propose"):
         monkeypatch.setattr(f"{module}.Registry", lambda: there)
+    installation.registry = there
     promoting()
     assert [one.digest for one in there.candidates(line.name)] == [passed.artifact.digest]
     again = ending()

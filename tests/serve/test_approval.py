@@ -22,7 +22,8 @@ from registry.models.records import CandidateRecord, ReleaseRecord, State, Versi
 from registry.models.registry import COMMENT_START, Registry
 from registry.store import Artifact, Store
 from tasks.serve import step
-from tasks.serve.approval import check_production, hold
+from tasks.serve.approval import check_production, verify_approval
+from tasks.serve.installation import ServingInstallation
 from tests.serve.serve_support import make_line
 from tests.support.mlflow_server import MlflowServer
 from tests.support.recorded_prefect import RecordedPrefect
@@ -45,6 +46,11 @@ class Scene:
     settings: Settings
     server: MlflowServer
     prefect: RecordedPrefect
+
+    @property
+    def installation(self) -> ServingInstallation:
+        """What steps are given."""
+        return ServingInstallation(self.settings)
 
     @property
     def line_name(self) -> str:
@@ -94,9 +100,9 @@ class Scene:
     def version(self, number: int) -> Version:
         return self.registry.version(self.line_name, number)
 
-    def hold(self, version: Version, rules: Approval | None = None) -> Artifact:
+    def verify(self, version: Version, rules: Approval | None = None) -> Artifact:
         line = self.line.model_copy(update={"approval": rules or self.line.approval})
-        return hold(line, version, self.registry, Store.of(self.settings), self.settings)
+        return verify_approval(self.installation, line, version)
 
     def comment(self, version: Version) -> str:
         """What stands before the card."""
@@ -138,7 +144,7 @@ def scene(
 def test_a_pass_is_held_and_its_artifact_found(scene: Scene) -> None:
     artifact = scene.candidate("good", "baseline")
     version = scene.click(artifact)
-    assert scene.hold(version) == artifact
+    assert scene.verify(version) == artifact
     assert scene.version(1).state is None and scene.comment(version) == ""
 
 
@@ -150,11 +156,11 @@ def test_a_failed_candidate_has_no_version_and_one_made_by_hand_is_refused(scene
     tags = {records.DIGEST: failed.digest, records.SCHEME: "int8", records.PASSES: "true"}
     scene.registry.client.create_model_version(scene.line_name, source=failed.uri, tags=tags, description="mine")
     with pytest.raises(ApprovalRefused, match="was not copied from"):
-        scene.hold(scene.version(2))
+        scene.verify(scene.version(2))
     scene.is_refused(scene.version(2), "was not copied from")
     assert scene.registry.client.get_model_version(scene.line_name, "2").description.endswith("---\n\nmine")
     with pytest.raises(ApprovalRefused, match="is refused: ApprovalRefused"):
-        scene.hold(scene.version(2))
+        scene.verify(scene.version(2))
     assert scene.registry.production(scene.line_name) == scene.version(1)
 
 
@@ -180,19 +186,19 @@ def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene)
     assert [(one.action, one.who, one.what) for one in entries] == [
         ("override", "anna", failed.digest), ("approve", "anna", failed.digest)
     ]  # fmt: skip
-    assert scene.hold(version, anna) == failed
+    assert scene.verify(version, anna) == failed
 
     original = scene.registry.client.get_model_version(scene.line_name, str(version.version))
     copy = scene.registry.client.create_model_version(scene.line_name, source=failed.uri, tags=original.tags)
     with pytest.raises(ApprovalRefused, match="repeats the override of version 1"):
-        scene.hold(scene.version(int(copy.version)), anna)
+        scene.verify(scene.version(int(copy.version)), anna)
     forged = scene.registry.client.create_model_version(
         scene.line_name, source=failed.uri, tags={**original.tags, records.OVERRIDE: "0" * 64}
     )
     with pytest.raises(ApprovalRefused, match="does not stand in the audit log"):
-        scene.hold(scene.version(int(forged.version)), anna)
+        scene.verify(scene.version(int(forged.version)), anna)
     with pytest.raises(ApprovalRefused, match="overridden by anna, whom"):
-        scene.hold(scene.version(1), Approval(overriders=["carl"]))
+        scene.verify(scene.version(1), Approval(overriders=["carl"]))
     scene.is_refused(version, "overridden by anna, whom")
 
 
@@ -200,14 +206,14 @@ def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene)
     artifact = scene.candidate("good", "baseline")
     version = scene.click(artifact)
     scene.age(version, 13.9)
-    assert scene.hold(scene.version(1)) == artifact
+    assert scene.verify(scene.version(1)) == artifact
     scene.age(version, 14.1)
-    assert scene.hold(scene.version(1), Approval(max_age_days=30)) == artifact
+    assert scene.verify(scene.version(1), Approval(max_age_days=30)) == artifact
     with pytest.raises(ApprovalRefused, match="more than 14 days ago"):
-        scene.hold(scene.version(1))
+        scene.verify(scene.version(1))
     scene.is_refused(version, "more than 14 days ago")
-    again = scene.registry.approve(scene.line_name, 1, "still wanted", "ada")
-    assert again.version == 2 and scene.hold(again) == artifact
+    again = scene.registry.approve(scene.line_name, 1, "still requested", "ada")
+    assert again.version == 2 and scene.verify(again) == artifact
 
 
 def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
@@ -219,18 +225,18 @@ def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
         scene.serve(scene.click(artifact))
     scene.age(scene.version(1), 400)
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", "1")
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == 1
-    assert scene.hold(wanted) == first
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == 1
+    assert scene.verify(requested) == first
 
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", "2")
     forged = scene.click(third)
     scene.registry.client.set_model_version_tag(scene.line_name, str(forged.version), records.STATE, "previous")
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", str(forged.version))
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == forged.version
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == forged.version
     with pytest.raises(ApprovalRefused, match="was weighed against"):
-        scene.hold(wanted)
+        scene.verify(requested)
     assert "was weighed against" in scene.comment(forged)
 
 
@@ -239,10 +245,10 @@ def test_the_alias_on_a_version_that_nobody_weighed_is_not_obeyed(scene: Scene) 
     scene.serve(scene.click(artifact))
     scene.registry.client.create_model_version(scene.line_name, source=f"store://{scene.line_name}/{'0' * 64}")
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", "2")
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == 2
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == 2
     with pytest.raises(ApprovalRefused, match="was not copied from"):
-        scene.hold(wanted)
+        scene.verify(requested)
     scene.is_refused(scene.version(2), "was not copied from")
     assert scene.version(1).state == "serving"
 
@@ -259,7 +265,7 @@ def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(Store, "verify", unreachable)
         with pytest.raises(StoreUnreachable):
-            scene.hold(version)
+            scene.verify(version)
     assert scene.version(2).state is None, "what may be well tomorrow refuses nothing for good"
 
     file = Store.of(scene.settings).path(altered) / "config.json"
@@ -267,7 +273,7 @@ def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.M
     content = file.read_bytes()
     file.write_bytes(content[:-3] + b"x" + content[-2:])
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
-        scene.hold(version)
+        scene.verify(version)
     scene.is_refused(version, "config.json")
     assert scene.registry.production(scene.line_name) == scene.version(1)
 
@@ -285,15 +291,15 @@ def test_what_was_weighed_against_another_production_is_weighed_again(scene: Sce
         check_production(scene.line, scene.registry.candidate(scene.line_name, third.digest), scene.registry)
     assert scene.prefect.asked(f"release/{scene.line_name}") == []
     with pytest.raises(ApprovalRefused, match=f"{said}.*is being weighed again: `{command}` was started in Prefect"):
-        scene.hold(late)
+        scene.verify(late)
     scene.is_refused(late, "is being weighed again")
     with pytest.raises(ApprovalRefused, match="is being weighed again"):
-        scene.hold(scene.click(third))
+        scene.verify(scene.click(third))
     [run] = scene.prefect.asked(f"release/{scene.line_name}")
     assert run["parameters"] == {"line": scene.line_name, "schemes": ["int8"], "revision": COMMIT}
 
     scene.candidate("third", against=second.digest)
-    assert scene.hold(scene.click(third)) == third
+    assert scene.verify(scene.click(third)) == third
     assert scene.registry.production(scene.line_name) == scene.version(2)
 
 
@@ -303,7 +309,7 @@ def test_where_prefect_cannot_be_asked_the_refusal_names_the_command(scene: Scen
     version = scene.click(scene.candidate("second", against="f" * 64))
     scene.prefect.broken = True
     with pytest.raises(ApprovalRefused, match=r"Weigh it again: `weighbridge release .* --scheme int8`; then approve"):
-        scene.hold(version)
+        scene.verify(version)
 
 
 APPROVE = """
@@ -336,7 +342,7 @@ def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene
     assert [one.version for one in scene.registry.versions(scene.line_name)] == [1]
     assert [one.action for one in AuditLog().entries(scene.line_name)] == ["approve"]
     assert scene.registry.approve(scene.line_name, 1, "", "carl").version == 1
-    assert scene.hold(scene.version(1)) == artifact
+    assert scene.verify(scene.version(1)) == artifact
 
 
 def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
@@ -349,15 +355,15 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
     for click in clicks:
         click.join()
     assert [one.version for one in scene.registry.waiting(scene.line_name)] == [1, 2]
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == 2
-    scene.hold(wanted)
-    monkeypatch.setattr(step, "tidy", lambda line: None)
-    step.settle.fn(scene.line, wanted)
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == 2
+    scene.verify(requested)
+    monkeypatch.setattr(step, "retire_engines", lambda installation, line: None)
+    step.finish_rollout.fn(scene.installation, scene.line, requested)
     assert [one.state for one in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == 2, "nothing is left to be done"
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == 2, "nothing is left to be done"
 
 
 def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_is_refused(
@@ -368,23 +374,23 @@ def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_i
     older, newer = (scene.candidate(name, against=production.digest) for name in ("older", "newer"))
     scene.click(older)
     scene.click(newer)
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.digest == newer.digest
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.digest == newer.digest
     (Store.of(scene.settings).path(newer) / "config.json").unlink()
     with pytest.raises(ArtifactDamaged):
-        scene.hold(wanted)
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and scene.hold(wanted) == older
+        scene.verify(requested)
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and scene.verify(requested) == older
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back"])
 def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State) -> None:
     scene.serve(scene.click(scene.candidate("good", "baseline")))
     scene.registry.set_state(scene.line_name, 1, state, "errors")
-    wanted = step.wanted(scene.line, None)
-    assert wanted is not None and wanted.version == 1
+    requested = step.requested_version(scene.installation, scene.line, None)
+    assert requested is not None and requested.version == 1
     with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
-        scene.hold(wanted)
+        scene.verify(requested)
 
 
 class Killed(BaseException):
@@ -418,12 +424,12 @@ def test_the_registry_says_what_serves_wherever_a_kill_came(
         dies(name)
     if writes < 5:
         with pytest.raises(Killed):
-            step.tell_registry(scene.line, scene.version(newest.version))
+            step.record_serving(scene.installation, scene.line, scene.version(newest.version))
     left = 100
-    step.tell_registry(scene.line, scene.version(newest.version))
+    step.record_serving(scene.installation, scene.line, scene.version(newest.version))
     production, previous = scene.registry.production(scene.line_name), scene.registry.previous(scene.line_name)
     assert production == scene.version(newest.version) and production.state == "serving"
     assert previous == scene.version(first.version) and previous.state == "previous"
     assert scene.version(passed_over.version).state == "retired"
     left = 0
-    step.tell_registry(scene.line, scene.version(newest.version))
+    step.record_serving(scene.installation, scene.line, scene.version(newest.version))

@@ -132,10 +132,11 @@ def test_a_delivery_that_was_lost_leaves_the_approval_for_the_next_poll(
     time.sleep(2)
     assert stack.runs() == 0, "lost is lost"
     from tasks.serve import step
+    from tasks.serve.installation import ServingInstallation
     from weighbridge.line import Line
 
-    wanted = step.wanted(Line.load(LINES[0]), None)
-    assert wanted is not None and wanted.state is None, "what the schedule runs finds it"
+    requested = step.requested_version(ServingInstallation.load(), Line.load(LINES[0]), None)
+    assert requested is not None and requested.state is None, "what the schedule runs finds it"
     stack.approve()
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
 

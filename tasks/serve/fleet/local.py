@@ -100,7 +100,9 @@ class LocalFleet:
 
     def _ensure(self, line: Line, artifact: Artifact, report: Report) -> RunningEngine:
         # Before the engine starts: the two may not fit into a GPU's memory together.
-        reference = None if line.engine.parity == "off" else reference_for(artifact, line.target.context, report)
+        reference = None
+        if line.engine.parity != "off":
+            reference = reference_for(self._settings, artifact, line.target.context, report)
         engine = self._register(line, artifact, plan_engine(line))
         state = self.state(engine)
         running = state is not None and state.alive

@@ -6,7 +6,7 @@ documents.py   these, written and awaited until Envoy runs them
 bootstrap.py   Envoy's fixed configuration and its command line
 filters.py     what a request passes: keys, sizes, limits, token counts (two of these in lua/)
 tls.py         TLS on the listener
-shadows.py     the way of requests that are mirrored to a version which answers nobody
+mirrors.py     the path of requests that are mirrored to a version; its responses are discarded
 logs.py        the access log, and counts for Prometheus
 answers.py     what the gateway says by itself, in the shapes of OpenAI's API
 keys.py        the clients' API keys
@@ -19,8 +19,8 @@ from tasks.serve.gateway.admin import Answered, BackendCounters
 from tasks.serve.gateway.control import Gateway
 from tasks.serve.gateway.discovery import DIGEST_HEADER, VERSION_HEADER, cluster_name
 from tasks.serve.gateway.keys import KeyRecord, Keys
-from tasks.serve.gateway.logs import access_log, shadow_log
-from tasks.serve.gateway.routes import Backend, Held, Limits, LineRoute, Routes, Shadow
+from tasks.serve.gateway.logs import access_log, mirror_log
+from tasks.serve.gateway.routes import Backend, Limits, LineRoute, Mirror, QueuedRequests, Routes
 
 __all__ = [
     "DIGEST_HEADER",
@@ -29,14 +29,14 @@ __all__ = [
     "Backend",
     "BackendCounters",
     "Gateway",
-    "Held",
     "KeyRecord",
     "Keys",
     "Limits",
     "LineRoute",
+    "Mirror",
+    "QueuedRequests",
     "Routes",
-    "Shadow",
     "access_log",
     "cluster_name",
-    "shadow_log",
+    "mirror_log",
 ]

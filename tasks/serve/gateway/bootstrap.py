@@ -15,7 +15,7 @@ from tasks.serve.gateway.discovery import CLIENT_HEADER, ROUTE_CONFIGURATION, SH
 from tasks.serve.gateway.error_responses import local_replies
 from tasks.serve.gateway.filters import http_filters, router
 from tasks.serve.gateway.logs import access_loggers
-from tasks.serve.gateway.shadows import shadow_cluster, shadow_extension, shadow_listener
+from tasks.serve.gateway.mirrors import mirror_cluster, mirror_extension, mirror_listener
 from tasks.serve.gateway.tls import transport_socket
 from weighbridge.settings import Settings
 
@@ -48,10 +48,10 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
         "admin": {"address": admin},
         "dynamic_resources": {"cds_config": _from_file(folder, "cds.json")},
-        "bootstrap_extensions": [shadow_extension()],
+        "bootstrap_extensions": [mirror_extension()],
         "static_resources": {
-            "listeners": [gateway, shadow_listener(settings, ANSWER_BYTES), *listeners],
-            "clusters": [shadow_cluster(), *clusters],
+            "listeners": [gateway, mirror_listener(settings, ANSWER_BYTES), *listeners],
+            "clusters": [mirror_cluster(), *clusters],
         },
     }
 

@@ -18,7 +18,7 @@ from tasks.serve.gateway.discovery import cluster_name
 from tasks.serve.gateway.documents import POLL_SECONDS
 from tasks.serve.gateway.envoy_process import Installation
 from tasks.serve.gateway.keys import DEFAULT, Keys, new_key, record_of
-from tasks.serve.gateway.routes import NO_LIMITS, Backend, Held, Limits, LineRoute, Routes, Shadow
+from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Mirror, QueuedRequests, Routes
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import StickyBy
@@ -47,21 +47,21 @@ class Gateway(Installation):
         backends: Sequence[Backend],
         *,
         back_at: datetime | None = None,
-        held: Held | None = None,
+        queued: QueuedRequests | None = None,
         wait: bool = True,
     ) -> None:
         """Give a line exactly these backends and weights.
 
         Args:
             back_at: of a line that gets no weight, when it is expected to have one again; its 503s tell.
-            held: the same line's requests wait for this version, and go to it once it is among the backends.
+            queued: the same line's requests wait for this version, and go to it once it is among the backends.
             wait: whether Envoy must be there to take it; otherwise it takes it when it starts.
 
         Raises:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
                 it did not take the change in time (the change stays written down: repeat it or write another).
         """
-        self._change(line, lambda route: _with_backends(route, backends, back_at, held), wait)
+        self._change(line, lambda route: _with_backends(route, backends, back_at, queued), wait)
 
     def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
         """Share a line's requests out anew among the backends that it has.
@@ -109,7 +109,7 @@ class Gateway(Installation):
         """
         self._change(line, lambda route: route.model_copy(update={"sticky_by": sticky_by}), wait)
 
-    def set_shadow(self, line: str, shadow: Shadow | None, *, wait: bool = True) -> None:
+    def set_mirror(self, line: str, mirror: Mirror | None, *, wait: bool = True) -> None:
         """Ask a version too, beside the one that answers, and drop what it says; None ends it.
 
         Its requests count in `counters`, not in the access log, which tells what clients met.
@@ -118,12 +118,12 @@ class Gateway(Installation):
             GatewayFailed: the line has no such version; else as `set_line`.
         """
 
-        def shadowed(route: LineRoute) -> LineRoute:
-            if shadow:
-                route.backend(shadow.version)
-            return route.model_copy(update={"shadow": shadow})
+        def mirrored(route: LineRoute) -> LineRoute:
+            if mirror:
+                route.backend(mirror.version)
+            return route.model_copy(update={"mirror": mirror})
 
-        self._change(line, shadowed, wait)
+        self._change(line, mirrored, wait)
 
     def set_limits(self, line: str, limits: Limits, *, wait: bool = True) -> None:
         """Limit what each client may ask of a line; a client's own record goes before.
@@ -268,10 +268,10 @@ class Gateway(Installation):
 
 
 def _with_backends(
-    route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None, held: Held | None = None
+    route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None, queued: QueuedRequests | None = None
 ) -> LineRoute:
-    """A route with other backends; a shadow goes with its version."""
+    """A route with other backends; a mirror goes with its version."""
     versions = [backend.version for backend in backends]
-    shadow = route.shadow if route.shadow and route.shadow.version in versions else None
-    now = {"backends": tuple(backends), "shadow": shadow, "back_at": back_at, "held": held}
+    mirror = route.mirror if route.mirror and route.mirror.version in versions else None
+    now = {"backends": tuple(backends), "mirror": mirror, "back_at": back_at, "queued": queued}
     return route.model_copy(update=now)

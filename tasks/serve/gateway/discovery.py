@@ -22,7 +22,7 @@ from tasks.serve.gateway.error_responses import (
     models_answer,
 )
 from tasks.serve.gateway.keys import KeyRecord, Keys
-from tasks.serve.gateway.routes import Backend, Held, Limits, LineRoute, Routes
+from tasks.serve.gateway.routes import Backend, Limits, LineRoute, QueuedRequests, Routes
 
 METADATA = "weighbridge"
 """Namespace of our own facts on requests, routes and clusters."""
@@ -73,9 +73,9 @@ def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) 
     """
     clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
     clusters += [
-        _nobody(route.line, route.held)
+        _awaited_cluster(route.line, route.queued)
         for route in routes.lines
-        if route.held and route.held.version not in [backend.version for backend in route.backends]
+        if route.queued and route.queued.version not in [backend.version for backend in route.backends]
     ]
     named = {cluster["name"] for cluster in clusters}
     kept = [cluster for cluster in leaving if cluster["name"] not in named]
@@ -146,12 +146,12 @@ def _cluster(line: str, backend: Backend) -> dict[str, Any]:
     }
 
 
-def _nobody(line: str, held: Held) -> dict[str, Any]:
+def _awaited_cluster(line: str, queued: QueuedRequests) -> dict[str, Any]:
     """The cluster of a version whose engine is still to come; that engine's takes its name, and who waits finds it."""
-    return _cluster_at(line, held, [{"pipe": {"path": NOBODY}}])
+    return _cluster_at(line, queued, [{"pipe": {"path": NOBODY}}])
 
 
-def _cluster_at(line: str, of: Backend | Held, addresses: list[dict[str, Any]]) -> dict[str, Any]:
+def _cluster_at(line: str, of: Backend | QueuedRequests, addresses: list[dict[str, Any]]) -> dict[str, Any]:
     name = cluster_name(line, of.version)
     protocol = {
         "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -239,12 +239,12 @@ def _routes(routes: Routes) -> list[dict[str, Any]]:
 
 def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     facts = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
-    heirs: list[tuple[Backend | Held, int]]
+    heirs: list[tuple[Backend | QueuedRequests, int]]
     waits: dict[str, Any] = {}
     if any(backend.weight for backend in route.backends):
         heirs = [(backend, backend.weight) for backend in route.backends]
-    elif route.held:
-        heirs, waits = [(route.held, 100)], _waiting(route.held)
+    elif route.queued:
+        heirs, waits = [(route.queued, 100)], _waiting(route.queued)
     else:
         # Envoy refuses a route whose weights are all zero.
         message = f"No version of {route.line} takes requests at the moment."
@@ -270,9 +270,9 @@ def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _waiting(held: Held) -> dict[str, Any]:
+def _waiting(queued: QueuedRequests) -> dict[str, Any]:
     """Look for the engine that is to come again and again; what looked too often is answered 503."""
-    looks = math.ceil(held.seconds / (RETRY_SECONDS / 2))
+    looks = math.ceil(queued.seconds / (RETRY_SECONDS / 2))
     pause = {"base_interval": f"{RETRY_SECONDS}s", "max_interval": f"{RETRY_SECONDS}s"}
     return {"retry_policy": {"retry_on": UNSEEN, "num_retries": looks, "retry_back_off": pause}}
 
@@ -284,13 +284,13 @@ def _sticky(route: LineRoute) -> dict[str, Any]:
 
 
 def _mirrored(route: LineRoute) -> dict[str, Any]:
-    if route.shadow is None:
+    if route.mirror is None:
         return {}
-    whom = _header(SHADOW_HEADER, cluster_name(route.line, route.shadow.version))
+    whom = _header(SHADOW_HEADER, cluster_name(route.line, route.mirror.version))
     mirror = {
         "cluster": SHADOW_CLUSTER,
         "request_headers_mutations": [{"append": whom}],
-        "runtime_fraction": {"default_value": {"numerator": route.shadow.per_cent, "denominator": "HUNDRED"}},
+        "runtime_fraction": {"default_value": {"numerator": route.mirror.per_cent, "denominator": "HUNDRED"}},
         "disable_shadow_host_suffix_append": True,
     }
     return {"request_mirror_policies": [mirror]}

@@ -43,8 +43,8 @@ def access_log(settings: Settings) -> Path:
     return settings.logs_folder / "gateway-access.log"
 
 
-def shadow_log(settings: Settings) -> Path:
-    """The same of shadowed requests, which no client met."""
+def mirror_log(settings: Settings) -> Path:
+    """The same for mirrored requests, whose responses no client sees."""
     return settings.logs_folder / "gateway-shadow.log"
 
 
@@ -56,10 +56,10 @@ def access_loggers(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def shadow_loggers(settings: Settings) -> list[dict[str, Any]]:
-    """The file of shadowed requests; they are in no count, for these tell what clients met."""
-    # All shadows have one route, and each a cluster of its own.
-    return [_file(shadow_log(settings), {**ACCESS_LOG, "line": f"%METADATA(CLUSTER:{METADATA}:line)%"})]
+def mirror_loggers(settings: Settings) -> list[dict[str, Any]]:
+    """The log of mirrored requests; they are in no count, because the counts are of clients' requests."""
+    # All mirrored requests share one route; each version has its own cluster.
+    return [_file(mirror_log(settings), {**ACCESS_LOG, "line": f"%METADATA(CLUSTER:{METADATA}:line)%"})]
 
 
 def _file(path: Path, fields: dict[str, str]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _file(path: Path, fields: dict[str, str]) -> dict[str, Any]:
 
 
 def _counts() -> dict[str, Any]:
-    """Counts of what clients met; unlike those of Envoy's clusters they hold no shadowed request."""
+    """Counts of clients' requests; unlike those of Envoy's clusters they contain no mirrored request."""
     where = {"line": _LINE, "version": _VERSION}
     return {
         "@type": f"{_LOGGERS}.stats.v3.Config",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 from pydantic import (
+    AliasChoices,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -37,7 +38,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class Backend(_Part):
@@ -83,18 +84,18 @@ class Limits(_Part):
 NO_LIMITS = Limits()
 
 
-class Shadow(_Part):
-    """A version that is asked too, beside the one that answers; what it says is dropped."""
+class Mirror(_Part):
+    """A version that gets copies of a line's requests; its responses are discarded."""
 
     version: Version
     per_cent: int = Field(ge=1, le=100, description="of the line's requests")
 
 
-class Held(_Part):
+class QueuedRequests(_Part):
     """The version that requests wait for while a line has no engine."""
 
     version: Version
-    digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="of its artifact")
+    digest: str = Field(pattern=r"^[0-9a-f]{8,64}$", description="its artifact's")
     seconds: float = Field(gt=0, description="about how long one request waits before it is answered 503")
 
 
@@ -104,10 +105,20 @@ class LineRoute(_Part):
     line: Name
     backends: tuple[Backend, ...] = ()
     sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
-    shadow: Shadow | None = None
+    mirror: Mirror | None = Field(
+        None,
+        validation_alias=AliasChoices("mirror", "shadow"),
+        serialization_alias="shadow",
+        description="a version that gets copies of requests; the file calls it `shadow`",
+    )
     limits: Limits = Field(NO_LIMITS, description="of each client whose own record says nothing")
     back_at: AwareDatetime | None = Field(None, description="when a line without a share is expected to have one again")
-    held: Held | None = Field(None, description="of a line without a share: what its requests wait for")
+    queued: QueuedRequests | None = Field(
+        None,
+        validation_alias=AliasChoices("queued", "held"),
+        serialization_alias="held",
+        description="of a line without a share: the version that its requests wait for; the file calls it `held`",
+    )
 
     @field_validator("backends")
     @classmethod
@@ -121,9 +132,9 @@ class LineRoute(_Part):
         return backends
 
     @model_validator(mode="after")
-    def _known_shadow(self) -> LineRoute:
-        if self.shadow and self.shadow.version not in [backend.version for backend in self.backends]:
-            raise ValueError(f"its shadow {self.shadow.version} is not among its versions")
+    def _mirror_is_known(self) -> LineRoute:
+        if self.mirror and self.mirror.version not in [backend.version for backend in self.backends]:
+            raise ValueError(f"its mirror {self.mirror.version} is not among its versions")
         return self
 
     def backend(self, version: str) -> Backend:

@@ -1,7 +1,7 @@
-"""What transformers says of the probes for an artifact: made once, kept under `<home>/parity/`.
+"""An artifact's parity reference: transformers' answers to the probes, computed once, kept under `<home>/parity/`.
 
-The model is loaded as scoring loads it, in a process of its own and before the engine starts, so that on a GPU the two
-do not fill its memory together. The release makes it for each candidate that passes; whoever needs it later finds it.
+The model is loaded as scoring loads it, in a separate process that ends before the engine starts: both together may
+not fit into a GPU's memory. A release computes the reference of each candidate that passes; promotions read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.serve.parity.reference_job import Choice, Job, Probe
 from weighbridge.child_process import log_tail, model_environment, run_child
 from weighbridge.errors import ScoringFailed
 from weighbridge.files import READABLE, write_whole
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 __all__ = ["Choice", "Probe", "Question", "Reference", "reference_for"]
 
@@ -29,37 +29,40 @@ TAIL_LINES = 8
 
 
 class Reference(BaseModel):
-    """The probes for one artifact and context, with what transformers says of each."""
+    """The probes for one artifact and context, with transformers' answer to each."""
 
     model_config = ConfigDict(frozen=True)
 
     artifact_digest: str
     context: int
     scorer: str
-    """What it was made with; not part of its identity, for the artifact says the same to every sound version."""
+    """Versions that computed it; not part of its identity, because every sound version computes the same."""
     probes: tuple[Probe, ...]
     left_out: tuple[str, ...] = ()
-    """Sentences: what is not asked of this artifact, and why."""
+    """Sentences: the probes that are left out for this artifact, and why."""
 
 
-def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] = lambda _: None) -> Reference:
-    """The reference of an artifact: the one that is kept, else made now.
+def reference_for(
+    settings: Settings, artifact: Artifact, context: int, report: Callable[[str], None] = lambda _: None
+) -> Reference:
+    """Read an artifact's reference, or compute it if there is none yet.
 
     Args:
+        settings: of the installation.
+        artifact: the model.
         context: the line's, tokens.
-        tell: called with a sentence when it has to be made.
+        report: called with a sentence if it has to be computed.
 
     Raises:
         ArtifactDamaged: its files are no longer those of its manifest.
         ScoringFailed: transformers does not load the artifact, or its process died.
     """
-    settings = load_settings()
-    kept = path_of(artifact, context)
+    kept = reference_path(settings, artifact, context)
     if kept.is_file():
         return Reference.model_validate_json(kept.read_bytes())
     store = Store.of(settings)
     store.verify(artifact)
-    tell(f"Asking transformers what {artifact.short} is to say, once")
+    report(f"Computing the parity reference of {artifact.short} with transformers, once")
     log = settings.logs_folder / f"parity-{artifact.digest[:12]}.log"
     with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as scratch:
         job = Job(
@@ -76,33 +79,33 @@ def reference_for(artifact: Artifact, context: int, tell: Callable[[str], None] 
         if status:
             raise _failure(artifact, status, log)
         probes, left_out = job.read()
-    found = Reference(
+    reference = Reference(
         artifact_digest=artifact.digest,
         context=context,
         scorer=f"transformers {version('transformers')} torch {version('torch')} {job.dtype} {job.device}",
         probes=probes,
         left_out=left_out,
     )
-    write_whole(kept, found.model_dump_json(), READABLE)
-    return found
+    write_whole(kept, reference.model_dump_json(), READABLE)
+    return reference
 
 
-def path_of(artifact: Artifact, context: int) -> Path:
-    """Where an artifact's reference is kept."""
+def reference_path(settings: Settings, artifact: Artifact, context: int) -> Path:
+    """File of an artifact's reference."""
     name = f"{artifact.digest}-{probes_digest(context)[:12]}.json"
-    return load_settings().home / "parity" / "references" / name
+    return settings.home / "parity" / "references" / name
 
 
 def probes_digest(context: int) -> str:
-    """What the probes of a context are made of, 64 hex digits."""
+    """Digest of the probes for a context, 64 hex digits."""
     return digest(held_documents(), context)
 
 
 def _failure(artifact: Artifact, status: int, log: Path) -> ScoringFailed:
-    ended = f"was killed by signal {-status}, often for want of memory" if status < 0 else f"ended with {status}"
+    how = f"was killed by signal {-status}, often for want of memory" if status < 0 else f"ended with {status}"
     tail = log_tail(log, TAIL_LINES)
     return ScoringFailed(
-        f"What {artifact.short} is to say is not known: the process that asks transformers {ended}: {tail}",
+        f"{artifact.short} has no parity reference: the process that computes it with transformers {how}: {tail}",
         "Read the log; without a reference no engine of this artifact takes traffic.",
         where=str(log),
     )

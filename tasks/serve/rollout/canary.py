@@ -1,22 +1,28 @@
-"""The way up: a shadow first where the line has it, then each weight; go on, or take the new version back.
+"""A canary rollout: mirrored requests first if the line asks for that, then weight by weight, or back again.
 
-A step ends early when the new version is *shown* to be worse than production on the same traffic. It ends
-well after `hold_seconds`, `min_requests` answers, and a decision on what it waits for; at `max_hold_seconds`
-the line says what happens with what only looks worse. Quality is not judged here: that was weighed.
+A step ends early when the new version is *shown* to be worse than production on the same traffic. It ends well after
+`hold_seconds`, `min_requests` answers, and a decision on every signal that it waits for. At `max_hold_seconds` the
+line's `when_…_unsure` decides about signals that only look worse. Quality is not judged here: a release's verdict did.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasks.serve.fleet.protocol import RunningEngine
-from tasks.serve.gateway import Backend, Gateway, Shadow
-from tasks.serve.rollout.canary_step import Hold, StepReport
+from tasks.serve.fleet.protocol import Report, RunningEngine, no_report
+from tasks.serve.gateway import Backend, Gateway, Mirror
+from tasks.serve.rollout.canary_step import CanaryStep, StepReport
 from tasks.serve.rollout.disk_reserve import keep_reserve, with_reserve
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.window import Sample
 from weighbridge.errors import RolloutAborted
 from weighbridge.line import Line, ShadowStep
+
+OnStep = Callable[[StepReport], None]
+
+
+def _ignore_step(step: StepReport) -> None:
+    """Ignore a step's report."""
 
 
 def roll_out(
@@ -25,57 +31,58 @@ def roll_out(
     engine: RunningEngine,
     gateway: Gateway,
     lock: TrafficLock,
-    tell: Callable[[str], None] = lambda _: None,
-    note: Callable[[StepReport], None] = lambda _: None,
+    report: Report = no_report,
+    on_step: OnStep = _ignore_step,
 ) -> list[StepReport]:
-    """Shift a line's traffic to a version through the line's steps; goes on where a killed rollout stopped.
+    """Shift a line's traffic to a version through the line's steps; continue where a killed rollout stopped.
 
     Args:
         line: whose traffic.
         version: name of the new version at the gateway.
         engine: the warm engine that serves it.
         lock: held by the caller; watched for a rollback that wants it.
-        tell: called with a sentence at each step.
-        note: called with each step's report, also with that of the step that ends the rollout.
+        report: called with a sentence at each step.
+        on_step: called with each step's report, also with that of the step that ends the rollout.
 
     Raises:
-        RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic
-            is back where it was and the new version drained.
+        RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic is back
+            where it was and the new version drained.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
         DiskFull: the next weight cannot be written; the same.
     """
     keep_reserve(gateway.settings)
     gateway.set_sticky(line.name, line.rollout.sticky_by)
-    backends = {one.version: one for one in gateway.routes().line(line.name).backends}
-    others = [one for one in backends.values() if one.version != version]
-    old = max(others, key=lambda one: one.weight, default=None)
-    if version not in backends:
-        backends[version] = _backend(version, engine, 0)
-    elif backends[version] != _backend(version, engine, backends[version].weight):
-        backends[version] = _backend(version, engine, backends[version].weight)
+    backends = {backend.version: backend for backend in gateway.routes().line(line.name).backends}
+    others = [backend for backend in backends.values() if backend.version != version]
+    old = max(others, key=lambda backend: backend.weight, default=None)
+    # Also where it is there already: its engine may be another one now.
+    backends[version] = _backend(version, engine, backends[version].weight if version in backends else 0)
     if old is None or old.weight == 0:
-        backends = {name: one.model_copy(update={"weight": 0}) for name, one in backends.items()}
+        backends = {name: backend.model_copy(update={"weight": 0}) for name, backend in backends.items()}
         backends[version] = backends[version].model_copy(update={"weight": 100})
         gateway.set_line(line.name, tuple(backends.values()))
-        tell(f"{line.name}: version {version} takes all traffic; nothing served before")
-        report = StepReport(weight=100, seconds=0, requests=0, errors=0, ended="nothing served before")
-        note(report)
-        return [report]
+        report(f"{line.name}: version {version} gets all traffic; nothing served before")
+        step_report = StepReport(weight=100, seconds=0, requests=0, errors=0, ended="nothing served before")
+        on_step(step_report)
+        return [step_report]
     gateway.set_line(line.name, tuple(backends.values()))
-    climb = _Climb(line, version, old.version, engine, tuple(backends), gateway, lock, tell, note)
+    run = RolloutRun(line, version, old.version, engine, tuple(backends), gateway, lock, report, on_step)
     if line.rollout.shadow is not None and backends[version].weight == 0:
-        climb.shadow(line.rollout.shadow)
+        run.mirror(line.rollout.shadow)
     for weight in line.rollout.steps:
         if weight >= backends[version].weight:
-            climb.step(weight)
-    return climb.reports
+            run.shift(weight)
+    return run.reports
 
 
-def switch(line: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
-    """Give a version all of a line's new requests at once; the others keep the streams that they have."""
-    backends = {one.version: one.model_copy(update={"weight": 0}) for one in gateway.routes().line(line).backends}
+def switch(line_name: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
+    """Give a version all of a line's new requests at once; the other versions finish the responses they began."""
+    backends = {
+        backend.version: backend.model_copy(update={"weight": 0})
+        for backend in gateway.routes().line(line_name).backends
+    }
     backends[version] = _backend(version, engine, 100)
-    with_reserve(gateway.settings, lambda: gateway.set_line(line, tuple(backends.values())))
+    with_reserve(gateway.settings, lambda: gateway.set_line(line_name, tuple(backends.values())))
 
 
 def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
@@ -89,7 +96,7 @@ def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
     )
 
 
-class _Climb:
+class RolloutRun:
     """The steps of one rollout, and what they share."""
 
     def __init__(
@@ -101,38 +108,42 @@ class _Climb:
         versions: tuple[str, ...],
         gateway: Gateway,
         lock: TrafficLock,
-        tell: Callable[[str], None],
-        note: Callable[[StepReport], None],
+        report: Report,
+        on_step: OnStep,
     ) -> None:
         self._line, self._version, self._old, self._engine, self._versions = line, version, old, engine, versions
-        self._gateway, self._lock, self._tell, self._note = gateway, lock, tell, note
-        # At 100 % nobody asks production any more: what it did during the steps before stands for it.
+        self._gateway, self._lock, self._report, self._on_step = gateway, lock, report, on_step
+        # At 100 % production gets no requests any more: those of the earlier steps stand for it.
         self._reference = Sample()
         self.reports: list[StepReport] = []
 
-    def shadow(self, shadow: ShadowStep) -> None:
-        """Ask the new version beside the old one, which alone is heard."""
-        hold = self._hold(0, shadow)
-        self._gateway.set_shadow(self._line.name, Shadow(version=self._version, per_cent=shadow.per_cent))
-        self._tell(f"{self._line.name}: version {self._version} is asked {shadow.per_cent} % too, and not heard")
+    def mirror(self, mirror: ShadowStep) -> None:
+        """Mirror requests to the new version; its responses are discarded."""
+        step = self._step(0, mirror)
+        self._gateway.set_mirror(self._line.name, Mirror(version=self._version, per_cent=mirror.per_cent))
+        self._report(
+            f"{self._line.name}: {mirror.per_cent} % of the requests are mirrored to version {self._version}; "
+            "responses discarded"
+        )
         try:
-            problem = hold.stay()
+            problem = step.wait()
         finally:
-            with_reserve(self._gateway.settings, lambda: self._gateway.set_shadow(self._line.name, None))
-        self._end(hold, problem)
+            with_reserve(self._gateway.settings, lambda: self._gateway.set_mirror(self._line.name, None))
+        self._end(step, problem)
 
-    def step(self, weight: int) -> None:
-        """Give the new version a share of the requests."""
-        hold = self._hold(weight)
+    def shift(self, weight: int) -> None:
+        """Give the new version a share of the requests, in per cent."""
+        step = self._step(weight)
         self._gateway.shift(self._line.name, self._weights(weight))
-        self._tell(f"{self._line.name}: version {self._version} gets {weight} %")
-        problem = hold.stay()
+        self._report(f"{self._line.name}: canary step: version {self._version} gets {weight} % of the requests")
+        problem = step.wait()
         if problem:
             with_reserve(self._gateway.settings, lambda: self._gateway.shift(self._line.name, self._weights(0)))
-        self._end(hold, problem)
+        self._end(step, problem)
 
-    def _hold(self, weight: int, shadow: ShadowStep | None = None) -> Hold:
-        return Hold(self._line, self._version, self._old, weight, self._gateway, self._lock, self._reference, shadow)
+    def _step(self, weight: int, mirror: ShadowStep | None = None) -> CanaryStep:
+        versions = self._version, self._old
+        return CanaryStep(self._line, *versions, weight, self._gateway, self._lock, self._reference, mirror)
 
     def _weights(self, weight: int) -> dict[str, int]:
         return {
@@ -140,19 +151,19 @@ class _Climb:
             for name in self._versions
         }
 
-    def _end(self, hold: Hold, problem: str) -> None:
-        report, line = hold.report, self._line
+    def _end(self, step: CanaryStep, problem: str) -> None:
+        report, line = step.report, self._line
         self.reports.append(report)
-        self._note(report)
-        self._tell(f"{line.name}: version {self._version} at {report.name}: {report.ended}")
-        self._reference.extend(hold.production)
+        self._on_step(report)
+        self._report(f"{line.name}: version {self._version} at {report.name}: {report.ended}")
+        self._reference.extend(step.production)
         if not problem:
             return
         if not self._lock.asked_to_give_way:
-            # Whoever waits for the lock wants the traffic now; `retire` drains later.
+            # A rollback that waits for the lock wants the traffic now; `retire` drains later.
             self._gateway.wait_drained(line.name, self._version, line.rollout.drain_seconds)
         raise RolloutAborted(
             f"Version {self._version} of {line.name} was stopped at {report.name}: {problem}.",
-            f"Version {self._old} has all traffic {'as before' if report.shadow else 'again'}; read the engine's log "
-            f"({self._engine.name}) for the cause.",
+            f"Version {self._old} has all traffic {'as before' if report.mirror_per_cent else 'again'}; read the "
+            f"engine's log ({self._engine.name}) for the cause.",
         )

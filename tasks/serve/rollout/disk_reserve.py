@@ -1,6 +1,6 @@
-"""Room on the disk that is kept for the way back: to move traffic on a full disk takes a few written files.
+"""Disk space that is kept for a rollback: to move traffic on a full disk takes a few written files.
 
-A rollout does not begin without it (`<home>/gateway/reserve`), and only what takes traffic from a version gives it up.
+No rollout begins without the reserve (`<home>/gateway/reserve`), and only taking traffic from a version uses it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
 RESERVE_BYTES = 2 * 2**20
-"""Routes, clusters and the note of a rollback take some 30 KB for a few lines; the rest is
-for what the access log and the engines' logs take of it meanwhile."""
+"""Routes, clusters and the note of a rollback take some 30 KB for a few lines. The rest is for what the access log
+and the engines' logs write meanwhile."""
 
 Result = TypeVar("Result")
 
 
 def keep_reserve(settings: Settings) -> None:
-    """Have the reserve on the disk; harmless when it is there.
+    """Make sure that the reserve is on the disk; harmless when it is there.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull: there is no space for it.
     """
     path = _file(settings)
     if not path.is_file() or path.stat().st_size < RESERVE_BYTES:
-        # Not zeros, which some file systems keep in no room at all.
+        # Not zeros, for which some file systems allocate nothing.
         write_whole(path, os.urandom(RESERVE_BYTES))
 
 
 def with_reserve(settings: Settings, move: Callable[[], Result]) -> Result:
-    """Do what takes traffic from a version; where the disk is full, once more without the reserve.
+    """Take traffic from a version; on a full disk, try once more without the reserve.
 
     Args:
-        move: may be done twice.
+        move: may be called twice.
 
     Raises:
-        DiskFull: even so.
+        DiskFull: the disk is full even so.
     """
     try:
         return move()

@@ -1,12 +1,18 @@
-"""Requests counted by Envoy as they happen, where its log tells of those that have ended."""
+"""Requests counted by Envoy as they happen; its access log has only those that have ended."""
 
 from __future__ import annotations
 
 from tasks.serve.gateway import BackendCounters, Gateway
 
 
-class Counted:
-    """What Envoy has counted of versions since a moment; an Envoy that starts anew counts from nothing."""
+class EnvoyCounts:
+    """Requests of several versions since a moment, from Envoy's counters; a restarted Envoy counts from 0 again.
+
+    Args:
+        gateway: whose Envoy.
+        line: the line's name.
+        versions: of the line, each with a backend.
+    """
 
     def __init__(self, gateway: Gateway, line: str, versions: tuple[str, ...]) -> None:
         self._gateway, self._line = gateway, line
@@ -14,7 +20,7 @@ class Counted:
         self._sums = dict.fromkeys(versions, (0, 0))
 
     def read(self) -> dict[str, BackendCounters]:
-        """The counters as they are now.
+        """Read the present counters, by version.
 
         Raises:
             GatewayFailed: Envoy does not answer.
@@ -33,22 +39,22 @@ class Counted:
         return now
 
     def requests(self, version: str) -> int:
-        """Requests whose answers began."""
+        """Number of requests whose response began."""
         return self._sums[version][0]
 
     def errors(self, version: str) -> int:
-        """Of these, failed."""
+        """Number of these that failed."""
         return self._sums[version][1]
 
     def begun(self, version: str) -> int:
-        """Requests whose answers began, or that wait for that."""
+        """Number of requests whose response began, or that wait for it."""
         return self._sums[version][0] + self._last[version].active
 
     def ended(self, version: str) -> int:
-        """Requests that have ended, at the least: those still being answered may have begun before the moment."""
+        """Smallest number of requests that can have ended: active ones may have begun before the moment."""
         return max(0, self._sums[version][0] - self._last[version].active)
 
     @property
     def quiet(self) -> bool:
-        """Whether no version was asked anything."""
+        """True if no version got a request."""
         return not any(self.begun(version) for version in self._sums)

@@ -9,9 +9,13 @@ from weighbridge.settings import Settings
 
 
 class TrafficLock:
-    """One mover of a line's traffic at a time; a rollback may ask the present one to give way.
+    """The right to move a line's traffic; a rollback may ask its holder to give way.
 
-    The lock is the operating system's, so it goes with the process that holds it, also by kill -9.
+    The lock is the operating system's: it is released with the process that holds it, also by kill -9.
+
+    Args:
+        settings: the installation.
+        line: the line's name.
     """
 
     def __init__(self, settings: Settings, line: str) -> None:
@@ -26,10 +30,10 @@ class TrafficLock:
 
         Args:
             wait_seconds: how long to wait for it.
-            urgent: ask the holder to put its traffic back and let go.
+            urgent: ask the holder to put its traffic back and release the lock.
 
         Raises:
-            RolloutBusy: somebody else still holds it.
+            RolloutBusy: another process still holds it.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -49,7 +53,7 @@ class TrafficLock:
 
     @property
     def asked_to_give_way(self) -> bool:
-        """Whether a rollback waits for this lock."""
+        """True if a rollback waits for this lock."""
         return self._give_way.exists()
 
     def __enter__(self) -> TrafficLock:

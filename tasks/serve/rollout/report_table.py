@@ -1,15 +1,15 @@
-"""What a rollout saw, as a table for whoever is on call."""
+"""A rollout's steps and signals as a table, for the person on call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tasks.serve.rollout.canary_step import StepReport
-from tasks.serve.rollout.judge import Signal
+from tasks.serve.rollout.signals import CanarySignal
 
 
 def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
-    """A row for each step, and below it one for each signal that was looked at."""
+    """Make a row for each step, and below it one for each of its signals."""
     rows = []
     for report in reports:
         rows.append(
@@ -23,11 +23,11 @@ def step_rows(reports: Sequence[StepReport]) -> list[dict[str, str]]:
                 "allowed": "",
             }
         )
-        rows += [_signal_row(report.name, one) for one in report.signals]
+        rows += [_signal_row(report.name, signal) for signal in report.signals]
     return rows
 
 
-def _signal_row(step: str, signal: Signal) -> dict[str, str]:
+def _signal_row(step: str, signal: CanarySignal) -> dict[str, str]:
     return {
         "step": step,
         "signal": signal.name,

@@ -1,8 +1,9 @@
-"""The way back: traffic first, from what lies on this machine; the registry hears of it afterwards.
+"""Rollback: traffic first, with what lies on this machine; the registry is told afterwards.
 
-A rollback is written down (`<line>.going-back.json`) before traffic moves, and stays written until the
-registry has it: whoever is killed in between, the next `rollback` or `promote` finishes it, and none undoes it.
-What served before is kept in `<line>.served.json`, so that nobody waits for MLflow to be imported and asked.
+A rollback is written down (`<line>.going-back.json`) before traffic moves, and stays written until the registry has
+it. If the process is killed in between, the next `rollback` or `promote` finishes it, and none undoes it. What served
+before is kept in `<line>.served.json`, so that a rollback need not import MLflow and ask it. This module imports
+little, because people type `weighbridge rollback` at night and wait for it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from weighbridge.health import answers
 from weighbridge.settings import Settings
 
 LOCK_SECONDS = 120.0
-"""A rollout lets go within seconds of being asked; one that is starting an engine only when that has started."""
+"""A rollout gives way within seconds; a flow that is starting an engine only when that has started."""
 
 HEALTH_SECONDS = 2.0
 
-Kept = TypeVar("Kept", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Served(BaseModel):
-    """What the registry last said of a line."""
+    """What serves a line by the registry's latest word."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,8 +38,8 @@ class Served(BaseModel):
     previous: int | None = None
 
 
-class GoingBack(BaseModel):
-    """A rollback that the registry does not have yet."""
+class PendingRollback(BaseModel):
+    """A rollback that was begun and that the registry does not have yet."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,85 +49,85 @@ class GoingBack(BaseModel):
 
 
 def served(settings: Settings, line: str) -> Served | None:
-    """What served a line when a flow last looked; None when none has."""
+    """Read what served a line when a flow last noted it; None if none did."""
     return _read(Served, _served_file(settings, line))
 
 
 def note_served(settings: Settings, line: str, production: int, previous: int | None) -> None:
-    """Keep what the registry says of a line."""
+    """Keep what serves a line by the registry's word."""
     write_whole(_served_file(settings, line), Served(production=production, previous=previous).model_dump_json())
 
 
-def pending(settings: Settings, line: str) -> GoingBack | None:
-    """A rollback that was begun and not recorded."""
-    return _read(GoingBack, _intent_file(settings, line))
+def pending(settings: Settings, line: str) -> PendingRollback | None:
+    """Read the rollback that was begun and not recorded; None if there is none."""
+    return _read(PendingRollback, _pending_file(settings, line))
 
 
-def begin(settings: Settings, line: str, to: int, reason: str) -> GoingBack:
-    """Write a rollback down, on disk when this returns; the caller holds the traffic lock."""
-    intent = GoingBack(to=to, reason=reason)
-    with_reserve(settings, lambda: write_whole(_intent_file(settings, line), intent.model_dump_json()))
-    return intent
+def begin(settings: Settings, line: str, to: int, reason: str) -> PendingRollback:
+    """Write a rollback down, synced to disk; the caller holds the traffic lock."""
+    rollback = PendingRollback(to=to, reason=reason)
+    with_reserve(settings, lambda: write_whole(_pending_file(settings, line), rollback.model_dump_json()))
+    return rollback
 
 
 def end(settings: Settings, line: str) -> None:
-    """Forget a rollback that the registry has, or that cannot be."""
-    _intent_file(settings, line).unlink(missing_ok=True)
+    """Forget a rollback that the registry has, or that cannot be done."""
+    _pending_file(settings, line).unlink(missing_ok=True)
 
 
 def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> int | None:
-    """Give an earlier version all new requests at once, where its engine is warm.
+    """Give an earlier version all new requests at once, if its engine is warm.
 
     Args:
         line: whose traffic.
-        to: version of the registered model `<line>`; by default what served before.
-        reason: kept with the version that is taken back.
+        to: version of the registered model `<line>`; by default the one that served before.
+        reason: kept with the version that loses its traffic.
 
     Returns:
-        The version; None when what to go back to is not known here or not warm, and nothing was done.
+        The version; None if the version to go back to is not known here or not warm, and nothing was done.
 
     Raises:
-        RolloutBusy: somebody else keeps the line's traffic.
-        GatewayFailed: Envoy does not take it; the rollback stays written down.
-        DiskFull: not even what is kept for this was enough.
+        RolloutBusy: another process keeps the line's traffic.
+        GatewayFailed: Envoy does not take the change; the rollback stays written down.
+        DiskFull: not even the reserve was enough.
     """
     gateway = Gateway(settings)
     if not gateway.routes().line(line).backends:
         return None
-    # Before the lock: a rollout that gives way for it puts production back, which is what was asked for.
-    target = to if to is not None else earlier(settings, gateway, line)
+    # Before the lock: a rollout that gives way for it puts production back, which is the target.
+    target = to if to is not None else rollback_target(settings, gateway, line)
     if target is None:
         return None
     with TrafficLock(settings, line).acquire(LOCK_SECONDS, urgent=True):
-        if not _warm(gateway.routes().line(line), str(target)):
+        if not _is_warm(gateway.routes().line(line), str(target)):
             return None
         begin(settings, line, target, reason)
         with_reserve(settings, lambda: gateway.shift(line, {str(target): 100}))
     return target
 
 
-def earlier(settings: Settings, gateway: Gateway, line: str) -> int | None:
-    """What a rollback goes back to: that of a rollback under way; production while a rollout runs; else `previous`.
+def rollback_target(settings: Settings, gateway: Gateway, line: str) -> int | None:
+    """The version to go back to: that of a pending rollback; production during a rollout; else `previous`.
 
     Returns:
-        None when nobody has noted what served.
+        None if no flow has noted what served.
     """
-    if intent := pending(settings, line):
-        return intent.to
+    if rollback := pending(settings, line):
+        return rollback.to
     known = served(settings, line)
     if known is None:
         return None
-    return before(gateway.routes().line(line), known.production, known.previous)
+    return version_before(gateway.routes().line(line), known.production, known.previous)
 
 
-def before(route: LineRoute, production: int | None, previous: int | None) -> int | None:
-    """What served before what serves: production while a rollout, or what became of one, keeps traffic from it."""
-    shares = {one.version: one.weight for one in route.backends}
-    return production if production is not None and shares.get(str(production), 0) < 100 else previous
+def version_before(route: LineRoute, production: int | None, previous: int | None) -> int | None:
+    """The version that served before: production while a rollout takes traffic from it, else `previous`."""
+    weights = {backend.version: backend.weight for backend in route.backends}
+    return production if production is not None and weights.get(str(production), 0) < 100 else previous
 
 
-def _warm(route: LineRoute, version: str) -> bool:
-    """Whether the gateway has this version and its engine answers."""
+def _is_warm(route: LineRoute, version: str) -> bool:
+    """True if the gateway has this version and its engine answers."""
     try:
         backend = route.backend(version)
     except GatewayFailed:
@@ -138,13 +139,13 @@ def _served_file(settings: Settings, line: str) -> Path:
     return settings.home / "gateway" / f"{line}.served.json"
 
 
-def _intent_file(settings: Settings, line: str) -> Path:
+def _pending_file(settings: Settings, line: str) -> Path:
     return settings.home / "gateway" / f"{line}.going-back.json"
 
 
-def _read(kind: type[Kept], path: Path) -> Kept | None:
+def _read(kind: type[Model], path: Path) -> Model | None:
     try:
         return kind.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
-        # Written whole or not at all: what cannot be read was edited, and the registry knows better.
+        # Written whole or not at all: an unreadable file was edited, and the registry knows better.
         return None

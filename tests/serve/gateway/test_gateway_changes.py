@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tasks.serve.endpoint import Endpoint
-from tasks.serve.gateway import Backend, Gateway, Held, discovery, documents
+from tasks.serve.gateway import Backend, Gateway, QueuedRequests, discovery, documents
 from tests.serve.gateway.gateway_support import FakeEngine, Running, make_gateway
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
@@ -90,7 +90,7 @@ def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engi
 
 def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: Make) -> None:
     gateway, fake = running.gateway, engine()
-    gateway.set_line("coming", [], held=Held(version="2", digest="2".rjust(64, "0"), seconds=30))
+    gateway.set_line("coming", [], queued=QueuedRequests(version="2", digest="2".rjust(64, "0"), seconds=30))
     # What is sent again must have been kept, however long it is.
     long = {"model": "coming", "messages": [{"role": "user", "content": "x" * 3 * 2**20}]}
     with ThreadPoolExecutor(8) as pool:
@@ -108,7 +108,7 @@ def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: M
 
 def test_what_waits_for_an_engine_that_never_comes_ends_with_the_line_it_came_for(running: Running) -> None:
     gateway = running.gateway
-    gateway.set_line("never", [], held=Held(version="2", digest="2".rjust(64, "0"), seconds=600))
+    gateway.set_line("never", [], queued=QueuedRequests(version="2", digest="2".rjust(64, "0"), seconds=600))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(running.chat, "never")
         time.sleep(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.serve.gateway import Limits, Shadow, shadow_log
+from tasks.serve.gateway import Limits, Mirror, mirror_log
 from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.waiting import wait_for
 from weighbridge.errors import GatewayFailed
@@ -77,7 +77,7 @@ def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, en
 def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("mirrored", [serves.backend("1", 100), shadows.backend("2", 0)])
-    gateway.set_shadow("mirrored", Shadow(version="2", per_cent=100))
+    gateway.set_mirror("mirrored", Mirror(version="2", per_cent=100))
     shadows.dies = True
     answers = [running.chat("mirrored") for _ in range(10)]
     answers += [running.ask("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
@@ -98,14 +98,14 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
 def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("logged", [serves.backend("1", 100), shadows.backend("2", 0)])
-    gateway.set_shadow("logged", Shadow(version="2", per_cent=100))
+    gateway.set_mirror("logged", Mirror(version="2", per_cent=100))
     shadows.wait_seconds, shadows.chunks = 0.3, 5
     forged = {"x-weighbridge-shadow": "logged@1"}
     whole = running.ask("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
     # The path names the line here, and the body another model.
     stream = {"model": "base", "stream": True, "stream_options": {"include_usage": True}}
     streamed = running.ask("/logged/v1/chat/completions", stream)
-    log = shadow_log(gateway.settings)
+    log = mirror_log(gateway.settings)
     wait_for(lambda: log.is_file() and streamed.headers["x-request-id"] in log.read_text(), seconds=15)
     first, second = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"]
     assert first["request_id"] == whole.headers["x-request-id"]
@@ -125,7 +125,7 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
 def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("hung", [serves.backend("1", 100), shadows.backend("2", 0)])
-    gateway.set_shadow("hung", Shadow(version="2", per_cent=100))
+    gateway.set_mirror("hung", Mirror(version="2", per_cent=100))
     shadows.wait_seconds = 20
 
     def slowest() -> float:
@@ -138,7 +138,7 @@ def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, eng
     assert gateway.active_requests("hung", "2") == 20
     shadows.stop()
     assert slowest() < 5
-    gateway.set_shadow("hung", None)
+    gateway.set_mirror("hung", None)
     asked = len(serves.asked)
     assert slowest() < 5
     assert len(serves.asked) == asked + 20
@@ -148,17 +148,17 @@ def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Runni
     gateway, fakes = running.gateway, (engine(), engine())
     gateway.set_line("kept", [fakes[0].backend("1", 100), fakes[1].backend("2", 0)])
     with pytest.raises(GatewayFailed, match="no version 3"):
-        gateway.set_shadow("kept", Shadow(version="3", per_cent=5))
-    gateway.set_shadow("kept", Shadow(version="2", per_cent=5))
+        gateway.set_mirror("kept", Mirror(version="3", per_cent=5))
+    gateway.set_mirror("kept", Mirror(version="2", per_cent=5))
     gateway.set_sticky("kept", "key")
     gateway.set_limits("kept", Limits(requests_per_minute=1000))
     gateway.shift("kept", {"1": 90, "2": 10})
     route = gateway.routes().line("kept")
-    assert (route.shadow, route.sticky_by) == (Shadow(version="2", per_cent=5), "key")
+    assert (route.mirror, route.sticky_by) == (Mirror(version="2", per_cent=5), "key")
     assert route.limits == Limits(requests_per_minute=1000)
     gateway.shift("kept", {"1": 100})
     gateway.remove_backend("kept", "2")
-    assert gateway.routes().line("kept").shadow is None
+    assert gateway.routes().line("kept").mirror is None
     assert running.chat("kept").status_code == 200
 
 

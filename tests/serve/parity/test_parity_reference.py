@@ -13,6 +13,7 @@ from tasks.serve.parity import reference
 from tasks.serve.parity.reference import Reference, reference_for
 from tests.support.tiny_gguf import write_telling_release
 from weighbridge.errors import ArtifactDamaged, ScoringFailed
+from weighbridge.settings import load_settings
 
 pytestmark = pytest.mark.timeout(900)
 CONTEXT = 1024
@@ -42,7 +43,7 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, A
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEIGHBRIDGE_HOME", str(home))
         artifact = adopt(model)
-        return home, artifact, reference_for(artifact, CONTEXT)
+        return home, artifact, reference_for(load_settings(), artifact, CONTEXT)
 
 
 def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(made):
@@ -80,7 +81,7 @@ def test_it_is_made_once_and_of_sound_weights_only(made, monkeypatch):
     home, artifact, found = made
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     monkeypatch.setattr(reference, "run_child", lambda *_: pytest.fail("made again"))
-    assert reference_for(artifact, CONTEXT) == found
+    assert reference_for(load_settings(), artifact, CONTEXT) == found
     (Store().path(artifact) / "config.json").touch()
     file = Store().path(artifact) / "README.md"
     before = file.read_bytes()
@@ -88,7 +89,7 @@ def test_it_is_made_once_and_of_sound_weights_only(made, monkeypatch):
     file.write_bytes(b"changed")
     try:
         with pytest.raises(ArtifactDamaged):
-            reference_for(artifact, 2 * CONTEXT)
+            reference_for(load_settings(), artifact, 2 * CONTEXT)
     finally:
         file.write_bytes(before)
 
@@ -97,5 +98,5 @@ def test_a_model_that_does_not_load_is_named(tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(ScoringFailed, match="not known"):
-        reference_for(adopt(folder), CONTEXT)
+    with pytest.raises(ScoringFailed, match="no parity reference"):
+        reference_for(load_settings(), adopt(folder), CONTEXT)

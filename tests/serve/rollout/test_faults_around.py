@@ -195,7 +195,7 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
     assert weights(gateway) == {"1": 100, "2": 0}
     assert load.last_start("2", switched) is None
     assert load.failed == []
-    assert rollback.pending(settings, "toy") == rollback.GoingBack(to=1, reason="it stutters")
+    assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
 
 
 def span(failed):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tasks.serve.rollout.judge import FALSE_STOP, NAMES, Looks, judge
+from tasks.serve.rollout.error_budget import FALSE_STOP, ErrorBudget
+from tasks.serve.rollout.judge import judge
+from tasks.serve.rollout.signals import NAMES, CanarySignal
 from tasks.serve.rollout.window import Sample
 from weighbridge.line import Rollout
 
 ERROR = 0.01
 
 
-def sample(count=300, failed=0, slower=1.0, tokens=100.0, empty=0, seed=1) -> Sample:
+def sample(
+    count: int = 300, failed: int = 0, slower: float = 1.0, tokens: float = 100.0, empty: int = 0, seed: int = 1
+) -> Sample:
     """Requests as an engine answers them: skewed times, every answer about as long as the next."""
     random = np.random.default_rng(seed)
     first = random.lognormal(4.5, 0.4, count - failed) * slower
@@ -29,11 +35,11 @@ def sample(count=300, failed=0, slower=1.0, tokens=100.0, empty=0, seed=1) -> Sa
     )
 
 
-def outcomes(candidate: Sample, production: Sample, **plan: object) -> dict[str, str]:
-    return {one.name: one.outcome for one in judge(candidate, production, Rollout(**plan), ERROR)}
+def outcomes(candidate: Sample, production: Sample) -> dict[str, str]:
+    return {signal.name: signal.outcome for signal in judge(candidate, production, Rollout(), ERROR)}
 
 
-def test_equal_versions_are_no_worse_in_anything_that_so_many_requests_can_show():
+def test_equal_versions_are_no_worse_in_anything_that_so_many_requests_can_show() -> None:
     found = outcomes(sample(2000, seed=1), sample(2000, seed=2))
     assert tuple(found) == NAMES
     assert set(found.values()) <= {"no_worse", "better"}
@@ -52,83 +58,171 @@ def test_equal_versions_are_no_worse_in_anything_that_so_many_requests_can_show(
         ({"tokens": 300.0}, "length"),
     ],
 )
-def test_what_is_plainly_worse_is_called_so(bad, signal):
+def test_what_is_plainly_worse_is_called_so(bad: dict[str, Any], signal: str) -> None:
     assert outcomes(sample(**bad), sample(1000, seed=2))[signal] == "worse"
 
 
-def test_what_is_plainly_better_is_called_so():
+def test_what_is_plainly_better_is_called_so() -> None:
     found = outcomes(sample(slower=0.5), sample(1000, failed=200, seed=2))
     assert found["errors"] == found["latency p50"] == found["first byte p50"] == "better"
 
 
-def test_few_requests_decide_nothing():
+def test_few_requests_decide_nothing() -> None:
     found = outcomes(sample(8, failed=1), sample(50, seed=2))
     assert set(found.values()) == {"inconclusive"}
 
 
-def test_what_ails_both_is_not_held_against_the_new_version():
+def test_what_ails_both_is_not_held_against_the_new_version() -> None:
     assert outcomes(sample(failed=60), sample(1000, failed=200, seed=2))["errors"] != "worse"
 
 
-def test_without_production_the_share_itself_is_limited():
+def test_without_production_the_share_itself_is_limited() -> None:
     found = outcomes(sample(100, failed=20), Sample())
     assert found["errors"] == "worse"
     assert found["latency p50"] == "inconclusive"
 
 
-def test_a_rise_that_nobody_feels_is_not_worse():
-    quick, quicker = Sample(requests=500), Sample(requests=500)
-    quick.total_ms, quicker.total_ms = list(np.linspace(6, 9, 500)), list(np.linspace(2, 3, 500))
-    assert outcomes(quick, quicker)["latency p50"] == "no_worse"
-
-
-def test_without_token_counts_an_answer_of_hardly_any_bytes_is_empty():
+def test_without_token_counts_an_answer_of_hardly_any_bytes_is_empty() -> None:
     candidate, production = sample(empty=40), sample(1000, seed=2)
-    for one in (candidate, production):
-        one.sent_bytes = [300 + 200 * tokens for tokens in one.tokens]
-        one.tokens, one.token_ms = [], []
+    for requests in (candidate, production):
+        requests.sent_bytes = [300 + 200 * tokens for tokens in requests.tokens]
+        requests.tokens, requests.token_ms = [], []
     found = outcomes(candidate, production)
     assert found["empty answers"] == "worse"
     assert found["time per token p50"] == "inconclusive"
 
 
-def test_a_signal_says_what_was_found_and_what_is_allowed():
+def test_a_signal_says_what_was_found_and_what_is_allowed() -> None:
     [errors, *_] = judge(sample(failed=30), sample(1000, seed=2), Rollout(), ERROR)
     assert "errors 10.0%" in errors.sentence
     assert "production's 0.0%" in errors.sentence
     assert "allows 0.01" in errors.sentence
 
 
-def test_however_often_one_looks_the_looks_spend_no_more_than_their_step():
-    looks = Looks(steps=4)
-    assert looks.due(3, due=False, overdue=False) is None
+def test_interim_results_together_spend_no_more_than_their_step() -> None:
+    budget = ErrorBudget(steps=4)
+    assert budget.due(3, due=False, overdue=False) is None
     requests, spent = 4, 0.0
     while requests < 10**6:
-        assert looks.due(requests, due=False, overdue=False) == "early"
-        spent += looks.spend("early", requests)
-        assert looks.due(requests + 1, due=False, overdue=False) is None
+        assert budget.due(requests, due=False, overdue=False) == "early"
+        spent += budget.spend("early", requests)
+        assert budget.due(requests + 1, due=False, overdue=False) is None
         requests *= 2
-    assert looks.due(3, due=True, overdue=False) == "due"
-    spent += looks.spend("due", 3)
-    assert looks.due(3, due=True, overdue=False) is None
-    assert looks.due(3, due=True, overdue=True) == "overdue"
-    spent += looks.spend("overdue", 3)
-    assert looks.due(3, due=True, overdue=True) is None
+    assert budget.due(3, due=True, overdue=False) == "due"
+    spent += budget.spend("due", 3)
+    assert budget.due(3, due=True, overdue=False) is None
+    assert budget.due(3, due=True, overdue=True) == "overdue"
+    spent += budget.spend("overdue", 3)
+    assert budget.due(3, due=True, overdue=True) is None
     assert 0 < spent < FALSE_STOP / 4
 
 
-def test_versions_at_the_very_limit_are_seldom_stopped():
-    """Errors at the allowed share, looked at as often as a step does; benchmarks/rollout_judge.py has the rest."""
+def test_versions_at_the_very_limit_are_seldom_stopped() -> None:
+    """Errors at the allowed share, with a step's interim results; benchmarks/rollout_judge.py has the rest."""
     random, stopped, rollouts = np.random.default_rng(9), 0, 100
     for _ in range(rollouts):
-        looks, plan = Looks(steps=1), Rollout(max_error_share=0.02)
+        budget, rollout = ErrorBudget(steps=1), Rollout(max_error_share=0.02)
         failures = random.random(400) < 0.02
-        base = Sample(requests=4000, failed=int(random.binomial(4000, 0.001)))
+        production = Sample(requests=4000, failed=int(random.binomial(4000, 0.001)))
         for requests in range(1, 401):
-            if moment := looks.due(requests, due=requests == 400, overdue=False):
-                seen = Sample(requests=requests, failed=int(failures[:requests].sum()))
-                [errors, *_] = judge(seen, base, plan, looks.spend(moment, requests))
+            if moment := budget.due(requests, due=requests == 400, overdue=False):
+                candidate = Sample(requests=requests, failed=int(failures[:requests].sum()))
+                [errors, *_] = judge(candidate, production, rollout, budget.spend(moment, requests))
                 if errors.outcome == "worse":
                     stopped += 1
                     break
     assert stopped <= FALSE_STOP * rollouts
+
+
+def undecided(name: str, candidate: float | None, production: float | None, **changes: object) -> CanarySignal:
+    """An inconclusive signal; 1.5 times production's value is allowed, or a share of 0.01."""
+    share = name in ("errors", "empty answers")
+    fields = {
+        "name": name,
+        "outcome": "inconclusive",
+        "asks": "errors" if share else "speed",
+        "holds": False,
+        "candidate": candidate,
+        "production": production,
+        "low": None,
+        "high": None,
+        "allowed": 0.01 if share else 1.5,
+    }
+    return CanarySignal.model_validate({**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "production", "leans"),
+    [
+        # A rise of 3 ms, or of just the 20 ms that nobody notices, is ignored; 21 ms are not.
+        ("latency p50", 6.0, 3.0, False),
+        ("latency p50", 40.0, 20.0, False),
+        ("latency p50", 41.0, 20.0, True),
+        ("first byte p50", 6.0, 3.0, False),
+        ("latency p99", 90.0, 30.0, True),
+        # Of the time per token 5 ms.
+        ("time per token p50", 10.0, 5.0, False),
+        ("time per token p50", 11.0, 5.0, True),
+        # A rise within the allowed ratio is none, however many milliseconds it has.
+        ("latency p50", 1500.0, 1000.0, False),
+        ("latency p50", 1501.0, 1000.0, True),
+        ("latency p50", 10.0, 90.0, False),
+        # Lengths have no such limit, and may be too short as well.
+        ("length", 4.0, 2.0, True),
+        ("length", 3.0, 2.0, False),
+        ("length", 2.0, 4.0, True),
+        ("length", 2.0, 3.0, False),
+        # Shares lean beyond what is allowed and beyond production's.
+        ("errors", 0.02, 0.0, True),
+        ("errors", 0.01, 0.0, False),
+        ("errors", 0.02, 0.03, False),
+        ("errors", 0.02, None, True),
+        ("latency p50", 90.0, None, False),
+        ("latency p50", None, 30.0, False),
+        ("errors", None, 0.0, False),
+    ],
+)
+def test_a_signal_leans_worse_by_more_than_anyone_notices(
+    name: str, candidate: float | None, production: float | None, leans: bool
+) -> None:
+    signal = undecided(name, candidate, production)
+    assert signal.leans_worse is leans
+    assert undecided(name, candidate, production, outcome="no_worse").leans_worse is False
+    # Tails take too many requests to be waited for.
+    assert signal.waits is (leans and name != "latency p99")
+
+
+def test_a_step_waits_for_what_it_is_to_hold_for_and_for_what_leans_worse() -> None:
+    assert undecided("latency p50", 30.0, 30.0, holds=True).waits
+    assert not undecided("latency p50", 30.0, 30.0).waits
+    assert not undecided("latency p50", 30.0, 30.0, holds=True, outcome="no_worse").waits
+    assert not undecided("latency p95", 90.0, 30.0).waits
+    assert undecided("latency p95", 90.0, 30.0, holds=True).waits
+
+
+@pytest.mark.parametrize(
+    ("candidate_ms", "production_ms", "outcome"),
+    [
+        # Around 30 against 15 ms the sum of two bounds exceeds 20 ms and their difference does not.
+        (30.0, 15.0, "no_worse"),
+        (50.0, 15.0, "worse"),
+        (7.5, 2.5, "no_worse"),
+    ],
+)
+def test_the_rise_of_a_latency_is_a_difference(candidate_ms: float, production_ms: float, outcome: str) -> None:
+    candidate, production = Sample(requests=500), Sample(requests=500)
+    candidate.total_ms = list(np.linspace(candidate_ms - 1, candidate_ms + 1, 500))
+    production.total_ms = list(np.linspace(production_ms - 1, production_ms + 1, 500))
+    assert outcomes(candidate, production)["latency p50"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("candidate_ms", "production_ms", "outcome"), [(9.0, 5.0, "no_worse"), (11.0, 5.0, "worse"), (7.0, 6.0, "no_worse")]
+)
+def test_the_rise_of_the_time_per_token_has_a_limit_of_its_own(
+    candidate_ms: float, production_ms: float, outcome: str
+) -> None:
+    candidate, production = Sample(requests=500), Sample(requests=500)
+    candidate.token_ms = list(np.linspace(candidate_ms - 0.1, candidate_ms + 0.1, 500))
+    production.token_ms = list(np.linspace(production_ms - 0.1, production_ms + 0.1, 500))
+    assert outcomes(candidate, production)["time per token p50"] == outcome

@@ -27,6 +27,7 @@ from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.propose.dossier import Weighed
 from tasks.propose.propose import propose
 from tasks.serve import step
+from tasks.serve.installation import ServingInstallation
 from tasks.source.hub import Source
 from tests.serve.serve_support import make_line
 
@@ -138,13 +139,14 @@ def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
     reviewer.wait_for_timeout(1000)
     reviewer.screenshot(path=tmp_path / "approved.png")
 
-    target = step.wanted(plan, None)
+    installation = ServingInstallation(settings)
+    target = step.requested_version(installation, plan, None)
     assert target is not None and (target.version, target.source_uri) == (1, f"models:/{LINE}-candidates/1")
-    artifact = step.check_approval.fn(plan, target)
-    engine = step.start_engine.fn(plan, target, artifact)
-    with step.traffic_lock(LINE, 10) as lock:
-        step.shift_traffic.fn(plan, target, engine, lock)
-        step.settle.fn(plan, target)
+    artifact = step.check_approval.fn(installation, plan, target)
+    engine = step.start_engine.fn(installation, plan, target, artifact)
+    with step.traffic_lock(installation, LINE, 10) as lock:
+        step.shift_traffic.fn(installation, plan, target, engine, lock)
+        step.finish_rollout.fn(installation, plan, target)
     asked = {"model": LINE, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(
         f"{settings.gateway_url}/v1/chat/completions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,11 +15,13 @@ from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from tasks.serve import step
 from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, weights, with_rollout
 from tests.serve.serve_support import make_artifact
 from weighbridge.errors import EngineFailed, RolloutAborted, StackDown
+from weighbridge.settings import Settings
 
 
 @pytest.fixture
@@ -33,12 +36,15 @@ def promoted(settings, fleet, gateway):
 
 
 @pytest.fixture
-def registry(empty_database, tmp_path, monkeypatch, settings):
-    """Versions 1 and 2 of the line, of the same artifacts as the fleet's; 2 is production."""
+def installation(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> ServingInstallation:
+    """Its registry has versions 1 and 2 of the line, of the same artifacts as the fleet's; 2 is production."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(step, "Registry", lambda: registry)
+    installation = ServingInstallation(settings)
+    installation.registry = registry
     for key, content in (("a1", "old"), ("a2", "new")):
         candidate = CandidateRecord(
             artifact=make_artifact(settings, content), outcome="non_inferior", passes=True, sentence="No worse."
@@ -50,7 +56,7 @@ def registry(empty_database, tmp_path, monkeypatch, settings):
     registry.set_production("toy", 2)
     registry.set_previous("toy", 1)
     registry.set_state("toy", 1, "previous")
-    return registry
+    return installation
 
 
 def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(settings, gateway, promoted):
@@ -64,7 +70,7 @@ def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(settings, 
     assert load.failed == []
     assert load.last_start("2", switched) is None
     assert weights(gateway) == {"1": 100, "2": 0}
-    assert rollback.pending(settings, "toy") == rollback.GoingBack(to=1, reason="it stutters")
+    assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
 
 
 def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(settings, gateway, promoted):
@@ -106,23 +112,28 @@ def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_ser
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
-def test_after_a_crash_in_between_the_next_flow_tells_the_registry(settings, gateway, promoted, registry):
+def test_after_a_crash_in_between_the_next_flow_tells_the_registry(settings, gateway, promoted, installation):
     line, _, _ = promoted
     rollback.switch_warm(settings, "toy", None, "it stutters")
-    assert registry.production("toy").version == 2
-    target, reason = step.unfinished(line)
-    step.switch_back.fn(line, target, step.wake_engine.fn(line, target, reason), reason)
-    assert step.unfinished(line) is None
+    assert installation.registry.production("toy").version == 2
+    registry = installation.registry
+    unfinished = step.unfinished_rollback(installation, line)
+    assert unfinished is not None
+    target, reason = unfinished
+    engine = step.prepare_rollback.fn(installation, line, target, reason)
+    step.roll_back_traffic.fn(installation, line, target, engine, reason)
+    assert step.unfinished_rollback(installation, line) is None
     assert registry.production("toy").version == 1
     bad = registry.version("toy", 2)
     assert (bad.state, bad.state_reason) == ("rolled_back", "it stutters")
     # What promote asks for from now on is what serves: it does not go up again.
-    assert step.wanted(line, None).version == 1
-    assert step.serves_already(line, step.wanted(line, None))
+    requested = step.requested_version(installation, line, None)
+    assert requested is not None and requested.version == 1
+    assert step.is_serving(installation, line, requested)
     assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
 
 
-def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promoted, registry, monkeypatch):
+def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promoted, installation, monkeypatch):
     line, old, _ = promoted
     fleet.stop(old)
 
@@ -131,7 +142,7 @@ def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promot
 
     monkeypatch.setattr(LocalFleet, "ensure", fails)
     with pytest.raises(EngineFailed):
-        step.wake_engine.fn(line, registry.version("toy", 1), "bad")
+        step.prepare_rollback.fn(installation, line, installation.registry.version("toy", 1), "bad")
     assert rollback.pending(settings, "toy") is None
     assert weights(gateway) == {"1": 0, "2": 100}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.serve.gateway import Shadow
+from tasks.serve.gateway import Mirror
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.retire import retire
@@ -27,9 +27,9 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, ga
         seen[report.name] = dict(load.by_version)
 
     with clients(settings, gateway) as load, lock_of(settings) as lock:
-        reports = roll_out(with_rollout(line, steps=[50, 100], **HALF), "2", new, gateway, lock, note=note)
-    assert [one.name for one in reports] == ["shadow of 50 %", "50 %", "100 %"]
-    assert "2" not in seen["shadow of 50 %"], "nobody heard the shadow"
+        reports = roll_out(with_rollout(line, steps=[50, 100], **HALF), "2", new, gateway, lock, on_step=note)
+    assert [one.name for one in reports] == ["mirror of 50 %", "50 %", "100 %"]
+    assert "2" not in seen["mirror of 50 %"], "nobody heard the shadow"
     assert load.failed == []
     shadow = reports[0]
     assert shadow.requests > 4
@@ -40,9 +40,9 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, ga
     assert by_name["latency p50"].candidate > 0
     assert by_name["first byte p50"].outcome in ("better", "no_worse")
     assert by_name["length"].candidate == pytest.approx(by_name["length"].production, rel=0.5)
-    assert gateway.routes().line("toy").shadow is None
+    assert gateway.routes().line("toy").mirror is None
     assert weights(gateway) == {"1": 0, "2": 100}
-    assert step_rows(reports)[0]["step"] == "shadow of 50 %"
+    assert step_rows(reports)[0]["step"] == "mirror of 50 %"
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,20 @@ def test_a_bad_version_is_stopped_before_any_user_met_it(settings, fleet, gatewa
     line, _ = serve_first(settings, fleet, gateway)
     bad = unproven(fleet, settings, **{"delay": 0.05, **flags})
     with clients(settings, gateway) as load:
-        with lock_of(settings) as lock, pytest.raises(RolloutAborted, match=f"stopped at shadow of 50 %.*({why})"):
+        with lock_of(settings) as lock, pytest.raises(RolloutAborted, match=f"stopped at mirror of 50 %.*({why})"):
             roll_out(with_rollout(line, **HALF), "2", bad, gateway, lock)
         record_property("requests", len(load.answers))
     assert load.failed == []
     assert set(load.by_version) == {"1"}
     assert weights(gateway) == {"1": 100, "2": 0}
-    assert gateway.routes().line("toy").shadow is None
+    assert gateway.routes().line("toy").mirror is None
 
 
 def test_a_shadow_that_nothing_reaches_lets_no_version_through(settings, fleet, gateway, monkeypatch):
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     # As with an Envoy that was started before there were shadows: it takes the change and mirrors to nowhere.
-    monkeypatch.setattr(type(gateway), "set_shadow", lambda *_: None)
+    monkeypatch.setattr(type(gateway), "set_mirror", lambda *_: None)
     quick = with_rollout(line, **{**HALF, "max_hold_seconds": 6})
     with (
         clients(settings, gateway) as load,
@@ -91,9 +91,9 @@ def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(settings,
     with lock_of(settings) as lock:
         roll_out(slow, "2", new, gateway, lock)
     gateway.shift("toy", {"1": 100})
-    gateway.set_shadow("toy", Shadow(version="2", per_cent=100))
+    gateway.set_mirror("toy", Mirror(version="2", per_cent=100))
     retire(line, gateway, fleet)
-    assert gateway.routes().line("toy").shadow is None
+    assert gateway.routes().line("toy").mirror is None
 
 
 def test_a_line_has_no_shadow_unless_it_says_so():

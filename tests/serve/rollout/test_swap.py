@@ -10,7 +10,7 @@ import pytest
 
 from tasks.serve.fleet import local
 from tasks.serve.rollout.canary import roll_out
-from tasks.serve.rollout.swap import engine_with_room
+from tasks.serve.rollout.swap import ensure_or_swap
 from tests.serve.rollout.rollout_support import lock_of, serve_first, weights, with_rollout
 from tests.serve.serve_support import make_artifact, make_line
 from weighbridge.errors import NoRoomBeside, RolloutAborted
@@ -36,7 +36,7 @@ def ask(settings, gateway):
 def test_a_line_that_says_nothing_is_refused_and_serves_on(settings, fleet, gateway, room_for_one):
     line, old = serve_first(settings, fleet, gateway)
     with pytest.raises(NoRoomBeside):
-        engine_with_room(line, "2", make_artifact(settings, "new"), gateway, fleet)
+        ensure_or_swap(line, "2", make_artifact(settings, "new"), gateway, fleet)
     assert fleet.engines("toy") == [old]
     assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
 
@@ -50,7 +50,7 @@ def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is
     proves = local.prove
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
     monkeypatch.setattr(local, "prove", lambda *given: (meanwhile.append(ask(settings, gateway)), proves(*given)))
-    new = engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
+    new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
     [refused] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
     # As long as engines took to start, less what has gone by; what stands in the route does not age.
@@ -79,10 +79,10 @@ def test_requests_wait_for_the_new_engine_and_none_fails(settings, fleet, gatewa
 
     monkeypatch.setattr(local, "prove", prove)
     with ThreadPoolExecutor(8) as pool:
-        engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
+        ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
         answers = [one.result() for one in asked]
     assert [(one.status_code, one.headers["x-weighbridge-version"]) for one in answers] == [(200, "2")] * 8
-    assert gateway.routes().line("toy").held is None
+    assert gateway.routes().line("toy").queued is None
 
 
 def test_what_waited_too_long_is_told_when_to_come_again(settings, fleet, gateway, room_for_one, monkeypatch):
@@ -97,7 +97,7 @@ def test_what_waited_too_long_is_told_when_to_come_again(settings, fleet, gatewa
         proves(*given)
 
     monkeypatch.setattr(local, "prove", prove)
-    engine_with_room(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
+    ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
     [(refused, waited_seconds)] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
     # Four pauses, each drawn between nothing and a second.
@@ -116,6 +116,6 @@ def test_a_new_engine_that_fails_gives_its_place_back(settings, fleet, gateway, 
 
     fleet.ensure = ensure
     with pytest.raises(RolloutAborted, match="serves again after a gap"):
-        engine_with_room(bad, "2", make_artifact(settings, "new"), gateway, fleet)
+        ensure_or_swap(bad, "2", make_artifact(settings, "new"), gateway, fleet)
     assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
     assert weights(gateway) == {"1": 100}

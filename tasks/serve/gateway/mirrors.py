@@ -17,19 +17,19 @@ from tasks.serve.gateway.discovery import (
     filter_context,
 )
 from tasks.serve.gateway.filters import answer_filters
-from tasks.serve.gateway.logs import shadow_loggers
+from tasks.serve.gateway.logs import mirror_loggers
 from weighbridge.settings import Settings
 
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 
 
-def shadow_extension() -> dict[str, Any]:
+def mirror_extension() -> dict[str, Any]:
     """What Envoy needs for listeners inside itself."""
     return {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _INTERNAL}}
 
 
-def shadow_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
+def mirror_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
     """The listener inside.
 
     Args:
@@ -52,7 +52,7 @@ def shadow_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
         "stat_prefix": "shadow",
         "route_config": {"name": "shadow", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": answer_filters(),
-        "access_log": shadow_loggers(settings),
+        "access_log": mirror_loggers(settings),
         # A line of its log is found by the id of the request that it is the shadow of.
         "preserve_external_request_id": True,
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
@@ -67,7 +67,7 @@ def shadow_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
     }
 
 
-def shadow_cluster() -> dict[str, Any]:
+def mirror_cluster() -> dict[str, Any]:
     """What requests are mirrored to: the listener inside."""
     address = {"envoy_internal_address": {"server_listener_name": SHADOW_CLUSTER}}
     limits = {"max_connections": MAX_REQUESTS, "max_pending_requests": MAX_REQUESTS, "max_requests": MAX_REQUESTS}
