@@ -112,7 +112,7 @@ def _round(
     first_words = process.stdout.readline()
     moved = time.time() - typed
     rest = process.communicate()[0]
-    if "version 1 has all new requests" not in first_words:
+    if "version 1 gets all new requests" not in first_words:
         raise SystemExit(f"the rollback went wrong: {first_words}{rest}")
     # Requests are noted when they end: those on the bad version must, before the last is known.
     gateway.wait_drained(LINE, "2", 120)

@@ -151,6 +151,6 @@ def test_the_command_moves_traffic_though_nothing_else_is_up(settings, gateway, 
     monkeypatch.setattr("weighbridge.line.Line.load", lambda name: promoted[0])
     result = CliRunner().invoke(app, ["rollback", "toy", "--reason", "it stutters"])
     assert isinstance(result.exception, StackDown)
-    assert "version 1 has all new requests" in result.output
+    assert "version 1 gets all new requests" in result.output
     assert weights(gateway) == {"1": 100, "2": 0}
     assert rollback.pending(settings, "toy").reason == "it stutters"
