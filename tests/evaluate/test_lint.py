@@ -1,3 +1,7 @@
+"""The lint of suites: one test per rule."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.lint import SuiteCheck, check_suite, power_of
-from tasks.evaluate.suites.lint.alike import near_pairs
+from tasks.evaluate.suites.lint.duplicates import near_pairs
 from tasks.evaluate.suites.lint.finding import Item
 from tasks.evaluate.suites.suite import find_suite, list_suites
 from tasks.evaluate.verdict.sequential import items_needed, power
@@ -35,14 +39,14 @@ def check(root: Path, *lines: str, **options: Any) -> SuiteCheck:
 
 
 def codes(found: SuiteCheck) -> list[tuple[str, str, str]]:
-    return [(one.level, one.code, one.where) for one in found.findings if one.code != "power"]
+    return [(finding.level, finding.code, finding.where) for finding in found.findings if finding.code != "power"]
 
 
-def said(found: SuiteCheck, code: str) -> str:
-    return next(one.what for one in found.findings if one.code == code)
+def message_of(found: SuiteCheck, code: str) -> str:
+    return next(finding.what for finding in found.findings if finding.code == code)
 
 
-def test_every_broken_line_is_told_not_only_the_first(root: Path) -> None:
+def test_every_broken_line_is_reported(root: Path) -> None:
     found = check(
         root,
         row("a"),
@@ -87,7 +91,7 @@ def test_items_that_cannot_fail(root: Path, assertions: list[dict[str, Any]]) ->
     assert codes(check(root, row("a", "", *assertions), row("b"))) == [("warning", "cannot-fail", "mine.jsonl:1")]
 
 
-def test_a_threshold_of_0_cannot_fail_and_one_idle_assertion_is_told(root: Path) -> None:
+def test_a_threshold_of_0_cannot_fail_and_an_idle_assertion_is_reported(root: Path) -> None:
     found = check(root, row("a", "", CONTAINS, threshold=0), row("b", "", CONTAINS, {"type": "regex", "value": "x*"}))
     assert codes(found) == [
         ("warning", "cannot-fail", "mine.jsonl:1"),
@@ -130,11 +134,11 @@ def test_items_that_cannot_pass(root: Path, assertions: list[dict[str, Any]]) ->
         [{"type": "assert-set", "threshold": 0.5, "assert": [CONTAINS, {"type": "not-contains", "value": "Hi"}]}],
     ],
 )
-def test_what_only_looks_impossible_is_left_alone(root: Path, assertions: list[dict[str, Any]]) -> None:
+def test_items_that_only_seem_impossible_are_accepted(root: Path, assertions: list[dict[str, Any]]) -> None:
     assert codes(check(root, row("a", "", *assertions), row("b"))) == []
 
 
-def test_a_contradiction_under_a_threshold_is_none(root: Path) -> None:
+def test_contradictions_below_a_threshold_are_accepted(root: Path) -> None:
     assert codes(check(root, row("a", "", CONTAINS, {"type": "not-contains", "value": "Hi"}, threshold=0.5))) == []
 
 
@@ -152,20 +156,20 @@ def test_equal_and_nearly_equal_prompts(root: Path) -> None:
         ("warning", "duplicate-prompt", "mine.jsonl:1"),
         ("warning", "near-duplicate", "mine.jsonl:3"),
     ]
-    assert "c and d" in said(found, "near-duplicate")
+    assert "c and d" in message_of(found, "near-duplicate")
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=8), min_size=2, max_size=12))
-def test_near_pairs_misses_none(texts: list[list[str]]) -> None:
+def test_near_pairs_finds_every_pair(texts: list[list[str]]) -> None:
     items = [Item(id=str(place), where="", text=" ".join(text)) for place, text in enumerate(texts)]
     for near in (0.5, 0.75, 0.9):
         expected = {
-            (str(one), str(other))
-            for other in range(len(texts))
-            for one in range(other)
-            if len(set(texts[one]) & set(texts[other])) >= near * len(set(texts[one]) | set(texts[other]))
+            (str(left), str(right))
+            for right in range(len(texts))
+            for left in range(right)
+            if len(set(texts[left]) & set(texts[right])) >= near * len(set(texts[left]) | set(texts[right]))
         }
-        assert {(one.id, other.id) for one, other in near_pairs(items, near)} == expected
+        assert {(left.id, right.id) for left, right in near_pairs(items, near)} == expected
 
 
 def test_one_answer_that_dominates(root: Path) -> None:
@@ -175,7 +179,7 @@ def test_one_answer_that_dominates(root: Path) -> None:
     assert codes(check(root, *even)) == []
 
 
-def general(root: Path, prompt: str, answers: list[int]) -> SuiteCheck:
+def check_general(root: Path, prompt: str, answers: list[int]) -> SuiteCheck:
     task = {
         "task": "pets",
         "dataset_path": "json",
@@ -187,20 +191,20 @@ def general(root: Path, prompt: str, answers: list[int]) -> SuiteCheck:
     }
     (root / "eval_suites/general/pets.yaml").write_text(json.dumps(task))
     rows = [{"id": str(n), "options": [f"a{n}", f"b{n}"], "answer": answer} for n, answer in enumerate(answers)]
-    (root / "eval_suites/general/pets.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (root / "eval_suites/general/pets.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
     return check_suite("pets", root=root, cache=ScoreCache(root / "scores"))
 
 
-def test_a_favourite_place_matters_only_where_the_model_sees_the_places(root: Path) -> None:
-    seen = general(root, "Choose {{id}}: {{options | join(' or ')}}", [0] * 28 + [1] * 2)
-    assert [one.code for one in seen.findings] == ["favourite-place", "power"]
-    assert "place 1 in 93%" in said(seen, "favourite-place")
-    hidden = general(root, "Item {{id}}:", [0] * 28 + [1] * 2)
-    assert [one.code for one in hidden.findings] == ["power"]
+def test_a_favourite_place_matters_only_if_the_model_sees_the_order(root: Path) -> None:
+    visible = check_general(root, "Choose {{id}}: {{options | join(' or ')}}", [0] * 28 + [1] * 2)
+    assert [finding.code for finding in visible.findings] == ["favourite-place", "power"]
+    assert "place 1 in 93%" in message_of(visible, "favourite-place")
+    hidden = check_general(root, "Item {{id}}:", [0] * 28 + [1] * 2)
+    assert [finding.code for finding in hidden.findings] == ["power"]
 
 
 def test_a_general_item_that_does_not_fit_its_templates(root: Path) -> None:
-    found = general(root, "{{gone}}", [0, 1])
+    found = check_general(root, "{{gone}}", [0, 1])
     assert codes(found) == [("error", "invalid-item", "pets.jsonl:1"), ("error", "invalid-item", "pets.jsonl:2")]
 
 
@@ -210,8 +214,8 @@ def test_a_broken_task_definition_is_an_error_not_a_crash(root: Path) -> None:
     assert codes(found) == [("error", "invalid-task", "general/pets.yaml:1")]
 
 
-def scored(root: Path, artifact: str, digest: str, scores: dict[str, float]) -> SuiteScores:
-    made = SuiteScores(
+def cache_scores(root: Path, artifact: str, digest: str, scores: dict[str, float]) -> SuiteScores:
+    kept = SuiteScores(
         suite="regression/mine",
         suite_digest=digest,
         artifact_digest=artifact,
@@ -219,33 +223,38 @@ def scored(root: Path, artifact: str, digest: str, scores: dict[str, float]) -> 
         items=tuple(ItemScore(id=id, score=score) for id, score in scores.items()),
         seconds=1,
     )
-    ScoreCache(root / "scores").keep(made)
-    return made
+    ScoreCache(root / "scores").keep(kept)
+    return kept
 
 
-def test_scores_in_the_book_tell_of_one_sided_items_and_of_flips(root: Path) -> None:
+def test_cached_scores_show_constant_items_and_flips(root: Path) -> None:
     rows = [row("a"), row("b"), row("c", must_pass=True), row("d")]
     check(root, *rows)
     digest = find_suite("regression/mine", root).digest
-    scored(root, "1" * 64, digest, {"a": 1, "b": 1, "c": 0, "d": 0})
-    scored(root, "2" * 64, digest, {"a": 1, "b": 0, "c": 0, "d": 0})
-    scored(root, "3" * 64, "another" + digest, {"a": 0, "b": 0, "c": 1, "d": 1})
+    cache_scores(root, "1" * 64, digest, {"a": 1, "b": 1, "c": 0, "d": 0})
+    cache_scores(root, "2" * 64, digest, {"a": 1, "b": 0, "c": 0, "d": 0})
+    cache_scores(root, "3" * 64, "another" + digest, {"a": 0, "b": 0, "c": 1, "d": 1})
     (root / "scores/partial.json").write_text(json.dumps({"so far": digest}))
     found = check(root, *rows)
-    assert [one.code for one in found.findings] == ["must-pass-never-passes", "never-passes", "power", "always-passes"]
-    assert "c" in said(found, "must-pass-never-passes")
-    assert said(found, "never-passes").startswith("2 of 4 items")
-    assert said(found, "always-passes").startswith("1 of 4 items")
+    assert [finding.code for finding in found.findings] == [
+        "must-pass-never-passes",
+        "never-passes",
+        "power",
+        "always-passes",
+    ]
+    assert "c" in message_of(found, "must-pass-never-passes")
+    assert message_of(found, "never-passes").startswith("2 of 4 items")
+    assert message_of(found, "always-passes").startswith("1 of 4 items")
     assert found.power is not None
     assert found.power.flips_measured
     assert found.power.flips == pytest.approx(0.25)
 
 
-def test_scores_can_be_named_and_must_be_of_the_suite(root: Path) -> None:
+def test_named_scores_must_be_of_the_suite(root: Path) -> None:
     mine, other = root / "mine.json", root / "other.json"
-    mine.write_text(scored(root, "1" * 64, "old", {"a": 0, "gone": 1}).model_dump_json())
-    other.write_text(scored(root, "1" * 64, "old", {"gone": 1}).model_dump_json())
-    assert said(check(root, row("a"), scores=[mine]), "never-passes").startswith("1 of 1")
+    mine.write_text(cache_scores(root, "1" * 64, "old", {"a": 0, "gone": 1}).model_dump_json())
+    other.write_text(cache_scores(root, "1" * 64, "old", {"gone": 1}).model_dump_json())
+    assert message_of(check(root, row("a"), scores=[mine]), "never-passes").startswith("1 of 1")
     for wrong in (other, root / "none.json", root / "eval_suites/regression/mine.jsonl"):
         with pytest.raises(SuiteInvalid) as caught:
             check(root, row("a"), scores=[wrong])
@@ -275,7 +284,7 @@ def test_power_is_consistent(items: int, margin: float, flips: float) -> None:
         assert items_needed(found.margin_sure, 0.95, flips, 0.9) <= items
 
 
-def test_the_sentence_names_the_earliest_margin_and_the_items_that_are_wanted() -> None:
+def test_the_sentence_names_the_smallest_margin_and_the_items_needed() -> None:
     found = power_of(104, 0.02, 0.95)
     assert not found.suffices
     assert f"{found.margin_half:.3f} (half of the time)" in found.sentence

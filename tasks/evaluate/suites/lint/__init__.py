@@ -1,9 +1,8 @@
-"""Lints a suite before a verdict hangs on it.
+"""Lint of suites, before a verdict depends on them.
 
-`check_suite` tells what is broken (errors: the suite cannot be used, or an item can never be answered right),
-what weakens a verdict (warnings) and what margin the suite can decide at all. One file a question: `readers`
-(what the items are), `possible` (can they fail, can they pass), `alike` (duplicates), `balance` (one answer
-dominating), `history` (what was scored before), `power`.
+`check_suite` reports errors (the suite is unusable, or an item can never pass), warnings (the verdict gets weaker) and
+the margin that the suite can decide. One file per question: `readers` (what are the items), `feasibility` (can they
+fail and pass), `duplicates`, `balance` (does one answer dominate), `history` (earlier scores), `power`.
 """
 
 from tasks.evaluate.suites.lint.check import SuiteCheck, check_suite

@@ -1,4 +1,4 @@
-"""All checks of one suite."""
+"""The lint: all rules on one suite."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scoring.scores import ScoreCache
-from tasks.evaluate.suites.lint.alike import duplicates
 from tasks.evaluate.suites.lint.balance import imbalance
-from tasks.evaluate.suites.lint.finding import GRAVEST_FIRST, Finding, Level
-from tasks.evaluate.suites.lint.history import cached_scorings, one_sided, scorings_in_files, share_of_flips
+from tasks.evaluate.suites.lint.duplicates import duplicates
+from tasks.evaluate.suites.lint.finding import MOST_SEVERE_FIRST, Finding, Level
+from tasks.evaluate.suites.lint.history import cached_scorings, constant_items, flips_share, scorings_in_files
 from tasks.evaluate.suites.lint.power import Power, power_of
 from tasks.evaluate.suites.lint.readers import read_general, read_regression
 from tasks.evaluate.suites.suite import SUFFIX, data_file, digest_of, list_suites, suite_path
@@ -20,26 +20,26 @@ from weighbridge.settings import load_settings
 
 
 class SuiteCheck(BaseModel):
-    """What there is to say of a suite."""
+    """The result of checking a suite."""
 
     model_config = ConfigDict(frozen=True)
 
     suite: str
     path: Path
     items: int
-    """How many can be used."""
+    """Number of usable items."""
     findings: tuple[Finding, ...]
-    """Gravest first."""
+    """Most severe first."""
     power: Power | None
-    """None where no item can be used."""
+    """None if no item is usable."""
 
     def count(self, level: str) -> int:
-        """How many findings of a level there are."""
+        """Count the findings of a level."""
         return sum(finding.level == level for finding in self.findings)
 
 
 def check_suite(
-    named: str,
+    name_or_path: str,
     *,
     margin: float = 0.02,
     confidence: float = 0.95,
@@ -50,48 +50,48 @@ def check_suite(
     """Check a suite.
 
     Args:
-        named: general/<task>, regression/<file>, either without its kind, or a path to such a file.
-        margin: the loss that a verdict on the suite is to tell, of a scale of 1.
-        confidence: one-sided, of that verdict.
-        scores: files of earlier scorings; by default all that the score book has of exactly this suite.
+        name_or_path: general/<task>, regression/<file>, either without its kind, or a path to such a file.
+        margin: largest loss that counts as non-inferior, 0 to 1.
+        confidence: one-sided confidence of the verdict.
+        scores: files of earlier scores; by default all cached scores of exactly this suite.
         root: the folder that holds `eval_suites/`; the installation's by default.
         book: the score book; the installation's by default.
 
     Raises:
         SuiteUnknown: there is no such suite or file.
-        SuiteInvalid: a file of scores holds none of this suite.
+        SuiteInvalid: a file of scores contains none of this suite.
     """
-    name, path = locate(named, root)
-    general = path.suffix == SUFFIX["general"]
-    items, findings = read_general(path) if general else read_regression(path)
+    name, path = locate(name_or_path, root)
+    is_general = path.suffix == SUFFIX["general"]
+    items, findings = read_general(path) if is_general else read_regression(path)
     power = None
     if items:
-        digest = digest_of(path, data_file(path)) if general else digest_of(path)
+        digest = digest_of(path, data_file(path)) if is_general else digest_of(path)
         folder = (cache or ScoreCache.of(load_settings())).folder
         scorings = scorings_in_files(scores, items) if scores else cached_scorings(folder, digest)
-        findings += [*duplicates(items), *imbalance(items, path.name), *one_sided(scorings, items)]
-        power = power_of(len(items), margin, confidence, share_of_flips(scorings))
+        findings += [*duplicates(items), *imbalance(items, path.name), *constant_items(scorings, items)]
+        power = power_of(len(items), margin, confidence, flips_share(scorings))
         level: Level = "note" if power.suffices else "warning"
         findings.append(Finding(level=level, code="power", where=path.name, what=power.sentence))
-    findings.sort(key=lambda finding: GRAVEST_FIRST.index(finding.level))
+    findings.sort(key=lambda finding: MOST_SEVERE_FIRST.index(finding.level))
     return SuiteCheck(suite=name, path=path, items=len(items), findings=tuple(findings), power=power)
 
 
-def locate(named: str, root: Path | None = None) -> tuple[str, Path]:
-    """A suite's name and file.
+def locate(name_or_path: str, root: Path | None = None) -> tuple[str, Path]:
+    """Find a suite's name and file.
 
     Raises:
         SuiteUnknown: there is no such suite or file, or several.
     """
     known = list_suites(root)
-    fitting = [name for name in known if named in (name, name.split("/")[1])]
-    if len(fitting) == 1:
-        return fitting[0], suite_path(fitting[0], root)
-    path = Path(named)
-    if not fitting and path.suffix in SUFFIX.values() and path.is_file():
+    matches = [name for name in known if name_or_path in (name, name.split("/")[1])]
+    if len(matches) == 1:
+        return matches[0], suite_path(matches[0], root)
+    path = Path(name_or_path)
+    if not matches and path.suffix in SUFFIX.values() and path.is_file():
         return path.stem, path.resolve()
     raise SuiteUnknown(
-        f"{'Several suites are' if fitting else 'No suite or file is'} called {named!r}; "
+        f"{'Several suites are' if matches else 'No suite or file is'} called {name_or_path!r}; "
         f"known suites: {', '.join(known) or 'none yet'}.",
         "Name one of these, or the path to a .jsonl file of prompts or a .yaml task.",
     )

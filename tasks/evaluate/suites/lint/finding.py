@@ -1,4 +1,4 @@
-"""What a check has to say of a suite."""
+"""Findings of the lint, and items as the lint sees them."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Level = Literal["error", "warning", "note"]
-GRAVEST_FIRST: tuple[Level, ...] = ("error", "warning", "note")
+MOST_SEVERE_FIRST: tuple[Level, ...] = ("error", "warning", "note")
 SHOWN = 5
-"""How many items a sentence names before it only counts."""
+"""Number of items that a message lists before it only counts the rest."""
 
 
 class Finding(BaseModel):
-    """One thing that is wrong with a suite, or worth knowing."""
+    """One defect of a suite, or a note on it."""
 
     model_config = ConfigDict(frozen=True)
 
     level: Level
     code: str
-    """Stable, for those who filter: broken-line, unknown-assertion, cannot-fail, …"""
+    """Stable, for filters: broken-line, unknown-assertion, cannot-fail, …"""
     where: str
     """File and line, or an item's id."""
     what: str
 
 
 class Item(BaseModel):
-    """One item of a suite of either kind, as far as checks over all items look at it."""
+    """One item of a suite of either kind, reduced to what the rules need."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     where: str
     context: str = ""
-    """What stands before the last message; only items of one context are compared."""
+    """The messages before the last one; only items with the same context are compared."""
     text: str
-    """What is asked at last."""
+    """The last message."""
     expected: str = ""
-    """What a right answer says, where that is one text."""
+    """The right answer, if it is one text."""
     options: tuple[str, ...] = ()
     place: int | None = None
-    """Which of the options is right."""
+    """Index of the right option."""
     must_pass: bool = False
 
 
-def named(ids: Sequence[str]) -> str:
-    """Some of many names, and how many more there are."""
+def list_ids(ids: Sequence[str]) -> str:
+    """List the first ids, and count the rest."""
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     return ", ".join(ids[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""What earlier scorings say of the items."""
+"""Lint rule: items that earlier scores show to be useless, and the share of items that flip between models."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tasks.evaluate.scoring.scores import SuiteScores
-from tasks.evaluate.suites.lint.finding import Finding, Item, named
+from tasks.evaluate.suites.lint.finding import Finding, Item, list_ids
 from weighbridge.errors import SuiteInvalid
 
 
 def cached_scorings(folder: Path, suite_digest: str) -> list[SuiteScores]:
-    """All scorings of exactly this suite in a book's folder."""
+    """Read all scores of exactly this suite from a score cache's folder."""
     texts = (path.read_text() for path in sorted(folder.rglob("*.json")))
-    # Parsing every other suite's scores would take most of the time. A book may hold more than whole scorings
-    # (what a run that was cut off has so far): those are not what is looked for.
+    # Parsing the scores of every other suite would take most of the time. The cache holds other files too, such as
+    # partial scores: they are skipped.
     found = [_scores(text) for text in texts if suite_digest in text]
     return [scores for scores in found if scores is not None and scores.suite_digest == suite_digest]
 
@@ -30,66 +30,66 @@ def _scores(text: str) -> SuiteScores | None:
 
 
 def scorings_in_files(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScores]:
-    """Scorings from files that were named, cut down to the suite's items.
+    """Read scores from files and keep those of the suite's items.
 
     Raises:
-        SuiteInvalid: a file holds no scoring, or one of other items.
+        SuiteInvalid: a file contains no scores, or scores of other items.
     """
     known = {item.id for item in items}
     scorings = []
     for path in paths:
         if not path.is_file():
-            raise SuiteInvalid(f"There is no file {path}.", "Name a file of the score book.", where=str(path))
+            raise SuiteInvalid(f"There is no file {path}.", "Name a file of the score cache.", where=str(path))
         scores = _scores(path.read_text())
         if scores is None:
             raise SuiteInvalid(
-                "The file holds no scores of a suite.",
-                "Name a file of the score book, as `weighbridge release` writes them.",
+                "The file contains no scores of a suite.",
+                "Name a file of the score cache, as `weighbridge release` writes them.",
                 where=str(path),
             )
-        mine = tuple(one for one in scores.items if one.id in known)
-        if not mine:
+        kept = tuple(item for item in scores.items if item.id in known)
+        if not kept:
             raise SuiteInvalid(
                 f"The scores are of {scores.suite}, and none of its items is in this suite.",
                 "Name scores of this suite.",
                 where=str(path),
             )
-        scorings.append(scores.model_copy(update={"items": mine}))
+        scorings.append(scores.model_copy(update={"items": kept}))
     return scorings
 
 
-def one_sided(scorings: Sequence[SuiteScores], items: Sequence[Item]) -> list[Finding]:
-    """Items that went the same way in every scoring."""
+def constant_items(scorings: Sequence[SuiteScores], items: Sequence[Item]) -> list[Finding]:
+    """Report items that every model passed, or none."""
     if not scorings:
         return []
     known = {item.id: item for item in items}
     scores: dict[str, list[float]] = {}
     for scoring in scorings:
-        for one in scoring.items:
-            if one.id in known:
-                scores.setdefault(one.id, []).append(one.score)
+        for item in scoring.items:
+            if item.id in known:
+                scores.setdefault(item.id, []).append(item.score)
     always = [id for id, row in scores.items() if min(row) >= 1]
     never = [id for id, row in scores.items() if max(row) <= 0]
     where = f"{len(scorings)} scoring{'s' if len(scorings) > 1 else ''}"
     findings = []
     if blocking := [id for id in never if known[id].must_pass]:
-        what = f"must_pass items that nothing has ever passed would make every release a regression: {named(blocking)}"
+        what = f"must_pass items that no model has passed would make every release a regression: {list_ids(blocking)}"
         findings.append(Finding(level="warning", code="must-pass-never-passes", where=where, what=what))
     if never:
-        what = f"{len(never)} of {len(scores)} items never pass and can show no loss: {named(never)}"
+        what = f"{len(never)} of {len(scores)} items never pass and cannot show a loss: {list_ids(never)}"
         findings.append(Finding(level="warning", code="never-passes", where=where, what=what))
     if always:
-        what = f"{len(always)} of {len(scores)} items always pass: they can show a loss, and tell no two models apart"
+        what = f"{len(always)} of {len(scores)} items always pass: they can show a loss, and do not distinguish models"
         findings.append(Finding(level="note", code="always-passes", where=where, what=what))
     return findings
 
 
-def share_of_flips(scorings: Sequence[SuiteScores]) -> float | None:
-    """The mean share of items on which two scorings by the same scorer differ; None without two of them."""
+def flips_share(scorings: Sequence[SuiteScores]) -> float | None:
+    """Return the mean share of items on which two models differ, by the same scorer; None without two models."""
     shares = []
-    for one, other in combinations(scorings, 2):
-        theirs = {item.id: item.score for item in other.items}
-        both = [(item.score, theirs[item.id]) for item in one.items if item.id in theirs]
-        if both and one.scorer == other.scorer and one.artifact_digest != other.artifact_digest:
+    for first, second in combinations(scorings, 2):
+        second_scores = {item.id: item.score for item in second.items}
+        both = [(item.score, second_scores[item.id]) for item in first.items if item.id in second_scores]
+        if both and first.scorer == second.scorer and first.artifact_digest != second.artifact_digest:
             shares.append(sum(left != right for left, right in both) / len(both))
     return sum(shares) / len(shares) if shares else None

@@ -1,4 +1,4 @@
-"""What margin a suite can decide, by the verdict's own planner, before anything is scored."""
+"""Statistical power of a suite: the margin that it can decide, by the verdict's own planner."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.verdict.sequential import items_needed, power
 
 USUAL_FLIPS = 0.065
-"""Share of items that flip where none is known: 804 minimal pairs, SmolLM2 bf16 against INT8 W8A8 (issue 7)."""
+"""Assumed share of items that flip: 804 minimal pairs, SmolLM2 bf16 against INT8 W8A8 (issue 7)."""
 EVEN, SURE = 0.5, 0.9
-"""How often "half of the time" and "nine times in ten" are."""
+"""The probabilities "half of the time" and "nine times in ten"."""
 SMALLEST, LARGEST = 1e-4, 0.9999
 BISECTIONS = 20
-"""Of the range of margins: to 1e-6."""
+"""Steps of the search for a margin, to a precision of 1e-6."""
 
 
 class Power(BaseModel):
-    """What a verdict on a suite can show of a candidate that is no worse at all."""
+    """The power of a suite to show that an equally good candidate is non-inferior."""
 
     model_config = ConfigDict(frozen=True)
 
     items: int
     flips: float
-    """Share of items that exactly one of two models gets right."""
+    """Share of items that exactly one of the two models passes."""
     flips_measured: bool
-    """Whether that share comes from scores, or is the usual one."""
+    """Whether the share was measured; else it is USUAL_FLIPS."""
     confidence: float
     margin: float
     margin_half: float
-    """The margin at which the suite shows "no worse" half of the time."""
+    """The margin at which the suite shows non-inferiority half of the time."""
     margin_sure: float
     """The same nine times in ten."""
     items_half: int
-    """How many items `margin` takes to be shown half of the time."""
+    """Number of items that show non-inferiority at `margin` half of the time."""
     items_sure: int
 
     @property
     def suffices(self) -> bool:
-        """Whether the suite decides the margin nine times in ten."""
+        """Whether the suite decides its margin nine times in ten."""
         return self.items >= self.items_sure
 
     @property
     def sentence(self) -> str:
-        """The same in words."""
+        """The power in one line."""
         source = "as scored" if self.flips_measured else "assumed"
         return (
             f"with {self.flips:.1%} of {self.items} items flipping ({source}), the earliest margin that is decided is "
@@ -52,13 +52,13 @@ class Power(BaseModel):
 
 
 def power_of(items: int, margin: float, confidence: float, flips: float | None = None) -> Power:
-    """Work out what a suite can decide.
+    """Compute the power of a suite.
 
     Args:
-        items: how many it has, at least 1.
-        margin: the largest loss that still counts as no worse, of a scale of 1.
+        items: number of items, at least 1.
+        margin: largest loss that counts as non-inferior, 0 to 1.
         confidence: one-sided, such as 0.95.
-        flips: share of items that flip between two models; USUAL_FLIPS where None.
+        flips: share of items that flip between two models; USUAL_FLIPS if None.
     """
     share = USUAL_FLIPS if flips is None else flips
     return Power(
@@ -67,19 +67,19 @@ def power_of(items: int, margin: float, confidence: float, flips: float | None =
         flips_measured=flips is not None,
         confidence=confidence,
         margin=margin,
-        margin_half=_earliest(items, confidence, share, EVEN),
-        margin_sure=_earliest(items, confidence, share, SURE),
+        margin_half=_smallest_margin(items, confidence, share, EVEN),
+        margin_sure=_smallest_margin(items, confidence, share, SURE),
         items_half=items_needed(margin, confidence, share, EVEN),
         items_sure=items_needed(margin, confidence, share, SURE),
     )
 
 
-def _earliest(items: int, confidence: float, flips: float, wanted: float) -> float:
-    """The smallest margin that is shown that often; 1 where none is."""
+def _smallest_margin(items: int, confidence: float, flips: float, probability: float) -> float:
+    """The smallest margin that is shown with a probability; 1 if there is none."""
     low, high = SMALLEST, LARGEST
-    if power(items, high, confidence, flips) < wanted:
+    if power(items, high, confidence, flips) < probability:
         return 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(items, middle, confidence, flips) >= wanted else (middle, high)
+        low, high = (low, middle) if power(items, middle, confidence, flips) >= probability else (middle, high)
     return high

@@ -1,4 +1,4 @@
-"""A suite's items, read so that every broken line is told, not only the first."""
+"""Readers of a suite's items that report every broken line, not only the first."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tasks.evaluate.suites.assertions import Assertion
 from tasks.evaluate.suites.assertions.base import as_text
 from tasks.evaluate.suites.assertions.kinds.texts import as_list
 from tasks.evaluate.suites.item_lines import FlawedLine, lines_of
+from tasks.evaluate.suites.lint.feasibility import feasibility_findings
 from tasks.evaluate.suites.lint.finding import Finding, Item
-from tasks.evaluate.suites.lint.possible import possibility_findings
 from tasks.evaluate.suites.suite import Question, data_file, definition_of, question_of
 from weighbridge.errors import SuiteInvalid
 
@@ -26,7 +26,7 @@ Read = tuple[list[Item], list[Finding]]
 
 
 def read_regression(path: Path) -> Read:
-    """The items of a JSONL file of prompts with assertions, and what is wrong with single ones."""
+    """Read the items of a JSONL file of prompts with assertions, and the findings on single items."""
     rows, findings = _rows(path)
     items = []
     for line, row in rows:
@@ -37,12 +37,12 @@ def read_regression(path: Path) -> Read:
             findings.append(Finding(level="error", code=code, where=_at(path, line), what=f"{error.what}"))
             continue
         items.append(_regression_item(question, _at(path, line)))
-        findings += possibility_findings(question, _at(path, line))
+        findings += feasibility_findings(question, _at(path, line))
     return items, findings
 
 
 def read_general(path: Path) -> Read:
-    """The items of an lm-eval task with local data."""
+    """Read the items of an lm-eval task with local data, and the findings on single items."""
     try:
         definition, data = definition_of(path), data_file(path)
     except SuiteInvalid as error:
@@ -59,20 +59,20 @@ def read_general(path: Path) -> Read:
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[Finding]]:
-    """(line, object) of every line that can be used, and an error for each that cannot."""
+    """The number and object of every usable line, and an error for each other line."""
     rows: list[tuple[int, dict[str, Any]]] = []
     findings: list[Finding] = []
 
-    def wrong(number: int, code: str, what: str) -> None:
+    def add_error(number: int, code: str, what: str) -> None:
         findings.append(Finding(level="error", code=code, where=_at(path, number), what=what))
 
     for number, row in lines_of(path):
         if isinstance(row, FlawedLine):
-            wrong(number, row.code, row.what)
+            add_error(number, row.code, row.what)
         else:
             rows.append((number, row))
     if not rows and not findings:
-        wrong(1, "empty", "it has no items")
+        add_error(1, "empty", "it has no items")
     return rows, findings
 
 
@@ -84,7 +84,8 @@ def _regression_item(question: Question, where: str) -> Item:
     *before, last = question.messages
     context = "\n".join(f"{message.role}: {message.content}" for message in before)
     tools = json.dumps(question.tools, sort_keys=True) if question.tools else ""
-    expected = next((text for one in question.assertions for leaf in one.leaves if (text := _literal(leaf))), "")
+    leaves = [leaf for assertion in question.assertions for leaf in assertion.leaves]
+    expected = next((text for leaf in leaves if (text := _literal(leaf))), "")
     return Item(
         id=question.id,
         where=where,
@@ -96,19 +97,19 @@ def _regression_item(question: Question, where: str) -> Item:
 
 
 def _literal(leaf: Assertion) -> str:
-    """The text that an assertion looks for, where it is one."""
+    """The text that an assertion looks for, if it looks for a text."""
     if leaf.type in LITERAL and not isinstance(leaf.value, (dict, list)):
         return as_text(leaf.value)
     return as_list(leaf.value)[0] if leaf.type in LITERAL_LISTS else ""
 
 
 def _general_item(definition: dict[str, Any], row: dict[str, Any], where: str) -> Item:
-    text = str(_filled(definition.get("doc_to_text", ""), row))
-    target: Any = _filled(definition.get("doc_to_target", ""), row)
+    text = str(_render(definition.get("doc_to_text", ""), row))
+    target: Any = _render(definition.get("doc_to_target", ""), row)
     if definition["output_type"] != "multiple_choice":
         return Item(id=row["id"], where=where, text=text, expected=str(target))
     choices = definition.get("doc_to_choice", [])
-    options = _filled(choices, row) if isinstance(choices, str) else choices
+    options = _render(choices, row) if isinstance(choices, str) else choices
     options = ast.literal_eval(options) if isinstance(options, str) else options
     place = options.index(target) if target in options else int(target)
     texts = tuple(str(option) for option in options)
@@ -117,7 +118,7 @@ def _general_item(definition: dict[str, Any], row: dict[str, Any], where: str) -
         where=where,
         text="\n".join([text, *texts]),
         expected=texts[place],
-        # The order of the options can only help a model that sees them in it.
+        # The order of the options matters only to a model that sees them in that order.
         options=texts if _in_order(text, texts) else (),
         place=place,
     )
@@ -135,8 +136,8 @@ def _in_order(text: str, options: tuple[str, ...]) -> bool:
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
-def _filled(template: Any, row: dict[str, Any]) -> Any:
-    """A field's value, or a template filled with the item, as lm-eval does it."""
+def _render(template: Any, row: dict[str, Any]) -> Any:
+    """A field's value, or a template rendered with the item, as in lm-eval."""
     if not isinstance(template, str):
         return template
     return row[template] if template in row else _ENVIRONMENT.from_string(template).render(row)

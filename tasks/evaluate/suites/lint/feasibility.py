@@ -24,7 +24,7 @@ SHOWN_CHARACTERS = 60
 """Characters of a value that a message shows."""
 
 
-def possibility_findings(question: Question, where: str) -> list[Finding]:
+def feasibility_findings(question: Question, where: str) -> list[Finding]:
     """Find reasons why a question can never fail or never pass."""
     found = []
     # One contradiction often shows in several ways: the first is enough.

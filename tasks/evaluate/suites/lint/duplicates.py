@@ -1,4 +1,4 @@
-"""Items that ask the same, or nearly so: they count twice and know one thing."""
+"""Lint rule: equal and nearly equal items, which a verdict would count as independent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from tasks.evaluate.suites.lint.finding import SHOWN, Finding, Item, named
+from tasks.evaluate.suites.lint.finding import SHOWN, Finding, Item, list_ids
 
 NEAR = 0.9
-"""Shared words over all words (Jaccard) from which two texts are nearly the same."""
+"""Jaccard similarity of two texts' sets of words from which they are nearly equal."""
 
 
 def duplicates(items: Sequence[Item]) -> list[Finding]:
-    """One finding a group of equal prompts, and one for all that are nearly equal."""
+    """Report each group of equal prompts, and all pairs of nearly equal ones together."""
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
         groups[_plain(item.context), _plain(item.text)].append(item)
@@ -23,17 +23,17 @@ def duplicates(items: Sequence[Item]) -> list[Finding]:
             level="warning",
             code="duplicate-prompt",
             where=group[0].where,
-            what=f"{len(group)} items ask the same: {named([item.id for item in group])}; they count as independent",
+            what=f"{len(group)} items with one prompt count as independent: {list_ids([item.id for item in group])}",
         )
         for group in groups.values()
         if len(group) > 1
     ]
     pairs = [pair for context in _by_context(groups) for pair in near_pairs(context)]
     if pairs:
-        shown = "; ".join(f"{one.id} and {other.id}" for one, other in pairs[:SHOWN])
+        shown = "; ".join(f"{left.id} and {right.id}" for left, right in pairs[:SHOWN])
         what = (
             f"{len(pairs)} pairs of items share at least {NEAR:.0%} of their words: {shown}"
-            f"{' and more' if len(pairs) > SHOWN else ''}; answers that go together count as more than they are"
+            f"{' and more' if len(pairs) > SHOWN else ''}; they count as independent, and their answers are not"
         )
         findings.append(Finding(level="warning", code="near-duplicate", where=pairs[0][0].where, what=what))
     return findings
@@ -47,18 +47,18 @@ def _by_context(groups: dict[tuple[str, str], list[Item]]) -> Iterator[list[Item
 
 
 def near_pairs(items: Sequence[Item], near: float = NEAR) -> list[tuple[Item, Item]]:
-    """All pairs whose sets of words have a Jaccard similarity of at least `near`.
+    """Return all pairs of items whose sets of words have a Jaccard similarity of at least `near`.
 
     Two such sets share a word among the first |set| - ceil(near * |set|) + 1 words of each, rarest first, so only
-    those are looked up (prefix filtering: Bayardo, Ma, Srikant, "Scaling up all pairs similarity search", WWW
-    2007). It is exact, and fast where all items share a template.
+    these are looked up (prefix filtering: Bayardo, Ma, Srikant, "Scaling up all pairs similarity search", WWW 2007).
+    The method is exact, and fast even if all items share a template.
     """
     words = [frozenset(_plain(item.text).split()) for item in items]
-    often = Counter(word for text in words for word in text)
+    frequency = Counter(word for text in words for word in text)
     index: dict[str, list[int]] = defaultdict(list)
     pairs = []
     for place, text in enumerate(words):
-        rare_first = sorted(text, key=lambda word: (often[word], word))
+        rare_first = sorted(text, key=lambda word: (frequency[word], word))
         prefix = rare_first[: len(text) - math.ceil(near * len(text)) + 1]
         for other in sorted({other for word in prefix for other in index[word]}):
             shared = len(text & words[other])
@@ -70,5 +70,5 @@ def near_pairs(items: Sequence[Item], near: float = NEAR) -> list[tuple[Item, It
 
 
 def _plain(text: str) -> str:
-    """A text without case, punctuation and spacing; a text of nothing but signs stays what it is."""
+    """The text without case, punctuation and spacing; a text of signs only stays as it is."""
     return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()
