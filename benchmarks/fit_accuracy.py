@@ -27,7 +27,7 @@ from tasks.fit.model.shape import shape_of_config
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 
 HERE = Path(__file__).parent
 CASES = HERE.parent.parent / "shared" / "data" / "memory_cases.json"
@@ -114,7 +114,7 @@ def predict(case: dict[str, Any], config: dict[str, Any], card: str) -> FitRow:
         max_num_batched_tokens=case.get("max_num_batched_tokens"),
     )
     model = model_of(shape_of_config(case["model"], config))
-    scheme = scheme_size("fp8" if at_runtime else "bf16")
+    scheme = find_scheme("fp8" if at_runtime else "bf16")
     return plan_row(model, request, gpu(card), scheme, case["tp"], case.get("pp") or 1)
 
 

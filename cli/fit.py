@@ -94,7 +94,7 @@ def fit(
 
 def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | None, Request]:
     """The model, the line if one was named, and what is asked of the planner."""
-    from tasks.engines.memory import engine_names
+    from tasks.engines import engine_names
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import Request
     from weighbridge.errors import FitOptionUnknown, LineUnknown

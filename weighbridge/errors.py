@@ -106,7 +106,7 @@ class OptionInvalid(WeighbridgeError):
 
 
 class PluginInvalid(WeighbridgeError):
-    """An installed plug-in cannot be loaded, or its name is taken; its distribution is named."""
+    """A plug-in cannot be loaded, lacks what it must state, or has a taken name; it is named with its distribution."""
 
     exit_status = ExitStatus.INPUT
 

@@ -13,7 +13,7 @@ from tasks.fit.model.shape import ModelShape
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 
 
 def rows_to_price(shape: ModelShape, request: Request, schemes: Iterable[str] = ()) -> tuple[FitRow, ...]:
@@ -25,7 +25,7 @@ def rows_to_price(shape: ModelShape, request: Request, schemes: Iterable[str] = 
     rows = catalogue(shape, request, schemes=schemes)
     model, there = model_of(shape), {(row.gpu, row.scheme, row.count) for row in rows}
     more = (
-        plan_row(model, request, gpu(name), scheme_size(scheme), count)
+        plan_row(model, request, gpu(name), find_scheme(scheme), count)
         for name, scheme in dict.fromkeys((row.gpu, row.scheme) for row in rows)
         for count in COUNTS
         if (name, scheme, count) not in there

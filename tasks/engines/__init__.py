@@ -1,60 +1,145 @@
 """Engines: what turns a folder of weights into an OpenAI-compatible server, one file each.
 
-Adding an engine is adding a file here with a class `Engine`; a line names it by the file's name.
+Adding an engine is adding a file here with a class `Engine`, its memory profile in it or in a YAML file beside it; a
+line names it by the file's name. An installed distribution can add one by an entry point (`weighbridge.plugins`).
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from functools import cache
 from pathlib import Path
 
-from tasks.engines.protocol import Engine, EnginePlan, LaunchSpec
+from tasks.engines._memory import (
+    Activation,
+    EngineFlags,
+    EngineProfile,
+    Graphs,
+    graphs_gib,
+    non_torch_gib,
+    profile_of_version,
+    read_profiles,
+)
+from tasks.engines._protocol import Engine, EnginePlan, KnownArchitectures, LaunchSpec
+from tasks.schemes import all_schemes
 from tasks.source.gguf.reader import GGUF_FILE
-from weighbridge.errors import EngineFailed, EngineUnknown
+from weighbridge import plugins
+from weighbridge.errors import EngineFailed, EngineUnknown, PluginInvalid
 
-__all__ = ["Engine", "EnginePlan", "LaunchSpec", "engine", "engine_names", "launch_spec", "serves"]
-
-SCHEMES_THAT_IT_READS = {"GGUF": "q8-0 or q4-k-m", "safetensors": "bf16, int8, int4 or fp8"}
+__all__ = [
+    "Activation",
+    "Engine",
+    "EngineFlags",
+    "EnginePlan",
+    "EngineProfile",
+    "Graphs",
+    "KnownArchitectures",
+    "LaunchSpec",
+    "engine",
+    "engine_names",
+    "engine_profile",
+    "graphs_gib",
+    "known_architectures",
+    "launch_spec",
+    "non_torch_gib",
+    "read_profiles",
+    "serves",
+]
 
 
 def engine_names() -> list[str]:
     """Names that a line may use; `llama-cpp` is the file `llama_cpp.py`."""
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
-    return sorted(name.replace("_", "-") for name in files if name != "protocol" and not name.startswith("_"))
+    return sorted([*_built_in_names(), *plugins.names(plugins.ENGINES, _built_in_names())])
 
 
 def engine(name: str) -> Engine:
-    """The engine of a name.
+    """Find an engine by its name.
 
     Raises:
-        EngineUnknown: no file of that name.
+        EngineUnknown: there is none of that name; the message lists all.
+        PluginInvalid: the plug-in of that name cannot be used.
     """
-    if name not in engine_names():
+    if name in _built_in_names():
+        found: object = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Engine
+    elif name in engine_names():
+        found = plugins.load_one(plugins.ENGINES, name)
+    else:
         raise EngineUnknown(
             f"There is no engine called {name!r}; known engines: {', '.join(engine_names())}.",
             "Name one of these under `engine:` in the line's file.",
         )
-    found: Engine = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Engine()
-    return found
+    return _checked(name, found)
 
 
-def serves(chosen: Engine, model_folder: Path) -> bool:
-    """Whether an engine reads the files of an artifact."""
-    return (chosen.reads == "GGUF") == (model_folder / GGUF_FILE).is_file()
+def engine_profile(name: str, version: str | None = None) -> EngineProfile:
+    """The memory profile of an engine's version, or the nearest one: then `nearest` is true.
 
-
-def launch_spec(chosen: Engine, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-    """How to start an engine on an artifact.
+    Args:
+        name: such as `vllm`.
+        version: such as `0.19`; None for the newest profile.
 
     Raises:
-        EngineFailed: it does not read the artifact's files, or the line has a flag that is not passed on.
+        EngineUnknown: there is no such engine.
+        PluginInvalid: the plug-in of that name cannot be used.
+        FitOptionUnknown: the version has no number.
     """
-    if not serves(chosen, model_folder):
+    return profile_of_version(engine(name).memory, version)
+
+
+def known_architectures(name: str) -> KnownArchitectures | None:
+    """The architectures that an engine lists as its own, or None.
+
+    Raises:
+        EngineUnknown: there is no such engine.
+    """
+    return engine(name).architectures
+
+
+def serves(engine: Engine, model_folder: Path) -> bool:
+    """Whether an engine reads the files of an artifact."""
+    return (engine.reads == "GGUF") == (model_folder / GGUF_FILE).is_file()
+
+
+def launch_spec(engine: Engine, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+    """Command and environment that start an engine on an artifact.
+
+    Raises:
+        EngineFailed: it does not read the artifact's files, or the line has a flag that it does not take.
+    """
+    if not serves(engine, model_folder):
+        readable = [scheme.name for scheme in all_schemes() if scheme.is_gguf == (engine.reads == "GGUF")]
         raise EngineFailed(
-            f"{plan.engine} serves {chosen.reads}, and this artifact is none.",
-            f"Name {SCHEMES_THAT_IT_READS[chosen.reads]} under `schemes:`, or another engine under `engine:`, in the "
-            "line's file.",
+            f"{plan.engine} serves {engine.reads}, and this artifact is none.",
+            f"Name one of these under `schemes:` in the line's file: {', '.join(readable)}; or another engine under "
+            "`engine:`.",
             where=str(model_folder),
         )
-    return chosen.launch(plan, model_folder, host, port)
+    return engine.launch(plan, model_folder, host, port)
+
+
+@cache
+def _built_in_names() -> tuple[str, ...]:
+    files = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(sorted(stem.replace("_", "-") for stem in files if not stem.startswith("_")))
+
+
+def _checked(name: str, found: object) -> Engine:
+    """Make the engine of its class, once the class states all that planning and serving need.
+
+    A memory profile of another engine is never taken in place of a missing one: a plan for vLLM says nothing of it.
+    """
+    problem = ""
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        problem = f"is {found!r}, not a subclass of `tasks.engines.Engine`"
+    elif missing := sorted(found.__abstractmethods__):
+        problem = f"lacks {', '.join(missing)}"
+    elif not getattr(found, "memory", ()):
+        problem = "states no memory profile (`memory`), so nothing can be planned for it"
+    if problem:
+        raise PluginInvalid(
+            f"The engine {name!r} {problem}.",
+            "Complete its class; tasks/engines/vllm.py and its memory profile beside it show one.",
+            where=name,
+        )
+    assert isinstance(found, type) and issubclass(found, Engine)
+    return found()

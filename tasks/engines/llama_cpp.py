@@ -16,28 +16,26 @@ import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tasks.engines.protocol import EnginePlan, LaunchSpec
+from tasks import engines
+from tasks.engines import EnginePlan, LaunchSpec
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineFailed
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
-class Engine:
+class Engine(engines.Engine):
     """llama.cpp."""
 
+    memory = engines.read_profiles("llama-cpp", Path(__file__).with_suffix(".yaml"))
     ready_seconds = 900.0
-    reads: Literal["safetensors", "GGUF"] = "GGUF"
+    reads = "GGUF"
     prompt_log_probabilities = False
     """It ignores `echo`; `logprobs` tells those of what it generates."""
     top_log_probabilities = 20
     """As many as one asks for."""
-
-    def health_path(self, plan: EnginePlan) -> str:
-        """See the protocol."""
-        return "/health"
 
     def version(self) -> str:
         """Version of the package; its last number is llama.cpp's own build."""

@@ -18,11 +18,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
-from tasks.engines.protocol import EnginePlan, LaunchSpec
+from tasks import engines
+from tasks.engines import EnginePlan, LaunchSpec
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineFailed
 
@@ -37,11 +37,12 @@ FLAGS = {
 }
 
 
-class Engine:
+class Engine(engines.Engine):
     """Ollama."""
 
+    memory = engines.read_profiles("ollama", Path(__file__).with_suffix(".yaml"))
     ready_seconds = 900.0
-    reads: Literal["safetensors", "GGUF"] = "GGUF"
+    reads = "GGUF"
     prompt_log_probabilities = False
     """Its /v1/completions knows no `echo`."""
     top_log_probabilities = 0

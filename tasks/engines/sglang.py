@@ -7,17 +7,17 @@ else in this one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from tasks import engines
+from tasks.engines import EnginePlan, LaunchSpec
 from tasks.engines._environment import python_of, version_of
-from tasks.engines.protocol import EnginePlan, LaunchSpec
 
 
-class Engine:
+class Engine(engines.Engine):
     """SGLang."""
 
+    memory = engines.read_profiles("sglang", Path(__file__).with_suffix(".yaml"))
     ready_seconds = 1800.0
-    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""
     top_log_probabilities = 0

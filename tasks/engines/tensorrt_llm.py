@@ -7,26 +7,22 @@ checkout, else in this one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from tasks import engines
+from tasks.engines import EnginePlan, LaunchSpec
 from tasks.engines._environment import python_of, version_of
-from tasks.engines.protocol import EnginePlan, LaunchSpec
 
 
-class Engine:
+class Engine(engines.Engine):
     """TensorRT-LLM."""
 
+    memory = engines.read_profiles("tensorrt-llm", Path(__file__).with_suffix(".yaml"))
     # Weights are laid out and a step is profiled before the first answer.
     ready_seconds = 3600.0
-    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`echo` gives the prompt's text back and not its log-probabilities."""
     top_log_probabilities = 0
     """Not tried here; one greedy token a prompt is asked of every engine."""
-
-    def health_path(self, plan: EnginePlan) -> str:
-        """See the protocol."""
-        return "/health"
 
     def version(self) -> str:
         """Version of the TensorRT-LLM that would be started.

@@ -12,9 +12,9 @@ import sys
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
-from typing import Literal
 
-from tasks.engines.protocol import EnginePlan, LaunchSpec
+from tasks import engines
+from tasks.engines import EnginePlan, LaunchSpec
 
 BLOCK_TOKENS = 32
 BATCH_TOKENS_CPU, BATCH_TOKENS_GPU = 512, 2048
@@ -22,18 +22,14 @@ BATCH_TOKENS_CPU, BATCH_TOKENS_GPU = 512, 2048
 left out from all the memory that it sees (transformers 5.17, continuous_batching/cache.py)."""
 
 
-class Engine:
+class Engine(engines.Engine):
     """transformers' own server."""
 
+    memory = engines.read_profiles("transformers", Path(__file__).with_suffix(".yaml"))
     ready_seconds = 240.0
-    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = False
     """`transformers serve` gives none."""
     top_log_probabilities = 0
-
-    def health_path(self, plan: EnginePlan) -> str:
-        """See the protocol."""
-        return "/health"
 
     def version(self) -> str:
         """Version of the installed transformers and torch."""

@@ -7,25 +7,23 @@ transformers pins differ from the pipeline's), else in `.vllm` of the checkout, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from tasks import engines
+from tasks.engines import EnginePlan, KnownArchitectures, LaunchSpec
 from tasks.engines._environment import python_of, version_of
-from tasks.engines.protocol import EnginePlan, LaunchSpec
+from weighbridge.files import read_yaml
 
 
-class Engine:
+class Engine(engines.Engine):
     """vLLM."""
 
+    memory = engines.read_profiles("vllm", Path(__file__).with_suffix(".yaml"))
+    architectures = KnownArchitectures.model_validate(read_yaml(Path(__file__).with_name("vllm_architectures.yaml")))
     ready_seconds = 1800.0
-    reads: Literal["safetensors", "GGUF"] = "safetensors"
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions."""
     top_log_probabilities = 20
     """`--max-logprobs` by default."""
-
-    def health_path(self, plan: EnginePlan) -> str:
-        """See the protocol."""
-        return "/health"
 
     def version(self) -> str:
         """Version of the vLLM that would be started.

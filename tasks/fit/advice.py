@@ -9,7 +9,7 @@ from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.schemes.bytes import SchemeSize, scheme_names, scheme_size
+from tasks.schemes import Scheme, all_schemes
 
 SHORTEST_CONTEXT_TOKENS = 512
 """Nobody is helped by a shorter one."""
@@ -17,7 +17,7 @@ CONCURRENCY_WORTH_KEEPING = 2
 """Fewer requests at once are the cheapest change while at least half of them are left."""
 
 
-def cheapest_change(model: Model, request: Request, card: Gpu, scheme: SchemeSize, row: FitRow) -> str:
+def cheapest_change(model: Model, request: Request, card: Gpu, scheme: Scheme, row: FitRow) -> str:
     """One clause that names the cheapest change with which a row fits, or nothing.
 
     In this order: a smaller cached number; fewer requests at once, down to half; a smaller scheme; more GPUs;
@@ -30,22 +30,22 @@ def cheapest_change(model: Model, request: Request, card: Gpu, scheme: SchemeSiz
     return next(changes(model, request, card, scheme, row.tp, row.pp), "")
 
 
-def changes(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: int, pp: int) -> Iterator[str]:
+def changes(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int, pp: int) -> Iterator[str]:
     """All changes that make a row fit, cheapest first."""
 
-    def fits(changed: Request = request, on: Gpu = card, by: SchemeSize = scheme, gpus: int = tp) -> bool:
+    def fits(changed: Request = request, on: Gpu = card, by: Scheme = scheme, gpus: int = tp) -> bool:
         return plan_row(model, changed, on, by, gpus, pp).verdict == "fits"
 
     if request.kv_dtype == "auto" and not card.is_host and request.profile.flags.kv_dtype:
         fp8 = request.model_copy(update={"kv_dtype": "fp8"})
-        if "fp8" in card.supports and fits(fp8):
+        if "fp8" in card.capabilities and fits(fp8):
             yield "an fp8 cache (--kv-dtype fp8)"
     fewer = _concurrency(request, fits)
     if fewer and fewer * CONCURRENCY_WORTH_KEEPING >= request.concurrency:
         yield f"concurrency {fewer}"
-    for name in _smaller_schemes(model, request, card, scheme):
-        if fits(by=scheme_size(name)):
-            yield f"scheme {name}"
+    for smaller in _smaller_schemes(model, request, card, scheme):
+        if fits(by=smaller):
+            yield f"scheme {smaller.name}"
             break
     for count in (2, 4, 8):
         if count > tp and pp == 1 and not card.is_host and fits(gpus=count):
@@ -63,15 +63,16 @@ def changes(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: i
             break
 
 
-def _smaller_schemes(model: Model, request: Request, card: Gpu, scheme: SchemeSize) -> list[str]:
+def _smaller_schemes(model: Model, request: Request, card: Gpu, scheme: Scheme) -> list[Scheme]:
     if model.shape.quantized_by:
         return []
-    bits = scheme.weight_bits or 16
-    names = [name for name in scheme_names() if name in request.profile.schemes and name in card.supports]
-    return sorted(
-        (name for name in names if (scheme_size(name).weight_bits or 16) < bits),
-        key=lambda name: -(scheme_size(name).weight_bits or 16),
+    profile = request.profile
+    smaller = (
+        other
+        for other in all_schemes()
+        if other.weight_bits < scheme.weight_bits and profile.serves(other) and card.runs(other)
     )
+    return sorted(smaller, key=lambda other: -other.weight_bits)
 
 
 def _concurrency(request: Request, fits: Callable[[Request], bool]) -> int:

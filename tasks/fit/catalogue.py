@@ -13,7 +13,8 @@ from tasks.fit.model.shape import ModelShape
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.schemes.bytes import SchemeSize, scheme_names, scheme_size
+from tasks.schemes import Scheme, all_schemes
+from tasks.schemes import scheme as find_scheme
 
 COUNTS = (2, 4, 8)
 """GPUs of a node that are tried where one does not suffice."""
@@ -60,7 +61,7 @@ def catalogue(
     """
     cards = [gpu(name) for name in gpus or [name for name in gpu_names() if name != HOST]]
     model = model_of(shape)
-    chosen = [scheme_size(name) for name in schemes or _usual(model, request)]
+    chosen = [find_scheme(name) for name in schemes or _usual(model, request)]
     rows: list[FitRow] = []
     for card in cards:
         for scheme in chosen:
@@ -74,12 +75,10 @@ def _usual(model: Model, request: Request) -> tuple[str, ...]:
         return (published.name,)
     if model.shape.quantized_by:
         return ("bf16",)
-    return tuple(name for name in scheme_names() if name in request.profile.schemes)
+    return tuple(scheme.name for scheme in all_schemes() if request.profile.serves(scheme))
 
 
-def _rows(
-    model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: int | None, pp: int | None
-) -> list[FitRow]:
+def _rows(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int | None, pp: int | None) -> list[FitRow]:
     first = plan_row(model, request, card, scheme, tp or 1, pp or 1)
     rows = [first]
     if first.verdict == "no" and tp is None and pp is None and not card.is_host:

@@ -9,14 +9,15 @@ missing, `tight` between: it may or may not start, and the artifact's real size 
 
 from __future__ import annotations
 
-from tasks.engines.memory import EngineProfile
+from tasks.engines import EngineProfile
 from tasks.fit.hardware.gpus import Gpu
 from tasks.fit.memory.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
 from tasks.fit.memory.weights import stages
 from tasks.fit.model.architectures import kv_heads, required
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow, StageMemory, Verdict
-from tasks.schemes.bytes import SchemeSize, scheme_size
+from tasks.schemes import Scheme
+from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.processor import processor_features
 from weighbridge.units import GIB
@@ -27,14 +28,14 @@ WEIGHTS_ERROR_SHARE = 0.005
 """Of the weights: what loaders leave behind (vLLM 0.19, Qwen2.5-7B: 0.06 of 14.2 GiB)."""
 
 
-def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: int = 1, pp: int = 1) -> FitRow:
+def plan_row(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int = 1, pp: int = 1) -> FitRow:
     """Plan one row.
 
     Args:
         model: from `catalogue.model_of`.
         request: what must be held, and by which engine.
         card: kind of GPU.
-        scheme: from `scheme_size`.
+        scheme: of the weights.
         tp, pp: GPUs that share each tensor, and stages.
 
     Raises:
@@ -46,7 +47,7 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: SchemeSize, tp: 
     try:
         model.weights.group_size(scheme)
     except ArchitectureUnknown as unsuitable:
-        obstacle, scheme_of_bytes = obstacle or unsuitable.what, scheme_size("bf16")
+        obstacle, scheme_of_bytes = obstacle or unsuitable.what, find_scheme("bf16")
     else:
         scheme_of_bytes = scheme
     parts = [
@@ -112,26 +113,26 @@ def _verdict(
     return ("no" if spare < -band else "tight"), why
 
 
-def _obstacle(model: Model, profile: EngineProfile, card: Gpu, scheme: SchemeSize, tp: int, pp: int) -> str:
+def _obstacle(model: Model, profile: EngineProfile, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     """Why it cannot be had whatever the memory, or nothing."""
     shape, published = model.shape, model.weights.published
     if shape.quantized_by and scheme.name not in ("bf16", published.name if published else ""):
         return f"the release is quantized already ({shape.quantized_by}); it can only be served as published"
-    needs = published.name if published else scheme.name
-    if needs not in profile.schemes:
-        return f"{profile.name} does not serve {needs}"
-    if needs != "bf16" and needs not in card.supports:
-        return f"{card.name} does not run {needs}"
-    if card.is_host and needs in profile.processor_needs:
-        feature = profile.processor_needs[needs]
+    served = published or scheme
+    if not profile.serves(served):
+        return f"{profile.name} does not serve {served.name}"
+    if not card.runs(served):
+        return f"{card.name} does not run {served.name}"
+    if card.is_host and served.kernel in profile.processor_needs:
+        feature = profile.processor_needs[served.kernel]
         if feature is None:
-            return f"{profile.name} runs {needs} on GPUs only"
+            return f"{profile.name} runs {served.name} on GPUs only"
         if feature not in processor_features():
-            return f"{profile.name} runs {needs} on processors with {feature} only, and this one has none"
+            return f"{profile.name} runs {served.name} on processors with {feature} only, and this one has none"
     return _parallel_obstacle(model, card, scheme, tp, pp)
 
 
-def _parallel_obstacle(model: Model, card: Gpu, scheme: SchemeSize, tp: int, pp: int) -> str:
+def _parallel_obstacle(model: Model, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     text = model.shape.text
     if tp * pp > 1 and card.is_host:
         return "this machine's memory cannot be cut"
@@ -151,9 +152,8 @@ def _parallel_obstacle(model: Model, card: Gpu, scheme: SchemeSize, tp: int, pp:
     return model.weights.odd_cut(scheme, tp)
 
 
-def _rule_of_thumb(model: Model, scheme: SchemeSize) -> float:
-    bits = scheme.weight_bits or 16
-    return model.shape.parameters * bits / 8 * RULE_OF_THUMB
+def _rule_of_thumb(model: Model, scheme: Scheme) -> float:
+    return model.shape.parameters * scheme.weight_bits / 8 * RULE_OF_THUMB
 
 
 def _stage_memory(part: Terms) -> StageMemory:

@@ -14,7 +14,7 @@ from tasks.fit.model.shape import ModelShape, shape_of_folder, shape_of_source
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitPlan, FitReport, FitRow
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
 
@@ -39,7 +39,7 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
     """
     cards = [gpu(name) for name in line.target.gpus]
-    schemes = [scheme_size(name) for name in line.schemes]
+    schemes = [find_scheme(name) for name in line.schemes]
     shape = subject if isinstance(subject, ModelShape) else shape_of_source(subject)
     model, request = model_of(shape), Request.of_line(line)
     tp, pp = _parallelism(line, request)
@@ -98,7 +98,7 @@ def rows_of_folder(folder: Path, line: Line, scheme: str) -> tuple[FitRow, ...]:
     """
     model, request = model_of(shape_of_folder(folder)), Request.of_line(line)
     tp, pp = _parallelism(line, request)
-    size = scheme_size(scheme)
+    size = find_scheme(scheme)
     return tuple(
         plan_row(model, request, gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
         for name in line.target.gpus
@@ -114,7 +114,7 @@ def _does_not_fit(model: Model, request: Request, line: Line, rows: tuple[FitRow
     """The refusal, with the row that came nearest."""
     # A row that would have room is there for another reason, which more room does not change.
     nearest = min(rows, key=lambda row: (row.total_gib <= row.capacity_gib, row.total_gib - row.capacity_gib))
-    card, scheme = gpu(nearest.gpu), scheme_size(nearest.scheme)
+    card, scheme = gpu(nearest.gpu), find_scheme(nearest.scheme)
     found = list(changes(model, request, card, scheme, nearest.tp, nearest.pp))
     rest = nearest.total_gib - nearest.weights_gib - nearest.kv_needed_gib
     return DoesNotFit(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.engines.memory import EngineProfile, engine_profile
+from tasks.engines import EngineProfile, engine_profile
 from weighbridge.line import Line
 
 KV_BITS = {"fp8": 8, "fp8_e4m3": 8, "fp8_e5m2": 8, "int8": 8, "q8_0": 8.5, "q4_0": 4.5, "bfloat16": 16, "float16": 16,

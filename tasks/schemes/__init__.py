@@ -1,38 +1,88 @@
-"""Quantization schemes, one small file each; dropping a file in here adds one.
+"""Quantization schemes, one small file each; a file dropped in here, or an installed plug-in, adds one.
 
-A scheme says *what* the numbers become. *How* they are found is a method (`tasks/quantize/methods/`), and
-which layers they are found for is the plan's (`tasks/quantize/plan/recipe.py`).
+A scheme says *what* the numbers become, how large they are and what it takes to compute with them. *How* they are
+found is a method (`tasks/quantize/methods/`), and which layers they are found for is the recipe's
+(`tasks/quantize/plan/recipe.py`).
 """
 
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from pathlib import Path
 
-from tasks.schemes._scheme import Scheme
-from weighbridge.errors import SchemeUnknown
+from tasks.schemes._scheme import Capability, Scheme
+from weighbridge import plugins
+from weighbridge.errors import PluginInvalid, SchemeUnknown
 
-__all__ = ["Scheme", "scheme", "scheme_names"]
+__all__ = ["Capability", "Scheme", "all_schemes", "scheme", "scheme_names", "writable_scheme"]
 
 
 def scheme_names() -> tuple[str, ...]:
-    """Names of all schemes, sorted; `int8-w8a16` is the file `int8_w8a16.py`."""
+    """Names that a line may ask for, sorted; `int8-w8a16` is the file `int8_w8a16.py`."""
+    return tuple(sorted(scheme.name for scheme in all_schemes() if scheme.written))
+
+
+def all_schemes() -> tuple[Scheme, ...]:
+    """Every scheme, those that are only read among them: integers before floats before GGUF, more bits first."""
+    names = (*_built_in_names(), *plugins.names(plugins.SCHEMES, _built_in_names()))
+    return tuple(sorted(map(_load, names), key=_rank))
+
+
+def scheme(name: str) -> Scheme:
+    """Find a scheme by its name, whether a line may ask for it or not.
+
+    Raises:
+        SchemeUnknown: there is none of that name; the message lists all.
+        PluginInvalid: the plug-in of that name cannot be used.
+    """
+    if name in _built_in_names() or name in plugins.names(plugins.SCHEMES, _built_in_names()):
+        return _load(name)
+    raise SchemeUnknown(
+        f"There is no scheme called {name!r}; known schemes: {', '.join(scheme_names())}.",
+        "Name one of these in the line's `schemes`.",
+        where=name,
+    )
+
+
+def writable_scheme(name: str) -> Scheme:
+    """Find a scheme that a line may ask for.
+
+    Raises:
+        SchemeUnknown: there is none of that name, or it is only read in published releases.
+        PluginInvalid: the plug-in of that name cannot be used.
+    """
+    found = scheme(name)
+    if not found.written:
+        raise SchemeUnknown(
+            f"{name} is read in releases that are published so, and not written; "
+            f"schemes that are: {', '.join(scheme_names())}.",
+            "Name one of these in the line's `schemes`; bf16 serves a release as it was published.",
+            where=name,
+        )
+    return found
+
+
+@cache
+def _built_in_names() -> tuple[str, ...]:
     files = (path.stem for path in Path(__file__).parent.glob("*.py"))
     return tuple(sorted(stem.replace("_", "-") for stem in files if not stem.startswith("_")))
 
 
-def scheme(name: str) -> Scheme:
-    """The scheme of a name.
-
-    Raises:
-        SchemeUnknown: there is no such file; the message lists those that exist.
-    """
-    if name not in scheme_names():
-        raise SchemeUnknown(
-            f"There is no scheme called {name!r}; known schemes: {', '.join(scheme_names())}.",
-            "Name one of these in the line's `schemes`.",
+def _load(name: str) -> Scheme:
+    if name in _built_in_names():
+        found: object = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").SCHEME
+    else:
+        found = plugins.load_one(plugins.SCHEMES, name)
+    if not isinstance(found, Scheme) or found.name != name:
+        raise PluginInvalid(
+            f"The scheme {name!r} is {found!r}, not a `tasks.schemes.Scheme` of that name.",
+            "Correct the object, or uninstall its distribution.",
             where=name,
         )
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    found: Scheme = module.SCHEME
     return found
+
+
+def _rank(scheme: Scheme) -> tuple[int, int, str]:
+    family = 0 if not scheme.changes_weights else 3 if scheme.is_gguf else 2 if scheme.weight_type == "float" else 1
+    return family, -scheme.weight_bits, scheme.name

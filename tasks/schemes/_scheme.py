@@ -1,7 +1,8 @@
-"""What a scheme declares."""
+"""What a scheme states of itself: numbers, layout, methods, and the kernel that computes with it."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -9,13 +10,17 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
 
-Format = Literal["as-published", "int-quantized", "pack-quantized", "float-quantized", "gguf"]
+Format = Literal[
+    "as-published", "int-quantized", "pack-quantized", "float-quantized", "mxfp4-pack-quantized", "gguf"
+]  # fmt: skip
+Capability = Literal["weight_only", "int8_tensor_cores", "fp8", "fp8_block", "fp4", "ggml"]
+"""What a GPU may be capable of; `tasks/fit/hardware/gpus.yaml` says what each means."""
 
 
 class Scheme(BaseModel):
-    """One way to store and compute a model's Linear layers."""
+    """One way to store and compute a model's Linear layers: all that planning, quantizing and serving ask of it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     summary: str
@@ -26,31 +31,59 @@ class Scheme(BaseModel):
     format: Format
     """How compressed-tensors lays the weights out; `as-published` leaves the release alone."""
     group_sizes: tuple[int, ...] = ()
-    """Input columns that share a scale, tried from the left; none: one scale for each output row."""
+    """Input columns that share a scale, tried from the left; empty: one scale for each output row."""
     block: tuple[int, int] | None = None
-    """Rows and columns that share a scale, in place of groups; a layer that it does not divide is refused."""
+    """Rows and columns that share a 32-bit scale, in place of groups; a layer that it does not divide is refused."""
     weight_type: Literal["int", "float"] = "int"
-    """`float`: eight bits are FP8 E4M3."""
+    """`float`: eight bits are FP8 E4M3, four are FP4 E2M1."""
     symmetric: bool = True
-    """False: a zero point beside each scale."""
+    """False: a zero point of `weight_bits` beside each scale."""
+    scale_bytes: int = 2
+    """Size of one scale: bfloat16, as most releases are."""
     activation_group_size: int | None = None
     """Columns of an activation that share a scale; None: one scale a token."""
     methods: tuple[str, ...] = ("rtn",)
-    """Files of `tasks/quantize/methods/`, from the cheapest up: the rungs of the ladder."""
+    """Files of `tasks/quantize/methods/`, cheapest first: the order in which they are tried."""
     by_name: tuple[str, ...] = ()
-    """Methods that suit it too, for a line or `--method` to name."""
+    """Further suitable methods, used only when a line or `--method` names them."""
+    written: bool = True
+    """False: only read, in releases that are published so; no line can ask for it."""
+    kernel: str = ""
+    """The engine's kernel that computes with it, such as `w4a16`; empty: plain 16-bit kernels, which all engines have.
+
+    An engine serves the scheme if its profile lists this kernel.
+    """
+    capability: Capability | None = None
+    """What a GPU must be capable of to run the kernel; None: every GPU is."""
+    kept: tuple[str, ...] = ()
+    """Of a published checkpoint: names, or `re:` patterns, that it leaves unquantized beside the usual ones."""
 
     @property
     def changes_weights(self) -> bool:
-        """Whether there is anything to do at all."""
+        """Whether the weights differ from the release's."""
         return self.format != "as-published"
+
+    @property
+    def packed(self) -> bool:
+        """Whether several weights share a 32-bit word, with the shape (two int64) beside them."""
+        return self.format == "pack-quantized"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a file type of llama.cpp's, which decides the type of each tensor by itself."""
+        return self.format == "gguf"
+
+    def keeps(self, name: str) -> bool:
+        """Whether a published checkpoint's own list leaves this tensor unquantized."""
+        layer = name.removesuffix(".weight")
+        return any(re.search(_expression(pattern), layer) for pattern in self.kept)
 
     def strategy(self, group_size: int | None) -> str:
         """compressed-tensors' word for what shares a scale."""
         return "block" if self.block else "channel" if group_size is None else "group"
 
     def compressed_tensors(self, group_size: int | None) -> QuantizationScheme:
-        """The same in compressed-tensors' words, for llm-compressor (imports torch and transformers).
+        """Translate into compressed-tensors' scheme, for llm-compressor (imports torch and transformers).
 
         Args:
             group_size: the plan's choice out of `group_sizes`; None for one scale a row or block.
@@ -77,3 +110,10 @@ class Scheme(BaseModel):
                 group_size=self.activation_group_size,
             )
         return QuantizationScheme(targets=["Linear"], weights=weights, input_activations=activations)
+
+
+def _expression(pattern: str) -> str:
+    """A regular expression: `re:` matches from the start (compressed-tensors); else a part of the name, `*` a number."""
+    if pattern.startswith("re:"):
+        return f"^(?:{pattern[3:]})"
+    return re.escape(pattern).replace(r"\*", r"[^.]+")

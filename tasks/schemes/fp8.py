@@ -9,4 +9,6 @@ SCHEME = Scheme(
     activation_bits=8,
     format="float-quantized",
     weight_type="float",
+    kernel="w8a8_fp8",
+    capability="fp8",
 )

@@ -11,4 +11,6 @@ SCHEME = Scheme(
     weight_type="float",
     block=(128, 128),
     activation_group_size=128,
+    kernel="w8a8_fp8_block",
+    capability="fp8_block",
 )

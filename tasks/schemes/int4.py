@@ -13,4 +13,6 @@ SCHEME = Scheme(
     # Measured (docs/evidence/quantization.md): awq costs as much as gptq and gains less.
     methods=("rtn", "gptq"),
     by_name=("awq", "autoround"),
+    kernel="w4a16",
+    capability="weight_only",
 )

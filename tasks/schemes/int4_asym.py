@@ -12,4 +12,6 @@ SCHEME = Scheme(
     symmetric=False,
     methods=("rtn", "gptq"),
     by_name=("awq",),
+    kernel="w4a16_asym",
+    capability="weight_only",
 )

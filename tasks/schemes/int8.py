@@ -10,4 +10,6 @@ SCHEME = Scheme(
     format="int-quantized",
     methods=("rtn", "smoothquant_gptq"),
     by_name=("gptq",),
+    kernel="w8a8_int8",
+    capability="int8_tensor_cores",
 )

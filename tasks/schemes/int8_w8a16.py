@@ -9,4 +9,6 @@ SCHEME = Scheme(
     activation_bits=16,
     format="pack-quantized",
     by_name=("gptq",),
+    kernel="w8a16",
+    capability="weight_only",
 )

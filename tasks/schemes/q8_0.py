@@ -9,4 +9,6 @@ SCHEME = Scheme(
     activation_bits=16,
     format="gguf",
     methods=("ggml",),
+    kernel="gguf",
+    capability="ggml",
 )

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import tasks.engines.memory as engine_memory
 from tasks.engines.memory import EngineProfile, engine_names, engine_profile, graphs_gib, non_torch_gib
+
 from tasks.fit.hardware.gpus import gpu
 from tasks.fit.memory.activation import activation_bytes
 from tasks.fit.model.shape import ModelShape
-from tasks.schemes.bytes import scheme_names
 from weighbridge.errors import FitOptionUnknown
 
 GIB = 2**30

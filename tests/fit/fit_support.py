@@ -9,7 +9,7 @@ from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
 from tasks.fit.rows import FitRow
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 
 LLAMA, MIXTURE = "meta-llama--llama-3.1-8b-instruct", "qwen--qwen3-30b-a3b"
 GPUS = tuple(name for name in gpu_names() if name != "host")
@@ -17,4 +17,4 @@ GPUS = tuple(name for name in gpu_names() if name != "host")
 
 def row(model: Model, card: str, scheme: str, tp: int = 1, pp: int = 1, **asked: Any) -> FitRow:
     asked = {"version": "0.19", "context": 8192, "concurrency": 8, **asked}
-    return plan_row(model, Request(**asked), gpu(card), scheme_size(scheme), tp, pp)
+    return plan_row(model, Request(**asked), gpu(card), find_scheme(scheme), tp, pp)

@@ -16,7 +16,6 @@ from tasks.fit.hardware.gpus import gpu, gpu_names, use_gpus
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.shape import ModelShape
 from tasks.fit.request import Request
-from tasks.schemes.bytes import scheme_names
 from weighbridge.errors import FitOptionUnknown, GpuFileInvalid, GpuUnknown, SchemeUnknown
 
 NAMED = "T4 L4 A10 A100-40 A100-80 L40S RTX4090 RTX5090 RTX6000-Ada RTX-PRO-6000 H100-PCIe H100 H200 B200 MI300X"
@@ -36,7 +35,7 @@ def test_a_row_has_the_fields_that_the_issue_names(llama: ModelShape) -> None:
 def test_every_gpu_and_every_scheme_of_the_engine_by_default(llama: ModelShape) -> None:
     rows = catalogue(llama, REQUEST)
     assert {row.gpu for row in rows} == set(gpu_names()) - {"host"}
-    assert {row.scheme for row in rows} == set(scheme_names()) - {"q8-0", "q4-k-m"}
+    assert {row.scheme for row in rows} == {scheme.name for scheme in all_schemes()} - {"q8-0", "q4-k-m"}
     rows = catalogue(llama, Request(engine="ollama"), gpus=["L4"])
     assert {row.scheme for row in rows} == {"bf16", "q8-0", "q4-k-m"}
 

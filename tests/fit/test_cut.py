@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from examples import tiny
 from tasks.fit.memory.weights import Stage, Weights, stages
 from tasks.fit.model.shape import ModelShape, shape_of_config
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 
 TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
 """128 wide, 256 inside, 64 rows of keys, 512 words, tied."""
 
 
 def total(config: dict[str, Any], scheme: str) -> int:
-    return Weights(shape_of_config("by hand", config)).total_bytes(scheme_size(scheme))
+    return Weights(shape_of_config("by hand", config)).total_bytes(find_scheme(scheme))
 
 
 @pytest.mark.parametrize("scheme", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("tp", [2, 4, 8])
 def test_the_parts_together_are_the_whole_and_what_is_repeated(scheme: str, tp: int) -> None:
     config = {**TINY, "tie_word_embeddings": False}
-    weights, size = Weights(shape_of_config("tiny", config)), scheme_size(scheme)
+    weights, size = Weights(shape_of_config("tiny", config)), find_scheme(scheme)
     whole = Stage(0, 4, True, True)
     # Norms on every GPU; keys and values, 4 heads, twice on 8 GPUs.
     repeated = (tp - 1) * 9 * 128 * 2
@@ -43,7 +43,7 @@ def test_latents_and_routers_are_on_every_gpu(published_shape: Callable[[str], M
     shape = published_shape("deepseek-ai--deepseek-v2-lite")
     kept = re_sum(shape, ("kv_a_proj_with_mqa", "kv_a_layernorm", ".mlp.gate.", "norm0", "norm1", "model.norm"))
     weights, whole = Weights(shape), Stage(0, shape.layers, True, True)
-    parts = 4 * weights.gpu_bytes(scheme_size("bf16"), 4, whole)
+    parts = 4 * weights.gpu_bytes(find_scheme("bf16"), 4, whole)
     assert parts == pytest.approx(2 * (shape.parameters + 3 * kept), abs=4)
 
 
@@ -81,7 +81,7 @@ def test_stages_hold_every_layer_once(layers: int, pp: int) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_stages_together_are_the_whole_and_a_tied_head_twice(tied: bool) -> None:
     weights = Weights(shape_of_config("tiny", {**TINY, "tie_word_embeddings": tied}))
-    size, embedding = scheme_size("int8"), 2 * 512 * 128
+    size, embedding = find_scheme("int8"), 2 * 512 * 128
     parts = [weights.gpu_bytes(size, 1, stage) for stage in stages(4, 3)]
     # The last stage answers with the embedding, so it needs one of its own.
     assert sum(parts) == weights.total_bytes(size) + (embedding if tied else 0)
@@ -97,5 +97,5 @@ def test_the_vocabulary_is_padded_as_engines_do() -> None:
 def test_groups_must_survive_the_cut() -> None:
     weights = Weights(shape_of_config("tiny", TINY))
     # int4 takes groups of 128 here: o_proj's 128 columns cannot be halved.
-    assert "TP 2 leaves 64 columns" in weights.odd_cut(scheme_size("int4"), 2)
-    assert weights.odd_cut(scheme_size("int4"), 1) == weights.odd_cut(scheme_size("int8"), 8) == ""
+    assert "TP 2 leaves 64 columns" in weights.odd_cut(find_scheme("int4"), 2)
+    assert weights.odd_cut(find_scheme("int4"), 1) == weights.odd_cut(find_scheme("int8"), 8) == ""

@@ -15,7 +15,7 @@ from tasks.fit.hardware.gpus import gpu
 from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
-from tasks.schemes.bytes import scheme_names, scheme_size
+from tasks.schemes import scheme as find_scheme
 from tests.fit.fit_support import GPUS, LLAMA, MIXTURE, row
 
 
@@ -108,16 +108,16 @@ QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 
 
 @QUIET
-@given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from(scheme_names()), ASKED)
+@given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from([scheme.name for scheme in all_schemes()]), ASKED)
 def test_every_change_named_makes_it_fit(
     model: Callable[[str], Model], name: str, card: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     request = Request(version="0.19", **asked)
-    found = plan_row(model(name), request, gpu(card), scheme_size(scheme))
+    found = plan_row(model(name), request, gpu(card), find_scheme(scheme))
     if found.verdict == "fits":
         return
-    offered = list(changes(model(name), request, gpu(card), scheme_size(scheme), 1, 1))
-    assert cheapest_change(model(name), request, gpu(card), scheme_size(scheme), found) == next(iter(offered), "")
+    offered = list(changes(model(name), request, gpu(card), find_scheme(scheme), 1, 1))
+    assert cheapest_change(model(name), request, gpu(card), find_scheme(scheme), found) == next(iter(offered), "")
     for clause in offered:
         changed, on, by, tp = dict(asked), card, scheme, 1
         if clause == "an fp8 cache (--kv-dtype fp8)":
@@ -131,7 +131,7 @@ def test_every_change_named_makes_it_fit(
             tp = int(said[1])
         else:
             on = clause
-        again = plan_row(model(name), Request(version="0.19", **changed), gpu(on), scheme_size(by), tp)
+        again = plan_row(model(name), Request(version="0.19", **changed), gpu(on), find_scheme(by), tp)
         assert again.verdict == "fits", (clause, again.reason)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.shape import ModelShape
-from tasks.schemes.bytes import scheme_size
+from tasks.schemes import scheme as find_scheme
 
 # Half of `total_size` in the public model.safetensors.index.json; of Qwen3-8B half of the bytes named in public code.
 PARAMETERS = {
@@ -58,7 +58,7 @@ def test_mxfp4_releases_to_the_byte(
     weights = Weights(shape)
     assert weights.published and weights.published.name == "mxfp4"
     # Whichever scheme is asked for, it stays as published.
-    assert {weights.total_bytes(scheme_size(scheme)) for scheme in ("bf16", "mxfp4", "int4")} == {size_bytes}
+    assert {weights.total_bytes(find_scheme(scheme)) for scheme in ("bf16", "mxfp4", "int4")} == {size_bytes}
 
 
 @pytest.mark.parametrize(

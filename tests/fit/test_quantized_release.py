@@ -9,8 +9,9 @@ import pytest
 
 from examples import tiny
 from tasks.fit.memory.weights import Weights
+from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.shape import shape_of_config, shape_of_folder
-from tasks.schemes.bytes import published_scheme, scheme_size
+from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import ArchitectureUnknown
 
 TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
@@ -18,7 +19,7 @@ TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_ke
 
 
 def total(config: dict[str, Any], scheme: str) -> int:
-    return Weights(shape_of_config("by hand", config)).total_bytes(scheme_size(scheme))
+    return Weights(shape_of_config("by hand", config)).total_bytes(find_scheme(scheme))
 
 
 def compressed(bits: int, kind: str, activations: bool, **weights: Any) -> dict[str, Any]:
@@ -68,9 +69,9 @@ def test_the_files_say_what_an_unknown_method_weighs(tmp_path: Path) -> None:
     found = {"quant_method": "bitsandbytes"}
     from_headers = Weights(shape_of_folder(tiny.build(tmp_path / "tiny", quantization_config=found)))
     assert from_headers.published is None
-    assert from_headers.total_bytes(scheme_size("int4")) == from_headers.total_bytes(scheme_size("bf16"))
+    assert from_headers.total_bytes(find_scheme("int4")) == from_headers.total_bytes(find_scheme("bf16"))
     with pytest.raises(ArchitectureUnknown, match="bitsandbytes"):
-        Weights(shape_of_config("tiny", {**tiny.CONFIG, "quantization_config": found})).total_bytes(scheme_size("bf16"))
+        Weights(shape_of_config("tiny", {**tiny.CONFIG, "quantization_config": found})).total_bytes(find_scheme("bf16"))
 
 
 # 4 layers of 128 x (128 + 64 + 64 + 128 + 3 x 256): 147,456 numbers each.
@@ -108,4 +109,4 @@ def test_a_release_on_disk_stays_as_it_is(tmp_path: Path) -> None:
     found = {"quant_method": "awq", "bits": 4, "group_size": 64}
     plain = shape_of_folder(tiny.build(tmp_path / "plain"))
     quantized = Weights(shape_of_folder(tiny.build(tmp_path / "awq", quantization_config=found)))
-    assert {quantized.total_bytes(scheme_size(name)) for name in ("bf16", "int4")} == {2 * plain.parameters}
+    assert {quantized.total_bytes(find_scheme(name)) for name in ("bf16", "int4")} == {2 * plain.parameters}

@@ -13,7 +13,7 @@ from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.parts import Piece, held, pieces_of
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
-from tasks.schemes.bytes import scheme_names, scheme_size
+from tasks.schemes import scheme as find_scheme
 from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown, SchemeUnknown
 
@@ -36,7 +36,7 @@ TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_ke
 
 
 def total(config: dict[str, Any], scheme: str) -> int:
-    return Weights(shape_of_config("by hand", config)).total_bytes(scheme_size(scheme))
+    return Weights(shape_of_config("by hand", config)).total_bytes(find_scheme(scheme))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def total(config: dict[str, Any], scheme: str) -> int:
     ],
 )
 def test_llama_8b_weighs_what_it_should(llama: ModelShape, scheme: str, expected: int) -> None:
-    assert Weights(llama).total_bytes(scheme_size(scheme)) == expected
+    assert Weights(llama).total_bytes(find_scheme(scheme)) == expected
 
 
 def test_smollm2_is_as_large_as_it_was_when_quantized() -> None:
@@ -68,7 +68,7 @@ def test_a_width_that_no_group_divides_is_named() -> None:
 
 def test_an_unknown_scheme_names_those_that_are_known() -> None:
     with pytest.raises(SchemeUnknown, match="int4"):
-        scheme_size("int3")
+        find_scheme("int3")
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,7 @@ def test_headers_and_config_alone_weigh_the_same(tmp_path: Path, config: dict[st
     from_headers = shape_of_folder(tiny.build(tmp_path / "tiny", shards=2, **config))
     from_config = shape_of_config("tiny", {**tiny.CONFIG, **config})
     assert (from_headers.origin, from_config.origin) == ("headers", "config")
-    for scheme in scheme_names():
-        size = scheme_size(scheme)
+    for size in all_schemes():
         assert Weights(from_headers).total_bytes(size) == Weights(from_config).total_bytes(size)
     assert from_headers.parameters == sum(math.prod(sides) for sides in tiny.shapes(from_headers.config).values())
 
@@ -155,7 +154,7 @@ def test_q8_0_is_as_large_as_what_the_gguf_package_writes(sides: tuple[int, int]
 def test_llama_8b_has_llama_cpps_bits_per_weight(llama: ModelShape) -> None:
     # llama.cpp, tools/quantize/README.md, Llama 3.1 8B: 4.8944 and 8.5008 bits per weight.
     for scheme, bits in (("q4-k-m", 4.8944), ("q8-0", 8.5008)):
-        size = Weights(llama).total_bytes(scheme_size(scheme))
+        size = Weights(llama).total_bytes(find_scheme(scheme))
         assert size * 8 / llama.parameters == pytest.approx(bits, abs=5e-5)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.schemes.bytes import scheme_names
+from tasks.schemes import Capability, Scheme, all_schemes
 from weighbridge.errors import GpuFileInvalid, GpuUnknown
 from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
@@ -37,8 +37,8 @@ class Gpu(BaseModel):
     int8_tops: float = 0
     compute_capability: str = ""
     """NVIDIA's, such as 8.9; AMD's name of the architecture."""
-    supports: tuple[str, ...]
-    """Schemes beside bf16."""
+    capabilities: tuple[Capability, ...]
+    """What engines have kernels for on it, beside plain 16-bit ones."""
     source: str
 
     @property
@@ -50,6 +50,10 @@ class Gpu(BaseModel):
     def utilization(self) -> float:
         """Share of a machine's own memory that an engine may take; of a GPU's the engine's profile tells."""
         return HOST_UTILIZATION if self.is_host else 1.0
+
+    def runs(self, scheme: Scheme) -> bool:
+        """Whether the hardware can run a scheme's kernel; on a processor the engine's profile says so instead."""
+        return self.is_host or scheme.capability is None or scheme.capability in self.capabilities
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -103,6 +107,8 @@ def _read(path: Path) -> dict[str, Gpu]:
         raise invalid("The file of GPUs must map names to their fields.", str(path))
     found = {}
     for name, fields in entries.items():
+        if isinstance(fields, dict) and "supports" in fields:
+            raise invalid(_capabilities_instead(fields["supports"]), f"{path.name}, {name}")
         try:
             found[str(name)] = Gpu.model_validate({**(fields or {}), "name": str(name)})
         except (ValidationError, TypeError) as error:
@@ -110,6 +116,13 @@ def _read(path: Path) -> dict[str, Gpu]:
             field = ".".join(str(part) for part in first["loc"])
             raise invalid(f"{field or 'the entry'}: {first['msg']}.", f"{path.name}, {name}") from None
     return found
+
+
+def _capabilities_instead(supports: Any) -> str:
+    """The error for an entry in the form of earlier versions, which listed schemes; it says what to write instead."""
+    listed = supports if isinstance(supports, list) else []
+    needed = sorted({scheme.capability for scheme in all_schemes() if scheme.capability and scheme.name in listed})
+    return f"supports: a GPU lists capabilities now, not schemes; write `capabilities: [{', '.join(needed)}]` instead."
 
 
 def _host() -> Gpu:
@@ -122,6 +135,6 @@ def _host() -> Gpu:
     return Gpu(
         name=HOST,
         memory_gib=usable / GIB,
-        supports=tuple(name for name in scheme_names() if name != "bf16"),
+        capabilities=(),
         source="psutil, and the container's limit where there is one",
     )

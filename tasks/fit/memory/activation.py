@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.engines.memory import Activation
+from tasks.engines import Activation
 from tasks.fit.model.architectures import required
 
 

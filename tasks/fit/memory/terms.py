@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tasks.engines.memory import EngineProfile, graphs_gib, non_torch_gib
+from tasks.engines import EngineProfile, graphs_gib, non_torch_gib
 from tasks.fit.hardware.gpus import Gpu
 from tasks.fit.memory.activation import activation_bytes
 from tasks.fit.memory.extra_weights import extra_bytes
@@ -14,7 +14,7 @@ from tasks.fit.memory.weights import Stage, Weights
 from tasks.fit.model.architectures import has_towers
 from tasks.fit.model.shape import ModelShape, published_dtype
 from tasks.fit.request import KV_BITS, Request
-from tasks.schemes.bytes import SchemeSize
+from tasks.schemes import Scheme
 from tasks.source.headers import BITS
 from weighbridge.errors import FitOptionUnknown
 from weighbridge.units import GIB
@@ -47,7 +47,7 @@ def terms_of(
     profile: EngineProfile,
     request: Request,
     card: Gpu,
-    scheme: SchemeSize,
+    scheme: Scheme,
     stage: Stage,
     tp: int,
     pp: int,
@@ -66,7 +66,7 @@ def terms_of(
         answers=stage.answers,
         pipelined=pp > 1,
         towers=has_towers(model.shape.config),
-        packed_experts="mxfp4" in (scheme.name, model.weights.published.name if model.weights.published else ""),
+        packed_experts="mxfp4" in (scheme.kernel, model.weights.published.kernel if model.weights.published else ""),
     )
     graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
     other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB
@@ -95,14 +95,12 @@ def terms_of(
     return terms._replace(kv=kv, tokens=held.tokens, requests=held.requests)
 
 
-def _weights_bytes(
-    model: Model, profile: EngineProfile, scheme: SchemeSize, stage: Stage, tp: int, number: int
-) -> float:
+def _weights_bytes(model: Model, profile: EngineProfile, scheme: Scheme, stage: Stage, tp: int, number: int) -> float:
     stored: float = model.weights.gpu_bytes(scheme, tp, stage)
     if profile.weights == "dense":
         return max(stored, model.weights.dense_bytes(number))
     published = BITS[published_dtype(model.shape.config)] // 8
-    if scheme.weight_bits is None and not model.shape.quantized_by:
+    if not scheme.changes_weights and not model.shape.quantized_by:
         stored *= number / published if model.shape.origin != "headers" else 1
     if profile.rope_tables:
         stored += extra_bytes(model.shape, tp=tp, layers=stage.end_layer - stage.first_layer, bytes_each=number)

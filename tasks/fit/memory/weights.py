@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 from tasks.fit.memory.gguf_sizes import gguf_bytes
 from tasks.fit.model.architectures import kv_heads, required
 from tasks.fit.model.parts import EMBEDDING, HEAD, Piece
+from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.shape import ModelShape
-from tasks.schemes.bytes import SchemeSize, published_scheme
+from tasks.schemes import Scheme
+from tasks.schemes import scheme as find_scheme
 from tasks.source.headers import BITS
 from weighbridge.errors import ArchitectureUnknown
 
@@ -70,7 +72,7 @@ class Weights:
         self._groups: dict[str, int | None] = {}
 
     @cached_property
-    def published(self) -> SchemeSize | None:
+    def published(self) -> Scheme | None:
         """The scheme that the release was published in."""
         try:
             return published_scheme(self.shape.config)
@@ -79,11 +81,11 @@ class Weights:
                 raise
             return None  # the files say how large it is, whatever the method
 
-    def gpu_bytes(self, scheme: SchemeSize, tp: int, stage: Stage) -> int:
+    def gpu_bytes(self, scheme: Scheme, tp: int, stage: Stage) -> int:
         """Bytes on one GPU of a stage.
 
         Args:
-            scheme: from `scheme_size`; of a release that is quantized already, any: it stays as published.
+            scheme: what to store it as; of a release that is quantized already, any: it stays as published.
             tp: GPUs that share each tensor.
             stage: from `stages`.
 
@@ -95,7 +97,7 @@ class Weights:
             self._bytes[key] = self._measure(scheme, tp, stage)
         return self._bytes[key]
 
-    def total_bytes(self, scheme: SchemeSize) -> int:
+    def total_bytes(self, scheme: Scheme) -> int:
         """Bytes of the whole model on one GPU, its vocabulary padded.
 
         Raises:
@@ -107,7 +109,7 @@ class Weights:
         """Bytes of the weights when every number takes the same."""
         return self.shape.parameters * bytes_each
 
-    def group_size(self, scheme: SchemeSize) -> int | None:
+    def group_size(self, scheme: Scheme) -> int | None:
         """The scheme's group size for this model, None where it has none.
 
         Raises:
@@ -117,7 +119,7 @@ class Weights:
             self._groups[scheme.name] = self._choose_group(scheme)
         return self._groups[scheme.name]
 
-    def _choose_group(self, scheme: SchemeSize) -> int | None:
+    def _choose_group(self, scheme: Scheme) -> int | None:
         if not scheme.group_sizes:
             return None
         layers = [piece for piece in self.linear if not scheme.keeps(piece.name)]
@@ -146,7 +148,7 @@ class Weights:
                 found.setdefault(piece.shape[-1], piece.name)
         return found
 
-    def odd_cut(self, scheme: SchemeSize, tp: int) -> str:
+    def odd_cut(self, scheme: Scheme, tp: int) -> str:
         """Why a scheme's groups do not survive the cut by columns, or nothing.
 
         Engines refuse a layer whose part on one GPU is no whole number of groups (vLLM: "not divisible by
@@ -160,18 +162,18 @@ class Weights:
                 return f"TP {tp} leaves {width // tp} columns of {name}, no multiple of group {group}"
         return ""
 
-    def _measure(self, scheme: SchemeSize, tp: int, stage: Stage) -> int:
+    def _measure(self, scheme: Scheme, tp: int, stage: Stage) -> int:
         quantized = self.shape.quantized_by is not None
         if quantized:
             # Headers tell what lies in the files; a config alone tells how it was packed.
             scheme = self.published if self.published and self.shape.origin != "headers" else scheme
             if self.shape.origin == "headers":
-                scheme = SchemeSize(name="as published", weight_bits=None)
+                scheme = find_scheme("bf16")
         group = self.group_size(scheme)
         total = 0.0
-        for cut, copies in self._count(stage, scheme.gguf or bool(scheme.kept)).items():
+        for cut, copies in self._count(stage, scheme.is_gguf or bool(scheme.kept)).items():
             share = self._share(cut.rule, tp)
-            padded = _padded(cut) if not scheme.gguf else cut
+            padded = _padded(cut) if not scheme.is_gguf else cut
             total += piece_bytes(padded, scheme, group, self.shape) * copies * share
         return int(total)
 
@@ -223,14 +225,14 @@ def stages(layers: int, pp: int) -> tuple[Stage, ...]:
     return tuple(made)
 
 
-def piece_bytes(cut: Cut, scheme: SchemeSize, group: int | None, shape: ModelShape) -> float:
+def piece_bytes(cut: Cut, scheme: Scheme, group: int | None, shape: ModelShape) -> float:
     """Bytes of one tensor under a scheme."""
     elements = 1
     for side in cut.shape:
         elements *= side
-    if scheme.gguf:
+    if scheme.is_gguf:
         return gguf_bytes(cut.name, cut.shape, scheme.name, shape)
-    if scheme.weight_bits is None or not cut.linear or scheme.keeps(cut.name):
+    if not scheme.changes_weights or not cut.linear or scheme.keeps(cut.name):
         return elements * BITS[cut.dtype] / 8
     width = cut.shape[-1]
     rows = elements // width
@@ -240,7 +242,7 @@ def piece_bytes(cut: Cut, scheme: SchemeSize, group: int | None, shape: ModelSha
     if scheme.block:
         return rows * row_bytes + -(-rows // scheme.block[0]) * -(-width // scheme.block[1]) * 4
     scales = rows * (width // group if group else 1)
-    zeros = scales * scheme.weight_bits / 8 if scheme.zero_points else 0
+    zeros = scales * scheme.weight_bits / 8 if not scheme.symmetric else 0
     return rows * row_bytes + scales * scheme.scale_bytes + zeros + (SHAPE_BYTES if scheme.packed else 0)
 
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from tasks.fit.model.architectures import architecture, has_towers, required, text_config, text_part
 from tasks.fit.model.layout import text_layout
 from tasks.fit.model.parts import Piece, held, pieces_of
+from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.towers import tower_layout
-from tasks.schemes.bytes import published_scheme
 from tasks.source.headers import read_header
 from weighbridge.errors import ArchitectureUnknown
 
@@ -67,7 +67,7 @@ class ModelShape(BaseModel):
         if self.origin != "headers" or not self.quantized_by:
             return sum(piece.elements for piece in self.pieces)
         published = published_scheme(self.config)
-        bits = published.weight_bits if published and published.weight_bits else 8
+        bits = published.weight_bits if published else 8
         return sum(piece.elements * piece.numbers_each(bits) for piece in self.pieces)
 
     @cached_property

@@ -1,0 +1,108 @@
+"""What every engine states of itself, and what it is given to start."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.engines._memory import EngineProfile
+
+
+class EnginePlan(BaseModel):
+    """What one engine process is to serve, and how: part of what is weighed and approved."""
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: str
+    engine_version: str
+    model_name: str
+    """Name under which clients ask for it: the line's."""
+    context: int
+    """Longest prompt plus answer, tokens."""
+    concurrency: int
+    """Requests at once, each of full context."""
+    flags: dict[str, str | int | float | bool] = {}
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits over all of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def flag_arguments(self) -> list[str]:
+        """The line's own flags as `--name value`; true is the flag alone, false is left out."""
+        arguments: list[str] = []
+        for name, value in self.flags.items():
+            if value is False:
+                continue
+            arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return arguments
+
+
+class LaunchSpec(BaseModel):
+    """How to start an engine; it runs in a folder where `model_name` is the model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class KnownArchitectures(BaseModel):
+    """The model architectures that an engine lists as its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    """Name and version for a reader."""
+    unlisted: Literal["refuses", "asks", "notes"]
+    """What the watch does about an architecture that is not listed: ignore it, ask a person, or only note it."""
+    source: str
+    architectures: frozenset[str]
+    """Class names, as `architectures` in config.json."""
+
+
+class Engine(ABC):
+    """One kind of engine: a file of this folder with a class `Engine(…)`, or a plug-in."""
+
+    memory: ClassVar[tuple[EngineProfile, ...]]
+    """What it takes in memory: a profile for each span of versions, oldest first. Stated by every engine."""
+
+    ready_seconds: ClassVar[float] = 900.0
+    """Longest sensible time from start to the first healthy answer."""
+
+    reads: ClassVar[Literal["safetensors", "GGUF"]] = "safetensors"
+    """The files that it serves; `launch` is not called for an artifact of the other kind."""
+
+    prompt_log_probabilities: ClassVar[bool] = False
+    """Whether it returns a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""
+
+    top_log_probabilities: ClassVar[int] = 0
+    """How many alternatives it returns log-probabilities for at each generated token; 0: none."""
+
+    architectures: ClassVar[KnownArchitectures | None] = None
+    """Architectures that it lists as its own; None: it has no list, and only its start shows."""
+
+    def health_path(self, plan: EnginePlan) -> str:
+        """Path that answers 200 once the engine can serve, for the gateway's checks; no proof that it serves well."""
+        return "/health"
+
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the engine that would be started; part of what is weighed.
+
+        Raises:
+            EngineFailed: it is not installed.
+        """
+
+    @abstractmethod
+    def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
+        """Command and environment that start it.
+
+        Raises:
+            EngineFailed: the line has a flag that the engine does not take.
+        """
