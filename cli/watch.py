@@ -26,6 +26,7 @@ def watch(
     was to be started was left; else that of the first error.
     """
     from registry.installation import Installation
+    from tasks.engines import known_architectures
     from tasks.fit.report import fit
     from tasks.source.start import start_release
     from tasks.source.watch import record_decisions, start_releases, triage_line
@@ -38,7 +39,7 @@ def watch(
     names = lines or line_names()
     for name in lines or []:
         Line.load(name)  # a name that was typed wrong is worth more than a row
-    rows = [row for name in names for row in triage_line(installation, name, fit)]
+    rows = [row for name in names for row in triage_line(installation, name, fit, known_architectures)]
     if not dry_run:
         rows = start_releases(installation, rows, partial(start_release, settings))
         for problem in record_decisions(installation, names):

@@ -35,8 +35,7 @@ from tasks.quantize.process.staging import (
 )
 from tasks.quantize.published.check import require_valid_published
 from tasks.quantize.record import QuantizationRecord
-from tasks.schemes import Scheme
-from tasks.schemes import scheme as scheme_of
+from tasks.schemes import Scheme, writable_scheme
 from weighbridge import __version__
 from weighbridge.errors import OptionInvalid, QuantizationUncovered
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
@@ -99,7 +98,7 @@ def quantize(
         ArtifactMissing: the store does not hold the release.
     """
     store = store or Store()
-    chosen = scheme_of(scheme)
+    chosen = writable_scheme(scheme)
     source = store.path(weights)
     if not chosen.changes_weights:
         require_valid_published(source)
@@ -151,7 +150,7 @@ def quantize_folder(
         OptionInvalid: `out` exists, or the scheme changes nothing.
         QuantizationUncovered, QuantizationFailed, MemoryShort, DiskFull: as for `quantize`.
     """
-    chosen = scheme_of(scheme)
+    chosen = writable_scheme(scheme)
     if not chosen.changes_weights:
         raise OptionInvalid(f"{scheme} leaves a release as it is.", "Name a scheme that changes weights.", "--scheme")
     out = out.absolute()

@@ -113,7 +113,7 @@ class Scheme(BaseModel):
 
 
 def _expression(pattern: str) -> str:
-    """A regular expression: `re:` matches from the start (compressed-tensors); else a part of the name, `*` a number."""
+    """As a regular expression: `re:` from the start (compressed-tensors); else a part of the name, `*` a number."""
     if pattern.startswith("re:"):
         return f"^(?:{pattern[3:]})"
     return re.escape(pattern).replace(r"\*", r"[^.]+")

@@ -15,7 +15,7 @@ from tasks.source.changes import ChangeReport, changes_against
 from tasks.source.hub import Source
 from tasks.source.progress import byte_bar
 from tasks.source.start import start_release
-from tasks.source.triage import FitCheck
+from tasks.source.triage import ArchitectureLookup, FitCheck
 from tasks.source.watch_rows import Row, sentences, table_cells
 from tasks.steps import log_progress, run_logger, step
 from weighbridge.line import Line
@@ -39,9 +39,11 @@ def download(installation: Installation, source: Source, line: str) -> Artifact:
 
 
 @step("triage-{line}")
-def triage_line(installation: Installation, line: str, fits: FitCheck) -> list[Row]:
+def triage_line(
+    installation: Installation, line: str, fits: FitCheck, known_architectures: ArchitectureLookup
+) -> list[Row]:
     """Read a line's source and decide about each new commit; a failure becomes a row."""
-    rows = watching.triage_line(installation, line, fits)
+    rows = watching.triage_line(installation, line, fits, known_architectures)
     for row in rows:
         for text in ([f"{row.error.code}: {row.error.what}"] if row.error else []) + sentences(row):
             run_logger().info("%s: %s", line, text)

@@ -12,18 +12,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict
 
 from registry.watch.ledger import Decision, Numbers, Outcome, Reason
 from tasks.source import admission
 from tasks.source.hub import Source, pin_repository
 from tasks.source.successors import BILLION, ListedCommit
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
-from weighbridge.files import read_yaml
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
 from weighbridge.units import GIB
@@ -62,18 +57,27 @@ class FitCheck(Protocol):
         """Plan a pinned release."""
 
 
-class _KnownArchitectures(BaseModel):
-    """The architectures that an engine documents: a file `known_to_<engine>.yaml` in this folder."""
+class KnownArchitectures(Protocol):
+    """What triage reads of an engine's list of architectures; `tasks.engines.KnownArchitectures` has it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    @property
+    def engine(self) -> str: ...
+    @property
+    def unlisted(self) -> Literal["refuses", "asks", "notes"]: ...
+    @property
+    def architectures(self) -> frozenset[str]: ...
 
-    engine: str
-    unlisted: Literal["refuses", "asks", "notes"]
-    source: str
-    architectures: frozenset[str]
+
+class ArchitectureLookup(Protocol):
+    """The signature of `tasks.engines.known_architectures`."""
+
+    def __call__(self, name: str, /) -> KnownArchitectures | None:
+        """Find the architectures that an engine documents, or None if it has no list."""
 
 
-def triage(found: ListedCommit, line: Line, rules: str, fits: FitCheck) -> Decision:
+def triage(
+    found: ListedCommit, line: Line, rules: str, fits: FitCheck, known_architectures: ArchitectureLookup
+) -> Decision:
     """Decide about a new commit.
 
     Args:
@@ -81,10 +85,11 @@ def triage(found: ListedCommit, line: Line, rules: str, fits: FitCheck) -> Decis
         line: with its admission rules and policy.
         rules: digest of these, for the ledger.
         fits: plans the release on the line's GPUs.
+        known_architectures: finds the architectures that the line's engine documents.
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceDamaged: the Hub did not answer, or with wrong data.
-        GpuUnknown, SchemeUnknown: the line names an unknown GPU or scheme.
+        EngineUnknown, GpuUnknown, SchemeUnknown: the line names an unknown engine, GPU or scheme.
     """
     numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
     try:
@@ -99,7 +104,7 @@ def triage(found: ListedCommit, line: Line, rules: str, fits: FitCheck) -> Decis
         reasons = (
             *_family(source, found, line),
             *_admission(source, line),
-            *_engine(source, line),
+            *_engine(source, known_architectures(line.engine.name)),
             *_disk(numbers),
             *unfit,
         )
@@ -151,14 +156,7 @@ def _admission(source: Source, line: Line) -> tuple[Reason, ...]:
     return ()
 
 
-@cache
-def _known(engine: str) -> _KnownArchitectures | None:
-    path = Path(__file__).with_name(f"known_to_{engine}.yaml")
-    return _KnownArchitectures.model_validate(read_yaml(path)) if path.is_file() else None
-
-
-def _engine(source: Source, line: Line) -> Iterator[Reason]:
-    known = _known(line.engine.name)
+def _engine(source: Source, known: KnownArchitectures | None) -> Iterator[Reason]:
     names = source.config.get("architectures") or []
     if known and names and not set(names) <= known.architectures:
         yield Reason(

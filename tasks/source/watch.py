@@ -1,6 +1,6 @@
 """Watch one line: find new commits at its source, decide about each, and start each release once.
 
-    rows = triage_line(installation, name, fit)          # reads and decides; changes nothing
+    rows = triage_line(installation, name, fit, known_architectures)   # reads and decides; changes nothing
     rows = start_releases(installation, rows, start)     # starts each release once a commit
     record_decisions(installation, [name])               # sends MLflow the decisions that it lacks
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from registry.installation import Installation
 from registry.watch.ledger import Decision, Entry, Ledger, Numbers, Reason, Starter
 from tasks.source.successors import LISTED, ListedCommit, list_sources
-from tasks.source.triage import FitCheck, triage
+from tasks.source.triage import ArchitectureLookup, FitCheck, triage
 from tasks.source.watch_rows import Failure, Row
 from weighbridge.errors import ReleaseNotStarted, StackDown, WeighbridgeError
 from weighbridge.line import Line
@@ -29,13 +29,16 @@ ANSWER_SECONDS = 3.0
 """Timeout of MLflow's health check. Knowing what serves is useful, but the ledger is enough without it."""
 
 
-def triage_line(installation: Installation, name: str, fits: FitCheck) -> list[Row]:
+def triage_line(
+    installation: Installation, name: str, fits: FitCheck, known_architectures: ArchitectureLookup
+) -> list[Row]:
     """Read a line's source and decide about each new commit; start and write nothing.
 
     Args:
         installation: the ledgers, MLflow and the Hub's endpoint.
         name: the line.
-        fits: `tasks.fit.report.fit`, passed in because this stage may not import the next one.
+        fits: `tasks.fit.report.fit`, passed in because this stage may not import later ones.
+        known_architectures: `tasks.engines.known_architectures`, for the same reason.
 
     Returns:
         A row for the head and one for each successor; one row with the error if the line or its source cannot be
@@ -46,7 +49,9 @@ def triage_line(installation: Installation, name: str, fits: FitCheck) -> list[R
         ledger, known, listing = _ledger(installation, name), known_sources(installation, name), list_sources(line)
     except WeighbridgeError as error:
         return [Row(line=name, error=Failure.of(error))]
-    rows = [_row(line, found, ledger, known, fits) for found in (listing.head, *listing.successors)]
+    rows = [
+        _row(line, found, ledger, known, fits, known_architectures) for found in (listing.head, *listing.successors)
+    ]
     rows = [row.model_copy(update={"notes": _notes(row, ledger, known, listing.truncated)}) for row in rows]
     # A watch that was killed may have left a start unconfirmed; finish it even if the commit is no longer listed.
     listed = {(row.decision.repo, row.decision.commit) for row in rows if row.decision}
@@ -142,7 +147,14 @@ def _start(installation: Installation, row: Row, start: Starter) -> Row:
     return row.model_copy(update={"state": entry.state, "flow_run": entry.flow_run})
 
 
-def _row(line: Line, found: ListedCommit, ledger: Ledger, known: KnownSources | None, fits: FitCheck) -> Row:
+def _row(
+    line: Line,
+    found: ListedCommit,
+    ledger: Ledger,
+    known: KnownSources | None,
+    fits: FitCheck,
+    known_architectures: ArchitectureLookup,
+) -> Row:
     rules = rules_of(line)
     try:
         entry = _entry(ledger, found)
@@ -150,7 +162,7 @@ def _row(line: Line, found: ListedCommit, ledger: Ledger, known: KnownSources | 
             return _skipped(line, found, rules, reason, entry)
         if entry and _unfinished(entry, found, rules):
             return Row(line=line.name, decision=entry.decision, state=entry.state)
-        decision = triage(found, line, rules, fits)
+        decision = triage(found, line, rules, fits, known_architectures)
         if entry and entry.settled and entry.decision.says_as(decision):
             return _skipped(line, found, rules, _decided_before(entry), entry, decision.numbers)
     except WeighbridgeError as error:

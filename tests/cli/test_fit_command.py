@@ -185,7 +185,9 @@ def test_the_plot_is_written(run, model, tmp_path):
 
 def test_ones_own_gpus_and_prices(run, model, tmp_path):
     rack, prices = tmp_path / "rack.yaml", tmp_path / "prices.yaml"
-    rack.write_text(yaml.safe_dump({"Rack": {"memory_gib": 60, "supports": ["int8"], "source": "mine"}}))
+    rack.write_text(
+        yaml.safe_dump({"Rack": {"memory_gib": 60, "capabilities": ["int8_tensor_cores"], "source": "mine"}})
+    )
     prices.write_text("rentals: {scaleway-h100-pcie: {price: 0.1, date: 2026-11-20, source: a dream}}")
     gpus._catalogue.cache_clear()
     try:

@@ -1,44 +1,37 @@
-"""What engines take beside weights and cache: every profile's data, and vLLM's own logs."""
+"""Engines' memory profiles: sound data, the right one for a version, and vLLM's own logs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tasks.engines.memory as engine_memory
-from tasks.engines.memory import EngineProfile, engine_names, engine_profile, graphs_gib, non_torch_gib
 
+from tasks.engines import EngineProfile, engine, engine_names, engine_profile, graphs_gib, non_torch_gib
 from tasks.fit.hardware.gpus import gpu
-from tasks.fit.memory.activation import activation_bytes
-from tasks.fit.model.shape import ModelShape
-from weighbridge.errors import FitOptionUnknown
-
-GIB = 2**30
-FILES = sorted((Path(engine_memory.__file__).parent / "profiles").glob("*.yaml"))
+from tasks.schemes import all_schemes
+from weighbridge.errors import EngineUnknown, FitOptionUnknown
 
 
 def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def spans(engine: str) -> list[EngineProfile]:
-    return engine_memory._profiles()[engine]
+def spans(name: str) -> tuple[EngineProfile, ...]:
+    return engine(name).memory
 
 
-def test_every_file_is_an_engine() -> None:
-    assert engine_names() == tuple(path.stem for path in FILES)
+def test_the_engines_that_lines_have_named_so_far_are_all_there() -> None:
     assert {"vllm", "sglang", "tensorrt-llm", "llama-cpp", "ollama", "transformers"} <= set(engine_names())
 
 
-@pytest.mark.parametrize("engine", [path.stem for path in FILES])
+@pytest.mark.parametrize("engine", engine_names())
 def test_profiles_are_sound(engine: str) -> None:
     profiles = spans(engine)
     for profile in profiles:
         assert len(profile.source) > 40 and profile.band_gib > 0 and not profile.nearest
-        assert set(profile.schemes) <= set(scheme_names()) and "bf16" in profile.schemes
+        assert set(profile.kernels) <= {scheme.kernel for scheme in all_schemes()}
+        assert set(profile.processor_needs) <= set(profile.kernels)
         assert "weights" in profile.inside and 1 in profile.non_torch_gib
     for earlier, later in itertools.pairwise(profiles):
         # In order, without overlap, and only the last is open.
@@ -46,7 +39,7 @@ def test_profiles_are_sound(engine: str) -> None:
     assert not profiles[-1].until
 
 
-@pytest.mark.parametrize("engine", [path.stem for path in FILES])
+@pytest.mark.parametrize("engine", engine_names())
 @pytest.mark.parametrize("name", ["T4", "A100-80", "H100", "B200"])
 def test_every_profile_answers_for_every_size_of_gpu(engine: str, name: str) -> None:
     for profile in spans(engine):
@@ -76,60 +69,15 @@ def test_a_version_finds_its_profile(asked: str | None, since: str, nearest: boo
     assert (profile.name, profile.since, profile.nearest) == ("vllm", since, nearest)
 
 
-def test_an_engine_without_a_profile_takes_the_nearest() -> None:
-    profile = engine_profile("new", "1.0")
-    assert (profile.name, profile.nearest) == ("vllm", True)
+def test_an_unknown_engine_is_not_planned_as_another() -> None:
+    with pytest.raises(EngineUnknown, match=r"no engine called 'new'.*vllm"):
+        engine_profile("new", "1.0")
 
 
 def test_labels_name_the_versions() -> None:
     assert engine_profile("vllm", "0.18").label == "vllm 0.17 to 0.19"
     assert engine_profile("vllm", None).label == "vllm 0.20 and newer"
     assert engine_profile("llama-cpp", None).label == "llama-cpp"
-
-
-# --- a step ---------------------------------------------------------------------------------
-
-
-def activation_gib(shape: ModelShape, version: str = "0.19", **given: Any) -> float:
-    step: dict[str, Any] = {"tokens": 8192, "sequences": 1024, "bytes_each": 2, "tp": 1, "answers": True}
-    step |= {"pipelined": False, "towers": False, **given}
-    return activation_bytes(engine_profile("vllm", version).activation, shape.text, **step) / GIB
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "logged", "within"),
-    [
-        # "peak activation memory" of vLLM 0.19.0 on H100, 8,192 tokens and 1,024 sequences a step (llm-d Planner's
-        # published sweep).
-        ("codellama--codellama-7b-hf", {}, 0.77, 0.03),
-        ("meta-llama--llama-3.1-8b-instruct", {}, 1.89, 0.03),
-        ("meta-llama--llama-3.1-8b-instruct", {"tp": 4}, 1.89, 0.03),
-        ("meta-llama--llama-3.1-8b-instruct", {"bytes_each": 4}, 2.21, 0.03),
-        ("google--gemma-2-9b-it", {}, 3.65, 0.1),
-        ("google--gemma-3-4b-it", {"towers": True}, 3.89, 0.1),
-        ("google--gemma-3-27b-it", {"towers": True}, 3.99, 0.15),
-        ("qwen--qwen3-30b-a3b", {}, 2.68, 0.1),
-        ("moonshotai--kimi-vl-a3b-instruct", {"towers": True}, 2.92, 0.1),
-        ("moonshotai--kimi-vl-a3b-instruct", {"towers": True, "tp": 2}, 2.85, 0.1),
-        # A stage without the head samples nothing.
-        ("meta-llama--llama-3.1-8b-instruct", {"pipelined": True, "answers": False}, 1.1, 0.1),
-    ],
-)
-def test_activations_of_vllms_logs(
-    published_shape: Callable[[str], ModelShape], name: str, given: dict[str, Any], logged: float, within: float
-) -> None:
-    assert activation_gib(published_shape(name), **given) == pytest.approx(logged, abs=within)
-
-
-def test_older_versions_took_more(llama: ModelShape) -> None:
-    # vLLM up to 0.16: 4.76 GiB for the same step (llm-d Planner's published runs).
-    assert activation_gib(llama, "0.16") == pytest.approx(4.76, abs=0.1)
-
-
-def test_more_of_anything_never_takes_less(llama: ModelShape) -> None:
-    for more in ({"tokens": 16_384}, {"sequences": 2048}, {"bytes_each": 4}, {"pipelined": True}):
-        assert activation_gib(llama, **more) >= activation_gib(llama)
-    assert activation_gib(llama, tokens=65_536) > activation_gib(llama)
 
 
 def test_defaults_follow_the_size_of_the_gpu() -> None:
@@ -150,9 +98,6 @@ def test_the_first_engine_stepped_over_a_whole_prompt() -> None:
     assert old.step_tokens(card, 512, None) == 2048
     # Longer ones were cut into chunks of 512.
     assert old.step_tokens(card, 40_000, None) == 512
-
-
-# --- the rest -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

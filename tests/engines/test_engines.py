@@ -77,9 +77,3 @@ def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(na
     with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
         launch_spec(engine(name), wanted, tmp_path, "127.0.0.1", 8200)
     assert ("q4-k-m" if gguf else "int4") in refused.value.next_step
-
-
-def test_every_engine_that_the_planner_knows_can_be_launched_and_the_reverse() -> None:
-    from tasks.engines.memory import engine_names as planned
-
-    assert set(engine_names()) == set(planned())

@@ -16,6 +16,8 @@ from tasks.fit.hardware.gpus import gpu, gpu_names, use_gpus
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.shape import ModelShape
 from tasks.fit.request import Request
+from tasks.schemes import all_schemes
+from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import FitOptionUnknown, GpuFileInvalid, GpuUnknown, SchemeUnknown
 
 NAMED = "T4 L4 A10 A100-40 A100-80 L40S RTX4090 RTX5090 RTX6000-Ada RTX-PRO-6000 H100-PCIe H100 H200 B200 MI300X"
@@ -122,12 +124,11 @@ def test_every_gpu_of_the_catalogue_is_sound() -> None:
     # An "80 GB" card has 79.2 GiB.
     assert gpu("H100").memory_gib == pytest.approx(79.2, abs=0.1)
     for name in gpu_names():
-        assert gpu(name).memory_gib > 0 and gpu(name).source and "int4" in gpu(name).supports
-        assert set(gpu(name).supports) <= set(scheme_names())
+        assert gpu(name).memory_gib > 0 and gpu(name).source and gpu(name).runs(find_scheme("int4"))
         assert name == "host" or (gpu(name).bandwidth_gbs > 0 and gpu(name).bf16_tflops > 0)
 
 
-MINE = {"memory_gib": 31.5, "supports": ["int8"], "source": "my rack"}
+MINE = {"memory_gib": 31.5, "capabilities": ["int8_tensor_cores"], "source": "my rack"}
 
 
 def write(path: Path, **entries: object) -> Path:
@@ -150,9 +151,14 @@ def test_the_settings_may_name_them(tmp_path: Path, fresh_gpus: None, monkeypatc
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("Mine: {memory_gib: many, supports: [], source: x}", ["mine.yaml, Mine", "memory_gib"]),
-        ("Mine: {supports: [], source: x}", ["mine.yaml, Mine", "memory_gib"]),
-        ("Mine: {memory_gib: 3, supports: [], source: x, colour: red}", ["mine.yaml, Mine", "colour"]),
+        ("Mine: {memory_gib: many, capabilities: [], source: x}", ["mine.yaml, Mine", "memory_gib"]),
+        ("Mine: {capabilities: [], source: x}", ["mine.yaml, Mine", "memory_gib"]),
+        ("Mine: {memory_gib: 3, capabilities: [], source: x, colour: red}", ["mine.yaml, Mine", "colour"]),
+        ("Mine: {memory_gib: 3, capabilities: [int7], source: x}", ["mine.yaml, Mine", "capabilities.0"]),
+        (
+            "Mine: {memory_gib: 3, supports: [int8, int4, fp8], source: x}",
+            ["mine.yaml, Mine", "supports", "write `capabilities: [fp8, int8_tensor_cores, weight_only]` instead"],
+        ),
         ("Mine: [1]", ["mine.yaml, Mine"]),
         ("Mine:", ["mine.yaml, Mine", "memory_gib"]),
         ("- 1", ["mine.yaml", "map names"]),

@@ -20,7 +20,7 @@ from tasks.fit.report import fit
 from tasks.fit.request import Request
 from tasks.fit.rows import FitReport, FitRow
 from tasks.source.hub import pin
-from weighbridge.errors import ArchitectureUnknown, DoesNotFit, GpuUnknown, SchemeUnknown
+from weighbridge.errors import ArchitectureUnknown, DoesNotFit, EngineUnknown, GpuUnknown, SchemeUnknown
 
 GIB = 2**30
 
@@ -144,10 +144,9 @@ def test_unknown_names_are_refused_before_the_hub_is_asked(make_line: Any, monke
         fit(source, make_line("H100", schemes=["int3"]))
 
 
-def test_an_engine_without_a_profile_is_planned_as_the_nearest(llama: ModelShape, make_line: Any) -> None:
-    known = fit(llama, make_line("H100", schemes=["int8"]))
-    nearest = fit(llama, make_line("H100", schemes=["int8"], engine="new"))
-    assert nearest.profile == known.profile and nearest.rows[0].band_gib > known.rows[0].band_gib
+def test_an_unknown_engine_is_refused_and_not_planned_as_another(llama: ModelShape, make_line: Any) -> None:
+    with pytest.raises(EngineUnknown, match="no engine called 'new'"):
+        fit(llama, make_line("H100", schemes=["int8"], engine="new"))
 
 
 def test_a_release_on_the_hub_is_planned_from_its_headers(

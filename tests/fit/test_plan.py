@@ -15,6 +15,7 @@ from tasks.fit.hardware.gpus import gpu
 from tasks.fit.memory.terms import Model
 from tasks.fit.plan import plan_row
 from tasks.fit.request import Request
+from tasks.schemes import all_schemes
 from tasks.schemes import scheme as find_scheme
 from tests.fit.fit_support import GPUS, LLAMA, MIXTURE, row
 
@@ -104,11 +105,17 @@ ASKED = st.fixed_dictionaries(
         "kv_dtype": st.sampled_from(["auto", "fp8"]),
     }
 )
+SCHEMES = [scheme.name for scheme in all_schemes()]
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @QUIET
-@given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from([scheme.name for scheme in all_schemes()]), ASKED)
+@given(
+    st.sampled_from([LLAMA, MIXTURE]),
+    st.sampled_from(GPUS),
+    st.sampled_from(SCHEMES),
+    ASKED,
+)
 def test_every_change_named_makes_it_fit(
     model: Callable[[str], Model], name: str, card: str, scheme: str, asked: dict[str, Any]
 ) -> None:

@@ -13,6 +13,7 @@ from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.parts import Piece, held, pieces_of
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
+from tasks.schemes import all_schemes
 from tasks.schemes import scheme as find_scheme
 from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown, SchemeUnknown

@@ -1,6 +1,6 @@
 """What we write is read by vLLM as transformers reads it: the same log-probabilities, but for its kernels' rounding.
 
-Needs `make vllm`. Which schemes it runs without a GPU, and on which processors: tasks/engines/profiles/vllm.yaml.
+Needs `make vllm`. Which schemes it runs without a GPU, and on which processors: tasks/engines/vllm.yaml.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.engines.memory import engine_profile
+from tasks.engines import engine_profile
 from tasks.quantize import scheme
 from tasks.quantize.methods import rtn
 from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
+from tasks.schemes import all_schemes
 from weighbridge.processor import processor_features
 
 ROOT = Path(__file__).parents[2]
@@ -92,9 +93,9 @@ def test_vllm_reads_every_scheme_as_transformers_does(folders: dict[str, Path]) 
 
 @pytest.mark.skipif(not AVX512, reason="tried with AVX-512 only")
 def test_what_the_planner_calls_an_obstacle_is_refused_by_vllm_itself(folders: dict[str, Path]) -> None:
-    refused = [name for name, feature in NEEDS.items() if feature is None or name == "fp8-block"]
-    for name in refused:
-        if NEEDS[name] in processor_features():
+    refused = {"w8a8_fp8_block", *(kernel for kernel, feature in NEEDS.items() if feature is None)}
+    for name in (found.name for found in all_schemes() if found.kernel in refused):
+        if NEEDS[scheme(name).kernel] in processor_features():
             continue
         out = folders["bf16"].parent / name
         recipe = make_recipe(folders["bf16"], scheme(name))
