@@ -162,7 +162,7 @@ class Production:
         return self._logits[ids, compared]
 
     def compare(self, folder: Path) -> Distributions:
-        """What `quick_look` measures, without loading production again."""
+        """What `check_drift` measures, without loading production again."""
         started = time.monotonic()
         tokenizer, model = load_tokenizer(folder), load_model(folder, "cpu", "float32")
         windows, reading = read_documents(self.documents, self.tokenizer, tokenizer, CONTEXT_TOKENS)

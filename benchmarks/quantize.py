@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from tasks.evaluate.drift import quick_look
+from tasks.evaluate.drift import check_drift
 from tasks.quantize import scheme
 from tasks.quantize.calibration import calibration_documents
 from tasks.quantize.methods import WITHOUT_DATA
@@ -217,7 +217,7 @@ def _only_weights(source: Path, view: Path) -> Path:
 
 
 def _quality(candidate: Path, source: Path, scratch: Path) -> Quality:
-    report = quick_look(candidate, source, bounds=Bounds(), home=scratch / "looks")
+    report = check_drift(candidate, source, bounds=Bounds(), home=scratch / "looks")
     signals = {signal.name: signal for signal in report.signals}
     perplexity = signals["perplexity"]
     return Quality(

@@ -11,7 +11,7 @@ from typing import Any, Self
 from registry.audit import AuditLog
 from registry.models.outbox import Outbox
 from registry.models.registry import Registry
-from registry.store import Store
+from registry.store import Artifact, Store
 from registry.watch.ledger import Ledger
 from weighbridge.settings import Settings, load_settings
 
@@ -54,6 +54,16 @@ class Installation:
     def outbox(self) -> Outbox:
         """Releases that were weighed while MLflow did not answer."""
         return Outbox.of(self.settings)
+
+    def production_artifact(self, line_name: str) -> Artifact | None:
+        """Find the artifact that the registry says is in production, or None.
+
+        Raises:
+            ArtifactMissing: The store no longer has it.
+            StackDown: MLflow does not answer.
+        """
+        production = self.registry.production(line_name)
+        return self.store.get(line_name, production.digest) if production else None
 
     def ledger(self, line_name: str) -> Ledger:
         """Open the watch's ledger of a line."""

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.store import Artifact
-from tasks.evaluate.drift import DriftReport
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.hardware.measured_memory import kept
-from tasks.quantize.until_close import Attempt
 from weighbridge.line import Line
 from weighbridge.units import GIB
 
@@ -20,24 +18,6 @@ if TYPE_CHECKING:
     from tasks.quantize import QuantizationRecord
     from tasks.source.changes import ChangeReport
     from tasks.source.hub import Source
-
-
-class Weighed(BaseModel):
-    """An artifact with its verdict and the scores that the verdict rests on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    artifact: Artifact
-    verdict: Verdict
-    candidate_scores: tuple[SuiteScores, ...]
-    production_scores: tuple[SuiteScores, ...]
-    """Empty for a line's first release."""
-    drift: dict[str, DriftReport] = {}
-    """What was measured beside accuracy: `distributions` and `answers`."""
-    attempts: tuple[Attempt, ...] = ()
-    """Methods tried, from the cheapest up; the candidate is the closest to the release."""
-    scored_through: str = ""
-    """In a sentence: what scored the general suites, and what that leaves open."""
 
 
 class Flip(BaseModel):
@@ -130,7 +110,7 @@ class Dossier(Answers):
         source: the release.
         weighed: the candidate.
         fit: what fits where; None where nobody asked.
-        made: how the weights were quantized; None for a release as published.
+        quantization: how the weights were quantized; None for a release as published.
         changes: what changed against production beside the weights; None where nothing serves yet.
     """
 
@@ -140,11 +120,11 @@ class Dossier(Answers):
         source: Source,
         weighed: Weighed,
         fit: FitReport | None,
-        made: QuantizationRecord | None,
+        quantization: QuantizationRecord | None,
         changes: ChangeReport | None = None,
     ) -> None:
         super().__init__(weighed.verdict, weighed.candidate_scores, weighed.production_scores, line.confidence)
-        self.line, self.source, self.weighed, self.made = line, source, weighed, made
+        self.line, self.source, self.weighed, self.quantization = line, source, weighed, quantization
         self.artifact, self.fit = weighed.artifact, fit
         self.fit_rows: tuple[FitRow, ...] = tuple(
             row for row in (fit.rows if fit else ()) if row.scheme == weighed.artifact.scheme
@@ -176,13 +156,13 @@ class Dossier(Answers):
     @property
     def quantized(self) -> str:
         """What was done to the weights, and what is to be known of its calibration."""
-        if self.made is None:
+        if self.quantization is None:
             return "Nothing: the weights are as published."
-        recipe, coverage = self.made.recipe, self.made.coverage
+        recipe, coverage = self.quantization.recipe, self.quantization.coverage
         things, bytes_of = recipe.counted
-        tokens = self.made.calibration_tokens
+        tokens = self.quantization.calibration_tokens
         watched = f" Calibrated on {tokens:,} tokens." if tokens else ""
-        warned = f" Mind: {self.made.calibration_warning}" if self.made.calibration_warning else ""
+        warned = f" Mind: {self.quantization.calibration_warning}" if self.quantization.calibration_warning else ""
         return (
             f"{coverage.found} of {coverage.planned} planned {things} "
             f"({coverage.share_of_linear_bytes:.1%} of {bytes_of}) to {recipe.weight_bits} bits by "

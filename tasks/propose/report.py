@@ -76,7 +76,8 @@ def forest_words(dossier: Answers) -> str:
 
 
 def _kept(dossier: Dossier) -> list[tuple[int, str]]:
-    """How many weights were kept as published, by reason."""
-    if dossier.made is None:
+    """Number of weights that were kept as published, by reason."""
+    if dossier.quantization is None:
         return []
-    return [(count, reason) for reason, count in Counter(one.reason for one in dossier.made.recipe.ignored).items()]
+    reasons = Counter(weight.reason for weight in dossier.quantization.recipe.ignored)
+    return [(count, reason) for reason, count in reasons.items()]

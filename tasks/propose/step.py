@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from registry.models.registry import Registry
+from uuid import uuid4
+
+from registry.installation import Installation
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
-from tasks.propose.propose import Release, Weighed, unrecorded
 from tasks.propose.propose import propose as propose_candidates
+from tasks.propose.propose import unrecorded
+from tasks.propose.release import Release
 from tasks.source.changes import ChangeReport
 from tasks.source.hub import Source
 from tasks.steps import run_logger, step
@@ -14,37 +18,65 @@ from weighbridge.line import Line
 
 
 def propose(
-    line: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
+    installation: Installation,
+    line: Line,
+    source: Source,
+    report: FitReport,
+    weighed: list[Weighed],
+    changed: ChangeReport | None,
 ) -> Release:
-    """Record every candidate in MLflow, now or once it answers; those that pass await a person's approval."""
+    """Record every candidate in MLflow, now or once it answers; a candidate that passes awaits a person's approval."""
+    identity = _registry_identity(installation, line)
     try:
-        release = record_candidates(line, source, report, weighed, changed)
+        release = record_candidates(installation, identity, line, source, report, weighed, changed)
     except StackDown as error:
-        # Not a step's result: a later run is to ask MLflow again.
-        run_logger().warning("It waits in the journal for the line's next promote, which records it: %s", error.what)
-        release = unrecorded(line, source, weighed)
+        # Not the step's result: a later run must ask MLflow again.
+        run_logger().warning("It waits in the outbox for the line's next promote, which records it: %s", error.what)
+        release = unrecorded(installation, line, source, weighed)
     for candidate in release.candidates:
-        waits = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
-        run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, waits)
+        state = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
+        run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, state)
     return release
 
 
 @step(
     "propose",
-    # An emptied registry is another one: what was recorded in the old is recorded again.
-    key=lambda line, source, report, weighed, changed: [
-        Registry().identity(line.name),
+    key=lambda registry_identity, line, source, weighed: [
+        registry_identity,
         source.commit,
         line.model_dump(),
-        [one.verdict.model_dump() for one in weighed],
+        [candidate.verdict.model_dump() for candidate in weighed],
     ],
 )
 def record_candidates(
-    line: Line, source: Source, report: FitReport, weighed: list[Weighed], changed: ChangeReport | None
+    installation: Installation,
+    registry_identity: str,
+    line: Line,
+    source: Source,
+    report: FitReport,
+    weighed: list[Weighed],
+    changed: ChangeReport | None,
 ) -> Release:
     """Record every candidate in MLflow.
 
+    Args:
+        installation: has the registry and the outbox.
+        registry_identity: an emptied registry has another, so that it gets the same release again.
+        line: the line.
+        source: the release.
+        report: what fits on which GPU.
+        weighed: the candidates.
+        changed: changes against production beside the weights.
+
     Raises:
-        StackDown: and the release waits in the journal.
+        StackDown: MLflow does not answer, and the release waits in the outbox.
     """
-    return propose_candidates(line, source, report, weighed, changed)
+    return propose_candidates(installation, line, source, report, weighed, changed)
+
+
+def _registry_identity(installation: Installation, line: Line) -> str:
+    try:
+        return installation.registry.identity(line.name)
+    except StackDown:
+        # Unknown: this run must neither take a result from the cache nor leave one there.
+        return uuid4().hex

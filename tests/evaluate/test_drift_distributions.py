@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.evaluate.drift import DriftReport, distributions, distributions_child, quick_look
+from tasks.evaluate.drift import DriftReport, check_drift, distributions, distributions_child
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
 from tasks.evaluate.drift.distributions_child import Job, Message, NoDisk, Refused, run
 from tasks.evaluate.drift.held_out import HeldDocument, Turn
@@ -169,7 +169,7 @@ def test_a_quick_look_is_kept(production: Path, scaled: Path, tmp_path: Path, mo
     monkeypatch.chdir("/")
 
     def look(progress: distributions.Progress | None = None) -> DriftReport:
-        return quick_look(
+        return check_drift(
             scaled, production, bounds=Bounds(), documents=DOCUMENTS, progress=progress, home=tmp_path / "home"
         )
 
@@ -217,12 +217,12 @@ def test_other_vocabularies_are_not_compared(production: Path, tmp_path: Path, m
     message = compared(foreign, production, tmp_path)
     assert message.documents == () and message.reading is not None and message.reading.vocabulary_shared < 0.2
     monkeypatch.setattr(distributions, "_run_child", lambda job, log, progress: message)
-    report = quick_look(foreign, production, bounds=Bounds(), documents=DOCUMENTS, home=tmp_path)
+    report = check_drift(foreign, production, bounds=Bounds(), documents=DOCUMENTS, home=tmp_path)
     assert report.outcome == "invalid" and "17.6% of production's tokens" in report.sentence
     assert report.changed and report.changed[0].startswith("The tokenizer is another one")
     # A line may expect it, for a release with another tokenizer.
     free = Bounds(max_kl_nats=None, min_top1_agreement=None, max_text_mismatch_share=None)
-    assert quick_look(foreign, production, bounds=free, documents=DOCUMENTS, home=tmp_path).outcome == "non_inferior"
+    assert check_drift(foreign, production, bounds=free, documents=DOCUMENTS, home=tmp_path).outcome == "non_inferior"
 
 
 def test_numbers_are_kept_by_all_that_moves_them(

@@ -9,8 +9,9 @@ import pytest
 from registry.store import Artifact
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import judge, judge_suite
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitPlan, FitReport, FitRow
-from tasks.propose.dossier import Dossier, Weighed
+from tasks.propose.dossier import Dossier
 from tasks.source.hub import Source
 from weighbridge.line import Line
 

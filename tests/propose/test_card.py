@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from registry.models.records import CARD_LIMIT, REPORT_LINK
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
 from tasks.propose.card import ROOM_FOR_LINK, make_card
-from tasks.propose.dossier import Dossier, Weighed
+from tasks.propose.dossier import Dossier
 from tasks.source.hub import Source
 from weighbridge.line import Approval, Line
 

@@ -7,20 +7,34 @@ from typing import Any
 
 import pytest
 
-from flows.release import conclude
-from registry.models.outbox import Outbox
+from registry.installation import Installation
 from registry.models.records import RecordedCandidate, RecordedRelease, ReleaseRecord
-from registry.store import Store
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
-from tasks.propose.propose import Weighed, propose, unrecorded
+from tasks.propose.propose import propose, unrecorded
+from tasks.propose.release import ProposedCandidate, Release, require_candidate
 from tasks.source.hub import Source
-from weighbridge.errors import RegistryFailed, StackDown, WeighbridgeError
+from weighbridge.errors import (
+    RegistryFailed,
+    StackDown,
+    VerdictInconclusive,
+    VerdictInvalid,
+    VerdictRegression,
+    WeighbridgeError,
+)
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
 
-class Notebook:
-    """Takes the registry's place and keeps what it is given."""
+def installation_with(registry: object) -> Installation:
+    """The test's own installation with a stand-in for its registry."""
+    installation = Installation(load_settings())
+    vars(installation)["registry"] = registry
+    return installation
+
+
+class RecordingRegistry:
+    """Stands in for the registry and keeps every record."""
 
     def __init__(self) -> None:
         self.records: list[ReleaseRecord] = []
@@ -29,45 +43,38 @@ class Notebook:
         self.records.append(record)
         candidates = tuple(
             RecordedCandidate(
-                digest=one.artifact.digest,
+                digest=candidate.artifact.digest,
                 run_id="r",
                 model_id="m",
-                version=number if one.passes else None,
+                version=number if candidate.passes else None,
                 run_url="http://mlflow/run",
-                report_url="http://mlflow/report" if one.passes else "",
+                report_url="http://mlflow/report" if candidate.passes else "",
             )
-            for number, one in enumerate(record.candidates, start=1)
+            for number, candidate in enumerate(record.candidates, start=1)
         )
         return RecordedRelease(run_id="p", run_url="http://mlflow/parent", candidates=candidates)
 
 
 def test_what_passed_gets_a_version_and_what_failed_only_a_report(
-    line: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed, tmp_path: Path
+    line: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed
 ) -> None:
-    notebook: Any = Notebook()
+    registry = RecordingRegistry()
+    installation = installation_with(registry)
     logs = load_settings().logs_folder
     logs.mkdir()
     (logs / f"engine-toy-{passed.artifact.short}-abc123.log").write_text("it is up")
     (logs / "worker.log").write_text("of something else")
-    release = propose(
-        line,
-        source,
-        fit,
-        [passed, damaged],
-        registry=notebook,
-        store=Store(tmp_path / "store"),
-        reports_folder=tmp_path,
-    )
+    release = propose(installation, line, source, fit, [passed, damaged])
 
-    assert [(one.scheme, one.outcome, one.version) for one in release.candidates] == [
+    assert [(candidate.scheme, candidate.outcome, candidate.version) for candidate in release.candidates] == [
         ("int8", "non_inferior", 1),
         ("int4", "regression", None),
     ]
     good, bad = release.candidates
     assert (release.run_url, good.report) == ("http://mlflow/parent", "http://mlflow/report")
-    assert bad.report == bad.report_file == str(tmp_path / "toy" / f"{bad.digest[:12]}.html")
+    assert bad.report == bad.report_file == str(load_settings().home / "reports" / "toy" / f"{bad.digest[:12]}.html")
     assert "✗ regression" in Path(bad.report_file).read_text()
-    (record,) = notebook.records
+    (record,) = registry.records
     first = record.candidates[0]
     assert first.metrics["general/choice/difference"] == pytest.approx(-0.02)
     assert (first.passes, first.production_digest) == (True, passed.verdict.production_digest)
@@ -87,19 +94,17 @@ def test_what_passed_gets_a_version_and_what_failed_only_a_report(
 
 
 def test_the_same_verdicts_are_the_same_release_and_others_are_not(
-    line: Line, source: Source, passed: Weighed, damaged: Weighed, tmp_path: Path
+    line: Line, source: Source, passed: Weighed, damaged: Weighed
 ) -> None:
-    notebook: Any = Notebook()
+    registry = RecordingRegistry()
     for weighed in ([passed], [passed], [damaged], [passed, damaged]):
-        propose(
-            line, source, None, weighed, registry=notebook, store=Store(tmp_path / "store"), reports_folder=tmp_path
-        )
-    first, again, *others = [record.key for record in notebook.records]
-    assert first == again and len({first, *others}) == 3
+        propose(installation_with(registry), line, source, None, weighed)
+    first, repeated, *others = [record.key for record in registry.records]
+    assert first == repeated and len({first, *others}) == 3
 
 
-class Failing:
-    """A registry that does not take a release."""
+class FailingRegistry:
+    """A registry that fails to record."""
 
     def __init__(self, error: WeighbridgeError) -> None:
         self.error = error
@@ -109,32 +114,63 @@ class Failing:
 
 
 def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
-    line: Line, source: Source, fit: FitReport, passed: Weighed, tmp_path: Path
+    line: Line, source: Source, fit: FitReport, passed: Weighed
 ) -> None:
-    down: Any = Failing(StackDown("The MLflow server does not answer.", "Start it."))
-    there = {"store": Store(tmp_path / "store"), "reports_folder": tmp_path}
+    down: Any = FailingRegistry(StackDown("The MLflow server does not answer.", "Start it."))
+    installation = installation_with(down)
     for _ in range(2):
         with pytest.raises(StackDown):
-            propose(line, source, fit, [passed], registry=down, **there)
-    release = unrecorded(line, source, [passed], tmp_path)
+            propose(installation, line, source, fit, [passed])
+    release = unrecorded(installation, line, source, [passed])
     assert (release.recorded, release.run_url) == (False, "")
-    assert [(one.passes, one.version) for one in release.candidates] == [(True, None)]
-    assert conclude(release) is release, "it is not the candidate's fault"
+    assert [(candidate.passes, candidate.version) for candidate in release.candidates] == [(True, None)]
+    assert require_candidate(release) is release, "it is not the candidate's fault"
     assert Path(release.candidates[0].report_file).is_file()
 
     with pytest.raises(StackDown):
-        Outbox().deliver(down, line.name)
-    notebook: Any = Notebook()
-    Outbox().deliver(notebook, line.name)
-    propose(line, source, fit, [passed], registry=notebook, **there)
-    late, at_once = notebook.records
+        installation.outbox.deliver(down, line.name)
+    registry: Any = RecordingRegistry()
+    installation.outbox.deliver(registry, line.name)
+    propose(installation_with(registry), line, source, fit, [passed])
+    late, at_once = registry.records
     assert late.key == at_once.key
     assert set(late.candidates[0].files) == set(at_once.candidates[0].files)
-    assert Outbox().waiting(line.name) == []
+    assert installation.outbox.waiting(line.name) == []
 
 
-def test_what_mlflow_refuses_is_not_tried_for_ever(line: Line, source: Source, passed: Weighed, tmp_path: Path) -> None:
-    refusing: Any = Failing(RegistryFailed("No.", "Ask why."))
+def test_what_mlflow_refuses_is_not_tried_for_ever(line: Line, source: Source, passed: Weighed) -> None:
+    installation = installation_with(FailingRegistry(RegistryFailed("No.", "Ask why.")))
     with pytest.raises(RegistryFailed):
-        propose(line, source, None, [passed], registry=refusing, store=Store(tmp_path / "s"), reports_folder=tmp_path)
-    assert Outbox().waiting(line.name) == []
+        propose(installation, line, source, None, [passed])
+    assert installation.outbox.waiting(line.name) == []
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "error"),
+    [
+        (["inconclusive"], VerdictInconclusive),
+        (["inconclusive", "regression"], VerdictRegression),
+        (["regression", "invalid"], VerdictInvalid),
+    ],
+)
+def test_a_release_without_a_candidate_fails_by_its_gravest_outcome(outcomes: list[str], error: type) -> None:
+    candidates = tuple(
+        ProposedCandidate(
+            scheme="int8",
+            digest=str(number) * 64,
+            outcome=outcome,
+            sentence=f"{outcome} it is.",
+            version=None,
+            report="report.html",
+            report_file="report.html",
+        )
+        for number, outcome in enumerate(outcomes)
+    )
+    release = Release(line="toy", commit="c" * 40, run_url="", candidates=candidates)
+    with pytest.raises(error) as caught:
+        require_candidate(release)
+    for number, outcome in enumerate(outcomes):
+        assert f"[int8 {str(number) * 12}] {outcome} it is." in str(caught.value)
+    passing = candidates[0].model_copy(update={"outcome": "non_inferior", "passes": True, "version": 3})
+    saved = release.model_copy(update={"candidates": (*candidates, passing)})
+    assert require_candidate(saved) is saved

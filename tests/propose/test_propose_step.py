@@ -10,11 +10,10 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.release import conclude
 from registry.models.registry import Registry
+from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
-from tasks.propose.dossier import Weighed
-from tasks.propose.propose import Release
+from tasks.propose.release import Release, require_candidate
 from tasks.propose.step import propose
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import record_waiting_releases
@@ -49,7 +48,7 @@ def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
 
     @flow
     def ending() -> Release:
-        return conclude(propose(line, source, fit, [passed], None))
+        return require_candidate(propose(installation, line, source, fit, [passed], None))
 
     @flow
     def promoting() -> None:
@@ -59,14 +58,12 @@ def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
     assert (release.recorded, release.candidates[0].version) == (False, None)
     promoting()
 
-    there = Registry(f"sqlite:///{tmp_path}/mlflow.db")
-    for module in ("tasks.propose.step", "tasks.propose.propose"):
-        monkeypatch.setattr(f"{module}.Registry", lambda: there)
-    installation.registry = there
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    installation.registry = registry
     promoting()
-    assert [one.digest for one in there.candidates(line.name)] == [passed.artifact.digest]
-    again = ending()
-    assert (again.recorded, again.candidates[0].version) == (True, 1), (
+    assert [candidate.digest for candidate in registry.candidates(line.name)] == [passed.artifact.digest]
+    repeated = ending()
+    assert (repeated.recorded, repeated.candidates[0].version) == (True, 1), (
         "the same, and not what was kept of the first try"
     )
-    assert len(there.candidates(line.name)) == 1
+    assert len(registry.candidates(line.name)) == 1

@@ -6,8 +6,9 @@ import json
 import re
 from html.parser import HTMLParser
 
+from tasks.evaluate.weigh import Weighed
 from tasks.propose.card import make_card
-from tasks.propose.dossier import Dossier, Weighed
+from tasks.propose.dossier import Dossier
 from tasks.propose.plots import as_png, forest_plot
 from tasks.propose.report import items_jsonl, make_report
 from tasks.quantize import Coverage, QuantizationRecord, Recipe

@@ -8,7 +8,7 @@ for, and how the defaults were chosen: docs/evidence/drift.md.
 from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal, seen_answers
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
-from tasks.evaluate.drift.drift_check import config_signal, quick_look, what_changed
+from tasks.evaluate.drift.drift_check import check_drift, config_signal, what_changed
 from tasks.evaluate.drift.held_out import HeldDocument, held_documents, text_digest
 from tasks.evaluate.drift.language import language_of
 from tasks.evaluate.drift.report import DriftReport, draw
@@ -20,6 +20,7 @@ __all__ = [
     "HeldDocument",
     "SeenAnswer",
     "answer_signals",
+    "check_drift",
     "config_signal",
     "degenerate",
     "distribution_signals",
@@ -28,7 +29,6 @@ __all__ = [
     "held_documents",
     "language_of",
     "measure_distributions",
-    "quick_look",
     "seen_answers",
     "text_digest",
     "what_changed",

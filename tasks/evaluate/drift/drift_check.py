@@ -39,7 +39,7 @@ OF_THE_WRITER = (
 """Fields of config.json that do not say what the model computes, or that quantizing is meant to change."""
 
 
-def quick_look(
+def check_drift(
     candidate_folder: Path,
     production_folder: Path,
     *,

@@ -10,13 +10,13 @@ from tasks.evaluate.verdict.outcomes import OUTCOMES
 from tasks.evaluate.verdict.rescoring import far_from_earlier, flips_share
 from tasks.evaluate.verdict.verdict import SuiteVerdict, invalid_verdict, judge_suite
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 
 Judge = Callable[[SuiteScores, SuiteScores | None], SuiteVerdict]
 
 
 def judge_suites(
     line: Line,
+    cache: ScoreCache,
     candidate: Sequence[SuiteScores],
     production: Sequence[SuiteScores] | None,
     production_rescored: Sequence[SuiteScores] = (),
@@ -26,6 +26,7 @@ def judge_suites(
 
     Args:
         line: its suites have the margins.
+        cache: has earlier scorings of production, by other scorers.
         candidate: the candidate's scores.
         production: production's scores; None while nothing serves.
         production_rescored: production scored a second time, for the noise floor.
@@ -40,25 +41,18 @@ def judge_suites(
             None if production is None or scores.suite in unpaired_suites else paired[scores.suite],
             margin=margins[scores.suite],
             confidence=line.confidence,
-            earlier=earlier_scorings(paired.get(scores.suite)),
+            earlier=_earlier_scorings(paired.get(scores.suite), cache),
             production_rescored=rescored.get(scores.suite),
         )
         for scores in candidate
     ]
 
 
-def earlier_scorings(production: SuiteScores | None) -> list[SuiteScores]:
-    """Other scorings of the same artifact on the same suite, by other scorers or engines, from the score cache."""
-    if production is None:
-        return []
-    return ScoreCache.of(load_settings()).by_other_scorers(
-        artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
-    )
-
-
-def may_pass(line: Line, candidate: Sequence[SuiteScores], production: Sequence[SuiteScores] | None) -> bool:
+def may_pass(
+    line: Line, cache: ScoreCache, candidate: Sequence[SuiteScores], production: Sequence[SuiteScores] | None
+) -> bool:
     """Whether the candidate can still pass after the suites scored so far: each must be shown no worse."""
-    return all(OUTCOMES[suite.outcome].passes for suite in judge_suites(line, candidate, production))
+    return all(OUTCOMES[suite.outcome].passes for suite in judge_suites(line, cache, candidate, production))
 
 
 def weigh_suite(
@@ -106,6 +100,14 @@ def weigh_suite(
             "changed": changes(candidate.conditions, production.conditions, may_differ),
             "noise_flips_share": flips_share(production, production_rescored) if production_rescored else None,
         }
+    )
+
+
+def _earlier_scorings(production: SuiteScores | None, cache: ScoreCache) -> list[SuiteScores]:
+    if production is None:
+        return []
+    return cache.by_other_scorers(
+        artifact_digest=production.artifact_digest, suite_digest=production.suite_digest, scorer=production.scorer
     )
 
 

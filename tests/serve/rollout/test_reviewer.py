@@ -24,7 +24,7 @@ from registry.models.registry import Registry
 from registry.store import Store
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import judge, judge_suite
-from tasks.propose.dossier import Weighed
+from tasks.evaluate.weigh import Weighed
 from tasks.propose.propose import propose
 from tasks.serve import step
 from tasks.serve.installation import ServingInstallation
