@@ -102,7 +102,7 @@ def _resolve(source: str) -> tuple[Path, Artifact | None]:
             f"Run `weighbridge release {source}`, or name a folder.",
             where=str(store.folder),
         )
-    newest = max(downloads, key=store.made_at)
+    newest = max(downloads, key=store.created_at)
     return store.path(newest), newest
 
 

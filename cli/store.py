@@ -35,7 +35,7 @@ def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
     except WeighbridgeError as error:
         uses = None
         note("uses", f"not known: {error.what}")
-    rows = [_row(kept, one, uses) for one in sorted(artifacts, key=lambda one: (one.line, -kept.made_at(one)))]
+    rows = [_row(kept, one, uses) for one in sorted(artifacts, key=lambda one: (one.line, -kept.created_at(one)))]
     if as_json:
         show_json({"artifacts": rows, "problems": [problem.as_dict() for problem in problems]})
         raise typer.Exit(problems[0].exit_status if problems else 0)
@@ -63,7 +63,7 @@ def verify(digests: DigestArguments = None, as_json: JsonOption = False) -> None
     from weighbridge.errors import WeighbridgeError
 
     kept = Store()
-    artifacts, problems = _named(kept, digests) if digests else _readable(kept, None, only_here=True)
+    artifacts, problems = _named(kept, digests) if digests else _readable(kept, None, local_only=True)
     rows: list[dict[str, Any]] = [{"uri": problem.where, "right": False, **problem.as_dict()} for problem in problems]
     for artifact in artifacts:
         try:
@@ -111,10 +111,10 @@ def gc(
     What production, previous, an open candidate or an engine uses stays, and so do the sources of these. Without
     MLflow nothing is removed, for it alone knows. The remote store is left alone.
     """
-    from registry.store import Store
+    from registry.store import Store, clean
 
     kept = Store()
-    cleaned = kept.clean(set(gather_uses(kept)), newest=keep, youngest_seconds=min_age_hours * 3600, dry_run=dry_run)
+    cleaned = clean(kept, set(gather_uses(kept)), newest=keep, min_age_seconds=min_age_hours * 3600, dry_run=dry_run)
     if as_json:
         show_json({**cleaned.model_dump(), "freed_bytes": cleaned.freed_bytes})
         return
@@ -182,18 +182,18 @@ def _row(kept: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> 
         "uri": artifact.uri,
         "source": f"{artifact.repo}@{artifact.commit[:12]}",
         "here": here,
-        "age_seconds": round(time.time() - kept.made_at(artifact)) if here else None,
+        "age_seconds": round(time.time() - kept.created_at(artifact)) if here else None,
         "uses": None if uses is None else uses.get(artifact.digest, []),
         "signed": kept.signed(artifact) if here else None,
     }
 
 
-def _readable(kept: Store, line: str | None, only_here: bool = False) -> tuple[list[Artifact], list[Any]]:
+def _readable(kept: Store, line: str | None, local_only: bool = False) -> tuple[list[Artifact], list[Any]]:
     """Every artifact whose manifest can be read, and the errors of the others."""
     from weighbridge.errors import ArtifactDamaged
 
     found, problems = [], []
-    for one, digest in kept.listed(line, only_here=only_here):
+    for one, digest in kept.listed(line, local_only=local_only):
         try:
             found.append(kept.get(one, digest))
         except ArtifactDamaged as error:

@@ -1,15 +1,15 @@
-"""Who changed what and when, in a log that can only grow: each entry holds the hash of the one before.
+"""The audit log: who changed what and when, in a file that can only grow. Each entry holds the hash of the one before.
 
-One file, `<home>/audit/log.jsonl`, one JSON object a line, appended under a lock and synced before the call returns.
-An entry that is edited, removed or moved breaks the chain from there on. What a chain alone cannot show is that its end
-was cut off, or all of it written anew: note the head's hash elsewhere now and then (`weighbridge audit verify` prints
-it) and hold the log against it later.
+The file is `<home>/audit/log.jsonl`, one JSON object a line, appended under a lock and synced before the call returns.
+An entry that is edited, removed or moved breaks the chain from there on. A chain alone cannot show that its end was cut
+off, or that all of it was rewritten. So note the head's hash elsewhere now and then (`weighbridge audit verify` prints
+it), and check the log against it later.
 
-Two kinds of entries stand in it. Weighbridge's own say what it meant: approve, override, state, production, previous,
-and so all rollouts and rollbacks, and changes of clients' keys; who is whoever its process says. MLflow's server writes
-the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, whoever sent it, with the
-name that the server checked, the address and the request's id. Where the two speak of one thing, the server's names
-who did it.
+There are two kinds of entries. Weighbridge's own say what it intended: approve, override, state, production, previous
+(and so all rollouts and rollbacks), and changes of clients' keys. Their `who` is what the process claims. MLflow's
+server writes the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, whoever sent
+it, with the account that the server verified, the address and the request's id. If both exist for one change, the
+server's entry names the person.
 """
 
 from __future__ import annotations
@@ -33,59 +33,59 @@ from weighbridge.settings import Settings, load_settings
 FOLDER = "audit"
 """Below the installation's home."""
 NOTHING = "0" * 64
-"""What the first entry has before it."""
+"""The previous hash of the first entry."""
 NOBODY = "(not signed in)"
-"""Who sent a request to a server that asks for no name; no account may be called so."""
+"""Account in an entry of a server without accounts; no account may have this name."""
 COPIED = "mlflow.create_model_version"
-"""The request that *Promote model* sends, and `approve` too."""
+"""Action of the request that *Promote model* and `approve` send."""
 TAIL_BYTES = 65536
-"""Read from the log's end to find its last entry; one is a few hundred bytes, and the tags in it are cut."""
+"""Bytes read from the end of the log to find its last entry. An entry has a few hundred; its tags are cut."""
 
 
 class Entry(BaseModel):
-    """One thing that happened."""
+    """One change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    """From 1 on, without a gap."""
+    """Counts from 1, without a gap."""
     at: str
     """ISO 8601, UTC."""
     who: str
-    """Whom MLflow's server signed in (`NOBODY` where it asks for no name); of Weighbridge's own entries
-    $WEIGHBRIDGE_USER, else the operating system's user, with an approval the one who approved."""
+    """Account that MLflow's server signed in (`NOBODY` if it has no accounts). In Weighbridge's own entries: the person
+    who approved, else $WEIGHBRIDGE_USER, else the operating system's user."""
     action: str
-    """approve, override, found, state, production, previous, key added, key removed, key limit; `mlflow.<request>` of
-    the server's."""
+    """approve, override, found, state, production, previous, key added, key removed, key limit; `mlflow.<request>` in
+    the server's entries."""
     line: str
-    """Empty of a key, which is good for all lines."""
+    """Empty for a key, which is valid for all lines."""
     version: int | None
-    """Of the registered model `<line>`, or of `model` where one is named; None where none is meant, or none
-    exists yet, as of an override."""
+    """Version of the registered model `<line>`, or of `model` if that is set; None if no version is concerned, or none
+    exists yet, as with an override."""
     what: str
-    """The state, where it came from, a key's name, end and limits, or the fields of the request."""
+    """The state, the digest, a key's name, end and limits, or the fields of the request."""
     reason: str
     model: str = ""
-    """Registered model that the request named; empty in Weighbridge's own entries, as are the next two."""
+    """Registered model that the request named. Empty in Weighbridge's own entries, as are the next two."""
     address: str = ""
-    """Where the request came from."""
+    """Network address of the client."""
     request: str = ""
-    """Its id, which the answer's header `X-Request-Id` has too."""
+    """The request's id, also in the header `X-Request-Id` of the answer."""
     previous: str
-    """Hash of the entry before."""
+    """Hash of the previous entry."""
     hash: str
-    """SHA-256 of all other fields, as JSON with sorted names; fields that are empty by default are left out."""
+    """SHA-256 of all other fields as JSON with sorted names, without fields that have their default."""
 
     @property
     def expected_hash(self) -> str:
-        """What `hash` must be."""
-        # Fields that came later are left out where they are empty: the older entries' hashes stay what they were.
+        """The hash that the entry must have."""
+        # Fields that were added later are left out if empty, so that the hashes of older entries stay valid.
         content = json.dumps(self.model_dump(exclude={"hash"}, exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 class Request(BaseModel):
-    """What MLflow's server knows of a request beyond what it asked for."""
+    """Origin of a request to MLflow's server."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -98,7 +98,7 @@ class AuditLog:
     """The log of one installation.
 
     Args:
-        folder: where it lies; the installation's by default.
+        folder: Folder of the log; by default that of this process's installation.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -106,7 +106,7 @@ class AuditLog:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The audit log of an installation."""
+        """Open the audit log of an installation."""
         return cls(settings.home / FOLDER)
 
     def append(
@@ -120,13 +120,14 @@ class AuditLog:
         who: str = "",
         request: Request | None = None,
     ) -> Entry:
-        """Write an entry down; it is on the disk when this returns.
+        """Write an entry; it is synced to disk when this returns.
 
         Args:
-            request: where MLflow's server writes it.
+            action, line, version, what, reason, who: As in `Entry`. Without `who`, the user of this process.
+            request: Origin of the request, in entries of MLflow's server.
 
         Raises:
-            AuditBroken: the last entry is not one, so that nothing can follow it.
+            AuditBroken: The last entry cannot be read, so nothing can follow it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
@@ -150,16 +151,16 @@ class AuditLog:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Keep other approvals on this machine waiting, so that two at once see each other."""
+        """Make other approvals on this machine wait, so that each sees those before it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name("approving.lock")):
             yield
 
     def entries(self, line: str | None = None) -> Iterator[Entry]:
-        """All entries, or a line's, oldest first.
+        """Iterate over all entries, or a line's, oldest first.
 
         Raises:
-            AuditBroken: one cannot be read.
+            AuditBroken: An entry cannot be read.
         """
         for number, text in enumerate(self._lines(), 1):
             entry = self._read(text, number)
@@ -167,47 +168,51 @@ class AuditLog:
                 yield entry
 
     def approver(self, line: str, version: int) -> str:
-        """Who made a version of `<line>`, as MLflow's server saw it, else as `approve` said; empty when neither did."""
-        made = [one for one in self.entries(line) if one.version == version]
-        signed_in = [one.who for one in made if one.action == COPIED and one.model == line and one.who != NOBODY]
-        return next(iter(signed_in or [one.who for one in made if one.action == "approve"]), "")
+        """Name the person who created a version of `<line>`: the account that MLflow's server saw, else the name given
+        to `approve`; empty if the log has neither.
+        """
+        entries = [entry for entry in self.entries(line) if entry.version == version]
+        copies = [entry for entry in entries if entry.action == COPIED and entry.model == line]
+        signed_in = [entry.who for entry in copies if entry.who != NOBODY]
+        named = [entry.who for entry in entries if entry.action == "approve"]
+        return next(iter(signed_in or named), "")
 
     def verify(self, head: str = "") -> Entry | None:
-        """Hold every entry against the one before.
+        """Check every entry against the one before.
 
         Args:
-            head: hash that was noted earlier; an entry must have it.
+            head: Hash that was noted earlier. An entry must have it.
 
         Returns:
-            The last entry; None of an empty log.
+            The last entry; None if the log is empty.
 
         Raises:
-            AuditBroken: the first entry that was edited, or that does not follow the one before; or no entry has
-                the hash that was noted.
+            AuditBroken: An entry was edited, or does not follow the one before; the first such entry is named. Or no
+                entry has the noted hash.
         """
-        last, seen = None, head in ("", NOTHING)
+        last, head_found = None, head in ("", NOTHING)
         for number, entry in enumerate(self.entries(), 1):
             if entry.hash != entry.expected_hash:
                 raise self._broken(number, "was edited: its content is not what its hash says")
             if (entry.number, entry.previous) != (number, last.hash if last else NOTHING):
                 raise self._broken(number, "does not follow the one before: an entry was removed, added or moved")
-            last, seen = entry, seen or entry.hash == head
-        if not seen:
+            last, head_found = entry, head_found or entry.hash == head
+        if not head_found:
             raise AuditBroken(
-                f"No entry has the hash {head[:12]}… that was noted: the log was cut off or written anew.",
+                f"No entry has the hash {head[:12]}… that was noted: the log was cut off or rewritten.",
                 "Compare it with a backup from the time of the note.",
                 where=str(self.path),
             )
         return last
 
     def copy(self, target: Path) -> list[Entry]:
-        """Write a copy of all whole entries, none of which is being written meanwhile.
+        """Copy the log, while no other process writes to it.
 
         Returns:
             The entries.
 
         Raises:
-            AuditBroken: one cannot be read.
+            AuditBroken: An entry cannot be read.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,18 +222,18 @@ class AuditLog:
         return [self._read(line, number) for number, line in enumerate(lines, 1)]
 
     def _lines(self) -> list[bytes]:
-        """Whole lines; one that a kill left unfinished was never promised to anybody."""
+        """Read all whole lines. A line that a kill left unfinished does not count: its call never returned."""
         if not self.path.is_file():
             return []
         return self.path.read_bytes().split(b"\n")[:-1]
 
     def _last(self) -> Entry | None:
-        """The last entry; what a kill left of one after it is taken away."""
+        """Read the last entry, and cut off an unfinished one that a kill left after it."""
         if not self.path.is_file():
             return None
         with self.path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
-            # All of it, where not even one whole entry and the end of the one before lie in the tail.
+            # The whole file, if the tail does not hold one whole entry and the end of the one before.
             for start in (max(0, size - TAIL_BYTES), 0):
                 file.seek(start)
                 whole, newline, rest = file.read().rpartition(b"\n")
@@ -252,6 +257,6 @@ class AuditLog:
     def _broken(self, number: int, why: str) -> AuditBroken:
         return AuditBroken(
             f"Entry {number} {why}.",
-            "Keep the file as evidence, and compare it with a backup; what follows this entry proves nothing.",
+            "Keep the file as evidence, and compare it with a backup. Entries from this one on prove nothing.",
             where=f"{self.path}, line {number}",
         )

@@ -1,4 +1,4 @@
-"""What every test may rely on: a home of its own, and no settings of the developer's shell."""
+"""Fixtures of all tests: a home folder of their own, and no settings of the developer's shell."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operat
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request) -> Path:
-    """Point the test at an empty installation (the end-to-end tests bring their own)."""
+def own_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Path:
+    """Point the test at an empty installation; end-to-end tests have their own."""
     if request.node.get_closest_marker("e2e"):
         return Path(os.environ["WEIGHBRIDGE_HOME"])
     for name in list(os.environ):
@@ -37,7 +39,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables and nothing in them: to make one takes seconds, to copy it does not."""
+    """An MLflow database with empty tables, made once because that takes seconds; tests copy it."""
     from registry.models.registry import Registry  # most tests need no registry
 
     database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
@@ -65,10 +67,10 @@ def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """An MLflow that asks who is there, started as the stack starts it, and this test's installation.
+    """An MLflow with accounts, started as the stack starts it; it becomes this test's installation.
 
-    Of the lines `toy` and `clicked`, ada is reviewer, bo builder and oz operator; a process that says nothing is the
-    pipeline.
+    On the lines `toy` and `clicked`, ada is reviewer, bo builder and oz operator. A process that names no account is
+    the pipeline.
     """
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(_accounts_server.home))
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", str(_accounts_server.mlflow_port))
@@ -77,13 +79,13 @@ def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pyt
 
 @pytest.fixture(scope="session")
 def mlflow_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A real MLflow server that may tell a receiver on loopback; mark the test with a timeout of 400 s or more."""
+    """A real MLflow server that may call a receiver on loopback; mark the test with a timeout of 400 s or more."""
     key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     webhooks = {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
-        # A minute by default, for which it would not know of a webhook that a test has just made.
+        # A minute by default, during which the server would not know a webhook that a test has just made.
         "MLFLOW_WEBHOOK_CACHE_TTL": "1",
     }
     with running(tmp_path_factory.mktemp("mlflow-server"), empty_database, webhooks) as server:

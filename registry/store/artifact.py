@@ -1,4 +1,4 @@
-"""What an artifact is: its files, its manifest, its digest."""
+"""An artifact: its files, its manifest, its digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weighbridge.errors import ArtifactDamaged
 MODEL = "model"
 MANIFEST = "manifest.json"
 LINE = re.compile(r"\w[\w.-]*")
-"""What a line may be called, where it becomes a folder."""
+"""Allowed names of lines, because a name becomes a folder."""
 
 
 class FileEntry(BaseModel):
@@ -30,7 +30,7 @@ class FileEntry(BaseModel):
 
 
 class Artifact(BaseModel):
-    """A model in the store: what serves, what is weighed, what is approved."""
+    """A model in the store: the thing that is weighed, approved and served."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,17 +46,17 @@ class Artifact(BaseModel):
 
     @property
     def uri(self) -> str:
-        """`store://<line>/<sha256>`, as MLflow records it."""
+        """Address of the artifact, `store://<line>/<sha256>`, as MLflow records it."""
         return f"store://{self.line}/{self.digest}"
 
     @property
     def short(self) -> str:
-        """Enough of the digest for a person."""
+        """The digest's first 12 digits, for messages."""
         return self.digest[:12]
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: an artifact, its files, and how it was made."""
+    """Content of `manifest.json`: an artifact, its files, and how it was made."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,32 +65,37 @@ class Manifest(BaseModel):
     facts: dict[str, object]
 
     def as_json(self) -> bytes:
-        """The file's content."""
+        """Return the content of the file."""
         return json.dumps(self.model_dump(mode="json"), indent=1).encode()
 
 
 def read_manifest(content: bytes, line: str, digest: str, where: str) -> Manifest:
-    """A manifest's content, if it is the one of this digest.
+    """Parse a manifest and check that it belongs to a digest.
+
+    Args:
+        content: The file's bytes.
+        line, digest: Artifact that it must belong to.
+        where: Its place, for the message.
 
     Raises:
-        ArtifactDamaged: it is no manifest, or another artifact's.
+        ArtifactDamaged: It cannot be read, belongs to another artifact, or has names that lead out of its folder.
     """
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError:
-        raise damaged(line, digest, "its manifest is none", where) from None
+        raise damaged(line, digest, "its manifest cannot be read", where) from None
     named = manifest.artifact
-    # It may come from a store that others write to: its names become paths on this disk.
-    astray = [file.path for file in manifest.files if not _stays(file.path)]
-    if astray or not LINE.fullmatch(line):
-        raise damaged(line, digest, f"its manifest names {(astray or [line])[0]!r}", where)
+    # It may come from a store that others can write to, and its names become paths on this disk.
+    outside = [file.path for file in manifest.files if not _stays_inside(file.path)]
+    if outside or not LINE.fullmatch(line):
+        raise damaged(line, digest, f"its manifest names {(outside or [line])[0]!r}", where)
     if (named.line, named.digest) != (line, digest) or digest_of(manifest.files) != digest:
         raise damaged(line, digest, f"{MANIFEST} lists the files of something else", where)
     return manifest
 
 
 def damaged(line: str, digest: str, why: str, where: str) -> ArtifactDamaged:
-    """The error for an artifact that is no longer what was made."""
+    """Make the error for an artifact whose files have changed."""
     return ArtifactDamaged(
         f"store://{line}/{digest} is no longer what was weighed: {why}.",
         f"Remove the artifact's folder and run `weighbridge release {line} --fresh`.",
@@ -98,20 +103,20 @@ def damaged(line: str, digest: str, why: str, where: str) -> ArtifactDamaged:
     )
 
 
-def _stays(path: str) -> bool:
-    """Whether a file's name keeps it inside its artifact's folder."""
+def _stays_inside(path: str) -> bool:
+    """Return whether a file's path keeps it inside its artifact's folder."""
     return not {"", ".", ".."} & set(path.split("/")) and "\\" not in path and "\0" not in path
 
 
 def digest_of(entries: tuple[FileEntry, ...]) -> str:
-    """An artifact's name: SHA-256 over its files' paths, sizes and hashes."""
+    """Compute an artifact's digest: SHA-256 over its files' paths, sizes and hashes."""
     ordered = sorted(entries, key=lambda entry: entry.path)
     listing = json.dumps([entry.model_dump() for entry in ordered], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def entries_of(folder: Path, known_sha256: Mapping[str, str]) -> tuple[FileEntry, ...]:
-    """A folder's files by their paths, hashed unless their hashes are known."""
+    """List a folder's files in the order of their paths, hashed unless their hashes are known."""
     entries = []
     for path in files_of(folder):
         name = path.relative_to(folder).as_posix()
@@ -121,25 +126,25 @@ def entries_of(folder: Path, known_sha256: Mapping[str, str]) -> tuple[FileEntry
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Compute the SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Every file below a folder."""
+    """Iterate over every file below a folder, in the order of their paths."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def sync(folder: Path) -> None:
-    """Force a folder and all below it onto the disk."""
+    """Sync a folder and everything below it to disk."""
     for path in folder.rglob("*"):
         sync_one(path)
     sync_one(folder)
 
 
 def sync_one(path: Path) -> None:
-    """Force one file's or folder's own content onto the disk."""
+    """Sync one file, or one folder without its content, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

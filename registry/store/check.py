@@ -1,4 +1,4 @@
-"""Whether a folder holds the files of a manifest, and nothing else."""
+"""Check whether a folder holds exactly the files of a manifest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 from registry.store.artifact import FileEntry, files_of, sha256_of
 
 Progress = Callable[[int, int], None]
+"""Called with the bytes that are done and the bytes in all."""
 
 HASHERS = 4
-"""Files that are hashed at once; hashlib lets go of the interpreter meanwhile."""
+"""Files that are hashed at once; hashlib releases the interpreter lock meanwhile."""
 
 
 def wrong_files(folder: Path, files: tuple[FileEntry, ...], progress: Progress | None = None) -> list[str]:
-    """Paths that are missing, added, altered, or links, which may lead to right bytes today and to others tomorrow.
+    """List paths that are missing, added or altered, and links, whose target may change later.
 
     Args:
-        folder: what is there.
-        files: what shall be there.
-        progress: told (bytes hashed, bytes in all) after each file.
+        folder: Folder to check.
+        files: Files that it must hold.
+        progress: Called after each file.
     """
     links = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()}
     present = {path.relative_to(folder).as_posix() for path in files_of(folder)}
@@ -28,7 +29,7 @@ def wrong_files(folder: Path, files: tuple[FileEntry, ...], progress: Progress |
         return wrong
     done, total = 0, sum(entry.size_bytes for entry in files)
     with ThreadPoolExecutor(HASHERS) as pool:
-        for entry, sha256 in zip(files, pool.map(lambda one: sha256_of(folder / one.path), files)):
+        for entry, sha256 in zip(files, pool.map(lambda entry: sha256_of(folder / entry.path), files)):
             done += entry.size_bytes
             if progress:
                 progress(done, total)

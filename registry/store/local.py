@@ -1,4 +1,4 @@
-"""The store in a local folder, in front of a remote one where there is one."""
+"""The store in a local folder, in front of a remote store if there is one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from registry.store.artifact import (
     sync_one,
 )
 from registry.store.check import Progress, wrong_files
-from registry.store.clean import Cleaned, clean
 from registry.store.remote import Remote
 from registry.store.signing import KEYS_FOLDER, KeyPair
 from weighbridge.errors import ArtifactMissing, DiskFull
@@ -35,7 +34,7 @@ from weighbridge.units import GIB
 
 STAGING, LOCKS = ".staging", ".locks"
 SPARE_BYTES = 16 * 2**20
-"""Room for the manifest and whoever else writes, when an artifact is fetched from the remote store."""
+"""Disk kept free for the manifest and for other writers while an artifact is fetched from the remote store."""
 
 
 class Store:
@@ -63,65 +62,65 @@ class Store:
         return cls(settings.store_folder, settings.store_url, KeyPair.of(settings))
 
     def path(self, artifact: Artifact) -> Path:
-        """Folder with the model's files, fetched from the remote store when they are only there.
+        """Return the folder with the model's files, fetched first if only the remote store holds them.
 
         Raises:
-            ArtifactMissing: neither store holds it.
-            ArtifactDamaged, StoreUnreachable, DiskFull: it could not be fetched.
+            ArtifactMissing: Neither store holds it.
+            ArtifactDamaged, StoreUnreachable, DiskFull: It could not be fetched.
         """
         if not self.holds_locally(artifact.line, artifact.digest):
             self._fetch(artifact.line, artifact.digest)
         return self._place(artifact.line, artifact.digest) / MODEL
 
     def get(self, line: str, digest: str) -> Artifact:
-        """The artifact of a digest.
+        """Return the artifact of a digest.
 
         Raises:
-            ArtifactMissing: the store does not hold it.
+            ArtifactMissing: The store does not hold it.
         """
         return self.manifest(line, digest).artifact
 
     def holds(self, line: str, digest: str) -> bool:
-        """Whether the store has this artifact, here or in the remote one."""
+        """Return whether the local or the remote store has this artifact."""
         return self.holds_locally(line, digest) or (self.remote is not None and self.remote.holds(line, digest))
 
     def holds_locally(self, line: str, digest: str) -> bool:
-        """Whether it lies on this machine's disk."""
+        """Return whether this machine's disk has this artifact."""
         return (self._place(line, digest) / MANIFEST).is_file()
 
-    def artifacts(self, line: str | None = None, *, only_here: bool = False) -> list[Artifact]:
-        """All artifacts, or a line's, here and in the remote store, in no particular order.
+    def artifacts(self, line: str | None = None, *, local_only: bool = False) -> list[Artifact]:
+        """List all artifacts, or a line's, of the local and the remote store, in no particular order.
 
         Raises:
-            ArtifactDamaged: a manifest cannot be read; it is named.
+            ArtifactDamaged: A manifest cannot be read; it is named.
         """
-        return [self.get(*one) for one in self.listed(line, only_here=only_here)]
+        return [self.get(*name) for name in self.listed(line, local_only=local_only)]
 
-    def listed(self, line: str | None = None, *, only_here: bool = False) -> list[tuple[str, str]]:
-        """Line and digest of all artifacts, whether their manifests can be read or not.
+    def listed(self, line: str | None = None, *, local_only: bool = False) -> list[tuple[str, str]]:
+        """List line and digest of all artifacts, even if their manifests cannot be read.
 
         Raises:
-            StoreUnreachable: the remote store cannot be asked.
+            StoreUnreachable: The remote store does not answer.
         """
-        here = {(path.parts[-3], path.parts[-2]) for path in self.folder.glob(f"{line or '*'}/*/{MANIFEST}")}
-        there = set(self.remote.listed(line)) if self.remote and not only_here else set()
-        return sorted(here | there)
+        local = {(path.parts[-3], path.parts[-2]) for path in self.folder.glob(f"{line or '*'}/*/{MANIFEST}")}
+        remote = set(self.remote.listed(line)) if self.remote and not local_only else set()
+        return sorted(local | remote)
 
     def files(self, artifact: Artifact) -> tuple[FileEntry, ...]:
-        """The manifest's list of files."""
+        """Return the manifest's list of files."""
         return self.manifest(artifact.line, artifact.digest).files
 
     def facts(self, artifact: Artifact) -> dict[str, object]:
-        """What was written down when the artifact was made (recipe, versions, coverage)."""
+        """Return what the manifest records of how the artifact was made (recipe, versions, coverage)."""
         return self.manifest(artifact.line, artifact.digest).facts
 
     def manifest(self, line: str, digest: str) -> Manifest:
-        """What the store knows of an artifact.
+        """Return an artifact's manifest.
 
         Raises:
-            ArtifactMissing: the store does not hold it.
-            ArtifactDamaged: its manifest is another's, or none.
-            StoreUnreachable: it is not here, and the remote store cannot be asked.
+            ArtifactMissing: The store does not hold it.
+            ArtifactDamaged: The manifest cannot be read, or is another artifact's.
+            StoreUnreachable: It is not on this disk, and the remote store does not answer.
         """
         path = self._place(line, digest) / MANIFEST
         if path.is_file():
@@ -130,29 +129,29 @@ class Store:
             return read_manifest(content, line, digest, f"{self.remote.url}/{line}/{digest}")
         raise self._missing(line, digest)
 
-    def made_at(self, artifact: Artifact) -> float:
-        """When it came into the local store, seconds since 1970; 0 when it is only in the remote one."""
+    def created_at(self, artifact: Artifact) -> float:
+        """Return when it came into the local store, seconds since 1970; 0 if only the remote store has it."""
         path = self._place(artifact.line, artifact.digest) / MANIFEST
         return path.stat().st_mtime if path.is_file() else 0.0
 
     def staging(self, line: str, key: str) -> Path:
-        """A folder to build in, on the store's own disk; the same key finds the same folder after a crash.
+        """Return a folder to build in, on the store's own disk; the same key finds the same folder after a crash.
 
-        Who builds in it holds `building(line, key)` meanwhile, or `clean` takes it for a leftover.
+        The builder must hold `building(line, key)` meanwhile, or `clean` takes the folder for a leftover.
         """
         folder = self.folder / line / STAGING / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def building(self, line: str, key: str) -> FileLock:
-        """The lock of a staging folder: a killed process leaves the file, and nobody holding it."""
+        """Return the lock of a staging folder. A killed process leaves the file, but nobody holds the lock."""
         folder = self.folder / line / LOCKS
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{key}.lock")
 
     @contextmanager
     def fresh_staging(self, line: str, key: str) -> Iterator[Path]:
-        """An empty folder to build in, removed again when the building fails."""
+        """Yield an empty folder to build in, which is removed if the build fails."""
         folder = self.staging(line, key)
         with self.building(line, key):
             shutil.rmtree(folder, ignore_errors=True)
@@ -163,10 +162,14 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def require_free(self, need_bytes: int, what: str) -> None:
-        """Check the store's disk before something large is written.
+        """Check that the store's disk has room before something large is written.
+
+        Args:
+            need_bytes: Bytes that will be written.
+            what: What will be written, for the message.
 
         Raises:
-            DiskFull: fewer than `need_bytes` are free.
+            DiskFull: Fewer than `need_bytes` are free.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
@@ -174,7 +177,7 @@ class Store:
             raise DiskFull(
                 f"{what} needs {need_bytes / GIB:.2f} GiB and {free / GIB:.2f} GiB are free.",
                 "Free some disk (`weighbridge store gc --dry-run` says what can go), or set WEIGHBRIDGE_HOME to a "
-                "larger one; what is done so far is kept.",
+                "larger disk. Finished work is kept.",
                 where=str(self.folder),
             )
 
@@ -189,20 +192,20 @@ class Store:
         facts: dict[str, object] | None = None,
         known_sha256: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """Make an artifact of a finished folder: hash, sign, sync, move into place, copy to the remote store.
+        """Turn a finished folder into an artifact: hash, sign, sync, move into place, copy to the remote store.
 
         Args:
-            folder: holds the model's files; it is moved away.
-            line, scheme, repo, commit: what the artifact is.
-            facts: kept in the manifest; not part of the digest.
-            known_sha256: path → hash of files that this process has hashed itself while it wrote them.
+            folder: Folder with the model's files; it is moved away.
+            line, scheme, repo, commit: Identity of the artifact.
+            facts: Recorded in the manifest; not part of the digest.
+            known_sha256: Path -> hash, of files that this process hashed itself while it wrote them.
 
         Returns:
-            The artifact; the one that is there already when the content is the same.
+            The artifact; the existing one if the content is the same.
 
         Raises:
-            SigningKeyUnusable: the manifest cannot be signed.
-            StoreUnreachable: it lies in the local store, but could not be copied; the same call copies it.
+            SigningKeyUnusable: The manifest cannot be signed.
+            StoreUnreachable: It is in the local store but could not be copied. The same call copies it later.
         """
         files = entries_of(folder, known_sha256 or {})
         artifact = Artifact(
@@ -213,16 +216,16 @@ class Store:
             commit=commit,
             size_bytes=sum(entry.size_bytes for entry in files),
         )
-        made = Manifest(artifact=artifact, files=files, facts=facts or {})
+        manifest = Manifest(artifact=artifact, files=files, facts=facts or {})
         with FileLock(self.folder / line / ".lock"):
             if self.holds_locally(line, artifact.digest):
                 shutil.rmtree(folder, ignore_errors=True)
-                made = self.manifest(line, artifact.digest)
+                manifest = self.manifest(line, artifact.digest)
             else:
-                self._move_in(folder, made)
+                self._move_in(folder, manifest)
         if self.remote:
-            self.remote.put(self._place(line, artifact.digest), made)
-        return made.artifact
+            self.remote.put(self._place(line, artifact.digest), manifest)
+        return manifest.artifact
 
     def _move_in(self, folder: Path, manifest: Manifest) -> None:
         artifact = manifest.artifact
@@ -232,10 +235,10 @@ class Store:
         write_whole(entry / MANIFEST, manifest.as_json())
         signing.sign(entry / MANIFEST, self._keys)
         folder.rename(entry / MODEL)
-        self._show(entry, artifact)
+        self._publish(entry, artifact)
 
-    def _show(self, entry: Path, artifact: Artifact) -> None:
-        """The moment in which an artifact comes into being."""
+    def _publish(self, entry: Path, artifact: Artifact) -> None:
+        """Sync an entry and rename it into place. From here on the artifact exists."""
         sync(entry)
         entry.rename(self._place(artifact.line, artifact.digest))
         sync_one(self.folder / artifact.line)
@@ -243,28 +246,29 @@ class Store:
     def sign(self, artifact: Artifact) -> None:
         """Sign an artifact that was made before manifests were signed, or by another installation.
 
-        Its files are hashed first: a signature on what is damaged already would make it look right.
+        Its files are hashed first, because a signature would make a damaged artifact look right.
 
         Raises:
-            ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: nothing is signed.
+            ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: Nothing is signed.
         """
         self.verify(artifact, signed=False)
         signing.sign(self.path(artifact).parent / MANIFEST, self._keys)
         if self.remote:
             manifest = self.manifest(artifact.line, artifact.digest)
-            self.remote.put(self._place(artifact.line, artifact.digest), manifest, again=True)
+            self.remote.put(self._place(artifact.line, artifact.digest), manifest, overwrite=True)
 
     def verify(self, artifact: Artifact, progress: Progress | None = None, *, signed: bool = True) -> None:
         """Check the manifest's signature, then hash every file of an artifact again.
 
         Args:
-            progress: told (bytes hashed, bytes in all) after each file.
-            signed: whether a signature is asked for.
+            artifact: Artifact to check.
+            progress: Called with (bytes hashed, bytes in all) after each file.
+            signed: Whether a signature is required.
 
         Raises:
-            ArtifactMissing: the store does not hold it.
-            ArtifactUnsigned: nobody signed it, or somebody else's key did.
-            ArtifactDamaged: a file, or the manifest, is missing, added or altered; it is named.
+            ArtifactMissing: The store does not hold it.
+            ArtifactUnsigned: It has no signature, or one by another key.
+            ArtifactDamaged: A file or the manifest is missing, added or altered; it is named.
         """
         folder = self.path(artifact)
         files = self.files(artifact)
@@ -274,17 +278,11 @@ class Store:
             raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
 
     def signed(self, artifact: Artifact) -> bool:
-        """Whether a signature lies beside the manifest here; `verify` says whether it is right."""
+        """Return whether a signature lies beside the local manifest. `verify` checks it."""
         return signing.signature_path(self._place(artifact.line, artifact.digest) / MANIFEST).is_file()
 
-    def clean(
-        self, keep: set[str], *, newest: int = 0, youngest_seconds: float = 0.0, dry_run: bool = False
-    ) -> Cleaned:
-        """Remove from this disk what nobody needs; see registry/store/clean.py."""
-        return clean(self, keep, newest=newest, youngest_seconds=youngest_seconds, dry_run=dry_run)
-
     def _fetch(self, line: str, digest: str) -> None:
-        """Bring an artifact home from the remote store: whole and hashed, or not at all."""
+        """Fetch an artifact from the remote store: whole and hashed, or not at all."""
         content = self.remote.manifest(line, digest) if self.remote else None
         if self.remote is None or content is None:
             raise self._missing(line, digest)
@@ -295,7 +293,7 @@ class Store:
             self.remote.fetch(manifest, content, entry)
             with FileLock(self.folder / line / ".lock"):
                 if not self.holds_locally(line, digest):
-                    self._show(entry, artifact)
+                    self._publish(entry, artifact)
 
     def _place(self, line: str, digest: str) -> Path:
         return self.folder / line / digest
@@ -303,6 +301,6 @@ class Store:
     def _missing(self, line: str, digest: str) -> ArtifactMissing:
         return ArtifactMissing(
             f"The store does not hold store://{line}/{digest[:12]}….",
-            f"Run `weighbridge release {line} --fresh` to make it again, or restore the store from its backup.",
+            f"Run `weighbridge release {line} --fresh` to make it anew, or restore the store from its backup.",
             where=" and ".join([str(self.folder), *([self.remote.url] if self.remote else [])]),
         )

@@ -1,8 +1,8 @@
 """The store at an fsspec URL: `s3://bucket/prefix`, `gs://…`, a mounted folder.
 
-`<url>/<line>/<sha256>/model/…` first, then `manifest.sig`, and `manifest.json` last: an artifact is there
-once its manifest is, so an upload that is cut leaves nothing that anybody would find. Object stores put
-each object whole or not at all; a file that did not come whole is put again by the next call.
+`<url>/<line>/<sha256>/model/…` is written first, then `manifest.sig`, and `manifest.json` last. An artifact exists once
+its manifest does, so an interrupted upload leaves nothing that a reader finds. Object stores write each object whole or
+not at all; an incomplete file of another store is written again by the next call.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from weighbridge.errors import DiskFull, SettingsInvalid, StoreUnreachable
 from weighbridge.files import is_full, write_whole
 
 TRANSFERS = 4
-"""Files that are on their way at once."""
+"""Files that are transferred at once."""
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
-"""They have no folders; asked for one, s3fs makes a bucket that a mistyped address named."""
+"""Protocols without folders. Asked for a folder, s3fs creates the bucket of a mistyped address."""
 
 
 class Remote:
-    """A store that other machines share.
+    """A store that is shared with other machines.
 
     Args:
-        url: where, as fsspec writes it; credentials come from where its library looks (for S3 the AWS_* variables).
+        url: Address for fsspec. Credentials are found by its library (for S3 in the AWS_* variables).
 
     Raises:
-        SettingsInvalid: nothing that is installed knows such addresses.
+        SettingsInvalid: No installed library handles such addresses.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,47 +43,48 @@ class Remote:
         except (ImportError, ValueError) as error:
             raise SettingsInvalid(
                 f"{url} cannot be used as a store: {error}.",
-                "Install what it needs (for s3:// `pip install 'weighbridge[s3]'`), or correct the address.",
+                "Install its library (for s3:// `pip install 'weighbridge[s3]'`), or correct the address.",
                 where="WEIGHBRIDGE_STORE_URL",
             ) from None
         self._root = str(root).rstrip("/")
 
     def holds(self, line: str, digest: str) -> bool:
-        """Whether an artifact is there, whole."""
+        """Return whether an artifact is there, whole."""
         with self._reached():
             return bool(self._fs.exists(self._at(line, digest, MANIFEST)))
 
     def listed(self, line: str | None = None) -> list[tuple[str, str]]:
-        """Line and digest of every artifact, or of a line's.
+        """List line and digest of every artifact, or of a line's.
 
         Raises:
-            StoreUnreachable: it did not answer.
+            StoreUnreachable: The store did not answer.
         """
         with self._reached():
             self._fs.invalidate_cache()
             found = self._fs.glob(f"{self._root}/{line or '*'}/*/{MANIFEST}")
         parts = [str(path).split("/") for path in found]
-        return [(one[-3], one[-2]) for one in parts]
+        return [(path[-3], path[-2]) for path in parts]
 
     def manifest(self, line: str, digest: str) -> bytes | None:
-        """The content of an artifact's manifest, or None where there is none."""
+        """Read an artifact's manifest; None if there is none."""
         with self._reached():
             return self._read(self._at(line, digest, MANIFEST))
 
-    def put(self, entry: Path, manifest: Manifest, *, again: bool = False) -> None:
-        """Copy an artifact there, manifest last; what is there already is left alone.
+    def put(self, entry: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
+        """Upload an artifact, manifest last; an existing one is left alone.
 
         Args:
-            entry: the local entry, with `model/`, the manifest and its signature.
-            again: whether manifest and signature are put even when they are there.
+            entry: Local folder with `model/`, the manifest and its signature.
+            manifest: The manifest, parsed.
+            overwrite: Whether to upload manifest and signature even if they exist.
 
         Raises:
-            StoreUnreachable: it did not answer, or refused.
+            StoreUnreachable: The store did not answer, or refused.
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
-        if not again and self.holds(line, digest):
+        if not overwrite and self.holds(line, digest):
             return
-        self._each(manifest.files, lambda file: self._put_file(entry, line, digest, file))
+        self._for_each(manifest.files, lambda file: self._put_file(entry, line, digest, file))
         with self._reached():
             for path in (signature_path(entry / MANIFEST), entry / MANIFEST):
                 if path.is_file():
@@ -91,7 +92,7 @@ class Remote:
 
     def _put_file(self, entry: Path, line: str, digest: str, file: FileEntry) -> None:
         place = self._at(line, digest, f"{MODEL}/{file.path}")
-        # A put that was cut left some of the files; an object that exists came whole.
+        # An interrupted upload left some of the files.
         if self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
             return
         if not OBJECT_STORES & set(_protocols(self._fs)):
@@ -99,26 +100,27 @@ class Remote:
         self._fs.put_file(str(entry / MODEL / file.path), place)
 
     def fetch(self, manifest: Manifest, content: bytes, entry: Path) -> None:
-        """Bring an artifact into a local folder, each file held against the manifest.
+        """Download an artifact into a local folder, each file checked against the manifest.
 
         Args:
-            manifest, content: what is to come, parsed and as it lies there.
-            entry: an empty folder.
+            manifest: Manifest of the artifact, parsed.
+            content: The manifest's bytes in the store.
+            entry: An empty folder.
 
         Raises:
-            ArtifactDamaged: what came is something else; the file is named.
-            StoreUnreachable: it did not answer.
+            ArtifactDamaged: A file differs from the manifest; it is named.
+            StoreUnreachable: The store did not answer.
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
 
-        def one(file: FileEntry) -> None:
+        def fetch_file(file: FileEntry) -> None:
             target = entry / MODEL / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(self._at(line, digest, f"{MODEL}/{file.path}"), str(target))
             if target.stat().st_size != file.size_bytes or sha256_of(target) != file.sha256:
                 raise damaged(line, digest, file.path, f"{self.url}/{line}/{digest}")
 
-        self._each(manifest.files, one)
+        self._for_each(manifest.files, fetch_file)
         name = signature_path(entry / MANIFEST).name
         with self._reached():
             signature = self._read(self._at(line, digest, name))
@@ -126,12 +128,12 @@ class Remote:
             write_whole(entry / name, signature)
         write_whole(entry / MANIFEST, content)
 
-    def _each(self, files: tuple[FileEntry, ...], do: Callable[[FileEntry], None]) -> None:
+    def _for_each(self, files: tuple[FileEntry, ...], transfer: Callable[[FileEntry], None]) -> None:
         with self._reached(), ThreadPoolExecutor(TRANSFERS) as pool:
-            waiting = [pool.submit(do, file) for file in files]
+            transfers = [pool.submit(transfer, file) for file in files]
             try:
-                for one in waiting:
-                    one.result()
+                for running in transfers:
+                    running.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -147,18 +149,19 @@ class Remote:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Every way in which a store does not answer, as the one named error."""
-        unreached: tuple[type[Exception], ...] = (OSError, *_library_errors(self._fs))
+        """Turn every failure of the store's library into a named error."""
+        failures: tuple[type[Exception], ...] = (OSError, *_library_errors(self._fs))
         try:
             yield
-        except unreached as error:
+        except failures as error:
             if is_full(error):
                 raise DiskFull(
-                    "The disk became full while an artifact came from the store.", "Free some disk, then run it again."
+                    "The disk became full while an artifact was fetched from the store.",
+                    "Free some disk, then run the command again.",
                 ) from None
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StoreUnreachable(
-                f"The store did not do what it was asked for ({reason}).",
+                f"The store did not answer, or refused ({reason}).",
                 "Check WEIGHBRIDGE_STORE_URL, the credentials and the network, then run the same command again.",
                 where=self.url,
             ) from error
@@ -170,7 +173,7 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 
 def _library_errors(filesystem: Any) -> tuple[type[Exception], ...]:
-    """What s3fs lets through of its own library; everything else it turns into an OSError."""
+    """Errors of its own library that s3fs lets through. It turns all others into an OSError."""
     if "s3" not in _protocols(filesystem):
         return ()
     from botocore.exceptions import BotoCoreError, ClientError

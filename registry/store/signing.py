@@ -1,15 +1,14 @@
 """Signatures of manifests: who made an artifact, checked before an engine may start from it.
 
-What is signed is one small file, `manifest.json`, which holds the SHA-256 of every other file; so a model is
-hashed once, by `Store.verify`, and not a second time for its signature. `manifest.sig` beside it is what
-model-signing writes: a Sigstore bundle with an in-toto statement in a DSSE envelope. Its own command line
-verifies it:
+Only the small file `manifest.json` is signed. It holds the SHA-256 of every other file, so a model is hashed once, by
+`Store.verify`, and not a second time for its signature. `manifest.sig` beside it is written by model-signing: a
+Sigstore bundle with an in-toto statement in a DSSE envelope. Its own command line verifies it:
 
     model_signing verify key manifest.json --signature manifest.sig --public_key <home>/keys/weighbridge.pub
 
-Signing is done by that library. Verifying reads the same envelope with `cryptography` alone: importing
-model_signing 1.1.1 takes 4 to 7 seconds (it loads Sigstore's network clients and boto3), which every start of an
-engine and every rollback would pay.
+That library signs. Verification reads the same envelope with `cryptography` alone, because importing model_signing
+1.1.1 takes 4 to 7 seconds (it loads Sigstore's network clients and boto3), which would delay every start of an engine
+and every rollback.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ KEYS_FOLDER = "keys"
 PRIVATE, PUBLIC = "weighbridge.key", "weighbridge.pub"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-"""The statement's kind; model_signing 1.1.1, _signing/signing.py."""
+"""Kind of the statement; source: model_signing 1.1.1, _signing/signing.py."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
-"""What model_signing signs with."""
+"""Curves that model_signing signs with."""
 
 
 def signature_path(manifest: Path) -> Path:
-    """Where a manifest's signature lies."""
+    """Return the path of a manifest's signature."""
     return manifest.with_suffix(".sig")
 
 
@@ -114,17 +113,17 @@ def sign(manifest: Path, keys: KeyPair) -> None:
 
 
 def verify(manifest: Path, name: str, keys: KeyPair) -> None:
-    """Make sure that a manifest is the one that this installation's key signed.
+    """Check that this installation's key signed a manifest.
 
     Args:
-        manifest: the file; its signature lies beside it.
-        name: what to call the artifact in a message.
+        manifest: The file; its signature lies beside it.
+        name: Name of the artifact, for messages.
         keys: Where the keys are.
 
     Raises:
-        ArtifactUnsigned: there is no signature, or none of our key.
-        ArtifactDamaged: the signature is ours and the manifest is not what was signed.
-        SigningKeyUnusable: there is no key to verify by.
+        ArtifactUnsigned: There is no signature, or none by our key.
+        ArtifactDamaged: The signature is ours, but the manifest was altered after it was signed.
+        SigningKeyUnusable: There is no key to verify with.
     """
     path = signature_path(manifest)
     if not path.is_file():
@@ -132,7 +131,7 @@ def verify(manifest: Path, name: str, keys: KeyPair) -> None:
     _, public = keys.files()
     statement = _signed_statement(path, public, name)
     resources = statement.get("predicate", {}).get("resources", [])
-    signed = {(one.get("algorithm"), one.get("digest")) for one in resources}
+    signed = {(resource.get("algorithm"), resource.get("digest")) for resource in resources}
     actual = hashlib.sha256(manifest.read_bytes()).hexdigest()
     if statement.get("predicateType") != PREDICATE_TYPE or signed != {("sha256", actual)}:
         raise ArtifactDamaged(
@@ -143,7 +142,7 @@ def verify(manifest: Path, name: str, keys: KeyPair) -> None:
 
 
 def _signed_statement(path: Path, public: Path, name: str) -> dict[str, Any]:
-    """What a signature file states, once its signature by our key is checked (DSSE 1.0, protocol.md)."""
+    """Read a signature file's statement, after checking its signature by our key (DSSE 1.0, protocol.md)."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -155,7 +154,7 @@ def _signed_statement(path: Path, public: Path, name: str) -> dict[str, Any]:
         kind = str(envelope["payloadType"])
     except (ValueError, KeyError, IndexError, TypeError, binascii.Error, RecursionError):
         raise _unsigned(f"{path.name} of {name} is no signature.", path) from None
-    # What is signed is the type and the payload, each with its length before it.
+    # The signed message is the type and the payload, each after its length.
     message = b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
     try:
         key.verify(signature, message, ec.ECDSA(_hash_for(key)))
@@ -170,13 +169,13 @@ def _signed_statement(path: Path, public: Path, name: str) -> dict[str, Any]:
 def _unsigned(what: str, where: Path) -> ArtifactUnsigned:
     return ArtifactUnsigned(
         what,
-        "Find out where it comes from; if you trust it, `weighbridge store sign DIGEST` signs it with your key.",
+        "Find out where it comes from. If you trust it, sign it with your key: `weighbridge store sign DIGEST`.",
         where=str(where),
     )
 
 
 def _hash_for(key: EllipticCurvePublicKey) -> Any:
-    """The hash that goes with a curve, as model_signing pairs them."""
+    """Return the hash function for a curve, as model_signing pairs them."""
     from cryptography.hazmat.primitives import hashes
 
     return {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.key_size]
@@ -192,7 +191,7 @@ def _new_private() -> bytes:
 
 
 def _public_of(private: Path) -> bytes:
-    """The public half of a private key's file, as PEM."""
+    """Return the public half of a private key's file, as PEM."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -220,7 +219,7 @@ def _load_public(public: Path) -> EllipticCurvePublicKey:
 
 def _unusable(path: Path, why: object) -> SigningKeyUnusable:
     return SigningKeyUnusable(
-        f"{path.name} is no key that manifests can be signed or verified with: {why}.",
+        f"{path.name} holds no key that can sign or verify manifests: {why}.",
         "Name an unencrypted PEM file with an elliptic-curve key (P-256, P-384 or P-521): "
         "`openssl ecparam -name prime256v1 -genkey -noout -out FILE` makes one.",
         where=str(path),

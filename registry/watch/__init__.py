@@ -1,1 +1,1 @@
-"""The memory of the watch: a ledger on disk, and a run in MLflow for each decision."""
+"""The watch's memory: a ledger on disk, and a run in MLflow for each decision."""

@@ -1,14 +1,14 @@
-"""What the watch has decided, in a ledger on this machine's disk, so that one commit starts one release.
+"""The watch's ledger: what was decided about each commit, on this machine's disk, so that a commit starts one release.
 
-One file a line, `<home>/watch/<line>.json`, changed under a lock and written whole. A release goes through
+One file a line, `<home>/watch/<line>.json`, changed under a lock and written whole. A release passes through
 
-    seen      decided, nothing asked of Prefect yet
+    seen      decided; Prefect has not been asked
     starting  written before Prefect is asked: from here on a run may exist
     started   Prefect's run is known
 
-A watch that was killed leaves `seen` or `starting`; the next one goes on from there. Between `starting` and
-`started` only Prefect knows whether there is a run: the same idempotency key again gives the same run. Two
-watches at once meet at the lock; two installations that share a Prefect server, at the key.
+A watch that is killed leaves `seen` or `starting`, and the next one continues from there. Between `starting` and
+`started` only Prefect knows whether a run exists; the same idempotency key again returns the same run. The lock
+separates two watches on one machine, the key two installations that share a Prefect server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from weighbridge.settings import Settings, load_settings
 FOLDER = "watch"
 """Below the installation's home."""
 LOCK_SECONDS = 120.0
-"""Longest wait for another watch of the same line; it holds the lock for one question to Prefect or MLflow."""
+"""Longest wait for another watch of the same line, which holds the lock for one request to Prefect or MLflow."""
 
 Outcome = Literal["release", "notify", "ignore"]
 Kind = Literal["commit", "successor"]
@@ -43,34 +43,34 @@ class _Frozen(BaseModel):
 
 
 class Reason(_Frozen):
-    """One thing that counted in a decision."""
+    """One reason for a decision."""
 
     code: str
     """licence, remote_code, disk, policy, …"""
     text: str
     weight: Literal["refuses", "asks", "notes"]
-    """refuses: it cannot be released; asks: a person has to look; notes: for the reader."""
+    """refuses: no release is possible; asks: a person has to look; notes: for the reader."""
     lasting: bool = True
-    """Whether it stays so for this commit under these rules; free disk and access may be others tomorrow."""
+    """Whether it holds for this commit as long as the rules hold; free disk and access may change tomorrow."""
 
 
 class Numbers(_Frozen):
-    """What was measured for a decision; None where it was not got that far."""
+    """Measurements behind a decision; None for what was not measured."""
 
     download_gib: float | None = None
     disk_needed_gib: float | None = None
-    """The download and every scheme's artifact beside it."""
+    """Download and every scheme's artifact together."""
     disk_free_gib: float | None = None
     parameters_billion: float | None = None
     memory_needed_gib: float | None = None
-    """Of the best row of the fit, per GPU."""
+    """Memory of the best row of the fit, per GPU."""
     memory_there_gib: float | None = None
     fits_as: str = ""
-    """That row's scheme and GPU."""
+    """Scheme and GPU of that row."""
 
 
 class Decision(_Frozen):
-    """What is to be done about one commit."""
+    """What to do about one commit."""
 
     line: str
     kind: Kind
@@ -81,32 +81,32 @@ class Decision(_Frozen):
     reasons: tuple[Reason, ...]
     numbers: Numbers = Numbers()
     rules: str
-    """Digest of the line's rules that it was drawn under."""
+    """Digest of the line's rules behind the decision."""
     new: bool = True
-    """Whether nobody has decided so before; what is not new is not written down."""
+    """Whether this decision was not made before; only new decisions are written down."""
 
     @property
     def uri(self) -> str:
-        """Repository and commit, as MLflow has them."""
+        """Repository and commit, as MLflow records them."""
         return f"hf://{self.repo}@{self.commit}"
 
     @property
     def key(self) -> str:
-        """The idempotency key: this line starts this commit once."""
+        """Idempotency key, so that a line starts a commit once."""
         return f"watch/{self.line}/{self.repo}@{self.commit}"
 
     @property
     def lasting(self) -> bool:
-        """Whether it would be drawn again tomorrow."""
+        """Whether the decision would be the same tomorrow."""
         return all(reason.lasting for reason in self.reasons)
 
     def says_as(self, other: Decision) -> bool:
-        """Whether a person who was told the one has nothing new to hear from the other."""
-        # What may change tomorrow is told with numbers that do.
-        ours, theirs = (
-            {(reason.code, reason.text if reason.lasting else "") for reason in one.reasons} for one in (self, other)
-        )
-        return (self.outcome, self.rules) == (other.outcome, other.rules) and ours == theirs
+        """Return whether both decisions say the same to a person."""
+        return (self.outcome, self.rules, self._said()) == (other.outcome, other.rules, other._said())
+
+    def _said(self) -> set[tuple[str, str]]:
+        # Reasons that may change tomorrow contain numbers that change every day.
+        return {(reason.code, reason.text if reason.lasting else "") for reason in self.reasons}
 
 
 class Entry(_Frozen):
@@ -117,38 +117,38 @@ class Entry(_Frozen):
     decided_at: str
     """ISO 8601, UTC."""
     flow_run: str = ""
-    """Prefect's id of the release that was started."""
+    """Prefect's id of the run that was started."""
     recorded: str = ""
-    """`digest` of what MLflow has; empty while it has nothing."""
+    """`digest` of what MLflow has recorded; empty while it has nothing."""
 
     @property
     def digest(self) -> str:
-        """Digest of all that MLflow is to have."""
+        """Digest of what MLflow must record."""
         text = json.dumps([self.decision.model_dump(exclude={"new"}), self.state, self.flow_run], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be done about it."""
+        """Whether nothing is left to do about it."""
         return self.state not in ("seen", "starting")
 
 
 Starter = Callable[[Decision], str]
-"""Asks Prefect for the release under the decision's key and returns the run's id.
+"""Starts the release of a decision under its key, and returns the run's id.
 
-Raises StackDown or ReleaseNotStarted only where certainly nothing was started."""
+Raises StackDown or ReleaseNotStarted only if certainly nothing was started."""
 
 
 class Ledger:
-    """What was decided about one line's commits.
+    """Decisions about one line's commits.
 
     Args:
-        line: the line's name.
-        folder: where the ledgers are; the installation's by default.
+        line: Name of the line.
+        folder: Folder of the ledgers; by default that of this process's installation.
 
     Raises:
-        LedgerDamaged: from every method, when the file cannot be read.
-        WatchBusy: from every method that writes, when another watch holds the line for too long.
+        LedgerDamaged: From every method, if the file cannot be read.
+        WatchBusy: From every method that writes, if another watch holds the line for too long.
     """
 
     def __init__(self, line: str, folder: Path | None = None) -> None:
@@ -157,11 +157,11 @@ class Ledger:
 
     @classmethod
     def of(cls, settings: Settings, line: str) -> Self:
-        """A line's ledger in an installation."""
+        """Open a line's ledger in an installation."""
         return cls(line, settings.home / FOLDER)
 
     def entries(self) -> tuple[Entry, ...]:
-        """All commits, in the order in which they were first seen."""
+        """List all commits, in the order in which they were first seen."""
         try:
             kept = json.loads(self.path.read_bytes())["entries"]
             return tuple(Entry.model_validate(entry) for entry in kept)
@@ -170,26 +170,27 @@ class Ledger:
         except (ValueError, TypeError, KeyError, ValidationError):
             raise LedgerDamaged(
                 f"The watch's ledger of {self.line} cannot be read.",
-                "Move the file away and watch again: what Prefect knows of is not started a second time.",
+                "Move the file away and watch again: Prefect starts no run a second time.",
                 where=str(self.path),
             ) from None
 
     def find(self, repo: str, commit: str) -> Entry | None:
-        """What was decided about a commit, or None."""
-        return next((one for one in self.entries() if (one.decision.repo, one.decision.commit) == (repo, commit)), None)
+        """Find the entry of a commit; None if there is none."""
+        entries = (entry for entry in self.entries() if entry.decision.commit == commit)
+        return next((entry for entry in entries if entry.decision.repo == repo), None)
 
-    def lacking(self) -> list[Entry]:
-        """What MLflow is still to be told."""
+    def unrecorded(self) -> list[Entry]:
+        """List entries that MLflow does not have, or not in their present state."""
         return [entry for entry in self.entries() if entry.settled and entry.recorded != entry.digest]
 
     def settle(self, decision: Decision, start: Starter) -> Entry:
-        """Write a decision down, and start its release if it has one: once, whoever else tries and whatever was killed.
+        """Write a decision, and start its release if it asks for one: once, whoever else tries and whatever was killed.
 
         Raises:
-            StackDown, ReleaseNotStarted: the release could not be started; the next watch tries again.
+            StackDown, ReleaseNotStarted: The release could not be started. The next watch tries again.
         """
         with self._locked():
-            entry = self._noted(decision)
+            entry = self._write(decision)
             if entry.settled:
                 return entry
             self._put(entry := entry.model_copy(update={"state": "starting"}))
@@ -202,27 +203,27 @@ class Ledger:
             return entry
 
     def record(self, write: Callable[[Entry], object]) -> int:
-        """Give every settled entry that MLflow lacks to `write`, and remember that it has it.
+        """Pass every settled entry that MLflow lacks to `write`, and mark it as recorded.
 
         Returns:
-            How many were written.
+            Number of entries.
         """
-        if not self.lacking():
+        if not self.unrecorded():
             return 0
         with self._locked():
-            lacking = self.lacking()
-            for entry in lacking:
+            unrecorded = self.unrecorded()
+            for entry in unrecorded:
                 write(entry)
                 self._put(entry.model_copy(update={"recorded": entry.digest}))
-        return len(lacking)
+        return len(unrecorded)
 
-    def _noted(self, decision: Decision) -> Entry:
-        """The entry that this decision leads to, written down."""
+    def _write(self, decision: Decision) -> Entry:
+        """Write the entry of a decision, unless an earlier one still counts; returns the entry that counts."""
         found = self.find(decision.repo, decision.commit)
         if found and (found.state == "started" or (not found.settled and decision.outcome == "release")):
             return found
         if found and found.state == "starting":
-            # Changed rules or not: a run may exist, and only asking again under its key tells.
+            # Whatever the rules say now, a run may exist. Only another request under its key can tell.
             return found
         entry = Entry(
             decision=decision,
@@ -235,22 +236,21 @@ class Ledger:
         return entry
 
     def _supersede(self, decision: Decision) -> None:
-        """An older commit of the same repository that nothing was started for yet gives way."""
-        for one in self.entries():
-            other = one.decision
-            if one.state == "seen" and other.repo == decision.repo and other.commit != decision.commit:
-                self._put(one.model_copy(update={"state": "superseded"}))
+        """Mark older commits of the repository as superseded if nothing was started for them."""
+        for entry in self.entries():
+            older = entry.decision
+            if entry.state == "seen" and older.repo == decision.repo and older.commit != decision.commit:
+                self._put(entry.model_copy(update={"state": "superseded"}))
 
     def _put(self, entry: Entry) -> None:
-        kept = {(one.decision.repo, one.decision.commit): one for one in self.entries()}
-        kept[entry.decision.repo, entry.decision.commit] = entry
-        write_whole(
-            self.path, json.dumps({"entries": [one.model_dump(mode="json") for one in kept.values()]}, indent=1)
-        )
+        entries = {(known.decision.repo, known.decision.commit): known for known in self.entries()}
+        entries[entry.decision.repo, entry.decision.commit] = entry
+        content = {"entries": [known.model_dump(mode="json") for known in entries.values()]}
+        write_whole(self.path, json.dumps(content, indent=1))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # The system gives the lock back when its holder is killed.
+        # The system releases the lock if its holder is killed.
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path.with_suffix(".lock"), timeout=LOCK_SECONDS):
@@ -258,6 +258,6 @@ class Ledger:
         except Timeout:
             raise WatchBusy(
                 f"Another watch has held {self.line} for {LOCK_SECONDS:.0f} s.",
-                "Look at it, or end it, then watch again: nothing is started twice.",
+                "Wait for it, or end it, then watch again: nothing is started twice.",
                 where=str(self.path),
             ) from None

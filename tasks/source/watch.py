@@ -100,7 +100,7 @@ def _ledger(installation: Installation, name: str) -> Ledger:
 
 
 def _record(installation: Installation, ledger: Ledger) -> None:
-    if ledger.lacking():
+    if ledger.unrecorded():
         from registry.watch.runs import WatchRuns
 
         ledger.record(WatchRuns(installation.registry).record)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import Store
+from registry.store import Store, clean
 from tasks.quantize import quantize, scheme
 from tasks.quantize.methods import rtn
 from tasks.quantize.plan.recipe import make_recipe
@@ -92,7 +92,7 @@ def test_gc_takes_what_nobody_comes_back_for(store, sharded, dying):
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
         quantize(sharded, "int8", store=store)
     assert _finished(store)
-    store.clean({sharded.digest})
+    clean(store, {sharded.digest})
     assert not list(store.folder.glob("*/.staging/*"))
 
 

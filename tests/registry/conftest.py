@@ -16,9 +16,9 @@ from registry.store import Artifact
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def _candidate(line: str, scheme: str, passes: bool, made: str) -> CandidateRecord:
-    """A candidate's record; the same `scheme` and `made` are the same artifact."""
-    digest = hashlib.sha256(f"{scheme}{made}".encode()).hexdigest()
+def _candidate(line: str, scheme: str, passes: bool, variant: str) -> CandidateRecord:
+    """Make a candidate's record; the same `scheme` and `variant` are the same artifact."""
+    digest = hashlib.sha256(f"{scheme}{variant}".encode()).hexdigest()
     return CandidateRecord(
         artifact=Artifact(line=line, digest=digest, scheme=scheme, repo="org/toy", commit=COMMIT, size_bytes=1000),
         outcome="non_inferior" if passes else "regression",
@@ -35,10 +35,10 @@ def _candidate(line: str, scheme: str, passes: bool, made: str) -> CandidateReco
 
 @pytest.fixture(scope="session")
 def release() -> Callable[..., ReleaseRecord]:
-    """Makes a release of int8 and int4; those named in `failing` did not pass."""
+    """Make a release of int8 and int4; those named in `failing` did not pass."""
 
-    def make(*, line: str = "toy", key: str = "a1", failing: tuple[str, ...] = (), made: str = "") -> ReleaseRecord:
-        candidates = tuple(_candidate(line, scheme, scheme not in failing, made) for scheme in ("int8", "int4"))
+    def make(*, line: str = "toy", key: str = "a1", failing: tuple[str, ...] = (), variant: str = "") -> ReleaseRecord:
+        candidates = tuple(_candidate(line, scheme, scheme not in failing, variant) for scheme in ("int8", "int4"))
         return ReleaseRecord(
             line=line, repo="org/toy", commit=COMMIT, key=key, params={"context": "2048"}, candidates=candidates
         )
@@ -48,7 +48,7 @@ def release() -> Callable[..., ReleaseRecord]:
 
 @pytest.fixture
 def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry on a fresh database; MLflow puts artifacts into the working folder."""
+    """A registry on an empty database; MLflow puts artifacts into the working folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return Registry(f"sqlite:///{tmp_path}/mlflow.db")

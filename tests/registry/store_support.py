@@ -17,7 +17,7 @@ def made(
     commit: str = COMMIT,
     by: str = "quantize",
 ) -> Artifact:
-    """An artifact in the store; other files are another artifact."""
+    """Put an artifact into the store; other files are another artifact."""
     with store.fresh_staging(line, f"make-{scheme}") as folder:
         for name, text in (FILES if files is None else files).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,9 @@ def decided(registry: Registry, release: Make) -> None:
     registry.set_production("toy", 1)
 
 
-def test_records_go_from_one_database_to_another(server, installation, release: Make, tmp_path: Path) -> None:
+def test_records_go_from_one_database_to_another(
+    server: str, installation: Callable[..., Settings], release: Make, tmp_path: Path
+) -> None:
     old = installation("old", MLFLOW_BACKEND_URI=make_database(server, "old"))
     registry = Registry(old.mlflow_backend)
     decided(registry, release)
@@ -86,7 +88,7 @@ def test_records_go_from_one_database_to_another(server, installation, release: 
 
 
 def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
-    server, installation, release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, object_store: str
+    server: str, installation: Callable[..., Settings], release: Make, tmp_path: Path, object_store: str
 ) -> None:
     import boto3
 
@@ -114,7 +116,7 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
     assert contents.mlflow_files == f"s3://{BUCKET}/files", "the backup says where the files are"
 
 
-def test_a_password_in_the_address_is_refused_and_not_shown(installation) -> None:
+def test_a_password_in_the_address_is_refused_and_not_shown(installation: Callable[..., Settings]) -> None:
     with pytest.raises(SettingsInvalid, match="PGPASSFILE") as refused:
         installation("x", MLFLOW_BACKEND_URI="postgresql://user:hunter2@localhost/mlflow")
     assert "hunter2" not in str(refused.value)

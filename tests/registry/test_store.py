@@ -1,30 +1,33 @@
+"""Artifacts by content: whole or not at all, found again, and damage is named."""
+
 from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
-from registry.store import Store
+from registry.store import Artifact, Store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
 COMMIT = "c" * 40
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def made(store, files=None, scheme="int8", key="k"):
+def made(store: Store, files: dict[str, str] | None = None, key: str = "k") -> Artifact:
     folder = store.staging("line", key)
     for name, text in (files or {"config.json": "{}", "sub/model.safetensors": "weights"}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    return store.adopt(folder, line="line", scheme=scheme, repo="org/m", commit=COMMIT, facts={"recipe": {"bits": 8}})
+    return store.adopt(folder, line="line", scheme="int8", repo="org/m", commit=COMMIT, facts={"recipe": {"bits": 8}})
 
 
-def test_an_artifact_is_found_again_whole(store):
+def test_an_artifact_is_found_again_whole(store: Store) -> None:
     artifact = made(store)
     assert store.get("line", artifact.digest) == artifact
     assert (store.path(artifact) / "sub/model.safetensors").read_text() == "weights"
@@ -34,7 +37,7 @@ def test_an_artifact_is_found_again_whole(store):
     store.verify(artifact)
 
 
-def test_same_content_is_the_same_artifact(store):
+def test_same_content_is_the_same_artifact(store: Store) -> None:
     first, second = made(store, key="a"), made(store, key="b")
     assert first == second
     assert len(store.artifacts("line")) == 1
@@ -48,12 +51,12 @@ def test_same_content_is_the_same_artifact(store):
         {"config.json": "{}", "sub/model.safetensors": "weights", "more": ""},
     ],
 )
-def test_other_content_or_names_are_another_artifact(store, files):
+def test_other_content_or_names_are_another_artifact(store: Store, files: dict[str, str]) -> None:
     assert made(store).digest != made(store, files, key="other").digest
 
 
 @pytest.mark.parametrize("harm", ["alter", "remove", "add"])
-def test_verify_names_the_damaged_file(store, harm):
+def test_verify_names_the_damaged_file(store: Store, harm: str) -> None:
     artifact = made(store)
     path = store.path(artifact) / "config.json"
     if harm == "alter":
@@ -66,13 +69,13 @@ def test_verify_names_the_damaged_file(store, harm):
         store.verify(artifact)
 
 
-def test_a_missing_artifact_says_how_to_make_it_again(store):
+def test_a_missing_artifact_says_how_to_make_it_again(store: Store) -> None:
     with pytest.raises(ArtifactMissing) as caught:
         store.get("line", "0" * 64)
     assert "weighbridge release line" in caught.value.next_step
 
 
-def test_a_build_that_fails_leaves_nothing(store):
+def test_a_build_that_fails_leaves_nothing(store: Store) -> None:
     with pytest.raises(RuntimeError), store.fresh_staging("line", "k") as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
@@ -80,12 +83,12 @@ def test_a_build_that_fails_leaves_nothing(store):
     assert store.artifacts() == []
 
 
-def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(store, monkeypatch):
-    from pathlib import Path
-
+def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Path.rename
 
-    def crash(self, target):
+    def crash(self: Path, target: Path) -> Path:
         if Path(target).parent == store.folder / "line":
             raise KeyboardInterrupt
         return real(self, target)
@@ -99,20 +102,20 @@ def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(store, mon
     store.verify(artifact)
 
 
-def test_no_room_is_said_before_anything_is_written(store):
+def test_no_room_is_said_before_anything_is_written(store: Store) -> None:
     with pytest.raises(DiskFull, match="needs 1048576"):
         store.require_free(2**50, "The download")
 
 
-def test_two_makers_of_the_same_artifact_end_with_one(store):
-    folders = []
+def test_two_makers_of_the_same_artifact_end_with_one(store: Store) -> None:
+    folders: list[Path] = []
     for key in ("a", "b"):
         folder = store.staging("line", key)
         (folder / "config.json").write_text(json.dumps({"n": list(range(1000))}))
         folders.append(folder)
-    results = []
+    results: list[Artifact] = []
 
-    def adopt(folder):
+    def adopt(folder: Path) -> None:
         results.append(store.adopt(folder, line="line", scheme="int8", repo="o/m", commit=COMMIT))
 
     threads = [threading.Thread(target=adopt, args=(folder,)) for folder in folders]

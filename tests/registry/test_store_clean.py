@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import Artifact, Store
+from registry.store import Artifact, Store, clean
 from tests.registry.store_support import made
 
 
@@ -28,7 +28,7 @@ def aged(store: Store, artifact: Artifact, hours: float) -> Artifact:
 
 def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
     used, idle = made(store), made(store, {"idle": "12345"}, commit="d" * 40)
-    cleaned = store.clean({used.digest})
+    cleaned = clean(store, {used.digest})
     assert [one.name for one in cleaned.removed] == [idle.digest]
     assert (cleaned.freed_bytes, cleaned.kept) == (5, 1)
     assert store.artifacts() == [used]
@@ -38,7 +38,7 @@ def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
 def test_a_dry_run_touches_nothing(store: Store) -> None:
     idle = made(store)
     store.staging("line", "left").joinpath("x").write_text("123")
-    cleaned = store.clean(set(), dry_run=True)
+    cleaned = clean(store, set(), dry_run=True)
     assert {one.name for one in cleaned.removed} == {idle.digest, "left"}
     store.verify(idle)
     assert (store.folder / "line/.staging/left/x").exists()
@@ -49,7 +49,7 @@ def test_the_source_of_what_stays_stays(store: Store) -> None:
     source = made(store, {"source": ""}, scheme="bf16", by="download")
     sibling = made(store, {"sibling": ""}, scheme="int4")
     older = made(store, {"older": ""}, scheme="bf16", by="download", commit="d" * 40)
-    removed = {one.name for one in store.clean({used.digest}).removed}
+    removed = {one.name for one in clean(store, {used.digest}).removed}
     assert removed == {sibling.digest, older.digest}
     assert source in store.artifacts()
 
@@ -58,8 +58,8 @@ def test_the_newest_and_the_young_stay(store: Store) -> None:
     old = aged(store, made(store, {"a": ""}, commit="a" * 40), 72)
     middle = aged(store, made(store, {"b": ""}, commit="b" * 40), 48)
     young = aged(store, made(store, {"c": ""}, commit="d" * 40), 1)
-    assert [one.name for one in store.clean(set(), newest=2, dry_run=True).removed] == [old.digest]
-    gone = {one.name for one in store.clean(set(), youngest_seconds=24 * 3600).removed}
+    assert [one.name for one in clean(store, set(), newest=2, dry_run=True).removed] == [old.digest]
+    gone = {one.name for one in clean(store, set(), min_age_seconds=24 * 3600).removed}
     assert gone == {old.digest, middle.digest}
     assert store.artifacts() == [young]
 
@@ -81,7 +81,7 @@ def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store:
     try:
         dead.kill()
         dead.wait()
-        cleaned = store.clean(set())
+        cleaned = clean(store, set())
         assert [(one.name, one.size_bytes) for one in cleaned.removed] == [("dead", 5)]
         assert (store.folder / "line/.staging/living/half").exists()
         assert not (store.folder / "line/.staging/dead").exists()
@@ -98,10 +98,10 @@ def test_a_cleaning_that_dies_half_way_shows_nothing_and_is_finished_by_the_next
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("registry.store.clean.shutil.rmtree", die)
+    monkeypatch.setattr("registry.store.cleanup.shutil.rmtree", die)
     with pytest.raises(KeyboardInterrupt):
-        store.clean(set())
+        clean(store, set())
     monkeypatch.undo()
     assert store.artifacts() == []
-    assert [one.name[:5] for one in store.clean(set()).removed] == ["gone-"]
-    assert store.clean(set()).removed == ()
+    assert [one.name[:5] for one in clean(store, set()).removed] == ["gone-"]
+    assert clean(store, set()).removed == ()

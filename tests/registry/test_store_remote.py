@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import Artifact, FileEntry, Manifest, Store
+from registry.store import Artifact, FileEntry, Manifest, Store, clean
 from registry.store.artifact import digest_of
 from tests.registry.store_support import made
 from tests.support.object_store import object_store
@@ -87,7 +87,7 @@ def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
     assert objects(store) == {"model/config.json"}
     other = Store(tmp_path / "other", url)
     assert other.listed() == []
-    (line, digest) = store.listed(only_here=True)[0]
+    (line, digest) = store.listed(local_only=True)[0]
     with pytest.raises(ArtifactMissing):
         other.get(line, digest)
     artifact = made(store)
@@ -101,7 +101,7 @@ def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_pat
     other = Store(tmp_path / "other", url)
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         other.path(artifact)
-    assert other.listed(only_here=True) == []
+    assert other.listed(local_only=True) == []
     assert not list((tmp_path / "other").rglob("config.json"))
 
 
@@ -132,7 +132,7 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) 
 
 def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:
     artifact = made(store)
-    assert [one.name for one in store.clean(set()).removed] == [artifact.digest]
+    assert [one.name for one in clean(store, set()).removed] == [artifact.digest]
     assert not store.holds_locally("line", artifact.digest)
     store.verify(artifact)
 

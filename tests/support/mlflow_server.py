@@ -22,7 +22,7 @@ START_SECONDS = 240
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """One that answers."""
+    """A server that answers."""
 
     url: str
     database: Path
@@ -31,7 +31,7 @@ class MlflowServer:
 
 @contextmanager
 def running(folder: Path, database: Path, variables: dict[str, str]) -> Iterator[MlflowServer]:
-    """Start one on a copy of a database, and stop it afterwards."""
+    """Run a server on a copy of a database until the end of the block."""
     server = MlflowServer(f"http://127.0.0.1:{free_port()}", folder / "mlflow.db", folder / "log")
     shutil.copy(database, server.database)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", server.url.rpartition(":")[2]]
@@ -50,7 +50,7 @@ def running(folder: Path, database: Path, variables: dict[str, str]) -> Iterator
 def serving(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path, healthy: Callable[[], bool]
 ) -> Iterator[None]:
-    """Run a server with all that it starts, from when it is healthy to the end of the block."""
+    """Run a server and its child processes, from when it is healthy to the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True

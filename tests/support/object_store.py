@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """Run moto's server on loopback; gives its address."""
+    """Run moto's server on loopback and yield its address."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Ports for what a test starts."""
+"""Free ports for the servers that a test starts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import socket
 from contextlib import ExitStack
 
 FIRST, LAST = 20000, 32000
-"""Below the range from which Linux gives ports to outgoing connections (32768 to 60999 unless set otherwise): a port
-of that range may be free now and taken when the server that it was meant for has come as far as to listen."""
+"""Below the range from which Linux takes ports for outgoing connections (32768 to 60999 unless set otherwise). A port
+of that range may be free now and taken before its server listens."""
 
 
 def free_port() -> int:
-    """A port that nobody has just now."""
+    """Find a port that is free at the moment."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports in a row that nobody has just now."""
+    """Find consecutive ports that are free at the moment."""
     while True:
         first = random.randrange(FIRST, LAST - count)
         ports = list(range(first, first + count))

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the test's own, from Debian's package, in a folder that goes with it."""
+"""A real PostgreSQL for a test, from Debian's package, in a folder that is removed with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = "weighbridge"
 
 
 def postgres_programs() -> Path | None:
-    """Folder of initdb and pg_ctl; None where there is no PostgreSQL."""
+    """Find the folder of initdb and pg_ctl; None without PostgreSQL."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     if not shutil.which("pg_dump"):
@@ -26,12 +26,12 @@ def postgres_programs() -> Path | None:
 
 @contextmanager
 def postgres(programs: Path) -> Iterator[str]:
-    """Run a server on loopback; gives the address without a database's name, and trusts whoever is on this machine."""
+    """Run a server on loopback that needs no password, and yield its address without a database's name."""
     folder = Path(tempfile.mkdtemp(prefix="weighbridge-postgres-"))
     port = free_port()
     as_user: list[str] = []
     if os.getuid() == 0:
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         shutil.chown(folder, "postgres", "postgres")
     data, log = folder / "data", folder / "log"

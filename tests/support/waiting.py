@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for another process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Found = TypeVar("Found")
 
 
 def wait_for(condition: Callable[[], Found], told: str | Callable[[], str] = "", seconds: float = 120) -> Found:
-    """Poll until something is so.
+    """Poll until a condition holds.
 
     Args:
-        condition: what it returns counts as so unless it is false.
-        told: for the failure: what was waited for, or what gives the text that explains it.
-        seconds: how long.
+        condition: Polled until it returns a true value.
+        told: Explanation for the failure, or a function that returns it.
+        seconds: Longest wait.
 
     Returns:
         What the condition returned.

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from weighbridge.errors import ExitStatus, WeighbridgeError, all_errors
+from weighbridge.errors import (
+    ExitStatus,
+    VerdictInconclusive,
+    VerdictInvalid,
+    VerdictRegression,
+    WeighbridgeError,
+    all_errors,
+)
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: str(error.__name__))
@@ -15,9 +22,16 @@ def test_a_failure_has_a_status_of_its_kind_and_one_sentence(error: type[Weighbr
     assert error.exit_status.meaning
     assert error.__doc__ and error.__doc__.endswith(".") and "\n" not in error.__doc__
     raised = error("It failed.", "Mend it.", "here")
-    assert pickle.loads(pickle.dumps(raised)).as_dict() == raised.as_dict()
+    received = pickle.loads(pickle.dumps(raised))
+    assert str(received) == f"{error.__name__}: It failed. [here] Next: Mend it."
+    assert received.as_dict() == raised.as_dict(), "it survives the way between processes"
 
 
 def test_every_status_but_three_belongs_to_a_failure() -> None:
     used = {error.exit_status for error in all_errors()}
     assert set(ExitStatus) - used == {ExitStatus.OK, ExitStatus.FAILED, ExitStatus.INTERRUPTED}
+
+
+def test_the_three_verdict_failures_are_told_apart_by_exit_status() -> None:
+    failures = (VerdictRegression, VerdictInconclusive, VerdictInvalid)
+    assert [int(failure.exit_status) for failure in failures] == [20, 21, 22]

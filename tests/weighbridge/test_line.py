@@ -1,4 +1,9 @@
+"""Lines: read from YAML, and every mistake in a file is named with its place."""
+
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,20 +20,20 @@ GOOD = {
 }
 
 
-def written(folder, name="m", **changes):
+def written(folder: Path, name: str = "m", **changes: Any) -> Path:
     fields = {**GOOD, **changes}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({k: v for k, v in fields.items() if v is not None}))
     return folder
 
 
-def test_every_line_of_the_project_loads():
+def test_every_line_of_the_project_loads() -> None:
     names = line_names()
     assert {"smollm2", "llama"} <= set(names)
     for name in names:
         assert Line.load(name).name == name
 
 
-def test_defaults_are_those_of_the_docs(tmp_path):
+def test_defaults_are_those_of_the_docs(tmp_path: Path) -> None:
     line = Line.load("m", written(tmp_path))
     assert (line.repo, line.revision, line.confidence) == ("org/model", "main", 0.95)
     assert line.rollout.steps == [1, 10, 50, 100]
@@ -36,14 +41,14 @@ def test_defaults_are_those_of_the_docs(tmp_path):
     assert line.candidates_model == "m-candidates"
 
 
-def test_unknown_line_names_those_that_exist(tmp_path):
+def test_unknown_line_names_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(LineUnknown, match="known lines: m") as caught:
         Line.load("nope", written(tmp_path))
     assert caught.value.exit_status == 2
 
 
 @pytest.mark.parametrize("name", ["../m", "M", "", "a/b"])
-def test_a_name_cannot_leave_the_folder(tmp_path, name):
+def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(LineUnknown):
         Line.load(name, written(tmp_path))
 
@@ -62,28 +67,28 @@ def test_a_name_cannot_leave_the_folder(tmp_path, name):
         ({"admission": None}, "admission"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_file(tmp_path, changes, field):
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(LineInvalid) as caught:
         Line.load("m", written(tmp_path, **changes))
     assert field in caught.value.what
     assert caught.value.where.endswith("m.yaml")
 
 
-def test_all_wrong_fields_are_named_at_once(tmp_path):
+def test_all_wrong_fields_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(LineInvalid) as caught:
         Line.load("m", written(tmp_path, confidence=7, source="x"))
     assert "confidence" in caught.value.what
     assert "source" in caught.value.what
 
 
-def test_bad_yaml_names_line_and_column(tmp_path):
+def test_bad_yaml_names_line_and_column(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("source: hf://a/b\nschemes: [int8\ntarget: {")
     with pytest.raises(LineInvalid) as caught:
         Line.load("m", tmp_path)
     assert "line 3" in caught.value.where
 
 
-def test_a_list_is_not_a_line(tmp_path):
+def test_a_list_is_not_a_line(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("- a\n- b\n")
     with pytest.raises(LineInvalid, match="mapping"):
         Line.load("m", tmp_path)

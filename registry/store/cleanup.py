@@ -1,0 +1,127 @@
+"""Cleaning the store: which artifacts may go, and removing them so that nobody ever sees half of one.
+
+The caller, who asks MLflow and the fleet, says which artifacts are in use. The following stay as well: the sources of
+what stays (same repository and commit, as published); each line's newest artifacts, if asked for; and whatever is too
+young to be registered, since a release weighs its candidates for hours first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from registry.store.artifact import Artifact, files_of
+from registry.store.local import STAGING, Store
+
+
+class Removed(BaseModel):
+    """One thing that was removed, or would be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    name: str
+    """Digest of an artifact, or name of a staging folder."""
+    scheme: str
+    """Empty for a staging folder."""
+    size_bytes: int
+    why: str
+
+
+class Cleaned(BaseModel):
+    """What a cleaning removed, or would remove."""
+
+    model_config = ConfigDict(frozen=True)
+
+    removed: tuple[Removed, ...]
+    kept: int
+    """Number of artifacts that stay."""
+    dry_run: bool
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes freed on this disk."""
+        return sum(removed.size_bytes for removed in self.removed)
+
+
+def clean(
+    store: Store, keep: set[str], *, newest: int = 0, min_age_seconds: float = 0.0, dry_run: bool = False
+) -> Cleaned:
+    """Remove unused artifacts, and what dead processes left, from this disk. The remote store is left alone.
+
+    Args:
+        store: Store to clean.
+        keep: Digests that stay.
+        newest: Number of each line's newest artifacts that stay too.
+        min_age_seconds: Younger artifacts stay.
+        dry_run: Only report what would be removed.
+
+    Raises:
+        ArtifactDamaged: A manifest cannot be read, so it is unknown what it belongs to. Nothing is removed.
+    """
+    local = store.artifacts(local_only=True)
+    staying = _staying(store, local, keep, newest, min_age_seconds)
+    removed: list[Removed] = []
+    for artifact in local:
+        if artifact.digest in staying:
+            continue
+        size, scheme = artifact.size_bytes, artifact.scheme
+        why = "nothing uses it"
+        removed.append(Removed(line=artifact.line, name=artifact.digest, scheme=scheme, size_bytes=size, why=why))
+        if not dry_run:
+            _remove(store, artifact)
+    kept = len(local) - len(removed)
+    for folder in sorted(store.folder.glob(f"*/{STAGING}/*")):
+        if folder.is_dir() and (leftover := _remove_leftover(store, folder, dry_run)):
+            removed.append(leftover)
+    return Cleaned(removed=tuple(removed), kept=kept, dry_run=dry_run)
+
+
+def _staying(store: Store, local: list[Artifact], keep: set[str], newest: int, min_age_seconds: float) -> set[str]:
+    created_at = {artifact.digest: store.created_at(artifact) for artifact in local}
+    newest_first = sorted(local, key=lambda artifact: (created_at[artifact.digest], artifact.digest), reverse=True)
+    staying = {artifact.digest for artifact in local if artifact.digest in keep}
+    staying |= {digest for digest, seconds in created_at.items() if time.time() - seconds < min_age_seconds}
+    for line in {artifact.line for artifact in local}:
+        staying |= {artifact.digest for artifact in [a for a in newest_first if a.line == line][:newest]}
+    used_sources = {_source(artifact) for artifact in local if artifact.digest in staying}
+    for artifact in local:
+        if _source(artifact) in used_sources and store.facts(artifact).get("made_by") == "download":
+            staying.add(artifact.digest)
+    return staying
+
+
+def _source(artifact: Artifact) -> tuple[str, str, str]:
+    return (artifact.line, artifact.repo, artifact.commit)
+
+
+def _remove(store: Store, artifact: Artifact) -> None:
+    """Remove an artifact. It is renamed first, so that it is there whole or not at all."""
+    line_folder = store.folder / artifact.line
+    with FileLock(line_folder / ".lock"):
+        gone = line_folder / STAGING / f"gone-{artifact.digest}"
+        gone.parent.mkdir(exist_ok=True)
+        (line_folder / artifact.digest).rename(gone)
+    shutil.rmtree(gone)
+
+
+def _remove_leftover(store: Store, folder: Path, dry_run: bool) -> Removed | None:
+    """Remove a staging folder whose lock no living process holds."""
+    line = folder.parent.parent.name
+    # Entries that are being moved in belong to the holder of the line's lock; the others have a lock of their own.
+    shared = folder.name.startswith(("entry-", "gone-"))
+    lock = FileLock(store.folder / line / ".lock") if shared else store.building(line, folder.name)
+    try:
+        with lock.acquire(timeout=0):
+            if not folder.is_dir():
+                return None
+            size = sum(path.stat().st_size for path in files_of(folder))
+            if not dry_run:
+                shutil.rmtree(folder)
+    except Timeout:
+        return None
+    return Removed(line=line, name=folder.name, scheme="", size_bytes=size, why="left by a process that ended")
