@@ -1,8 +1,8 @@
-"""The text that calibrated methods watch activations on, cut into samples of equal length.
+"""Read calibration text for methods that observe activations, and cut it into samples of equal length.
 
-The project's own text lies in `eval_suites/calibration/`; a line may name a file of its user instead, which is the
-better choice where a model serves one kind of question. No calibration text may be held text
-(`eval_suites/held/`, on which the result is measured): a test compares the two.
+The project's text is in `eval_suites/calibration/`. A line may name the user's own file instead, which is better for a
+model that serves one kind of question. Calibration text must not overlap with held text (`eval_suites/held/`, on which
+drift is measured): a test compares the two.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 BETWEEN_DOCUMENTS = re.compile(r"^====\n", re.MULTILINE)
 _TURN = re.compile(r"^(system|user|assistant):[ \t]*", re.MULTILINE)
 _SEED = 20
-"""Of the order of documents, so that the first samples are as mixed as all of them."""
+"""Shuffles the documents, so that the first samples are as mixed as all of them."""
 TOKENS_PER_INPUT = 4
-"""GPTQ's authors watched 262,144 tokens for layers of up to 57,344 inputs (BLOOM-176B, arXiv:2210.17323)."""
+"""GPTQ's authors used 262,144 tokens for layers of up to 57,344 inputs (BLOOM-176B, arXiv:2210.17323)."""
 BYTES_PER_TOKEN = 3
-"""Of text, for an estimate that is rather too high: the project's own has 3.2 with SmolLM2's small vocabulary."""
-FEWEST_WORDS, FEWEST_LETTERS = 10, 30
-"""Of different words, and of different characters, in a whole text; fewer say nothing about a model's activations."""
+"""Of text, for an upper estimate of tokens: the project's text has 3.2 with SmolLM2's small vocabulary."""
+MIN_WORDS, MIN_CHARACTERS = 10, 30
+"""Different words, and different characters, that a text needs to say anything about a model's activations."""
 
 
 class Turn(BaseModel):
@@ -46,7 +46,7 @@ class Turn(BaseModel):
 
 
 class CalibrationDocument(BaseModel):
-    """A text, or a conversation that the release's chat template renders."""
+    """A text, or a conversation to be rendered by the release's chat template."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,18 +55,18 @@ class CalibrationDocument(BaseModel):
 
 
 def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument, ...]:
-    """Read a calibration text.
+    """Read calibration documents.
 
     Args:
-        path: a `.txt` file whose documents are parted by lines of `====`, where a document that begins with `user:`
-            or `system:` is a conversation; or a `.jsonl` file with `{"text": …}` or `{"messages": [{"role": …,
-            "content": …}, …]}` on each line; the project's text when None.
+        path: a `.txt` file with lines of `====` between documents, in which a document that begins with `user:` or
+            `system:` is a conversation; or a `.jsonl` file with `{"text": …}` or `{"messages": [{"role": …,
+            "content": …}, …]}` on each line; None for the project's text.
 
     Returns:
         The documents, in a fixed order that mixes kinds.
 
     Raises:
-        CalibrationInvalid: the file is missing or empty, a line does not parse, or it is one word again and again.
+        CalibrationInvalid: the file is missing or empty, a line does not parse, or the text repeats few words.
     """
     folder, files = _own_folder(), _files(path)
     if not files:
@@ -76,50 +76,50 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
     if not documents:
         raise _invalid("The calibration text is empty", where)
     words = {word for document in documents for word in _whole(document).split()}
-    # A text without spaces between words, such as Chinese, is judged by its characters.
-    if len(words) < FEWEST_WORDS and len(set("".join(words))) < FEWEST_LETTERS:
+    # Text without spaces between words, such as Chinese, is checked by its characters.
+    if len(words) < MIN_WORDS and len(set("".join(words))) < MIN_CHARACTERS:
         raise _invalid(f"The calibration text has only {len(words)} different words", where)
     random.Random(_SEED).shuffle(documents)
     return tuple(documents)
 
 
 def target_tokens(recipe: Recipe, least: int) -> int:
-    """How many tokens a method watches where the text has as many.
+    """How many calibration tokens a method uses if the text is long enough.
 
     Args:
-        recipe: of one that calibrates.
-        least: what it watches in any case.
+        recipe: with a method that calibrates.
+        least: the method's own number of tokens.
     """
     return max(least, TOKENS_PER_INPUT * recipe.widest_inputs) if recipe.method in FITTING else least
 
 
 def estimate_tokens(path: Path | None) -> int:
-    """An estimate of a text's tokens, rather too high, from its size alone; `path` as for `calibration_documents`."""
+    """Estimate the tokens of a text from its size, rather too high; `path` as for `calibration_documents`."""
     return sum(file.stat().st_size for file in _files(path) if file.is_file()) // BYTES_PER_TOKEN
 
 
 def short_text_warning(recipe: Recipe, tokens: int) -> str:
-    """What to tell of a calibration that says too little; nothing where it says enough.
+    """A warning about a calibration text that was too short; empty if it was long enough.
 
     Args:
-        recipe: what was calibrated.
-        tokens: that it watched.
+        recipe: of the quantization.
+        tokens: number of tokens that were used.
     """
     if recipe.method not in FITTING or tokens >= recipe.widest_inputs:
         return ""
     return (
         f"{recipe.method} watched {tokens:,} tokens, fewer than the {recipe.widest_inputs:,} inputs of the widest "
-        f"layer, and may be no nearer than rtn; name a text of {target_tokens(recipe, 0):,} "
+        f"layer, and may be no closer than rtn; name a text of {target_tokens(recipe, 0):,} "
         "tokens as quantize.calibration."
     )
 
 
 def calibration_digest(method: str, path: Path | None) -> str:
-    """64 hex digits of the text that a method watches the model on; nothing for methods without data.
+    """SHA-256 of a method's calibration text, in hex; empty for methods without data.
 
     Args:
         method: a file of `tasks/quantize/methods/`.
-        path: as for `calibration_documents`; a file that is missing is told there.
+        path: as for `calibration_documents`, which reports a missing file.
     """
     if method in WITHOUT_DATA:
         return ""
@@ -137,17 +137,17 @@ def token_samples(
     sample_tokens: int,
     where: str = "",
 ) -> list[list[int]]:
-    """Turn documents into samples: one after another, with what ends a text between them, cut into equal pieces.
+    """Tokenize documents, join them with end-of-text tokens, and cut the result into samples of equal length.
 
     Args:
-        tokenizer: the release's; a conversation passes through its chat template, if it has one.
+        tokenizer: the release's; its chat template, if any, renders conversations.
         documents: see `calibration_documents`.
-        samples: at most so many; fewer when the text is shorter.
-        sample_tokens: in each.
+        samples: maximum number; fewer if the text is shorter.
+        sample_tokens: length of each.
         where: the text's file, for the error.
 
     Raises:
-        CalibrationInvalid: the text is shorter than one sample, or the tokenizer makes one token of it all.
+        CalibrationInvalid: the text is shorter than one sample, or has too few different tokens.
     """
     ids: list[int] = []
     for document in documents:
@@ -159,11 +159,9 @@ def token_samples(
         raise _invalid(
             f"The calibration text is {len(ids)} tokens long, less than one sample of {sample_tokens}", where
         )
-    different = len({one for sample in cut for one in sample})
-    if different < FEWEST_WORDS:
-        raise _invalid(
-            f"The release's tokenizer makes only {different} different tokens of the calibration text", where
-        )
+    distinct = len({token for sample in cut for token in sample})
+    if distinct < MIN_WORDS:
+        raise _invalid(f"The release's tokenizer makes only {distinct} different tokens of the calibration text", where)
     return cut
 
 
@@ -225,6 +223,6 @@ def _ids(tokenizer: PreTrainedTokenizerBase, document: CalibrationDocument) -> l
 def _invalid(what: str, where: str) -> CalibrationInvalid:
     return CalibrationInvalid(
         f"{what}.",
-        "Name a .txt or .jsonl file with some thousand words of what the model is asked, or none for our own text.",
+        "Name a .txt or .jsonl file with some thousand words of typical prompts, or none for the project's own text.",
         where=where,
     )

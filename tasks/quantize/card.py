@@ -1,4 +1,4 @@
-"""What travels with quantized weights: the source's other files, and a model card that says what was done."""
+"""Copy the source's other files beside quantized weights, and write a model card about the quantization."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tasks.quantize.plan.recipe import Recipe
 from tasks.schemes import scheme
 
 CARD = "README.md"
-# Other copies of the weights, which would be the unquantized ones.
+# Unquantized copies of the weights, which are not copied.
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5", ".ot", ".npz", ".data"}
 
 
 def copy_companions(source: Path, out: Path) -> None:
-    """Copy tokenizer, chat template, generation config, licence and all else that is not weights."""
+    """Copy tokenizer, chat template, generation config, licence and all other files except weights."""
     for file in sorted(source.rglob("*")):
         path = file.relative_to(source)
         hidden = any(part.startswith(".") for part in path.parts)
@@ -40,24 +40,27 @@ def write_card(
     versions: dict[str, str],
     calibration_tokens: int,
 ) -> None:
-    """Write the source's model card with a section on the quantization at its end; no time or path stands in it."""
+    """Write the source's model card with a final section on the quantization.
+
+    It contains no time and no path, so that the same quantization gives the same digest.
+    """
     card = source / CARD
     published = card.read_text() if card.is_file() else f"# {repo}\n"
-    things, bytes_of = recipe.counted
+    counted, bytes_name = recipe.counted
     origin = f"`{repo}` at commit `{commit}`" if commit else f"the folder `{repo}`"
-    reasons = Counter(one.reason for one in recipe.ignored)
-    watched = f"{calibration_tokens:,} tokens of text" if calibration_tokens else "no text, it needs none"
+    reasons = Counter(ignored.reason for ignored in recipe.ignored)
+    calibrated_on = f"{calibration_tokens:,} tokens of text" if calibration_tokens else "no text; the method needs none"
     share = f"{coverage.share_of_linear_bytes:.1%}"
-    kept = "; ".join(f"{count} because {reason}" for reason, count in reasons.items()) or "no other matrix"
+    kept = "; ".join(f"{count} because {reason}" for reason, count in reasons.items()) or "none"
     section = f"""
 ## Quantized by Weighbridge
 
-- What was done: `{recipe.scheme}`, {scheme(recipe.scheme).summary}; method `{recipe.method}`, {recipe.granularity}.
-- Calibrated on: {watched}.
+- Scheme: `{recipe.scheme}`, {scheme(recipe.scheme).summary}; method `{recipe.method}`, {recipe.granularity}.
+- Calibrated on: {calibrated_on}.
 - From: {origin}.
-- Covered: {coverage.found} of {coverage.planned} planned {things}, {share} of {bytes_of}.
+- Covered: {coverage.found} of {coverage.planned} planned {counted}, {share} of {bytes_name}.
 - Kept as published: {kept}.
 - Size of the weights: {coverage.written_bytes:,} bytes.
-- By: {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}.
+- Versions: {", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}.
 """
     (out / CARD).write_text(published.rstrip() + "\n" + section)

@@ -1,7 +1,7 @@
-"""The proof that a quantization happened: the written files against the recipe.
+"""Prove a quantization: compare the written files with the recipe.
 
-llm-compressor ends without an error when nothing matched and when a tied head was packed, so nothing is
-believed here that the files do not show.
+llm-compressor ends without an error when no layer matched, and when a tied head was packed. So this check uses only
+the files, not the process's exit status.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ SIZE_TOLERANCE = 0.03
 
 
 class Coverage(BaseModel):
-    """How much of a model was quantized, counted in the files."""
+    """How much of a model was quantized, counted in its files."""
 
     model_config = ConfigDict(frozen=True)
 
     planned: int
-    """Layers that were to be quantized."""
+    """Layers of the recipe."""
     found: int
-    """Of these, layers that are."""
+    """Of these, quantized layers in the files."""
     share_of_linear_bytes: float
-    """Quantized part of the source's Linear weight bytes, head and routers among them; 0 to 1."""
+    """Quantized share of the source's Linear weight bytes, head and routers included; 0 to 1."""
     predicted_bytes: int
-    """Weight files, by the recipe."""
+    """Size of the weight files by the recipe."""
     written_bytes: int
-    """Weight files, on disk."""
+    """Size of the weight files on disk."""
 
 
 def check_coverage(recipe: Recipe, folder: Path, source: Path) -> Coverage:
     """Compare a quantized model's files with the recipe.
 
     Args:
-        recipe: what was planned.
-        folder: what was written.
-        source: the release; every tensor that was not planned must be as it is there.
+        recipe: of the quantization.
+        folder: with the written files.
+        source: the release; other tensors must be unchanged.
 
     Raises:
-        QuantizationUncovered: names the first layer or setting that is not as planned.
+        QuantizationUncovered: a layer or setting differs from the recipe; the first is named.
         QuantizationFailed: the written files cannot be read.
     """
     written = read_tensors(folder)
@@ -80,17 +80,17 @@ def _check_layers(recipe: Recipe, written: dict[str, StoredTensor]) -> None:
 
 
 def _problem(recipe: Recipe, index: int, written: dict[str, StoredTensor]) -> str:
-    """What is wrong with a planned layer, "" if nothing is."""
+    """How a planned layer differs from the recipe; empty if it does not."""
     layer = recipe.layers[index]
-    expected = recipe.expected(layer)
-    for one in expected:
-        tensor = written.get(one.name)
+    parts = recipe.expected(layer)
+    for part in parts:
+        tensor = written.get(part.name)
         if tensor is None:
-            return f"{one.name} is missing"
-        if (tensor.dtype, tensor.shape) != (one.dtype, one.shape):
-            return f"{one.name} is {tensor.dtype} {list(tensor.shape)}, not {one.dtype} {list(one.shape)}"
-    if expected[0].name != f"{layer.name}.weight" and f"{layer.name}.weight" in written:
-        return "it is there twice, quantized and as published"
+            return f"{part.name} is missing"
+        if (tensor.dtype, tensor.shape) != (part.dtype, part.shape):
+            return f"{part.name} is {tensor.dtype} {list(tensor.shape)}, not {part.dtype} {list(part.shape)}"
+    if parts[0].name != f"{layer.name}.weight" and f"{layer.name}.weight" in written:
+        return "it is present twice, quantized and as published"
     scale = written[f"{layer.name}.weight_scale"]
     if not is_finite(scale):
         return "a scale is infinite or not a number"
@@ -98,9 +98,9 @@ def _problem(recipe: Recipe, index: int, written: dict[str, StoredTensor]) -> st
 
 
 def _check_rest(recipe: Recipe, written: dict[str, StoredTensor], source: dict[str, StoredTensor]) -> None:
-    """Everything that was not planned stands there as it came, and nothing came to it."""
+    """Check that all other tensors are unchanged, and that no tensor was added."""
     weights = {f"{layer.name}.weight" for layer in recipe.layers}
-    packed = {one.name for layer in recipe.layers for one in recipe.expected(layer)}
+    packed = {part.name for layer in recipe.layers for part in recipe.expected(layer)}
     for name in sorted(set(source) - weights):
         if name not in written:
             raise _uncovered(f"{name} was to stay as published and is gone or packed", name)
@@ -114,12 +114,12 @@ def _check_rest(recipe: Recipe, written: dict[str, StoredTensor], source: dict[s
 
 
 def _check_config(recipe: Recipe, path: Path) -> None:
-    """`quantization_config` tells loaders what the tensors are."""
+    """Check `quantization_config`, by which loaders read the tensors."""
     config: dict[str, Any] = json.loads(path.read_text()).get("quantization_config", {})
     groups = list(config.get("config_groups", {}).values())
     weights = groups[0].get("weights", {}) if groups else {}
     activations = (groups[0].get("input_activations") or {}) if groups else {}
-    said = {
+    written = {
         "quant_method": config.get("quant_method"),
         "format": config.get("format"),
         "groups": len(groups),
@@ -148,13 +148,13 @@ def _check_config(recipe: Recipe, path: Path) -> None:
         "ignore": sorted(recipe.ignore),
     }
     for setting, value in planned.items():
-        if said[setting] != value:
-            raise _uncovered(f"config.json says {setting} {said[setting]!r} where the plan says {value!r}", setting)
+        if written[setting] != value:
+            raise _uncovered(f"config.json says {setting} {written[setting]!r} where the plan says {value!r}", setting)
 
 
 def _uncovered(what: str, where: str) -> QuantizationUncovered:
     return QuantizationUncovered(
-        f"The quantized weights are not those that were planned: {what}.",
+        f"The quantized weights differ from the plan: {what}.",
         "Serve the release as bf16 or by another scheme, and report its architecture; nothing was kept.",
         where=where,
     )

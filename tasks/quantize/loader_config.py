@@ -1,7 +1,7 @@
-"""`quantization_config` of config.json, field by field as compressed-tensors writes it.
+"""Write `quantization_config` of config.json, field by field as compressed-tensors does.
 
-Written here so that a data-free quantization needs no import of compressed-tensors (15 CPU-seconds); a test holds it
-to what that library writes and reads.
+It is written here so that a data-free quantization need not import compressed-tensors (15 CPU-seconds). A test
+compares it with the library's own output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def write_config(source: Path, out: Path, recipe: Recipe) -> None:
 
 
 def quantization_config(recipe: Recipe) -> dict[str, Any]:
-    """What tells a loader how the tensors are to be read."""
+    """The `quantization_config` by which loaders read the tensors."""
     chosen = scheme(recipe.scheme)
     group = {
         "format": recipe.format,

@@ -1,4 +1,4 @@
-"""How an artifact was quantized, as the store keeps it."""
+"""The record of a quantization that the store keeps beside an artifact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.quantize.plan.resources import Resources
 
 
 class QuantizationRecord(BaseModel):
-    """What the store keeps beside a quantized artifact; not part of its digest."""
+    """How an artifact was quantized; kept beside it and not part of its digest."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
@@ -21,23 +21,23 @@ class QuantizationRecord(BaseModel):
     coverage: Coverage
     versions: dict[str, str]
     seconds: float
-    """On the clock, for the whole step."""
+    """Wall time of the whole step."""
     cpu_seconds: float
-    """Of the quantizing process, its imports included."""
+    """Of the quantizing process, imports included."""
     peak_rss_bytes: int
     """Of the quantizing process."""
     calibration_tokens: int = 0
-    """Of calibration text that the method watched; 0 where it reads none."""
+    """Of calibration text that the method used; 0 for methods without calibration."""
     resources: Resources | None = Field(default=None, alias="needs")
     """The estimate before it started; called `needs` in stored records."""
 
     @property
     def calibration_warning(self) -> str:
-        """What to tell of a calibration text that was too short; nothing where it was not."""
+        """A warning if the calibration text was too short; empty otherwise."""
         return short_text_warning(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
 
 
 def quantization_record(artifact: Artifact, store: Store | None = None) -> QuantizationRecord | None:
-    """How an artifact was quantized; None for a release as published."""
+    """Read the record of an artifact's quantization; None for a release as published."""
     facts = (store or Store()).facts(artifact)
     return QuantizationRecord.model_validate(facts) if "recipe" in facts else None

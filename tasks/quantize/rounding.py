@@ -1,9 +1,9 @@
-"""Rounding weights to the nearest step: compressed-tensors' arithmetic, to the bit, on small blocks of rows.
+"""Round weights to nearest with compressed-tensors' arithmetic, bit by bit, on small blocks of rows.
 
-compressed-tensors computes in the weights' own type: each operation's result is rounded to bfloat16 where the
-release is bfloat16. Float32 followed by that rounding gives the same bits, and numpy does it without the imports
-(torch, transformers and all behind them: 15 CPU-seconds and 0.5 GiB before the first weight is read). The tests
-hold every function here to compressed-tensors' `calculate_qparams`, `quantize` and `pack_to_int32`, bit by bit.
+compressed-tensors computes in the weights' own type: for a bfloat16 release, each operation's result is rounded to
+bfloat16. Float32 followed by that rounding gives the same bits. Numpy does it without importing torch, transformers
+and their dependencies (15 CPU-seconds and 0.5 GiB before the first weight is read). Tests compare every function here
+with compressed-tensors' `calculate_qparams`, `quantize` and `pack_to_int32`, bit by bit.
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ from tasks.quantize.plan.layouts import Layout, words
 
 FP8_MAX = 448.0
 """Largest E4M3 number (OCP 8-bit Floating Point Specification 1.0, table 1)."""
-# E4M3 keeps 3 of float32's 23 bits of mantissa, and its exponent's bias is 7 where float32's is 127.
+# E4M3 has 3 mantissa bits and exponent bias 7; float32 has 23 and 127.
 _E4M3_DROPPED_BITS, _E4M3_REBIAS, _E4M3_SMALLEST_NORMAL = 20, 120 << 3, 2.0**-6
 _E4M3_SUBNORMAL_STEPS = 512.0
 
 _BITS: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 _INFINITY = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
-# What a scale becomes that would be zero: the type's epsilon, as in compressed-tensors.
+# A zero scale is replaced by the type's epsilon, as in compressed-tensors.
 _EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A block of rows, rounded."""
+    """A rounded block of rows."""
 
     weight: np.ndarray
-    """As it lies in the file: int8, FP8's bytes, or packed words."""
+    """As stored: int8, FP8 bytes, or packed words."""
     scale: np.ndarray
-    """Bits of the release's type."""
+    """Bit patterns of the release's type."""
     zero_point: np.ndarray | None
     """Packed words along the rows; None for symmetric schemes."""
 
 
 class NotFinite(ValueError):
-    """The block holds an infinite value or one that is not a number."""
+    """The block holds an infinite value or NaN."""
 
 
 def bits_of(dtype: str) -> np.dtype[Any]:
-    """The unsigned integer as wide as one of a safetensors type's numbers."""
+    """The unsigned integer type as wide as a safetensors type's values."""
     return _BITS[dtype]
 
 
 def round_rows(bits: np.ndarray, dtype: str, layout: Layout, *, is_float: bool = False) -> Rounded:
-    """Round some rows of a weight.
+    """Round rows of a weight.
 
     Args:
-        bits: (rows, columns) of the release's numbers as unsigned integers; a multiple of the layout's `row_unit` rows,
-            but for the weight's last ones.
-        dtype: what they are: BF16, F16 or F32.
-        layout: what shares a scale, and how many bits there are.
-        is_float: FP8 rather than integers.
+        bits: (rows, columns) of the release's values as unsigned integers; a multiple of the layout's `row_unit` rows,
+            except at the weight's end.
+        dtype: of the values: BF16, F16 or F32.
+        layout: which weights share a scale, and the bits of a weight.
+        is_float: round to FP8 rather than to integers.
 
     Raises:
-        NotFinite: there is no scale for such numbers.
+        NotFinite: a value is infinite or NaN.
     """
     rows, columns = bits.shape
     grouped = _grouped(bits, layout)
-    # Only the last axis, or the two inner ones of a block, share a scale.
+    # Values along the last axis, or along both axes of a block, share a scale.
     axes = (1, 3) if layout.block else (2,)
     if layout.symmetric:
         scale, zero = _symmetric(grouped, dtype, axes, FP8_MAX if is_float else (2**layout.weight_bits - 1) / 2), None
@@ -98,7 +98,7 @@ def _grouped(bits: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _symmetric(bits: np.ndarray, dtype: str, axes: tuple[int, ...], half_range: float) -> np.ndarray:
-    """Scales that reach the largest magnitude; it is found in the bits, which order as the numbers do."""
+    """Scales by the largest magnitude, found in the bit patterns, whose order is that of the values."""
     sign = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
     largest = (bits & ~sign).max(axis=axes, keepdims=True)
     if (largest >= _INFINITY[dtype]).any():
@@ -109,7 +109,7 @@ def _symmetric(bits: np.ndarray, dtype: str, axes: tuple[int, ...], half_range: 
 
 
 def _asymmetric(bits: np.ndarray, dtype: str, axes: tuple[int, ...], weight_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and zero points that reach from the smallest number to the largest, zero among them."""
+    """Scales and zero points for the range from smallest to largest value, zero included."""
     values = widen(bits, dtype)
     low = np.minimum(values.min(axis=axes, keepdims=True), np.float32(0))
     high = np.maximum(values.max(axis=axes, keepdims=True), np.float32(0))
@@ -125,7 +125,7 @@ def _asymmetric(bits: np.ndarray, dtype: str, axes: tuple[int, ...], weight_bits
         round_to(offset, dtype)
         zero = np.float32(lowest) - offset
     round_to(zero, dtype)
-    # Where all is zero, so is the scale; the integer that torch makes of 0 / 0 is 0.
+    # If all values are zero, so is the scale; torch converts 0 / 0 to the integer 0.
     zero = np.rint(np.clip(zero, lowest, highest))
     zero[np.isnan(zero)] = 0
     return _usable(unbounded, dtype), zero
@@ -144,7 +144,7 @@ def _integers(steps: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _e4m3(steps: np.ndarray) -> np.ndarray:
-    """Bytes of the nearest FP8 E4M3 numbers, ties to even."""
+    """The nearest FP8 E4M3 values as bytes, ties to even."""
     np.clip(steps, -FP8_MAX, FP8_MAX, out=steps)
     pattern = steps.view("<u4")
     sign = (pattern >> 24).astype(np.uint8)
@@ -162,13 +162,13 @@ def _e4m3(steps: np.ndarray) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Pack signed values of 4 or 8 bits into words, the first in the lowest bits, each shifted to be unsigned.
+    """Pack signed values of 4 or 8 bits into words, the first in the lowest bits, each offset to be unsigned.
 
     Args:
         codes: int8, (rows, columns).
 
     Returns:
-        int32, (rows, words); what a row's last word lacks is zero.
+        int32, (rows, words); unused bits of a row's last word are zero.
     """
     rows, columns = codes.shape
     filled = np.zeros((rows, words(columns, bits) * (32 // bits)), np.uint8)
@@ -179,7 +179,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The numbers as float32, in memory of their own."""
+    """The values as float32, in a new array."""
     if dtype == "BF16":
         wide = bits.astype("<u4")
         wide <<= np.uint32(16)
@@ -188,14 +188,14 @@ def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The bits of float32 numbers that the type holds exactly."""
+    """The bit patterns of float32 values that the type represents exactly."""
     if dtype == "BF16":
         return (values.view("<u4") >> np.uint32(16)).astype("<u2")
     return values.astype("<f2").view("<u2") if dtype == "F16" else values.view("<u4")
 
 
 def round_to(values: np.ndarray, dtype: str) -> None:
-    """Round float32 numbers to the nearest of a type, ties to even, in place."""
+    """Round float32 values in place to the nearest values of a type, ties to even."""
     if dtype == "BF16":
         pattern = values.view("<u4")
         _round_bits(pattern, 16)
@@ -205,7 +205,7 @@ def round_to(values: np.ndarray, dtype: str) -> None:
 
 
 def _round_bits(pattern: np.ndarray, dropped: int) -> None:
-    """Add to the bits of finite float32 numbers what makes cutting the lowest ones off a rounding to nearest even."""
+    """Add to float32 bit patterns so that dropping the lowest bits rounds to nearest even; values must be finite."""
     odd = pattern >> np.uint32(dropped)
     odd &= np.uint32(1)
     odd += np.uint32((1 << (dropped - 1)) - 1)

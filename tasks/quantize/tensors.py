@@ -1,7 +1,7 @@
-"""Safetensors files without torch: their headers, and whether their numbers are finite.
+"""Read safetensors files without torch: headers, tensor bytes, and checks for NaN and infinities.
 
-Reads headers as the safetensors format lays them down (8 bytes of length, JSON, data) and looks at values
-through a memory map in blocks, so that neither costs memory in proportion to the model.
+Headers are parsed by the safetensors format (8 bytes of length, JSON, data). Values are checked in blocks through a
+memory map, so that memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK_VALUES = 4 * 2**20
 
-# Bits of the exponent: all of them set means infinite or not a number.
+# Mask of the exponent bits: all set means infinite or NaN.
 _EXPONENT = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
 _ITEM_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
@@ -35,7 +35,7 @@ FLOATS = tuple(_EXPONENT)
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as a file's header describes it."""
+    """One tensor of a file, from its header."""
 
     name: str
     dtype: str
@@ -58,16 +58,16 @@ def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def header_bytes(name: str, dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor's line in a file's header, give or take the digits of its offsets."""
+    """Bytes of a tensor's entry in a file's header, approximately: offsets vary in their digits."""
     line = json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [10**8, 10**8]}}, separators=(",", ":"))
     return len(line) - 1
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a model's weights, sorted; other copies in the folder do not count.
+    """The safetensors files with a model's weights, sorted; other copies in the folder are ignored.
 
     Raises:
-        QuantizationFailed: there is none, or one that the index names is missing.
+        QuantizationFailed: there is none, or an indexed file is missing.
     """
     index = folder / INDEX
     if index.is_file():
@@ -78,21 +78,21 @@ def weight_files(folder: Path) -> list[Path]:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise QuantizationFailed(
-            "The release holds no safetensors weights.",
-            "Choose a release in safetensors; other formats can execute code when they load and are not read.",
+            "The release has no safetensors weights.",
+            "Choose a release in safetensors; other formats can execute code when loaded and are not read.",
             where=str(folder),
         )
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise _broken(folder / missing[0], "is named by the index and is not there")
+        raise _broken(folder / missing[0], "is named by the index and is missing")
     return files
 
 
 def read_tensors(folder: Path) -> list[StoredTensor]:
-    """All tensors of a model, file by file, from the headers alone.
+    """Read all tensors of a model from its files' headers.
 
     Raises:
-        QuantizationFailed: a file is missing, truncated or no safetensors file; it is named.
+        QuantizationFailed: a file is missing, truncated or not a safetensors file; it is named.
     """
     return [tensor for file in weight_files(folder) for tensor in _header(file)]
 
@@ -102,7 +102,7 @@ def _header(file: Path) -> list[StoredTensor]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > size - 8:
-            raise _broken(file, f"is truncated or no safetensors file: {size:,} bytes, a header of {length:,}")
+            raise _broken(file, f"is truncated or not a safetensors file: {size:,} bytes, a header of {length:,}")
         try:
             header = json.loads(opened.read(length))
         except ValueError:
@@ -115,22 +115,22 @@ def _header(file: Path) -> list[StoredTensor]:
             tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), file, data + begin, end - begin))
     promised = max((tensor.start + tensor.size_bytes for tensor in tensors), default=data)
     if size < promised:
-        raise _broken(file, f"is truncated: {size:,} of {promised:,} bytes are there")
+        raise _broken(file, f"is truncated: {size:,} of {promised:,} bytes")
     return tensors
 
 
 def first_repeated(tensors: Iterable[StoredTensor]) -> StoredTensor | None:
-    """The first tensor whose name came before, or None."""
-    seen: set[str] = set()
+    """The first tensor with the name of an earlier one, or None."""
+    names: set[str] = set()
     for tensor in tensors:
-        if tensor.name in seen:
+        if tensor.name in names:
             return tensor
-        seen.add(tensor.name)
+        names.add(tensor.name)
     return None
 
 
 def is_finite(tensor: StoredTensor) -> bool:
-    """Whether a BF16, F16 or F32 tensor is free of NaN and infinities; other types always are."""
+    """Whether a tensor has no NaN or infinity; types other than BF16, F16 and F32 always have none."""
     if tensor.dtype not in _EXPONENT:
         return True
     bits = _bits(tensor)
@@ -139,7 +139,7 @@ def is_finite(tensor: StoredTensor) -> bool:
 
 
 def finite(values: bytes | np.ndarray, dtype: str) -> bool:
-    """The same of numbers in memory: the bytes of a type, or their bits as unsigned integers."""
+    """Whether values in memory, as bytes or as unsigned integers, have no NaN or infinity."""
     import numpy as np
 
     if dtype not in _EXPONENT:
@@ -150,17 +150,17 @@ def finite(values: bytes | np.ndarray, dtype: str) -> bool:
 
 
 def not_finite_error(tensor: StoredTensor) -> QuantizationFailed:
-    """What is said of a tensor that is not."""
+    """The error for a tensor with NaN or infinity."""
     return QuantizationFailed(
         f"{tensor.name} holds a value that is infinite or not a number.",
-        "The release is broken as published: stay with the one before it, and tell its publisher.",
+        "The release is broken as published: keep the previous one, and tell its publisher.",
         where=tensor.file.name,
     )
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file to read from at any place, by several threads."""
+    """Open a file for `os.pread`, which several threads may call."""
     file = os.open(path, os.O_RDONLY)
     try:
         yield file
@@ -169,15 +169,15 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def read_part(file: int, tensor: StoredTensor, offset: int, count: int) -> bytes:
-    """Bytes of a tensor; not through a memory map, whose pages would count as this process's memory.
+    """Read bytes of a tensor; without a memory map, whose pages would count as this process's memory.
 
     Raises:
-        QuantizationFailed: the file ended too early.
+        QuantizationFailed: the file is truncated.
     """
     data = os.pread(file, count, tensor.start + offset)
     if len(data) != count:
         raise QuantizationFailed(
-            f"{tensor.file.name} ended while it was read: {tensor.name} is not whole.",
+            f"{tensor.file.name} ended while it was read: {tensor.name} is incomplete.",
             "Download the release again: `weighbridge release LINE --fresh`.",
             where=str(tensor.file),
         )
@@ -187,7 +187,7 @@ def read_part(file: int, tensor: StoredTensor, offset: int, count: int) -> bytes
 def has_zero(tensor: StoredTensor) -> bool:
     """Whether any value of a BF16, F16 or F32 tensor is zero."""
     bits = _bits(tensor)
-    # All but the sign; doubling drops the highest bit of an unsigned number.
+    # Ignore the sign: doubling an unsigned integer drops its highest bit.
     return bool((bits * bits.dtype.type(2) == 0).any())
 
 

@@ -205,7 +205,7 @@ def test_an_architecture_that_the_engine_does_not_name_asks_a_person(write: Any,
     write(engine={"name": "vllm"}, target={"gpus": ["L4"], "context": 512, "concurrency": 1})
     release(architectures=["HeliumForCausalLM"], model_type="llama")
     (row,) = triaged()
-    assert (outcomes([row]), "vLLM 0.32 does not name HeliumForCausalLM" in codes(row)["engine"]) == (["notify"], True)
+    assert (outcomes([row]), "vLLM 0.32 does not list HeliumForCausalLM" in codes(row)["engine"]) == (["notify"], True)
 
 
 def test_a_gated_repository_says_where_to_ask_and_is_looked_at_again(
