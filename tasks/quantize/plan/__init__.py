@@ -1,1 +1,1 @@
-"""The plan of a quantization: which layers become what, in which layout, and what that takes of the machine."""
+"""The plan of a quantization: which layers are quantized, in which layout, and the resources that takes."""

@@ -1,7 +1,7 @@
-"""How compressed-tensors lays a quantized layer out: what a plan may expect and a check must find.
+"""compressed-tensors' file layouts: the tensors of a quantized layer, by format.
 
-One entry a format; the plan adds up the sizes, the coverage check compares each tensor, and the data-free
-method writes the files' headers from it before the first weight is read.
+The plan adds up their sizes, the coverage check compares them with the files, and the data-free method writes headers
+from them before the first weight is read.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict
 
 WORD_BITS = 32
 BLOCK_VALUES = 2**17
-"""Weights that are rounded together: as float32 they and what is made of them stay in a core's second-level cache."""
+"""Weights rounded at once: as float32, with intermediate results, they fit a core's second-level cache."""
 
 
 class ExpectedTensor(BaseModel):
-    """One tensor that must stand in the written files."""
+    """One tensor that the written files must contain."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,12 +26,12 @@ class ExpectedTensor(BaseModel):
 
 
 class Layout(BaseModel):
-    """What decides the shapes of a quantized layer's tensors, beside the layer itself."""
+    """The settings that, with a layer's shape, decide the shapes of its quantized tensors."""
 
     model_config = ConfigDict(frozen=True)
 
     format: str
-    """Its name in `config.json`."""
+    """As named in `config.json`."""
     weight_bits: int
     group_size: int | None = None
     """Input columns that share a scale; None for the whole row."""
@@ -41,7 +41,7 @@ class Layout(BaseModel):
     """False: a zero point beside each scale."""
 
     def expected(self, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[ExpectedTensor, ...]:
-        """What one layer turns into, the weight first, then what belongs to it.
+        """The quantized tensors of one layer, the weight first.
 
         Args:
             layer: name without `.weight`.
@@ -52,11 +52,11 @@ class Layout(BaseModel):
 
     @property
     def known(self) -> bool:
-        """Whether its tensors can be told; a release by somebody else may have another format."""
+        """Whether this format's tensors are known; a publisher may use another format."""
         return self.format in _LAYOUTS
 
     def scales(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Shape of the scales of a layer."""
+        """Shape of a layer's scales."""
         rows, columns = shape
         if self.block:
             return -(-rows // self.block[0]), -(-columns // self.block[1])
@@ -64,18 +64,18 @@ class Layout(BaseModel):
 
     @property
     def row_unit(self) -> int:
-        """Rows that must be rounded together: a block's, or as many as fill words with zero points."""
+        """Rows that must be rounded together: those of a block, or as many as fill a word with zero points."""
         if self.block:
             return self.block[0]
         return 1 if self.symmetric else WORD_BITS
 
     def rows_at_once(self, columns: int) -> int:
-        """Rows that are rounded together: as many as belong together, or the cache holds."""
+        """Rows to round at once: a multiple of `row_unit` that fits the cache."""
         return max(1, BLOCK_VALUES // columns // self.row_unit) * self.row_unit
 
 
 def words(values: int, bits: int) -> int:
-    """32-bit words that so many values of so few bits are packed into, the last one perhaps part empty."""
+    """Number of 32-bit words for packed values; the last word may be partly unused."""
     return -(-values * bits // WORD_BITS)
 
 
@@ -92,7 +92,7 @@ def _byte_each(number: str) -> Callable[[Layout, str, str, tuple[int, int]], tup
 
 
 def _pack_quantized(layout: Layout, layer: str, dtype: str, shape: tuple[int, int]) -> tuple[ExpectedTensor, ...]:
-    """Several weights in each word, along the input; zero points likewise, but along the output."""
+    """Weights are packed along the input, zero points along the output."""
     rows, columns = shape
     parts = [
         ExpectedTensor(name=f"{layer}.weight_packed", dtype="I32", shape=(rows, words(columns, layout.weight_bits))),

@@ -1,4 +1,4 @@
-"""The recipe: which layers become what, decided from `config.json` and the files' headers alone."""
+"""The recipe of a quantization, decided from `config.json` and the files' headers alone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEAD = "lm_head"
 
 
 class Recipe(BaseModel):
-    """All that decides what a quantized artifact will be."""
+    """All decisions about a quantized artifact: its layers, their layout and the method."""
 
     model_config = ConfigDict(frozen=True)
 
     counted: ClassVar[tuple[str, str]] = ("Linear layers", "Linear weight bytes")
-    """What is quantized, and what the share is of."""
+    """Names of the counted units and of the bytes that the share refers to."""
 
     scheme: str
     method: str
@@ -40,15 +40,15 @@ class Recipe(BaseModel):
     layers: tuple[Layer, ...]
     ignored: tuple[Ignored, ...]
     kept_bytes: int
-    """In the weight files, of all that stays as it is, headers included."""
+    """In the weight files, of all kept tensors, headers included."""
 
     def expected(self, layer: Layer) -> tuple[ExpectedTensor, ...]:
-        """The tensors that a layer turns into, the weight first."""
+        """The quantized tensors of a layer, the weight first."""
         return self.layout.expected(layer.name, layer.dtype, layer.shape)
 
     @property
     def layout(self) -> Layout:
-        """How a quantized layer lies in the files."""
+        """The file layout of a quantized layer."""
         return Layout(
             format=self.format,
             weight_bits=self.weight_bits,
@@ -66,12 +66,12 @@ class Recipe(BaseModel):
 
     @property
     def widest_inputs(self) -> int:
-        """Columns of the widest planned layer."""
+        """Input columns of the widest planned layer."""
         return max(layer.shape[1] for layer in self.layers)
 
     @property
     def predicted_bytes(self) -> int:
-        """Of the weight files that will be written."""
+        """Size of the weight files to be written."""
         tensors = (tensor for layer in self.layers for tensor in self.expected(layer))
         return self.kept_bytes + sum(
             data_bytes(tensor.dtype, tensor.shape) + header_bytes(tensor.name, tensor.dtype, tensor.shape)
@@ -81,29 +81,29 @@ class Recipe(BaseModel):
     @property
     def linear_bytes(self) -> int:
         """Bytes of all Linear weights of the source, quantized or not."""
-        return sum(layer.source_bytes for layer in self.layers) + sum(one.linear_bytes for one in self.ignored)
+        return sum(layer.source_bytes for layer in self.layers) + sum(ignored.linear_bytes for ignored in self.ignored)
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Module names for `quantization_config.ignore`; the head stands there even when it is only the embedding."""
-        return tuple(sorted({HEAD, *(one.name for one in self.ignored)}))
+        """Module names for `quantization_config.ignore`; always with the head, even if it is tied to the embedding."""
+        return tuple(sorted({HEAD, *(ignored.name for ignored in self.ignored)}))
 
 
 def make_recipe(
     folder: Path, scheme: Scheme, method: str | None = None, choice: SchemeChoice = CHOOSE_NOTHING
 ) -> Recipe:
-    """Decide what a scheme does to a release.
+    """Plan a scheme for a release.
 
     Args:
         folder: `config.json` and safetensors files.
-        scheme: one that changes weights.
-        method: how the numbers are found; the scheme's cheapest by default.
-        choice: a group size or layers left alone, where somebody wants it otherwise than found here.
+        scheme: must change weights.
+        method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
+        choice: a group size or excluded layers, in place of the planned ones.
 
     Raises:
-        QuantizationUncovered: nothing to quantize, quantized already, experts that would not load, or no group
-            size or block divides every layer; the layer is named.
-        QuantizationFailed: a file is missing, truncated or not readable.
+        QuantizationUncovered: nothing to quantize, already quantized, experts that would not load, or a layer that no
+            group size or block divides.
+        QuantizationFailed: a file is missing, truncated or unreadable.
     """
     config = unquantized_config(folder)
     tensors = read_tensors(folder)
@@ -116,7 +116,7 @@ def make_recipe(
         )
     layers, ignored = split_targets(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, excluded=choice.ignore)
     if not layers:
-        examples = "; ".join(f"{one.name}: {one.reason}" for one in ignored[:3]) or "no 2-D weight at all"
+        examples = "; ".join(f"{kept.name}: {kept.reason}" for kept in ignored[:3]) or "no 2-D weight at all"
         raise QuantizationUncovered(
             f"Nothing in the release is a Linear weight that {scheme.name} covers ({examples}).",
             "Serve it as bf16, or ask for this architecture in an issue.",
@@ -140,11 +140,11 @@ def make_recipe(
 
 
 def unquantized_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a release that nobody has quantized yet.
+    """The `config.json` of an unquantized release.
 
     Raises:
-        QuantizationFailed: it is missing or no JSON.
-        QuantizationUncovered: the release is quantized already.
+        QuantizationFailed: it is missing or not JSON.
+        QuantizationUncovered: the release is already quantized.
     """
     config = read_config(folder)
     if "quantization_config" in config:
@@ -161,7 +161,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A release's `config.json`.
 
     Raises:
-        QuantizationFailed: it is missing or no JSON.
+        QuantizationFailed: it is missing or not JSON.
     """
     path = folder / "config.json"
     try:
@@ -173,14 +173,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:
-    """Refuse what would be written well and never load.
+    """Refuse experts in a scheme that would be written but never load.
 
-    transformers 5.17 fuses a layer's experts as it loads them, and takes apart before that only what is packed
+    transformers 5.17 fuses a layer's experts while loading, and decompresses them first only if they are packed
     without zero points, or FP8 with a scale a row (`DecompressExperts` in its integrations/compressed_tensors.py).
     """
-    taken = scheme.symmetric and not scheme.block and scheme.format in ("pack-quantized", "float-quantized")
+    loadable = scheme.symmetric and not scheme.block and scheme.format in ("pack-quantized", "float-quantized")
     expert = next((layer for layer in layers if is_expert(layer.name)), None)
-    if expert and not taken:
+    if expert and not loadable:
         raise QuantizationUncovered(
             f"{expert.name} belongs to a mixture of experts, and transformers 5.17 loads no experts in {scheme.name}.",
             "Name int8-w8a16, int4 or fp8 in the line.",
@@ -188,14 +188,14 @@ def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:
         )
 
 
-def _group_size(layers: list[Layer], scheme: Scheme, wanted: int | None) -> int | None:
-    if wanted is not None and not scheme.group_sizes:
+def _group_size(layers: list[Layer], scheme: Scheme, chosen: int | None) -> int | None:
+    if chosen is not None and not scheme.group_sizes:
         raise QuantizationUncovered(
-            f"The recipe asks for groups of {wanted}, and {scheme.name} scales whole rows or blocks.",
+            f"The recipe asks for groups of {chosen}, and {scheme.name} scales whole rows or blocks.",
             "Leave group_size out, or name int4 or int4-asym.",
             where="group_size",
         )
-    sizes = scheme.group_sizes if wanted is None else (wanted,)
+    sizes = scheme.group_sizes if chosen is None else (chosen,)
     if not sizes:
         return None
     for size in sizes:
@@ -212,7 +212,7 @@ def _group_size(layers: list[Layer], scheme: Scheme, wanted: int | None) -> int 
 
 
 def _block(layers: list[Layer], scheme: Scheme) -> tuple[int, int] | None:
-    """The scheme's block; kernels take fused layers apart at its edges, and activations by its columns."""
+    """The scheme's block, which must divide every layer: kernels split fused layers and activations at its edges."""
     if not scheme.block:
         return None
     height, width = scheme.block

@@ -1,4 +1,4 @@
-"""What a quantization needs of the machine, said before it starts, and refused where it is not there."""
+"""Estimate the memory, disk and time of a quantization, and refuse it if memory is short."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from weighbridge.errors import MemoryShort
 from weighbridge.units import GIB
 
 STREAMING_IMPORTS_BYTES = 96 * 2**20
-"""Of the data-free process: Python, numpy, pydantic; measured 55 MiB (benchmarks/quantize.py)."""
+"""Of the data-free process with Python, numpy and pydantic; measured 55 MiB (benchmarks/quantize.py)."""
 CALIBRATED_IMPORTS_BYTES = int(1.2 * GIB)
 """torch, transformers, llm-compressor; measured 0.9 GiB."""
 BLOCK_BYTES_PER_VALUE = 40
-"""Of a block that is rounded: its bits, float32 numbers, masks, codes; measured 14 to 26."""
+"""Of a block while it is rounded: bits, float32 values, masks, codes; measured 14 to 26."""
 CALIBRATED_BYTES_PER_WEIGHT = 12
-"""Of a decoder layer, which is in memory at once: float32 twice, and its packed form; Hessians (in² × 4) on top."""
+"""Of a decoder layer, held in memory as float32 twice and packed once; Hessians (in² × 4) come on top."""
 CALIBRATED_SCRATCH_BYTES_PER_WEIGHT = 4
-"""A changed weight waits on the disk as float32 until it is written."""
+"""Changed weights are kept on the disk as float32 until they are written."""
 SAMPLE_TOKENS, COPIES_OF_ACTIVATIONS = 32 * 512, 3
-"""Least of the calibration text, whose hidden states go from layer to layer as float32 (methods/gptq.py)."""
+"""Calibration tokens at least, whose hidden states pass from layer to layer as float32 (methods/gptq.py)."""
 CPU_NANOSECONDS_PER_WEIGHT = {"int-quantized": 4.0, "pack-quantized": 6.0, "float-quantized": 6.0}
 NANOSECONDS_PER_BYTE = 1.5
-"""To read a byte, or to write and hash it, on a disk of 1 GB/s."""
+"""To read, or to write and hash, one byte on a disk of 1 GB/s."""
 CALIBRATED_NANOSECONDS_PER_WEIGHT = 3300.0
 """GPTQ of SmolLM2: 349 CPU-seconds for 106 million weights (docs/evidence/quantization.md)."""
 SLOWER_NANOSECONDS_PER_WEIGHT = {"autoround": 8000.0}
-"""Of methods that take more: 850 CPU-seconds for the same."""
+"""Of slower methods: 850 CPU-seconds for the same model."""
 CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
 """torch and transformers without a model; measured 0.5 GiB (docs/explanation/gguf.md)."""
 CONVERTER_BYTES_PER_BYTE = 5
-"""Of the largest tensor, which the converter widens to float32 and packs again; measured 4."""
+"""Of the largest tensor, which the converter widens to float32 and packs; measured 4."""
 CONVERTER_SECONDS = 20.0
 GGML_NANOSECONDS_PER_WEIGHT = {"q8-0": 5.0, "q4-k-m": 90.0}
 """Of one core: docs/explanation/gguf.md."""
@@ -49,18 +49,18 @@ CGROUPS = tuple(
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     )
 )
-"""Limit, use and its parts, of both versions of control groups."""
+"""Files with limit, use and its breakdown, of control groups version 2 and 1."""
 
 
 class Resources(BaseModel):
-    """Upper estimates."""
+    """Upper estimates of what a quantization takes."""
 
     model_config = ConfigDict(frozen=True)
 
     memory_bytes: int
-    """Resident, of the quantizing process at its peak."""
+    """Peak resident memory of the quantizing process."""
     disk_bytes: int
-    """Free, where the result is built."""
+    """Free space in the staging folder."""
     seconds: float
     """On two cores."""
 
@@ -72,12 +72,12 @@ class Resources(BaseModel):
 def estimate_resources(
     recipe: Recipe | GgufRecipe, *, companions_bytes: int = 0, text_tokens: int = SAMPLE_TOKENS
 ) -> Resources:
-    """What a recipe takes.
+    """Estimate the resources that a recipe takes.
 
     Args:
         recipe: from `plan`.
-        companions_bytes: of the files that travel with the weights.
-        text_tokens: that the calibration text has at most, for methods that watch one.
+        companions_bytes: size of the files copied beside the weights.
+        text_tokens: upper estimate of the calibration text, for methods that use one.
     """
     if isinstance(recipe, GgufRecipe):
         return _gguf_resources(recipe, companions_bytes)
@@ -103,19 +103,21 @@ def estimate_resources(
 
 
 def _calibrated_bytes(recipe: Recipe, tokens: int) -> int:
-    """Of the largest decoder layer with its Hessians, the hidden states, and what is not quantized, as float32."""
-    together = Counter[str]()
+    """Bytes of the largest decoder layer with its Hessians, of hidden states, and of kept weights as float32."""
+    bytes_by_block = Counter[str]()
     for layer in recipe.layers:
         rows, columns = layer.shape
         block = _DECODER_LAYER.match(layer.name)
-        together[block[0] if block else layer.name] += CALIBRATED_BYTES_PER_WEIGHT * rows * columns + 4 * columns**2
+        bytes_by_block[block[0] if block else layer.name] += (
+            CALIBRATED_BYTES_PER_WEIGHT * rows * columns + 4 * columns**2
+        )
     hidden = min(layer.shape[1] for layer in recipe.layers)
     states = tokens * COPIES_OF_ACTIVATIONS * 4 * hidden
-    return max(together.values()) + states + 2 * recipe.kept_bytes
+    return max(bytes_by_block.values()) + states + 2 * recipe.kept_bytes
 
 
 def _gguf_resources(recipe: GgufRecipe, companions_bytes: int) -> Resources:
-    """Of llama.cpp's converter, whose file in the release's own numbers lies beside the result, and of ggml."""
+    """Resources of llama.cpp's converter, whose unquantized file is kept beside the result, and of ggml."""
     largest = max(layer.source_bytes for layer in recipe.layers)
     computing = sum(layer.source_bytes for layer in recipe.layers) / 2 * GGML_NANOSECONDS_PER_WEIGHT[recipe.scheme]
     moving = (3 * recipe.converted_bytes + recipe.predicted_bytes) * NANOSECONDS_PER_BYTE
@@ -127,27 +129,27 @@ def _gguf_resources(recipe: GgufRecipe, companions_bytes: int) -> Resources:
 
 
 def require_memory(required: Resources, what: str) -> None:
-    """Check memory before the quantizing process starts.
+    """Check free memory before the quantizing process starts.
 
     Raises:
-        MemoryShort: less is free, on the machine or within the limit that its container has.
+        MemoryShort: the machine, or its container's limit, has less free memory.
     """
     free = available_bytes()
     if free < required.memory_bytes:
         raise MemoryShort(
             f"{what} needs {required.memory_bytes / GIB:.2f} GiB of memory and {free / GIB:.2f} GiB are free.",
-            "Stop other programs, raise the container's limit, or choose the method rtn, which needs least.",
+            "Stop other programs, raise the container's limit, or choose the method rtn, which needs the least memory.",
         )
 
 
 def available_bytes() -> int:
-    """Memory that a new process can take: the machine's, or what is left of the container's limit."""
+    """Memory available to a new process: of the machine, or within the container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     for limit, used, parts in CGROUPS:
         if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-            # Cached files count as used, and go when memory is asked for.
+            # Cached files count as used, but are evicted when memory is requested.
             fields = dict(line.split() for line in parts.read_text().splitlines()) if parts.is_file() else {}
             cached = int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
             free = min(free, max(0, int(text) - int(used.read_text()) + cached))

@@ -1,9 +1,8 @@
-"""Which weights are quantized and which stay, told from names and shapes alone.
+"""Choose the weights to quantize, by names and shapes alone.
 
-A layer is a target when its weight is a 2-D float `*.weight` that a Linear module multiplies with, the experts of a
-mixture among them. Names tell the others apart, because nothing else in a checkpoint does: embeddings and the head
-(tied to each other in many models, and packing one breaks both), norms, the routers of experts (a rounded router
-sends tokens elsewhere), vision and audio towers.
+A layer is a target if its weight is a 2-D float `*.weight` of a Linear module, experts included. Others are recognised
+by name, because a checkpoint contains no other sign: embeddings and the head (tied in many models, and packing one
+breaks both), norms, expert routers (a rounded router selects other experts), and vision and audio towers.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from pydantic import BaseModel, ConfigDict
 from tasks.quantize.tensors import FLOATS, StoredTensor
 from weighbridge.errors import QuantizationUncovered
 
-# First match gives the reason. Whole components of the dotted name, so that `gate_proj` is no `gate`.
+# The first match gives the reason. Patterns match whole components of the dotted name: `gate_proj` is not `gate`.
 _NOT_TARGETS = (
     (
         re.compile(r"(^|\.)(lm_head|embed_out|output)$"),
         "head",
-        "the head stays as it is: it is often tied to the embedding",
+        "the head is kept: it is often tied to the embedding",
     ),
     (
         re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|embeddings\.\w+)$"),
         "embedding",
         "an embedding is looked up, not multiplied",
     ),
-    (re.compile(r"norm\d*$|(^|\.)ln_\w+$"), "norm", "a norm is no Linear layer"),
+    (re.compile(r"norm\d*$|(^|\.)ln_\w+$"), "norm", "a norm is not a Linear layer"),
     (
         re.compile(r"(^|\.)(gate|router|shared_expert_gate|router\.\w+)$"),
         "router",
@@ -37,15 +36,15 @@ _NOT_TARGETS = (
     ),
     (re.compile(r"(^|\.)(vision|visual|audio|multi_modal|image)\w*\."), "tower", "a vision or audio tower is not text"),
 )
-# A tensor of three dimensions is a layer's experts, unless it is a convolution or belongs to a tower.
+# A 3-D tensor holds a layer's experts, unless it is a convolution or part of a tower.
 _NOT_FUSED = re.compile(r"conv|(^|\.)(vision|visual|audio|multi_modal|image)\w*\.")
 _EXPERTS = re.compile(r"(^|\.)experts\.")
-# These publish their projections transposed, as Conv1D, which no loader of compressed-tensors looks for.
+# These models store projections transposed, as Conv1D, which loaders of compressed-tensors do not support.
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 
 
 class Layer(BaseModel):
-    """A Linear layer that is to be quantized."""
+    """A Linear layer to quantize."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +58,7 @@ class Layer(BaseModel):
 
 
 class Ignored(BaseModel):
-    """A weight that stays as it is."""
+    """A weight that is kept as published."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,27 +66,27 @@ class Ignored(BaseModel):
     """Without `.weight`."""
     reason: str
     linear_bytes: int
-    """Bytes of it that count as Linear weights in the share quantized; 0 for embeddings and norms."""
+    """Bytes that count as Linear weights in the quantized share; 0 for embeddings and norms."""
 
 
 def is_expert(name: str) -> bool:
-    """Whether a layer is one of a mixture's experts."""
+    """Whether a layer belongs to an expert."""
     return bool(_EXPERTS.search(name))
 
 
 def split_targets(
     tensors: list[StoredTensor], *, conv1d: bool, excluded: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Ignored]]:
-    """Tell targets from what stays.
+    """Split a release's weights into targets and kept ones.
 
     Args:
         tensors: all of a release.
         conv1d: the model stores its projections transposed.
-        left_alone: globs over names of layers that somebody wants as they are.
+        excluded: globs of layer names that the recipe keeps as published.
 
     Raises:
-        QuantizationUncovered: a glob fits no layer's name, or a tensor holds several matrices at once, which no
-            loader of packed weights takes apart.
+        QuantizationUncovered: a glob matches no layer, or a tensor holds several matrices, which no loader of packed
+            weights splits.
     """
     layers: list[Layer] = []
     ignored: list[Ignored] = []
@@ -98,13 +97,13 @@ def split_targets(
         if kind != "weight" or name.endswith("norm"):
             continue
         if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
-            ignored.append(Ignored(name=name, reason="it is no matrix of floats", linear_bytes=0))
+            ignored.append(Ignored(name=name, reason="it is not a matrix of floats", linear_bytes=0))
             continue
         reason, linear = _reason_against(name, conv1d)
-        fitting = {glob for glob in excluded if fnmatchcase(name, glob)}
-        unused -= fitting
-        if fitting and not reason:
-            reason, linear = "the recipe leaves it alone", True
+        matching = {glob for glob in excluded if fnmatchcase(name, glob)}
+        unused -= matching
+        if matching and not reason:
+            reason, linear = "the recipe excludes it", True
         if reason:
             ignored.append(Ignored(name=name, reason=reason, linear_bytes=tensor.size_bytes if linear else 0))
         else:
@@ -112,7 +111,7 @@ def split_targets(
             layers.append(Layer(name=name, shape=(rows, columns), dtype=tensor.dtype, source_bytes=tensor.size_bytes))
     if unused:
         raise QuantizationUncovered(
-            f"The recipe leaves {sorted(unused)[0]!r} alone, and no layer is called so.",
+            f"The recipe excludes {sorted(unused)[0]!r}, which matches no layer.",
             f"Name layers as the files do, such as {layers[0].name if layers else 'model.layers.0.mlp.down_proj'}.",
             where=sorted(unused)[0],
         )
@@ -120,7 +119,7 @@ def split_targets(
 
 
 def _reason_against(name: str, conv1d: bool) -> tuple[str, bool]:
-    """Why a 2-D weight is no target ("" if it is one), and whether it counts as a Linear weight all the same."""
+    """Why a 2-D weight is not a target (empty if it is), and whether it counts as a Linear weight."""
     for pattern, kind, reason in _NOT_TARGETS:
         if pattern.search(name):
             return reason, kind in ("head", "router", "tower")
@@ -128,7 +127,7 @@ def _reason_against(name: str, conv1d: bool) -> tuple[str, bool]:
 
 
 def _refuse_fused(tensor: StoredTensor) -> None:
-    """Experts in one tensor would stay as they are, most of the model, and nobody would be told."""
+    """Refuse experts fused in one tensor: most of the model would silently stay unquantized."""
     if tensor.dtype not in FLOATS or _NOT_FUSED.search(tensor.name):
         return
     kind = tensor.name.rpartition(".")[2]

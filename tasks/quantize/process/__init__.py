@@ -1,1 +1,1 @@
-"""The quantizing process: its job, its parent, its working folder and the files that it writes."""
+"""The quantizing process: its job, its parent, its staging folder and its output files."""

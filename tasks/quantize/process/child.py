@@ -1,9 +1,9 @@
 """The quantizing process: `python -m tasks.quantize.process.child JOB.json`.
 
-A process of its own, because llm-compressor and the loaders behind it patch what they import and keep what
-memory they took, and because a process that the system kills takes no flow with it. It says how far it is
-in lines of JSON on its standard output; all else that libraries print goes to standard error, which is the
-log. When the flow that started it dies, its next line breaks the pipe and it ends too.
+It is a separate process because llm-compressor and its loaders patch modules and keep memory, and because a process
+that the system kills does not take the flow with it. It reports progress in lines of JSON on standard output. All
+output of libraries goes to standard error, which is the log. If the flow dies, the next line breaks the pipe and ends
+this process.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.quantize.process.folders import disk_full_errors
-from tasks.quantize.process.job import Failure, Job, Message, deciding_versions
+from tasks.quantize.process.job import ChildError, Job, Message, deciding_versions
 from weighbridge.errors import WeighbridgeError
 
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
-"""Of getrusage's `ru_maxrss`."""
+"""Unit of getrusage's `ru_maxrss`."""
 
 
 def main(path: Path) -> int:
-    """Do the job that a file describes.
+    """Do the job described in a file.
 
     Returns:
-        The exit status: that of a named error, which is the last message then, or 0.
+        The exit status: 0, or that of the named error in the last message.
     """
     job = Job.model_validate_json(path.read_bytes())
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -43,13 +43,13 @@ def main(path: Path) -> int:
 
     method = importlib.import_module(f"tasks.quantize.methods.{job.recipe.method}")
     try:
-        # The process of a flow that was killed may be at it still: it ends when it next says how far it is.
+        # The process of a killed flow may still be writing; it ends at its next progress line.
         with disk_full_errors(job.out), FileLock(job.out.parent / "writing.lock"):
             tokens = method.quantize(job, layer_done)
     except WeighbridgeError as error:
-        print(Message(layers_done=done, failure=Failure.of(error)).model_dump_json(), file=out, flush=True)
+        print(Message(layers_done=done, failure=ChildError.of(error)).model_dump_json(), file=out, flush=True)
         return error.exit_status
-    # A method may run a program of its own: llama.cpp's converter.
+    # A method may run another program, such as llama.cpp's converter.
     used, programs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     last = Message(
         layers_done=done,
@@ -63,9 +63,9 @@ def main(path: Path) -> int:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process held at once.
+    """Peak resident memory of this process.
 
-    getrusage's figure would include the parent's, which a new program inherits on Linux.
+    On Linux, getrusage's figure would include the parent's, which a new program inherits.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -1,4 +1,4 @@
-"""The source as the quantizing process sees it, the result as the source looked, and the disk between them."""
+"""Folders of a quantization: link the source's weights, match its layout, and name full disks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from weighbridge.files import is_full
 
 @contextmanager
 def disk_full_errors(path: Path) -> Iterator[None]:
-    """Say what was being written when the disk became full.
+    """Turn the system's error for a full disk into `DiskFull`, with the file's name.
 
     Args:
-        path: what is written, where the error itself does not say.
+        path: of the written file, for errors without a file name.
 
     Raises:
-        DiskFull: in place of the system's own error.
+        DiskFull: in place of the system's error.
     """
     try:
         yield
@@ -30,20 +30,20 @@ def disk_full_errors(path: Path) -> Iterator[None]:
         raise DiskFull(
             f"The disk became full while {written.name} was written.",
             "Free some disk (`weighbridge store gc --dry-run` says what can go) and run the same command again: it "
-            "goes on after the files that are finished.",
+            "continues after the finished files.",
             where=str(written.parent),
         ) from error
 
 
 def require_finite(source: Path) -> None:
-    """Look at every value before the slow part begins: one NaN makes a whole row's scale NaN."""
+    """Check every value before the slow part: one NaN makes a whole row's scale NaN."""
     for tensor in read_tensors(source):
         if not is_finite(tensor):
             raise not_finite_error(tensor)
 
 
 def link_weights(source: Path, view: Path) -> Path:
-    """A folder of links to what the quantizer shall read; it would quantize every other copy of the weights too."""
+    """Make a folder of links to the weights; without it the quantizer would also quantize other copies of them."""
     view.mkdir(exist_ok=True)
     for link in view.iterdir():
         link.unlink()
@@ -56,7 +56,7 @@ def link_weights(source: Path, view: Path) -> Path:
 
 
 def match_source_layout(out: Path, source: Path) -> None:
-    """Make the written files look like the source's: an index only where there was one, readable by all."""
+    """Make written files match the source: an index only if the source has one, and readable by all."""
     if not (source / INDEX).is_file():
         (out / INDEX).unlink(missing_ok=True)
     for file in out.glob("*.safetensors"):

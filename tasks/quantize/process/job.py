@@ -1,4 +1,4 @@
-"""What the quantizing process is told, and what it says while it works."""
+"""The quantizing process's input, `Job`, and its progress messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from weighbridge.errors import WeighbridgeError
 DECIDING = ("llmcompressor", "compressed-tensors", "torch", "safetensors")
 """Packages whose versions decide an artifact's bytes."""
 DECIDING_STREAMED = ("compressed-tensors", "numpy")
-"""The same of a method without data: the arithmetic is our own, the other package's version stands in config.json."""
+"""The same for methods without data: the arithmetic is our own; the other version is written to config.json."""
 
 
 def deciding_versions(method: str) -> dict[str, str]:
-    """Versions that the bytes of a method's artifacts depend on, by package."""
+    """The package versions on which a method's output depends."""
     if method == GGML:
         return gguf_versions()
     names = DECIDING_STREAMED if method in STREAMING else DECIDING
@@ -30,7 +30,7 @@ def deciding_versions(method: str) -> dict[str, str]:
 
 
 class Job(BaseModel):
-    """One quantization, as the child process reads it from a file."""
+    """One quantization; the child process reads it from a file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,15 +39,15 @@ class Job(BaseModel):
     out: Path
     recipe: Recipe | GgufRecipe
     identity: str = ""
-    """Of source, recipe and versions: what an earlier process finished counts if its job had the same."""
+    """Digest of source, recipe and versions; finished files of a job with the same identity are reused."""
     companions: Path | None = None
-    """The release with its tokenizer, for methods that calibrate; others need none."""
+    """The release with its tokenizer, for methods that calibrate."""
     calibration: Path | None = None
-    """A text to calibrate on; None for the project's own."""
+    """The calibration text; None for the project's own."""
 
 
-class Failure(BaseModel):
-    """A named error on its way from the child."""
+class ChildError(BaseModel):
+    """A named error that the child sends to its parent."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,27 +57,27 @@ class Failure(BaseModel):
     where: str
 
     @classmethod
-    def of(cls, error: WeighbridgeError) -> Failure:
-        """What another process needs to raise it again."""
+    def of(cls, error: WeighbridgeError) -> ChildError:
+        """The message for an error."""
         return cls(code=error.code, what=error.what, next_step=error.next_step, where=error.where)
 
     def error(self) -> WeighbridgeError:
-        """The error; of this program's own classes only."""
+        """The error to raise, of Weighbridge's own classes only."""
         kind = getattr(errors, self.code, WeighbridgeError)
         known = isinstance(kind, type) and issubclass(kind, WeighbridgeError)
         return (kind if known else WeighbridgeError)(self.what, self.next_step, self.where)
 
 
 class Message(BaseModel):
-    """One line of the child's standard output: how far it is, and at the end what it used, or why it failed."""
+    """One line of the child's standard output: progress, and in the last line resources used or the error."""
 
     model_config = ConfigDict(frozen=True)
 
     layers_done: int
     peak_rss_bytes: int = 0
-    """0 until the end, as are the next."""
+    """Set in the last line only, as are the next two."""
     cpu_seconds: float = 0
     calibration_tokens: int = 0
     versions: dict[str, str] = {}
-    """Of the packages that decided the bytes; empty until the end."""
-    failure: Failure | None = None
+    """Of the deciding packages; in the last line only."""
+    failure: ChildError | None = None

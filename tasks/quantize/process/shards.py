@@ -1,7 +1,7 @@
-"""Output files as they will be: every tensor's place is known from the recipe before the first weight is read.
+"""Write output files whose tensor offsets are known from the recipe before the first weight is read.
 
-So a file is written piece by piece at its places, in memory that does not grow with the model, and none is visible
-under its name before it is whole, synced and hashed. A killed run finds what it had finished and takes that as done.
+A file is written part by part at those offsets, in memory that does not grow with the model. It appears under its name
+only when it is complete, synced and hashed. After a kill, the next run keeps the finished files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COPY_BYTES = 4 * 2**20
 
 
 class FinishedShard(BaseModel):
-    """A file that is whole."""
+    """A complete output file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,28 +47,28 @@ class FinishedShard(BaseModel):
 
 
 class FinishedShards(BaseModel):
-    """What an earlier process had finished of the same work."""
+    """The finished files of a job, as a ledger on disk."""
 
     identity: str
-    """Of the work: source, recipe, versions. What was finished of another work counts for nothing."""
+    """Of the job: source, recipe, versions. Files of another job are ignored."""
     shards: dict[str, FinishedShard] = {}
 
     @classmethod
     def load(cls, folder: Path, identity: str) -> FinishedShards:
-        """Read the ledger; of another work, or none, an empty one."""
+        """Read the ledger; empty if there is none, or if it is of another job."""
         path = folder / LEDGER
         if path.is_file():
             try:
                 found = cls.model_validate_json(path.read_bytes())
             except ValueError:
-                # Damaged, so that it names nothing to go on from.
+                # A damaged ledger counts as empty.
                 return cls(identity=identity)
             if found.identity == identity:
                 return found
         return cls(identity=identity)
 
     def holds(self, file: Path) -> bool:
-        """Whether this very file was finished; it is hashed."""
+        """Whether a file is finished and unchanged; reads and hashes it."""
         shard = self.shards.get(file.name)
         return (
             shard is not None
@@ -78,30 +78,30 @@ class FinishedShards(BaseModel):
         )
 
     def add(self, file: Path, ledger_folder: Path) -> None:
-        """Write down that a file is whole."""
+        """Record a file as finished."""
         self.shards[file.name] = FinishedShard(size_bytes=file.stat().st_size, sha256=sha256_of(file))
         write_whole(ledger_folder / LEDGER, self.model_dump_json())
 
 
 class Shard(BaseModel):
-    """One weight file of the source and what it turns into."""
+    """One weight file of the source, and the output file made of it."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     name: str
     layers: tuple[tuple[Layer, StoredTensor], ...]
-    """To be quantized, in the order of the file, so that the source is read from its beginning to its end."""
+    """To be quantized, in file order, so that the source is read sequentially."""
     kept: tuple[StoredTensor, ...]
     parts: tuple[ExpectedTensor, ...]
-    """All tensors of the output, in the order of the file."""
+    """All tensors of the output, in file order."""
 
     @property
     def data_bytes(self) -> int:
-        """Of the output's tensors."""
+        """Bytes of the output's tensors."""
         return sum(data_bytes(part.dtype, part.shape) for part in self.parts)
 
     def header(self) -> bytes:
-        """The safetensors header with its length before it."""
+        """The safetensors header, preceded by its length."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         at = 0
         for part in self.parts:
@@ -114,7 +114,7 @@ class Shard(BaseModel):
 
 
 def plan_shards(recipe: Recipe, source: Path) -> list[Shard]:
-    """What each of the source's weight files turns into, file by file."""
+    """Plan one output file for each weight file of the source."""
     layers = {f"{layer.name}.weight": layer for layer in recipe.layers}
     by_file: dict[Path, list[StoredTensor]] = {}
     for tensor in read_tensors(source):
@@ -123,11 +123,11 @@ def plan_shards(recipe: Recipe, source: Path) -> list[Shard]:
 
 
 def _shard(recipe: Recipe, name: str, tensors: list[StoredTensor], layers: dict[str, Layer]) -> Shard:
-    planned = [tensor for tensor in sorted(tensors, key=lambda one: one.start) if tensor.name in layers]
+    planned = [tensor for tensor in sorted(tensors, key=lambda tensor: tensor.start) if tensor.name in layers]
     kept = [tensor for tensor in tensors if tensor.name not in layers]
-    parts = [ExpectedTensor(name=one.name, dtype=one.dtype, shape=one.shape) for one in kept]
+    parts = [ExpectedTensor(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape) for tensor in kept]
     parts += [part for tensor in planned for part in recipe.expected(layers[tensor.name])]
-    # As safetensors' own writer has it: the widest types first, so that each tensor lies aligned; then by name.
+    # In the order of safetensors' own writer: widest types first, so that each tensor is aligned; then by name.
     parts.sort(key=lambda part: (-item_bytes(part.dtype), part.name))
     return Shard(
         name=name,
@@ -138,7 +138,7 @@ def _shard(recipe: Recipe, name: str, tensors: list[StoredTensor], layers: dict[
 
 
 def write_index(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write which tensor lies in which file, as transformers reads it."""
+    """Write the index of tensors by file, as transformers reads it."""
     shards = list(shards)
     index = {
         "metadata": {"total_size": sum(shard.data_bytes for shard in shards)},
@@ -148,14 +148,14 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> None:
 
 
 class ShardWriter:
-    """An output file under a hidden name until it is whole.
+    """Writes an output file under a temporary name until it is complete.
 
     Args:
-        shard: what it will hold.
-        folder: where it appears.
+        shard: the planned content.
+        folder: the destination.
 
     Raises:
-        DiskFull: in any method, when the disk has no room left; what was finished before stays.
+        DiskFull: from any method, when the disk is full; finished files stay.
     """
 
     def __init__(self, shard: Shard, folder: Path) -> None:
@@ -172,17 +172,17 @@ class ShardWriter:
         self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, READABLE)
         try:
             with disk_full_errors(self._path):
-                # Room for all of it before the first weight is rounded, where the system can promise that.
+                # Reserve the whole file before the first weight is rounded, if the system supports it.
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(self._file, 0, self._size)
                 os.pwrite(self._file, self._header, 0)
         except (OSError, DiskFull):
-            self._give_up()
+            self._discard()
             raise
         return self
 
     def write(self, name: str, data: memoryview | bytes, offset: int) -> None:
-        """Write bytes of a tensor, `offset` bytes after its beginning."""
+        """Write bytes of a tensor, `offset` bytes after its start."""
         at = self._places[name] + offset
         view = memoryview(data).cast("B")
         with disk_full_errors(self._path):
@@ -191,10 +191,10 @@ class ShardWriter:
                 view, at = view[written:], at + written
 
     def copy(self, tensor: StoredTensor) -> None:
-        """Write a tensor of the source as it is.
+        """Copy a tensor of the source unchanged.
 
         Raises:
-            QuantizationFailed: it holds a value that is infinite or not a number, or its file ends too early.
+            QuantizationFailed: it holds an infinite value or NaN, or its file is truncated.
         """
         with opened(tensor.file) as file:
             for at in range(0, tensor.size_bytes, COPY_BYTES):
@@ -205,13 +205,13 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
-            self._give_up()
+            self._discard()
             return
         try:
             with disk_full_errors(self._path):
                 os.fsync(self._file)
         except (OSError, DiskFull):
-            self._give_up()
+            self._discard()
             raise
         os.close(self._file)
         self._draft.replace(self._path)
@@ -221,6 +221,6 @@ class ShardWriter:
         finally:
             os.close(folder)
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         os.close(self._file)
         self._draft.unlink(missing_ok=True)

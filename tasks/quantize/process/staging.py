@@ -1,8 +1,8 @@
-"""Where a quantization is built: a folder of its own that a later run of the same work finds again.
+"""The staging folder of a quantization, which a later run of the same job can resume.
 
-Nothing in it is a model: `config.json` comes last, and the folder becomes one by being renamed when the proof is done.
-After a kill, or where the disk was full, finished weight files stay for the next run; every other failure takes the
-folder with it. What nobody comes back for, `weighbridge store gc` removes.
+Its content is not yet a model: `config.json` is written last, and the folder is renamed when coverage is proven. After
+a kill or with a full disk, finished weight files stay for the next run; any other failure removes the folder.
+`weighbridge store gc` removes abandoned ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = "model"
 
 @contextmanager
 def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
-    """The folder to build in, held by this process; see above for what becomes of it."""
+    """Hold a staging folder while the block runs; keep it after an interruption, remove it otherwise."""
     with lock:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -41,7 +41,7 @@ def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         except BaseException:
-            # Ctrl-C, or an error that nobody foresaw: what is whole is of use to the next run either way.
+            # Ctrl-C or an unexpected error: finished files are useful to the next run either way.
             if not (folder / LEDGER).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -49,10 +49,10 @@ def resumable(folder: Path, lock: FileLock) -> Iterator[Path]:
 
 
 def prepare_staging(staging: Path, identity: str) -> int:
-    """Make a staging folder ready; what another work left there goes.
+    """Prepare a staging folder: keep finished files of the same job, remove those of another.
 
     Returns:
-        Bytes of the files that an earlier run of the same work had finished.
+        Bytes of the finished files of an earlier run of the same job.
     """
     finished = FinishedShards.load(staging, identity)
     if not finished.shards:
@@ -62,7 +62,7 @@ def prepare_staging(staging: Path, identity: str) -> int:
 
 
 def require_disk(staging: Path, need_bytes: int, what: str) -> None:
-    """Check the disk before something large is written.
+    """Check free disk space before large files are written.
 
     Raises:
         DiskFull: fewer than `need_bytes` are free.
@@ -77,12 +77,12 @@ def require_disk(staging: Path, need_bytes: int, what: str) -> None:
 
 
 def job_identity(recipe: Recipe | GgufRecipe, source: str) -> str:
-    """Name of a work: of what, into what, by which versions."""
+    """Digest of a job: its source, recipe and versions."""
     parts = [source, recipe.model_dump_json(), repr(deciding_versions(recipe.method)), __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def folder_identity(folder: Path) -> str:
-    """What tells a plain folder's weights from others without reading them: names, sizes and times of change."""
+    """Identify a folder's weights without reading them: by file names, sizes and modification times."""
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weight_files(folder)]
     return repr(stats)

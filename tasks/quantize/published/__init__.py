@@ -1,1 +1,1 @@
-"""Releases that come quantized: how their publishers lay layers out, and whether the files hold that."""
+"""Releases that their publishers quantized: file layouts by method, and the check of the files."""
