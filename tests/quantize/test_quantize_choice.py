@@ -25,14 +25,14 @@ def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[...
     assert record is not None and whole is not None
     assert record.coverage.planned == whole.coverage.planned - 2
     assert record.coverage.share_of_linear_bytes < whole.coverage.share_of_linear_bytes
-    assert {one.name for one in record.recipe.ignored if one.reason == "the recipe leaves it alone"} == {
+    assert {one.name for one in record.recipe.ignored if one.reason == "the recipe excludes it"} == {
         f"model.layers.{number}.mlp.down_proj" for number in range(2)
     }
-    assert "2 because the recipe leaves it alone" in (store.path(made) / "README.md").read_text()
+    assert "2 because the recipe excludes it" in (store.path(made) / "README.md").read_text()
 
 
 def test_a_glob_that_fits_no_layer_is_named(release: Releases) -> None:
-    with pytest.raises(QuantizationUncovered, match=r"'\*.mlp.dwon_proj' alone, and no layer is called so"):
+    with pytest.raises(QuantizationUncovered, match=r"'\*.mlp.dwon_proj', which matches no layer"):
         make_recipe(release(), scheme("int8"), choice=SchemeChoice(ignore=["*.mlp.dwon_proj", "*.mlp.up_proj"]))
 
 

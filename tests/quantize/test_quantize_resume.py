@@ -13,7 +13,7 @@ from registry.store import Store, clean
 from tasks.quantize import quantize, scheme
 from tasks.quantize.methods import rtn
 from tasks.quantize.plan.recipe import make_recipe
-from tasks.quantize.process.job import Failure, Job, Message
+from tasks.quantize.process.job import ChildError, Job, Message
 from tasks.quantize.process.shards import FinishedShards
 from tasks.quantize.tensors import read_tensors
 from tests.quantize.quantize_support import SHARDS, stand_in, write_sharded
@@ -148,7 +148,7 @@ def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monk
 
 
 def test_a_named_error_crosses_from_the_process(store, sharded, tmp_path, monkeypatch, staged):
-    failure = Failure.of(DiskFull("The disk became full.", "Free some.", where="there"))
+    failure = ChildError.of(DiskFull("The disk became full.", "Free some.", where="there"))
     line = Message(layers_done=3, failure=failure).model_dump_json()
     stand_in(tmp_path, monkeypatch, f"echo '{line}'; exit 7")
     with pytest.raises(DiskFull, match=r"became full") as full:
@@ -159,7 +159,7 @@ def test_a_named_error_crosses_from_the_process(store, sharded, tmp_path, monkey
 
 @pytest.mark.parametrize("code", ["WeighbridgeError", "Path", "no_such_error"])
 def test_only_named_errors_are_raised_by_name(code):
-    failure = Failure(code=code, what="a", next_step="b", where="c")
+    failure = ChildError(code=code, what="a", next_step="b", where="c")
     assert type(failure.error()).__name__ == "WeighbridgeError"
 
 
