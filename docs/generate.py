@@ -357,15 +357,14 @@ def assertions_page() -> str:
 
     families: dict[str, list[str]] = {}
     for name, kind in assertion_kinds().items():
-        families.setdefault(kind.holds.__module__.rsplit(".", 1)[-1], []).append(name)
-    folder = ROOT / "tasks" / "evaluate" / "suites" / "assertions" / "kinds"
+        families.setdefault(kind.holds.__module__, []).append(name)
     rows = [
-        [code(f"{family}.py") if (folder / f"{family}.py").exists() else code(family), ", ".join(map(code, names))]
-        for family, names in families.items()
+        [code(f"{family.rsplit('.', 1)[-1]}.py"), ", ".join(map(code, sorted(names)))]
+        for family, names in sorted(families.items())
     ]
     return (
         "# Assertions\n\nIn a regression suite, each also with `not-` in front, and `assert-set` for a set of them. "
-        "[Write a regression suite](../how-to/add-a-suite.md#assertions) says when each one holds; "
+        "[Add a suite](../how-to/add-a-suite.md#assertions) says when each one holds; "
         "[add an assertion](../how-to/add-an-assertion.md) adds one.\n\n"
         + table(["file in tasks/evaluate/suites/assertions/kinds/", "assertions"], rows)
     )

@@ -142,3 +142,21 @@ def test_every_field_and_setting_says_what_it_means() -> None:
         for row in re.findall(r"^\| (`[^|]+`) \|  \|", page.read_text(), re.MULTILINE)
     ]
     assert not empty
+
+
+def run_example(page: str) -> dict[str, Any]:
+    """Run the first Python block of a how-to page, and return its names."""
+    found = re.search(r"```python\n(.*?)```", (DOCS / "how-to" / page).read_text(), re.DOTALL)
+    assert found
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(found[1], page, "exec"), names)
+    return names
+
+
+def test_the_assertion_of_its_page_decides() -> None:
+    from tasks.evaluate.suites.assertions import Answer, AssertionSpec
+
+    kind = run_example("add-an-assertion.md")["KINDS"]["ends-with"]
+    spec = AssertionSpec(type="ends-with", value="Paris")
+    assert kind.holds(spec, Answer(text="It is Paris")) and not kind.holds(spec, Answer(text="Paris it is"))
+    assert not kind.problem(spec) and kind.problem(AssertionSpec(type="ends-with"))
