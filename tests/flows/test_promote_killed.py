@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -50,14 +51,14 @@ promote("toy")
 
 
 @pytest.fixture(scope="module")
-def database():
+def database() -> Iterator[str]:
     assert PROGRAMS is not None
     with postgres(PROGRAMS) as address:
         yield f"{address}/postgres"
 
 
 @pytest.fixture
-def settings(database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def settings(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Settings]:
     """A stack without a worker, MLflow's records in PostgreSQL."""
     first = free_ports(20)[0]
     names = ("MLFLOW_PORT", "PREFECT_PORT", "GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "ENGINE_PORT_FIRST")
@@ -108,7 +109,7 @@ def test_registry_gateway_and_log_agree_whatever_was_killed(settings: Settings) 
     assert Registry().version("toy", PROMOTIONS).state == "serving"
 
 
-def promote(settings: Settings, number: int, kill) -> float:  # type: ignore[no-untyped-def]
+def promote(settings: Settings, number: int, kill: Callable[[subprocess.Popen[bytes]], None]) -> float:
     """Approve an artifact, reconcile with a kill, then until it succeeds; everything must agree.
 
     Returns:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.serve.serve_support import use_fake_engine
 from tests.support.ports import free_ports
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings, load_settings
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch):
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     first = free_ports(62)[0]
     monkeypatch.setenv("WEIGHBRIDGE_ENGINE_PORT_FIRST", str(first))
     monkeypatch.setenv("WEIGHBRIDGE_GATEWAY_PORT", str(first + 60))
@@ -21,7 +23,7 @@ def settings(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def fleet(settings, monkeypatch: pytest.MonkeyPatch):
+def fleet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
     use_fake_engine(monkeypatch.setattr)
     supervisor = Supervisor(settings)
     supervisor.start({})

@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from registry.store import Artifact, Store
 from tasks.engines import EnginePlan, LaunchSpec
 from tasks.serve.fleet import local, protocol
+from tasks.serve.fleet.protocol import Fleet, RunningEngine
 from weighbridge.line import Line
+from weighbridge.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FAKE = Path(__file__).parent.parent / "support" / "fake_engine.py"
 
@@ -43,6 +49,19 @@ def use_fake_engine(replace: Callable[[object, str, object], None] = setattr) ->
         replace(module, "engine_kind", lambda name: FakeEngine())
 
 
+def pid_of(fleet: Fleet, engine: RunningEngine) -> int:
+    """Process of an engine that runs."""
+    state = fleet.state(engine)
+    assert state is not None
+    return state.pid
+
+
+def body_of(step: Callable[P, R]) -> Callable[P, R]:
+    """The plain function of a step, to be called without Prefect."""
+    plain: Callable[P, R] = step.fn  # type: ignore[attr-defined]
+    return plain
+
+
 def make_line(**flags: object) -> Line:
     """A line served by the fake engine, with quick rollout steps."""
     return Line.model_validate(
@@ -59,7 +78,7 @@ def make_line(**flags: object) -> Line:
     )
 
 
-def make_artifact(settings, content: str = "a") -> Artifact:
+def make_artifact(settings: Settings, content: str = "a") -> Artifact:
     """An artifact in the store; other content is another artifact."""
     store = Store.of(settings)
     folder = store.staging("toy", f"make-{content}")

@@ -24,7 +24,7 @@ from registry.store import Artifact, Store
 from tasks.serve import step
 from tasks.serve.approval import check_production, verify_approval
 from tasks.serve.installation import ServingInstallation
-from tests.serve.serve_support import make_line
+from tests.serve.serve_support import body_of, make_line
 from tests.support.mlflow_server import MlflowServer
 from tests.support.recorded_prefect import RecordedPrefect
 from tests.support.waiting import wait_for
@@ -359,7 +359,7 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
     assert requested is not None and requested.version == 2
     scene.verify(requested)
     monkeypatch.setattr(step, "retire_engines", lambda installation, line: None)
-    step.finish_rollout.fn(scene.installation, scene.line, requested)
+    body_of(step.finish_rollout)(scene.installation, scene.line, requested)
     assert [one.state for one in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
     requested = step.requested_version(scene.installation, scene.line, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from tasks.fit.rows import FitRow
@@ -58,7 +58,7 @@ def test_kubernetes_takes_deployments_and_services(engine: str, version: str) ->
 
 
 def test_a_version_gets_what_the_line_and_the_plan_say() -> None:
-    deployment, service = made(**{"tensor-parallel-size": 2})[:2]
+    deployment, service = made("vllm", **{"tensor-parallel-size": 2})[:2]
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     command = " ".join(container["command"])

@@ -3,25 +3,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
 from tests.support.waiting import wait_for
 from weighbridge.errors import StackDown
 from weighbridge.settings import load_settings
 
 
 @pytest.fixture
-def supervisor():
+def supervisor() -> Iterator[Supervisor]:
     made = Supervisor(load_settings())
     made.start({"WEIGHBRIDGE_TEST": "1"})
     yield made
     made.shut_down()
 
 
-def sleeper(supervisor, name="sleeper", **environment):
+def sleeper(supervisor: Supervisor, name: str = "sleeper", **environment: str) -> Program:
     code = "import os, sys, time; print(os.environ.get('SAY'), flush=True); time.sleep(600)"
     return Program(
         name=name,
@@ -32,48 +33,56 @@ def sleeper(supervisor, name="sleeper", **environment):
     )
 
 
-def running(supervisor, name="sleeper"):
+def running(supervisor: Supervisor, name: str = "sleeper") -> ProgramState | None:
     state = supervisor.state(name)
     return state if state and state.state == "RUNNING" else None
 
 
-def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor):
+def wait_for_running(supervisor: Supervisor, name: str = "sleeper") -> ProgramState:
+    """State of a program, once it runs."""
+    wait_for(lambda: running(supervisor, name), seconds=20)
+    state = running(supervisor, name)
+    assert state is not None
+    return state
+
+
+def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor, SAY='100% "quoted", yes'))
     assert (supervisor.programs / "sleeper.conf").stat().st_mode & 0o077 == 0, "an environment may hold a key"
-    state = wait_for(lambda: running(supervisor), seconds=20)
+    state = wait_for_running(supervisor)
     assert psutil.Process(state.pid).ppid() == supervisor.pid
     log = supervisor.log.with_name("sleeper.log")
     assert wait_for(lambda: log.exists() and log.read_text().strip(), seconds=20) == '100% "quoted", yes'
 
 
-def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervisor):
+def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor, SAY="a"))
-    first = wait_for(lambda: running(supervisor), seconds=20).pid
+    first = wait_for_running(supervisor).pid
     supervisor.run(sleeper(supervisor, SAY="a"))
-    assert running(supervisor).pid == first
+    assert wait_for_running(supervisor).pid == first
     supervisor.run(sleeper(supervisor, SAY="b"))
-    assert wait_for(lambda: running(supervisor), seconds=20).pid != first
+    assert wait_for_running(supervisor).pid != first
     assert not psutil.pid_exists(first)
 
 
-def test_a_killed_program_comes_back(supervisor):
+def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor))
-    first = wait_for(lambda: running(supervisor), seconds=20).pid
+    first = wait_for_running(supervisor).pid
     os.kill(first, signal.SIGKILL)
     assert wait_for(lambda: (state := running(supervisor)) and state.pid != first, seconds=20)
 
 
-def test_removing_one_leaves_the_others(supervisor):
+def test_removing_one_leaves_the_others(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor, "one"))
     supervisor.run(sleeper(supervisor, "two"))
-    kept = wait_for(lambda: running(supervisor, "two"), seconds=20).pid
+    kept = wait_for_running(supervisor, "two").pid
     supervisor.remove("one")
     supervisor.remove("one")
     assert supervisor.state("one") is None
-    assert running(supervisor, "two").pid == kept
+    assert wait_for_running(supervisor, "two").pid == kept
 
 
-def test_what_should_run_survives_supervisord_itself(supervisor):
+def test_what_should_run_survives_supervisord_itself(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor))
     wait_for(lambda: running(supervisor), seconds=20)
     supervisor.shut_down()
@@ -82,16 +91,16 @@ def test_what_should_run_survives_supervisord_itself(supervisor):
     assert wait_for(lambda: running(supervisor), seconds=20)
 
 
-def test_starting_twice_is_harmless(supervisor):
+def test_starting_twice_is_harmless(supervisor: Supervisor) -> None:
     pid = supervisor.pid
     supervisor.start({})
     assert supervisor.pid == pid
 
 
-def test_the_socket_is_private(supervisor):
+def test_the_socket_is_private(supervisor: Supervisor) -> None:
     assert supervisor.socket.stat().st_mode & 0o077 == 0
 
 
-def test_without_supervisord_the_error_says_what_to_do():
+def test_without_supervisord_the_error_says_what_to_do() -> None:
     with pytest.raises(StackDown, match="weighbridge up"):
         Supervisor(load_settings()).states()

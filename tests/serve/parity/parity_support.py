@@ -39,7 +39,7 @@ def make_probes(seed: int = 1) -> tuple[Probe, ...]:
         for number in range(count):
             name = f"{kind} {number}"
             turns = (Turn(role="user", content=name),) if kind == "chat" else ()
-            question = Question(kind=kind, name=name, text="" if turns else name, messages=turns)  # type: ignore[arg-type]
+            question = Question(kind=kind, name=name, text="" if turns else name, messages=turns)
             own = tuple(-numbers.expovariate(0.5) for _ in range(30)) if kind == "read" else ()
             choices = distribution(numbers, END if kind == "stop" else None)
             found.append(Probe(question=question, tokens=30, choices=choices, prompt_log_probabilities=own))

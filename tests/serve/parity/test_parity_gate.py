@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.serve.parity.gate import RECORD, keep_as_noise, pass_gate
-from tasks.serve.parity.reference import Reference
+from tasks.serve.parity.reference import Probe, Reference
 from tests.serve.parity.parity_support import answering, make_probes, other_words, plan, with_noise
 from weighbridge.errors import EngineDiverges, EngineFailed
 from weighbridge.settings import load_settings
@@ -28,7 +28,7 @@ def ask(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path, engine, noise):
+def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path: Path, engine: str, noise: float) -> None:
     with answering(PROBES, with_noise(noise)) as (url, _):
         told = ask(url, tmp_path / "engine", engine)
     assert told[0] == "No template."
@@ -39,8 +39,8 @@ def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path, engine
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_them(tmp_path, engine):
-    def long_only(probe):
+def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_them(tmp_path: Path, engine: str) -> None:
+    def long_only(probe: Probe) -> Probe:
         return other_words(probe) if probe.question.kind == "long" else probe
 
     with answering(PROBES, long_only) as (url, _), pytest.raises(EngineDiverges, match=r"'long [0-3]': ") as refused:
@@ -52,15 +52,15 @@ def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_the
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["short", "neighbours", "streamed", "chat"])
-def test_a_fault_in_any_kind_of_prompt_is_refused(tmp_path, engine, kind):
-    def there(probe):
+def test_a_fault_in_any_kind_of_prompt_is_refused(tmp_path: Path, engine: str, kind: str) -> None:
+    def there(probe: Probe) -> Probe:
         return other_words(probe) if probe.question.kind == kind else probe
 
     with answering(PROBES, there) as (url, _), pytest.raises(EngineDiverges, match=f"{kind}/"):
         ask(url, tmp_path / "engine", engine)
 
 
-def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path):
+def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path: Path) -> None:
     with (
         answering(PROBES, knows_the_end=False) as (url, _),
         pytest.raises(EngineDiverges, match=r"stop/choice.*went on with ' and so on'"),
@@ -68,7 +68,7 @@ def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path):
         ask(url, tmp_path / "engine")
 
 
-def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path):
+def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path: Path) -> None:
     with (
         answering(PROBES, tokens_added=1) as (url, _),
         pytest.raises(EngineDiverges, match="read 32 tokens where the artifact's tokenizer makes 31"),
@@ -76,17 +76,17 @@ def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path):
         ask(url, tmp_path / "engine", "vllm")
 
 
-def test_near_ties_may_fall_the_other_way(tmp_path):
+def test_near_ties_may_fall_the_other_way(tmp_path: Path) -> None:
     """Greedy text would part at every one of these prompts."""
 
-    def flipped(probe):
+    def flipped(probe: Probe) -> Probe:
         if probe.question.kind == "stop":
             return probe
         first, second, *others = probe.choices
         near = second.model_copy(update={"log_probability": first.log_probability - 0.01})
         return probe.model_copy(update={"choices": (first, near, *others)})
 
-    def answers(probe):
+    def answers(probe: Probe) -> Probe:
         if probe.question.kind == "stop":
             return probe
         first, second, *others = probe.choices
@@ -97,7 +97,7 @@ def test_near_ties_may_fall_the_other_way(tmp_path):
         ask(url, tmp_path / "engine", reference=REFERENCE.model_copy(update={"probes": tied}))
 
 
-def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path):
+def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path: Path) -> None:
     with answering(PROBES) as (url, asked):
         ask(url, tmp_path / "engine")
         count = len(asked)
@@ -107,7 +107,7 @@ def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path):
     assert len(asked) == 2 * count
 
 
-def test_the_noise_of_production_narrows_what_is_allowed(tmp_path):
+def test_the_noise_of_production_narrows_what_is_allowed(tmp_path: Path) -> None:
     """An engine kind that has been exact so far is not to be loose all at once."""
     loose = with_noise(0.2)
     with answering(PROBES, loose) as (url, _):
@@ -122,6 +122,6 @@ def test_the_noise_of_production_narrows_what_is_allowed(tmp_path):
         assert "default limits" in ask(url, tmp_path / "other", "vllm")[1]
 
 
-def test_an_engine_that_answers_a_prompt_with_an_error_has_failed(tmp_path):
+def test_an_engine_that_answers_a_prompt_with_an_error_has_failed(tmp_path: Path) -> None:
     with answering(PROBES[:1]) as (url, _), pytest.raises(EngineFailed, match="failed a prompt of 30 tokens"):
         ask(url, tmp_path / "engine")

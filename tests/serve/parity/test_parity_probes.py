@@ -19,14 +19,14 @@ def words(text: str) -> int:
 
 
 @given(st.integers(16, 6000))
-def test_every_prompt_fits(longest):
+def test_every_prompt_fits(longest: int) -> None:
     made = questions(DOCUMENTS, longest, words)
     assert all(words(one.text) <= longest for one in made)
     assert all(one.text == one.text.rstrip() for one in made), "the next token begins with its own space"
     assert len({(one.kind, one.name) for one in made}) == len(made)
 
 
-def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be():
+def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be() -> None:
     pages = [one for one in questions(DOCUMENTS, 2000, words) if one.kind == "long"]
     assert len(pages) == 2 * len(LONG_SHARES)
     for page in pages:
@@ -38,20 +38,20 @@ def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be
     assert max(words(one.text) for one in pages) > 1900
 
 
-def test_a_prompt_leaves_room_for_its_answer():
+def test_a_prompt_leaves_room_for_its_answer() -> None:
     assert longest_prompt(2048, 8192) < 2048
     assert longest_prompt(8192, 2048) < 2048
     assert longest_prompt(8192, None) < 8192
     assert longest_prompt(16, None) == 8
 
 
-def test_other_texts_or_another_context_need_another_reference():
+def test_other_texts_or_another_context_need_another_reference() -> None:
     assert digest(DOCUMENTS, 2048) == digest(DOCUMENTS, 2048)
     assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS, 4096)
     assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS[1:], 2048)
 
 
-def test_every_engine_says_what_it_tells():
+def test_every_engine_says_what_it_tells() -> None:
     assert all(engine(name).top_log_probabilities >= 0 for name in engine_names())
 
 
@@ -67,7 +67,7 @@ CHOICES = tuple(
 )
 
 
-def test_a_choice_costs_what_the_reference_holds_it_less_likely():
+def test_a_choice_costs_what_the_reference_holds_it_less_likely() -> None:
     assert regret(CHOICES, " Paris") == 0
     assert regret(CHOICES, "Paris") == 1
     assert regret(CHOICES[:1] + CHOICES[2:], "Paris") == 0, "some engines drop the space"
@@ -75,7 +75,7 @@ def test_a_choice_costs_what_the_reference_holds_it_less_likely():
     assert regret(CHOICES, " London") == 3.5, "as unlikely as the last one kept, and no more"
 
 
-def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely():
+def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely() -> None:
     told = {one.text: one.log_probability for one in CHOICES}
     assert apart(CHOICES, told) == 0
     assert apart(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9

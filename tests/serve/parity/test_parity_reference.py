@@ -17,6 +17,7 @@ from weighbridge.settings import load_settings
 
 pytestmark = pytest.mark.timeout(900)
 CONTEXT = 1024
+Made = tuple[Path, Artifact, Reference]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def adopt(folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact, Reference]:
+def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Its reference, and the home that keeps it."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +47,7 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, A
         return home, artifact, reference_for(load_settings(), artifact, CONTEXT)
 
 
-def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(made):
+def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(made: Made) -> None:
     _, _, found = made
     by_kind: dict[str, list[int]] = {}
     for probe in found.probes:
@@ -59,7 +60,7 @@ def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(made
     assert ("stop" in by_kind) != bool([one for one in found.left_out if "stop token" in one])
 
 
-def test_it_says_what_the_model_says(made, model):
+def test_it_says_what_the_model_says(made: Made, model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -77,7 +78,7 @@ def test_it_says_what_the_model_says(made, model):
             assert list(probe.prompt_log_probabilities) == pytest.approx(own, abs=1e-3)
 
 
-def test_it_is_made_once_and_of_sound_weights_only(made, monkeypatch):
+def test_it_is_made_once_and_of_sound_weights_only(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, artifact, found = made
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     monkeypatch.setattr(reference, "run_child", lambda *_: pytest.fail("made again"))
@@ -94,7 +95,7 @@ def test_it_is_made_once_and_of_sound_weights_only(made, monkeypatch):
         file.write_bytes(before)
 
 
-def test_a_model_that_does_not_load_is_named(tmp_path):
+def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.gateway import Gateway
 from tests.support.waiting import wait_for
+from weighbridge.settings import Settings
 
 
 @pytest.fixture
-def gateway(settings, fleet):
+def gateway(settings: Settings, fleet: LocalFleet) -> Gateway:
     made = Gateway(settings)
     made.bootstrap()
     Supervisor(settings).run(

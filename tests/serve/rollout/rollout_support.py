@@ -7,14 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from examples.load import Load
-from tasks.serve.fleet.protocol import plan_engine
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import RunningEngine, plan_engine
+from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
 from tests.serve.serve_support import make_artifact, make_line
 from tests.support.waiting import wait_for
 from weighbridge.errors import RolloutAborted
+from weighbridge.line import Line
+from weighbridge.settings import Settings
 
 GIVEN = {"steps": [10, 50, 100], "hold_seconds": 2, "max_hold_seconds": 30}
 
@@ -35,19 +40,19 @@ with lock_of(settings) as lock:
 """
 
 
-def lock_of(settings):
+def lock_of(settings: Settings) -> TrafficLock:
     return TrafficLock(settings, "toy").acquire(1)
 
 
-def with_rollout(line, **changes):
+def with_rollout(line: Line, **changes: object) -> Line:
     return line.model_copy(update={"rollout": line.rollout.model_copy(update=changes)})
 
 
-def weights(gateway):
+def weights(gateway: Gateway) -> dict[str, int]:
     return {one.version: one.weight for one in gateway.routes().line("toy").backends}
 
 
-def serve_first(settings, fleet, gateway):
+def serve_first(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> tuple[Line, RunningEngine]:
     line = make_line(delay=0.05)
     old = fleet.ensure(line, make_artifact(settings, "old"))
     with lock_of(settings) as lock:
@@ -55,11 +60,11 @@ def serve_first(settings, fleet, gateway):
     return line, old
 
 
-def clients(settings, gateway):
+def clients(settings: Settings, gateway: Gateway) -> Load:
     return Load(f"{settings.gateway_url}/v1", gateway.key(), "toy", clients=8)
 
 
-def unproven(fleet, settings, **flags):
+def unproven(fleet: LocalFleet, settings: Settings, **flags: object) -> RunningEngine:
     """An engine that did well when it was proven and fails afterwards: started past the proof."""
     line = make_line(**flags)
     engine = fleet._register(line, make_artifact(settings, f"unproven {flags}"), plan_engine(line))
@@ -68,7 +73,7 @@ def unproven(fleet, settings, **flags):
     return engine
 
 
-def note(record_property, load, began, version="2"):
+def note(record_property: Callable[[str, object], None], load: Load, began: float, version: str = "2") -> None:
     """Keep what users saw, for the table."""
     record_property("requests", len(load.answers))
     record_property("failed", len(load.failed))
@@ -76,21 +81,21 @@ def note(record_property, load, began, version="2"):
     record_property("seconds", round(time.monotonic() - began, 1))
 
 
-def start_mover(new):
+def start_mover(new: RunningEngine) -> subprocess.Popen[bytes]:
     """A process of its own that begins to move traffic to an engine, at 10 % for a minute."""
     here = os.pathsep.join(p for p in sys.path if p)
     return subprocess.Popen([sys.executable, "-c", MOVER, new.name], env={**os.environ, "PYTHONPATH": here})
 
 
-def wait_for_weight(gateway, version, weight):
+def wait_for_weight(gateway: Gateway, version: str, weight: int) -> None:
     # A process that begins to move traffic imports scipy first: a minute, where others keep the processors busy.
     wait_for(lambda: weights(gateway).get(version) == weight, lambda: f"{weights(gateway)}", seconds=150)
 
 
-def kill_when(gateway, version, weight, kill):
+def kill_when(gateway: Gateway, version: str, weight: int, kill: Callable[[], object]) -> None:
     """Kill something a second after a step has begun."""
 
-    def wait():
+    def wait() -> None:
         wait_for_weight(gateway, version, weight)
         time.sleep(1)
         kill()
@@ -98,7 +103,7 @@ def kill_when(gateway, version, weight, kill):
     threading.Thread(target=wait, daemon=True).start()
 
 
-def outcome(roll):
+def outcome(roll: Callable[[], object]) -> str:
     """What stopped a rollout, or nothing."""
     try:
         roll()

@@ -7,20 +7,25 @@ import time
 
 import pytest
 
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.retire import retire
 from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
 from tests.serve.serve_support import FakeEngine, make_artifact, make_line
 from weighbridge.errors import RolloutAborted, RolloutBusy
+from weighbridge.settings import Settings
 
 
-def test_the_first_version_takes_everything(settings, fleet, gateway):
+def test_the_first_version_takes_everything(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     serve_first(settings, fleet, gateway)
     assert weights(gateway) == {"1": 100}
 
 
-def test_what_the_line_keeps_together_stays_together_at_the_gateway(settings, fleet, gateway):
+def test_what_the_line_keeps_together_stays_together_at_the_gateway(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway
+) -> None:
     line, old = serve_first(settings, fleet, gateway)
     with lock_of(settings) as lock:
         roll_out(with_rollout(line, sticky_by="conversation"), "1", old, gateway, lock)
@@ -28,7 +33,7 @@ def test_what_the_line_keeps_together_stays_together_at_the_gateway(settings, fl
     assert weights(gateway) == {"1": 100}
 
 
-def test_no_request_fails_on_the_way_there_and_back(settings, fleet, gateway):
+def test_no_request_fails_on_the_way_there_and_back(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with clients(settings, gateway) as load, lock_of(settings) as lock:
@@ -49,7 +54,7 @@ def test_no_request_fails_on_the_way_there_and_back(settings, fleet, gateway):
     assert fleet.engines("toy") == [old]
 
 
-def test_a_version_that_fails_requests_is_taken_back(settings, fleet, gateway):
+def test_a_version_that_fails_requests_is_taken_back(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     broken = unproven(fleet, settings, status=500)
     slow = with_rollout(line, hold_seconds=30, max_hold_seconds=60)
@@ -58,7 +63,7 @@ def test_a_version_that_fails_requests_is_taken_back(settings, fleet, gateway):
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_an_engine_that_dies_while_rolling_out_ends_it(settings, fleet, gateway):
+def test_an_engine_that_dies_while_rolling_out_ends_it(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
@@ -69,7 +74,7 @@ def test_an_engine_that_dies_while_rolling_out_ends_it(settings, fleet, gateway)
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_a_killed_rollout_goes_on_where_it_was(settings, fleet, gateway):
+def test_a_killed_rollout_goes_on_where_it_was(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with lock_of(settings) as lock:
@@ -79,13 +84,13 @@ def test_a_killed_rollout_goes_on_where_it_was(settings, fleet, gateway):
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_rollback_makes_a_rollout_give_way(settings, fleet, gateway):
+def test_a_rollback_makes_a_rollout_give_way(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
     ended = []
 
-    def rolling():
+    def rolling() -> None:
         try:
             with lock_of(settings) as lock:
                 roll_out(slow, "2", new, gateway, lock)
@@ -101,14 +106,14 @@ def test_a_rollback_makes_a_rollout_give_way(settings, fleet, gateway):
     assert "rollback" in ended[0].what
 
 
-def test_two_movers_of_one_line_are_told_apart(settings):
+def test_two_movers_of_one_line_are_told_apart(settings: Settings) -> None:
     with lock_of(settings), pytest.raises(RolloutBusy, match="toy"):
         TrafficLock(settings, "toy").acquire(0.2)
     with lock_of(settings):
         pass
 
 
-def test_the_latest_engine_out_of_rotation_stays_warm(settings, fleet, gateway):
+def test_the_latest_engine_out_of_rotation_stays_warm(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with lock_of(settings) as lock:
@@ -119,7 +124,9 @@ def test_the_latest_engine_out_of_rotation_stays_warm(settings, fleet, gateway):
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_version_on_another_engine_is_looked_at_where_that_answers(settings, fleet, gateway, monkeypatch):
+def test_a_version_on_another_engine_is_looked_at_where_that_answers(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve_first(settings, fleet, gateway)
     monkeypatch.setattr(FakeEngine, "health_path", lambda self, plan: "/v1/models")
     line = make_line(delay=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
 
-def test_what_takes_traffic_away_is_done_again_without_the_reserve():
+def test_what_takes_traffic_away_is_done_again_without_the_reserve() -> None:
     settings = load_settings()
     keep_reserve(settings)
     reserve = settings.home / "gateway" / "reserve"
@@ -34,7 +35,7 @@ def test_what_takes_traffic_away_is_done_again_without_the_reserve():
     assert reserve.stat().st_size == RESERVE_BYTES
 
 
-def test_where_even_that_is_not_enough_it_says_so():
+def test_where_even_that_is_not_enough_it_says_so() -> None:
     def move() -> None:
         raise DiskFull("There is no room.", "Free some.")
 
@@ -43,7 +44,9 @@ def test_where_even_that_is_not_enough_it_says_so():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_file_that_finds_no_room_is_named_and_its_old_content_stays(tmp_path, monkeypatch, number):
+def test_a_file_that_finds_no_room_is_named_and_its_old_content_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     path = tmp_path / "routes.json"
     write_whole(path, "old")
 

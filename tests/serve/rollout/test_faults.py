@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.rollout_support import (
     GIVEN,
@@ -28,8 +32,9 @@ from tests.serve.rollout.rollout_support import (
     weights,
     with_rollout,
 )
-from tests.serve.serve_support import make_artifact
+from tests.serve.serve_support import make_artifact, pid_of
 from weighbridge.errors import RolloutAborted
+from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,7 +51,14 @@ pytestmark = pytest.mark.timeout(300)
     ],
     ids=["errors", "refusals", "cuts", "empty", "garbage", "slow"],
 )
-def test_a_new_version_that_goes_bad_is_taken_back(settings, fleet, gateway, record_property, flags, why):
+def test_a_new_version_that_goes_bad_is_taken_back(
+    settings: Settings,
+    fleet: LocalFleet,
+    gateway: Gateway,
+    record_property: Callable[[str, object], None],
+    flags: dict[str, Any],
+    why: str,
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     bad = unproven(fleet, settings, **{"delay": 0.05, **flags})
     began = time.monotonic()
@@ -58,13 +70,15 @@ def test_a_new_version_that_goes_bad_is_taken_back(settings, fleet, gateway, rec
     assert all(one.version in ("2", "") for one in load.failed)
 
 
-def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(settings, fleet, gateway, record_property):
+def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
     with clients(settings, gateway) as load:
         with lock_of(settings) as lock:
-            kill_when(gateway, "2", 10, lambda: os.kill(fleet.state(new).pid, signal.SIGKILL))
+            kill_when(gateway, "2", 10, lambda: os.kill(pid_of(fleet, new), signal.SIGKILL))
             end = outcome(lambda: roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock))
         note(record_property, load, began)
     record_property("end", end)
@@ -72,13 +86,15 @@ def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(settings, fleet
     assert all(one.version in ("2", "") for one in load.failed)
 
 
-def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(settings, fleet, gateway, record_property):
+def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
     with clients(settings, gateway) as load:
         with lock_of(settings) as lock:
-            kill_when(gateway, "2", 10, lambda: os.kill(fleet.state(old).pid, signal.SIGKILL))
+            kill_when(gateway, "2", 10, lambda: os.kill(pid_of(fleet, old), signal.SIGKILL))
             end = outcome(lambda: roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock))
         note(record_property, load, began)
     record_property("end", end)
@@ -87,15 +103,17 @@ def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(set
 
 
 def test_an_envoy_that_is_killed_comes_back_with_the_same_weights_and_the_rollout_goes_on(
-    settings, fleet, gateway, record_property
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
-    envoy = Supervisor(settings)
+    envoy = Supervisor(settings).state("gateway")
+    assert envoy is not None
+    envoy_pid = envoy.pid
     began = time.monotonic()
     with clients(settings, gateway) as load:
         with lock_of(settings) as lock:
-            kill_when(gateway, "2", 10, lambda: os.kill(envoy.state("gateway").pid, signal.SIGKILL))
+            kill_when(gateway, "2", 10, lambda: os.kill(envoy_pid, signal.SIGKILL))
             end = outcome(lambda: roll_out(with_rollout(line, **GIVEN), "2", new, gateway, lock))
         note(record_property, load, began)
     record_property("end", end)
@@ -104,8 +122,8 @@ def test_an_envoy_that_is_killed_comes_back_with_the_same_weights_and_the_rollou
 
 
 def test_a_mover_that_is_killed_leaves_its_weights_and_the_next_goes_on_from_there(
-    settings, fleet, gateway, record_property
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()

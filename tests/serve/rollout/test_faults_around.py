@@ -11,14 +11,17 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
 
-from examples.load import Load
+from examples.load import Answer, Load
+from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.gateway import access_log
+from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.rollout_support import (
@@ -36,6 +39,7 @@ from tests.serve.rollout.rollout_support import (
 from tests.serve.serve_support import make_artifact
 from tests.support.waiting import wait_for
 from weighbridge.errors import DiskFull
+from weighbridge.settings import Settings
 
 # A machine that starts everything anew does so for all of it at once.
 pytestmark = pytest.mark.timeout(300)
@@ -43,8 +47,8 @@ QUICK = {**GIVEN, "max_hold_seconds": 12}
 
 
 def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_ends_it(
-    settings, fleet, gateway, record_property
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
@@ -81,8 +85,8 @@ def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_
 
 
 def test_a_key_that_expires_while_rolling_out_is_not_held_against_the_new_version(
-    settings, fleet, gateway, record_property
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
@@ -109,7 +113,7 @@ def test_a_key_that_expires_while_rolling_out_is_not_held_against_the_new_versio
 
 
 @pytest.fixture
-def disk(own_home):
+def disk(own_home: Path) -> Iterator[Path]:
     """A home on a disk of its own, of 24 MiB; skipped where this user may not mount one."""
     if shutil.which("mount") is None:
         pytest.skip("a disk that can be filled needs `mount`")
@@ -122,7 +126,7 @@ def disk(own_home):
     subprocess.run(["umount", "--lazy", str(own_home)], check=True)
 
 
-def fill(disk):
+def fill(disk: Path) -> Path:
     """Write until nothing more can be written; what is written, to be deleted again."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
@@ -134,7 +138,9 @@ def fill(disk):
     return ballast
 
 
-def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, settings, fleet, gateway, record_property):
+def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(
+    disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
@@ -155,8 +161,8 @@ def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(disk, sett
 
 
 def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version(
-    disk, settings, fleet, gateway, record_property
-):
+    disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     began = time.monotonic()
@@ -178,7 +184,9 @@ def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version
     assert load.failed == []
 
 
-def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, record_property):
+def test_a_rollback_goes_through_on_a_full_disk(
+    disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with clients(settings, gateway) as load:
@@ -198,7 +206,7 @@ def test_a_rollback_goes_through_on_a_full_disk(disk, settings, fleet, gateway, 
     assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
 
 
-def span(failed):
+def span(failed: Sequence[Answer]) -> float:
     """Seconds from the first failed request to the last."""
     started = [one.started for one in failed]
     return round(max(started) - min(started), 1) if started else 0

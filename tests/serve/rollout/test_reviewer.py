@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Response, ViewportSize, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from typer.testing import CliRunner
 
@@ -27,12 +27,16 @@ from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.evaluate.weigh import Weighed
 from tasks.propose.propose import propose
 from tasks.serve import step
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
 from tasks.source.hub import Source
-from tests.serve.serve_support import make_line
+from tests.serve.serve_support import body_of, make_line
+from weighbridge.line import Line
+from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)
-WINDOW = {"width": 1280, "height": 800}
+WINDOW: ViewportSize = {"width": 1280, "height": 800}
 LINE = "clicked"
 PAGE_MS = 60_000
 """For MLflow's page on a busy machine."""
@@ -54,13 +58,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def settings(accounts_server, settings):
+def settings(accounts_server: Settings, settings: Settings) -> Settings:
     """The serve room's ports, and the home of the MLflow that has accounts."""
     return settings.model_copy(update={"home": accounts_server.home, "mlflow_port": accounts_server.mlflow_port})
 
 
 @pytest.fixture
-def open_candidate(browser: Browser, accounts_server, plan) -> Open:
+def open_candidate(browser: Browser, accounts_server: Settings, plan: Line) -> Open:
     """Opens the candidate's page as somebody, in a window of 1280 × 800."""
 
     def opened(who: str) -> Page:
@@ -76,7 +80,7 @@ def open_candidate(browser: Browser, accounts_server, plan) -> Open:
 
 
 @pytest.fixture
-def plan(settings):
+def plan(settings: Settings) -> Line:
     """The line, with a candidate that the pipeline weighed against production and recorded with its own rights."""
     line = make_line().model_copy(update={"name": LINE})
     folder = Store.of(settings).staging(LINE, "make")
@@ -120,7 +124,7 @@ def promote(page: Page) -> Response:
 
 
 def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
-    open_candidate: Open, plan, settings, fleet, gateway, tmp_path: Path
+    open_candidate: Open, plan: Line, settings: Settings, fleet: LocalFleet, gateway: Gateway, tmp_path: Path
 ) -> None:
     builder = open_candidate("bo")
     refused = promote(builder)
@@ -142,11 +146,11 @@ def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
     installation = ServingInstallation(settings)
     target = step.requested_version(installation, plan, None)
     assert target is not None and (target.version, target.source_uri) == (1, f"models:/{LINE}-candidates/1")
-    artifact = step.check_approval.fn(installation, plan, target)
-    engine = step.start_engine.fn(installation, plan, target, artifact)
+    artifact = body_of(step.check_approval)(installation, plan, target)
+    engine = body_of(step.start_engine)(installation, plan, target, artifact)
     with step.traffic_lock(installation, LINE, 10) as lock:
-        step.shift_traffic.fn(installation, plan, target, engine, lock)
-        step.finish_rollout.fn(installation, plan, target)
+        body_of(step.shift_traffic)(installation, plan, target, engine, lock)
+        body_of(step.finish_rollout)(installation, plan, target)
     asked = {"model": LINE, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(
         f"{settings.gateway_url}/v1/chat/completions",

@@ -15,17 +15,22 @@ from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from tasks.serve import step
 from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import RunningEngine
+from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, weights, with_rollout
-from tests.serve.serve_support import make_artifact
+from tests.serve.serve_support import body_of, make_artifact
 from weighbridge.errors import EngineFailed, RolloutAborted, StackDown
+from weighbridge.line import Line
 from weighbridge.settings import Settings
+
+Promoted = tuple[Line, RunningEngine, RunningEngine]
 
 
 @pytest.fixture
-def promoted(settings, fleet, gateway):
+def promoted(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> Promoted:
     """Version 2 serves, 1 served before and is warm."""
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
@@ -51,7 +56,7 @@ def installation(
         )
         record = ReleaseRecord(line="toy", repo="org/toy", commit="c" * 40, key=key, candidates=(candidate,))
         [recorded] = registry.record_release(record).candidates
-        registry.approve("toy", recorded.version, "good", "me")
+        registry.approve("toy", recorded.version or 0, "good", "me")
         registry.set_state("toy", registry.versions("toy")[-1].version, "serving")
     registry.set_production("toy", 2)
     registry.set_previous("toy", 1)
@@ -59,7 +64,15 @@ def installation(
     return installation
 
 
-def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(settings, gateway, promoted):
+def production_of(registry: Registry) -> int:
+    production = registry.production("toy")
+    assert production is not None
+    return production.version
+
+
+def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(
+    settings: Settings, gateway: Gateway, promoted: Promoted
+) -> None:
     with clients(settings, gateway) as load:
         while not load.by_version.get("2"):
             time.sleep(0.05)
@@ -73,13 +86,17 @@ def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(settings, 
     assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
 
 
-def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(settings, gateway, promoted):
+def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(
+    settings: Settings, gateway: Gateway, promoted: Promoted
+) -> None:
     assert rollback.switch_warm(settings, "toy", None, "bad") == 1
     assert rollback.switch_warm(settings, "toy", None, "still bad") == 1
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(settings, fleet, gateway, promoted):
+def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
     _, old, _ = promoted
     assert rollback.switch_warm(settings, "other", None, "") is None
     assert rollback.switch_warm(settings, "toy", 7, "") is None
@@ -90,14 +107,14 @@ def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(settings, fleet,
 
 
 def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_served_before(
-    settings, fleet, gateway, promoted
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
     line, _, _ = promoted
     third = fleet.ensure(line, make_artifact(settings, "third"))
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
     ended = []
 
-    def rolling():
+    def rolling() -> None:
         with lock_of(settings) as lock, pytest.raises(RolloutAborted, match="rollback") as caught:
             roll_out(slow, "3", third, gateway, lock)
         ended.append(caught)
@@ -112,18 +129,20 @@ def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_ser
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
-def test_after_a_crash_in_between_the_next_flow_tells_the_registry(settings, gateway, promoted, installation):
+def test_after_a_crash_in_between_the_next_flow_tells_the_registry(
+    settings: Settings, gateway: Gateway, promoted: Promoted, installation: ServingInstallation
+) -> None:
     line, _, _ = promoted
     rollback.switch_warm(settings, "toy", None, "it stutters")
-    assert installation.registry.production("toy").version == 2
     registry = installation.registry
+    assert production_of(registry) == 2
     unfinished = step.unfinished_rollback(installation, line)
     assert unfinished is not None
     target, reason = unfinished
-    engine = step.prepare_rollback.fn(installation, line, target, reason)
-    step.roll_back_traffic.fn(installation, line, target, engine, reason)
+    engine = body_of(step.prepare_rollback)(installation, line, target, reason)
+    body_of(step.roll_back_traffic)(installation, line, target, engine, reason)
     assert step.unfinished_rollback(installation, line) is None
-    assert registry.production("toy").version == 1
+    assert production_of(registry) == 1
     bad = registry.version("toy", 2)
     assert (bad.state, bad.state_reason) == ("rolled_back", "it stutters")
     # What promote asks for from now on is what serves: it does not go up again.
@@ -133,7 +152,14 @@ def test_after_a_crash_in_between_the_next_flow_tells_the_registry(settings, gat
     assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
 
 
-def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promoted, installation, monkeypatch):
+def test_a_rollback_that_cannot_be_is_forgotten(
+    settings: Settings,
+    fleet: LocalFleet,
+    gateway: Gateway,
+    promoted: Promoted,
+    installation: ServingInstallation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     line, old, _ = promoted
     fleet.stop(old)
 
@@ -142,15 +168,17 @@ def test_a_rollback_that_cannot_be_is_forgotten(settings, fleet, gateway, promot
 
     monkeypatch.setattr(LocalFleet, "ensure", fails)
     with pytest.raises(EngineFailed):
-        step.prepare_rollback.fn(installation, line, installation.registry.version("toy", 1), "bad")
+        body_of(step.prepare_rollback)(installation, line, installation.registry.version("toy", 1), "bad")
     assert rollback.pending(settings, "toy") is None
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_the_command_moves_traffic_though_nothing_else_is_up(settings, gateway, promoted, monkeypatch):
+def test_the_command_moves_traffic_though_nothing_else_is_up(
+    settings: Settings, gateway: Gateway, promoted: Promoted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("weighbridge.line.Line.load", lambda name: promoted[0])
     result = CliRunner().invoke(app, ["rollback", "toy", "--reason", "it stutters"])
     assert isinstance(result.exception, StackDown)
     assert "version 1 gets all new requests" in result.output
     assert weights(gateway) == {"1": 100, "2": 0}
-    assert rollback.pending(settings, "toy").reason == "it stutters"
+    assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")

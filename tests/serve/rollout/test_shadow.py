@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from tasks.serve.gateway import Mirror
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.gateway import Gateway, Mirror
 from tasks.serve.rollout.canary import roll_out
+from tasks.serve.rollout.canary_step import StepReport
 from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.retire import retire
 from tests.serve.rollout.rollout_support import clients, lock_of, serve_first, unproven, weights, with_rollout
 from tests.serve.serve_support import make_artifact
 from weighbridge.errors import RolloutAborted
 from weighbridge.line import Rollout, ShadowStep
+from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
 
 HALF = {"shadow": ShadowStep(per_cent=50, hold_seconds=2), "max_hold_seconds": 15}
 
 
-def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, gateway):
+def test_a_good_version_goes_on_from_its_shadow_to_its_steps(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
-    seen = {}
+    seen: dict[str, dict[str, int]] = {}
 
-    def note(report):
+    def note(report: StepReport) -> None:
         seen[report.name] = dict(load.by_version)
 
     with clients(settings, gateway) as load, lock_of(settings) as lock:
@@ -37,7 +45,7 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, ga
     by_name = {one.name: one for one in shadow.signals}
     assert by_name["errors"].candidate == 0
     # Both are read from the gateway's own clocks and counts, so that a shadow is held against what serves.
-    assert by_name["latency p50"].candidate > 0
+    assert (by_name["latency p50"].candidate or 0) > 0
     assert by_name["first byte p50"].outcome in ("better", "no_worse")
     assert by_name["length"].candidate == pytest.approx(by_name["length"].production, rel=0.5)
     assert gateway.routes().line("toy").mirror is None
@@ -55,7 +63,14 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(settings, fleet, ga
     ],
     ids=["errors", "dying", "empty", "slow"],
 )
-def test_a_bad_version_is_stopped_before_any_user_met_it(settings, fleet, gateway, record_property, flags, why):
+def test_a_bad_version_is_stopped_before_any_user_met_it(
+    settings: Settings,
+    fleet: LocalFleet,
+    gateway: Gateway,
+    record_property: Callable[[str, object], None],
+    flags: dict[str, Any],
+    why: str,
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     bad = unproven(fleet, settings, **{"delay": 0.05, **flags})
     with clients(settings, gateway) as load:
@@ -68,7 +83,9 @@ def test_a_bad_version_is_stopped_before_any_user_met_it(settings, fleet, gatewa
     assert gateway.routes().line("toy").mirror is None
 
 
-def test_a_shadow_that_nothing_reaches_lets_no_version_through(settings, fleet, gateway, monkeypatch):
+def test_a_shadow_that_nothing_reaches_lets_no_version_through(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     # As with an Envoy that was started before there were shadows: it takes the change and mirrors to nowhere.
@@ -84,7 +101,9 @@ def test_a_shadow_that_nothing_reaches_lets_no_version_through(settings, fleet, 
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(settings, fleet, gateway):
+def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     slow = with_rollout(line, shadow=ShadowStep(per_cent=100, hold_seconds=0), hold_seconds=0)
@@ -96,7 +115,7 @@ def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(settings,
     assert gateway.routes().line("toy").mirror is None
 
 
-def test_a_line_has_no_shadow_unless_it_says_so():
+def test_a_line_has_no_shadow_unless_it_says_so() -> None:
     assert Rollout().shadow is None
     asked = Rollout.model_validate({"shadow": {"per_cent": 5}}).shadow
     assert asked == ShadowStep(per_cent=5, hold_seconds=60)

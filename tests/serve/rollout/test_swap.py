@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 
+from registry.store import Artifact
 from tasks.serve.fleet import local
+from tasks.serve.fleet.local import LocalFleet
+from tasks.serve.fleet.protocol import Report, RunningEngine, no_report
+from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.swap import ensure_or_swap
 from tests.serve.rollout.rollout_support import lock_of, serve_first, weights, with_rollout
 from tests.serve.serve_support import make_artifact, make_line
 from weighbridge.errors import NoRoomBeside, RolloutAborted
+from weighbridge.line import Line
+from weighbridge.settings import Settings
 
 
 @pytest.fixture
-def room_for_one(fleet, monkeypatch):
+def room_for_one(fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that holds one engine of the line."""
 
     def check(rows: object, free_gib: object, who: str) -> None:
@@ -27,13 +34,15 @@ def room_for_one(fleet, monkeypatch):
     monkeypatch.setattr(local, "check_before_start", check)
 
 
-def ask(settings, gateway):
+def ask(settings: Settings, gateway: Gateway) -> httpx.Response:
     headers = {"Authorization": f"Bearer {gateway.key()}"}
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
     return httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
 
-def test_a_line_that_says_nothing_is_refused_and_serves_on(settings, fleet, gateway, room_for_one):
+def test_a_line_that_says_nothing_is_refused_and_serves_on(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None
+) -> None:
     line, old = serve_first(settings, fleet, gateway)
     with pytest.raises(NoRoomBeside):
         ensure_or_swap(line, "2", make_artifact(settings, "new"), gateway, fleet)
@@ -42,14 +51,20 @@ def test_a_line_that_says_nothing_is_refused_and_serves_on(settings, fleet, gate
 
 
 def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is_proven(
-    settings, fleet, gateway, room_for_one, monkeypatch
-):
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=0)
-    told, meanwhile = [], []
+    told: list[str] = []
+    meanwhile: list[httpx.Response] = []
     proves = local.prove
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
-    monkeypatch.setattr(local, "prove", lambda *given: (meanwhile.append(ask(settings, gateway)), proves(*given)))
+
+    def prove(*given: Any) -> None:
+        meanwhile.append(ask(settings, gateway))
+        proves(*given)
+
+    monkeypatch.setattr(local, "prove", prove)
     new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
     [refused] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
@@ -66,12 +81,15 @@ def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is
     assert weights(gateway) == {"2": 100}
 
 
-def test_requests_wait_for_the_new_engine_and_none_fails(settings, fleet, gateway, room_for_one, monkeypatch):
+def test_requests_wait_for_the_new_engine_and_none_fails(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap")
-    proves, asked = local.prove, []
+    proves = local.prove
+    asked: list[Future[httpx.Response]] = []
 
-    def prove(*given):
+    def prove(*given: Any) -> None:
         asked.extend(pool.submit(ask, settings, gateway) for _ in range(8))
         time.sleep(3)
         assert not any(one.done() for one in asked)
@@ -85,13 +103,15 @@ def test_requests_wait_for_the_new_engine_and_none_fails(settings, fleet, gatewa
     assert gateway.routes().line("toy").queued is None
 
 
-def test_what_waited_too_long_is_told_when_to_come_again(settings, fleet, gateway, room_for_one, monkeypatch):
+def test_what_waited_too_long_is_told_when_to_come_again(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=2)
     proves, meanwhile = local.prove, []
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
 
-    def prove(*given):
+    def prove(*given: Any) -> None:
         began = time.monotonic()
         meanwhile.append((ask(settings, gateway), time.monotonic() - began))
         proves(*given)
@@ -105,16 +125,18 @@ def test_what_waited_too_long_is_told_when_to_come_again(settings, fleet, gatewa
     assert 5 <= int(refused.headers["retry-after"]) <= 40
 
 
-def test_a_new_engine_that_fails_gives_its_place_back(settings, fleet, gateway, room_for_one):
+def test_a_new_engine_that_fails_gives_its_place_back(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, old = serve_first(settings, fleet, gateway)
     bad = with_rollout(make_line(status=500), when_no_room="swap")
     # The old engine starts under its own line's flags; only what is new is broken.
     real = fleet.ensure
 
-    def ensure(given, artifact, tell=lambda _: None):
-        return real(line if artifact == old.artifact else bad, artifact, tell)
+    def ensure(given: Line, artifact: Artifact, report: Report = no_report) -> RunningEngine:
+        return real(line if artifact == old.artifact else bad, artifact, report)
 
-    fleet.ensure = ensure
+    monkeypatch.setattr(fleet, "ensure", ensure)
     with pytest.raises(RolloutAborted, match="serves again after a gap"):
         ensure_or_swap(bad, "2", make_artifact(settings, "new"), gateway, fleet)
     assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from tasks.serve.rollout.window import Window
+from tasks.serve.rollout.window import Sample, Window
 
 
 def entry(**changes: object) -> str:
@@ -28,18 +29,18 @@ def entry(**changes: object) -> str:
 
 
 @pytest.fixture
-def log(tmp_path):
+def log(tmp_path: Path) -> Path:
     return tmp_path / "gateway-access.log"
 
 
-def read(log, *lines: str, version: str = "2"):
+def read(log: Path, *lines: str, version: str = "2") -> Sample:
     window = Window(log, "toy")
     log.write_text("".join(f"{line}\n" for line in lines))
     window.read()
     return window.of(version)
 
 
-def test_a_whole_answer_gives_its_times_and_length(log):
+def test_a_whole_answer_gives_its_times_and_length(log: Path) -> None:
     found = read(log, entry())
     assert (found.requests, found.failed) == (1, 0)
     assert found.first_byte_ms == [100]
@@ -49,17 +50,17 @@ def test_a_whole_answer_gives_its_times_and_length(log):
 
 
 @pytest.mark.parametrize(("token", "begins"), [(300, 300), (None, 100)])
-def test_a_stream_begins_with_its_first_token_and_not_with_its_head(log, token, begins):
+def test_a_stream_begins_with_its_first_token_and_not_with_its_head(log: Path, token: int | None, begins: int) -> None:
     assert read(log, entry(first_token_ms=token)).first_byte_ms == [begins]
 
 
 @pytest.mark.parametrize(("details", "counted"), [("lua_response", 0), ("via_upstream", 1)])
-def test_a_clients_own_limit_says_nothing_of_the_version(log, details, counted):
+def test_a_clients_own_limit_says_nothing_of_the_version(log: Path, details: str, counted: int) -> None:
     assert read(log, entry(status=429, details=details)).failed == counted
 
 
 @pytest.mark.parametrize("tokens", [None, "-"])
-def test_where_tokens_are_not_counted_nothing_is_said_of_them(log, tokens):
+def test_where_tokens_are_not_counted_nothing_is_said_of_them(log: Path, tokens: str | None) -> None:
     found = read(log, entry(completion_tokens=tokens))
     assert (found.tokens, found.token_ms, found.sent_bytes) == ([], [], [4000])
 
@@ -68,24 +69,24 @@ def test_where_tokens_are_not_counted_nothing_is_said_of_them(log, tokens):
     "bad",
     [{"status": 500}, {"status": 400}, {"flags": "UC"}, {"status": 0, "flags": "DC"}, {"status": 503, "flags": "UF"}],
 )
-def test_errors_cuts_and_clients_that_gave_up_waiting_are_failures(log, bad):
+def test_errors_cuts_and_clients_that_gave_up_waiting_are_failures(log: Path, bad: dict[str, object]) -> None:
     found = read(log, entry(**bad))
     assert (found.requests, found.failed, found.total_ms) == (1, 1, [])
 
 
-def test_a_client_that_left_in_the_middle_is_no_failure_and_no_measure_of_length(log):
+def test_a_client_that_left_in_the_middle_is_no_failure_and_no_measure_of_length(log: Path) -> None:
     found = read(log, entry(flags="DC"))
     assert (found.requests, found.failed, found.total_ms, found.tokens) == (1, 0, [], [])
     assert found.first_byte_ms == [100]
 
 
-def test_other_lines_versions_and_older_requests_are_not_counted(log):
+def test_other_lines_versions_and_older_requests_are_not_counted(log: Path) -> None:
     old = {"time": "2020-01-01T00:00:00.000Z"}
     found = read(log, entry(line="other"), entry(version="1"), entry(version=None), entry(**old), "{cut off", entry())
     assert found.requests == 1
 
 
-def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log):
+def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log: Path) -> None:
     log.write_text(entry() + "\n")
     window = Window(log, "toy")
     whole = entry() + "\n"
@@ -101,7 +102,7 @@ def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log):
     assert window.of("2").requests == 1
 
 
-def test_a_log_that_was_rotated_or_is_not_there_yet_is_no_matter(log):
+def test_a_log_that_was_rotated_or_is_not_there_yet_is_no_matter(log: Path) -> None:
     window = Window(log, "toy")
     window.read()
     log.write_text(entry() + "\n" + entry() + "\n")
