@@ -1,3 +1,7 @@
+"""Import of promptfoo configurations: what becomes an item, what is left out and why."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
@@ -22,41 +26,41 @@ def imported(folder: Path, **parts: Any) -> Imported:
     return import_config(config(folder, **parts))
 
 
-def asked(found: Imported) -> list[str]:
+def last_messages(found: Imported) -> list[str]:
     return [question.messages[-1].content for question in found.questions]
 
 
-def one(found: Imported) -> Question:
+def only_question(found: Imported) -> Question:
     assert [str(lost) for lost in found.lost] == []
     assert len(found.questions) == 1
     return found.questions[0]
 
 
-def told(found: Imported) -> str:
+def left_out(found: Imported) -> str:
     return "\n".join(map(str, found.lost))
 
 
-def test_every_prompt_meets_every_test(tmp_path: Path) -> None:
+def test_every_prompt_is_combined_with_every_test(tmp_path: Path) -> None:
     tests = [{"vars": {"q": "one"}, "assert": CONTAINS}, {"vars": {"q": "two"}, "assert": CONTAINS}]
     found = imported(tmp_path, prompts=["Say {{q}}", "Sing {{q}}"], tests=tests)
-    assert asked(found) == ["Say one", "Sing one", "Say two", "Sing two"]
+    assert last_messages(found) == ["Say one", "Sing one", "Say two", "Sing two"]
     assert found.tests == 2
     first, second, third, _ = found.questions
     assert first.cluster == second.cluster != third.cluster
     assert imported(tmp_path, tests=tests).questions[0].cluster is None
 
 
-def test_lists_of_texts_are_multiplied_out_and_other_lists_are_not(tmp_path: Path) -> None:
+def test_lists_of_texts_expand_and_other_lists_do_not(tmp_path: Path) -> None:
     variables = {"q": ["a", "b"], "w": ["c", "d"], "n": [1, 2]}
     test = {"vars": variables, "assert": [{"type": "contains", "value": "{{w}}"}]}
     found = imported(tmp_path, prompts=["{{q}} {{w}} {% for i in n %}{{i}};{% endfor %}"], tests=[test])
-    assert asked(found) == ["a c 1;2;", "a d 1;2;", "b c 1;2;", "b d 1;2;"]
+    assert last_messages(found) == ["a c 1;2;", "a d 1;2;", "b c 1;2;", "b d 1;2;"]
     assert [question.assertions[0].value for question in found.questions] == ["c", "d", "c", "d"]
     whole = imported(tmp_path, tests=[{**test, "options": {"disableVarExpansion": True}}])
-    assert asked(whole) == ["a,b"]
+    assert last_messages(whole) == ["a,b"]
 
 
-def test_default_test_comes_before_and_gives_way(tmp_path: Path) -> None:
+def test_default_tests_apply_first_and_can_be_overridden(tmp_path: Path) -> None:
     default = {
         "vars": {"q": "default", "shop": "S"},
         "assert": [{"type": "not-contains", "value": "<|"}],
@@ -94,7 +98,7 @@ def test_prompts_in_files_are_split_and_chosen_by_label(tmp_path: Path) -> None:
     (tmp_path / "p/two.txt").write_text("A {{q}}\n---\nB {{q}}\n")
     prompts = [{"id": "file://p/*.txt", "label": "letters"}, {"raw": "C {{q}}", "label": "third"}]
     tests = [{"vars": {"q": "1"}, "assert": CONTAINS}, {"vars": {"q": "2"}, "assert": CONTAINS, "prompts": ["third"]}]
-    assert asked(imported(tmp_path, prompts=prompts, tests=tests)) == ["A 1", "B 1", "C 1", "C 2"]
+    assert last_messages(imported(tmp_path, prompts=prompts, tests=tests)) == ["A 1", "B 1", "C 1", "C 2"]
 
 
 def test_tests_come_from_yaml_json_jsonl_and_csv(tmp_path: Path) -> None:
@@ -104,11 +108,11 @@ def test_tests_come_from_yaml_json_jsonl_and_csv(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps({**test, "vars": {"q": "jsonl"}}) + "\n")
     (tmp_path / "d.csv").write_text("q,__expected\ncsv,contains: x\n")
     found = imported(tmp_path, tests=["file://a.yaml", "b.json", "file://*.jsonl", {"path": "file://d.csv"}])
-    assert asked(found) == ["yaml", "json", "jsonl", "csv"]
+    assert last_messages(found) == ["yaml", "json", "jsonl", "csv"]
     assert {question.assertions for question in found.questions} == {found.questions[0].assertions}
 
 
-def test_csv_columns_and_the_short_way_to_write_assertions(tmp_path: Path) -> None:
+def test_csv_columns_and_the_short_form_of_assertions(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         "q,__expected1,__expected2,__threshold,__metadata:area,__metadata:tags[],__description,__metric,"
         "__config:__expected2:weight\n"
@@ -137,7 +141,7 @@ def test_scenarios_cross_their_data_with_their_tests(tmp_path: Path) -> None:
         "tests": [{"vars": {"q": "hi in {{to}}"}, "assert": [{"type": "contains", "value": "{{hi}}"}]}],
     }
     found = imported(tmp_path, scenarios=[scenario])
-    assert asked(found) == ["hi in Spanish", "hi in German"]
+    assert last_messages(found) == ["hi in Spanish", "hi in German"]
     assert [question.assertions[0].value for question in found.questions] == ["Hola", "Hallo"]
 
 
@@ -163,20 +167,20 @@ def test_assertions_take_templates_files_and_references(tmp_path: Path) -> None:
             }
         ],
     )
-    values = [assertion.value for assertion in one(found).assertions]
+    values = [assertion.value for assertion in only_question(found).assertions]
     assert values[:6] == ["<|", {"type": "object"}, {"type": "object"}, ["42", "forty two"], r"(?P<a>\d)(?P=a)", "4"]
     assert [member.value for member in found.questions[0].assertions[6].assertions] == ["x", "x"]
 
 
-def test_tools_and_the_longest_answer_come_from_the_provider(tmp_path: Path) -> None:
+def test_tools_and_max_tokens_come_from_the_provider(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
     providers = [{"id": "openai:x", "config": {"tools": [tool], "max_tokens": 77, "temperature": 1}}]
     tests = [{"vars": {"q": "x"}, "assert": [{"type": "is-valid-openai-tools-call"}]}]
-    question = one(imported(tmp_path, providers=providers, tests=tests))
+    question = only_question(imported(tmp_path, providers=providers, tests=tests))
     assert (question.tools, question.max_tokens) == ((tool,), 77)
     assert question.request["tools"] == [tool]
     without = imported(tmp_path, providers=["openai:x"], tests=tests)
-    assert "needs the item's `tools`" in told(without)
+    assert "needs the item's `tools`" in left_out(without)
     assert without.questions == ()
 
 
@@ -208,12 +212,12 @@ def test_tools_and_the_longest_answer_come_from_the_provider(tmp_path: Path) -> 
         ({"assert": CONTAINS, "vars": {"q": "file://code.py"}}, "programs are not run"),
     ],
 )
-def test_what_cannot_be_carried_over_is_listed_with_its_test(tmp_path: Path, test: dict[str, Any], reason: str) -> None:
+def test_what_cannot_be_imported_is_listed_with_its_test(tmp_path: Path, test: dict[str, Any], reason: str) -> None:
     (tmp_path / "pic.png").write_bytes(b"\x89PNG")
     (tmp_path / "code.py").write_text("raise SystemExit")
     found = imported(tmp_path, tests=[{"vars": {"q": "x"}, **test}])
-    assert reason in told(found)
-    assert "test 1: " in told(found)
+    assert reason in left_out(found)
+    assert "test 1: " in left_out(found)
 
 
 @pytest.mark.parametrize(
@@ -229,13 +233,13 @@ def test_what_cannot_be_carried_over_is_listed_with_its_test(tmp_path: Path, tes
         ({"nunjucksFilters": {"up": "./up.js"}}, "`nunjucksFilters`"),
     ],
 )
-def test_parts_of_the_configuration_that_are_left_behind(tmp_path: Path, part: dict[str, Any], reason: str) -> None:
+def test_parts_of_the_configuration_that_are_left_out(tmp_path: Path, part: dict[str, Any], reason: str) -> None:
     found = imported(tmp_path, **{"tests": [{"vars": {"q": "x"}, "assert": CONTAINS}], **part})
-    assert reason in told(found)
+    assert reason in left_out(found)
     assert found.lost[0].test is None
 
 
-def test_a_lost_default_assertion_is_told_once_and_leaves_no_hollow_test(tmp_path: Path) -> None:
+def test_an_unsupported_default_assertion_is_listed_once_and_leaves_no_empty_test(tmp_path: Path) -> None:
     default = {"assert": [{"type": "llm-rubric", "value": "polite"}, {"type": "not-contains", "value": "<|"}]}
     tests = [
         {"vars": {"q": "a"}, "assert": CONTAINS},
@@ -243,42 +247,42 @@ def test_a_lost_default_assertion_is_told_once_and_leaves_no_hollow_test(tmp_pat
         {"vars": {"q": "c"}, "assert": [{"type": "factuality", "value": "c"}]},
     ]
     found = imported(tmp_path, defaultTest=default, tests=tests)
-    assert asked(found) == ["a", "b"]
-    assert told(found).count("llm-rubric") == 2  # its name as where and in the reason, of one entry
-    assert "test 3: the whole test: none of its own assertions" in told(found)
+    assert last_messages(found) == ["a", "b"]
+    assert left_out(found).count("llm-rubric") == 2  # its name as where and in the reason, of one entry
+    assert "test 3: the whole test: none of its own assertions" in left_out(found)
 
 
 @pytest.mark.parametrize(
-    "named", ["file://../secret.txt", "file:///etc/hostname", "file://link.txt", "file://../*.txt"]
+    "reference", ["file://../secret.txt", "file:///etc/hostname", "file://link.txt", "file://../*.txt"]
 )
 @pytest.mark.parametrize("place", ["prompt", "test", "var", "assertion"])
-def test_nothing_outside_the_folder_is_read(tmp_path: Path, named: str, place: str) -> None:
+def test_nothing_outside_the_folder_is_read(tmp_path: Path, reference: str, place: str) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     folder = tmp_path / "inside"
     folder.mkdir()
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     parts: dict[str, Any] = {"tests": [{"vars": {"q": "x"}, "assert": CONTAINS}]}
     if place == "prompt":
-        parts["prompts"] = [named]
+        parts["prompts"] = [reference]
     elif place == "test":
-        parts["tests"] = named
+        parts["tests"] = reference
     elif place == "var":
-        parts["tests"] = [{"vars": {"q": named}, "assert": CONTAINS}]
+        parts["tests"] = [{"vars": {"q": reference}, "assert": CONTAINS}]
     else:
-        parts["tests"] = [{"vars": {"q": "x"}, "assert": [{"type": "contains", "value": named}]}]
+        parts["tests"] = [{"vars": {"q": "x"}, "assert": [{"type": "contains", "value": reference}]}]
     with pytest.raises(ImportRefused, match="outside its own folder"):
         imported(folder, **parts)
 
 
 @pytest.mark.parametrize("template", ["{{ q.__class__.__mro__ }}", "{{ ''.__class__ }}", "{{ self.__init__ }}"])
-def test_templates_reach_nothing_of_python(tmp_path: Path, template: str) -> None:
+def test_templates_cannot_reach_python(tmp_path: Path, template: str) -> None:
     found = imported(tmp_path, prompts=[template], tests=[{"vars": {"q": "x"}, "assert": CONTAINS}])
     assert found.questions == ()
-    assert "template" in told(found)
+    assert "template" in left_out(found)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("prompts: [a\ntests: b", "not YAML"),
         ("- just\n- a list\n", "no mapping"),
@@ -289,12 +293,12 @@ def test_templates_reach_nothing_of_python(tmp_path: Path, template: str) -> Non
         ("prompts: [x]\ndefaultTest: {vars: 3}\ntests: [{assert: []}]\n", "vars"),
     ],
 )
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unreadable_configuration_is_refused_with_its_place(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "bad.json").write_text("[{]")
     (tmp_path / "bad.csv").write_text("a,b\n1\n")
     path = tmp_path / "promptfooconfig.yaml"
     path.write_text(text)
-    with pytest.raises(ImportRefused, match=said) as caught:
+    with pytest.raises(ImportRefused, match=reason) as caught:
         import_config(path)
     assert caught.value.next_step
     assert caught.value.where
@@ -308,12 +312,12 @@ def test_yaml_is_read_as_promptfoo_reads_it(tmp_path: Path) -> None:
         "- vars: {q: no?, w: 2024-01-01, on: true, f: 1.0}\n"
         "  assert: [{type: contains, value: yes}]\n"
     )
-    question = one(import_config(path))
+    question = only_question(import_config(path))
     assert question.messages[0].content == "no? 2024-01-01 true 1"
     assert question.assertions[0].value == "yes"
 
 
-def test_ids_follow_the_content_and_nothing_else(tmp_path: Path) -> None:
+def test_ids_depend_only_on_the_content(tmp_path: Path) -> None:
     tests = [{"vars": {"q": word}, "assert": CONTAINS} for word in ("one", "two", "three")]
     before = {q.messages[0].content: q.id for q in imported(tmp_path, tests=tests).questions}
     moved = [{"vars": {"q": "new"}, "assert": CONTAINS}, *reversed(tests)]
@@ -324,13 +328,13 @@ def test_ids_follow_the_content_and_nothing_else(tmp_path: Path) -> None:
     assert imported(tmp_path, tests=changed).questions[0].id != before["one"]
 
 
-def test_equal_tests_are_kept_once_with_a_note(tmp_path: Path) -> None:
+def test_equal_tests_are_imported_once_with_a_note(tmp_path: Path) -> None:
     found = imported(tmp_path, tests=[{"vars": {"q": "x"}, "assert": CONTAINS}] * 2)
     assert len(found.questions) == 1
     assert any("Test 2" in text for text in found.notes)
 
 
-def test_metadata_can_make_an_item_must_pass_and_grading_leaves_it_alone(tmp_path: Path) -> None:
+def test_must_pass_items_are_never_graded(tmp_path: Path) -> None:
     tests = [
         {"vars": {"q": "a"}, "assert": CONTAINS, "metadata": {"must_pass": True, "tags": ["core"]}},
         {"vars": {"q": "b"}, "assert": CONTAINS},
@@ -340,7 +344,7 @@ def test_metadata_can_make_an_item_must_pass_and_grading_leaves_it_alone(tmp_pat
     assert (second.must_pass, second.graded) == (False, True)
 
 
-def test_a_suite_is_written_whole_and_replaced_only_when_told(tmp_path: Path) -> None:
+def test_a_suite_is_written_atomically_and_replaced_only_by_force(tmp_path: Path) -> None:
     found = imported(tmp_path, tests=[{"vars": {"q": "x"}, "assert": CONTAINS}])
     target = tmp_path / "suites/mine.jsonl"
     assert write_suite(found, target)

@@ -1,4 +1,4 @@
-"""Which tests a configuration has: inline or in files, with its defaults and its scenarios, one case a test."""
+"""The tests of a configuration: inline or in files, with defaults and scenarios, one case per test."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.suites.promptfoo.carry import from_text
-from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, as_promptfoo_var, read_data
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry, Ledger
+from tasks.evaluate.suites.promptfoo.assertions import parse_cell
+from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, read_data, read_variable
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert, ImportLog
 from tasks.evaluate.suites.promptfoo.templates import Vars
 from weighbridge.errors import ImportRefused
 
-UNASKED = {
-    "providerOutput": "it judges an output that is given instead of asking a model",
+REFUSED_FIELDS = {
+    "providerOutput": "it judges a given output instead of asking a model",
     "assertScoringFunction": "its score is computed by a program, and programs are not run",
 }
-"""Fields of a test without which it is another test."""
-UNASKED_OPTIONS = {
-    "transform": "its answers are changed by a program before they are judged",
-    "postprocess": "its answers are changed by a program before they are judged",
-    "transformVars": "its variables are changed by a program before they are asked",
-    "storeOutputAs": "later tests use its answer, and every item is asked by itself here",
+"""Fields that change what a test means, and cannot be imported."""
+REFUSED_OPTIONS = {
+    "transform": "a program changes its answers before they are judged",
+    "postprocess": "a program changes its answers before they are judged",
+    "transformVars": "a program changes its variables",
+    "storeOutputAs": "later tests use its answer, and items are independent here",
 }
 FIELDS = {"description", "vars", "assert", "threshold", "options", "metadata", "prompts"}
-OWN_PROVIDER = ("provider", "providers")
+PROVIDER_FIELDS = ("provider", "providers")
 
 
 class Case(BaseModel):
-    """One test with the defaults in it, its variables not yet multiplied out."""
+    """One test with the defaults applied, before its variables are expanded."""
 
     model_config = ConfigDict(frozen=True)
 
     number: int
-    """Place among the configuration's tests, from 1."""
+    """Number among the configuration's tests, from 1."""
     description: str
     variables: dict[str, Any]
     assertions: tuple[tuple[str, Any], ...]
-    """(where it stands, the assertion as written)."""
+    """Pairs of the place of an assertion and the assertion as written."""
     threshold: Any
     options: dict[str, Any]
     metadata: dict[str, Any]
     prompts: tuple[str, ...] | None
-    """Labels of the prompts that it is asked with, all where None."""
+    """Labels of the test's prompts; all prompts if None."""
 
 
-def cases_of(config: dict[str, Any], folder: Folder, ledger: Ledger) -> list[Case]:
-    """A configuration's tests; what is no test of a model's answer is entered into the ledger."""
+def read_cases(config: dict[str, Any], folder: Folder, import_log: ImportLog) -> list[Case]:
+    """Read a configuration's tests; those that cannot be imported are logged."""
     default = config.get("defaultTest") or {}
     if isinstance(default, str):
-        default = read_data(folder.one(default))
+        default = read_data(folder.find_one(default))
     default = _mapping(default, "defaultTest")
-    raw = list(_tests(config.get("tests"), folder, ledger))
-    raw += list(_scenarios(config.get("scenarios"), folder, ledger))
+    raw = list(_tests(config.get("tests"), folder, import_log))
+    raw += list(_scenarios(config.get("scenarios"), folder, import_log))
     if not raw and config.get("tests") is None and config.get("scenarios") is None:
-        raw = [{}]  # promptfoo asks each prompt once then
+        raw = [{}]  # promptfoo then sends each prompt once
     cases = []
     for number, test in enumerate(raw, start=1):
         try:
-            cases.append(_case(number, _mapping(test, f"test {number}"), default, folder, ledger))
-        except CannotCarry as reason:
-            ledger.lose(number, "the whole test", reason)
+            cases.append(_case(number, _mapping(test, f"test {number}"), default, folder, import_log))
+        except CannotConvert as reason:
+            import_log.skip(number, "the whole test", reason)
     return cases
 
 
-def _tests(entries: Any, folder: Folder, ledger: Ledger) -> Iterator[Any]:
-    """Tests as they stand in the configuration and in the files that it names."""
+def _tests(entries: Any, folder: Folder, import_log: ImportLog) -> Iterator[Any]:
+    """Yield tests of the configuration and of the files that it names."""
     for entry in entries if isinstance(entries, list) else [] if entries is None else [entries]:
         reference = entry.get("path") if isinstance(entry, dict) and "path" in entry else entry
         if not isinstance(reference, str):
@@ -76,19 +76,19 @@ def _tests(entries: Any, folder: Folder, ledger: Ledger) -> Iterator[Any]:
             continue
         try:
             for path in folder.find(reference):
-                held = read_data(path)
-                rows = held if isinstance(held, list) else [held]
-                yield from (_from_row(row, ledger) for row in rows) if path.suffix == ".csv" else rows
-        except CannotCarry as reason:
-            ledger.lose(None, f"tests from {reference}", reason)
+                content = read_data(path)
+                rows = content if isinstance(content, list) else [content]
+                yield from (_from_row(row, import_log) for row in rows) if path.suffix == ".csv" else rows
+        except CannotConvert as reason:
+            import_log.skip(None, f"tests from {reference}", reason)
 
 
-def _scenarios(entries: Any, folder: Folder, ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """Every data set of a scenario with every test of it."""
-    for number, entry in enumerate(_tests(entries, folder, ledger), start=1):
+def _scenarios(entries: Any, folder: Folder, import_log: ImportLog) -> Iterator[dict[str, Any]]:
+    """Yield every data set of a scenario with each of its tests."""
+    for number, entry in enumerate(_tests(entries, folder, import_log), start=1):
         scenario = _mapping(entry, f"scenario {number}")
-        tests = [_mapping(test, f"scenario {number}") for test in _tests(scenario.get("tests"), folder, ledger)]
-        for data, test in product(_tests(scenario.get("config"), folder, ledger), tests or [{}]):
+        tests = [_mapping(test, f"scenario {number}") for test in _tests(scenario.get("tests"), folder, import_log)]
+        for data, test in product(_tests(scenario.get("config"), folder, import_log), tests or [{}]):
             merged = {**_mapping(data, f"scenario {number}"), **test}
             for part in ("vars", "options", "metadata"):
                 merged[part] = {**_part(data, part), **_part(test, part)}
@@ -96,20 +96,20 @@ def _scenarios(entries: Any, folder: Folder, ledger: Ledger) -> Iterator[dict[st
             yield merged
 
 
-def _case(number: int, test: dict[str, Any], default: dict[str, Any], folder: Folder, ledger: Ledger) -> Case:
-    for field, why in UNASKED.items():
+def _case(number: int, test: dict[str, Any], default: dict[str, Any], folder: Folder, import_log: ImportLog) -> Case:
+    for field, why in REFUSED_FIELDS.items():
         if test.get(field) or default.get(field):
-            raise CannotCarry(f"`{field}`: {why}")
+            raise CannotConvert(f"`{field}`: {why}")
     options = {**_part(default, "options"), **_part(test, "options")}
-    for option, why in UNASKED_OPTIONS.items():
+    for option, why in REFUSED_OPTIONS.items():
         if options.get(option):
-            raise CannotCarry(f"`options.{option}`: {why}")
-    if any(test.get(field) or default.get(field) for field in OWN_PROVIDER):
-        ledger.note("Providers of single tests are ignored: every item is asked of what is weighed.")
-    for field in sorted(set(test) - FIELDS - set(UNASKED) - set(OWN_PROVIDER)):
-        ledger.lose(number, f"`{field}`", "a field of a test that is not known here")
-    own = [(f"assertion {place}", one) for place, one in enumerate(test.get("assert") or [], start=1)]
-    common = [(f"defaultTest assertion {place}", one) for place, one in enumerate(default.get("assert") or [], start=1)]
+            raise CannotConvert(f"`options.{option}`: {why}")
+    if any(test.get(field) or default.get(field) for field in PROVIDER_FIELDS):
+        import_log.note("Providers of single tests are ignored: every item is sent to the models that are compared.")
+    for field in sorted(set(test) - FIELDS - set(REFUSED_FIELDS) - set(PROVIDER_FIELDS)):
+        import_log.skip(number, f"`{field}`", "an unknown field of a test")
+    own = [(f"assertion {place}", raw) for place, raw in enumerate(test.get("assert") or [], start=1)]
+    common = [(f"defaultTest assertion {place}", raw) for place, raw in enumerate(default.get("assert") or [], start=1)]
     threshold = test.get("threshold")
     prompts = test.get("prompts", default.get("prompts"))
     return Case(
@@ -125,18 +125,19 @@ def _case(number: int, test: dict[str, Any], default: dict[str, Any], folder: Fo
 
 
 def _variables(test: dict[str, Any], folder: Folder) -> Vars:
-    named = test.get("vars") or {}
-    if isinstance(named, (str, list)):
-        names = [named] if isinstance(named, str) else named
-        named = {name: value for one in names for name, value in _mapping(read_data(folder.one(one)), one).items()}
-    return {str(name): value for name, value in _mapping(named, "vars").items()}
+    variables = test.get("vars") or {}
+    if isinstance(variables, (str, list)):
+        files = [variables] if isinstance(variables, str) else variables
+        contents = [_mapping(read_data(folder.find_one(file)), file) for file in files]
+        variables = {name: value for content in contents for name, value in content.items()}
+    return {str(name): value for name, value in _mapping(variables, "vars").items()}
 
 
 def combinations(case: Case, folder: Folder) -> Iterator[Vars]:
-    """A case's variables, multiplied out where one is a list of texts or a pattern of files, as promptfoo does.
+    """Yield every combination of a case's variables; lists of texts and file patterns expand, as in promptfoo.
 
     Raises:
-        CannotCarry: a variable comes from a program or is no text.
+        CannotConvert: a variable comes from a program or is not a text.
     """
     names = list(case.variables)
     expand = not case.options.get("disableVarExpansion")
@@ -146,21 +147,21 @@ def combinations(case: Case, folder: Folder) -> Iterator[Vars]:
 
 
 def _choices(value: Any, folder: Folder, expand: bool) -> list[Any]:
-    # A list that does not begin with a text is one value for promptfoo, to be looped over in the prompt.
+    # To promptfoo a list that does not begin with a text is one value, for a loop in the prompt.
     several = value if isinstance(value, list) and value and isinstance(value[0], str) and expand else [value]
     choices: list[Any] = []
-    for one in several:
-        if isinstance(one, str) and one.startswith(SCHEME):
-            choices += [as_promptfoo_var(path) for path in folder.find(one)]
+    for choice in several:
+        if isinstance(choice, str) and choice.startswith(SCHEME):
+            choices += [read_variable(path) for path in folder.find(choice)]
         else:
-            choices.append(one)
+            choices.append(choice)
     return choices
 
 
-def _from_row(row: dict[str, str], ledger: Ledger) -> dict[str, Any]:
-    """A CSV file's row as a test: columns that begin with `__` say something of it, the others are variables."""
+def _from_row(row: dict[str, str], import_log: ImportLog) -> dict[str, Any]:
+    """Read a CSV row as a test: columns that begin with `__` configure it, the others are variables."""
     test: dict[str, Any] = {"vars": {}, "assert": [], "options": {}, "metadata": {}}
-    expected = {name: from_text(value) for name, value in row.items() if _is_expected(name) and value.strip()}
+    expected = {name: parse_cell(value) for name, value in row.items() if _is_expected(name) and value.strip()}
     for name, value in row.items():
         if not name.startswith("__"):
             test["vars"][name] = value
@@ -172,15 +173,15 @@ def _from_row(row: dict[str, str], ledger: Ledger) -> dict[str, Any]:
             test["threshold"] = value
         elif name.startswith("__metadata:"):
             key = name.removeprefix("__metadata:")
-            # In a list, a comma with a backslash before it is part of a value.
+            # In a list, a comma after a backslash is part of a value.
             parts = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", value)]
             test["metadata"][key.removesuffix("[]")] = parts if key.endswith("[]") else value
         elif name.startswith("__config:") and value.strip():
             _configure(name, value, expected)
         elif not _is_expected(name) and name != "__metric" and value.strip():
-            ledger.note(f"The CSV column {name} is not known and was ignored.")
+            import_log.note(f"The unknown CSV column {name} is ignored.")
     metric = row.get("__metric", "").strip()
-    test["assert"] = [{**one, "metric": metric} if metric else one for one in expected.values()]
+    test["assert"] = [{**raw, "metric": metric} if metric else raw for raw in expected.values()]
     return test
 
 
@@ -189,10 +190,10 @@ def _is_expected(name: str) -> bool:
 
 
 def _configure(name: str, value: str, expected: dict[str, dict[str, Any]]) -> None:
-    """`__config:__expected:threshold` for all, `__config:__expected2:threshold` for one."""
+    """Apply `__config:__expected:threshold` to all assertions, `__config:__expected2:threshold` to one."""
     _, column, key = name.split(":", 2)
-    for one in expected if column == "__expected" else {column} & set(expected):
-        expected[one][key] = value
+    for target in expected if column == "__expected" else {column} & set(expected):
+        expected[target][key] = value
 
 
 def _part(test: dict[str, Any], field: str) -> dict[str, Any]:

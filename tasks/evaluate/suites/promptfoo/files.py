@@ -1,4 +1,4 @@
-"""The files of a configuration: found inside its folder only, read, never run."""
+"""Files of a configuration: found only inside its folder, and read, never run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from tasks.evaluate.suites.assertions.base import NotJson, parse_json
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
 from weighbridge.errors import ImportRefused
 
 SCHEME = "file://"
@@ -25,21 +25,21 @@ OTHER_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|exec:|package:", re.IGNORECASE)
 
 
 class _Plain(SafeConstructor):
-    """A date is its text: there is nothing else to do with it here."""
+    """A constructor that keeps dates as text."""
 
 
 _Plain.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
 def _load_yaml(text: str) -> Any:
-    # promptfoo reads YAML 1.2, PyYAML 1.1: there `no` would be false, and `{ask: How long?}` an error.
+    # promptfoo reads YAML 1.2. PyYAML reads 1.1, where `no` is false and `{ask: How long?}` an error.
     reader = YAML(typ="safe", pure=True)
     reader.Constructor = _Plain
     return reader.load(text)
 
 
 class Folder:
-    """A configuration's folder, beyond which nothing is read.
+    """A configuration's folder; nothing outside it is read.
 
     Args:
         root: the folder.
@@ -49,33 +49,33 @@ class Folder:
         self.root = root.resolve()
 
     def find(self, reference: str) -> list[Path]:
-        """The files that a reference such as `file://tests/*.yaml` names, in order.
+        """Find the files of a reference such as `file://tests/*.yaml`, in order.
 
         Raises:
-            ImportRefused: there is none, or one lies outside the folder.
-            CannotCarry: it names code, a spreadsheet or another place than a file.
+            ImportRefused: there is none, or one is outside the folder.
+            CannotConvert: the reference names code, a spreadsheet or no file.
         """
         name = reference.removeprefix(SCHEME)
         if OTHER_SCHEME.match(name):
-            raise CannotCarry(f"{reference!r} is not a file: save what it gives as YAML, JSON, JSONL or CSV")
-        # A function's name may follow, as in generate.py:tests; a sheet's, as in tests.xlsx#2.
+            raise CannotConvert(f"{reference!r} is not a file: save its content as YAML, JSON, JSONL or CSV")
+        # The name of a function or sheet may follow, as in generate.py:tests and tests.xlsx#2.
         bare = re.sub(r"(\.\w+)[:#].*$", r"\1", name)
         if bare.endswith(CODE):
-            raise CannotCarry(f"{reference!r} is a program, and programs are not run: save what it gives as a file")
+            raise CannotConvert(f"{reference!r} is a program, and programs are not run: save its output as a file")
         if bare.endswith(SHEETS):
-            raise CannotCarry(f"{reference!r} is a spreadsheet: save it as CSV")
+            raise CannotConvert(f"{reference!r} is a spreadsheet: save it as CSV")
         found = sorted(self.root.glob(name)) if _is_pattern(name) and self._inside(name) else [self.root / name]
         found = [path for path in (self._checked(path, reference) for path in found) if path.is_file()]
         if not found:
             raise ImportRefused(
                 f"The configuration names {reference!r}, and there is no such file.",
-                "Correct the name (it counts from the configuration's folder), then import again.",
+                "Correct the name (relative to the configuration's folder), then import again.",
                 where=str(self.root),
             )
         return found
 
-    def one(self, reference: str) -> Path:
-        """The one file that a reference names; see `find`."""
+    def find_one(self, reference: str) -> Path:
+        """Find the file of a reference; see `find`."""
         return self.find(reference)[0]
 
     def _inside(self, name: str) -> bool:
@@ -91,7 +91,7 @@ class Folder:
 
     def _outside(self, reference: str) -> ImportRefused:
         return ImportRefused(
-            f"The configuration names {reference!r}, which lies outside its own folder.",
+            f"The configuration names {reference!r}, which is outside its own folder.",
             "Copy the file into the configuration's folder and name it there, then import again.",
             where=str(self.root),
         )
@@ -102,7 +102,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """Read a file's text.
 
     Raises:
         ImportRefused: it is not UTF-8.
@@ -114,10 +114,10 @@ def read_text(path: Path) -> str:
 
 
 def read_data(path: Path) -> Any:
-    """What a YAML, JSON, JSONL or CSV file holds; a CSV file's rows as {column: text}.
+    """Parse a YAML, JSON, JSONL or CSV file; rows of CSV become {column: text}.
 
     Raises:
-        ImportRefused: it does not parse; file and line are named.
+        ImportRefused: it does not parse; the error names file and line.
     """
     text = read_text(path)
     if path.suffix == ".csv":
@@ -135,16 +135,16 @@ def read_data(path: Path) -> Any:
         raise _unreadable(path, f"it is not YAML: {problem}", mark.line + 1 if mark else 1) from None
 
 
-def as_promptfoo_var(path: Path) -> str:
-    """A file as a variable's value: YAML as compact JSON, anything else as its text without the space around it.
+def read_variable(path: Path) -> str:
+    """Read a file as a variable's value: YAML as compact JSON, other files as stripped text.
 
     Raises:
-        CannotCarry: it is an image or another thing that is not text.
+        CannotConvert: it is an image or another file that is not text.
     """
     if path.suffix in (".yaml", ".yml"):
         return json.dumps(read_data(path), ensure_ascii=False, separators=(",", ":"))
     if path.suffix not in TEXTS:
-        raise CannotCarry(f"the file {path.name} is no text: only messages of text are asked here")
+        raise CannotConvert(f"the file {path.name} is no text: only text messages are supported")
     return read_text(path).strip()
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to items: every prompt with every test and every choice of its variables, as promptfoo asks."""
+"""Conversion of a configuration to items: every prompt with every test and combination of variables."""
 
 from __future__ import annotations
 
@@ -13,165 +13,170 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.evaluate.suites.assertions import Assertion
-from tasks.evaluate.suites.promptfoo.carry import carry, metrics_of
-from tasks.evaluate.suites.promptfoo.cases import Case, cases_of, combinations
+from tasks.evaluate.suites.promptfoo.assertions import convert_assertion, metric_names
+from tasks.evaluate.suites.promptfoo.cases import Case, combinations, read_cases
 from tasks.evaluate.suites.promptfoo.files import Folder, read_data
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry, Ledger, Lost
-from tasks.evaluate.suites.promptfoo.prompts import Prompt, messages_of, prompts_of
-from tasks.evaluate.suites.promptfoo.provider import LONGEST, Offer, number_of, offer_of
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert, ImportLog, Lost
+from tasks.evaluate.suites.promptfoo.prompts import Prompt, read_prompts, render_messages
+from tasks.evaluate.suites.promptfoo.provider import LONGEST, Offer, parse_tokens, read_offer
 from tasks.evaluate.suites.promptfoo.templates import Vars, render, resolve
 from tasks.evaluate.suites.suite import Question
 from weighbridge.errors import ImportRefused
 
-RUNS_PROMPTFOO = ("outputPath", "evaluateOptions", "commandLineOptions", "sharing", "writeLatestResults")
-READ = ("prompts", "tests", "scenarios", "defaultTest", "providers", "targets", "assertionTemplates")
-ABOUT = ("$schema", "description", "tags")
-"""What only tells a reader something of the whole configuration."""
+RUN_PARTS = ("outputPath", "evaluateOptions", "commandLineOptions", "sharing", "writeLatestResults")
+READ_PARTS = ("prompts", "tests", "scenarios", "defaultTest", "providers", "targets", "assertionTemplates")
+DESCRIPTIVE_PARTS = ("$schema", "description", "tags")
+"""Parts that only describe the configuration to a reader."""
 WHOLE_TEST = "the whole test"
 SLUG_CHARACTERS = 40
 HASH_DIGITS = 10
 USED_OPTIONS = {"prefix", "suffix", "disableVarExpansion", "disableDefaultAsserts", "max_tokens", "tools"}
-QUIET_OPTIONS = {"disableConversationVar", "runSerially", "provider", "rubricPrompt", "factuality"}
-"""Options that concern only how promptfoo runs, or a judge model."""
+IGNORED_OPTIONS = {"disableConversationVar", "runSerially", "provider", "rubricPrompt", "factuality"}
+"""Options of promptfoo's runs or of a judge model."""
 
 
 class Imported(BaseModel):
-    """What a configuration gives."""
+    """The result of an import."""
 
     model_config = ConfigDict(frozen=True)
 
     questions: tuple[Question, ...]
     lost: tuple[Lost, ...]
-    """All that is not carried over."""
+    """Everything that is not imported."""
     notes: tuple[str, ...]
-    """What is carried over otherwise than one might think."""
+    """Parts that are imported differently than a reader may expect."""
     tests: int
-    """How many tests the configuration has, before its variables are multiplied out."""
+    """Number of the configuration's tests, before variables are expanded."""
 
 
 def import_config(path: Path, *, graded: bool = False, max_tokens: int | None = None) -> Imported:
-    """Read a promptfoo configuration.
+    """Import a promptfoo configuration.
 
     Args:
         path: promptfooconfig.yaml, or the same in JSON.
         graded: whether an item's score is the weighted share of its assertions instead of 0 or 1.
-        max_tokens: the longest answer; by default the configuration's own, else promptfoo's.
+        max_tokens: limit of an answer; by default the configuration's, else promptfoo's.
 
     Raises:
-        ImportRefused: it cannot be read, names a missing file, or one outside its folder.
+        ImportRefused: the configuration cannot be read, or names a file that is missing or outside its folder.
     """
     if not path.is_file():
         raise ImportRefused(f"There is no file {path}.", "Name promptfoo's configuration file.", where=str(path))
     config = read_data(path)
     if not isinstance(config, dict):
         raise ImportRefused("The configuration is no mapping.", "Name promptfoo's configuration file.", where=str(path))
-    ledger, folder = Ledger(), Folder(path.parent)
-    _account_for_the_rest(config, ledger)
-    offer = offer_of(config, folder, ledger, max_tokens)
-    prompts, cases = prompts_of(config, folder, ledger), cases_of(config, folder, ledger)
+    import_log, folder = ImportLog(), Folder(path.parent)
+    _log_other_parts(config, import_log)
+    offer = read_offer(config, folder, import_log, max_tokens)
+    prompts, cases = read_prompts(config, folder, import_log), read_cases(config, folder, import_log)
     found: dict[str, Question] = {}
     for case in cases:
-        for question in _items(case, prompts, config, folder, offer, ledger):
-            made = question.model_copy(update={"graded": graded and not question.must_pass})
-            if made.id in found:
-                ledger.note(f"Test {case.number} asks and wants what an earlier one does: it is kept once.")
-            found.setdefault(made.id, made)
-    if any(leaf.kind == "regex" for one in found.values() for each in one.assertions for leaf in each.leaves):
-        ledger.note(
+        for question in _items(case, prompts, config, folder, offer, import_log):
+            item = question.model_copy(update={"graded": graded and not question.must_pass})
+            if item.id in found:
+                import_log.note(f"Test {case.number} equals an earlier test: it is imported once.")
+            found.setdefault(item.id, item)
+    assertions = [assertion for item in found.values() for assertion in item.assertions]
+    if any(leaf.kind == "regex" for assertion in assertions for leaf in assertion.leaves):
+        import_log.note(
             r"Regular expressions are Python's here: \d, \w and \b know all scripts, $ matches before a last \n."
         )
-    return Imported(questions=tuple(found.values()), lost=ledger.lost, notes=ledger.notes, tests=len(cases))
+    return Imported(questions=tuple(found.values()), lost=import_log.lost, notes=import_log.notes, tests=len(cases))
 
 
-def _account_for_the_rest(config: dict[str, Any], ledger: Ledger) -> None:
+def _log_other_parts(config: dict[str, Any], import_log: ImportLog) -> None:
     for key in config:
-        if key in RUNS_PROMPTFOO:
-            ledger.note(f"`{key}` says how promptfoo runs, not what is asked; it is ignored.")
-        elif key not in READ + ABOUT:
-            ledger.lose(None, f"`{key}`", "a part of the configuration that has no counterpart here")
+        if key in RUN_PARTS:
+            import_log.note(f"`{key}` configures promptfoo's runs, not its tests; it is ignored.")
+        elif key not in READ_PARTS + DESCRIPTIVE_PARTS:
+            import_log.skip(None, f"`{key}`", "this part of the configuration is not supported")
 
 
 def _items(
-    case: Case, prompts: list[Prompt], config: dict[str, Any], folder: Folder, offer: Offer, ledger: Ledger
+    case: Case, prompts: list[Prompt], config: dict[str, Any], folder: Folder, offer: Offer, import_log: ImportLog
 ) -> list[Question]:
-    for option in sorted(set(case.options) - USED_OPTIONS - QUIET_OPTIONS):
-        ledger.lose(case.number, f"`options.{option}`", "answers are asked for greedily and as text: it is not sent")
-    asked = [prompt for prompt in prompts if case.prompts is None or _is_named(prompt.label, case.prompts)]
-    if not asked and prompts:
-        ledger.lose(case.number, WHOLE_TEST, f"no prompt is called {', '.join(map(str, case.prompts or ()))}")
+    for option in sorted(set(case.options) - USED_OPTIONS - IGNORED_OPTIONS):
+        import_log.skip(case.number, f"`options.{option}`", "requests are greedy and for text: it is not sent")
+    chosen = [prompt for prompt in prompts if case.prompts is None or _is_named(prompt.label, case.prompts)]
+    if not chosen and prompts:
+        import_log.skip(case.number, WHOLE_TEST, f"no prompt is called {', '.join(map(str, case.prompts or ()))}")
     try:
         choices = [resolve(variables) for variables in combinations(case, folder)]
-    except CannotCarry as reason:
-        ledger.lose(case.number, WHOLE_TEST, reason)
+    except CannotConvert as reason:
+        import_log.skip(case.number, WHOLE_TEST, reason)
         return []
-    made: list[Question] = []
+    questions: list[Question] = []
     refused: list[str] = []
     for variables in choices:
         try:
-            assertions = _assertions(case, variables, config, folder, ledger)
-        except CannotCarry as reason:
+            assertions = _assertions(case, variables, config, folder, import_log)
+        except CannotConvert as reason:
             refused.append(str(reason))
         else:
-            made += _asked(case, asked, variables, assertions, config, offer, ledger)
+            questions += _questions(case, chosen, variables, assertions, config, offer, import_log)
     for why, times in Counter(refused).items():
-        some = f"{times} of {len(choices)} choices of its variables"
-        ledger.lose(case.number, WHOLE_TEST if times == len(choices) else some, why)
-    return made
+        some = f"{times} of {len(choices)} combinations of its variables"
+        import_log.skip(case.number, WHOLE_TEST if times == len(choices) else some, why)
+    return questions
 
 
 def _is_named(label: str, patterns: tuple[str, ...]) -> bool:
-    """By label, by group (`group` for `group:…`) or by pattern, as promptfoo's prompt filters."""
-    return any(label == one or label.startswith(f"{one}:") or fnmatch.fnmatchcase(label, str(one)) for one in patterns)
+    """Match by label, by group (`group` for `group:…`) or by pattern, as promptfoo's prompt filters."""
+    return any(
+        label == pattern or label.startswith(f"{pattern}:") or fnmatch.fnmatchcase(label, str(pattern))
+        for pattern in patterns
+    )
 
 
-def _asked(
+def _questions(
     case: Case,
     prompts: list[Prompt],
     variables: Vars,
     assertions: tuple[Assertion, ...],
     config: dict[str, Any],
     offer: Offer,
-    ledger: Ledger,
+    import_log: ImportLog,
 ) -> list[Question]:
-    """One choice of a test's variables, with every prompt: one question put in several ways is one cluster."""
-    made = []
+    """One combination of a test's variables with every prompt; wordings of one question form a cluster."""
+    questions = []
     for prompt in prompts:
         try:
-            made.append(_question(case, prompt, variables, assertions, config, offer))
-        except CannotCarry as reason:
-            ledger.lose(case.number, f"the prompt {prompt.label[:40]!r} with it", reason)
-    if len(made) > 1:
-        made = [question.model_copy(update={"cluster": made[0].id}) for question in made]
-    return made
+            questions.append(_question(case, prompt, variables, assertions, config, offer))
+        except CannotConvert as reason:
+            import_log.skip(case.number, f"the prompt {prompt.label[:40]!r} with it", reason)
+    if len(questions) > 1:
+        cluster = questions[0].id
+        questions = [question.model_copy(update={"cluster": cluster}) for question in questions]
+    return questions
 
 
 def _assertions(
-    case: Case, variables: Vars, config: dict[str, Any], folder: Folder, ledger: Ledger
+    case: Case, variables: Vars, config: dict[str, Any], folder: Folder, import_log: ImportLog
 ) -> tuple[Assertion, ...]:
-    """A test's assertions.
+    """Convert a test's assertions.
 
     Raises:
-        CannotCarry: none is left, or a threshold counts on one that is lost.
+        CannotConvert: none can be imported, or a threshold depends on one that cannot.
     """
     if not case.assertions:
-        raise CannotCarry("it has no assertion: whatever a model says would pass")
-    carried, lost, own = [], 0, 0
+        raise CannotConvert("it has no assertion: whatever a model answers would pass")
+    converted, skipped, own = [], 0, 0
     for where, raw in case.assertions:
         shared = where.startswith("defaultTest")
         try:
-            carried.append(carry(raw, variables, folder, config))
+            converted.append(convert_assertion(raw, variables, folder, config))
             own += not shared
-        except CannotCarry as reason:
-            lost += 1
+        except CannotConvert as reason:
+            skipped += 1
             kind = f" ({raw['type']})" if isinstance(raw, dict) and "type" in raw else ""
-            ledger.lose(None if shared else case.number, f"{where}{kind}", reason)
-    if not carried:
-        raise CannotCarry("none of its assertions can be carried over")
+            import_log.skip(None if shared else case.number, f"{where}{kind}", reason)
+    if not converted:
+        raise CannotConvert("none of its assertions can be imported")
     if not own and any(not where.startswith("defaultTest") for where, _ in case.assertions):
-        raise CannotCarry("none of its own assertions can be carried over, only the defaultTest's")
-    if lost and case.threshold is not None:
-        raise CannotCarry("its threshold counts on an assertion that cannot be carried over")
-    return tuple(carried)
+        raise CannotConvert("none of its own assertions can be imported, only the defaultTest's")
+    if skipped and case.threshold is not None:
+        raise CannotConvert("its threshold counts on an assertion that cannot be imported")
+    return tuple(converted)
 
 
 def _question(
@@ -183,15 +188,15 @@ def _question(
     offer: Offer,
 ) -> Question:
     prefix, suffix = (str(case.options.get(key) or "") for key in ("prefix", "suffix"))
-    own_length = number_of(case.options.get("max_tokens"))
+    own_length = parse_tokens(case.options.get("max_tokens"))
     fields: dict[str, Any] = {
-        "messages": messages_of(prompt.raw, variables, prefix, suffix),
+        "messages": render_messages(prompt.raw, variables, prefix, suffix),
         "assert": assertions,
         "max_tokens": min(own_length, LONGEST) if own_length else offer.max_tokens,
         "tools": case.options.get("tools") or offer.tools,
         "threshold": case.threshold,
     }
-    metrics = [name for _, raw in case.assertions for name in metrics_of(raw, config)]
+    metrics = [name for _, raw in case.assertions for name in metric_names(raw, config)]
     description = render(case.description, variables)
     try:
         bare = Question.model_validate({**fields, "id": "new"})
@@ -208,11 +213,11 @@ def _question(
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CannotCarry(f"{field}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")) from None
+        raise CannotConvert(f"{field}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")) from None
 
 
 def _identity(content: dict[str, Any], description: str) -> str:
-    """A name that stays while what is asked and wanted stays: some words, and a hash of the content."""
+    """An id that depends only on the item's content: some words, and a hash."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     words = description or content["messages"][-1]["content"]
     slug = re.sub(r"[\W_]+", "-", words.lower()).strip("-")[:SLUG_CHARACTERS].strip("-")
@@ -224,7 +229,7 @@ def _tags(metadata: dict[str, Any], metrics: list[str]) -> tuple[str, ...]:
     for key, value in metadata.items():
         values = value if isinstance(value, list) else [value]
         if key == "tags":
-            tags += [str(one) for one in values]
+            tags += [str(entry) for entry in values]
         elif key != "must_pass":
-            tags += [f"{key}={json.dumps(one) if isinstance(one, dict) else one}" for one in values]
+            tags += [f"{key}={json.dumps(entry) if isinstance(entry, dict) else entry}" for entry in values]
     return tuple(dict.fromkeys([*tags, *(f"metric={name}" for name in metrics)]))

@@ -1,4 +1,4 @@
-"""What a configuration asks: its prompts, as chats."""
+"""The prompts of a configuration, as chats."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.suites.promptfoo.files import CODE, OTHER_SCHEME, SCHEME, TEXTS, Folder, read_data, read_text
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry, Ledger
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert, ImportLog
 from tasks.evaluate.suites.promptfoo.templates import Vars, render, render_all
 from tasks.evaluate.suites.suite import Message
 
-PASSED_THROUGH = "{{prompt}}"
-"""promptfoo's prompt where a configuration has none."""
+DEFAULT_PROMPT = "{{prompt}}"
+"""promptfoo's prompt for a configuration without prompts."""
 DELIMITER = "---"
 
 
@@ -28,18 +28,18 @@ class Prompt(BaseModel):
     raw: str
 
 
-def prompts_of(config: dict[str, Any], folder: Folder, ledger: Ledger) -> list[Prompt]:
-    """A configuration's prompts; what is no text is entered into the ledger."""
-    named = config.get("prompts")
-    if named is None:
-        return [Prompt(label=PASSED_THROUGH, raw=PASSED_THROUGH)]
-    entries = list(named) if isinstance(named, (list, dict)) else [named]
+def read_prompts(config: dict[str, Any], folder: Folder, import_log: ImportLog) -> list[Prompt]:
+    """Read a configuration's prompts; those that are not text are logged."""
+    raw = config.get("prompts")
+    if raw is None:
+        return [Prompt(label=DEFAULT_PROMPT, raw=DEFAULT_PROMPT)]
+    entries = list(raw) if isinstance(raw, (list, dict)) else [raw]
     prompts: list[Prompt] = []
     for number, entry in enumerate(entries, start=1):
         try:
             prompts += _read(entry, folder)
-        except CannotCarry as reason:
-            ledger.lose(None, f"prompt {number}", reason)
+        except CannotConvert as reason:
+            import_log.skip(None, f"prompt {number}", reason)
     return prompts
 
 
@@ -47,16 +47,16 @@ def _read(entry: Any, folder: Folder) -> list[Prompt]:
     label = ""
     if isinstance(entry, dict):
         if entry.get("function"):
-            raise CannotCarry("it is a function, and programs are not run: write the text that it makes")
+            raise CannotConvert("it is a function, and programs are not run: write its text")
         label = str(entry.get("label") or "")
         entry = entry.get("raw") or entry.get("id")
     if isinstance(entry, list):
         entry = json.dumps(entry, ensure_ascii=False)
     if not isinstance(entry, str):
-        raise CannotCarry(f"it is no text: {json.dumps(entry, default=str)[:80]}")
+        raise CannotConvert(f"it is no text: {json.dumps(entry, default=str)[:80]}")
     if not _is_file(entry, folder):
         if OTHER_SCHEME.match(entry):
-            raise CannotCarry(f"{entry.split(':')[0]}: prompts from elsewhere are not fetched: write the text itself")
+            raise CannotConvert(f"{entry.split(':')[0]}: remote prompts are not fetched: write the text itself")
         return [Prompt(label=label or entry, raw=entry)]
     return [Prompt(label=label or text, raw=text) for path in folder.find(entry) for text in _texts(path)]
 
@@ -86,28 +86,28 @@ def _texts(path: Path) -> list[str]:
     return [joined for part in parts if (joined := "\n".join(part).strip())]
 
 
-def messages_of(raw: str, variables: Vars, prefix: str = "", suffix: str = "") -> tuple[Message, ...]:
-    """Fill a prompt's template: a chat in JSON or YAML, or else one text that the user says.
+def render_messages(raw: str, variables: Vars, prefix: str = "", suffix: str = "") -> tuple[Message, ...]:
+    """Render a prompt's template: a chat in JSON or YAML, or else one user message.
 
     Raises:
-        CannotCarry: the template cannot be filled, or the chat holds more than text.
+        CannotConvert: the template cannot be rendered, or the chat contains more than text.
     """
     parsed = _as_json(raw)
     if isinstance(parsed, dict) or (isinstance(parsed, list) and not _is_chat(parsed)):
-        raise CannotCarry("the prompt is JSON, but no list of messages with a role and a content")
+        raise CannotConvert("the prompt is JSON, but no list of messages with a role and a content")
     if parsed is not None and (prefix or suffix):
-        raise CannotCarry("`options.prefix` and `options.suffix` go around a text, and this prompt is a chat")
+        raise CannotConvert("`options.prefix` and `options.suffix` surround a text, and this prompt is a chat")
     if parsed is not None:
-        # promptfoo fills the texts of a chat one by one: a quote in a variable does not break the JSON.
+        # promptfoo renders the texts of a chat one by one: a quote in a variable does not break the JSON.
         return _messages(render_all(parsed, variables))
-    # promptfoo fills a text twice, so that a variable may itself be a template; a chat's texts once.
+    # promptfoo renders a text twice, so that a variable may itself be a template; a chat's texts once.
     text = render(render(prefix + raw + suffix, variables), variables)
     chat = _as_json(text) if text.lstrip().startswith("[") else _as_yaml(text)
     return _messages(chat) if _is_chat(chat) else (Message(role="user", content=text),)
 
 
 def _as_json(text: str) -> Any:
-    """The list or object that a text is, or None."""
+    """Parse a list or object; None for any other text."""
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError:
@@ -121,24 +121,25 @@ def _as_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise CannotCarry("the prompt begins as a chat in YAML and does not parse once it is filled") from None
+        raise CannotConvert("the prompt begins as a chat in YAML and does not parse once it is rendered") from None
 
 
 def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
 def _messages(chat: list[dict[str, Any]]) -> tuple[Message, ...]:
-    return tuple(_message(one) for one in chat)
+    return tuple(_message(turn) for turn in chat)
 
 
-def _message(one: dict[str, Any]) -> Message:
-    role, content = one["role"], one.get("content")
+def _message(turn: dict[str, Any]) -> Message:
+    role, content = turn["role"], turn.get("content")
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
-    if role not in ("system", "user", "assistant") or set(one) - {"role", "content"}:
-        extra = sorted(set(one) - {"role", "content"})
-        raise CannotCarry(f"a message of role {role!r}{' with ' + ', '.join(extra) if extra else ''} is not asked here")
+    if role not in ("system", "user", "assistant") or set(turn) - {"role", "content"}:
+        extra = sorted(set(turn) - {"role", "content"})
+        fields = f" with {', '.join(extra)}" if extra else ""
+        raise CannotConvert(f"a message of role {role!r}{fields} is not supported")
     if not isinstance(content, str):
-        raise CannotCarry("a message holds more than text (an image, a file): only text is asked here")
+        raise CannotConvert("a message contains more than text (an image, a file): only text is supported")
     return Message(role=role, content=content)

@@ -1,8 +1,8 @@
-"""promptfoo's templates are Nunjucks; Jinja2 renders them here, in its sandbox.
+"""Renderer of promptfoo's Nunjucks templates with Jinja2, in its sandbox.
 
-The two are kin, not twins. Made alike: how values are written (true, 4, a,b), `x.key` on an object, `| dump`.
-Refused instead of rendered otherwise: a variable that is not given (Nunjucks writes nothing), an object
-written without `| dump`, JavaScript's methods and properties, filters and tags that Jinja2 lacks.
+The two languages differ. Made equal: how values are written (true, 4, a,b), `x.key` on an object, `| dump`. Refused,
+because the result would differ: an undefined variable (Nunjucks writes nothing), an object written without `| dump`,
+JavaScript's methods and properties, filters and tags that Jinja2 lacks.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from tasks.evaluate.suites.assertions.base import as_text
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
 
-ROUNDS = 5
-"""How often promptfoo puts variables into variables."""
+NESTED_ROUNDS = 5
+"""Rounds in which promptfoo renders variables inside variables."""
 PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-OF_ENVIRONMENT = re.compile(r"\{\{[^}]*\benv\b")
+ENVIRONMENT_USE = re.compile(r"\{\{[^}]*\benv\b")
 
 Vars = dict[str, Any]
 
 
 class _Missing(jinja2.StrictUndefined):
-    """A variable that is not given: it may be asked for (`{% if x %}`), not written."""
+    """An undefined variable: it may be tested (`{% if x %}`), but not written."""
 
     __slots__ = ()
     __bool__ = jinja2.Undefined.__bool__  # type: ignore[assignment]
 
 
 def _written(value: Any) -> Any:
-    """A value as Nunjucks writes it."""
+    """Write a value as Nunjucks does."""
     if isinstance(value, jinja2.Undefined):
         return value
     if value is None:
@@ -41,12 +41,12 @@ def _written(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return ",".join(str(_written(part)) for part in value)
     if isinstance(value, dict):
-        raise CannotCarry("a template writes an object as text: write `{{ name | dump }}` for JSON")
+        raise CannotConvert("a template writes an object as text: write `{{ name | dump }}` for JSON")
     return as_text(value)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Objects have their keys, and none of Python's methods."""
+    """A sandbox in which objects have only their keys, and none of Python's methods."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, dict):
@@ -64,26 +64,26 @@ _ENVIRONMENT = _environment()
 
 
 def render(text: str, variables: Vars) -> str:
-    """Put variables into a text.
+    """Render a text with variables.
 
     Raises:
-        CannotCarry: the template needs what Jinja2 does not have, or a variable that is not given.
+        CannotConvert: the template needs a feature that Jinja2 lacks, or an undefined variable.
     """
     if "{{" not in text and "{%" not in text and "{#" not in text:
         return text
     try:
         return _ENVIRONMENT.from_string(text).render(variables)
     except jinja2.UndefinedError as error:
-        why = "the environment is not read" if OF_ENVIRONMENT.search(text) else error.message
-        raise CannotCarry(f"a template cannot be filled: {why}") from None
+        why = "the environment is not read" if ENVIRONMENT_USE.search(text) else error.message
+        raise CannotConvert(f"a template cannot be filled: {why}") from None
     except jinja2.TemplateSyntaxError as error:
-        raise CannotCarry(f"a template that Jinja2 does not read as Nunjucks does: {error.message}") from None
+        raise CannotConvert(f"a template that Jinja2 does not read as Nunjucks does: {error.message}") from None
     except (SecurityError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise CannotCarry(f"a template fails: {error}") from None
+        raise CannotConvert(f"a template fails: {error}") from None
 
 
 def render_all(value: Any, variables: Vars) -> Any:
-    """The same for every text in lists and objects."""
+    """Render every text in lists and objects."""
     if isinstance(value, str):
         return render(value, variables)
     if isinstance(value, list):
@@ -94,24 +94,24 @@ def render_all(value: Any, variables: Vars) -> Any:
 
 
 def resolve(variables: Vars) -> Vars:
-    """Put variables into each other, as promptfoo does: plain `{{ name }}` only, a few rounds, no final newline.
+    """Render variables inside variables, as promptfoo does: plain `{{ name }}` only, a few rounds, no final newline.
 
     Raises:
-        CannotCarry: one comes from the environment.
+        CannotConvert: a variable comes from the environment.
     """
-    if any(isinstance(value, str) and OF_ENVIRONMENT.search(value) for value in variables.values()):
-        raise CannotCarry("a variable comes from the environment, which is not read: write its value")
+    if any(isinstance(value, str) and ENVIRONMENT_USE.search(value) for value in variables.values()):
+        raise CannotConvert("a variable comes from the environment, which is not read: write its value")
     found = {name: value.removesuffix("\n") if isinstance(value, str) else value for name, value in variables.items()}
-    for _ in range(ROUNDS):
+    for _ in range(NESTED_ROUNDS):
         before = dict(found)
         for name, value in before.items():
             if isinstance(value, str):
-                found[name] = PLACEHOLDER.sub(lambda match: _filled(match, found), value)
+                found[name] = PLACEHOLDER.sub(lambda match: _fill(match, found), value)
         if found == before:
             break
     return found
 
 
-def _filled(match: re.Match[str], variables: Vars) -> str:
+def _fill(match: re.Match[str], variables: Vars) -> str:
     value = variables.get(match[1])
     return match[0] if value is None or isinstance(value, (dict, list)) else as_text(value)

@@ -1,4 +1,4 @@
-"""Items as a suite's file."""
+"""Writer of a suite's file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weighbridge.errors import ImportIncomplete, SuiteExists
 
 
 def as_lines(questions: tuple[Question, ...]) -> str:
-    """The JSONL of a regression suite; what has its default value is left out."""
+    """Return the JSONL of a regression suite, without fields that have their default value."""
     return "".join(json.dumps(_row(question), ensure_ascii=False) + "\n" for question in questions)
 
 
@@ -23,38 +23,38 @@ def _row(question: Question) -> dict[str, Any]:
 
 
 def write_suite(imported: Imported, path: Path, *, force: bool = False) -> bool:
-    """Write a suite, whole or not at all.
+    """Write a suite's file atomically.
 
     Args:
-        imported: what is written; it must have items.
+        imported: the items to write; at least one.
         path: the suite's file.
-        force: whether a file that is there may be replaced.
+        force: whether an existing file may be replaced.
 
     Returns:
-        Whether anything changed: a file that holds the same already is left alone.
+        Whether anything changed: an equal file is left alone.
 
     Raises:
         SuiteExists: there is another suite of that name.
-        ImportIncomplete: there is nothing to write.
+        ImportIncomplete: there are no items.
     """
     if not imported.questions:
         raise ImportIncomplete(
-            "Nothing of the configuration can be carried over.", "Read the list above, and change what it names."
+            "Nothing of the configuration can be imported.", "Read the list above, and change what it names."
         )
     text = as_lines(imported.questions)
     if path.is_file() and path.read_text() == text:
         return False
     if path.exists() and not force:
         raise SuiteExists(
-            f"{path.name} is there already, and it is another suite.",
-            "Give --name another name, or --force to replace it: then its items have to be scored anew.",
+            f"{path.name} exists already, with another suite.",
+            "Choose another --name, or replace it with --force: then its items must be scored again.",
             where=str(path),
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text)
-        questions_of(partial)  # what cannot be read back does not get the suite's name
+        questions_of(partial)  # a file that cannot be read back does not get the suite's name
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

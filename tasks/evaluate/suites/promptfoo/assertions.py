@@ -1,4 +1,4 @@
-"""One promptfoo assertion as one of ours."""
+"""Conversion of promptfoo's assertions."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tasks.evaluate.suites.assertions.assertion import SET
 from tasks.evaluate.suites.assertions.base import as_text
 from tasks.evaluate.suites.assertions.unsupported import CODE, FORMATS, JUDGES, OVERLAPS
 from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, read_data, read_text
-from tasks.evaluate.suites.promptfoo.ledger import CannotCarry
+from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
 from tasks.evaluate.suites.promptfoo.templates import Vars, render_all
 
 FIELDS = {"type", "value", "threshold", "weight", "provider", "metric", "assert", "config", "rubricPrompt"}
-OF_JUDGES = ("config", "rubricPrompt")
-"""Fields that only the assertions have which are refused by name."""
+JUDGE_FIELDS = ("config", "rubricPrompt")
+"""Fields of judge assertions, which are not supported."""
 SCHEMAS = ("is-json", "contains-json")
 TEXTS = ("equals", "contains", "icontains", "starts-with", "regex", "levenshtein", "bleu", "similar")
 
 GROUP_NAME, BACK_REFERENCE = re.compile(r"\(\?<(?![=!])"), re.compile(r"\\k<(\w+)>")
-"""How JavaScript names groups; Python puts a P before the name."""
-OLD_NAMES = {"fn:": "javascript", "eval:": "javascript", "grade:": "llm-rubric"}
+"""JavaScript's syntax of named groups; Python has a P before the name."""
+LEGACY_PREFIXES = {"fn:": "javascript", "eval:": "javascript", "grade:": "llm-rubric"}
 DEFAULT_THRESHOLDS = {"similar": 0.8, "levenshtein": 0.75, "latency": 0.75}
-"""What promptfoo puts where a CSV cell names no threshold (its src/csv.ts)."""
+"""promptfoo's thresholds of CSV cells that name none (its src/csv.ts)."""
 
 
-def from_text(expected: str) -> dict[str, Any]:
-    """A CSV cell such as `contains: Paris` or `levenshtein(3): Paris` as an assertion; plain text means `equals`."""
+def parse_cell(expected: str) -> dict[str, Any]:
+    """Parse a CSV cell such as `contains: Paris` or `levenshtein(3): Paris`; plain text means `equals`."""
     expected = expected.strip()
-    for name, kind in OLD_NAMES.items():
+    for name, kind in LEGACY_PREFIXES.items():
         if expected.startswith(name):
             return {"type": kind, "value": expected.removeprefix(name)}
     if expected.startswith(SCHEME):
@@ -57,10 +57,10 @@ def _cell_pattern() -> re.Pattern[str]:
 
 
 def dereference(raw: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """An assertion, or the template of the configuration that it refers to with `$ref`.
+    """Return an assertion, or the template of the configuration that its `$ref` names.
 
     Raises:
-        CannotCarry: it is neither.
+        CannotConvert: it is neither.
     """
     if isinstance(raw, dict) and "$ref" in raw:
         found: Any = config
@@ -68,48 +68,48 @@ def dereference(raw: Any, config: dict[str, Any]) -> dict[str, Any]:
             found = found.get(step) if isinstance(found, dict) else None
         raw = found if isinstance(found, dict) and "$ref" not in found else None
     if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
-        raise CannotCarry("it is no assertion with a `type`, nor a `$ref` to one in this configuration")
+        raise CannotConvert("it is no assertion with a `type`, nor a `$ref` to one in this configuration")
     return raw
 
 
-def carry(raw: Any, variables: Vars, folder: Folder, config: dict[str, Any]) -> Assertion:
-    """Carry an assertion over.
+def convert_assertion(raw: Any, variables: Vars, folder: Folder, config: dict[str, Any]) -> Assertion:
+    """Convert an assertion.
 
     Args:
-        raw: as promptfoo's configuration has it.
-        variables: the test's, for the templates in it.
-        folder: where its files lie.
-        config: where its templates stand.
+        raw: the assertion in promptfoo's configuration.
+        variables: the test's variables, for templates in the assertion.
+        folder: the folder of its files.
+        config: the configuration, with assertion templates.
 
     Raises:
-        CannotCarry: there is no such assertion here, or it needs a program, a model or a field that is not known.
+        CannotConvert: the assertion is not supported, or needs a program, a model or an unknown field.
     """
     raw = dereference(raw, config)
     kind = raw["type"].removeprefix("not-")
     if kind == SET:
-        members = [carry(one, variables, folder, config) for one in raw.get("assert") or []]
-        return _made({"type": SET, "assert": members, **_numbers(raw)})
+        members = [convert_assertion(member, variables, folder, config) for member in raw.get("assert") or []]
+        return _validate({"type": SET, "assert": members, **_number_fields(raw)})
     if kind not in assertion_kinds():
-        return _made({"type": raw["type"]})  # refused by name, with what to write instead
-    if unknown := sorted(set(raw) - FIELDS) + [field for field in OF_JUDGES if raw.get(field)]:
-        raise CannotCarry(f"it has `{unknown[0]}`, which is not carried over")
+        return _validate({"type": raw["type"]})  # refused, with an alternative
+    if unknown := sorted(set(raw) - FIELDS) + [field for field in JUDGE_FIELDS if raw.get(field)]:
+        raise CannotConvert(f"it has `{unknown[0]}`, which is not imported")
     value = _value(kind, render_all(raw.get("value"), variables), folder)
-    fields = {"type": raw["type"], "value": value, **_numbers(raw)}
-    return _made({**fields, "provider": raw["provider"]} if raw.get("provider") is not None else fields)
+    fields = {"type": raw["type"], "value": value, **_number_fields(raw)}
+    return _validate({**fields, "provider": raw["provider"]} if raw.get("provider") is not None else fields)
 
 
-def metrics_of(raw: Any, config: dict[str, Any]) -> list[str]:
-    """The names of promptfoo's metrics in an assertion; they become tags of the item."""
-    named = dereference(raw, config)
-    inner = [name for one in named.get("assert") or [] for name in metrics_of(one, config)]
-    return [*([str(named["metric"])] if named.get("metric") else []), *inner]
+def metric_names(raw: Any, config: dict[str, Any]) -> list[str]:
+    """Return the names of promptfoo's metrics in an assertion; they become tags of the item."""
+    assertion = dereference(raw, config)
+    inner = [name for member in assertion.get("assert") or [] for name in metric_names(member, config)]
+    return [*([str(assertion["metric"])] if assertion.get("metric") else []), *inner]
 
 
 def _value(kind: str, value: Any, folder: Folder) -> Any:
     if isinstance(value, list):
         return [_value(kind, part, folder) if isinstance(part, str) else part for part in value]
     if isinstance(value, str) and value.startswith(SCHEME):
-        path = folder.one(value)
+        path = folder.find_one(value)
         structured = kind in (*SCHEMAS, "equals", "word-count") and path.suffix in (".json", ".yaml", ".yml")
         return read_data(path) if structured else read_text(path).strip()
     if kind in SCHEMAS and isinstance(value, str):
@@ -125,19 +125,20 @@ def _schema(text: str) -> Any:
     try:
         return yaml.safe_load(text) if text.strip() else None
     except yaml.YAMLError:
-        raise CannotCarry(f"its schema is no JSON or YAML: {text[:60]!r}") from None
+        raise CannotConvert(f"its schema is neither JSON nor YAML: {text[:60]!r}") from None
 
 
-def _numbers(raw: dict[str, Any]) -> dict[str, Any]:
+def _number_fields(raw: dict[str, Any]) -> dict[str, Any]:
     return {key: raw[key] for key in ("threshold", "weight") if raw.get(key) is not None}
 
 
-def _made(fields: dict[str, Any]) -> Assertion:
+def _validate(fields: dict[str, Any]) -> Assertion:
     try:
         return Assertion.model_validate(fields)
     except AssertionRefused as error:
-        raise CannotCarry(f"{error.what} {error.next_step}".removesuffix(" Correct this line of the suite.")) from None
+        reason = f"{error.what} {error.next_step}".removesuffix(" Correct this line of the suite.")
+        raise CannotConvert(reason) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CannotCarry(f"{field} {json.dumps(first['input'], default=str)[:60]}: {first['msg'].lower()}") from None
+        raise CannotConvert(f"{field} {json.dumps(first['input'], default=str)[:60]}: {first['msg'].lower()}") from None
