@@ -1,0 +1,180 @@
+"""An engine and a scheme are one file each: both ways to add them, taken through check, plan, quantize and launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.quantize.quantize_support import write_release
+from tests.support.ports import free_port
+
+# A real quantization proves its result by loading it, and imports transformers for that.
+pytestmark = pytest.mark.timeout(400)
+
+ROOT = Path(__file__).parents[1]
+ENGINE = '''
+"""echo: an engine that answers one sentence."""
+import os
+import sys
+
+from tasks import engines
+from tasks.engines import Activation, EngineProfile, LaunchSpec
+
+
+class Engine(engines.Engine):
+    """Echo."""
+
+    memory = (
+        EngineProfile(
+            name="echo",
+            kernels=("w8a16_grouped",),
+            share=0.5,
+            share_of="physical",
+            inside=("weights", "activation", "non_torch"),
+            activation=Activation(hidden_numbers=1, inner_numbers=1, logits_bytes=4),
+            non_torch_gib={1: 0.125},
+            band_gib=0.25,
+            source="made up for a test",
+        ),
+    )
+
+    def version(self):
+        return "echo 1"
+
+    def launch(self, plan, model_folder, host, port):
+        return LaunchSpec(command=(sys.executable, os.environ["FAKE_ENGINE"], str(port), "--answer", "echo"),
+                          environment={})
+'''
+SCHEME = '''
+"""int8-g32: INT8 weights with a scale for 32 columns."""
+from tasks.schemes import Scheme
+
+SCHEME = Scheme(
+    name="int8-g32",
+    summary="W8A16 in groups of 32",
+    weight_bits=8,
+    activation_bits=16,
+    format="pack-quantized",
+    group_sizes=(32,),
+    kernel="w8a16_grouped",
+    capability="int8_tensor_cores",
+)
+'''
+LINE: dict[str, Any] = {
+    "source": "hf://acme/tiny",
+    "admission": {"licences": ["apache-2.0"]},
+    "schemes": ["int8-g32", "bf16"],
+    "target": {"gpus": ["L4", "B200"], "context": 128, "concurrency": 2},
+    "engine": {"name": "echo"},
+    "suites": [{"name": "regression/tiny"}],
+}
+
+
+def drop_in_place(folder: Path) -> Path:
+    """Add both as files of a checkout: a copy, so that no other test meets them."""
+    for package in ("tasks", "registry", "weighbridge"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tasks" / "engines" / "echo.py").write_text(ENGINE)
+    (folder / "tasks" / "schemes" / "int8_g32.py").write_text(SCHEME)
+    return folder
+
+
+def install(folder: Path) -> Path:
+    """Add both as an installed distribution: a module each, and their entry points."""
+    info = folder / "somebodys_plugins-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-plugins\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[weighbridge.engines]\necho = somebodys_engine:Engine\n"
+        "[weighbridge.schemes]\nint8-g32 = somebodys_scheme:SCHEME\n"
+    )
+    (folder / "somebodys_engine.py").write_text(ENGINE)
+    (folder / "somebodys_scheme.py").write_text(SCHEME)
+    return folder
+
+
+def run(arguments: list[str], added: Path | None, home: Path) -> subprocess.CompletedProcess[str]:
+    paths = [str(path) for path in (added, ROOT) if path]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "WEIGHBRIDGE_ROOT": str(home),
+        "FAKE_ENGINE": str(ROOT / "tests" / "support" / "fake_engine.py"),
+    }
+    # A child process finds the packages of its working folder first.
+    return subprocess.run(arguments, cwd=added or home, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with the line `dummy` and its suite."""
+    home = tmp_path / "project"
+    for folder in ("lines", "eval_suites/regression"):
+        (home / folder).mkdir(parents=True)
+    (home / "lines" / "dummy.yaml").write_text(yaml.safe_dump(LINE))
+    (home / "eval_suites" / "regression" / "tiny.jsonl").write_text("")
+    return home
+
+
+@pytest.mark.parametrize("add", [drop_in_place, install])
+def test_a_dummy_engine_and_scheme_go_all_the_way(add: Any, project: Path, tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release", 64, 128)
+    script = str(ROOT / "tests" / "support" / "extension_walk.py")
+    arguments = [sys.executable, script, str(release), str(tmp_path / "out"), str(free_port())]
+    walked = run(arguments, add(tmp_path / "added"), project)
+    assert walked.returncode == 0, walked.stderr[-3000:]
+    came_of = json.loads(walked.stdout.splitlines()[-1])
+
+    assert came_of["problems"] == []
+
+    rows = {(row["gpu"], row["scheme"]): row for row in came_of["rows"]}
+    planned = rows["L4", "int8-g32"]
+    assert (planned["verdict"], planned["non_torch_gib"]) == ("fits", 0.125)
+    assert planned["capacity_gib"] == pytest.approx(22.03 / 2, abs=0.01)
+    assert 0.25 <= planned["band_gib"] < 0.26
+    assert planned["weights_gib"] < rows["L4", "bf16"]["weights_gib"]
+    assert rows["B200", "int8-g32"]["reason"] == "B200 does not run int8-g32"
+    assert "vllm does not serve int8-g32" in came_of["vllm_reasons"]
+
+    assert came_of["coverage"] == 1
+    weights = came_of["config"]["config_groups"]["config_group_0"]["weights"]
+    assert (weights["num_bits"], weights["group_size"], weights["strategy"]) == (8, 32, "group")
+
+    assert came_of["answer"] == "echo"
+
+
+def test_without_them_the_lines_names_are_problems(project: Path) -> None:
+    code = (
+        "from tasks.evaluate.check_line import check_line; from weighbridge.line import Line; "
+        "from weighbridge.settings import load_settings; "
+        "print(*(problem.what for problem in check_line(Line.load('dummy'), load_settings())), sep='\\n')"
+    )
+    found = run([sys.executable, "-c", code], None, project).stdout.splitlines()
+    assert [problem.split(":")[0] for problem in found] == ["schemes.0", "engine.name"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "problem"),
+    [
+        (ENGINE.replace("memory =", "figures ="), "'echo' states no memory profile"),
+        (ENGINE.replace("def launch", "def start"), "'echo' lacks launch"),
+        (ENGINE.replace("class Engine(engines.Engine)", "class Engine"), "not a subclass of `tasks.engines.Engine`"),
+        ("import no_such_module", "of somebodys-plugins 1.0 cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_an_incomplete_engine_is_refused_and_never_planned_as_another(
+    engine: str, problem: str, project: Path, tmp_path: Path
+) -> None:
+    added = install(tmp_path / "added")
+    (added / "somebodys_engine.py").write_text(engine)
+    code = "from tasks.engines import engine_profile; engine_profile('echo')"
+    failed = run([sys.executable, "-c", code], added, project)
+    assert failed.returncode == 1 and "PluginInvalid" in failed.stderr and problem in failed.stderr
