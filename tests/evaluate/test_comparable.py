@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tasks.evaluate.verdict.comparable import (
 )
 from tasks.evaluate.verdict.judge_suites import weigh_suite
 from tasks.evaluate.verdict.rescoring import far_from_earlier, flips_share
+from tasks.evaluate.verdict.verdict import SuiteVerdict, judge_suite
 
 SAME = Conditions(
     scorer="lm-eval 0.4",
@@ -39,8 +41,8 @@ def scores(values: Sequence[float], **changes: object) -> SuiteScores:
 GOOD = [1.0] * 300
 
 
-def weigh(candidate: SuiteScores, production: SuiteScores, **options: object):  # type: ignore[no-untyped-def]
-    return weigh_suite(candidate, production, margin=0.05, confidence=0.95, **options)  # type: ignore[arg-type]
+def weigh(candidate: SuiteScores, production: SuiteScores, **options: Any) -> SuiteVerdict:
+    return weigh_suite(candidate, production, margin=0.05, confidence=0.95, **options)
 
 
 def test_every_condition_is_either_decisive_or_a_change() -> None:
@@ -82,6 +84,30 @@ def test_books_of_earlier_versions_are_compared_by_the_scorers_name() -> None:
     old = scores(GOOD, conditions=None)
     assert weigh(scores(GOOD), old).outcome == "non_inferior"
     assert "scored differently" in why_incomparable(scores(GOOD, scorer="x 2"), old)
+
+
+def test_an_invalid_verdict_still_names_the_must_pass_items_that_failed_and_only_those() -> None:
+    items = (
+        ItemScore(id="failed", score=0.0, must_pass=True),
+        ItemScore(id="partly", score=0.5, must_pass=True),
+        ItemScore(id="passed", score=1.0, must_pass=True),
+        ItemScore(id="optional", score=0.0),
+    )
+    candidate = scores([], items=items, suite_digest="t")
+    verdict = weigh(candidate, scores([], items=items))
+    assert verdict.outcome == "invalid" and "the suite changed" in verdict.reason
+    assert verdict.must_pass_failed == ("failed", "partly")
+    assert (verdict.items, verdict.candidate_mean, verdict.production_mean) == (4, 0.375, 0.375)
+
+
+def test_a_whole_suite_needs_the_same_order_and_scores_from_0_to_1() -> None:
+    production = scores(GOOD)
+    turned = production.model_copy(update={"items": production.items[::-1]})
+    assert why_incomparable(turned, production) == ""
+    assert "the same order" in why_incomparable(turned, production, whole=True)
+    assert judge_suite(turned, production, margin=0.05, confidence=0.95).outcome == "invalid"
+    assert "between 0 and 1" in why_incomparable(scores([1.2] * 300), production)
+    assert why_incomparable(scores(GOOD[:100], suite_items=300), production, whole=True) != ""
 
 
 def test_every_reason_is_told_not_only_the_first() -> None:

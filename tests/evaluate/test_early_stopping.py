@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.early_stopping import interim_estimate, judge_sequentially, scoring_order, shuffled_order
 from tasks.evaluate.verdict.sequential import Pairs, decide
+from tasks.evaluate.verdict.verdict import SuiteVerdict
 
 
 def scores(values: dict[str, float], **changes: object) -> SuiteScores:
@@ -34,7 +35,7 @@ def stopped(candidate: SuiteScores, production: SuiteScores, margin: float = 0.0
     return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(order)})
 
 
-def judged(candidate: SuiteScores, production: SuiteScores):  # type: ignore[no-untyped-def]
+def judged(candidate: SuiteScores, production: SuiteScores) -> SuiteVerdict:
     return judge_sequentially(candidate, production, margin=0.05, confidence=0.95)
 
 

@@ -25,7 +25,8 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self._open = "", []
+        self.text = ""
+        self._open: list[str] = []
         self.feed(html)
         assert self._open == []
 
