@@ -168,27 +168,16 @@ def settings_page() -> str:
 # --- errors ---------------------------------------------------------------------------------
 
 
-def error_classes() -> list[Any]:
-    """Every named failure, in the order of the file."""
-    from weighbridge import errors
-
-    return [
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type)
-        and issubclass(value, errors.WeighbridgeError)
-        and value is not errors.WeighbridgeError
-    ]
-
-
 def errors_page() -> str:
     """Every error with its exit status."""
-    by_status: dict[int, list[Any]] = {}
-    for error in error_classes():
+    from weighbridge.errors import ExitStatus, WeighbridgeError, all_errors
+
+    by_status: dict[ExitStatus, list[type[WeighbridgeError]]] = {}
+    for error in all_errors():
         by_status.setdefault(error.exit_status, []).append(error)
     rows = [
         [
-            str(status),
+            str(int(status)),
             f"[`{error.__name__}`](../troubleshooting.md#{error.__name__.lower()})",
             cell(first_paragraph(error.__doc__)),
         ]
@@ -201,7 +190,9 @@ def errors_page() -> str:
         "Prefect shows it in the run's state, and MLflow keeps it in the version's tag `weighbridge.state_reason`. "
         "With `--json` it is an object with the keys `error`, `what`, `where` and `next`. Each name leads to its entry "
         "in [troubleshooting](../troubleshooting.md).\n\n"
-        "Status 0 is success, 1 an error without a name, 2 also a wrong option, 130 an interruption by Ctrl-C.\n\n"
+        "## Exit statuses\n\n"
+        + table(["exit status", "meaning"], [[str(int(status)), cell(status.meaning)] for status in ExitStatus])
+        + "\n## Errors\n\n"
         + table(["exit status", "name", "meaning"], rows)
     )
 

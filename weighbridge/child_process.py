@@ -1,4 +1,4 @@
-"""Processes of their own for work that may die: some loaders leave patches behind, and memory may run out."""
+"""Child processes, for work that may run out of memory or that leaves patches behind in its process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from pathlib import Path
 
 
 def run_child(
-    module: str, job_file: Path, log: Path, environment: Mapping[str, str], told: Callable[[str], None]
+    module: str, job_file: Path, log: Path, environment: Mapping[str, str], on_line: Callable[[str], None]
 ) -> int:
-    """Run a module on a job and follow it to its end; its exit status, negative for the signal that killed it.
+    """Run a module on a job file until it ends.
 
     Args:
-        module: run with `python -m`, the job's file as its argument.
-        log: takes its standard error.
-        environment: all of it.
-        told: called with each line of its standard output.
+        module: Run with `python -m`, with the job file as its argument.
+        job_file: Description of the job.
+        log: Receives its standard error.
+        environment: Its whole environment.
+        on_line: Called with each line of its standard output.
+
+    Returns:
+        Its exit status; negative for the signal that killed it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as log_file:
@@ -33,10 +37,10 @@ def run_child(
         try:
             assert child.stdout
             for line in child.stdout:
-                told(line)
+                on_line(line)
             return child.wait()
         finally:
-            # Whatever stops this process from listening stops the other from working.
+            # Whatever stops this process from reading must stop the child too.
             child.kill()
             child.wait()
             if child.stdout:
@@ -44,12 +48,12 @@ def run_child(
 
 
 def log_tail(log: Path, lines: int) -> str:
-    """The last lines of a log, for the message of what ended too early."""
+    """Return the last lines of a log, for the message about a process that ended too early."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def model_environment() -> dict[str, str]:
-    """For a process that runs a model: offline, and with threads that sleep while they wait.
+    """Return the environment for a process that runs a model: offline, and with threads that sleep while they wait.
 
     Spinning threads of several processes on the same cores slow each other down several times.
     """

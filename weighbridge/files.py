@@ -1,4 +1,4 @@
-"""Small files: read as YAML, written whole or not at all, and the disk that has no room for them."""
+"""Small files: read as YAML, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ PRIVATE, READABLE = 0o600, 0o666
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full, or a user's share of it."""
+    """Return whether an error means that a disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file says, without running anything that it names.
+    """Read a YAML file, with plain types only: no tag of it can run code.
 
     Raises:
-        OSError: it cannot be read.
-        yaml.YAMLError: it is not YAML.
+        OSError: It cannot be read.
+        yaml.YAMLError: It is not YAML.
     """
     return yaml.load(path.read_text(), Loader=LOADER)
 
 
 def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new, and never a part.
+    """Write a file so that a reader, or a crash, finds either the old or the new content, never a part.
 
-    Envoy notices a file of its own by this very rename.
+    The last step is a rename, which is also how Envoy notices a changed configuration.
 
     Args:
-        path: its folder is made where it is missing.
-        content: all of it.
-        mode: permission bits, less the process's umask; only the owner's by default, for some of these hold keys.
+        path: File to write. Its folder is created if it is missing.
+        content: The whole content.
+        mode: Permission bits, less the process's umask. By default only the owner may read, because some files hold
+            keys.
 
     Raises:
-        DiskFull: there is no room for it; the old content stays.
-        OSError: it cannot be written.
+        DiskFull: The disk is full. The old content stays.
+        OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -60,7 +61,7 @@ def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
         if is_full(error):
             raise DiskFull(
                 f"The disk became full while {path.name} was written.",
-                "Free some disk (docs/how-to/run-the-stack.md says what may be deleted), then run the command again.",
+                "Free some disk (docs/how-to/run-the-stack.md lists what may be deleted), then run the command again.",
                 where=str(path),
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Whether a server answers, asked without a proxy: servers of an installation are on its own network."""
+"""Health checks of servers, without a proxy, because an installation's servers are on its own network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ TIMEOUT_SECONDS = 2.0
 
 
 def answers(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
-    """Whether an address answers with status 200.
+    """Return whether an address answers with status 200.
 
     Args:
-        url: usually of a health check.
-        timeout_seconds: longest wait for the answer.
+        url: Usually the address of a health check.
+        timeout_seconds: Longest wait for the answer.
     """
-    import httpx  # half a second that callers need not pay before they ask
+    import httpx  # takes half a second, which is paid only by callers that ask
 
     try:
         return httpx.get(url, timeout=timeout_seconds, trust_env=False).status_code == 200

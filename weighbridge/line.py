@@ -1,6 +1,6 @@
-"""A line: one model that you serve, with what to watch, what it must pass and how it rolls out.
+"""A line: one model that you serve, with its source, its suites and its rollout.
 
-One YAML file in `lines/` each; the file's name is the line's name. What a field means stands beside it.
+Each line is a YAML file in `lines/`; the file's name is the line's name. Every field is described where it is defined.
 """
 
 from __future__ import annotations
@@ -26,28 +26,35 @@ class _Part(BaseModel):
 
 
 class Admission(_Part):
-    """What a release must be before a byte of its weights is downloaded."""
+    """Conditions that a release must meet before any of its weights are downloaded."""
 
-    licences: list[str] = Field(description="SPDX ids, as the model card names them; none means none is allowed")
-    architectures: list[str] = Field([], description="class names in config.json; empty: any causal LM known")
+    licences: list[str] = Field(
+        description="allowed licences, as SPDX ids of the model card; an empty list allows none"
+    )
+    architectures: list[str] = Field([], description="allowed class names in config.json; empty: every known causal LM")
     max_download_gib: float = Field(2000, gt=0, description="largest release, GiB of its files")
 
 
 class Watch(_Part):
-    """What is looked for at the source, and what happens when something is there."""
+    """What the watch looks for at the source, and what it does about it."""
 
     on_new: Literal["release", "notify"] = Field(
-        "release", description="an admissible new commit: start a release, whose candidates await approval; or only say"
+        "release",
+        description="for an admissible new commit: start a release (candidates await approval), or only report",
     )
     on_successor: Literal["notify", "release"] = Field(
-        "notify", description="an admissible successor: only say so, or start a release of it"
+        "notify", description="for an admissible successor: only report it, or start a release of it"
     )
     successors: list[str] = Field(
-        [], description="globs over repositories' names, as Llama-*-8B-Instruct; none means no search"
+        [], description="globs over names of repositories, as Llama-*-8B-Instruct; empty: no search for successors"
     )
-    author: str = Field("", description="whose repositories are searched; the source's owner by default")
-    architectures: list[str] = Field([], description="of a successor; empty: those of the admission rules")
-    parameters_billion: tuple[float, float] | None = Field(None, description="fewest and most of a successor")
+    author: str = Field("", description="owner whose repositories are searched; by default that of the source")
+    architectures: list[str] = Field(
+        [], description="allowed architectures of a successor; empty: those of the admission rules"
+    )
+    parameters_billion: tuple[float, float] | None = Field(
+        None, description="fewest and most parameters of a successor, in billions, as [7, 9]"
+    )
 
     @field_validator("parameters_billion")
     @classmethod
@@ -65,23 +72,25 @@ class Watch(_Part):
 
 
 class Target(_Part):
-    """Where the line is to run, and how much it must hold at once."""
+    """Hardware that the line runs on, and the load that it must carry."""
 
     gpus: list[str] = Field(
         min_length=1, description="names in tasks/fit/hardware/gpus.yaml; `host` is this machine's memory"
     )
-    context: int = Field(4096, ge=16, description="longest prompt plus answer, tokens")
-    concurrency: int = Field(8, ge=1, description="requests at once, each of full context")
+    context: int = Field(4096, ge=16, description="longest prompt and answer together, tokens")
+    concurrency: int = Field(8, ge=1, description="requests at once, each with full context")
 
 
 class SchemeChoice(_Part):
-    """How one scheme is made, where the pipeline's own choice is not wanted: a recipe."""
+    """A recipe for one scheme, in place of the pipeline's own choices."""
 
     methods: list[str] = Field(
-        [], description="files in tasks/quantize/methods/, from the cheapest up; empty: the scheme's own"
+        [], description="files in tasks/quantize/methods/, cheapest first; empty: the scheme's own"
     )
     group_size: int | None = Field(None, ge=16, description="input columns that share a scale")
-    ignore: list[str] = Field([], description="globs over layers' names that stay as published, beside the usual ones")
+    ignore: list[str] = Field(
+        [], description="globs over names of layers that stay as published, in addition to the usual ones"
+    )
 
 
 CHOOSE_NOTHING = SchemeChoice()
@@ -91,77 +100,97 @@ class Quantize(_Part):
     """How candidates are quantized."""
 
     minutes: float = Field(
-        240, gt=0, description="a costlier method is begun only while the cheaper ones took less than this together"
+        240,
+        gt=0,
+        description="a costlier method starts only while the cheaper ones took less than this together, minutes",
     )
     calibration: str | None = Field(
-        None, description="file of text or messages for methods that calibrate; the project's own by default"
+        None, description="file of text or messages for calibrating methods; by default the project's own"
     )
-    schemes: dict[str, SchemeChoice] = Field({}, description="by the scheme's name")
+    schemes: dict[str, SchemeChoice] = Field({}, description="recipes by the scheme's name")
 
     def choice(self, scheme: str) -> SchemeChoice:
-        """What is chosen for a scheme; nothing by default."""
+        """Return the recipe for a scheme; by default one without choices."""
         return self.schemes.get(scheme, SchemeChoice())
 
 
 class SuiteUse(_Part):
-    """One suite with the margin that its verdict is drawn at."""
+    """A suite, and the margin for its verdict."""
 
     name: str = Field(description="general/<task> or regression/<file>", pattern=r"^(general|regression)/[\w-]+$")
-    margin: float = Field(0.02, gt=0, lt=1, description="how much worse still counts as no worse, of a scale of 1")
+    margin: float = Field(0.02, gt=0, lt=1, description="largest loss that still counts as no worse, on a scale of 1")
 
 
 class Engine(_Part):
-    """What serves the line, and with which flags."""
+    """The engine that serves the line, and its flags."""
 
     name: str = Field("transformers", description="a file in tasks/engines/")
     flags: dict[str, str | int | float | bool] = Field(
-        {}, description="passed on as --name value; part of what is weighed"
+        {}, description="passed to the engine as --name value; candidates are weighed with the same flags"
     )
     parity: Literal["off", "report", "refuse"] = Field(
-        "off", description="an engine that computes something else than its artifact says: do not look, tell, refuse"
+        "off",
+        description="compare the engine's output with its artifact's: not at all; report a difference; or refuse it",
     )
 
 
 class ShadowStep(_Part):
-    """A stay before the first step: the new version is asked too, and what it says is dropped."""
+    """Mirroring before the first step: requests are sent to the new version as well; responses are discarded."""
 
-    per_cent: int = Field(10, ge=1, le=100, description="of the line's requests, asked a second time")
-    hold_seconds: float = Field(60, ge=0, description="shortest stay; the longest is the rollout's")
+    per_cent: int = Field(10, ge=1, le=100, description="share of the line's requests that is mirrored")
+    hold_seconds: float = Field(
+        60, ge=0, description="shortest time of mirroring, seconds; the longest is the rollout's max_hold_seconds"
+    )
 
 
 class Rollout(_Part):
-    """How traffic moves to a new version."""
+    """How traffic is shifted to a new version."""
 
-    shadow: ShadowStep | None = Field(None, description="ask the new version beside the old one before it answers")
-    steps: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 10, 50, 100], description="per cent of requests")
-    hold_seconds: float = Field(60, ge=0, description="shortest stay at a step")
-    min_requests: int = Field(0, ge=0, description="requests the new version must have answered before the next step")
-    max_hold_seconds: float = Field(600, gt=0, description="longest stay at a step, for what is not decided yet")
-    max_error_share: float = Field(
-        0.01, ge=0, le=1, description="share of failed requests that is borne; above it, production must do as badly"
+    shadow: ShadowStep | None = Field(
+        None, description="mirror requests to the new version before it receives traffic; none: no mirroring"
     )
-    max_empty_share: float = Field(0.02, ge=0, le=1, description="the same of empty answers")
+    steps: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        [1, 10, 50, 100], description="canary steps: per cent of requests that the new version receives"
+    )
+    hold_seconds: float = Field(60, ge=0, description="shortest time at a step, seconds")
+    min_requests: int = Field(
+        0, ge=0, description="requests that the new version must have answered before the next step"
+    )
+    max_hold_seconds: float = Field(600, gt=0, description="longest time at a step without a decision, seconds")
+    max_error_share: float = Field(
+        0.01, ge=0, le=1, description="tolerated share of failed requests; above it, production must be as bad"
+    )
+    max_empty_share: float = Field(
+        0.02, ge=0, le=1, description="tolerated share of empty answers; above it, production must be as bad"
+    )
     max_latency_ratio: float = Field(
-        1.5, gt=1, description="first byte, time per token, p50, p95 and p99 of the whole answer, over production's"
+        1.5,
+        gt=1,
+        description="largest ratio to production: first byte, time per token, p50, p95, p99 of whole answers",
     )
     max_length_ratio: float = Field(
-        2.0, gt=1, description="median length of answers over production's, and its inverse"
+        2.0, gt=1, description="largest ratio to production of the median length of answers, and of its inverse"
     )
     when_errors_unsure: Literal["go_on", "stop"] = Field(
-        "stop", description="errors or empty answers look too many at the longest stay, and are not shown to be"
+        "stop",
+        description="if errors or empty answers seem too many at max_hold_seconds, but without statistical evidence",
     )
     when_speed_unsure: Literal["go_on", "stop"] = Field(
-        "go_on", description="the same of latency and length, which a cold cache or a busy hour can explain"
+        "go_on", description="the same for latency and length, which a cold cache or a busy hour can explain"
     )
     when_no_room: Literal["refuse", "swap"] = Field(
-        "refuse", description="old and new do not fit side by side: refuse, or stop the old one first (a gap meanwhile)"
+        "refuse",
+        description="if old and new version do not fit side by side: refuse, or stop the old one first (with a gap)",
     )
     hold_requests_seconds: float = Field(
-        30, ge=0, le=600, description="how long a request waits in that gap before it is answered 503"
+        30,
+        ge=0,
+        le=600,
+        description="longest time that a request is queued in that gap before it is answered 503, seconds",
     )
-    sticky_by: StickyBy = Field("none", description="what stays with one version while the weights stay")
-    drain_seconds: float = Field(120, ge=0, description="longest wait for the last active request")
-    keep_warm_minutes: float = Field(60, ge=0, description="how long an engine out of rotation stays up")
+    sticky_by: StickyBy = Field("none", description="unit that stays with one version while the weights do not change")
+    drain_seconds: float = Field(120, ge=0, description="longest wait for active requests to end, seconds")
+    keep_warm_minutes: float = Field(60, ge=0, description="how long an engine without traffic stays up, minutes")
 
     @field_validator("steps")
     @classmethod
@@ -172,55 +201,51 @@ class Rollout(_Part):
 
 
 class Approval(_Part):
-    """What an approval must be beside a pass (docs/how-to/approve.md)."""
+    """Conditions for an approval beyond a passing verdict (docs/how-to/approve.md)."""
 
     max_age_days: float = Field(
-        14, gt=0, description="an approval that nothing was done about for longer serves nobody any more"
+        14, gt=0, description="an approval that was not acted on within this time expires, days"
     )
-    overriders: list[str] = Field([], description="who may approve what was weighed and did not pass; none: nobody")
+    overriders: list[str] = Field([], description="people who may approve a candidate that did not pass; empty: nobody")
 
 
 class Bounds(_Part):
-    """How far a candidate may move beside accuracy; each is decided by its interval, and `null` only reports.
+    """How far a candidate may drift from production, beside accuracy; decided by intervals, and `null` only reports.
 
     The defaults are for a quantization of the same release, measured on a model of 135 million parameters: its INT8
-    passes, plain INT4 does not (docs/evidence/drift.md). Larger models move less.
+    passes, plain INT4 does not (docs/evidence/drift.md). Larger models drift less.
     """
 
-    max_kl_nats: float | None = Field(0.25, gt=0, description="KL divergence on held text, nats a token")
+    max_kl_nats: float | None = Field(0.25, gt=0, description="KL divergence on held-out text, nats per token")
     min_top1_agreement: float | None = Field(
-        0.75, gt=0, lt=1, description="share of held tokens at which both think the same next token likeliest"
+        0.75, gt=0, lt=1, description="share of held-out tokens where both models rank the same next token first"
     )
     max_text_mismatch_share: float | None = Field(
-        0.0, ge=0, lt=1, description="share of held texts that tokenizer or chat template turn into other tokens"
+        0.0, ge=0, lt=1, description="share of held-out texts that tokenizer or chat template turn into other tokens"
     )
     max_flips_share: float | None = Field(
-        0.10, gt=0, lt=1, description="share of items right before and wrong now or the reverse, all suites together"
+        0.10, gt=0, lt=1, description="share of items that changed between right and wrong, all suites together"
     )
     max_length_ratio: float | None = Field(
-        1.5, gt=1, description="typical ratio of answer lengths, and its inverse: answers may not shrink further either"
+        1.5, gt=1, description="typical ratio of answer lengths, and its inverse, since answers may not shrink either"
     )
-    max_refusal_rise: float | None = Field(0.05, gt=0, lt=1, description="rise of the share of refusing answers")
+    max_refusal_rise: float | None = Field(0.05, gt=0, lt=1, description="increase of the share of refusals")
     max_language_change_share: float | None = Field(
         0.05, gt=0, lt=1, description="share of answers in another language than production's"
     )
     max_degenerate_share: float | None = Field(
-        0.05, gt=0, lt=1, description="share of answers that loop, are empty or leak tokens where production's did not"
+        0.05, gt=0, lt=1, description="share of answers that loop, are empty or leak tokens while production's does not"
     )
     max_latency_ratio: float | None = Field(None, gt=1, description="typical ratio of answer times")
-    min_throughput_ratio: float | None = Field(None, gt=0, lt=1, description="typical ratio of tokens a second")
+    min_throughput_ratio: float | None = Field(None, gt=0, lt=1, description="typical ratio of tokens per second")
 
 
 class Line(_Part):
-    """A model line.
-
-    Raises:
-        LineUnknown, LineInvalid: from `load`.
-    """
+    """A model line, loaded by `Line.load`."""
 
     name: str
     source: str = Field(description="hf://org/model")
-    revision: str = Field("main", description="branch or tag that is followed")
+    revision: str = Field("main", description="branch or tag to follow")
     admission: Admission
     schemes: list[str] = Field(min_length=1, description="files in tasks/schemes/: bf16, int8, int4, …")
     target: Target
@@ -230,7 +255,7 @@ class Line(_Part):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided, of each suite's verdict")
     bounds: Bounds = Bounds()
     noise_floor: bool = Field(
-        False, description="score production twice, and show the flips between the two beside the verdict"
+        False, description="score production twice, and show the flips between the two runs beside the verdict"
     )
     approval: Approval = Approval()
     rollout: Rollout = Rollout()
@@ -252,7 +277,7 @@ class Line(_Part):
 
     @property
     def candidates_model(self) -> str:
-        """Registered model that the pipeline writes."""
+        """Name of the registered model that the pipeline writes."""
         return f"{self.name}-candidates"
 
     @classmethod
@@ -260,12 +285,12 @@ class Line(_Part):
         """Read a line's file.
 
         Args:
-            name: the line's name, that is its file's name without `.yaml`.
-            folder: where the lines are; the project's `lines/` by default.
+            name: Name of the line, which is its file's name without `.yaml`.
+            folder: Folder of the lines; by default the project's `lines/`.
 
         Raises:
-            LineUnknown: there is no such file.
-            LineInvalid: the file is not YAML, or a field is missing, unknown or out of range.
+            LineUnknown: There is no such file.
+            LineInvalid: The file is not YAML, or a field is missing, unknown or out of range.
         """
         folder = folder or load_settings().root / "lines"
         path = folder / f"{name}.yaml"
@@ -293,13 +318,13 @@ class Line(_Part):
             return cls.model_validate({**fields, "name": name})
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'][0].lower()}{one['msg'][1:]}"
-                for one in error.errors()
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+                for problem in error.errors()
             )
             raise LineInvalid(f"{problems}.", "Correct them; docs/reference/line.md lists all.", where=place) from None
 
 
 def line_names(folder: Path | None = None) -> list[str]:
-    """Names of all lines of the project, sorted."""
+    """List the names of all lines of the project, sorted."""
     folder = folder or load_settings().root / "lines"
     return sorted(path.stem for path in folder.glob("*.yaml"))

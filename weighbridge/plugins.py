@@ -25,22 +25,22 @@ def load(group: str, builtin: Collection[str] = ()) -> dict[str, object]:
 
     Args:
         group: `weighbridge.engines`, `weighbridge.schemes` or `weighbridge.assertions`.
-        builtin: names that the project has itself, and no plug-in may take.
+        builtin: Names of the project's own objects, which no plug-in may take.
 
     Returns:
-        The loaded objects by name; empty where no installed distribution has any.
+        The loaded objects by name; empty if no installed distribution has any.
 
     Raises:
-        PluginInvalid: a plug-in fails to import, or its name is taken; its distribution is named.
+        PluginInvalid: A plug-in fails to import, or its name is taken; its distribution is named.
     """
     return {name: load_one(group, name) for name in names(group, builtin)}
 
 
 def names(group: str, builtin: Collection[str] = ()) -> list[str]:
-    """Names of a group's plug-ins, sorted, without importing any of them.
+    """List the names of a group's plug-ins, sorted, without importing any of them.
 
     Raises:
-        PluginInvalid: a name is built in, or two distributions claim it.
+        PluginInvalid: A name is built in, or two distributions claim it.
     """
     found = _by_name(group)
     for name, points in found.items():
@@ -63,13 +63,13 @@ def load_one(group: str, name: str) -> object:
     """Load one plug-in.
 
     Raises:
-        KeyError: no installed distribution has it.
-        PluginInvalid: it fails to import; its distribution is named.
+        KeyError: No installed distribution has it.
+        PluginInvalid: It fails to import; its distribution is named.
     """
     point = _by_name(group)[name][0]
     try:
         return point.load()
-    except Exception as error:  # Whatever a stranger's module does while it is imported.
+    except Exception as error:  # A foreign module may raise anything while it is imported.
         raise PluginInvalid(
             f"The plug-in {name!r} ({group}) of {_distribution(point)} cannot be loaded: "
             f"{type(error).__name__}: {error}.",

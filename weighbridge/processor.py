@@ -1,4 +1,4 @@
-"""What this machine's processor can do, told without importing torch."""
+"""Features of this machine's processor, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def has_fast_bf16() -> bool:
-    """Whether bfloat16 products are fast; no where the system does not tell (anything but Linux)."""
+    """Return whether bfloat16 products are fast; False if the system does not say (anything but Linux)."""
     return bool(processor_features() & FAST_BF16)
 
 
 def processor_features() -> frozenset[str]:
-    """What the processor says of itself (`avx2`, `avx512f`, …); nothing where the system does not tell."""
+    """Return the processor's features (`avx2`, `avx512f`, …); empty if the system does not list them."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text().split())
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""Where this installation keeps its things and which ports it uses.
+"""Settings of an installation: its folders, its ports, and the addresses of its servers.
 
-Read, strongest first, from `WEIGHBRIDGE_*` variables, from what `weighbridge up` recorded for the stack
-that runs (`<home>/stack.json`), from the defaults below. So a stack started on other ports is found
-again by a shell that knows nothing of them.
+They come, strongest first, from `WEIGHBRIDGE_*` variables, from the record that `weighbridge up` made of the running
+stack (`<home>/stack.json`), and from the defaults below. So every shell finds a stack that was started on other ports.
 """
 
 from __future__ import annotations
@@ -22,65 +21,79 @@ PREFIX = "WEIGHBRIDGE_"
 
 
 def project_root() -> Path:
-    """The folder that holds `lines/` and `eval_suites/`: $WEIGHBRIDGE_ROOT, else the checkout."""
+    """Find the folder that holds `lines/` and `eval_suites/`: $WEIGHBRIDGE_ROOT, else the checkout."""
     named = os.environ.get(f"{PREFIX}ROOT")
     return Path(named).resolve() if named else Path(__file__).resolve().parent.parent
 
 
 def home_folder() -> Path:
-    """The folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
+    """Find the folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
     named = os.environ.get(f"{PREFIX}HOME")
     return Path(named).resolve() if named else project_root() / ".weighbridge"
 
 
 class Settings(BaseSettings):
-    """One installation's settings; each field is `WEIGHBRIDGE_<NAME>` in the environment."""
+    """Settings of one installation; each field is `WEIGHBRIDGE_<NAME>` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     root: Path = Field(default_factory=project_root, description="folder with lines/ and eval_suites/")
     home: Path = Field(default_factory=home_folder, description="folder of all state")
-    host: str = Field("127.0.0.1", description="address that every service binds to")
-    gateway_port: int = Field(8080, ge=1, le=65535, description="where clients ask")
-    gateway_admin_port: int = Field(9901, ge=1, le=65535, description="Envoy's own admin, loopback only")
-    gateway_tls_certificate: Path | None = Field(None, description="PEM, with its chain; none: plain HTTP")
-    gateway_tls_key: Path | None = Field(None, description="of the certificate, PEM")
-    gateway_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="for Prometheus; none: on Envoy's admin only"
+    host: str = Field("127.0.0.1", description="address that every service listens on")
+    gateway_port: int = Field(8080, ge=1, le=65535, description="port for the clients of the models")
+    gateway_admin_port: int = Field(
+        9901, ge=1, le=65535, description="port of Envoy's admin interface, on loopback only"
     )
-    gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port binds to")
+    gateway_tls_certificate: Path | None = Field(
+        None, description="PEM file with the certificate and its chain; none: plain HTTP"
+    )
+    gateway_tls_key: Path | None = Field(None, description="PEM file with the certificate's private key")
+    gateway_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the metrics for Prometheus; none: on Envoy's admin interface only"
+    )
+    gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port listens on")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow's server")
     mlflow_backend_uri: str | None = Field(
         None,
-        description="MLflow's records: postgresql://user@host/database, the password in PGPASSFILE; none: SQLite",
+        description="MLflow's database: postgresql://user@host/database, the password in PGPASSFILE; none: SQLite",
     )
     mlflow_artifacts_url: str | None = Field(
-        None, pattern=r"^s3://", description="MLflow's files, as s3://bucket/prefix; none: a folder of the home"
+        None,
+        pattern=r"^s3://",
+        description="place of MLflow's files, as s3://bucket/prefix; none: a folder of the home",
     )
     mlflow_auth: bool = Field(
         default_factory=lambda: (home_folder() / "mlflow" / "auth.db").exists(),
-        description="whether MLflow asks who is there; once `weighbridge up --auth` has made accounts it does",
+        description="whether MLflow has accounts; true once `weighbridge up --auth` has created them",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect's server")
-    webhook_port: int = Field(8090, ge=1, le=65535, description="where MLflow tells of approvals, loopback only")
-    engine_port_first: int = Field(8200, ge=1, le=65535, description="first of the engines' ports")
-    engine_ports: int = Field(50, ge=2, le=1000, description="how many ports engines may use")
+    webhook_port: int = Field(
+        8090, ge=1, le=65535, description="port that MLflow's webhook calls on an approval, on loopback only"
+    )
+    engine_port_first: int = Field(8200, ge=1, le=65535, description="first port of the engines")
+    engine_ports: int = Field(50, ge=2, le=1000, description="number of ports that engines may use")
     weigh_at_once: int = Field(
-        1, ge=1, description="candidates, and suites of one, that are weighed side by side; each loads a model"
+        1, ge=1, description="number of candidates, or suites of one candidate, scored in parallel; each loads a model"
     )
     task_runner: Literal["threads", "ray", "dask"] = Field(
-        "threads", description="what runs them: threads of the flow, or prefect-ray or prefect-dask where installed"
+        "threads", description="how they run: threads of the flow, or prefect-ray or prefect-dask if installed"
     )
-    gpus_file: Path | None = Field(None, description="your own GPUs, beside and over tasks/fit/hardware/gpus.yaml")
-    prices_file: Path | None = Field(None, description="your own prices, beside and over tasks/cost/prices.yaml")
-    store_url: str | None = Field(None, description="where artifacts are kept beside this disk, as s3://bucket/prefix")
-    signing_key: Path | None = Field(None, description="your own private key to sign manifests with, PEM")
+    gpus_file: Path | None = Field(
+        None, description="file with your own GPUs; they add to, and replace, those of tasks/fit/hardware/gpus.yaml"
+    )
+    prices_file: Path | None = Field(
+        None, description="file with your own prices; they add to, and replace, those of tasks/cost/prices.yaml"
+    )
+    store_url: str | None = Field(
+        None, description="remote store of artifacts beside the local one, as s3://bucket/prefix"
+    )
+    signing_key: Path | None = Field(None, description="PEM file with your own private key for signing manifests")
     public_key: Path | None = Field(
-        None, description="what manifests are verified by, PEM; the signing key's by default"
+        None, description="PEM file with the public key for verifying manifests; by default that of the signing key"
     )
     hf_endpoint: str = Field(
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
-        description="the Hub; HF_ENDPOINT, as huggingface_hub names it, works too",
+        description="address of the Hub; HF_ENDPOINT, huggingface_hub's own variable, works too",
     )
 
     @field_validator("mlflow_backend_uri")
@@ -88,7 +101,7 @@ class Settings(BaseSettings):
     def _postgresql_without_password(cls, value: str | None) -> str | None:
         if value and not value.startswith("postgresql://"):
             raise ValueError("does not begin with postgresql://")
-        # It would stand in stack.json, in supervisord's files and in the list of processes.
+        # It would be visible in stack.json, in supervisord's files and in the list of processes.
         if value and urlsplit(value).password:
             raise ValueError("has a password in it; put that into the file that PGPASSFILE names")
         return value
@@ -102,22 +115,22 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before the running stack's record before defaults."""
+        """Prefer the environment to the running stack's record, and that to the defaults."""
         return (init_settings, env_settings, _StackRecord(settings_cls))
 
     @property
     def stack_file(self) -> Path:
-        """What `weighbridge up` recorded of the stack that it started."""
+        """Record that `weighbridge up` made of the stack it started."""
         return self.home / "stack.json"
 
     @property
     def store_folder(self) -> Path:
-        """Artifacts by content."""
+        """Folder of the artifact store."""
         return self.home / "store"
 
     @property
     def logs_folder(self) -> Path:
-        """Every service's and engine's log."""
+        """Folder of the logs of all services and engines."""
         return self.home / "logs"
 
     @property
@@ -127,44 +140,44 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_backend(self) -> str:
-        """Where MLflow keeps its records, as SQLAlchemy reads it; its own choice of a driver differs by version."""
+        """Address of MLflow's database for SQLAlchemy; the driver is named because the default differs by version."""
         if self.mlflow_backend_uri:
             return self.mlflow_backend_uri.replace("postgresql://", "postgresql+psycopg://", 1)
         return f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @property
     def prefect_url(self) -> str:
-        """Address of the Prefect server's page."""
+        """Address of the Prefect server."""
         return f"http://{self.host}:{self.prefect_port}"
 
     @property
     def gateway_url(self) -> str:
-        """Address that clients of the models use (append `/v1`)."""
+        """Address for the clients of the models (append `/v1`)."""
         scheme = "https" if self.gateway_tls_certificate else "http"
         return f"{scheme}://{self.host}:{self.gateway_port}"
 
     @property
     def gateway_admin_url(self) -> str:
-        """Envoy's admin interface, never beyond loopback."""
+        """Address of Envoy's admin interface, always on loopback."""
         return f"http://127.0.0.1:{self.gateway_admin_port}"
 
     def as_environment(self) -> dict[str, str]:
-        """The same settings as variables, for the processes that the stack starts.
+        """Return the settings as variables, for the processes that the stack starts.
 
-        Whether MLflow asks for a name is told to the two whom it concerns: a change restarts a process, and Envoy
-        and the engines have requests to answer.
+        `mlflow_auth` is left out, and set only for the two services that need it: a changed variable restarts a
+        process, and Envoy and the engines have requests to answer.
         """
         values = self.model_dump(mode="json", exclude={"mlflow_auth"})
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def library_environment(self) -> dict[str, str]:
-        """Variables that point Prefect, MLflow and huggingface_hub at this installation."""
+        """Return the variables that point Prefect, MLflow and huggingface_hub at this installation."""
         return {
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "PREFECT_LOCAL_STORAGE_PATH": str(self.home / "prefect" / "results"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # Seconds; a run of which nothing is heard is called crashed (automations.yaml).
+            # Seconds. A run without heartbeats is marked as crashed (automations.yaml).
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "HF_ENDPOINT": self.hf_endpoint,
@@ -175,7 +188,7 @@ class Settings(BaseSettings):
 
 
 class _StackRecord(PydanticBaseSettingsSource):
-    """Values from the running stack's `stack.json`."""
+    """Settings recorded in the running stack's `stack.json`."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # pragma: no cover
         return None, field_name, False
@@ -186,24 +199,24 @@ class _StackRecord(PydanticBaseSettingsSource):
             recorded = json.loads(path.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
-        # HF_ENDPOINT in the shell is a wish of now; the record is of then.
+        # HF_ENDPOINT in the shell is newer than the record.
         if "HF_ENDPOINT" in os.environ:
             recorded.pop("hf_endpoint", None)
         return {name: value for name, value in recorded.items() if name not in ("root", "home")}
 
 
 def load_settings() -> Settings:
-    """This process's settings.
+    """Load the settings of this process.
 
     Raises:
-        SettingsInvalid: a variable has a value that cannot be used.
+        SettingsInvalid: A variable has a value that cannot be used.
     """
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        # A value that a check of our own refuses may hold a password.
+        # A value that our own check refuses may contain a password, so it is not shown.
         own = first["type"] == "value_error"
         raise SettingsInvalid(
             f"{field} {first['ctx']['error']}." if own else f"{field} is {first['input']!r}: {first['msg'].lower()}.",
@@ -213,5 +226,5 @@ def load_settings() -> Settings:
 
 
 def use_libraries(settings: Settings) -> None:
-    """Point Prefect, MLflow and huggingface_hub of *this* process at the installation; call before importing them."""
+    """Point Prefect, MLflow and huggingface_hub of *this* process at the installation. Call before importing them."""
     os.environ.update(settings.library_environment())

@@ -1,4 +1,4 @@
-"""Sizes that every room counts in."""
+"""Units that every room counts in."""
 
 GIB = 2**30
-"""Bytes; what drivers and engines call GiB."""
+"""Bytes in a GiB, as drivers and engines count."""
