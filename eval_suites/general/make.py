@@ -1,10 +1,10 @@
-"""Makes the items of the general suites from `words.yml`: `python eval_suites/general/make.py`.
+"""Generator of the general suites' items from `words.yml`: `python eval_suites/general/make.py`.
 
-The items are committed beside it, because a suite's content is part of every score's key; a test makes
-them again and compares. Change a template or the seed and every model is scored anew.
+The items are committed beside it, because a suite's content is part of every score's key; a test generates them again
+and compares. After a change of a template or the seed every model must be scored again.
 
-What the suites do *not* show: these are plain sentences and plain facts, far below what a large model can
-do. They tell two builds of one model apart; they do not rank models.
+What the suites do *not* show: they consist of plain sentences and facts, far below the abilities of a large model.
+They distinguish two builds of one model; they do not rank models.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FOLDER = Path(__file__).resolve().parent
 SEED = 20261124
 Item = dict[str, Any]
 Triple = tuple[str, str, str]
-"""A sentence with one gap, the right filling and the wrong one."""
+"""A sentence with one gap, the right word for it and the wrong one."""
 
 
 def agreement(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """Two sentences that differ in one point of grammar; a model should find the right one more likely."""
+    """Generate pairs of sentences that differ in one point of grammar; the right one should be more likely."""
     kinds = {
         "attractor": _attractors(words, chance),
         "relative": _relatives(words, chance),
@@ -51,56 +51,56 @@ def agreement(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
 
 
 def _attractors(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
-    """A noun of the other number stands between the subject and its verb."""
-    for index, (one, many) in enumerate(words["things"] * 4):
+    """Sentences with a noun of the other number between the subject and its verb."""
+    for index, (singular, plural) in enumerate(words["things"] * 4):
         (place, places), state = chance.choice(words["places"]), chance.choice(words["states"])
         if index % 2:
-            yield f"The {one} near the {places} {{}} {state}.", "is", "are"
+            yield f"The {singular} near the {places} {{}} {state}.", "is", "are"
         else:
-            yield f"The {many} near the {place} {{}} {state}.", "are", "is"
+            yield f"The {plural} near the {place} {{}} {state}.", "are", "is"
 
 
 def _relatives(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
-    """A clause with a noun of the other number stands between the subject and its verb."""
-    for index, (one, many) in enumerate(words["people"] * 4):
+    """Sentences with a clause between the subject and its verb that contains a noun of the other number."""
+    for index, (singular, plural) in enumerate(words["people"] * 4):
         thing, things = chance.choice(words["things"])
         feeling = chance.choice(["tired", "happy", "late", "hungry"])
         if index % 2:
-            yield f"The {many} who found the {thing} {{}} {feeling}.", "were", "was"
+            yield f"The {plural} who found the {thing} {{}} {feeling}.", "were", "was"
         else:
-            yield f"The {one} who found the {things} {{}} {feeling}.", "was", "were"
+            yield f"The {singular} who found the {things} {{}} {feeling}.", "was", "were"
 
 
 def _verbs(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
     for index, (they_verb, he_verb, rest) in enumerate(words["actions"] * 4):
-        one, many = chance.choice(words["people"])
-        # The lists have an even length: the second pass swaps who gets which number.
+        singular, plural = chance.choice(words["people"])
+        # The lists have an even length: the second pass swaps the numbers.
         if (index + index // len(words["actions"])) % 2:
-            yield f"The {many} {{}} {rest}.", they_verb, he_verb
+            yield f"The {plural} {{}} {rest}.", they_verb, he_verb
         else:
-            yield f"The {one} {{}} {rest}.", he_verb, they_verb
+            yield f"The {singular} {{}} {rest}.", he_verb, they_verb
 
 
 def _determiners(words: dict[str, Any], chance: random.Random) -> Iterator[Triple]:
-    for index, (one, many) in enumerate(words["things"] * 3):
+    for index, (singular, plural) in enumerate(words["things"] * 3):
         (this, these), state = chance.choice([("this", "these"), ("that", "those")]), chance.choice(words["states"])
         if index % 2:
-            yield f"She picked up {these} {state} {{}}.", many, one
+            yield f"She picked up {these} {state} {{}}.", plural, singular
         else:
-            yield f"She picked up {this} {state} {{}}.", one, many
+            yield f"She picked up {this} {state} {{}}.", singular, plural
 
 
 def choice(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """A sentence to finish, with four endings of which one is right."""
+    """Generate sentences to finish, each with four endings of which one is right."""
     tables = dict(words)
     sentences = tables.pop("sentences")
-    asked = [
+    questions = [
         (frame.format(subject), answer, chance.sample(sorted(set(table.values()) - {answer}), 3))
         for frame, table in tables.items()
         for subject, answer in table.items()
     ]
-    asked += [(sentence, answer, wrong) for sentence, answer, *wrong in sentences]
-    for number, (question, answer, wrong) in enumerate(asked):
+    questions += [(sentence, answer, wrong) for sentence, answer, *wrong in sentences]
+    for number, (question, answer, wrong) in enumerate(questions):
         options = chance.sample([answer, *wrong], 4)
         question = question[0].upper() + question[1:]
         yield {
@@ -112,8 +112,8 @@ def choice(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
 
 
 def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """Short answers that must come word for word, after two examples of what is wanted."""
-    drawn: dict[str, Callable[[], tuple[str, str]]] = {
+    """Generate prompts whose short answers must match word for word, each after two examples."""
+    draws: dict[str, Callable[[], tuple[str, str]]] = {
         "copy": lambda: _copied(words, chance),
         "sentence": lambda: _said_again(words, chance),
         "first": lambda: _picked(words, chance, 0, "first"),
@@ -122,21 +122,21 @@ def copying(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
         "lookup": lambda: _looked_up(words, chance),
         "name": lambda: _named(words, chance),
     }
-    for kind, draw in drawn.items():
-        seen: set[str] = set()
-        while len(seen) < 16:
-            (one, one_answer), (two, two_answer), (question, answer) = draw(), draw(), draw()
-            # Neither an item twice nor one that its own example answers.
-            if question in seen or answer in (one_answer, two_answer):
+    for kind, draw in draws.items():
+        questions: set[str] = set()
+        while len(questions) < 16:
+            (first, first_answer), (second, second_answer), (question, answer) = draw(), draw(), draw()
+            # No item twice, and none whose examples contain its answer.
+            if question in questions or answer in (first_answer, second_answer):
                 continue
             yield {
-                "id": f"{kind}-{len(seen):03}",
+                "id": f"{kind}-{len(questions):03}",
                 "kind": kind,
-                "prompt": f"{one} {one_answer}\n\n{two} {two_answer}\n\n{question}",
+                "prompt": f"{first} {first_answer}\n\n{second} {second_answer}\n\n{question}",
                 "question": question,
                 "answer": answer,
             }
-            seen.add(question)
+            questions.add(question)
 
 
 def _copied(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
@@ -173,13 +173,13 @@ def _named(words: dict[str, Any], chance: random.Random) -> tuple[str, str]:
 
 
 def retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """One fact among village news; the wrong options are the answers to other facts on the page."""
+    """Generate pages of village news with four facts; the wrong options answer the other facts."""
     # A sentence is about 19 tokens: most pages have 90 with their four facts, some 170, some 350.
     yield from _pages(words, chance, [(2, 2, 2, 6, 2, 2, 16)[number % 7] for number in range(84)])
 
 
 def long_retrieval(words: dict[str, Any], chance: random.Random) -> Iterator[Item]:
-    """The same on pages of about 800, 1,600, 3,300 and 5,900 tokens: what a cut, rounded or misread cache loses."""
+    """Generate pages of about 800, 1,600, 3,300 and 5,900 tokens, to detect faults of the KV cache."""
     sentences = [48] * 24 + [100] * 18 + [205] * 12 + [370] * 12
     chance.shuffle(sentences)
     yield from _pages(words, chance, sentences)
@@ -198,13 +198,13 @@ def _pages(words: dict[str, Any], chance: random.Random, sentences: list[int]) -
         page = [_filler(words, chance) for _ in range(length)]
         for position, fact in zip(sorted(chance.choices(range(len(page) + 1), k=4), reverse=True), facts):
             page.insert(position, f"{frame.format(fact[0])} {fact[1]}.")
-        asked, answer = facts[number % 4]
+        subject, answer = facts[number % 4]
         options = chance.sample([value for _, value in facts], 4)
         yield {
             "id": f"{kind}-{number:03}",
             "kind": kind,
             "text": " ".join(page),
-            "question": frame.format(asked),
+            "question": frame.format(subject),
             "options": options,
             "answer": options.index(answer),
         }
@@ -225,7 +225,7 @@ TASKS = {
 
 
 def lines(task: str) -> str:
-    """A task's whole file: one JSON object a line."""
+    """Return the content of a task's file: one JSON object per line."""
     words = yaml.safe_load((FOLDER / "words.yml").read_text())[task.removeprefix("long_")]
     items = TASKS[task](words, random.Random(f"{SEED} {task}"))
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)

@@ -1,3 +1,7 @@
+"""Chat scoring: what is sent, how answers score, retries, and what is kept after a failure."""
+
+from __future__ import annotations
+
 import json
 import threading
 from collections import Counter
@@ -15,7 +19,7 @@ from tasks.evaluate.suites.suite import Suite, find_suite
 from weighbridge.errors import ScoringFailed
 
 Answer = Callable[[dict[str, Any], int], tuple[int, str]]
-"""(request, how often this question was asked before) to (status, body)."""
+"""From (request, number of earlier requests with this question) to (status, body)."""
 
 
 def completion(text: str | None) -> str:
@@ -23,7 +27,7 @@ def completion(text: str | None) -> str:
 
 
 class Engine(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint that says what a test wants."""
+    """An OpenAI-compatible endpoint whose answers a test chooses."""
 
     daemon_threads = True
 
@@ -56,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -92,17 +96,17 @@ def suite(tmp_path: Path) -> Suite:
     return find_suite("regression/chat", tmp_path)
 
 
-def put(toy: Engine, suite: Suite, folder: Path, **changes: Any) -> SuiteScores:
-    who = {"endpoint": toy.url, "model": "the-model", "artifact_digest": "a" * 64, "engine": "toy 1 --fast"}
-    who |= {name: changes.pop(name) for name in [*who, "again"] if name in changes}
+def score(toy: Engine, suite: Suite, folder: Path, **changes: Any) -> SuiteScores:
+    fields = {"endpoint": toy.url, "model": "the-model", "artifact_digest": "a" * 64, "engine": "toy 1 --fast"}
+    fields |= {name: changes.pop(name) for name in list(fields) if name in changes}
     options: dict[str, Any] = {"api_key": None, "cache": ScoreCache(folder / "scores"), **changes}
-    return score_by_chat(ChatScorer(**who), suite, **options)
+    return score_by_chat(ChatScorer(**fields), suite, **options)
 
 
 def test_an_item_is_right_when_all_its_assertions_hold(engine: Engine, suite: Suite, tmp_path: Path) -> None:
-    said = {"question 1": "Hi<|im_end|>", "question 2": "Bye"}
-    engine.answer = lambda request, before: (200, completion(said.get(request["messages"][-1]["content"], "Hi")))
-    scores = put(engine, suite, tmp_path)
+    answers = {"question 1": "Hi<|im_end|>", "question 2": "Bye"}
+    engine.answer = lambda request, before: (200, completion(answers.get(request["messages"][-1]["content"], "Hi")))
+    scores = score(engine, suite, tmp_path)
     assert [item.id for item in scores.items] == list(suite.ids)
     assert [item.score for item in scores.items] == [1, 0, 0, *[1] * 9]
     assert scores.items[2].answer == "Bye" and scores.items[2].question == "question 2"
@@ -111,39 +115,39 @@ def test_an_item_is_right_when_all_its_assertions_hold(engine: Engine, suite: Su
 
 
 def test_questions_are_sent_as_an_openai_client_would(engine: Engine, suite: Suite, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    put(engine, suite, tmp_path, api_key="secret", progress=lambda done, total: seen.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    score(engine, suite, tmp_path, api_key="secret", progress=lambda done, total: reported.append((done, total)))
     request = engine.requests[0]
     assert (request["model"], request["temperature"], request["max_tokens"]) == ("the-model", 0, 7)
     assert "max_completion_tokens" not in request
     assert engine.paths == {"/v1/chat/completions"}
     assert all(headers["authorization"] == "Bearer secret" for headers in map(_lower, engine.headers))
-    assert seen == [(done, 12) for done in range(1, 13)]
+    assert reported == [(done, 12) for done in range(1, 13)]
 
 
 def _lower(headers: dict[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def test_answers_are_asked_once_for_an_artifact_and_an_engine(engine: Engine, suite: Suite, tmp_path: Path) -> None:
-    first = put(engine, suite, tmp_path)
-    assert put(engine, suite, tmp_path) == first
+def test_scores_are_cached_by_artifact_and_engine(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    first = score(engine, suite, tmp_path)
+    assert score(engine, suite, tmp_path) == first
     assert len(engine.requests) == 12
-    put(engine, suite, tmp_path, engine="toy 2")
-    put(engine, suite, tmp_path, artifact_digest="b" * 64, endpoint=f"{engine.url}/v1/")
+    score(engine, suite, tmp_path, engine="toy 2")
+    score(engine, suite, tmp_path, artifact_digest="b" * 64, endpoint=f"{engine.url}/v1/")
     assert len(engine.requests) == 36
     assert engine.paths == {"/v1/chat/completions"}
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_passing_trouble_is_asked_again(engine: Engine, suite: Suite, tmp_path: Path, status: int) -> None:
+def test_transient_errors_are_retried(engine: Engine, suite: Suite, tmp_path: Path, status: int) -> None:
     engine.answer = lambda request, before: (status, "busy") if before < 2 else (200, completion("Hi"))
-    assert put(engine, suite, tmp_path).mean == 1
+    assert score(engine, suite, tmp_path).mean == 1
     assert set(engine.asked.values()) == {3}
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "reason"),
     [
         (500, "broken kernel", "broken kernel"),
         (400, "no such model", "no such model"),
@@ -152,66 +156,64 @@ def test_a_passing_trouble_is_asked_again(engine: Engine, suite: Suite, tmp_path
         (200, json.dumps({"choices": []}), "not an OpenAI chat completion"),
     ],
 )
-def test_no_answer_is_a_failure_never_a_wrong_answer(
-    engine: Engine, suite: Suite, tmp_path: Path, status: int, body: str, said: str
+def test_a_missing_answer_fails_the_scoring_and_is_never_wrong(
+    engine: Engine, suite: Suite, tmp_path: Path, status: int, body: str, reason: str
 ) -> None:
     engine.answer = lambda request, before: (
         (status, body) if request["messages"][-1]["content"] == "question 5" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-5") as caught:
-        put(engine, suite, tmp_path, retry_seconds=0.2)
-    assert said in caught.value.what
+        score(engine, suite, tmp_path, retry_seconds=0.2)
+    assert reason in caught.value.what
     assert not list((tmp_path / "scores").rglob("*.json"))
     assert engine.asked["question 5"] == 1 if status != 500 else engine.asked["question 5"] > 2
 
 
 def test_an_empty_answer_is_an_answer(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     engine.answer = lambda request, before: (200, completion(""))
-    assert put(engine, suite, tmp_path).mean == 0
+    assert score(engine, suite, tmp_path).mean == 0
 
 
-def test_an_engine_that_is_not_there_is_named(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+def test_an_unreachable_engine_is_named(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(ScoringFailed, match="ConnectError") as caught:
-        put(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1, retry_seconds=0.2)
+        score(engine, suite, tmp_path, endpoint="http://127.0.0.1:9", concurrency=1, retry_seconds=0.2)
     assert caught.value.where == "http://127.0.0.1:9/v1"
 
 
-def test_a_suite_changed_since_it_was_found_is_not_asked(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+def test_a_suite_that_changed_since_it_was_found_is_not_scored(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     suite.path.write_text("".join(suite.path.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(ScoringFailed, match="changed"):
-        put(engine, suite, tmp_path)
+        score(engine, suite, tmp_path)
 
 
-def test_what_was_answered_is_not_asked_again_after_a_failure(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+def test_answers_are_not_requested_again_after_a_failure(engine: Engine, suite: Suite, tmp_path: Path) -> None:
     engine.answer = lambda request, before: (
         (500, "down") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
     )
     with pytest.raises(ScoringFailed, match="item-9"):
-        put(engine, suite, tmp_path, concurrency=1, retry_seconds=0.2)
+        score(engine, suite, tmp_path, concurrency=1, retry_seconds=0.2)
     engine.asked.clear()
     engine.answer = lambda request, before: (200, completion("Hi"))
-    assert put(engine, suite, tmp_path).mean == 1
-    # One more was being answered when it failed, and that is kept too.
+    assert score(engine, suite, tmp_path).mean == 1
+    # One request was in progress at the failure, and its answer may be kept too.
     assert {"question 9", "question 11"} <= set(engine.asked) <= {"question 9", "question 10", "question 11"}
-    assert not list((tmp_path / "scores").rglob("*.jsonl")), "the journal goes when the suite is whole"
+    assert not list((tmp_path / "scores").rglob("*.jsonl")), "partial scores are deleted with the last item"
 
 
-def test_what_an_answer_lacked_is_noted_beside_its_score(engine: Engine, suite: Suite, tmp_path: Path) -> None:
-    said = {
+def test_defects_of_answers_are_recorded(engine: Engine, suite: Suite, tmp_path: Path) -> None:
+    answers = {
         "question 1": (200, completion("")),
         "question 2": (200, completion("Hi").replace('"stop"', '"length"')),
         "question 3": (200, completion("Hi").replace('"stop"}]', '"length"}], "usage": {"completion_tokens": 3}')),
     }
-    engine.answer = lambda request, before: said.get(request["messages"][-1]["content"], (200, completion("Hi")))
-    scores = put(engine, suite, tmp_path)
+    engine.answer = lambda request, before: answers.get(request["messages"][-1]["content"], (200, completion("Hi")))
+    scores = score(engine, suite, tmp_path)
     assert [item.trouble for item in scores.items[:4]] == ["", "empty", "", "truncated"]
-    assert scores.items[2].score == 1, "an item that asks for 7 tokens is answered by 7"
+    assert scores.items[2].score == 1, "an answer as long as max_tokens is complete"
     assert scores.conditions is not None and scores.conditions.engine == "toy 1 --fast"
 
 
-def test_one_refused_item_among_many_is_an_error_and_is_tried_again(
-    engine: Engine, tmp_path: Path, suite: Suite
-) -> None:
+def test_one_rejected_item_among_many_is_an_error(engine: Engine, tmp_path: Path, suite: Suite) -> None:
     rows = [{**json.loads(suite.path.read_text().splitlines()[1]), "id": f"i{n}"} for n in range(60)]
     for number, row in enumerate(rows):
         row["messages"] = [{"role": "user", "content": f"question {number}"}]
@@ -220,12 +222,12 @@ def test_one_refused_item_among_many_is_an_error_and_is_tried_again(
     engine.answer = lambda request, before: (
         (400, "too long") if request["messages"][-1]["content"] == "question 9" else (200, completion("Hi"))
     )
-    scores = put(engine, long, tmp_path)
+    scores = score(engine, long, tmp_path)
     assert [item.id for item in scores.items if item.trouble == "error"] == ["i9"]
     assert scores.items[9].score == 0 and "too long" in scores.items[9].answer
 
 
-def test_tools_weights_and_shares_are_the_questions_own(engine: Engine, tmp_path: Path, suite: Suite) -> None:
+def test_tools_and_weights_come_from_the_item(engine: Engine, tmp_path: Path, suite: Suite) -> None:
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
     row = {
         "id": "t",
@@ -237,6 +239,6 @@ def test_tools_weights_and_shares_are_the_questions_own(engine: Engine, tmp_path
     suite.path.write_text(json.dumps(row) + "\n")
     call = {"message": {"content": None, "tool_calls": [{"function": {"name": "look_up", "arguments": "{}"}}]}}
     engine.answer = lambda request, before: (200, json.dumps({"choices": [call]}))
-    (item,) = put(engine, find_suite(suite.name, tmp_path), tmp_path).items
+    (item,) = score(engine, find_suite(suite.name, tmp_path), tmp_path).items
     assert engine.requests[0]["tools"] == [tool]
     assert item.score == 0.75 and "look_up" in item.answer

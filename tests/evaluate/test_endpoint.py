@@ -89,7 +89,7 @@ class _BusyHandler(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 StartBusy = Callable[[list[tuple[int, dict[str, str]]]], Busy]

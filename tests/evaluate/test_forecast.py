@@ -1,4 +1,4 @@
-"""What a verdict may take, told before anything is scored."""
+"""Forecasts of duration and power before anything is scored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line() -> Line:
     return Line.load("smollm2").model_copy(update={"suites": [wide, narrow]})
 
 
-def test_a_suite_that_can_never_decide_its_margin_is_told(line: Line, tmp_path: Path) -> None:
+def test_a_suite_that_is_too_small_for_its_margin_is_reported(line: Line, tmp_path: Path) -> None:
     wide, narrow = forecast(line, None, lambda suite: "scorer 1", ScoreCache(tmp_path))
     assert not wide.too_small and "too small" not in wide.sentence
     assert narrow.too_small and "expect `inconclusive`" in narrow.sentence
@@ -28,7 +28,7 @@ def test_a_suite_that_can_never_decide_its_margin_is_told(line: Line, tmp_path: 
     assert wide.seconds is None and "never scored so far" in wide.sentence
 
 
-def test_time_is_what_the_reference_took_by_the_same_scorer(line: Line, tmp_path: Path) -> None:
+def test_the_duration_is_that_of_the_reference_by_the_same_scorer(line: Line, tmp_path: Path) -> None:
     suite, cache = find_suite("general/agreement"), ScoreCache(tmp_path)
     scores = SuiteScores(
         suite=suite.name,

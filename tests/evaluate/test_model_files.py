@@ -1,4 +1,4 @@
-"""The small files beside the weights: what changes answers changes a digest, what does not does not."""
+"""Digests of a model's small files change exactly if the files' effect on answers changes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TOKENIZER = {"version": "1.0", "truncation": None, "padding": None, "model": {"t
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tiny.build(tmp_path / "model")
-    put(made, "tokenizer.json", TOKENIZER)
-    put(made, "tokenizer_config.json", {"chat_template": "{{ messages }}", "model_max_length": 512})
-    put(made, "generation_config.json", {"temperature": 0.2, "transformers_version": "5.1"})
-    return made
+    folder = tiny.build(tmp_path / "model")
+    write(folder, "tokenizer.json", TOKENIZER)
+    write(folder, "tokenizer_config.json", {"chat_template": "{{ messages }}", "model_max_length": 512})
+    write(folder, "generation_config.json", {"temperature": 0.2, "transformers_version": "5.1"})
+    return folder
 
 
-def put(folder: Path, name: str, content: object) -> None:
+def write(folder: Path, name: str, content: object) -> None:
     (folder / name).write_text(json.dumps(content))
 
 
@@ -33,26 +33,26 @@ def test_each_file_has_its_own_digest(folder: Path) -> None:
     before = read_model_files(folder)
     assert all(len(value) == 16 for value in (before.chat_template, before.tokenizer, before.generation_config))
     assert before.quantization == "none"
-    put(folder, "tokenizer.json", {**TOKENIZER, "model": {"type": "BPE", "vocab": {"b": 0}}})
+    write(folder, "tokenizer.json", {**TOKENIZER, "model": {"type": "BPE", "vocab": {"b": 0}}})
     after = read_model_files(folder)
     assert (after.tokenizer != before.tokenizer, after.chat_template) == (True, before.chat_template)
 
 
-def test_what_a_converter_rewrites_is_no_change(folder: Path) -> None:
+def test_a_converters_bookkeeping_changes_no_digest(folder: Path) -> None:
     before = read_model_files(folder)
     (folder / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "padding": {"pad_id": 1}}, indent=2))
-    put(folder, "generation_config.json", {"temperature": 0.2, "transformers_version": "5.17"})
+    write(folder, "generation_config.json", {"temperature": 0.2, "transformers_version": "5.17"})
     # transformers 5 moves the template to a file of its own.
-    put(folder, "tokenizer_config.json", {"model_max_length": 512, "processor_class": "x"})
+    write(folder, "tokenizer_config.json", {"model_max_length": 512, "processor_class": "x"})
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "merges.txt").write_text("a b")
     assert read_model_files(folder) == before
 
 
-def test_a_quantized_model_says_how(folder: Path) -> None:
+def test_quantization_is_read_from_the_config(folder: Path) -> None:
     groups = {"group_0": {"weights": {"num_bits": 4}}}
     quantized = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
-    put(folder, "config.json", {**tiny.CONFIG, "quantization_config": quantized})
+    write(folder, "config.json", {**tiny.CONFIG, "quantization_config": quantized})
     assert read_model_files(folder).quantization == "compressed-tensors pack-quantized 4"
 
 
@@ -63,7 +63,7 @@ def test_a_broken_file_is_named(folder: Path) -> None:
     assert caught.value.where.endswith("tokenizer_config.json")
 
 
-def test_a_folder_is_what_the_store_would_call_it(folder: Path, tmp_path: Path) -> None:
+def test_a_folders_digest_is_the_stores(folder: Path, tmp_path: Path) -> None:
     digest = folder_digest(folder, tmp_path / "home")
     assert Store(tmp_path / "store").adopt(folder, line="toy", scheme="bf16", repo="a/b", commit="c").digest == digest
 
@@ -84,6 +84,6 @@ def test_a_folder_is_hashed_once_until_a_file_changes(
     assert folder_digest(folder, tmp_path / "home") != first and hashed
 
 
-def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnreadable, match="empty"):
         folder_digest(tmp_path / "nothing", tmp_path / "home")

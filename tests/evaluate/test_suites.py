@@ -1,3 +1,7 @@
+"""Suites on disk: the project's own, digests, and errors that name file and line."""
+
+from __future__ import annotations
+
 import hashlib
 import json
 import runpy
@@ -47,8 +51,8 @@ def regression(root: Path, *lines: str) -> Path:
 @pytest.mark.parametrize("task", GENERAL)
 def test_make_reproduces_the_committed_items(task: str) -> None:
     folder = project_root() / "eval_suites/general"
-    made = runpy.run_path(str(folder / "make.py"))["lines"](task)
-    assert made == (folder / f"{task}.jsonl").read_text()
+    lines = runpy.run_path(str(folder / "make.py"))["lines"](task)
+    assert lines == (folder / f"{task}.jsonl").read_text()
 
 
 def test_the_projects_own_suites_are_usable() -> None:
@@ -64,7 +68,7 @@ def test_regression_suites_have_must_pass_items() -> None:
         assert 0 < sum(question.must_pass for question in questions) < len(questions)
 
 
-def test_right_choices_are_spread_over_the_places() -> None:
+def test_right_options_are_spread_over_all_places() -> None:
     for task in ("choice", "retrieval", "long_retrieval"):
         rows = [json.loads(line) for line in find_suite(f"general/{task}").path.with_suffix(".jsonl").open()]
         places = [row["answer"] for row in rows]
@@ -73,14 +77,14 @@ def test_right_choices_are_spread_over_the_places() -> None:
 
 
 @pytest.mark.parametrize("name", ["retrieval", "long_retrieval"])
-def test_every_retrieval_fact_is_on_its_page_once(name: str) -> None:
+def test_every_retrieval_fact_occurs_once_on_its_page(name: str) -> None:
     for line in find_suite(f"general/{name}").path.with_suffix(".jsonl").open():
         row = json.loads(line)
         assert row["text"].count(f"{row['question']} {row['options'][row['answer']]}.") == 1
         assert all(option in row["text"] for option in row["options"])
 
 
-def test_digest_follows_definition_and_items(root: Path) -> None:
+def test_the_digest_depends_on_definition_and_items(root: Path) -> None:
     first = find_suite("general/pets", root)
     assert first.ids == ("a", "b")
     (root / "eval_suites/general/pets.jsonl").write_text('{"id": "a"}\n{"id": "c"}\n')
@@ -91,7 +95,7 @@ def test_digest_follows_definition_and_items(root: Path) -> None:
     assert all(len(digest) == len(hashlib.sha256().hexdigest()) for digest in (first.digest, third.digest))
 
 
-def test_data_file_is_absolute_whatever_the_working_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_file_is_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = find_suite("general/pets", root)
     monkeypatch.chdir("/")
     assert Path(task_config(suite)["dataset_kwargs"]["data_files"]["test"]).is_file()
@@ -104,7 +108,7 @@ def test_a_suite_changed_after_it_was_found_is_not_scored(root: Path) -> None:
         task_config(suite)
 
 
-def test_unknown_suite_lists_what_exists(root: Path) -> None:
+def test_an_unknown_suite_is_refused_with_the_known_ones(root: Path) -> None:
     with pytest.raises(SuiteUnknown, match="general/pets"):
         find_suite("general/cars", root)
     with pytest.raises(SuiteUnknown):
@@ -112,7 +116,7 @@ def test_unknown_suite_lists_what_exists(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "place", "said"),
+    ("lines", "place", "reason"),
     [
         ([question(), "{oops\n"], "chat.jsonl:2", "not JSON"),
         ([question(), "\n", question()], "chat.jsonl:3", "line 1"),
@@ -125,16 +129,16 @@ def test_unknown_suite_lists_what_exists(root: Path) -> None:
         (["\n"], "chat.jsonl:1", "no items"),
     ],
 )
-def test_a_bad_line_is_named(root: Path, lines: list[str], place: str, said: str) -> None:
+def test_an_invalid_line_is_named(root: Path, lines: list[str], place: str, reason: str) -> None:
     regression(root, *lines)
-    with pytest.raises(SuiteInvalid, match=said) as caught:
+    with pytest.raises(SuiteInvalid, match=reason) as caught:
         find_suite("regression/chat", root)
     assert caught.value.where.endswith(place)
     assert caught.value.next_step
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("task: [", "pets.yaml"),
         ("task: cars\n", "task: pets"),
@@ -144,8 +148,8 @@ def test_a_bad_line_is_named(root: Path, lines: list[str], place: str, said: str
         (YAML + "doc_to_text: !function code.run\n", "function"),
     ],
 )
-def test_a_bad_task_definition_is_named(root: Path, text: str, said: str) -> None:
+def test_an_invalid_task_definition_is_named(root: Path, text: str, reason: str) -> None:
     (root / "eval_suites/general/pets.yaml").write_text(text)
-    with pytest.raises(SuiteInvalid, match=said) as caught:
+    with pytest.raises(SuiteInvalid, match=reason) as caught:
         find_suite("general/pets", root)
     assert "pets.yaml:" in caught.value.where
