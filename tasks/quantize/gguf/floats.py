@@ -1,4 +1,4 @@
-"""Floats of any of a release's types as float32."""
+"""Convert a release's float types to float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.source.gguf.kinds import Kind
 
 
 def to_float32(data: bytes, kind: Kind) -> np.ndarray:
-    """The values of some bytes, exactly.
+    """Convert bytes to float32 values, exactly.
 
     Args:
         data: little-endian.

@@ -1,8 +1,8 @@
-"""ggml's own quantizers, from the library that serves: xllamacpp's, called through ctypes.
+"""ggml's quantizers, called through ctypes in the library that also serves: xllamacpp's.
 
-The package's Python side offers no quantizing, but its library exports ggml's C interface (ggml/include/ggml.h). So
-what rounds is the code that reads it again, and it lets other threads run meanwhile. Byte for byte the same comes
-from `libgguf` 0.2.2, which holds the interpreter's lock while it works: on 16 cores it takes 16 times as long.
+The package has no Python interface for quantizing, but its library exports ggml's C interface (ggml/include/ggml.h). So
+the same code rounds and reads the values, and it runs without the interpreter's lock. `libgguf` 0.2.2 gives identical
+bytes but holds the lock: on 16 cores it takes 16 times as long.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ def quantize_rows(rows: np.ndarray, kind: Kind, out: np.ndarray) -> None:
 
     Args:
         rows: (rows, columns), contiguous.
-        kind: what to; its blocks must divide the columns.
-        out: takes the bytes, (rows, bytes of a row), contiguous.
+        kind: the target type; its blocks must divide the columns.
+        out: receives the bytes, (rows, bytes of a row), contiguous.
 
     Raises:
-        QuantizationFailed: the library is missing, or is not the one that was expected.
+        QuantizationFailed: the library is missing or of another version.
     """
     height, columns = rows.shape
     written = _library().ggml_quantize_chunk(kind.number, rows.ctypes.data, out.ctypes.data, 0, height, columns, None)
     if written != out.nbytes:
-        raise _strange(f"it wrote {written:,} bytes of {kind.name} where {out.nbytes:,} belong")
+        raise _library_error(f"it wrote {written:,} bytes of {kind.name} instead of {out.nbytes:,}")
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    """The library, looked over: a type with another number or size than we write would be silent garbage."""
+    """Load the library and check its types: another number or size of a type would silently write garbage."""
     spec = importlib.util.find_spec("xllamacpp.xllamacpp")
     if spec is None or spec.origin is None:
-        raise _strange("it is not installed")
+        raise _library_error("it is not installed")
     library = ctypes.CDLL(spec.origin)
     try:
         library.ggml_type_name.argtypes, library.ggml_type_name.restype = [_C_INT], ctypes.c_char_p
@@ -51,16 +51,18 @@ def _library() -> ctypes.CDLL:
         library.ggml_quantize_chunk.argtypes = [_C_INT, _POINTER, _POINTER, _C_I64, _C_I64, _C_I64, _POINTER]
         library.ggml_quantize_chunk.restype = _SIZE
     except AttributeError as missing:
-        raise _strange(f"its library does not export what is needed ({missing})") from None
+        raise _library_error(f"its library lacks a required function ({missing})") from None
     for kind in KINDS.values():
         name = (library.ggml_type_name(kind.number) or b"").decode()
         size = library.ggml_row_size(kind.number, kind.values)
         if (name, size) != (kind.name, kind.block_bytes):
-            raise _strange(f"its type {kind.number} is {name} of {size} bytes, not {kind.name} of {kind.block_bytes}")
+            raise _library_error(
+                f"its type {kind.number} is {name} of {size} bytes, not {kind.name} of {kind.block_bytes}"
+            )
     return library
 
 
-def _strange(what: str) -> QuantizationFailed:
+def _library_error(what: str) -> QuantizationFailed:
     return QuantizationFailed(
         f"xllamacpp cannot quantize: {what}.",
         "Install the version that constraints.txt names: `pip install -c constraints.txt xllamacpp`.",

@@ -1,4 +1,4 @@
-"""Whether a GGUF says of the model what the release says: shape, vocabulary, special tokens, chat template."""
+"""Compare a GGUF's metadata with its release: shape, vocabulary, special tokens and chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.quantize.plan.recipe import read_config
 from tasks.source.gguf.reader import GgufFile
 
 BYTES = 256
-# Key without the architecture, and where config.json says the same.
+# GGUF key without the architecture, and config.json's fields for the same number.
 _NUMBERS = (
     ("block_count", ("num_hidden_layers",)),
     ("context_length", ("max_position_embeddings",)),
@@ -28,15 +28,15 @@ _NUMBERS = (
 
 
 def disagreement(recipe: GgufRecipe, file: GgufFile, source: Path) -> tuple[str, str] | None:
-    """The first thing that a file says otherwise than its release.
+    """The first disagreement between a file's metadata and its release.
 
     Args:
-        recipe: what was planned.
-        file: what was written.
+        recipe: of the file.
+        file: as written.
         source: the release.
 
     Returns:
-        What is wrong, and the key concerned; None where all agree.
+        The disagreement and its key; None if there is none.
     """
     return next(_disagreements(recipe, file, source), None)
 
@@ -50,8 +50,8 @@ def _disagreements(recipe: GgufRecipe, file: GgufFile, source: Path) -> Iterator
     yield from _vocabulary(recipe, file)
     settings = _read(source / "tokenizer_config.json")
     yield from _special_tokens(file, source, config, settings)
-    ours, theirs = file.value("tokenizer.chat_template"), _chat_template(source, settings)
-    if (ours or None) != theirs:
+    written, published = file.value("tokenizer.chat_template"), _chat_template(source, settings)
+    if (written or None) != published:
         yield "the chat template is not the release's", "tokenizer.chat_template"
 
 
@@ -61,7 +61,7 @@ def _numbers(architecture: str, file: GgufFile, config: dict[str, Any]) -> Itera
         published = next((config[field] for field in fields if config.get(field) is not None), None)
         written = file.value(key)
         if isinstance(published, int | float) and isinstance(written, int | float):
-            # The file keeps float32 of what is a decimal there.
+            # The file stores float32, config.json a decimal.
             if not isclose(published, written, rel_tol=1e-6):
                 yield f"{key} is {written} where config.json says {published}", key
         elif name == "block_count":
@@ -70,7 +70,7 @@ def _numbers(architecture: str, file: GgufFile, config: dict[str, Any]) -> Itera
 
 def _vocabulary(recipe: GgufRecipe, file: GgufFile) -> Iterator[tuple[str, str]]:
     key = "tokenizer.ggml.tokens"
-    rows = next(one.shape[0] for one in recipe.tensors if one.name == "token_embd.weight")
+    rows = next(tensor.shape[0] for tensor in recipe.tensors if tensor.name == "token_embd.weight")
     if file.length(key) != rows:
         yield f"the vocabulary has {file.length(key):,} tokens where the embedding has {rows:,} rows", key
     kind = file.value("tokenizer.ggml.model")
@@ -78,10 +78,10 @@ def _vocabulary(recipe: GgufRecipe, file: GgufFile) -> Iterator[tuple[str, str]]
         tokens = set(file.value(key) or ())
         missing = [f"<0x{byte:02X}>" for byte in range(BYTES) if f"<0x{byte:02X}>" not in tokens]
         if missing:
-            # llama.cpp loads such a file, is healthy, and answers 400 to every prompt.
+            # llama.cpp loads such a file and is healthy, but answers 400 to every prompt.
             yield (
                 f"the converter took the tokenizer for a SentencePiece one, which lacks {missing[0]} and "
-                f"{len(missing) - 1} more bytes: tokenizer.json names a byte fallback that its vocabulary has not",
+                f"{len(missing) - 1} more bytes: tokenizer.json sets a byte fallback that its vocabulary lacks",
                 "tokenizer.ggml.model",
             )
     elif kind == "gpt2" and not file.length("tokenizer.ggml.merges"):
@@ -103,7 +103,7 @@ def _special_tokens(
                 yield f"{key} is missing where the release has {token or sorted(allowed)}", key
             continue
         text = file.reader.fields["tokenizer.ggml.tokens"].contents(int(written))
-        # The tokenizer's own word counts most: it is what a chat template ends a turn with.
+        # The tokenizer's setting takes precedence: chat templates end a turn with it.
         if token and text != token:
             yield f"{key} is {written}, {text!r}, where the tokenizer says {token!r}", key
         elif not token and allowed and written not in allowed:
@@ -111,17 +111,17 @@ def _special_tokens(
 
 
 def _ids(found: Any) -> set[int]:
-    return {one for one in (found if isinstance(found, list) else [found]) if isinstance(one, int)}
+    return {token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int)}
 
 
 def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
-    """The release's default template, from where transformers 5 looks for it first."""
+    """The release's default chat template, from the files that transformers 5 reads, in its order."""
     path = source / "chat_template.jinja"
     if path.is_file():
         return path.read_text() or None
     found = _read(source / "chat_template.json").get("chat_template") or settings.get("chat_template")
     if isinstance(found, list):
-        found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
     return found or None
 
 

@@ -1,7 +1,7 @@
-"""Which type each tensor gets: llama.cpp's own choice for its file types Q8_0 and Q4_K_M.
+"""Choose each tensor's type as llama.cpp does for its file types Q8_0 and Q4_K_M.
 
 Source: llama.cpp, src/llama-quant.cpp, October 2026: `tensor_allows_quantization`, `llama_tensor_get_type_impl` and
-`tensor_type_fallback`. A file that is called Q4_K_M elsewhere has these types, so ours is no private mixture.
+`tensor_type_fallback`. A file called Q4_K_M elsewhere has the same types.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ FILE_TYPES = {"q8_0": 7, "q4_K": 15}
 """`general.file_type` (enum llama_ftype: MOSTLY_Q8_0, MOSTLY_Q4_K_M), by the type that most tensors get."""
 LAYERS_OF_70B = 80
 EIGHT_EXPERTS = 8
-# Where a row is no multiple of 256.
+# Replacements if a row is not a multiple of 256.
 _NARROW = {"q4_K": "q5_0", "q5_K": "q5_1", "q6_K": "q8_0"}
 _LAYER = re.compile(r"blk\.(\d+)\.")
-# What llama.cpp's quantizer leaves alone of the architectures in names.py; the converter stores it as float32.
+# Tensors that llama.cpp's quantizer keeps, for the architectures in names.py; the converter stores them as float32.
 _KEPT = (
-    (re.compile(r"_norm\.weight$"), "a norm is no matrix product"),
+    (re.compile(r"_norm\.weight$"), "a norm is not a matrix product"),
     (re.compile(r"\.ffn_gate_inp(_shexp)?\.weight$"), "a rounded router sends tokens to other experts"),
     (re.compile(r"(?<!\.weight)$"), "a bias or a factor is added or multiplied, once a row"),
 )
 
 
 class Structure(BaseModel):
-    """What of a model decides types beside a tensor's own name."""
+    """The properties of a model that, with a tensor's name, decide its type."""
 
     model_config = ConfigDict(frozen=True)
 
     architecture: str
-    """As GGUF names it."""
+    """GGUF's name."""
     layers: int
     experts: int
     shares_kv_heads: bool
     """Whether several query heads share a key-value head."""
     tied: bool
-    """Whether the embedding is the head too."""
+    """Whether the embedding is also the head."""
 
     @property
     def is_70b(self) -> bool:
-        """What llama.cpp calls LLM_TYPE_70B (src/llama-model.cpp): Llama 2 and 3 of 70B, Qwen2 of 72B."""
+        """llama.cpp's LLM_TYPE_70B (src/llama-model.cpp): Llama 2 and 3 of 70B, Qwen2 of 72B."""
         shares = self.shares_kv_heads if self.architecture == "llama" else self.architecture == "qwen2"
         return shares and self.layers == LAYERS_OF_70B
 
 
 def kept_reason(name: str, dimensions: int) -> str:
-    """Why a tensor is not quantized, "" if it is."""
+    """Why a tensor is not quantized; empty if it is."""
     for pattern, reason in _KEPT:
         if pattern.search(name):
             return reason
@@ -59,7 +59,7 @@ def kept_reason(name: str, dimensions: int) -> str:
 
 
 def kind_of(name: str, columns: int, most: str, structure: Structure) -> Kind:
-    """The type of a tensor that is quantized.
+    """The type of a quantized tensor.
 
     Args:
         name: in GGUF.
@@ -70,12 +70,12 @@ def kind_of(name: str, columns: int, most: str, structure: Structure) -> Kind:
     chosen = most if most == "q8_0" else _mixed(name, columns, structure)
     if columns % KINDS[chosen].values:
         chosen = _NARROW.get(chosen, chosen)
-    # A row that is no multiple of 32 either.
+    # The row may not be a multiple of 32 either.
     return KINDS["f16"] if columns % KINDS[chosen].values else KINDS[chosen]
 
 
 def _mixed(name: str, columns: int, structure: Structure) -> str:
-    """Q4_K_M before rows are looked at."""
+    """Q4_K_M's type, before the row's width is considered."""
     if name == "output.weight" or (structure.tied and name == "token_embd.weight"):
         return "q8_0" if columns % KINDS["q4_K"].values else "q6_K"
     found = _LAYER.search(name)

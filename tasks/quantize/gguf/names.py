@@ -33,21 +33,21 @@ ARCHITECTURES = {
     "SmolLM3ForCausalLM": "smollm3",
 }
 """Class in `config.json`, and llama.cpp's name."""
-# What a checkpoint may hold and nobody reads: the frequencies are computed.
+# Tensors that a checkpoint may contain but no engine reads: the frequencies are computed.
 _UNREAD = re.compile(r"(\.rotary_emb\.inv_freq|\.attention\.(masked_)?bias)$")
-# Gemma's head is its embedding, whatever else a checkpoint holds (llama.cpp, conversion/gemma.py).
+# Gemma's head is always its embedding, even if a checkpoint has another (llama.cpp, conversion/gemma.py).
 _HEADLESS = {"gemma", "gemma2", "gemma3"}
 _EXPERT = re.compile(r"^(?P<before>.*\.experts)\.(?P<number>\d+)\.(?P<kind>.+)$")
 
 
-class Named(BaseModel):
-    """A tensor of the GGUF, and what of the release becomes it."""
+class MappedTensor(BaseModel):
+    """A tensor of the GGUF, and the release's tensors that it is made of."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     shape: tuple[int, ...]
-    """As in safetensors, the row last; experts are stacked in front."""
+    """In safetensors' order, the row last; stacked experts first."""
     sources: tuple[str, ...]
     source_bytes: int
     dtype: str
@@ -58,22 +58,22 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     """llama.cpp's name of a release's architecture.
 
     Raises:
-        QuantizationUncovered: it is not among those that were tried.
+        QuantizationUncovered: the architecture is not supported.
     """
-    found = [str(one) for one in config.get("architectures") or ()]
-    for one in found:
-        if one in ARCHITECTURES:
-            return ARCHITECTURES[one]
+    found = [str(name) for name in config.get("architectures") or ()]
+    for name in found:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
     raise QuantizationUncovered(
-        f"{', '.join(found) or 'An unnamed architecture'} is not among those that become GGUF here "
+        f"{', '.join(found) or 'An unnamed architecture'} cannot be converted to GGUF "
         f"({', '.join(sorted(ARCHITECTURES))}).",
         "Name another scheme in the line; a text-only release of the same model may be covered.",
         where="config.json",
     )
 
 
-def named(tensors: Iterable[StoredTensor], architecture: str, layers: int) -> tuple[Named, ...]:
-    """The tensors of the GGUF that a release becomes, by name.
+def map_tensors(tensors: Iterable[StoredTensor], architecture: str, layers: int) -> tuple[MappedTensor, ...]:
+    """Map a release's tensors to those of its GGUF, sorted by name.
 
     Args:
         tensors: of the release.
@@ -84,14 +84,16 @@ def named(tensors: Iterable[StoredTensor], architecture: str, layers: int) -> tu
         QuantizationUncovered: llama.cpp has no place for a tensor, or experts are missing; it is named.
     """
     parts: dict[str, dict[int, StoredTensor]] = {}
-    for tensor in sorted(tensors, key=lambda one: one.name):
+    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
         if _UNREAD.search(tensor.name) or (architecture in _HEADLESS and tensor.name == "lm_head.weight"):
             continue
         expert = _EXPERT.match(tensor.name)
         single = f"{expert['before']}.{expert['kind']}" if expert else tensor.name
         parts.setdefault(single, {})[int(expert["number"]) if expert else -1] = tensor
     places = _Places(architecture, layers)
-    return tuple(sorted((places.of(name, those) for name, those in parts.items()), key=lambda one: one.name))
+    return tuple(
+        sorted((places.of(name, tensors_of) for name, tensors_of in parts.items()), key=lambda mapped: mapped.name)
+    )
 
 
 class _Places:
@@ -101,11 +103,11 @@ class _Places:
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         self._names = get_tensor_name_map(
-            next(one for one, name in MODEL_ARCH_NAMES.items() if name == architecture), layers
+            next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture), layers
         )
 
-    def of(self, name: str, parts: Mapping[int, StoredTensor]) -> Named:
-        """The place of a tensor, or of a layer's experts, which are stacked in the order of their numbers."""
+    def of(self, name: str, parts: Mapping[int, StoredTensor]) -> MappedTensor:
+        """Map one tensor, or a layer's experts, which are stacked in numerical order."""
         place = self._place(name)
         first = next(iter(parts.values()))
         if place is None or first.dtype not in FLOATS:
@@ -115,24 +117,24 @@ class _Places:
                 where=first.file.name,
             )
         several = set(parts) != {-1}
-        if several and (set(parts) != set(range(len(parts))) or len({one.shape for one in parts.values()}) > 1):
+        if several and (set(parts) != set(range(len(parts))) or len({part.shape for part in parts.values()}) > 1):
             raise QuantizationUncovered(
-                f"The experts of {name} are not whole: {len(parts)} are there, numbered up to {max(parts)}.",
+                f"The experts of {name} are incomplete: {len(parts)} are present, numbered up to {max(parts)}.",
                 "Download the release again, and report it where it stays so.",
                 where=first.file.name,
             )
         ordered = [parts[number] for number in sorted(parts)]
-        return Named(
+        return MappedTensor(
             name=place,
             shape=(len(ordered), *first.shape) if several else first.shape,
-            sources=tuple(one.name for one in ordered),
-            source_bytes=sum(one.size_bytes for one in ordered),
+            sources=tuple(part.name for part in ordered),
+            source_bytes=sum(part.size_bytes for part in ordered),
             dtype=first.dtype,
         )
 
     def _place(self, name: str) -> str | None:
         suffixes = (".weight", ".bias")
-        # The converter gives Mixtral's experts Meta's names before it looks them up.
+        # The converter renames Mixtral's experts to Meta's names before the look-up.
         for spelled in (name, name.removeprefix("model.").replace("block_sparse_moe", "feed_forward")):
             found = self._names.get_name(spelled, try_suffixes=suffixes)
             if found is not None:
@@ -140,8 +142,8 @@ class _Places:
         return None
 
 
-def rope_factors(config: Mapping[str, Any], architecture: str) -> tuple[Named, ...]:
-    """Tensors that a release does not hold and llama.cpp reads: what Llama 3.1 and Phi 3 stretch positions by."""
+def rope_factors(config: Mapping[str, Any], architecture: str) -> tuple[MappedTensor, ...]:
+    """Tensors that llama.cpp reads and a release lacks: the position scaling factors of Llama 3.1 and Phi 3."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = parameters.get("rope_type", parameters.get("type"))
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -152,4 +154,6 @@ def rope_factors(config: Mapping[str, Any], architecture: str) -> tuple[Named, .
         names = ["rope_factors_long.weight", "rope_factors_short.weight"]
     else:
         return ()
-    return tuple(Named(name=name, shape=(rotated // 2,), sources=(), source_bytes=0, dtype="F32") for name in names)
+    return tuple(
+        MappedTensor(name=name, shape=(rotated // 2,), sources=(), source_bytes=0, dtype="F32") for name in names
+    )

@@ -1,4 +1,4 @@
-"""The recipe of a GGUF: every tensor that it will hold with its type, decided from headers and config.json alone."""
+"""The recipe of a GGUF: every tensor with its type, decided from headers and config.json alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.gguf.convert import converter_version
 from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, kind_of
-from tasks.quantize.gguf.names import Named, architecture_of, named, rope_factors
+from tasks.quantize.gguf.names import MappedTensor, architecture_of, map_tensors, rope_factors
 from tasks.quantize.plan.recipe import Ignored, unquantized_config
 from tasks.quantize.tensors import read_tensors
 from tasks.schemes import Scheme
@@ -25,21 +25,21 @@ _OTHER_METADATA_BYTES = 2048
 
 
 class PlannedTensor(BaseModel):
-    """One tensor that must stand in the file."""
+    """One tensor that the file must contain."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """In GGUF."""
+    """GGUF's name."""
     kind: str
     """ggml's type."""
     shape: tuple[int, ...]
-    """As in safetensors, the row last."""
+    """In safetensors' order, the row last."""
     sources: tuple[str, ...]
-    """Tensors of the release that it is made of; none is computed from config.json."""
+    """The release's tensors that it is made of; empty if it is computed from config.json."""
     source_bytes: int
     kept: str = ""
-    """Why it is not quantized."""
+    """Why it is not quantized; empty if it is."""
 
     @property
     def size_bytes(self) -> int:
@@ -48,12 +48,12 @@ class PlannedTensor(BaseModel):
 
 
 class GgufRecipe(BaseModel):
-    """All that decides what a GGUF will be; it answers what `Recipe` does of a safetensors artifact."""
+    """All decisions about a GGUF; has the same interface as `Recipe` for safetensors."""
 
     model_config = ConfigDict(frozen=True)
 
     counted: ClassVar[tuple[str, str]] = ("matrices, embedding and head among them", "matrix bytes")
-    """What is quantized, and what the share is of."""
+    """Names of the counted units and of the bytes that the share refers to."""
 
     scheme: str
     method: str
@@ -61,87 +61,93 @@ class GgufRecipe(BaseModel):
     weight_bits: int
     activation_bits: int
     group_size: None = None
-    """Blocks are the types' own."""
+    """Blocks are given by the types."""
     architecture: str
-    """As llama.cpp names it."""
+    """llama.cpp's name."""
     model_name: str
-    """For people: `general.name`."""
+    """For display: `general.name`."""
     dtype: str
     """Of the release: BF16, F16 or F32."""
     tensors: tuple[PlannedTensor, ...]
     metadata_bytes: int
-    """Vocabulary and settings in the file's header, an estimate."""
+    """Estimated size of vocabulary and settings in the file's header."""
 
     @property
     def layers(self) -> tuple[PlannedTensor, ...]:
-        """Tensors that are quantized."""
-        return tuple(one for one in self.tensors if not one.kept)
+        """The quantized tensors."""
+        return tuple(tensor for tensor in self.tensors if not tensor.kept)
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
-        """The others."""
+        """The tensors that are kept."""
         return tuple(
-            Ignored(name=one.name, reason=one.kept, linear_bytes=one.source_bytes if len(one.shape) > 1 else 0)
-            for one in self.tensors
-            if one.kept
+            Ignored(
+                name=tensor.name,
+                reason=tensor.kept,
+                linear_bytes=tensor.source_bytes if len(tensor.shape) > 1 else 0,
+            )
+            for tensor in self.tensors
+            if tensor.kept
         )
 
     @property
     def granularity(self) -> str:
         """What shares a scale, in words."""
-        return f"blocks of 32 and 256 weights, {histogram(KINDS[one.kind] for one in self.layers)}"
+        return f"blocks of 32 and 256 weights, {histogram(KINDS[layer.kind] for layer in self.layers)}"
 
     @property
     def linear_bytes(self) -> int:
-        """Bytes of all matrices of the source, the embedding among them, for llama.cpp quantizes it too."""
-        return sum(one.source_bytes for one in self.layers) + sum(one.linear_bytes for one in self.ignored)
+        """Bytes of all matrices of the source, the embedding included, because llama.cpp quantizes it too."""
+        return sum(layer.source_bytes for layer in self.layers) + sum(kept.linear_bytes for kept in self.ignored)
 
     @property
     def predicted_bytes(self) -> int:
-        """Of the file that will be written."""
-        # Of each tensor: name and its length, number of sides, sides, type, offset.
-        infos = sum(8 + len(one.name) + 4 + 8 * len(one.shape) + 4 + 8 for one in self.tensors)
+        """Size of the file to be written."""
+        # A tensor's entry: name and its length, number of dimensions, dimensions, type, offset.
+        infos = sum(8 + len(tensor.name) + 4 + 8 * len(tensor.shape) + 4 + 8 for tensor in self.tensors)
         return 24 + self.metadata_bytes + infos + self.values_bytes
 
     @property
     def values_bytes(self) -> int:
-        """Of the tensors' values in that file."""
-        return sum(_aligned(one.size_bytes) for one in self.tensors)
+        """Size of the tensors' values in that file."""
+        return sum(_aligned(tensor.size_bytes) for tensor in self.tensors)
 
     @property
     def converted_bytes(self) -> int:
-        """Of the file in the release's own numbers, which lies beside it for a while."""
-        return self.metadata_bytes + sum(_converted_kind(one, self.dtype).size_bytes(one.shape) for one in self.tensors)
+        """Size of the unquantized file, which is kept beside the result until the end."""
+        return self.metadata_bytes + sum(
+            _converted_kind(tensor, self.dtype).size_bytes(tensor.shape) for tensor in self.tensors
+        )
 
 
 def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecipe:
-    """Decide what a release becomes as a GGUF.
+    """Plan a release's GGUF.
 
     Args:
         folder: the release.
-        scheme: one whose format is `gguf`.
-        model_name: what the file calls the model.
+        scheme: its format must be `gguf`.
+        model_name: for `general.name`.
 
     Raises:
-        QuantizationUncovered: an architecture or a tensor that llama.cpp has no place for, or quantized already.
-        QuantizationFailed: a file is missing, truncated or not readable.
+        QuantizationUncovered: an unsupported architecture or tensor, or an already quantized release.
+        QuantizationFailed: a file is missing, truncated or unreadable.
         ConverterMissing: llama.cpp's converter is not installed.
     """
     converter_version()
     config = unquantized_config(folder)
     architecture = architecture_of(config)
-    tensors = named(read_tensors(folder), architecture, int(config["num_hidden_layers"]))
-    experts = max((one.shape[0] for one in tensors if len(one.shape) > 2), default=0)
+    tensors = map_tensors(read_tensors(folder), architecture, int(config["num_hidden_layers"]))
+    experts = max((tensor.shape[0] for tensor in tensors if len(tensor.shape) > 2), default=0)
     structure = Structure(
         architecture=architecture,
         layers=int(config["num_hidden_layers"]),
         experts=experts,
         shares_kv_heads=config.get("num_key_value_heads", config["num_attention_heads"])
         != config["num_attention_heads"],
-        tied=all(one.name != "output.weight" for one in tensors),
+        tied=all(tensor.name != "output.weight" for tensor in tensors),
     )
     computed = rope_factors(config, architecture)
-    planned = tuple(_planned(one, MOST[scheme.name], structure) for one in (*tensors, *computed))
+    planned = tuple(_planned(tensor, MOST[scheme.name], structure) for tensor in (*tensors, *computed))
     return GgufRecipe(
         scheme=scheme.name,
         method=METHOD,
@@ -149,29 +155,29 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
         activation_bits=scheme.activation_bits,
         architecture=architecture,
         model_name=model_name,
-        dtype=next(one.dtype for one in tensors if one.name == "token_embd.weight"),
+        dtype=next(tensor.dtype for tensor in tensors if tensor.name == "token_embd.weight"),
         tensors=planned,
         metadata_bytes=_OTHER_METADATA_BYTES + _vocabulary_bytes(folder, config),
     )
 
 
-def _planned(one: Named, most: str, structure: Structure) -> PlannedTensor:
-    reason = kept_reason(one.name, len(one.shape)) if one.sources else "it is computed from config.json"
-    kind = KINDS["f32"] if reason else kind_of(one.name, one.shape[-1], most, structure)
+def _planned(mapped: MappedTensor, most: str, structure: Structure) -> PlannedTensor:
+    reason = kept_reason(mapped.name, len(mapped.shape)) if mapped.sources else "it is computed from config.json"
+    kind = KINDS["f32"] if reason else kind_of(mapped.name, mapped.shape[-1], most, structure)
     if not kind.is_quantized and not reason:
-        reason = f"its rows of {one.shape[-1]} are no multiple of 32"
+        reason = f"its rows of {mapped.shape[-1]} are not a multiple of 32"
     return PlannedTensor(
-        name=one.name,
+        name=mapped.name,
         kind=kind.name,
-        shape=one.shape,
-        sources=one.sources,
-        source_bytes=one.source_bytes,
+        shape=mapped.shape,
+        sources=mapped.sources,
+        source_bytes=mapped.source_bytes,
         kept=reason,
     )
 
 
-def _converted_kind(one: PlannedTensor, dtype: str) -> Kind:
-    return KINDS["f32"] if one.kind == "f32" else OF_SAFETENSORS[dtype]
+def _converted_kind(tensor: PlannedTensor, dtype: str) -> Kind:
+    return KINDS["f32"] if tensor.kind == "f32" else OF_SAFETENSORS[dtype]
 
 
 def _aligned(size_bytes: int) -> int:
@@ -179,21 +185,21 @@ def _aligned(size_bytes: int) -> int:
 
 
 def _vocabulary_bytes(folder: Path, config: dict[str, Any]) -> int:
-    """Tokens and merges as the header lists them: each with its length, a token with its type."""
+    """Estimate the bytes of tokens and merges in the header: each with its length, a token with its type."""
     path, size = folder / "tokenizer.json", int(config["vocab_size"])
     template = folder / "chat_template.jinja"
-    words = template.stat().st_size if template.is_file() else 0
+    template_bytes = template.stat().st_size if template.is_file() else 0
     if not path.is_file():
-        # A SentencePiece model holds piece, score and type of each token, and a few bytes of framing.
-        pieces = folder / "tokenizer.model"
-        return words + size * 8 + (pieces.stat().st_size if pieces.is_file() else 0)
+        # A SentencePiece model has text, score and type of each token, and a few bytes of framing.
+        sentencepiece = folder / "tokenizer.model"
+        return template_bytes + size * 8 + (sentencepiece.stat().st_size if sentencepiece.is_file() else 0)
     model = json.loads(path.read_text()).get("model") or {}
     vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
-    tokens = vocabulary if isinstance(vocabulary, dict) else [piece for piece, _ in vocabulary]
+    tokens = vocabulary if isinstance(vocabulary, dict) else [token for token, _ in vocabulary]
     text = sum(len(token.encode()) for token in tokens)
     joined = 0
     if not model.get("byte_fallback"):
-        joined = sum(8 + len((one if isinstance(one, str) else " ".join(one)).encode()) for one in merges)
-    # Rows without a token get one: "[PAD151700]".
+        joined = sum(8 + len((merge if isinstance(merge, str) else " ".join(merge)).encode()) for merge in merges)
+    # Rows without a token get a padding token such as "[PAD151700]".
     padding = max(0, size - len(tokens)) * len("[PAD000000]")
-    return words + text + joined + padding + size * 12
+    return template_bytes + text + joined + padding + size * 12

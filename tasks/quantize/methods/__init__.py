@@ -1,7 +1,7 @@
-"""Ways to find the rounded numbers, one file each; a scheme names those that suit it.
+"""Quantization methods, one file each; a scheme names those that suit it.
 
-A method is a function `quantize(job, layer_done)` that returns how many tokens of calibration text it watched; it runs
-in a process of its own (`tasks/quantize/process/child.py`) and may import what it likes.
+A method is a function `quantize(job, layer_done)` that returns the number of calibration tokens it used. It runs in a
+separate process (`tasks/quantize/process/child.py`) and may import what it needs.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 STREAMING = ("rtn",)
-"""Methods that read each value once, refuse those that are not finite, and go on from the files that are finished."""
-
+"""Methods that read each value once, refuse non-finite ones, and continue after finished files."""
 
 WITHOUT_DATA = (*STREAMING, "ggml")
-"""Methods that read no calibration text."""
-
+"""Methods without calibration text."""
 
 FITTING = ("gptq", "smoothquant_gptq")
-"""Methods that fit a layer's errors to how its inputs hang together, which fewer tokens than inputs do not tell."""
+"""Methods that minimise a layer's error by its inputs' covariance, which needs more tokens than inputs."""
 
 
 def method_names() -> tuple[str, ...]:

@@ -1,12 +1,12 @@
-"""What the calibrated methods share: the model layer by layer, llm-compressor's `oneshot` on it, and the files.
+"""Common code of the calibrated methods: load the model from disk, run llm-compressor's `oneshot`, write the files.
 
-**Little memory.** The weights stay in the release's files. compressed-tensors' disk offload reads one decoder layer at
-a time and casts it as it comes, so that float32 costs no float32 copy of the model; what a method changes goes to a
-scratch folder beside the result, which vanishes with it.
+**Memory.** The weights stay in the release's files. compressed-tensors' disk offload reads and casts one decoder layer
+at a time, so that float32 needs no float32 copy of the model. Changed weights go to a scratch folder beside the result,
+which is removed in the end.
 
-**The files.** `oneshot` could save the model too, in the type it was calibrated in and in shards of its own. Here the
-release's files are gone through instead: planned layers become what compressed-tensors packs, and all else is copied
-byte for byte, but for the norms that a smoothing method scaled.
+**Files.** `oneshot` could save the model, but in the calibration dtype and in shards of its own. Instead, the release's
+files are rewritten: planned layers are packed by compressed-tensors, and everything else is copied byte for byte,
+except norms that a smoothing method scaled.
 """
 
 from __future__ import annotations
@@ -55,51 +55,51 @@ def calibrate(
     """Quantize a release by llm-compressor's modifiers and write it.
 
     Args:
-        job: its `companions` hold the tokenizer.
-        layer_done: called for each planned layer, a decoder layer's all at once.
-        modifiers: makes them from the scheme and the names to ignore.
-        samples, sample_tokens: how much calibration text; less where the text is shorter, more where `target_tokens`
-            says so.
-        observer: llm-compressor's name of what finds the scales' range; None where the modifiers find it.
-        smooths: whether the modifiers change weights that are not planned, such as norms.
+        job: with the tokenizer in `companions`.
+        layer_done: called for each planned layer; those of a decoder layer at once.
+        modifiers: makes llm-compressor's modifiers from the scheme and the names to ignore.
+        samples, sample_tokens: amount of calibration text; less if the text is shorter, more if `target_tokens`
+            requires it.
+        observer: llm-compressor's name of the observer of scale ranges; None if the modifiers find them.
+        smooths: whether the modifiers change unplanned weights, such as norms.
 
     Returns:
-        Tokens of calibration text that were watched.
+        Number of calibration tokens used.
 
     Raises:
-        CalibrationInvalid: no text, or none that the tokenizer makes sense of.
+        CalibrationInvalid: no text, or one with too few different tokens.
         QuantizationFailed: no tokenizer, or transformers cannot load the release.
         QuantizationUncovered: transformers' Linear layers are not those of the recipe.
     """
-    plan = job.recipe
-    assert isinstance(plan, Recipe), "GGUF has a method of its own"
+    recipe = job.recipe
+    assert isinstance(recipe, Recipe), "GGUF has its own method"
     tokenizer = load_tokenizer(job)
     where = str(job.calibration or "")
     documents = calibration_documents(job.calibration)
-    samples = ceil(target_tokens(plan, samples * sample_tokens) / sample_tokens)
+    samples = ceil(target_tokens(recipe, samples * sample_tokens) / sample_tokens)
     cut = token_samples(tokenizer, documents, samples=samples, sample_tokens=sample_tokens, where=where)
-    quantization = scheme(plan.scheme).compressed_tensors(plan.group_size)
+    quantization = scheme(recipe.scheme).compressed_tensors(recipe.group_size)
     scratch = scratch_of(job)
     try:
         model = load_model(job.source, scratch)
-        require_same_layers(model, plan)
+        require_same_layers(model, recipe)
         _require_tokens_known(model, cut)
         if observer:
-            quantization.weights.observer = _scales_rounded(observer, min(layer.dtype for layer in plan.layers))
-        watch = _Watch(names=[layer.name for layer in plan.layers], done=layer_done)
-        recipe = [*modifiers(quantization, list(plan.ignore)), watch]
-        oneshot(model=model, tokenizer=tokenizer, dataset=_batches(cut), recipe=recipe, pipeline="sequential")
-        compressor = BaseCompressor.get_value_from_registry(plan.format)
+            quantization.weights.observer = _scales_rounded(observer, min(layer.dtype for layer in recipe.layers))
+        counter = _LayerCounter(names=[layer.name for layer in recipe.layers], done=layer_done)
+        steps = [*modifiers(quantization, list(recipe.ignore)), counter]
+        oneshot(model=model, tokenizer=tokenizer, dataset=_batches(cut), recipe=steps, pipeline="sequential")
+        compressor = BaseCompressor.get_value_from_registry(recipe.format)
         pack = partial(compressor.compress, scheme=quantization)
-        write_weights(plan, job.source, job.out, model, pack, smooths=smooths)
-        write_config(job.source, job.out, plan)
+        write_weights(recipe, job.source, job.out, model, pack, smooths=smooths)
+        write_config(job.source, job.out, recipe)
         return sum(map(len, cut))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def scratch_of(job: Job) -> Path:
-    """Where weights that a method changed wait until they are written."""
+    """Folder of changed weights until they are written."""
     return job.out.parent / "offloaded"
 
 
@@ -111,17 +111,17 @@ def load_tokenizer(job: Job) -> PreTrainedTokenizerBase:
     """
     folder = job.companions
     if folder is None:
-        raise _no_tokenizer("the job does not say where its tokenizer is", job.source)
+        raise _no_tokenizer("the job has no folder for it", job.source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        # Loaders of tokenizers fail with whatever their files make them stumble over.
+        # Tokenizer loaders raise arbitrary errors for damaged files.
         raise _no_tokenizer(str(error).splitlines()[0] if str(error) else type(error).__name__, folder) from error
     return tokenizer
 
 
 def load_model(source: Path, scratch: Path) -> PreTrainedModel:
-    """The model with all weights on the disk, in the type that it is to be calibrated in.
+    """Load the model with all weights on the disk, in the calibration dtype.
 
     Raises:
         QuantizationFailed: transformers cannot load it.
@@ -139,7 +139,7 @@ def load_model(source: Path, scratch: Path) -> PreTrainedModel:
                 local_files_only=True,
             )
             with disable_onloading():
-                # Else a weight that is cast as it comes would be a result that gradients flow through.
+                # Otherwise a weight that is cast on load would be part of the autograd graph.
                 model.requires_grad_(False)
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         raise QuantizationFailed(
@@ -156,10 +156,10 @@ def calibration_dtype() -> torch.dtype | str:
 
 
 def require_same_layers(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Hold the model's Linear layers against the recipe's.
+    """Compare the model's Linear layers with the recipe's.
 
     Raises:
-        QuantizationUncovered: names the first that only one of the two has.
+        QuantizationUncovered: a layer is in only one of the two; the first is named.
     """
     planned = {layer.name for layer in recipe.layers}
     found = {name for name, _ in match_named_modules(model, ["Linear"], list(recipe.ignore))}
@@ -169,7 +169,7 @@ def require_same_layers(model: PreTrainedModel, recipe: Recipe) -> None:
         only = "the release's files" if first in planned else "the model as transformers builds it"
         raise QuantizationUncovered(
             f"{len(different)} layers, of which {first} is the first, are only in {only}.",
-            "Name the method rtn, which goes by the files alone.",
+            "Name the method rtn, which uses the files alone.",
             where=first,
         )
 
@@ -184,8 +184,8 @@ def _require_tokens_known(model: PreTrainedModel, samples: list[list[int]]) -> N
         )
 
 
-class _Watch(Modifier):
-    """Last of the modifiers: counts the planned layers of each part of the model that those before it finished."""
+class _LayerCounter(Modifier):
+    """The last modifier: counts the planned layers of each part of the model that the others finished."""
 
     names: list[str]
     done: Any
@@ -203,7 +203,7 @@ class _Watch(Modifier):
 
 
 def _batches(samples: list[list[int]]) -> DataLoader[Any]:
-    """One sample at a time: they are as long as the processor's caches like them, and memory stays small."""
+    """Batches of one sample: their length suits the processor's caches, and memory stays small."""
     batches: Any = [
         {"input_ids": torch.tensor([sample]), "attention_mask": torch.ones(1, len(sample), dtype=torch.long)}
         for sample in samples
@@ -213,10 +213,10 @@ def _batches(samples: list[list[int]]) -> DataLoader[Any]:
 
 @cache
 def _scales_rounded(observer: str, dtype: str) -> str:
-    """Register an observer under a name of ours whose scales are numbers of the release's own type.
+    """Register an observer whose scales are rounded to the release's dtype.
 
-    The files keep scales in that type. Rounding them before a method compensates for rounded weights lets it
-    compensate for that too, and makes the codes the same whatever type the model was calibrated in.
+    The files store scales in that dtype. Rounding them before a method compensates for rounded weights lets it
+    compensate for this too, and makes the codes independent of the calibration dtype.
     """
     stored = DTYPES[dtype]
     base: Any = Observer.get_value_from_registry(observer)
@@ -227,7 +227,7 @@ def _scales_rounded(observer: str, dtype: str) -> str:
         def get_qparams(self) -> dict[str, Any]:
             found: dict[str, Any] = super().get_qparams()
             rounded = found["scale"].to(stored)
-            # A scale too small for float16 would become zero, by which nothing can be divided.
+            # A scale too small for float16 would become zero, and a division by it would fail.
             rounded = torch.where(rounded == 0, torch.finfo(stored).tiny, rounded)
             return {**found, "scale": rounded.to(found["scale"].dtype)}
 

@@ -1,4 +1,4 @@
-"""The files of a calibrated model: planned layers packed, what was scaled cast back, all else byte for byte."""
+"""Write a calibrated model: pack planned layers, cast scaled weights back, copy the rest byte for byte."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_weights(
     """Write a quantized model's weight files, one for each of the source's.
 
     Args:
-        recipe, source, out: which layers, where from, where to.
-        model: its planned layers hold rounded weights and their scales.
+        recipe, source, out: the planned layers, the release, and the destination.
+        model: with rounded weights and scales in its planned layers.
         compress: packs one layer's `weight`, `weight_scale` and `weight_zero_point`.
-        smooths: whether unplanned weights may have changed; if so they are compared, embeddings and head aside.
+        smooths: whether unplanned weights may have changed; if so they are compared, except embeddings and head.
 
     Raises:
-        DiskFull: while it wrote.
-        QuantizationFailed: a layer came out with other tensors than planned.
+        DiskFull: during writing.
+        QuantizationFailed: a layer's tensors differ from the planned ones.
     """
     out.mkdir(parents=True, exist_ok=True)
     modules = dict(model.named_modules())
@@ -60,15 +60,15 @@ def write_weights(
 def _packed(recipe: Recipe, layer: Layer, module: torch.nn.Module, compress: Callable[[State], State]) -> State:
     names = ("weight", "weight_scale", "weight_zero_point")
     state = {name: getattr(module, name).detach().cpu() for name in names if hasattr(module, name)}
-    # Codes are found by the scale that will be read back, in float32: the weight is a multiple of it.
+    # Compute codes in float32 with the scale as it will be read back: the weight is a multiple of it.
     stored = state["weight_scale"].to(DTYPES[layer.dtype])
     compressed = compress({**state, "weight": state["weight"].float(), "weight_scale": stored.float()})
     compressed["weight_scale"] = stored
     parts = {f"{layer.name}.{name}": part for name, part in compressed.items()}
     expected = recipe.expected(layer)
-    if {one.name: one.shape for one in expected} != {name: tuple(part.shape) for name, part in parts.items()}:
+    if {part.name: part.shape for part in expected} != {name: tuple(part.shape) for name, part in parts.items()}:
         raise QuantizationFailed(
-            f"{layer.name} came out as {sorted(parts)}, and {sorted(one.name for one in expected)} were planned.",
+            f"{layer.name} has the tensors {sorted(parts)} instead of {sorted(part.name for part in expected)}.",
             "Name another method, and report the release's architecture.",
             where=layer.name,
         )
@@ -76,7 +76,7 @@ def _packed(recipe: Recipe, layer: Layer, module: torch.nn.Module, compress: Cal
 
 
 def _changed(tensor: StoredTensor, modules: dict[str, torch.nn.Module], model: PreTrainedModel) -> torch.Tensor | None:
-    """An unplanned weight as a method left it, in the source's type; None if it did not touch it."""
+    """An unplanned weight after calibration, in the source's dtype; None if it is unchanged."""
     module_name, _, own = tensor.name.rpartition(".")
     module = modules.get(module_name)
     if module is None or tensor.dtype not in DTYPES or not hasattr(module, own):

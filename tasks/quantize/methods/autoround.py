@@ -1,7 +1,7 @@
 """autoround: learn for each weight whether to round up or down, by signed gradients (arXiv:2309.05516).
 
-It trains: each of `STEPS` steps runs `BATCH` samples forwards and backwards through a decoder layer, which is the
-slowest way here and meant for a GPU. On a processor it takes fewer steps.
+It trains: each step runs `BATCH` samples forwards and backwards through a decoder layer. This is the slowest method and
+meant for a GPU; on a CPU it takes fewer steps.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ STEPS_ON_CPU = 20
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
-    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
+    """Write the job's quantized weights and its `config.json`; return the number of calibration tokens.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
     """
     if not scheme(job.recipe.scheme).symmetric:
         raise QuantizationFailed(
-            f"llm-compressor takes no zero points over from AutoRound, and {job.recipe.scheme} needs them.",
+            f"llm-compressor does not import zero points from AutoRound, and {job.recipe.scheme} needs them.",
             "Name gptq or awq for this scheme, or autoround for a symmetric one.",
             where=job.recipe.scheme,
         )
-    _let_it_work_from_the_disk(scratch_of(job))
+    _support_disk_offload(scratch_of(job))
     on_gpu = torch.cuda.is_available()
     return calibrate(
         job,
@@ -61,11 +61,11 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     )
 
 
-def _let_it_work_from_the_disk(scratch: Path) -> None:
-    """Mend two places where llm-compressor 0.14's AutoRoundModifier supposes that the model is in memory.
+def _support_disk_offload(scratch: Path) -> None:
+    """Patch two places where llm-compressor 0.14's AutoRoundModifier assumes that the model is in memory.
 
-    It makes scales while onloading is off, so that the disk's index never hears of them, and it offloads a tuned layer
-    again without saying to which folder. Both are patched in this process, which quantizes one model and ends.
+    It creates scales while onloading is disabled, so that they are missing from the disk's index, and it offloads a
+    tuned layer without naming the folder. The patches affect only this process, which quantizes one model and ends.
     """
     compressed_tensors.offload.disable_onloading = nullcontext
 

@@ -1,8 +1,8 @@
-"""awq: scale the columns that see large activations up before rounding, and what feeds them down (arXiv:2306.00978).
+"""awq: before rounding, scale up columns with large activations and scale down their inputs (arXiv:2306.00978).
 
-The scaling is exact, so it costs nothing while serving, and it makes the columns that matter lose less. How far to
-scale is tried out: each of `GRID` strengths runs all samples through the layer, which makes this several times slower
-than gptq. Norms change with it, so the written ones are not the release's.
+The scaling is exact, so it costs nothing in serving, and important columns lose less. Its strength is searched: each of
+`GRID` values runs all samples through the layer, which makes awq several times slower than gptq. The written norms
+differ from the release's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ OBSERVER = "imatrix_mse"
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
-    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
+    """Write the job's quantized weights and its `config.json`; return the number of calibration tokens.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.
     """
-    _pin_nothing_without_a_gpu()
+    _disable_pinned_memory_without_gpu()
     return calibrate(
         job,
         layer_done,
@@ -44,7 +44,7 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     )
 
 
-def _pin_nothing_without_a_gpu() -> None:
-    """Pinned memory is for copies to a GPU; asking for it fails where torch is built for one and finds no driver."""
+def _disable_pinned_memory_without_gpu() -> None:
+    """Disable pinned memory without a GPU: a CUDA build of torch fails to allocate it without a driver."""
     if not torch.cuda.is_available():
         IntermediatesCache.pin_memory = lambda self, batch_index, input_names=None: None

@@ -37,15 +37,14 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     """Write the job's GGUF and its `config.json`.
 
     Args:
-        job: what to do; the tokenizer is `job.companions`'.
-        layer_done: called after each tensor that is quantized: once it is converted or once it is written, half of
-            them each.
+        job: of the process; `job.companions` has the tokenizer.
+        layer_done: called once for each quantized tensor: half of the calls during conversion, half during writing.
 
     Returns:
-        0: it watches no text.
+        0: it uses no calibration text.
     """
     assert isinstance(job.recipe, GgufRecipe)
-    steps = _Steps(job.recipe, layer_done)
+    steps = _Progress(job.recipe, layer_done)
     converted = job.out.parent / CONVERTED
     job.out.mkdir(parents=True, exist_ok=True)
     links = link_release(job.companions or job.source, job.out.parent / "shown")
@@ -57,20 +56,20 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
 
 
 def rewrite(source: GgufFile, out: Path, recipe: GgufRecipe, written: Callable[[], None]) -> None:
-    """Write a file's tensors in the recipe's types; what the recipe does not know goes through as it is.
+    """Write a file's tensors in the recipe's types; tensors that are not in the recipe are copied.
 
     Args:
-        source: in the release's own numbers.
+        source: the unquantized file.
         out: the file to write.
         recipe: the types.
         written: called after each tensor.
     """
-    kinds = {one.name: KINDS[one.kind] for one in recipe.tensors}
+    kinds = {tensor.name: KINDS[tensor.kind] for tensor in recipe.tensors}
     writer = GGUFWriter(out, recipe.architecture)
     _copy_metadata(source, writer, recipe)
     for tensor in source.tensors:
         kind = kinds.get(tensor.name, tensor.kind)
-        _announce(writer, tensor, kind)
+        _add_tensor_info(writer, tensor, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -84,7 +83,7 @@ def rewrite(source: GgufFile, out: Path, recipe: GgufRecipe, written: Callable[[
 
 
 def _copy_metadata(source: GgufFile, writer: GGUFWriter, recipe: GgufRecipe) -> None:
-    """All that the converter wrote, with the file's type set right."""
+    """Copy the converter's metadata, with the file's type corrected."""
     for key, field in source.reader.fields.items():
         if key.startswith(_OF_READER) or key in (_FILE_TYPE, _VERSION):
             continue
@@ -95,8 +94,8 @@ def _copy_metadata(source: GgufFile, writer: GGUFWriter, recipe: GgufRecipe) -> 
     writer.add_quantization_version(2)
 
 
-def _announce(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None:
-    # The writer takes the shape in bytes where values share blocks.
+def _add_tensor_info(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None:
+    # For block types the writer expects the row's size in bytes.
     shape = (*tensor.shape[:-1], kind.row_bytes(tensor.shape[-1])) if kind.is_quantized else tensor.shape
     size = kind.size_bytes(tensor.shape)
     values = np.uint8 if kind.is_quantized else np.float32 if kind.name == "f32" else np.float16
@@ -104,7 +103,7 @@ def _announce(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None:
 
 
 def _values(file: int, tensor: GgufTensor, kind: Kind, pool: ThreadPoolExecutor) -> np.ndarray:
-    """A tensor's bytes in its new type."""
+    """A tensor's bytes in its target type."""
     columns = tensor.shape[-1]
     out = np.empty((tensor.rows, kind.row_bytes(columns)), np.uint8)
     step = max(1, BLOCK_VALUES // columns)
@@ -122,28 +121,28 @@ def _values(file: int, tensor: GgufTensor, kind: Kind, pool: ThreadPoolExecutor)
         else:
             part[:] = rows.astype(np.float16 if kind.name == "f16" else np.float32).view(np.uint8)
 
-    # Rows are rounded by themselves, so the bytes are the same by however many threads.
+    # Rows are rounded independently, so the bytes do not depend on the number of threads.
     list(pool.map(block, range(0, tensor.rows, step)))
     return out
 
 
-class _Steps:
-    """Progress in tensors: the converter's bytes are the first half, written tensors the second."""
+class _Progress:
+    """Progress in tensors: the first half by converted bytes, the second by written tensors."""
 
     def __init__(self, recipe: GgufRecipe, layer_done: Callable[[], None]) -> None:
         self._recipe, self._layer_done = recipe, layer_done
-        self._told = self._written = 0
+        self._reported = self._written = 0
 
     def converted(self, size_bytes: int) -> None:
-        """So many bytes are converted."""
-        self._reach(len(self._recipe.layers) * min(1.0, size_bytes / self._recipe.converted_bytes) / 2)
+        """Update the converted bytes."""
+        self._report(len(self._recipe.layers) * min(1.0, size_bytes / self._recipe.converted_bytes) / 2)
 
     def written(self) -> None:
-        """One more tensor is written."""
+        """Count a written tensor."""
         self._written += 1
-        self._reach(len(self._recipe.layers) * (1 + self._written / len(self._recipe.tensors)) / 2)
+        self._report(len(self._recipe.layers) * (1 + self._written / len(self._recipe.tensors)) / 2)
 
-    def _reach(self, layers: float) -> None:
-        while self._told < int(layers):
-            self._told += 1
+    def _report(self, layers: float) -> None:
+        while self._reported < int(layers):
+            self._reported += 1
             self._layer_done()

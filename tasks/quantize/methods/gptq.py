@@ -1,8 +1,8 @@
-"""gptq: round column by column, and let the columns that are still to come make up for each error (arXiv:2210.17323).
+"""gptq: round column by column, compensating each error in the remaining columns (arXiv:2210.17323).
 
-It watches what goes into each layer on calibration text, and rounds the columns that matter most first (`actorder`
-static: the order is only the work's; the files are laid out as by any other method). The range of each scale is found
-on the same inputs: the observer `imatrix_mse` weighs each column's error by the mean square of its input.
+It observes each layer's inputs on calibration text and rounds the most important columns first (`actorder` static: the
+order affects only the computation, not the file layout). Scale ranges are found on the same inputs: the observer
+`imatrix_mse` weights each column's error by the mean square of its input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OBSERVER = "imatrix_mse"
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
-    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
+    """Write the job's quantized weights and its `config.json`; return the number of calibration tokens.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.

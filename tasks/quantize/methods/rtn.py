@@ -1,8 +1,8 @@
-"""rtn: round to the nearest step, without data, tensor by tensor and block of rows by block of rows.
+"""rtn: round to nearest, without data, in blocks of rows.
 
-Peak memory is the imports (60 MiB) plus some dozen times a block of rows, whatever the sizes of tensors, files and
-model: a release of a terabyte is quantized on a laptop, if the disk is large enough. What it does not do: look at
-activations. Where that costs too much, a calibrated method is another file here.
+Peak memory is the imports (60 MiB) plus a few dozen times a block of rows, independent of tensor, file and model size:
+a laptop can quantize a terabyte if its disk is large enough. The method ignores activations; where that loses too much
+accuracy, use one of the calibrated methods.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from tasks.quantize.tensors import INDEX, StoredTensor, not_finite_error, opened
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
-    """Write the job's quantized weights and its `config.json`; files that an earlier process finished are kept.
+    """Write the job's quantized weights and its `config.json`; keep files that an earlier process finished.
 
     Args:
-        job: what to do; `job.source` holds the weights and `config.json` and nothing else.
+        job: of the process; `job.source` has the weights and `config.json` and nothing else.
         layer_done: called after each layer.
 
     Returns:
-        0: it watches no text.
+        0: it uses no calibration text.
 
     Raises:
-        QuantizationFailed: the source holds a value that is infinite or not a number, or ends too early.
-        DiskFull: while it wrote.
+        QuantizationFailed: the source has an infinite value or NaN, or is truncated.
+        DiskFull: during writing.
     """
     recipe = job.recipe
     assert isinstance(recipe, Recipe)
     job.out.mkdir(parents=True, exist_ok=True)
     shards = plan_shards(recipe, job.source)
     finished = FinishedShards.load(job.out.parent, job.identity)
-    _remove_strangers(job.out, finished)
+    _remove_unfinished(job.out, finished)
     for shard in shards:
         if finished.holds(job.out / shard.name):
             for _ in shard.layers:
@@ -54,8 +54,8 @@ def quantize(job: Job, layer_done: Callable[[], None]) -> int:
     return 0
 
 
-def _remove_strangers(out: Path, finished: FinishedShards) -> None:
-    """Of what an earlier process left, only finished files are of use."""
+def _remove_unfinished(out: Path, finished: FinishedShards) -> None:
+    """Remove the files of an earlier process except finished ones."""
     for path in out.iterdir():
         if path.is_file() and path.name not in finished.shards:
             path.unlink()

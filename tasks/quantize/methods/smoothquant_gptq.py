@@ -1,8 +1,8 @@
 """smoothquant_gptq: move the activations' outliers into the weights (arXiv:2211.10438), then round as gptq does.
 
-For schemes that round activations too: a token's largest value sets the step of all its others, and SmoothQuant makes
-the largest ones smaller by scaling norms down and the layers behind them up. Norms change with it, so the written
-ones are not the release's.
+It is for schemes that also round activations: a token's largest value sets the step for all its values. SmoothQuant
+reduces the largest ones by scaling norms down and the following layers up. The written norms therefore differ from the
+release's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STRENGTH = 0.8
 
 
 def quantize(job: Job, layer_done: Callable[[], None]) -> int:
-    """Write the job's quantized weights and its `config.json`; returns the tokens watched.
+    """Write the job's quantized weights and its `config.json`; return the number of calibration tokens.
 
     Raises:
         CalibrationInvalid, QuantizationFailed, QuantizationUncovered, DiskFull: as for `calibrate`.

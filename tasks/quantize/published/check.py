@@ -1,8 +1,8 @@
-"""Releases that come quantized: taken as they are once their files hold what their config.json says.
+"""Check a release that its publisher quantized: its files must match its config.json.
 
-auto-gptq and AutoAWQ are archived and do not run beside current transformers, but what they wrote is everywhere and
-every engine reads it. The check believes only files: each quantized layer has all its tensors, of the right type
-and shape, with finite scales.
+auto-gptq and AutoAWQ are archived and do not run beside current transformers, but their releases are common and every
+engine reads them. The check uses only the files: each quantized layer must have all its tensors, of the right type and
+shape, with finite scales.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ FLOAT_BYTES = 2
 
 
 class Published(BaseModel):
-    """What a release is that was quantized by its publisher."""
+    """A release that its publisher quantized."""
 
     model_config = ConfigDict(frozen=True)
 
     method: str
-    """`quant_method` of config.json: gptq, awq, compressed-tensors, fp8, fbgemm_fp8, or one that is not checked."""
+    """`quant_method` of config.json: gptq, awq, compressed-tensors, fp8, fbgemm_fp8, or an unchecked one."""
     bits: int | None
     group_size: int | None
     """Input columns that share a scale; None for a whole row, a block or a tensor."""
     layers: int
-    """Quantized, all of them found whole."""
+    """Number of quantized layers, all of them complete."""
     share_of_linear_bytes: float
-    """Quantized part of the Linear weights' bytes before quantization, the head among them; 0 to 1."""
+    """Quantized share of the Linear weights' bytes before quantization, the head included; 0 to 1."""
     checked: bool
-    """False: the method's files are not known here; nothing but the name was read."""
+    """False if the method's file layout is unknown; only its name was read."""
 
 
 def check_published(folder: Path) -> Published | None:
-    """Recognise a release that was quantized by its publisher, and check its files.
+    """Recognise a release that its publisher quantized, and check its files.
 
     Returns:
-        What it is; None for a release that is not quantized.
+        A description of the quantization; None for an unquantized release.
 
     Raises:
-        QuantizationUncovered: config.json says that it is quantized and no layer is, or a layer lacks a tensor or has
-            one of another type or shape; it is named.
-        QuantizationFailed: a scale is infinite or no number, an index points nowhere, or a file is not whole.
+        QuantizationUncovered: config.json names a method but no layer is quantized, or a layer lacks a tensor or has
+            one of another type or shape.
+        QuantizationFailed: a scale is infinite or NaN, an index is out of range, or a file is incomplete.
     """
     config = _quantization_config(folder)
     if config is None:
@@ -84,10 +84,10 @@ def check_published(folder: Path) -> Published | None:
 
 
 def require_valid_published(folder: Path) -> None:
-    """Check a release that is taken as published, where it is quantized; others are not read.
+    """Check a release that is served as published, if it is quantized.
 
     Raises:
-        QuantizationUncovered, QuantizationFailed: as for `published`.
+        QuantizationUncovered, QuantizationFailed: as for `check_published`.
     """
     check_published(folder)
 
@@ -96,7 +96,7 @@ def _quantization_config(folder: Path) -> Mapping[str, Any] | None:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, ValueError):
-        # Not every release has one that is JSON; who needs it says so.
+        # Callers that need a valid config.json report its absence.
         return None
     found = config.get("quantization_config") if isinstance(config, dict) else None
     return found if isinstance(found, dict) else None
@@ -117,9 +117,9 @@ def _require_whole(layer: PublishedLayer, method: str) -> None:
 
 
 def _share(layers: tuple[PublishedLayer, ...], tensors: list[StoredTensor]) -> float:
-    """Against the weights that are still matrices of floats and multiply."""
-    mine = {name for layer in layers for name in layer.tensors}
-    left, ignored = split_targets([tensor for tensor in tensors if tensor.name not in mine], conv1d=False)
-    rest = sum(layer.source_bytes for layer in left) + sum(one.linear_bytes for one in ignored)
+    """Quantized share of all Linear weights, quantized or not."""
+    quantized_names = {name for layer in layers for name in layer.tensors}
+    targets, ignored = split_targets([tensor for tensor in tensors if tensor.name not in quantized_names], conv1d=False)
+    rest = sum(layer.source_bytes for layer in targets) + sum(kept.linear_bytes for kept in ignored)
     quantized = sum(layer.weights * FLOAT_BYTES for layer in layers)
     return quantized / (quantized + rest)

@@ -1,4 +1,4 @@
-"""How publishers lay quantized layers out, one function a method; adding a method is adding one.
+"""Publishers' file layouts of quantized layers: one function a method, and one entry in `FORMATS`.
 
 Sources of the layouts: auto-gptq 0.7 (`qlinear_cuda.py`: `qweight` packs input rows, `qzeros` output columns, both
 lowest bits first), AutoAWQ 0.2 (`gemm.py`: both pack output columns), compressed-tensors 0.19, and transformers 5.17
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 Config = Mapping[str, Any]
 Tensors = Mapping[str, StoredTensor]
 Part = tuple[tuple[str, ...], tuple[int, ...]]
-"""Types that a tensor may have, and its shape."""
+"""Allowed types of a tensor, and its shape."""
 
 
 @dataclass(frozen=True)
 class PublishedLayer:
-    """One layer that is quantized, or was meant to be."""
+    """One quantized layer, complete or not."""
 
     name: str
     weights: int
-    """Numbers that it had before."""
+    """Number of its weights before quantization."""
     tensors: tuple[str, ...]
     scales: tuple[StoredTensor, ...]
     problem: str = ""
-    """What is missing, or of another shape or type."""
+    """A missing tensor, or one of another shape or type; empty if none."""
     damage: str = ""
-    """What its values show."""
+    """Invalid values; empty if none."""
 
 
 Reading = tuple[int | None, int | None, tuple[PublishedLayer, ...]]
@@ -95,7 +95,7 @@ def _awq_layer(name: str, bits: int, size: int | None, tensors: Tensors) -> Publ
 
 
 def _fp8(config: Config, tensors: Tensors) -> Reading:
-    """DeepSeek's blocks with `weight_scale_inv`, or one scale a tensor or row."""
+    """DeepSeek's blocks with `weight_scale_inv`, or one scale per tensor or row."""
     block = config.get("weight_block_size")
     layers = []
     for name in _float8_layers(tensors):
@@ -142,11 +142,11 @@ def _layout(group: Config, overall: str) -> Layout:
 
 
 def _compressed_layer(name: str, layouts: list[Layout], tensors: Tensors) -> PublishedLayer:
-    """A layer belongs to the group whose tensors it has; what is wrong is told by the first group."""
+    """Match a layer to the group whose tensors it has; without a match, report the first group's problem."""
     shape_tensor, weight = tensors.get(f"{name}.weight_shape"), tensors.get(f"{name}.weight")
     shape = weight.shape if weight else ()
     if shape_tensor and shape_tensor.dtype == "I64" and shape_tensor.shape == (2,):
-        shape = tuple(int(one) for one in _values(shape_tensor, "<i8"))
+        shape = tuple(int(side) for side in _values(shape_tensor, "<i8"))
     if len(shape) != 2 or not layouts:
         return PublishedLayer(
             name, 0, (), (), problem=f"neither {name}.weight nor {name}.weight_shape says how large it is"
@@ -154,8 +154,8 @@ def _compressed_layer(name: str, layouts: list[Layout], tensors: Tensors) -> Pub
     first: PublishedLayer | None = None
     for layout in layouts:
         parts = {
-            one.name.removeprefix(f"{name}."): (_types(one.dtype), one.shape)
-            for one in layout.expected(name, FLOATS[0], (shape[0], shape[1]))
+            part.name.removeprefix(f"{name}."): (_types(part.dtype), part.shape)
+            for part in layout.expected(name, FLOATS[0], (shape[0], shape[1]))
         }
         problem = _compare(name, parts, tensors)
         found = _found(name, math.prod(shape), parts, tensors, "weight_scale", problem)
@@ -174,14 +174,14 @@ _INTEGER_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def _layers(tensors: Tensors, parts: Iterable[str]) -> list[str]:
-    """Modules that have any of the parts: one part is enough to be meant."""
+    """Modules with any of the tensors; a single one marks a layer as quantized."""
     ends = tuple(f".{part}" for part in parts)
     return sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)})
 
 
 def _float8_layers(tensors: Tensors) -> list[str]:
     scaled = _layers(tensors, ("weight_scale_inv", "weight_scale"))
-    stored = {name.removesuffix(".weight") for name, one in tensors.items() if one.dtype == "F8_E4M3"}
+    stored = {name.removesuffix(".weight") for name, tensor in tensors.items() if tensor.dtype == "F8_E4M3"}
     return sorted({*scaled, *stored})
 
 
@@ -204,9 +204,9 @@ def _found(
     problem: str,
     damage: str = "",
 ) -> PublishedLayer:
-    there = tuple(f"{name}.{part}" for part in expected if f"{name}.{part}" in tensors)
-    scales = tuple(tensors[one] for one in there if one == f"{name}.{scale}")
-    return PublishedLayer(name, weights, there, scales, problem, damage)
+    present = tuple(f"{name}.{part}" for part in expected if f"{name}.{part}" in tensors)
+    scales = tuple(tensors[part] for part in present if part == f"{name}.{scale}")
+    return PublishedLayer(name, weights, present, scales, problem, damage)
 
 
 def _within(index: StoredTensor, groups: int) -> bool:
@@ -222,12 +222,12 @@ def _values(tensor: StoredTensor, kind: str) -> np.ndarray:
 
 
 def _number(config: Config, *names: str) -> int:
-    """A setting that must be there, under the first name that is."""
+    """A required integer setting, under the first name that is present."""
     for name in names:
         if isinstance(config.get(name), int):
             return int(config[name])
     raise QuantizationUncovered(
-        f"quantization_config says nothing of {names[0]!r}.", "Ask the publisher for a sound release.", "config.json"
+        f"quantization_config has no {names[0]!r}.", "Ask the publisher for a sound release.", "config.json"
     )
 
 
@@ -243,4 +243,4 @@ FORMATS: dict[str, Callable[[Config, Tensors], Reading]] = {
     "fbgemm_fp8": _fp8,
     "compressed-tensors": _compressed_tensors,
 }
-"""By `quant_method` of config.json."""
+"""Layout functions by `quant_method` of config.json."""
