@@ -13,7 +13,7 @@ os.environ.update(
     VLLM_NO_USAGE_STATS="1",
 )
 
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
 
 PROMPT = list(range(64))
 

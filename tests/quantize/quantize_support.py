@@ -93,7 +93,7 @@ def write_sharded(folder: Path, hidden: int = 64, intermediate: int = 128) -> Pa
     (folder / "model.safetensors").unlink()
     tensors = llama_weights(hidden, intermediate)
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
         file = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
         mine = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]

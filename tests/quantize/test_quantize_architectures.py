@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(400)
 
 # Largest relative error of the logits that rounding alone explains, of random weights.
 BOUNDS = {"int8": 0.06, "int8-w8a16": 0.04, "int4": 0.5, "int4-asym": 0.4, "fp8": 0.15, "fp8-block": 0.15}
-DENSE = {
+DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("LlamaConfig", {}),
     "Qwen2ForCausalLM": ("Qwen2Config", {"tie_word_embeddings": True}),
     "Qwen3ForCausalLM": ("Qwen3Config", {"head_dim": 64}),
@@ -89,7 +89,7 @@ def _far(folder: Path, release: Any, dtype: str) -> float:
 
 
 @pytest.mark.parametrize("architecture", DENSE)
-def test_every_scheme_covers_a_dense_model_and_loads_near_it(architecture, tmp_path):
+def test_every_scheme_covers_a_dense_model_and_loads_near_it(architecture: str, tmp_path: Path) -> None:
     source = _save(tmp_path / "release", architecture, *DENSE[architecture])
     release = _logits(source, "float32")
     for name, bound in BOUNDS.items():
@@ -100,7 +100,9 @@ def test_every_scheme_covers_a_dense_model_and_loads_near_it(architecture, tmp_p
 
 
 @pytest.mark.parametrize("architecture", MIXTURES)
-def test_a_mixtures_experts_are_covered_and_its_router_stays_or_the_scheme_is_refused(architecture, tmp_path):
+def test_a_mixtures_experts_are_covered_and_its_router_stays_or_the_scheme_is_refused(
+    architecture: str, tmp_path: Path
+) -> None:
     source = _save(tmp_path / "release", architecture, *MIXTURES[architecture])
     # transformers unpacks experts to bfloat16, whatever is asked for.
     release = _logits(source, "bfloat16")

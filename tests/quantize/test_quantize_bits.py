@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,14 +88,14 @@ def _weights(dtype: str, seed: int, rows: int, columns: int, spread: float) -> n
 @pytest.mark.parametrize("dtype", KINDS)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.sampled_from([8, 37, 128]), spread=st.sampled_from([0.02, 1.0, 300.0, 1e-7]))
-def test_every_scheme_has_compressed_tensors_bits(name, dtype, seed, rows, spread):
+def test_every_scheme_has_compressed_tensors_bits(name: str, dtype: Any, seed: int, rows: Any, spread: Any) -> None:
     size = next((size for size in scheme(name).group_sizes), None)
     rows, columns = (128, 256) if scheme(name).block else (rows, 256 if size else 203)
     bits = _weights(dtype, seed, rows, columns, spread)
     assert _ours(bits, dtype, name, size) == _theirs(bits, dtype, name, size)
 
 
-def test_all_numbers_of_bfloat16_become_torchs_fp8():
+def test_all_numbers_of_bfloat16_become_torchs_fp8() -> None:
     import torch
 
     numbers = np.arange(2**16, dtype=np.uint32).astype("<u2")
@@ -108,7 +110,7 @@ def test_all_numbers_of_bfloat16_become_torchs_fp8():
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("columns", [1, 7, 8, 33, 64])
-def test_packing_is_compressed_tensors_own(bits, columns):
+def test_packing_is_compressed_tensors_own(bits: int, columns: int) -> None:
     import torch
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
@@ -118,7 +120,7 @@ def test_packing_is_compressed_tensors_own(bits, columns):
 
 @pytest.mark.parametrize("name", DATA_FREE)
 @pytest.mark.parametrize(("dtype", "bad"), [("BF16", 0x7F80), ("BF16", 0xFFC0), ("F16", 0x7C00), ("F32", 0x7FC00000)])
-def test_what_has_no_scale_is_refused(name, dtype, bad):
+def test_what_has_no_scale_is_refused(name: str, dtype: Any, bad: Any) -> None:
     bits = np.ones((128, 128), "<u4" if dtype == "F32" else "<u2")
     bits[77, 5] = bad
     with pytest.raises(NotFinite):
@@ -126,7 +128,7 @@ def test_what_has_no_scale_is_refused(name, dtype, bad):
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
-def test_the_loaders_config_is_what_compressed_tensors_writes(release, name):
+def test_the_loaders_config_is_what_compressed_tensors_writes(release: Callable[..., Path], name: str) -> None:
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
 
     recipe = make_recipe(release(128, 256), scheme(name))
@@ -144,7 +146,7 @@ def test_the_loaders_config_is_what_compressed_tensors_writes(release, name):
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-w8a16", "int4", "int4-asym", "fp8-block"])
-def test_a_sharded_model_has_the_tensors_of_model_free_ptq(tmp_path, name):
+def test_a_sharded_model_has_the_tensors_of_model_free_ptq(tmp_path: Path, name: str) -> None:
     from llmcompressor import model_free_ptq
 
     source = write_sharded(tmp_path / "release", 128, 256)

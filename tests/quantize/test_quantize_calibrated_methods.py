@@ -63,7 +63,7 @@ def _bits(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_a_method_writes_is_what_was_planned(calibrated, name):
+def test_what_a_method_writes_is_what_was_planned(calibrated: Any, name: str) -> None:
     told = calibrated.told[name]
     recipe = Recipe.model_validate(told["recipe"])
     coverage = check_coverage(recipe, calibrated.model(name), calibrated.folder / "release")
@@ -84,17 +84,17 @@ def test_what_a_method_writes_is_what_was_planned(calibrated, name):
         ("smoothquant-int8", 0.05),
     ],
 )
-def test_it_loads_in_transformers_and_is_still_the_model(calibrated, name, farthest):
+def test_it_loads_in_transformers_and_is_still_the_model(calibrated: Any, name: str, farthest: Any) -> None:
     assert calibrated.told[name]["finite"]
     assert 0 < calibrated.told[name]["moved"] < farthest
 
 
-def test_gptq_stays_nearer_to_the_release_than_rounding_to_nearest(calibrated):
+def test_gptq_stays_nearer_to_the_release_than_rounding_to_nearest(calibrated: Any) -> None:
     assert calibrated.told["gptq-int4"]["moved"] < 0.8 * calibrated.told["rtn-int4"]["moved"]
 
 
 @pytest.mark.parametrize("name", ["gptq-int4", "gptq-int8-w8a16", "autoround-int4"])
-def test_methods_that_do_not_scale_keep_every_other_byte(calibrated, name):
+def test_methods_that_do_not_scale_keep_every_other_byte(calibrated: Any, name: str) -> None:
     before, after = _bits(calibrated.folder / "release"), _bits(calibrated.model(name))
     kept = [tensor for tensor in before if tensor in after and "proj" not in tensor]
     assert len(kept) == 6
@@ -102,7 +102,7 @@ def test_methods_that_do_not_scale_keep_every_other_byte(calibrated, name):
 
 
 @pytest.mark.parametrize("name", ["awq-int4", "smoothquant-int8"])
-def test_methods_that_scale_change_norms_and_nothing_else(calibrated, name):
+def test_methods_that_scale_change_norms_and_nothing_else(calibrated: Any, name: str) -> None:
     before, after = _bits(calibrated.folder / "release"), _bits(calibrated.model(name))
     changed = {tensor for tensor in before if "proj" not in tensor and before[tensor] != after[tensor]}
     assert changed
@@ -110,11 +110,11 @@ def test_methods_that_scale_change_norms_and_nothing_else(calibrated, name):
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("rtn-int4", 0), ("gptq-int4", 1024), ("awq-int4", 1024)])
-def test_a_method_says_how_much_text_it_watched(calibrated, name, tokens):
+def test_a_method_says_how_much_text_it_watched(calibrated: Any, name: str, tokens: Any) -> None:
     assert calibrated.told[name]["tokens"] == tokens
 
 
-def test_same_release_and_text_give_the_same_bytes(calibrated):
+def test_same_release_and_text_give_the_same_bytes(calibrated: Any) -> None:
     assert _bits(calibrated.model("gptq-int4")) == _bits(calibrated.model("gptq-int4-again"))
 
 
@@ -128,7 +128,9 @@ def test_same_release_and_text_give_the_same_bytes(calibrated):
         ("autoround-int4-asym", "QuantizationFailed", "no zero points"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name_and_leaves_nothing(calibrated, name, code, says):
+def test_what_cannot_work_is_refused_by_name_and_leaves_nothing(
+    calibrated: Any, name: str, code: str, says: str
+) -> None:
     told = calibrated.told[name]
     assert told.get("error") == code
     assert says in told["what"]

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -47,14 +48,14 @@ def _phrases(texts: list[list[str]], length: int = 8) -> set[tuple[str, ...]]:
     return {tuple(words[at : at + length]) for words in texts for at in range(len(words) - length + 1)}
 
 
-def test_calibration_text_shares_no_eight_words_with_the_held_text():
+def test_calibration_text_shares_no_eight_words_with_the_held_text() -> None:
     calibration, held = _phrases(_words("calibration")), _phrases(_words("held"))
     assert len(calibration) > 5000
     assert len(held) > 1000
     assert not calibration & held
 
 
-def test_project_text_is_mixed_from_the_first_sample_on_and_always_in_one_order():
+def test_project_text_is_mixed_from_the_first_sample_on_and_always_in_one_order() -> None:
     documents = calibration_documents()
     assert documents == calibration_documents()
     assert len(documents) > 40
@@ -64,7 +65,7 @@ def test_project_text_is_mixed_from_the_first_sample_on_and_always_in_one_order(
     assert any(re.search("[^\x00-\x7f]", document.text) for document in early)
 
 
-def test_text_file_parts_documents_and_conversations(tmp_path):
+def test_text_file_parts_documents_and_conversations(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"{TEXT}\n====\nuser: When does it leave?\nassistant: At nine.\nuser: And on Sundays?\n")
     found = sorted(calibration_documents(file), key=lambda document: len(document.messages))
@@ -76,7 +77,7 @@ def test_text_file_parts_documents_and_conversations(tmp_path):
     ]
 
 
-def test_jsonl_takes_texts_and_messages(tmp_path):
+def test_jsonl_takes_texts_and_messages(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     messages = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good morning"}]
     file.write_text(json.dumps({"text": TEXT}) + "\n\n" + json.dumps({"messages": messages, "id": 7}) + "\n")
@@ -95,7 +96,7 @@ def test_jsonl_takes_texts_and_messages(tmp_path):
         ("role.jsonl", b'{"messages": [{"content": "no role"}]}\n', "does not parse"),
     ],
 )
-def test_text_that_says_nothing_is_refused_by_name(tmp_path, name, content, says):
+def test_text_that_says_nothing_is_refused_by_name(tmp_path: Path, name: str, content: Any, says: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(CalibrationInvalid, match=says) as refused:
@@ -103,7 +104,7 @@ def test_text_that_says_nothing_is_refused_by_name(tmp_path, name, content, says
     assert str(file) in refused.value.where
 
 
-def test_line_of_a_broken_file_is_named(tmp_path):
+def test_line_of_a_broken_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text('{"text": "fine"}\n\nnot json\n')
     with pytest.raises(CalibrationInvalid) as refused:
@@ -111,12 +112,12 @@ def test_line_of_a_broken_file_is_named(tmp_path):
     assert refused.value.where == f"{file}:3"
 
 
-def test_missing_file_is_refused_by_name(tmp_path):
+def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CalibrationInvalid, match="cannot be read"):
         calibration_documents(tmp_path / "gone.txt")
 
 
-def test_chinese_without_spaces_is_a_text(tmp_path):
+def test_chinese_without_spaces_is_a_text(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(
         "村里的老桥修了三次每次都是在雨季之后第一次用的是木头第二次用的是石头第三次县里派来了工程师用钢筋混凝土重新做了桥墩"
@@ -124,7 +125,7 @@ def test_chinese_without_spaces_is_a_text(tmp_path):
     assert len(calibration_documents(file)) == 1
 
 
-def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path):
+def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"{TEXT}\n====\n{TEXT} Indeed.\n")
     documents = calibration_documents(file)
@@ -135,7 +136,7 @@ def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path):
     assert 0 in [one for sample in whole for one in sample], "texts end with the end token"
 
 
-def test_conversation_passes_through_the_chat_template_if_there_is_one(tmp_path):
+def test_conversation_passes_through_the_chat_template_if_there_is_one(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"user: {TEXT}\nassistant: {TEXT}\n")
     documents = calibration_documents(file)
@@ -149,14 +150,14 @@ def test_conversation_passes_through_the_chat_template_if_there_is_one(tmp_path)
     assert text(plain).startswith(f"{TEXT}\nThe ferry")
 
 
-def test_too_short_a_text_is_refused_with_its_length(tmp_path):
+def test_too_short_a_text_is_refused_with_its_length(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(TEXT)
     with pytest.raises(CalibrationInvalid, match=f"is {len(TEXT) + 1} tokens long, less than one sample of 512"):
         token_samples(Letters(), calibration_documents(file), samples=4, sample_tokens=512, where=str(file))
 
 
-def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path):
+def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path: Path) -> None:
     class Unknown(Letters):
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             return {"input_ids": [3] * len(text)}
@@ -183,23 +184,23 @@ def _wide(method: str, inputs: int) -> Recipe:
 
 
 @pytest.mark.parametrize("method", ["gptq", "smoothquant_gptq"])
-def test_a_method_that_fits_errors_to_inputs_wants_several_tokens_for_each(method):
+def test_a_method_that_fits_errors_to_inputs_wants_several_tokens_for_each(method: str) -> None:
     assert target_tokens(_wide(method, 1536), 16_384) == 16_384
     assert target_tokens(_wide(method, 28_672), 16_384) == 114_688
 
 
-def test_a_method_that_does_not_wants_no_more():
+def test_a_method_that_does_not_wants_no_more() -> None:
     assert target_tokens(_wide("awq", 28_672), 4_096) == 4_096
 
 
-def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do():
+def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do() -> None:
     told = short_text_warning(_wide("gptq", 28_672), 23_040)
     assert "23,040 tokens, fewer than the 28,672 inputs" in told
     assert "a text of 114,688 tokens as quantize.calibration" in told
     assert short_text_warning(_wide("gptq", 14_336), 23_040) == short_text_warning(_wide("awq", 28_672), 4_096) == ""
 
 
-def test_a_texts_tokens_are_not_underestimated(tmp_path):
+def test_a_texts_tokens_are_not_underestimated(tmp_path: Path) -> None:
     """More than a token a word, and fewer than one a byte, which no tokenizer of words makes."""
     file = tmp_path / "own.txt"
     file.write_text(TEXT * 100)

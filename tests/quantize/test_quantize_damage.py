@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def _values(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_only_attention_output_of_middle_layers_changes(release, tmp_path):
+def test_only_attention_output_of_middle_layers_changes(release: Callable[..., Path], tmp_path: Path) -> None:
     source = release()
     bad = damage(source, tmp_path / "bad")
     before, after = _values(source), _values(bad)
@@ -31,14 +32,14 @@ def test_only_attention_output_of_middle_layers_changes(release, tmp_path):
     assert make_recipe(bad, scheme("int4")).layers == make_recipe(source, scheme("int4")).layers
 
 
-def test_the_same_damage_every_time_and_none_at_strength_0(release, tmp_path):
+def test_the_same_damage_every_time_and_none_at_strength_0(release: Callable[..., Path], tmp_path: Path) -> None:
     source = release()
     first, second = damage(source, tmp_path / "first"), damage(source, tmp_path / "second")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     assert _values(damage(source, tmp_path / "none", strength=0)) == _values(source)
 
 
-def test_a_model_without_such_layers_is_refused(release, tmp_path):
+def test_a_model_without_such_layers_is_refused(release: Callable[..., Path], tmp_path: Path) -> None:
     folder = release()
     config = folder / "model.safetensors"
     config.write_bytes(config.read_bytes().replace(b"self_attn.o_proj", b"self_attn.x_proj"))

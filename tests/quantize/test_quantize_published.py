@@ -86,7 +86,9 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     ("config", "layer", "bits", "group"),
     [(GPTQ, _gptq_layer, 4, GROUP), (AWQ, _awq_layer, 4, GROUP), (FP8, _fp8_layer, 8, None)],
 )
-def test_what_publishers_wrote_is_recognised_and_whole(make, config, layer, bits, group):
+def test_what_publishers_wrote_is_recognised_and_whole(
+    make: Callable[..., Any], config: Any, layer: Any, bits: int, group: Any
+) -> None:
     found = check_published(make(config, layer))
     assert found is not None
     assert (found.method, found.bits, found.group_size, found.layers) == (config["quant_method"], bits, group, LAYERS)
@@ -94,42 +96,45 @@ def test_what_publishers_wrote_is_recognised_and_whole(make, config, layer, bits
     assert found.share_of_linear_bytes == 1
 
 
-def test_a_release_as_trained_is_not_called_quantized(release):
+def test_a_release_as_trained_is_not_called_quantized(release: Callable[..., Path]) -> None:
     assert check_published(release()) is None
 
 
-def test_layers_left_alone_are_missing_from_the_share(make):
+def test_layers_left_alone_are_missing_from_the_share(make: Callable[..., Any]) -> None:
     head = {"lm_head.weight": ("F16", np.ones((64, HIDDEN), "<f2"))}
     found = check_published(make(change=lambda tensors: tensors.update(head)))
     quantized = sum(values.size for name, values in llama_weights(HIDDEN, INTERMEDIATE).items() if "_proj" in name)
+    assert found is not None
     assert found.share_of_linear_bytes == pytest.approx(quantized / (quantized + 64 * HIDDEN))
 
 
-def test_one_group_for_a_whole_row(make):
+def test_one_group_for_a_whole_row(make: Callable[..., Any]) -> None:
     found = check_published(
         make({**GPTQ, "group_size": -1}, lambda name, outputs, inputs: _gptq_layer(name, outputs, inputs, group=inputs))
     )
+    assert found is not None
     assert (found.group_size, found.layers) == (None, LAYERS)
 
 
-def test_without_an_order_of_groups_there_is_no_index(make):
+def test_without_an_order_of_groups_there_is_no_index(make: Callable[..., Any]) -> None:
     def drop(tensors: Raw) -> None:
         for name in [name for name in tensors if name.endswith("g_idx")]:
             del tensors[name]
 
-    assert check_published(make({**GPTQ, "desc_act": False}, change=drop)).layers == LAYERS
+    found = check_published(make({**GPTQ, "desc_act": False}, change=drop))
+    assert found is not None and found.layers == LAYERS
 
 
 @pytest.mark.parametrize(("config", "layer"), [(GPTQ, _gptq_layer), (AWQ, _awq_layer)])
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
-def test_a_missing_part_is_named(make, config, layer, part):
+def test_a_missing_part_is_named(make: Callable[..., Any], config: Any, layer: Any, part: str) -> None:
     folder = make(config, layer, lambda tensors: tensors.pop(f"{LAYER}.{part}"))
     with pytest.raises(QuantizationUncovered, match=f"{LAYER} is not as .*"):
         check_published(folder)
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
-def test_a_part_of_another_shape_is_named(make, part):
+def test_a_part_of_another_shape_is_named(make: Callable[..., Any], part: str) -> None:
     def cut(tensors: Raw) -> None:
         kind, values = tensors[f"{LAYER}.{part}"]
         tensors[f"{LAYER}.{part}"] = (kind, np.ascontiguousarray(values[:-1]))
@@ -138,7 +143,7 @@ def test_a_part_of_another_shape_is_named(make, part):
         check_published(make(change=cut))
 
 
-def test_a_part_of_another_type_is_named(make):
+def test_a_part_of_another_type_is_named(make: Callable[..., Any]) -> None:
     def retype(tensors: Raw) -> None:
         tensors[f"{LAYER}.scales"] = ("I32", tensors[f"{LAYER}.scales"][1].astype("<i4"))
 
@@ -151,7 +156,7 @@ def test_a_part_of_another_type_is_named(make):
     ("config", "layer", "part"),
     [(GPTQ, _gptq_layer, "scales"), (AWQ, _awq_layer, "scales"), (FP8, _fp8_layer, "weight_scale_inv")],
 )
-def test_scales_must_be_finite(make, config, layer, part, bad):
+def test_scales_must_be_finite(make: Callable[..., Any], config: Any, layer: Any, part: str, bad: Any) -> None:
     def spoil(tensors: Raw) -> None:
         tensors[f"{LAYER}.{part}"][1][-1, -1] = bad
 
@@ -160,7 +165,7 @@ def test_scales_must_be_finite(make, config, layer, part, bad):
 
 
 @pytest.mark.parametrize("group", [-1, INTERMEDIATE // GROUP])
-def test_an_index_of_no_group_is_damage(make, group):
+def test_an_index_of_no_group_is_damage(make: Callable[..., Any], group: Any) -> None:
     def spoil(tensors: Raw) -> None:
         tensors[f"{LAYER}.g_idx"][1][7] = group
 
@@ -168,7 +173,7 @@ def test_an_index_of_no_group_is_damage(make, group):
         check_published(make(change=spoil))
 
 
-def test_a_config_that_promises_what_no_file_holds(release):
+def test_a_config_that_promises_what_no_file_holds(release: Callable[..., Path]) -> None:
     folder = release()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": GPTQ}))
@@ -176,34 +181,36 @@ def test_a_config_that_promises_what_no_file_holds(release):
         check_published(folder)
 
 
-def test_a_truncated_file_is_named(make):
+def test_a_truncated_file_is_named(make: Callable[..., Any]) -> None:
     weights = make() / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(QuantizationFailed, match="is truncated"):
         check_published(weights.parent)
 
 
-def test_another_layout_of_awq_is_not_taken_for_this_one(make):
+def test_another_layout_of_awq_is_not_taken_for_this_one(make: Callable[..., Any]) -> None:
     with pytest.raises(QuantizationUncovered, match="'gemv'"):
         check_published(make({**AWQ, "version": "gemv"}, _awq_layer))
 
 
-def test_a_method_that_nobody_here_knows_is_said_to_be_unchecked(make):
+def test_a_method_that_nobody_here_knows_is_said_to_be_unchecked(make: Callable[..., Any]) -> None:
     found = check_published(make({"quant_method": "bitsandbytes"}))
+    assert found is not None
     assert (found.method, found.checked, found.layers) == ("bitsandbytes", False, 0)
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-w8a16", "int4", "int4-asym", "fp8", "fp8-block"])
-def test_our_own_artifacts_are_recognised_as_published(release, tmp_path, name):
+def test_our_own_artifacts_are_recognised_as_published(release: Callable[..., Path], tmp_path: Path, name: str) -> None:
     source = release(128, 256)
     recipe = make_recipe(source, scheme(name))
     rtn.quantize(Job(source=source, out=tmp_path / "out", recipe=recipe), lambda: None)
     found = check_published(tmp_path / "out")
+    assert found is not None
     assert (found.method, found.bits, found.layers) == ("compressed-tensors", recipe.weight_bits, len(recipe.layers))
     assert found.share_of_linear_bytes == 1
 
 
-def test_bf16_takes_it_as_published_and_other_schemes_say_so(make, store: Store):
+def test_bf16_takes_it_as_published_and_other_schemes_say_so(make: Callable[..., Any], store: Store) -> None:
     source = store.adopt(make(), line="tiny", scheme="gptq", repo="test/tiny", commit="0" * 40)
     assert quantize(source, "bf16", store=store) is source
     with pytest.raises(QuantizationUncovered, match="quantized already, by gptq") as refused:
@@ -211,7 +218,7 @@ def test_bf16_takes_it_as_published_and_other_schemes_say_so(make, store: Store)
     assert "bf16" in refused.value.next_step
 
 
-def test_bf16_of_a_damaged_release_is_refused(make, store: Store):
+def test_bf16_of_a_damaged_release_is_refused(make: Callable[..., Any], store: Store) -> None:
     folder = make(change=lambda tensors: tensors.pop(f"{LAYER}.scales"))
     source = store.adopt(folder, line="tiny", scheme="gptq", repo="test/tiny", commit="0" * 40)
     with pytest.raises(QuantizationUncovered, match=f"{LAYER} is not as gptq writes it: scales is missing"):

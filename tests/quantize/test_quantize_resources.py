@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from registry.store import Artifact, Store
 from tasks.quantize import quantize, scheme
 from tasks.quantize.plan import resources
 from tasks.quantize.plan.recipe import Recipe, make_recipe
@@ -13,6 +18,9 @@ from tasks.quantize.plan.resources import available_bytes, estimate_resources
 from tasks.quantize.plan.targets import Layer
 from tests.quantize.quantize_support import write_sharded
 from weighbridge.errors import DiskFull, MemoryShort
+
+if TYPE_CHECKING:
+    from tests.quantize.conftest import Done
 
 
 def _recipe(columns: int, rows: int, layers: int, name: str = "int4") -> Recipe:
@@ -38,14 +46,14 @@ def _recipe(columns: int, rows: int, layers: int, name: str = "int4") -> Recipe:
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "int4-asym", "fp8", "fp8-block"])
-def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name):
+def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name: str) -> None:
     small, large = (estimate_resources(_recipe(16384, 53248, layers, name)) for layers in (1, 600))
     assert large.memory_bytes == small.memory_bytes < 2**30
     assert large.disk_bytes > 200 * small.disk_bytes
     assert large.seconds > 200 * small.seconds
 
 
-def test_what_is_watched_longer_takes_longer():
+def test_what_is_watched_longer_takes_longer() -> None:
     recipe = _recipe(28672, 8192, 2).model_copy(update={"method": "gptq"})
     little, much = (estimate_resources(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
     assert much.seconds == pytest.approx(7 * little.seconds, rel=0.05), "4 × 28,672 tokens, not a million"
@@ -54,15 +62,21 @@ def test_what_is_watched_longer_takes_longer():
     assert estimate_resources(other, text_tokens=1_000_000) == estimate_resources(other, text_tokens=16_384)
 
 
-def test_what_was_promised_held(int8):
+def test_what_was_promised_held(int8: Done) -> None:
     from tasks.quantize import quantization_record
 
     record = quantization_record(int8.artifact, int8.store)
+    assert record is not None and record.resources is not None
     assert record.peak_rss_bytes < record.resources.memory_bytes < 10 * record.peak_rss_bytes
     assert record.coverage.written_bytes < record.resources.disk_bytes
 
 
-def test_too_little_memory_is_said_before_anything_starts(store, adopted, staged, monkeypatch):
+def test_too_little_memory_is_said_before_anything_starts(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     source = adopted()
     monkeypatch.setattr("tasks.quantize.plan.resources.available_bytes", lambda: 10 * 2**20)
     monkeypatch.setattr("weighbridge.child_process.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
@@ -72,7 +86,7 @@ def test_too_little_memory_is_said_before_anything_starts(store, adopted, staged
 
 
 @pytest.mark.parametrize(("limit", "free"), [("max", None), ("300", 230), ("50", 0)])
-def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, free):
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: Any, free: Any) -> None:
     (tmp_path / "limit").write_text(f"{limit}\n")
     (tmp_path / "used").write_text("100\n")
     (tmp_path / "parts").write_text("anon 70\ninactive_file 30\n")
@@ -80,7 +94,9 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, free):
     assert available_bytes() == free if free is not None else available_bytes() > 2**20
 
 
-def test_finished_files_need_no_disk_a_second_time(store, tmp_path, dying, monkeypatch):
+def test_finished_files_need_no_disk_a_second_time(
+    store: Store, tmp_path: Path, dying: Callable[[int], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tasks.quantize.process import staging
     from weighbridge.errors import QuantizationInterrupted
 
@@ -98,13 +114,15 @@ def test_finished_files_need_no_disk_a_second_time(store, tmp_path, dying, monke
     assert staging.MODEL == "model"
 
 
-def test_what_it_needs_is_logged(store, adopted, caplog):
+def test_what_it_needs_is_logged(
+    store: Store, adopted: Callable[..., Artifact], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         quantize(adopted(), "int8", store=store)
     assert "test/tiny as int8 by rtn needs" in caplog.text
 
 
-def test_a_full_disk_is_said_with_what_is_missing(tmp_path, monkeypatch):
+def test_a_full_disk_is_said_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.quantize.process.staging import require_disk
 
     with pytest.raises(DiskFull, match=r"as int8 needs 1048576\.00 GiB"):

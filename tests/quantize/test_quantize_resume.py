@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +26,7 @@ LAYERS = 14
 
 
 @pytest.fixture
-def sharded(store: Store, tmp_path: Path):
+def sharded(store: Store, tmp_path: Path) -> Any:
     folder = write_sharded(tmp_path / "sharded")
     return store.adopt(folder, line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40)
 
@@ -37,7 +40,7 @@ def _finished(store: Store) -> list[Path]:
     return sorted((_staging(store) / "model").glob("*.safetensors"))
 
 
-def test_files_and_index_mirror_the_source(store, sharded):
+def test_files_and_index_mirror_the_source(store: Store, sharded: Any) -> None:
     made = quantize(sharded, "int4", store=store)
     source, out = store.path(sharded), store.path(made)
     assert sorted(path.name for path in out.glob("*.safetensors")) == sorted(
@@ -50,7 +53,9 @@ def test_files_and_index_mirror_the_source(store, sharded):
     store.verify(made)
 
 
-def test_a_killed_run_goes_on_after_the_finished_files(store, sharded, dying):
+def test_a_killed_run_goes_on_after_the_finished_files(
+    store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted, match="finished files are kept"):
         quantize(sharded, "int8", store=store)
     kept = _finished(store)
@@ -67,7 +72,13 @@ def test_a_killed_run_goes_on_after_the_finished_files(store, sharded, dying):
     store.verify(made)
 
 
-def test_what_is_resumed_has_the_digest_of_what_ran_through(store, sharded, dying, tmp_path, monkeypatch):
+def test_what_is_resumed_has_the_digest_of_what_ran_through(
+    store: Store,
+    sharded: Any,
+    dying: Callable[[int], AbstractContextManager[None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with dying(9), pytest.raises(QuantizationInterrupted):
         quantize(sharded, "int4", store=store)
     resumed = quantize(sharded, "int4", store=store)
@@ -78,7 +89,9 @@ def test_what_is_resumed_has_the_digest_of_what_ran_through(store, sharded, dyin
     assert quantize(again, "int4", store=other).digest == resumed.digest
 
 
-def test_a_finished_file_that_was_altered_is_written_again(store, sharded, dying):
+def test_a_finished_file_that_was_altered_is_written_again(
+    store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
         quantize(sharded, "int8", store=store)
     first = _finished(store)[0]
@@ -88,7 +101,9 @@ def test_a_finished_file_that_was_altered_is_written_again(store, sharded, dying
     store.verify(quantize(sharded, "int8", store=store))
 
 
-def test_gc_takes_what_nobody_comes_back_for(store, sharded, dying):
+def test_gc_takes_what_nobody_comes_back_for(
+    store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
         quantize(sharded, "int8", store=store)
     assert _finished(store)
@@ -96,7 +111,7 @@ def test_gc_takes_what_nobody_comes_back_for(store, sharded, dying):
     assert not list(store.folder.glob("*/.staging/*"))
 
 
-def test_finished_files_of_another_recipe_count_for_nothing(tmp_path):
+def test_finished_files_of_another_recipe_count_for_nothing(tmp_path: Path) -> None:
     source = write_sharded(tmp_path / "release")
 
     def run(name: str, identity: str) -> FinishedShards:
@@ -111,7 +126,9 @@ def test_finished_files_of_another_recipe_count_for_nothing(tmp_path):
     assert all(eight.shards[name].sha256 != four.shards[name].sha256 for name in eight.shards)
 
 
-def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, monkeypatch):
+def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_sharded(tmp_path / "release")
     job = Job(source=source, out=tmp_path / "out" / "model", recipe=make_recipe(source, scheme("int8")), identity="one")
     real, written = os.pwrite, 0
@@ -134,7 +151,9 @@ def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(tmp_path, mon
     assert len(list(job.out.glob("*.safetensors"))) == SHARDS
 
 
-def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monkeypatch):
+def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_sharded(tmp_path / "release")
     job = Job(source=source, out=tmp_path / "out" / "model", recipe=make_recipe(source, scheme("int8")))
 
@@ -147,7 +166,9 @@ def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(tmp_path, monk
     assert not list(job.out.iterdir())
 
 
-def test_a_named_error_crosses_from_the_process(store, sharded, tmp_path, monkeypatch, staged):
+def test_a_named_error_crosses_from_the_process(
+    store: Store, sharded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: Callable[[Store], list[str]]
+) -> None:
     failure = ChildError.of(DiskFull("The disk became full.", "Free some.", where="there"))
     line = Message(layers_done=3, failure=failure).model_dump_json()
     stand_in(tmp_path, monkeypatch, f"echo '{line}'; exit 7")
@@ -158,12 +179,12 @@ def test_a_named_error_crosses_from_the_process(store, sharded, tmp_path, monkey
 
 
 @pytest.mark.parametrize("code", ["WeighbridgeError", "Path", "no_such_error"])
-def test_only_named_errors_are_raised_by_name(code):
+def test_only_named_errors_are_raised_by_name(code: str) -> None:
     failure = ChildError(code=code, what="a", next_step="b", where="c")
     assert type(failure.error()).__name__ == "WeighbridgeError"
 
 
-def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path):
+def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     source = write_sharded(tmp_path / "release")
     recipe = make_recipe(source, scheme("int8"))
     job = Job(source=source, out=tmp_path / "out" / "model", recipe=recipe)
@@ -176,7 +197,9 @@ def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path):
         rtn.quantize(job, shrink)
 
 
-def test_a_wrong_file_that_was_called_finished_does_not_pass(store, sharded, dying):
+def test_a_wrong_file_that_was_called_finished_does_not_pass(
+    store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """The ledger says which bytes were written; whether they are right the coverage check says."""
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
         quantize(sharded, "int8", store=store)

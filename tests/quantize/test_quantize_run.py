@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import pytest
 
+from registry.store import Artifact, Store
 from tasks.quantize import quantization_record, quantize
 from tasks.quantize.tensors import read_tensors
 from tests.quantize.quantize_support import stand_in
@@ -22,16 +26,20 @@ from weighbridge.errors import (
     QuantizationUncovered,
 )
 
+if TYPE_CHECKING:
+    from tests.quantize.conftest import Done
+
 # transformers takes ten seconds of processor to import, minutes on a machine that is busy with other tests.
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_int8_covers_every_layer_and_says_how(int8):
+def test_int8_covers_every_layer_and_says_how(int8: Done) -> None:
     record = quantization_record(int8.artifact, int8.store)
     assert record is not None
     assert record.coverage.found == record.coverage.planned == 14
     assert record.coverage.share_of_linear_bytes == 1
     assert set(record.versions) == {"compressed-tensors", "numpy", "weighbridge"}
+    assert record.resources is not None
     assert 10 * 2**20 < record.peak_rss_bytes < record.resources.memory_bytes
     assert (int8.artifact.scheme, int8.artifact.repo, int8.artifact.commit) == (
         "int8",
@@ -41,14 +49,14 @@ def test_int8_covers_every_layer_and_says_how(int8):
     int8.store.verify(int8.artifact)
 
 
-def test_progress_counts_layers_to_the_end(int8):
+def test_progress_counts_layers_to_the_end(int8: Done) -> None:
     assert int8.progress[0] == (0, 16)
     assert int8.progress[-1] == (16, 16)
     assert [done for done, _ in int8.progress] == sorted(done for done, _ in int8.progress)
     assert {done for done, _ in int8.progress} == set(range(17))
 
 
-def test_everything_but_the_weights_travels_with_them(int8):
+def test_everything_but_the_weights_travels_with_them(int8: Done) -> None:
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (int8.folder / name).read_bytes() == (int8.source_folder / name).read_bytes()
     card = (int8.folder / "README.md").read_text()
@@ -58,7 +66,7 @@ def test_everything_but_the_weights_travels_with_them(int8):
     assert "compressed-tensors 0." in card
 
 
-def test_unquantized_tensors_keep_dtype_and_bytes(int4):
+def test_unquantized_tensors_keep_dtype_and_bytes(int4: Done) -> None:
     def bits(folder: Path) -> dict[str, tuple[str, bytes]]:
         return {
             tensor.name: (tensor.dtype, tensor.file.read_bytes()[tensor.start : tensor.start + tensor.size_bytes])
@@ -71,12 +79,12 @@ def test_unquantized_tensors_keep_dtype_and_bytes(int4):
     assert all(before[name] == after[name] for name in kept)
 
 
-def test_same_release_gives_the_same_digest(int4, store, adopted):
+def test_same_release_gives_the_same_digest(int4: Done, store: Store, adopted: Callable[..., Artifact]) -> None:
     again = quantize(adopted(96, 192), "int4", store=store)
     assert again.digest == int4.artifact.digest
 
 
-def test_both_load_in_transformers_tied_and_close_to_the_release(int8, int4):
+def test_both_load_in_transformers_tied_and_close_to_the_release(int8: Done, int4: Done) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -92,12 +100,17 @@ def test_both_load_in_transformers_tied_and_close_to_the_release(int8, int4):
         assert 0 < difference < bound
 
 
-def test_bf16_is_the_release_itself(store, adopted):
+def test_bf16_is_the_release_itself(store: Store, adopted: Callable[..., Artifact]) -> None:
     source = adopted()
     assert quantize(source, "bf16", store=store) is source
 
 
-def test_kill_of_the_quantizer_leaves_nothing(store, adopted, staged, dying):
+def test_kill_of_the_quantizer_leaves_nothing(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    dying: Callable[[int], AbstractContextManager[None]],
+) -> None:
     source = adopted()
     with dying(3), pytest.raises(QuantizationInterrupted, match=r"killed by signal 9.*nothing was kept") as failed:
         quantize(source, "int8", store=store)
@@ -106,7 +119,13 @@ def test_kill_of_the_quantizer_leaves_nothing(store, adopted, staged, dying):
     assert staged(store) == []
 
 
-def test_a_failing_quantizer_shows_its_last_words(store, adopted, staged, tmp_path, monkeypatch):
+def test_a_failing_quantizer_shows_its_last_words(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     source = adopted()
     stand_in(tmp_path, monkeypatch, "echo first >&2; echo 'ValueError: no such thing' >&2; exit 3")
     with pytest.raises(QuantizationFailed, match=r"status 3.*ValueError: no such thing"):
@@ -115,14 +134,22 @@ def test_a_failing_quantizer_shows_its_last_words(store, adopted, staged, tmp_pa
     assert staged(store) == []
 
 
-def test_a_quantizer_that_quits_in_silence_has_failed(store, adopted, tmp_path, monkeypatch):
+def test_a_quantizer_that_quits_in_silence_has_failed(
+    store: Store, adopted: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = adopted()
     stand_in(tmp_path, monkeypatch, "exit 0")
     with pytest.raises(QuantizationFailed, match="ended with status 0"):
         quantize(source, "int8", store=store)
 
 
-def test_nothing_matched_is_not_believed(store, adopted, staged, tmp_path, monkeypatch):
+def test_nothing_matched_is_not_believed(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """llm-compressor writes the model as it was and says that all is well."""
     source = adopted()
     copy = f'cp -r "{store.path(source)}" "$(dirname "$3")/model"'
@@ -134,7 +161,13 @@ def test_nothing_matched_is_not_believed(store, adopted, staged, tmp_path, monke
     assert staged(store) == []
 
 
-def test_a_caller_who_gives_up_stops_the_quantizer(store, adopted, tmp_path, monkeypatch, staged):
+def test_a_caller_who_gives_up_stops_the_quantizer(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    staged: Callable[[Store], list[str]],
+) -> None:
     source = adopted()
     stand_in(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; echo '{{\"layers_done\": 1}}'; exec sleep 600")
 
@@ -152,7 +185,14 @@ def test_a_caller_who_gives_up_stops_the_quantizer(store, adopted, tmp_path, mon
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["model.layers.1.self_attn.v_proj.weight", "model.embed_tokens.weight"])
 @pytest.mark.parametrize("scheme", ["int8", "int4-asym", "fp8"])
-def test_a_release_with_broken_numbers_is_named_and_nothing_kept(store, adopted, staged, bad, name, scheme):
+def test_a_release_with_broken_numbers_is_named_and_nothing_kept(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    bad: Any,
+    name: str,
+    scheme: str,
+) -> None:
     weight = np.ones((64, 64), np.float32)
     weight[63, 63] = bad
     source = adopted(**{name: weight})
@@ -162,7 +202,9 @@ def test_a_release_with_broken_numbers_is_named_and_nothing_kept(store, adopted,
     assert staged(store) == []
 
 
-def test_a_truncated_release_is_named_and_nothing_kept(store, adopted, staged):
+def test_a_truncated_release_is_named_and_nothing_kept(
+    store: Store, adopted: Callable[..., Artifact], staged: Callable[[Store], list[str]]
+) -> None:
     source = adopted()
     weights = store.path(source) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -171,16 +213,21 @@ def test_a_truncated_release_is_named_and_nothing_kept(store, adopted, staged):
     assert staged(store) == []
 
 
-def test_a_full_disk_is_told_before_anything_is_written(store, adopted, staged, monkeypatch):
+def test_a_full_disk_is_told_before_anything_is_written(
+    store: Store,
+    adopted: Callable[..., Artifact],
+    staged: Callable[[Store], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     source = adopted()
-    usage = namedtuple("usage", "total used free")(10**12, 10**12 - 5, 5)
+    usage = namedtuple("Usage", ["total", "used", "free"])(10**12, 10**12 - 5, 5)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFull, match="test/tiny as int8 needs"):
         quantize(source, "int8", store=store)
     assert staged(store) == []
 
 
-def test_a_release_that_the_store_lost_is_named(store, adopted):
+def test_a_release_that_the_store_lost_is_named(store: Store, adopted: Callable[..., Artifact]) -> None:
     source = adopted()
     shutil.rmtree(store.path(source).parent)
     with pytest.raises(ArtifactMissing):

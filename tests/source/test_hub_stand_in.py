@@ -28,7 +28,8 @@ def test_a_model_is_described_as_the_hub_does(hub: Any, release: Path) -> None:
     assert info.sha == commit and info.gated is False
     assert info.card_data is not None and info.card_data["license"] == "apache-2.0"
     weights = release / "model-00001-of-00002.safetensors"
-    assert files[weights.name].lfs.sha256 == sha256_of(weights)
+    lfs = files[weights.name].lfs
+    assert lfs is not None and lfs.sha256 == sha256_of(weights)
     assert files["config.json"].lfs is None
     assert files["config.json"].blob_id == git_oid((release / "config.json").read_bytes())
 

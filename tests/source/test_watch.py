@@ -112,7 +112,12 @@ def test_when_nothing_is_new_the_hub_is_asked_once(
     started(triaged(), prefect.start)
     asked: list[str] = []
     take = hub.faults.take
-    monkeypatch.setattr(hub.faults, "take", lambda method, path: asked.append(path) or take(method, path))
+
+    def record_and_take(method: str, path: str) -> Any:
+        asked.append(path)
+        return take(method, path)
+
+    monkeypatch.setattr(hub.faults, "take", record_and_take)
     assert outcomes(triaged()) == ["ignore"]
     assert asked == ["/api/models/acme/tiny/revision/main"]
 

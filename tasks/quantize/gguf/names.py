@@ -1,7 +1,7 @@
-"""From a release's tensors to those of a GGUF: llama.cpp's names, by the `gguf` package's own table.
+"""Map a release's tensors to those of a GGUF, by the `gguf` package's table of llama.cpp's names.
 
-Which architecture is which stands here, because only what was converted, loaded and asked is promised: each entry
-went through a tiny random model of its kind (docs/explanation/gguf.md). Others are refused by name.
+Supported architectures are listed here: each was converted, loaded and queried with a tiny random model
+(docs/explanation/gguf.md). Others are refused by name.
 """
 
 from __future__ import annotations

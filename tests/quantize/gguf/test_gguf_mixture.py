@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,24 +27,24 @@ def types(model: Structure, names: tuple[str, ...] = LLAMA, hidden: int = 4096) 
     return Counter(kind_of(name, hidden, "q4_K", model).name for name in (*matrices, *ends))
 
 
-def test_llama_3_8b_has_the_types_that_llama_cpp_prints():
+def test_llama_3_8b_has_the_types_that_llama_cpp_prints() -> None:
     # llama_model_loader of every Meta-Llama-3-8B-Instruct Q4_K_M: q4_K 193 tensors, q6_K 33 (and 65 of f32).
     assert types(structure()) == {"q4_K": 193, "q6_K": 33}
 
 
-def test_llama_2_70b_spends_more_on_its_shared_values():
+def test_llama_2_70b_spends_more_on_its_shared_values() -> None:
     # llama_model_loader of llama-2-70b Q4_K_M: q4_K 441 tensors, q5_K 40, q6_K 81 (and 161 of f32).
     assert types(structure(layers=80), hidden=8192) == {"q4_K": 441, "q5_K": 40, "q6_K": 81}
 
 
-def test_mixtral_8x7b_keeps_keys_and_values_at_eight_bits():
+def test_mixtral_8x7b_keeps_keys_and_values_at_eight_bits() -> None:
     # llama_model_loader of Mixtral-8x7B Q4_K_M: q8_0 64 tensors, q5_K 32.
     experts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
     found = types(structure(experts=8), experts)
     assert (found["q8_0"], found["q5_K"]) == (64, 32)
 
 
-def test_a_width_of_576_gets_smaller_blocks():
+def test_a_width_of_576_gets_smaller_blocks() -> None:
     smollm2 = structure(layers=30, tied=True)
     assert kind_of("token_embd.weight", 576, "q4_K", smollm2).name == "q8_0"
     assert kind_of("blk.9.ffn_up.weight", 576, "q4_K", smollm2).name == "q5_0"
@@ -51,7 +52,7 @@ def test_a_width_of_576_gets_smaller_blocks():
     assert kind_of("blk.0.ffn_down.weight", 1536, "q4_K", smollm2).name == "q6_K"
 
 
-def test_q8_0_is_one_type():
+def test_q8_0_is_one_type() -> None:
     assert kind_of("output.weight", 4096, "q8_0", structure()).name == "q8_0"
     assert kind_of("blk.0.attn_v.weight", 576, "q8_0", structure()).name == "q8_0"
 
@@ -66,12 +67,12 @@ def test_q8_0_is_one_type():
         ("blk.0.attn_q_norm.weight", 2),
     ],
 )
-def test_what_llama_cpp_leaves_alone_says_why(name: str, sides: int):
+def test_what_llama_cpp_leaves_alone_says_why(name: str, sides: int) -> None:
     assert kept_reason(name, sides)
 
 
 @pytest.mark.parametrize("name", ["blk.0.ffn_down_exps.weight", "output.weight", "token_embd.weight"])
-def test_matrices_are_quantized(name: str):
+def test_matrices_are_quantized(name: str) -> None:
     assert not kept_reason(name, 2)
 
 
@@ -84,14 +85,16 @@ def test_matrices_are_quantized(name: str):
     tied=st.booleans(),
     experts=st.sampled_from([0, 8, 64]),
 )
-def test_rows_are_whole_blocks_whatever_the_width(name, columns, most, layers, tied, experts):
+def test_rows_are_whole_blocks_whatever_the_width(
+    name: str, columns: int, most: str, layers: int, tied: Any, experts: int
+) -> None:
     kind = kind_of(name, columns, most, structure(layers=layers, tied=tied, experts=experts))
     assert columns % kind.values == 0
     assert kind.is_quantized == (columns % 32 == 0)
     assert kind.size_bytes((3, columns)) == 3 * columns // kind.values * kind.block_bytes
 
 
-def test_blocks_are_those_of_the_gguf_package():
+def test_blocks_are_those_of_the_gguf_package() -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     for kind in KINDS.values():

@@ -21,7 +21,7 @@ def change_config(folder: Path, **changed: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
 
 
-def test_every_matrix_is_planned_and_every_norm_kept(tmp_path):
+def test_every_matrix_is_planned_and_every_norm_kept(tmp_path: Path) -> None:
     recipe = make_gguf_recipe(write_release(tmp_path), Q4, "org/tiny")
     kinds = {one.name: one.kind for one in recipe.tensors}
     assert len(recipe.layers) == 7 * LAYERS + 2
@@ -32,14 +32,14 @@ def test_every_matrix_is_planned_and_every_norm_kept(tmp_path):
     assert "Q6_K × " in recipe.granularity
 
 
-def test_each_tensor_names_what_it_is_made_of(tmp_path):
+def test_each_tensor_names_what_it_is_made_of(tmp_path: Path) -> None:
     recipe = make_gguf_recipe(write_release(tmp_path), Q8, "org/tiny")
     found = [name for one in recipe.tensors for name in one.sources]
     assert sorted(found) == sorted(weights())
     assert recipe.linear_bytes == sum(values.size * 2 for values in weights().values() if values.ndim == 2)
 
 
-def test_experts_are_stacked_and_the_router_is_kept(tmp_path):
+def test_experts_are_stacked_and_the_router_is_kept(tmp_path: Path) -> None:
     tensors = {name: values for name, values in weights().items() if ".mlp." not in name}
     expert = np.zeros((512, HIDDEN), np.float32)
     for layer in range(LAYERS):
@@ -59,7 +59,7 @@ def test_experts_are_stacked_and_the_router_is_kept(tmp_path):
     assert planned["blk.0.attn_v.weight"].kind == "q8_0", "eight experts"
 
 
-def test_a_missing_expert_is_named(tmp_path):
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     one = np.zeros((512, HIDDEN), np.float32)
     names = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": one for number in (0, 2)}
     write_release(tmp_path, **names)
@@ -68,41 +68,41 @@ def test_a_missing_expert_is_named(tmp_path):
         make_gguf_recipe(tmp_path, Q4, "org/tiny")
 
 
-def test_llama_3s_stretched_positions_are_a_tensor_of_their_own(tmp_path):
+def test_llama_3s_stretched_positions_are_a_tensor_of_their_own(tmp_path: Path) -> None:
     write_release(tmp_path)
     change_config(tmp_path, rope_scaling={"rope_type": "llama3", "factor": 8.0})
     planned = {one.name: one for one in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
     assert (planned["rope_freqs.weight"].shape, planned["rope_freqs.weight"].kind) == ((32,), "f32")
 
 
-def test_an_architecture_that_was_not_tried_is_refused(tmp_path):
+def test_an_architecture_that_was_not_tried_is_refused(tmp_path: Path) -> None:
     write_release(tmp_path)
     change_config(tmp_path, architectures=["LlavaForConditionalGeneration"])
     with pytest.raises(QuantizationUncovered, match="LlavaForConditionalGeneration is not among those"):
         make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
-def test_a_tensor_without_a_place_is_refused(tmp_path):
+def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
     write_release(tmp_path, **{"model.vision.patch.weight": np.zeros((4, 4), np.float32)})
     with pytest.raises(QuantizationUncovered, match=r"no place for model\.vision\.patch\.weight"):
         make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
-def test_a_quantized_release_is_refused(tmp_path):
+def test_a_quantized_release_is_refused(tmp_path: Path) -> None:
     write_release(tmp_path)
     change_config(tmp_path, quantization_config={"quant_method": "gptq"})
     with pytest.raises(QuantizationUncovered, match="quantized already, by gptq"):
         make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
-def test_a_truncated_release_is_named(tmp_path):
+def test_a_truncated_release_is_named(tmp_path: Path) -> None:
     file = write_release(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(QuantizationFailed, match="truncated"):
         make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
-def test_without_the_converter_it_says_how_to_get_it(tmp_path, monkeypatch):
+def test_without_the_converter_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_GGUF_CONVERTER", str(tmp_path / "nowhere"))
     with pytest.raises(ConverterMissing) as missing:
         make_gguf_recipe(write_release(tmp_path / "release"), Q8, "org/tiny")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def quantized(name: str, rows: np.ndarray = ROWS) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q5_0", "q5_1"])
-def test_small_blocks_are_byte_for_byte_those_of_the_gguf_package(name):
+def test_small_blocks_are_byte_for_byte_those_of_the_gguf_package(name: str) -> None:
     expected = quants.quantize(ROWS, GGMLQuantizationType(KINDS[name].number))
     assert (quantized(name) == expected).all()
 
@@ -34,13 +35,13 @@ def test_small_blocks_are_byte_for_byte_those_of_the_gguf_package(name):
 @pytest.mark.parametrize(
     "name, bound", [("q8_0", 0.006), ("q6_K", 0.02), ("q5_K", 0.04), ("q5_0", 0.05), ("q4_K", 0.08)]
 )
-def test_what_another_reader_gets_back_is_near(name, bound):
+def test_what_another_reader_gets_back_is_near(name: str, bound: Any) -> None:
     back = quants.dequantize(quantized(name), GGMLQuantizationType(KINDS[name].number))
     assert 0 < np.linalg.norm(back - ROWS) / np.linalg.norm(ROWS) < bound
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.is_quantized])
-def test_scales_stand_where_the_check_looks_for_them(name):
+def test_scales_stand_where_the_check_looks_for_them(name: str) -> None:
     kind = KINDS[name]
     blocks = quantized(name, ROWS).reshape(-1, kind.block_bytes)
     doubled = quantized(name, ROWS * 2).reshape(-1, kind.block_bytes)
@@ -56,7 +57,7 @@ def test_scales_stand_where_the_check_looks_for_them(name):
     magnitude=st.floats(-10, 0),
     spikes=st.booleans(),
 )
-def test_a_block_is_zero_only_below_its_reach(name, seed, magnitude, spikes):
+def test_a_block_is_zero_only_below_its_reach(name: str, seed: int, magnitude: Any, spikes: Any) -> None:
     """What the check of a written file takes for right must be so for every block that ggml writes."""
     kind = KINDS[name]
     values = np.random.default_rng(seed).standard_t(2 if spikes else 100, (1, kind.values))
@@ -66,14 +67,14 @@ def test_a_block_is_zero_only_below_its_reach(name, seed, magnitude, spikes):
     assert not zero or np.abs(row).max() < kind.reach * 2.0**-24
 
 
-def test_a_library_that_is_not_there_is_named(monkeypatch):
+def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ggml._library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(QuantizationFailed, match="xllamacpp cannot quantize: it is not installed"):
         quantized("q8_0")
 
 
-def test_a_library_with_other_blocks_is_refused(monkeypatch):
+def test_a_library_with_other_blocks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ggml._library.cache_clear()
     from dataclasses import replace
 
@@ -83,7 +84,7 @@ def test_a_library_with_other_blocks_is_refused(monkeypatch):
     ggml._library.cache_clear()
 
 
-def test_file_types_are_llama_cpps():
+def test_file_types_are_llama_cpps() -> None:
     from gguf import LlamaFileType
 
     assert FILE_TYPES == {"q8_0": LlamaFileType.MOSTLY_Q8_0, "q4_K": LlamaFileType.MOSTLY_Q4_K_M}

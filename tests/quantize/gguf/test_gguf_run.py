@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from registry.store import Store
@@ -10,17 +13,20 @@ from tasks.quantize.gguf import GgufRecipe
 from tests.support.tiny_gguf import write_release
 from weighbridge.errors import QuantizationFailed
 
+if TYPE_CHECKING:
+    from tests.quantize.gguf.conftest import Made
+
 pytestmark = pytest.mark.timeout(900)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def installation(tmp_path, monkeypatch):
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
     return Store()
 
 
-def test_a_release_becomes_an_artifact_that_says_how(installation, tmp_path, q4_k_m):
+def test_a_release_becomes_an_artifact_that_says_how(installation: Any, tmp_path: Path, q4_k_m: Made) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('never run')")
     source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
@@ -46,7 +52,7 @@ def test_a_release_becomes_an_artifact_that_says_how(installation, tmp_path, q4_
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
 
 
-def test_a_tokenizer_that_the_converter_does_not_know_leaves_nothing(installation, tmp_path):
+def test_a_tokenizer_that_the_converter_does_not_know_leaves_nothing(installation: Any, tmp_path: Path) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -17,12 +18,15 @@ from tasks.engines.llama_cpp import Engine
 from tests.support.ports import free_port
 from tests.support.tiny_gguf import vocabulary
 
+if TYPE_CHECKING:
+    from tests.quantize.gguf.conftest import Made
+
 pytestmark = pytest.mark.timeout(900)
 CONTEXT = 64
 
 
 @pytest.fixture(scope="module")
-def url(q4_k_m, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(q4_k_m: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the Q4_K_M one, started as the fleet starts it."""
     port = free_port()
     plan = EnginePlan(engine="llama_cpp", engine_version="1", model_name="tiny", context=CONTEXT, concurrency=4)
@@ -56,7 +60,7 @@ def chat(url: str, text: str, **options: object) -> httpx.Response:
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
 
 
-def test_the_first_real_request_is_answered_with_log_probabilities(url):
+def test_the_first_real_request_is_answered_with_log_probabilities(url: str) -> None:
     answer = chat(url, "the sea is blue", temperature=0, logprobs=True, top_logprobs=3)
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
@@ -66,12 +70,12 @@ def test_the_first_real_request_is_answered_with_log_probabilities(url):
     assert all(one["logprob"] <= 0 and len(one["top_logprobs"]) == 3 for one in tokens)
 
 
-def test_it_is_called_as_the_line_is_and_counts(url):
+def test_it_is_called_as_the_line_is_and_counts(url: str) -> None:
     assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == ["tiny"]
     assert "llamacpp:tokens_predicted_total" in httpx.get(f"{url}/metrics").text
 
 
-def test_its_tokens_are_the_releases(url, q4_k_m):
+def test_its_tokens_are_the_releases(url: str, q4_k_m: Made) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(q4_k_m.source)
@@ -80,7 +84,7 @@ def test_its_tokens_are_the_releases(url, q4_k_m):
         assert theirs == tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_requests_at_once_get_the_plans_context_each_and_no_more(url):
+def test_requests_at_once_get_the_plans_context_each_and_no_more(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda n: chat(url, "hello world", max_tokens=20), range(4)))
     assert [one.status_code for one in answers] == [200] * 4
@@ -89,12 +93,12 @@ def test_requests_at_once_get_the_plans_context_each_and_no_more(url):
     assert "context" in long.json()["error"]["message"]
 
 
-def test_no_other_site_in_a_browser_may_ask_it(url):
+def test_no_other_site_in_a_browser_may_ask_it(url: str) -> None:
     answer = httpx.get(f"{url}/v1/models", headers={"Origin": "https://elsewhere.example"})
     assert "*" not in answer.headers.get("access-control-allow-origin", "")
     assert answer.headers.get("access-control-allow-origin", "") != "https://elsewhere.example"
 
 
-def test_the_vocabulary_is_whole(url):
+def test_the_vocabulary_is_whole(url: str) -> None:
     found = httpx.post(f"{url}/detokenize", json={"tokens": [vocabulary().index("▁blue")]}).json()["content"]
     assert found.strip() == "blue"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -54,7 +55,7 @@ def artifact(request: pytest.FixtureRequest, release: Path, tmp_path_factory: py
     return out
 
 
-def logits(folder: Path, ids: list[int]):
+def logits(folder: Path, ids: list[int]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -88,13 +89,13 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def test_little_is_lost_and_the_server_agrees(artifact, release):
+def test_little_is_lost_and_the_server_agrees(artifact: Path, release: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(artifact)
     ids = tokenizer.encode(TEXT)
-    theirs, ours = logits(release, ids), logits(artifact, ids)
-    assert (theirs.exp() * (theirs - ours)).sum(-1).mean() < MOST_KL_NATS[artifact.name]
+    published, quantized = logits(release, ids), logits(artifact, ids)
+    assert (published.exp() * (published - quantized)).sum(-1).mean() < MOST_KL_NATS[artifact.name]
     prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
     expected = logits(artifact, prompt)[-1]
     with served(artifact) as url:
@@ -109,7 +110,7 @@ def test_little_is_lost_and_the_server_agrees(artifact, release):
     assert len(answer["message"]["content"].split()) > 3
 
 
-def test_a_tokenizer_that_the_converter_takes_for_another_is_refused(release, tmp_path):
+def test_a_tokenizer_that_the_converter_takes_for_another_is_refused(release: Path, tmp_path: Path) -> None:
     """As transformers 5.17 writes it from a GGUF: the file would load, be healthy, and answer 400 to every prompt."""
     spoilt = shutil.copytree(release, tmp_path / "spoilt")
     path = spoilt / "tokenizer.json"

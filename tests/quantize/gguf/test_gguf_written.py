@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,18 +16,21 @@ from tasks.quantize.tensors import opened
 from tasks.source.gguf.reader import GgufTensor, read_gguf, read_rows
 from tests.support.tiny_gguf import TEMPLATE, vocabulary, weights
 
+if TYPE_CHECKING:
+    from tests.quantize.gguf.conftest import Made
+
 # The converter imports torch and transformers: ten seconds, minutes on a machine that is busy with other tests.
 pytestmark = pytest.mark.timeout(900)
 
 
-def values(path, name: str) -> np.ndarray:
+def values(path: Path, name: str) -> np.ndarray:
     tensor: GgufTensor = next(one for one in read_gguf(path).tensors if one.name == name)
     with opened(path) as file:
         data = np.frombuffer(read_rows(file, tensor, 0, tensor.rows), np.uint8).reshape(tensor.rows, -1)
     return quants.dequantize(data, GGMLQuantizationType(tensor.kind.number))
 
 
-def test_both_are_covered_and_as_large_as_predicted(q8_0, q4_k_m):
+def test_both_are_covered_and_as_large_as_predicted(q8_0: Made, q4_k_m: Made) -> None:
     for made in (q8_0, q4_k_m):
         coverage = check_coverage(made.recipe, made.folder, made.source)
         assert coverage.found == coverage.planned == len(made.recipe.layers)
@@ -35,7 +40,7 @@ def test_both_are_covered_and_as_large_as_predicted(q8_0, q4_k_m):
     assert q4_k_m.file.stat().st_size < 0.75 * q8_0.file.stat().st_size
 
 
-def test_weights_come_back_near_the_releases(q8_0, q4_k_m):
+def test_weights_come_back_near_the_releases(q8_0: Made, q4_k_m: Made) -> None:
     published = weights()
     for name, source in (
         ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"),
@@ -47,7 +52,7 @@ def test_weights_come_back_near_the_releases(q8_0, q4_k_m):
             assert np.linalg.norm(difference) / np.linalg.norm(published[source]) < bound
 
 
-def test_the_file_says_what_the_release_says(q4_k_m):
+def test_the_file_says_what_the_release_says(q4_k_m: Made) -> None:
     file = read_gguf(q4_k_m.file)
     assert file.value("general.name") == "org/tiny"
     assert file.value("general.license") == "apache-2.0"
@@ -58,11 +63,13 @@ def test_the_file_says_what_the_release_says(q4_k_m):
     assert file.value("tokenizer.chat_template") == TEMPLATE
 
 
-def test_progress_counts_every_quantized_tensor_once(q8_0):
+def test_progress_counts_every_quantized_tensor_once(q8_0: Made) -> None:
     assert len(q8_0.progress) == len(q8_0.recipe.layers)
 
 
-def test_rounding_gives_the_same_bytes_by_any_number_of_threads(converted, q4_k_m, tmp_path, monkeypatch):
+def test_rounding_gives_the_same_bytes_by_any_number_of_threads(
+    converted: Path, q4_k_m: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digests = []
     for cores in ({0}, {0, 1, 2}):
         monkeypatch.setattr(ggml.os, "sched_getaffinity", lambda pid, cores=cores: cores, raising=False)
@@ -72,11 +79,11 @@ def test_rounding_gives_the_same_bytes_by_any_number_of_threads(converted, q4_k_
     assert set(digests) == {hashlib.sha256(q4_k_m.file.read_bytes()).hexdigest()}
 
 
-def test_transformers_reads_it_and_its_logits_are_near(q8_0):
+def test_transformers_reads_it_and_its_logits_are_near(q8_0: Made) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    def logits(folder, **arguments):
+    def logits(folder: Path, **arguments: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
         with torch.no_grad():
             return model(torch.arange(3, 40)[None]).logits
