@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.quantize import check_coverage, quantization_record
+from tasks.quantize import Coverage, Recipe, check_coverage, quantization_record
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import namedtuple
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,7 +220,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = adopted()
-    usage = namedtuple("Usage", ["total", "used", "free"])(10**12, 10**12 - 5, 5)
+    usage = SimpleNamespace(total=10**12, used=10**12 - 5, free=5)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFull, match="test/tiny as int8 needs"):
         quantize(source, "int8", store=store)
