@@ -1,8 +1,8 @@
-"""How a step of a flow is made: a Prefect task that is done once for the content it read.
+"""Make steps of a flow: Prefect tasks that run once for the same input.
 
-`step(key=…)` wraps a plain function. The key lists everything that the result depends on; the result is
-kept under it, and a later run, whatever became of this one, takes it from there and reports `Cached`.
-The only module beside the rooms' `step.py` that knows Prefect.
+`step(key=…)` wraps a plain function. The key lists everything that the result depends on. The result is stored under
+it, and a later run takes it from there and reports `Cached`, even if this run fails afterwards. This is the only module
+except the rooms' `step.py` that imports Prefect.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ R = TypeVar("R")
 
 RUNNERS = {"ray": ("prefect_ray", "RayTaskRunner"), "dask": ("prefect_dask", "DaskTaskRunner")}
 QUIET_SECONDS = 5.0
-"""Progress is logged at most this often."""
+"""Minimum time between two progress lines."""
 
 
 def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a step of a flow.
 
     Args:
-        name: what Prefect shows; may use the parameters, as in `quantize-{scheme}`.
-        key: called with those of the step's arguments that it names; what it returns identifies the result.
-            Without it the step is done every time.
+        name: shown by Prefect; may contain parameters, as in `quantize-{scheme}`.
+        key: called with the step's arguments that it names; its return value identifies the result. Without a key
+            the step runs every time.
     """
-    named = list(signature(key).parameters) if key else []
+    key_arguments = list(signature(key).parameters) if key else []
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         def cache_key(_: TaskRunContext, arguments: dict[str, Any]) -> str | None:
             if key is None:
                 return None
-            # Not by its module: a worker loads a flow's file under a name that is new in every run.
-            depends_on = key(**{one: arguments[one] for one in named})
+            # Without the module's name: a worker loads a flow's file under a new name in every run.
+            depends_on = key(**{name: arguments[name] for name in key_arguments})
             text = json.dumps([name, function.__name__, depends_on], sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -62,31 +62,31 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
             cache_key_fn=cache_key if key else None,
             persist_result=key is not None,
             result_serializer="json",
-            # A kept result is read back from where it is kept; any other would be lost to whoever waits for it.
+            # A stored result is read back from storage; any other must stay in memory for the caller.
             cache_result_in_memory=key is None,
         )(function)
 
     return decorate
 
 
-def side_by_side(one_step: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
-    """Run a step once for each set of arguments, as many at once as the installation allows.
+def side_by_side(step_function: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
+    """Run a step once for each set of arguments, concurrently up to the installation's limit.
 
-    Each call has a task runner of its own, so that a step may itself have steps run side by side: with one pool for
-    all, those would wait for the room that it takes up.
+    Each call has its own task runner, because a step may itself run steps side by side: in one shared pool, those would
+    wait for the slot that it occupies.
 
     Args:
-        one_step: made by `step`.
-        calls: its arguments by name.
+        step_function: made by `step`.
+        calls: its arguments by name, one mapping for each run.
 
     Raises:
-        SettingsInvalid: the setting names a task runner that is not installed.
-        WeighbridgeError: of the first call that failed, once all have ended.
+        SettingsInvalid: the configured task runner is not installed.
+        WeighbridgeError: of the first failed call, after all have ended.
     """
     if len(calls) < 2:
-        return [one_step(**arguments) for arguments in calls]
+        return [step_function(**arguments) for arguments in calls]
     with _task_runner() as runner:
-        futures = [runner.submit(cast("Task[..., R]", one_step), dict(arguments)) for arguments in calls]
+        futures = [runner.submit(cast("Task[..., R]", step_function), dict(arguments)) for arguments in calls]
         for future in futures:
             future.wait()
     return [future.result() for future in futures]
@@ -108,7 +108,7 @@ def _task_runner() -> TaskRunner[Any]:
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """The logger of the step or flow that runs, or a plain one outside of both."""
+    """The logger of the running step or flow; outside of both, a plain one."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -116,15 +116,15 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 
 def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], None]:
-    """A progress callback that logs share done and time left and draws it in Prefect, at most every few seconds.
+    """Make a progress callback that logs percentage and time left, and shows them in Prefect.
 
-    It may be called from any thread. What the first call counts as done was done before, in an earlier run.
+    The callback may be called from any thread. Units done at the first call count as done by an earlier run.
 
     Args:
-        what: what is being done, for the line's beginning.
-        unit_bytes: whether the counts are bytes, to be shown as MB.
+        what: label of the work.
+        unit_bytes: whether the counts are bytes, to be shown in MB.
     """
-    logger, picture = run_logger(), _Picture(what)
+    logger, bar = run_logger(), _ProgressBar(what)
     start = last = time.monotonic()
     before: int | None = None
 
@@ -139,13 +139,13 @@ def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], No
         amount = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if unit_bytes else f"{done} of {total}"
         speed = f", {new / 1e6 / max(now - start, 1e-3):.0f} MB/s" if unit_bytes else ""
         logger.info("%s: %.0f %% (%s%s), about %.0f s left", what, 100 * done / total, amount, speed, left)
-        picture.draw(100 * done / total, f"{what}: {amount}{speed}, about {left:.0f} s left")
+        bar.draw(100 * done / total, f"{what}: {amount}{speed}, about {left:.0f} s left")
 
     return progress
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, object]], title: str) -> None:
-    """A table on the run's page in Prefect; outside of a run there is none."""
+    """Show a table on the run's page in Prefect; outside of a run, do nothing."""
     if TaskRunContext.get() is None:
         return
     try:
@@ -154,11 +154,11 @@ def show_table(key: str, rows: Sequence[Mapping[str, object]], title: str) -> No
         run_logger().warning("The table %s could not be drawn: %s", key, error)
 
 
-class _Picture:
-    """A progress bar on the run's page in Prefect; outside of a run there is none.
+class _ProgressBar:
+    """A progress bar on the run's page in Prefect; outside of a run it does nothing.
 
-    Prefect finds the run in the context of the thread that made this, so that is kept. Work does not fail because its
-    picture could not be drawn.
+    Prefect finds the run in the context of the creating thread, so that context is kept. A bar that cannot be drawn
+    does not fail the work.
     """
 
     def __init__(self, what: str) -> None:
@@ -167,7 +167,7 @@ class _Picture:
         self.artifact: Any = None
 
     def draw(self, per_cent: float, text: str) -> None:
-        """Show so much as done."""
+        """Show a percentage with a description."""
         if self.context is None:
             return
         try:
@@ -185,7 +185,7 @@ class _Picture:
 
 
 class _NamedErrorsWithoutTraceback(logging.Filter):
-    """A named error says all a reader needs; a page of Prefect's own stack would bury it."""
+    """Removes the traceback of a named error, whose message is complete without Prefect's stack."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

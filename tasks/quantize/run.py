@@ -183,7 +183,7 @@ def recipe_of(
     """Make a release's recipe, for safetensors or GGUF by the scheme's format.
 
     Raises:
-        QuantizationUncovered, QuantizationFailed: as for the container's `plan`.
+        QuantizationUncovered, QuantizationFailed: as for `make_recipe` and `make_gguf_recipe`.
         OptionInvalid: there is no such method, or it does not suit the scheme.
     """
     suitable = (*scheme.methods, *scheme.by_name)
