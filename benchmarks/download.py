@@ -1,9 +1,9 @@
-"""Our download against huggingface_hub's own, and what ten kills cost: docs/evidence/download.md.
+"""Weighbridge's download against huggingface_hub's, and the cost of ten kills: docs/evidence/download.md.
 
 Run `python -m benchmarks.download` (`--gib 1.2 --rounds 5` by default): some minutes, and four times the repository's
-size of disk under $TMPDIR. The Hub is the stand-in, on loopback, so nothing but this machine is measured. Both clients
-run in processes of their own, turn by turn; libraries are imported before the clock starts, for both. The other client
-is `snapshot_download` over plain HTTP into a cache: it verifies no hash of what it fetches.
+size of disk under $TMPDIR. The Hub is a stand-in on loopback, so only this machine is measured. The clients run
+alternately in separate processes, and both import their libraries before the clock starts. The other client is
+`snapshot_download` over plain HTTP into a cache; it verifies no hashes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ REPO = "bench/model"
 SHARDS = 5
 KILLS = 10
 NETWORK_BYTES_PER_SECOND = 1e7
-"""Of each connection where processes are killed: at loopback speed, what was sent lies in the kernel's buffers."""
-OURS = """
+"""Limit of each connection in the kill test; at loopback speed, sent bytes would still be in the kernel's buffers."""
+WEIGHBRIDGE = """
 import json, resource, sys, time
 import model_signing.signing, huggingface_hub.file_download
 from huggingface_hub import HfApi, hf_hub_url
@@ -46,7 +46,7 @@ seconds = time.monotonic() - began
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrss / 1024]))
 """
-THEIRS = """
+SNAPSHOT_DOWNLOAD = """
 import json, os, resource, sys, time
 from huggingface_hub import snapshot_download
 before, began = time.process_time(), time.monotonic()
@@ -58,13 +58,13 @@ print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrs
 
 
 class Run(BaseModel):
-    """One client's one download."""
+    """One download by one client."""
 
     seconds: float
     cpu_seconds: float
     peak_rss_mib: float
     disk_bytes: int
-    """The most that its folder took at any moment."""
+    """Peak size of its folder."""
     fetched_bytes: int
 
 
@@ -74,26 +74,26 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=1.2, help="size of the repository")
     parser.add_argument("--rounds", type=int, default=5, help="downloads by each client")
     parser.add_argument("--seed", type=int, default=0, help="of the points at which processes are killed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="weighbridge-download-") as name:
         folder, faults = Path(name), Faults()
-        publish(folder / "hub", REPO, build(folder / "release", asked.gib))
+        publish(folder / "hub", REPO, build(folder / "release", options.gib))
         size = sum(path.stat().st_size for path in (folder / "release").iterdir())
         shutil.rmtree(folder / "release")
         with serving(folder / "hub", faults) as endpoint:
             pairs = []
-            for _ in range(asked.rounds):
-                ours = measure(OURS, folder / "home", endpoint, faults)
-                theirs = measure(THEIRS, folder / "home", endpoint, faults)
-                pairs.append((ours, theirs))
+            for _ in range(options.rounds):
+                weighbridge = measure(WEIGHBRIDGE, folder / "home", endpoint, faults)
+                snapshot = measure(SNAPSHOT_DOWNLOAD, folder / "home", endpoint, faults)
+                pairs.append((weighbridge, snapshot))
             print_rounds(pairs, size)
-            fetched, points = kill_and_go_on(folder / "home", endpoint, faults, size, random.Random(asked.seed))
+            fetched, points = kill_and_resume(folder / "home", endpoint, faults, size, random.Random(options.seed))
     print(f"\nkill -9 after {', '.join(f'{point / 1e6:.0f}' for point in points)} MB had been sent, and once more to")
     print(f"the end: {fetched / 1e6:.1f} MB sent for a repository of {size / 1e6:.1f} MB, {fetched / size:.4f} ×.")
 
 
 def build(folder: Path, gib: float) -> Path:
-    """A release of that size with random weights."""
+    """Write a release of a given size with random weights."""
     tiny.build(folder, shards=SHARDS)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     elements = int(gib * 2**30 / SHARDS / 2)
@@ -105,13 +105,13 @@ def build(folder: Path, gib: float) -> Path:
             left = 2 * elements
             while left:
                 left -= file.write(os.urandom(min(left, 2**24)))
-        index["weight_map"] = {one: at for one, at in index["weight_map"].items() if at != name} | {tensor: name}
+        index["weight_map"] = {key: file for key, file in index["weight_map"].items() if file != name} | {tensor: name}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 
 
 def environment(home: Path, endpoint: str) -> dict[str, str]:
-    """What a client's process is told."""
+    """Environment of a client's process."""
     return {
         **os.environ,
         "HF_ENDPOINT": endpoint,
@@ -124,7 +124,7 @@ def environment(home: Path, endpoint: str) -> dict[str, str]:
 
 
 def measure(code: str, home: Path, endpoint: str, faults: Faults) -> Run:
-    """One download into an empty folder."""
+    """Measure one download into an empty folder."""
     faults.served.clear()
     home.mkdir()
     process = subprocess.Popen(
@@ -158,26 +158,26 @@ def measure(code: str, home: Path, endpoint: str, faults: Faults) -> Run:
 
 
 def size_on_disk(folder: Path) -> int:
-    """What a folder's files take; a file with two names, or a link to it, counts once."""
+    """Disk space of a folder's files; hard links count once."""
     found = {}
     for place, _, names in os.walk(folder):
         for name in names:
             try:
-                told = Path(place, name).lstat()
-            except FileNotFoundError:  # renamed while we look
+                status = Path(place, name).lstat()
+            except FileNotFoundError:  # renamed meanwhile
                 continue
-            found[told.st_ino] = told.st_blocks * 512
+            found[status.st_ino] = status.st_blocks * 512
     return sum(found.values())
 
 
-def kill_and_go_on(
+def kill_and_resume(
     home: Path, endpoint: str, faults: Faults, size: int, numbers: random.Random
 ) -> tuple[int, list[float]]:
-    """Kill our client when the Hub has sent so many bytes in all, ten times, then let it end."""
+    """Kill Weighbridge's client ten times, each after a random number of sent bytes, then let it finish."""
     faults.served.clear()
     faults.add(Fault("/cdn/*", bytes_per_second=NETWORK_BYTES_PER_SECOND, times=FOR_EVER))
     points = sorted(numbers.uniform(0, size) for _ in range(KILLS))
-    command = [sys.executable, "-c", OURS]
+    command = [sys.executable, "-c", WEIGHBRIDGE]
     for point in points:
         process = subprocess.Popen(command, env=environment(home, endpoint), stdout=subprocess.DEVNULL)
         while faults.sent_bytes() < point and process.poll() is None:
@@ -189,7 +189,7 @@ def kill_and_go_on(
 
 
 def print_rounds(pairs: list[tuple[Run, Run]], size: int) -> None:
-    """The table of both clients, and their ratios round by round."""
+    """Print the table of both clients, with their ratios per round."""
     print(f"{size / 1e9:.2f} GB in {SHARDS} shards, {len(pairs)} rounds, turn by turn, min / median / max\n")
     print("| | Weighbridge, verified | snapshot_download | ratio |\n| --- | --- | --- | --- |")
     rows: list[tuple[str, Callable[[Run], float], str]] = [
@@ -200,14 +200,15 @@ def print_rounds(pairs: list[tuple[Run, Run]], size: int) -> None:
         ("fetched / repository", lambda run: run.fetched_bytes / size, ".4f"),
     ]
     for name, read, form in rows:
-        ours, theirs = [read(one) for one, _ in pairs], [read(one) for _, one in pairs]
-        ratios = [read(one) / read(other) for one, other in pairs]
-        print(f"| {name} | {spread(ours, form)} | {spread(theirs, form)} | {spread(ratios, '.2f')} |")
+        weighbridge = [read(run) for run, _ in pairs]
+        snapshot = [read(run) for _, run in pairs]
+        ratios = [read(first) / read(second) for first, second in pairs]
+        print(f"| {name} | {spread(weighbridge, form)} | {spread(snapshot, form)} | {spread(ratios, '.2f')} |")
 
 
 def spread(values: list[float], form: str) -> str:
-    """Least, median and most."""
-    return " / ".join(f"{one:{form}}" for one in (min(values), statistics.median(values), max(values)))
+    """Minimum, median and maximum."""
+    return " / ".join(f"{value:{form}}" for value in (min(values), statistics.median(values), max(values)))
 
 
 if __name__ == "__main__":

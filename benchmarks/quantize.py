@@ -1,12 +1,12 @@
 """Every scheme and method on a small real model and a large synthetic one: the tables of docs/evidence/quantization.md.
 
 Run `python -m benchmarks.quantize --smollm2 FOLDER` with a release of SmolLM2-135M-Instruct. A row is a scheme and a
-method: `--row int4:gptq` adds one, `--only int8:rtn` (which may be given again) measures nothing else. Each row runs in
-a process of its own: its CPU seconds are those of the whole step, imports, proof and hashing included, its memory that
-of the quantizing process. Where llm-compressor's `model_free_ptq` knows the scheme, it does the same right after, in a
-process of its own, with the same targets and groups. The synthetic model (1.2 billion random weights in eight files,
-2.4 GB) and what is made of it need 10 GB under $TMPDIR. Calibrated methods watch it on a twelfth of the project's
-calibration text: random weights have nothing to gain from more, and their cost a token is the same.
+method: `--row int4:gptq` adds one, `--only int8:rtn` (repeatable) measures only the named ones. Each row runs in a
+separate process: CPU seconds are those of the whole step with imports, coverage check and hashing; memory is that of
+the quantizing process. If llm-compressor's `model_free_ptq` supports the scheme, it then quantizes the same model in
+another process, with the same targets and groups. The synthetic model (1.2 billion random weights in eight files,
+2.4 GB) and its results need 10 GB under $TMPDIR. Calibrated methods use a twelfth of the project's calibration text
+for it: random weights gain nothing from more, and the cost per token is the same.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DATA_FREE = ("int8:rtn", "int8-w8a16:rtn", "int4:rtn", "int4-asym:rtn", "fp8:rtn
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEYS, SHARDS = 2048, 5632, 22, 49152, 256, 8
 """TinyLlama's shapes, SmolLM2's vocabulary."""
 LARGE_DOCUMENTS = 7
-"""Of the calibration text, for the synthetic model, where nothing else is asked for; about 2,000 tokens."""
-OURS = """
+"""Default number of calibration documents for the synthetic model; about 2,000 tokens."""
+WEIGHBRIDGE = """
 import json, resource, sys, time
 from pathlib import Path
 from tasks.quantize import quantize_folder
@@ -46,16 +46,16 @@ began = time.monotonic()
 record = quantize_folder(Path(source), Path(out), scheme, method, calibration=Path(text[0]) if text else None)
 seconds = time.monotonic() - began
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-cpu = sum(one.ru_utime + one.ru_stime for one in used)
+cpu = sum(usage.ru_utime + usage.ru_stime for usage in used)
 print(json.dumps([seconds, cpu, record.peak_rss_bytes, record.coverage.written_bytes]))
 """
-OUR_IMPORTS = """
+IMPORTS = """
 import importlib, json, sys
 from tasks.quantize.process.child import peak_rss_bytes
 importlib.import_module(f"tasks.quantize.methods.{sys.argv[1]}")
 print(json.dumps(peak_rss_bytes()))
 """
-THEIRS = """
+MODEL_FREE_PTQ = """
 import json, resource, sys, time
 from pathlib import Path
 began = time.monotonic()
@@ -84,7 +84,7 @@ class Run(BaseModel):
 
     @property
     def above_imports_mib(self) -> float:
-        """Memory that the work itself took."""
+        """Memory of the work itself."""
         return max(1.0, self.peak_mib - self.imports_mib)
 
 
@@ -103,8 +103,8 @@ class Row(BaseModel):
     model: str
     scheme: str
     method: str
-    ours: Run | None = None
-    theirs: Run | None = None
+    weighbridge: Run | None = None
+    model_free_ptq: Run | None = None
     quality: Quality | None = None
     refused: str = ""
 
@@ -113,39 +113,41 @@ def main() -> None:
     """Measure, and print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct; without it only the large model")
-    parser.add_argument("--row", action="append", default=[], metavar="SCHEME:METHOD", help="add one")
-    parser.add_argument("--only", action="append", default=[], metavar="SCHEME:METHOD", help="instead of all others")
-    parser.add_argument("--no-small", action="store_true", help="leave SmolLM2 out, but for its tokenizer")
-    parser.add_argument("--no-large", action="store_true", help="leave the synthetic model out")
+    parser.add_argument("--row", action="append", default=[], metavar="SCHEME:METHOD", help="add a row")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="SCHEME:METHOD", help="measure only this row; repeatable"
+    )
+    parser.add_argument("--no-small", action="store_true", help="skip SmolLM2, except for its tokenizer")
+    parser.add_argument("--no-large", action="store_true", help="skip the synthetic model")
     parser.add_argument("--no-quality", action="store_true", help="measure no distributions")
     parser.add_argument(
         "--documents", type=int, default=LARGE_DOCUMENTS, help="of the calibration text, for the synthetic model"
     )
     parser.add_argument("--json", type=Path, help="write all rows here too")
-    asked = parser.parse_args()
-    entries = [entry.split(":", 1) for entry in asked.only or (*DATA_FREE, *asked.row)]
+    options = parser.parse_args()
+    entries = [entry.split(":", 1) for entry in options.only or (*DATA_FREE, *options.row)]
     rows: list[Row] = []
 
     def keep(row: Row) -> None:
-        # After each one: hours of work are not to be lost with the last row.
+        # After each row, so that an interruption loses only the current one.
         rows.append(row)
-        if asked.json:
-            asked.json.write_text(json.dumps([one.model_dump() for one in rows], indent=2))
+        if options.json:
+            options.json.write_text(json.dumps([row.model_dump() for row in rows], indent=2))
 
     with tempfile.TemporaryDirectory(prefix="weighbridge-quantize-") as temporary:
         scratch = Path(temporary)
         os.environ["WEIGHBRIDGE_HOME"] = str(scratch / "home")
-        if asked.smollm2 and not asked.no_small:
-            source = asked.smollm2.resolve()
-            with_quality = not asked.no_quality
+        if options.smollm2 and not options.no_small:
+            source = options.smollm2.resolve()
+            with_quality = not options.no_quality
             for name, how in entries:
                 keep(measure("SmolLM2", source, name, how, scratch, quality=with_quality))
-        if not asked.no_large:
-            large = build(scratch / "large", tokenizer_of=asked.smollm2)
-            text = _short_text(scratch / "calibration.jsonl", asked.documents)
-            with_quality = bool(asked.smollm2) and not asked.no_quality
+        if not options.no_large:
+            large = build(scratch / "large", tokenizer_of=options.smollm2)
+            text = _short_text(scratch / "calibration.jsonl", options.documents)
+            with_quality = bool(options.smollm2) and not options.no_quality
             for name, how in entries:
-                if how in WITHOUT_DATA or asked.smollm2:
+                if how in WITHOUT_DATA or options.smollm2:
                     keep(measure("1.2 B", large, name, how, scratch, quality=with_quality, text=text))
     print(as_markdown(rows))
 
@@ -153,40 +155,40 @@ def main() -> None:
 def measure(
     model: str, source: Path, name: str, method: str, scratch: Path, *, quality: bool, text: Path | None = None
 ) -> Row:
-    """Quantize once, by us and by `model_free_ptq` where it can.
+    """Quantize once with Weighbridge, and with `model_free_ptq` if it supports the scheme.
 
     Args:
         model: its name in the table.
         source, name, method: the release, the scheme and the method.
-        scratch: where results go.
+        scratch: folder for results.
         quality: also measure distributions.
         text: calibration text instead of the project's.
     """
     row = Row(model=model, scheme=name, method=method)
     print(f"{model} {name} {method}", file=sys.stderr, flush=True)
-    ours, theirs = scratch / "ours", scratch / "theirs"
-    for folder in (ours, theirs):
+    out, reference_out = scratch / "weighbridge", scratch / "model_free_ptq"
+    for folder in (out, reference_out):
         shutil.rmtree(folder, ignore_errors=True)
     if scheme(name).format != "gguf":
         try:
             recipe = make_recipe(source, scheme(name), method)
         except QuantizationUncovered as error:
             return row.model_copy(update={"refused": error.what})
-    imports = float(_python(OUR_IMPORTS, method))
+    imports = float(_python(IMPORTS, method))
     own_text = [str(text)] if text and method not in WITHOUT_DATA else []
-    row.ours = _run(_python(OURS, str(source), str(ours), name, method, *own_text), imports)
+    row.weighbridge = _run(_python(WEIGHBRIDGE, str(source), str(out), name, method, *own_text), imports)
     if quality:
-        row.quality = _quality(ours, source, scratch)
+        row.quality = _quality(out, source, scratch)
     if method == "rtn" and scheme(name).format != "gguf":
         view = _only_weights(source, scratch / "view")
         group = str(recipe.group_size or 0)
-        row.theirs = _run(_python(THEIRS, str(view), str(theirs), name, group, *recipe.ignore))
+        row.model_free_ptq = _run(_python(MODEL_FREE_PTQ, str(view), str(reference_out), name, group, *recipe.ignore))
     return row
 
 
 def _short_text(path: Path, count: int) -> Path:
     documents = calibration_documents()[:count]
-    path.write_text("".join(f"{one.model_dump_json(exclude_defaults=True)}\n" for one in documents))
+    path.write_text("".join(f"{document.model_dump_json(exclude_defaults=True)}\n" for document in documents))
     return path
 
 
@@ -197,13 +199,13 @@ def _python(program: str, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def _run(said: str, imports: float | None = None) -> Run:
-    seconds, cpu, peak, written, *own = json.loads(said)
+def _run(output: str, imports: float | None = None) -> Run:
+    seconds, cpu, peak, written, *measured_imports = json.loads(output)
     return Run(
         seconds=seconds,
         cpu_seconds=cpu,
         peak_mib=peak / MIB,
-        imports_mib=(own[0] if imports is None else imports) / MIB,
+        imports_mib=(measured_imports[0] if imports is None else imports) / MIB,
         written_bytes=written,
     )
 
@@ -236,11 +238,11 @@ def build(folder: Path, *, tokenizer_of: Path | None) -> Path:
     shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (VOCABULARY, HIDDEN))]
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
-        shapes += [(f"{at}.self_attn.{one}_proj.weight", (HIDDEN, HIDDEN)) for one in "qo"]
-        shapes += [(f"{at}.self_attn.{one}_proj.weight", (KEYS, HIDDEN)) for one in "kv"]
-        shapes += [(f"{at}.mlp.{one}_proj.weight", (INTERMEDIATE, HIDDEN)) for one in ("gate", "up")]
+        shapes += [(f"{at}.self_attn.{part}_proj.weight", (HIDDEN, HIDDEN)) for part in "qo"]
+        shapes += [(f"{at}.self_attn.{part}_proj.weight", (KEYS, HIDDEN)) for part in "kv"]
+        shapes += [(f"{at}.mlp.{part}_proj.weight", (INTERMEDIATE, HIDDEN)) for part in ("gate", "up")]
         shapes += [(f"{at}.mlp.down_proj.weight", (HIDDEN, INTERMEDIATE))]
-        shapes += [(f"{at}.{one}_layernorm.weight", (HIDDEN,)) for one in ("input", "post_attention")]
+        shapes += [(f"{at}.{part}_layernorm.weight", (HIDDEN,)) for part in ("input", "post_attention")]
     shapes += [("model.norm.weight", (HIDDEN,)), ("lm_head.weight", (VOCABULARY, HIDDEN))]
     sizes = [2 * int(np.prod(shape)) for _, shape in shapes]
     ends = np.cumsum(sizes)
@@ -248,9 +250,9 @@ def build(folder: Path, *, tokenizer_of: Path | None) -> Path:
     weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
         name = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
-        mine = [shapes[at] for at in range(len(shapes)) if (ends[at] - 1) * SHARDS // ends[-1] == shard]
-        _write_shard(folder / name, mine, random)
-        weight_map |= dict.fromkeys((one for one, _ in mine), name)
+        own_shapes = [shapes[at] for at in range(len(shapes)) if (ends[at] - 1) * SHARDS // ends[-1] == shard]
+        _write_shard(folder / name, own_shapes, random)
+        weight_map |= dict.fromkeys((tensor for tensor, _ in own_shapes), name)
     index = {"metadata": {"total_size": int(ends[-1])}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config = {
@@ -286,10 +288,10 @@ def _write_shard(path: Path, shapes: list[tuple[str, tuple[int, ...]]], random: 
 
 
 def _spread(name: str) -> float:
-    """Of a tensor's numbers, as in a model that is about to be trained: what is added to the stream is kept small.
+    """Standard deviation of a tensor's values, as in an initialised model: contributions to the residual are small.
 
-    Were it not, each layer would swell the rounding errors of those before until nothing of the release is left in the
-    answers (measured: 4.7 nats by INT4). The head is large, so that distributions have peaks, as a language model's.
+    Otherwise each layer would amplify the rounding errors of earlier layers until answers are unrelated to the release
+    (measured: 4.7 nats by INT4). The head is large, so that distributions have peaks, as in a language model.
     """
     if name == "lm_head.weight":
         return 0.06
@@ -299,7 +301,7 @@ def _spread(name: str) -> float:
 
 
 def as_markdown(rows: list[Row]) -> str:
-    """The rows as two tables: cost, and distance from the release."""
+    """Render the rows as two tables: cost, and distance from the release."""
     cost = [
         "| model | scheme | method | s | CPU-s | `model_free_ptq` CPU-s | memory above imports, MiB "
         "| `model_free_ptq` MiB | imports, MiB | written, MB |",
@@ -308,25 +310,26 @@ def as_markdown(rows: list[Row]) -> str:
     quality = ["| model | scheme | method | KL, nats | top-1 | perplexity (release) |", "|" + "---|" * 6]
     for row in rows:
         names = f"| {row.model} | {row.scheme} | {row.method} |"
-        if row.ours is None:
+        if row.weighbridge is None:
             cost.append(f"{names} refused: {row.refused} |" + " |" * 6)
             continue
-        ours, theirs = row.ours, row.theirs
-        cpu = f"{theirs.cpu_seconds:.1f} ({ours.cpu_seconds / theirs.cpu_seconds:.2f} ×)" if theirs else "–"
+        run, reference = row.weighbridge, row.model_free_ptq
+        cpu = f"{reference.cpu_seconds:.1f} ({run.cpu_seconds / reference.cpu_seconds:.2f} ×)" if reference else "–"
         memory = (
-            f"{theirs.above_imports_mib:.0f} ({ours.above_imports_mib / theirs.above_imports_mib:.2f} ×)"
-            if theirs
+            f"{reference.above_imports_mib:.0f} ({run.above_imports_mib / reference.above_imports_mib:.2f} ×)"
+            if reference
             else "–"
         )
-        imports = f"{ours.imports_mib:.0f} ({theirs.imports_mib:.0f})" if theirs else f"{ours.imports_mib:.0f}"
+        imports = f"{run.imports_mib:.0f} ({reference.imports_mib:.0f})" if reference else f"{run.imports_mib:.0f}"
         cost.append(
-            f"{names} {ours.seconds:.1f} | {ours.cpu_seconds:.1f} | {cpu} | {ours.above_imports_mib:.0f} | {memory} "
-            f"| {imports} | {ours.written_bytes / 1e6:.0f} |"
+            f"{names} {run.seconds:.1f} | {run.cpu_seconds:.1f} | {cpu} | {run.above_imports_mib:.0f} | {memory} "
+            f"| {imports} | {run.written_bytes / 1e6:.0f} |"
         )
         if row.quality:
-            one = row.quality
+            found = row.quality
             quality.append(
-                f"{names} {one.kl_nats:.3g} | {one.top1:.1%} | {one.perplexity:.1f} ({one.release_perplexity:.1f}) |"
+                f"{names} {found.kl_nats:.3g} | {found.top1:.1%} | {found.perplexity:.1f} "
+                f"({found.release_perplexity:.1f}) |"
             )
     return "\n".join([*cost, "", *quality] if len(quality) > 2 else cost)
 

@@ -27,7 +27,7 @@ def test_every_matrix_is_planned_and_every_norm_kept(tmp_path: Path) -> None:
     assert len(recipe.layers) == 7 * LAYERS + 2
     assert kinds["output.weight"] == "q6_K"
     assert kinds["blk.0.attn_q.weight"] == "q4_K"
-    assert {one.reason for one in recipe.ignored} == {"a norm is no matrix product"}
+    assert {one.reason for one in recipe.ignored} == {"a norm is not a matrix product"}
     assert (recipe.architecture, recipe.dtype, recipe.format) == ("llama", "BF16", "gguf")
     assert "Q6_K × " in recipe.granularity
 
@@ -64,7 +64,7 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     names = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": one for number in (0, 2)}
     write_release(tmp_path, **names)
     change_config(tmp_path, architectures=["MixtralForCausalLM"])
-    with pytest.raises(QuantizationUncovered, match=r"experts of .* are not whole: 2 are there, numbered up to 2"):
+    with pytest.raises(QuantizationUncovered, match=r"experts of .* are incomplete: 2 are present, numbered up to 2"):
         make_gguf_recipe(tmp_path, Q4, "org/tiny")
 
 
