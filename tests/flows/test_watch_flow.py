@@ -33,7 +33,9 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedPrefect]:
 
 def test_the_deployment_runs_daily_for_all_lines() -> None:
     described = yaml.safe_load((project_root() / "prefect.yaml").read_text())
-    (daily,) = [one for one in described["deployments"] if one["entrypoint"] == "flows/watch.py:watch"]
+    (daily,) = [
+        deployment for deployment in described["deployments"] if deployment["entrypoint"] == "flows/watch.py:watch"
+    ]
     assert (daily["name"], "parameters" in daily) == ("daily", False)
     assert [schedule["active"] for schedule in daily["schedules"]] == [True]
 

@@ -31,8 +31,8 @@ def main() -> None:
             distributed_executor_backend="uni",
         )
         (answer,) = model.generate([{"prompt_token_ids": PROMPT}], asked, use_tqdm=False)
-        told = [entry[token].logprob for token, entry in zip(PROMPT[1:], answer.prompt_logprobs[1:])]
-        print(json.dumps(told), flush=True)
+        probabilities = [entry[token].logprob for token, entry in zip(PROMPT[1:], answer.prompt_logprobs[1:])]
+        print(json.dumps(probabilities), flush=True)
         del model
         gc.collect()
 

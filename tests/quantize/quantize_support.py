@@ -96,10 +96,10 @@ def write_sharded(folder: Path, hidden: int = 64, intermediate: int = 128) -> Pa
     weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
         file = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
-        mine = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
-        write_bf16(folder / file, {name: tensors[name] for name in mine})
-        weight_map |= dict.fromkeys(mine, file)
-    index = {"metadata": {"total_size": sum(2 * one.size for one in tensors.values())}, "weight_map": weight_map}
+        own_names = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
+        write_bf16(folder / file, {name: tensors[name] for name in own_names})
+        weight_map |= dict.fromkeys(own_names, file)
+    index = {"metadata": {"total_size": sum(2 * values.size for values in tensors.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 

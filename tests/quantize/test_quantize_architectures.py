@@ -67,9 +67,9 @@ def _logits(folder: Path, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
     with torch.no_grad():
         return model(torch.arange(64)[None]).logits.float()
 
@@ -111,7 +111,7 @@ def test_a_mixtures_experts_are_covered_and_its_router_stays_or_the_scheme_is_re
         assert layers == LAYERS * (ATTENTION + EXPERTS * EXPERT), name
         assert share > 0.9, name
         recipe = make_recipe(source, scheme(name))
-        routers = [one for one in recipe.ignored if one.name.endswith(".gate")]
+        routers = [ignored for ignored in recipe.ignored if ignored.name.endswith(".gate")]
         assert len(routers) == LAYERS, name
         assert 0 < _far(out, release, "bfloat16") < BOUNDS[name], name
     for name in ("int8", "int4-asym", "fp8-block"):

@@ -103,9 +103,9 @@ def test_all_numbers_of_bfloat16_become_torchs_fp8() -> None:
     numbers = numbers[np.abs(widen(numbers, "BF16")) <= 448]
     # A scale of one: the largest of each row is 448.
     rows = np.stack([numbers, np.full_like(numbers, 0x43E0)], axis=1)
-    ours = round_rows(rows, "BF16", _layout("fp8", None), is_float=True).weight[:, 0]
-    theirs = torch.from_numpy(numbers.copy()).view(torch.bfloat16).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
-    assert np.array_equal(ours, theirs)
+    actual = round_rows(rows, "BF16", _layout("fp8", None), is_float=True).weight[:, 0]
+    expected = torch.from_numpy(numbers.copy()).view(torch.bfloat16).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    assert np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -134,15 +134,15 @@ def test_the_loaders_config_is_what_compressed_tensors_writes(release: Callable[
     recipe = make_recipe(release(128, 256), scheme(name))
     group = scheme(name).compressed_tensors(recipe.group_size)
     group.format = recipe.format
-    theirs = QuantizationConfig(
+    expected = QuantizationConfig(
         config_groups={"config_group_0": group},
         ignore=list(recipe.ignore),
         format=recipe.format,
         quantization_status=QuantizationStatus.COMPRESSED,
     ).model_dump()
-    ours = quantization_config(recipe)
-    written = json.loads(json.dumps({key: ours[key] for key in theirs}))
-    assert written == json.loads(json.dumps(theirs, default=str))
+    actual = quantization_config(recipe)
+    written = json.loads(json.dumps({key: actual[key] for key in expected}))
+    assert written == json.loads(json.dumps(expected, default=str))
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-w8a16", "int4", "int4-asym", "fp8-block"])
@@ -151,30 +151,32 @@ def test_a_sharded_model_has_the_tensors_of_model_free_ptq(tmp_path: Path, name:
 
     source = write_sharded(tmp_path / "release", 128, 256)
     recipe = make_recipe(source, scheme(name))
-    rtn.quantize(Job(source=source, out=tmp_path / "ours", recipe=recipe), lambda: None)
+    rtn.quantize(Job(source=source, out=tmp_path / "weighbridge", recipe=recipe), lambda: None)
     model_free_ptq(
         source,
-        tmp_path / "theirs",
+        tmp_path / "llmcompressor",
         scheme=scheme(name).compressed_tensors(recipe.group_size),
         ignore=list(recipe.ignore),
         max_workers=1,
         device="cpu",
     )
-    assert _content(tmp_path / "ours") == _content(tmp_path / "theirs")
+    assert _content(tmp_path / "weighbridge") == _content(tmp_path / "llmcompressor")
     for file in ("model.safetensors.index.json", "config.json"):
-        ours, theirs = (json.loads((tmp_path / side / file).read_text()) for side in ("ours", "theirs"))
-        for group in theirs.get("quantization_config", {}).get("config_groups", {}).values():
+        actual, expected = (
+            json.loads((tmp_path / side / file).read_text()) for side in ("weighbridge", "llmcompressor")
+        )
+        for group in expected.get("quantization_config", {}).get("config_groups", {}).values():
             group["weights"]["observer"] = None
-        assert ours == theirs
+        assert actual == expected
 
 
 def _content(folder: Path) -> dict[str, tuple[str, str, tuple[int, ...], bytes]]:
     return {
-        one.name: (
-            one.file.name,
-            one.dtype,
-            one.shape,
-            one.file.read_bytes()[one.start : one.start + one.size_bytes],
+        tensor.name: (
+            tensor.file.name,
+            tensor.dtype,
+            tensor.shape,
+            tensor.file.read_bytes()[tensor.start : tensor.start + tensor.size_bytes],
         )
-        for one in read_tensors(folder)
+        for tensor in read_tensors(folder)
     }

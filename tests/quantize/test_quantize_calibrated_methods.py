@@ -33,7 +33,7 @@ class Calibrated(NamedTuple):
     """All runs of `calibrate_tiny.py`."""
 
     folder: Path
-    told: dict[str, dict[str, Any]]
+    report: dict[str, dict[str, Any]]
 
     def model(self, name: str) -> Path:
         return self.folder / name / "model"
@@ -64,13 +64,13 @@ def _bits(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_a_method_writes_is_what_was_planned(calibrated: Any, name: str) -> None:
-    told = calibrated.told[name]
-    recipe = Recipe.model_validate(told["recipe"])
+    report = calibrated.report[name]
+    recipe = Recipe.model_validate(report["recipe"])
     coverage = check_coverage(recipe, calibrated.model(name), calibrated.folder / "release")
     assert coverage.found == coverage.planned == LAYERS
     assert coverage.share_of_linear_bytes == 1
-    assert told["layers_done"] == LAYERS
-    assert told["left"] == ["model"], "no scratch stays behind"
+    assert report["layers_done"] == LAYERS
+    assert report["left"] == ["model"], "no scratch stays behind"
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_what_a_method_writes_is_what_was_planned(calibrated: Any, name: str) ->
     ],
 )
 def test_it_loads_in_transformers_and_is_still_the_model(calibrated: Any, name: str, farthest: Any) -> None:
-    assert calibrated.told[name]["finite"]
-    assert 0 < calibrated.told[name]["moved"] < farthest
+    assert calibrated.report[name]["finite"]
+    assert 0 < calibrated.report[name]["moved"] < farthest
 
 
 def test_gptq_stays_nearer_to_the_release_than_rounding_to_nearest(calibrated: Any) -> None:
-    assert calibrated.told["gptq-int4"]["moved"] < 0.8 * calibrated.told["rtn-int4"]["moved"]
+    assert calibrated.report["gptq-int4"]["moved"] < 0.8 * calibrated.report["rtn-int4"]["moved"]
 
 
 @pytest.mark.parametrize("name", ["gptq-int4", "gptq-int8-w8a16", "autoround-int4"])
@@ -111,7 +111,7 @@ def test_methods_that_scale_change_norms_and_nothing_else(calibrated: Any, name:
 
 @pytest.mark.parametrize(("name", "tokens"), [("rtn-int4", 0), ("gptq-int4", 1024), ("awq-int4", 1024)])
 def test_a_method_says_how_much_text_it_watched(calibrated: Any, name: str, tokens: Any) -> None:
-    assert calibrated.told[name]["tokens"] == tokens
+    assert calibrated.report[name]["tokens"] == tokens
 
 
 def test_same_release_and_text_give_the_same_bytes(calibrated: Any) -> None:
@@ -131,7 +131,7 @@ def test_same_release_and_text_give_the_same_bytes(calibrated: Any) -> None:
 def test_what_cannot_work_is_refused_by_name_and_leaves_nothing(
     calibrated: Any, name: str, code: str, says: str
 ) -> None:
-    told = calibrated.told[name]
-    assert told.get("error") == code
-    assert says in told["what"]
-    assert told["left"] == []
+    report = calibrated.report[name]
+    assert report.get("error") == code
+    assert says in report["what"]
+    assert report["left"] == []

@@ -133,7 +133,7 @@ def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path: Pat
     assert [len(sample) for sample in samples] == [40, 40, 40]
     whole = token_samples(Letters(), documents, samples=99, sample_tokens=40)
     assert whole[:3] == samples
-    assert 0 in [one for sample in whole for one in sample], "texts end with the end token"
+    assert 0 in [token for sample in whole for token in sample], "texts end with the end token"
 
 
 def test_conversation_passes_through_the_chat_template_if_there_is_one(tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_a_method_that_does_not_wants_no_more() -> None:
 
 
 def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do() -> None:
-    told = short_text_warning(_wide("gptq", 28_672), 23_040)
-    assert "23,040 tokens, fewer than the 28,672 inputs" in told
-    assert "a text of 114,688 tokens as quantize.calibration" in told
+    warning = short_text_warning(_wide("gptq", 28_672), 23_040)
+    assert "23,040 tokens, fewer than the 28,672 inputs" in warning
+    assert "a text of 114,688 tokens as quantize.calibration" in warning
     assert short_text_warning(_wide("gptq", 14_336), 23_040) == short_text_warning(_wide("awq", 28_672), 4_096) == ""
 
 

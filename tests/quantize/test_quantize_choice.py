@@ -25,7 +25,7 @@ def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[...
     assert record is not None and whole is not None
     assert record.coverage.planned == whole.coverage.planned - 2
     assert record.coverage.share_of_linear_bytes < whole.coverage.share_of_linear_bytes
-    assert {one.name for one in record.recipe.ignored if one.reason == "the recipe excludes it"} == {
+    assert {ignored.name for ignored in record.recipe.ignored if ignored.reason == "the recipe excludes it"} == {
         f"model.layers.{number}.mlp.down_proj" for number in range(2)
     }
     assert "2 because the recipe excludes it" in (store.path(made) / "README.md").read_text()

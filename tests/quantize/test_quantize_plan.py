@@ -33,7 +33,7 @@ def test_linear_layers_are_targets_and_embeddings_are_not(release: Callable[...,
     recipe = make_recipe(release(), scheme("int8"))
     assert len(recipe.layers) == 14
     assert all("_proj" in layer.name for layer in recipe.layers)
-    assert [one.name for one in recipe.ignored] == ["model.embed_tokens"]
+    assert [ignored.name for ignored in recipe.ignored] == ["model.embed_tokens"]
     assert "lm_head" in recipe.ignore, "a tied head is in no file and must be named all the same"
 
 
@@ -56,7 +56,7 @@ def test_routers_towers_and_untied_heads_stay(release: Callable[..., Path]) -> N
     square = np.ones((64, 64), np.float32)
     names = ("model.layers.0.mlp.gate.weight", "model.vision_tower.blocks.0.fc1.weight", "lm_head.weight")
     recipe = make_recipe(release(**dict.fromkeys(names, square)), scheme("int8"))
-    reasons = {one.name: one.reason for one in recipe.ignored}
+    reasons = {ignored.name: ignored.reason for ignored in recipe.ignored}
     assert "router" in reasons["model.layers.0.mlp.gate"]
     assert "tower" in reasons["model.vision_tower.blocks.0.fc1"]
     assert "head" in reasons["lm_head"]
@@ -121,7 +121,7 @@ def test_blocks_must_divide_every_layer(release: Callable[..., Path]) -> None:
 def test_zero_points_are_packed_along_the_output(release: Callable[..., Path]) -> None:
     recipe = make_recipe(release(64, 128), scheme("int4-asym"))
     gate = next(layer for layer in recipe.layers if layer.name.endswith("0.mlp.gate_proj"))
-    shapes = {one.name.rpartition(".")[2]: one.shape for one in recipe.expected(gate)}
+    shapes = {part.name.rpartition(".")[2]: part.shape for part in recipe.expected(gate)}
     assert shapes == {
         "weight_packed": (128, 8),
         "weight_scale": (128, 1),

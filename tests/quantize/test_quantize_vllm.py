@@ -73,22 +73,22 @@ def _by_transformers(folder: Path) -> np.ndarray:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     tokens = torch.arange(64)
     with torch.no_grad():
-        told = model(tokens[None]).logits[0].float().log_softmax(-1)
-    return told[:-1].gather(1, tokens[1:, None])[:, 0].numpy()
+        predictions = model(tokens[None]).logits[0].float().log_softmax(-1)
+    return predictions[:-1].gather(1, tokens[1:, None])[:, 0].numpy()
 
 
 def test_vllm_reads_every_scheme_as_transformers_does(folders: dict[str, Path]) -> None:
     done = _by_vllm(*folders.values())
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    predictions = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     distances = {
-        name: float(np.abs(np.array(mine) - _by_transformers(folder)).mean())
-        for (name, folder), mine in zip(folders.items(), told, strict=True)
+        name: float(np.abs(np.array(by_vllm) - _by_transformers(folder)).mean())
+        for (name, folder), by_vllm in zip(folders.items(), predictions, strict=True)
     }
     assert {name: far for name, far in distances.items() if far > BOUNDS[name]} == {}
     if AVX512:
         # What is compared can tell: another scheme's numbers are further off than the bound.
-        assert np.abs(np.array(told[0]) - _by_transformers(folders["fp8"])).mean() > BOUNDS["bf16"]
+        assert np.abs(np.array(predictions[0]) - _by_transformers(folders["fp8"])).mean() > BOUNDS["bf16"]
 
 
 @pytest.mark.skipif(not AVX512, reason="tried with AVX-512 only")

@@ -65,8 +65,10 @@ def between(before: Path, after: Path) -> ChangeReport:
     return changes_between(files_of_folder(before), files_of_folder(after))
 
 
-def told(report: ChangeReport) -> dict[str, tuple[str, str, str]]:
-    return {f"{one.kind}: {one.what}": (one.before, one.after, one.severity) for one in report.changes}
+def as_dict(report: ChangeReport) -> dict[str, tuple[str, str, str]]:
+    return {
+        f"{change.kind}: {change.what}": (change.before, change.after, change.severity) for change in report.changes
+    }
 
 
 def test_nothing_changed_is_said(release: Callable[..., Path]) -> None:
@@ -78,7 +80,7 @@ def test_nothing_changed_is_said(release: Callable[..., Path]) -> None:
 def test_a_changed_chat_template_is_a_warning_with_a_readable_diff(release: Callable[..., Path]) -> None:
     changed = TEMPLATE.replace("{% for", "You are helpful.\n{% for", 1)
     report = between(release("old"), release("new", **{"chat_template.jinja": changed}))
-    assert [(one.kind, one.severity) for one in report.changes] == [("chat template", "warn")]
+    assert [(change.kind, change.severity) for change in report.changes] == [("chat template", "warn")]
     assert "+You are helpful." in report.changes[0].diff.splitlines()
     assert "```diff\n" in changes_markdown(report)
     assert "```" not in changes_markdown(report, diffs=False)
@@ -94,7 +96,7 @@ def test_a_template_that_only_moved_is_the_same(release: Callable[..., Path]) ->
     assert between(old, new).changes == ()
     # The file goes before the field, as transformers reads them.
     both = release("both", **{"chat_template.jinja": "other", "tokenizer_config.json": inside})
-    assert [one.kind for one in between(old, both).changes] == ["chat template"]
+    assert [change.kind for change in between(old, both).changes] == ["chat template"]
 
 
 def test_a_template_in_one_line_is_broken_for_its_diff(release: Callable[..., Path]) -> None:
@@ -108,7 +110,7 @@ def test_a_template_in_one_line_is_broken_for_its_diff(release: Callable[..., Pa
 
 def test_generation_config_tells_what_moves_answers(release: Callable[..., Path]) -> None:
     changed = {"eos_token_id": [3, 7], "temperature": 0.7, "transformers_version": "5.0", "max_length": 9}
-    assert told(between(release("old"), release("new", **{"generation_config.json": changed}))) == {
+    assert as_dict(between(release("old"), release("new", **{"generation_config.json": changed}))) == {
         "generation config: eos_token_id": ("3", "[3, 7]", "warn"),
         "generation config: temperature": ("0.6", "0.7", "warn"),
         "generation config: max_length": ("–", "9", "info"),
@@ -122,7 +124,7 @@ def test_the_tokenizer_is_told_piece_by_piece(release: Callable[..., Path]) -> N
         "normalizer": {"type": "NFC"},
         "model": {**TOKENIZER["model"], "vocab": {"a": 1, "b": 0, "ab": 2, "c": 3}, "merges": [["a", "b"], ["b", "c"]]},
     }
-    found = told(between(release("old"), release("new", **{"tokenizer.json": changed})))
+    found = as_dict(between(release("old"), release("new", **{"tokenizer.json": changed})))
     assert found["tokenizer: vocabulary"] == (
         "3 tokens",
         "4 tokens: 1 added (c), 2 with another id (a, b)",
@@ -142,7 +144,7 @@ def test_merges_written_the_newer_way_are_the_same(release: Callable[..., Path])
 def test_a_tokenizer_of_other_files_is_held_against_their_hashes(release: Callable[..., Path]) -> None:
     old = release("old", **{"tokenizer.json": None, "tokenizer.model": "one"})
     new = release("new", **{"tokenizer.json": None, "tokenizer.model": "two"})
-    assert [one.what for one in between(old, new).changes] == ["tokenizer.model"]
+    assert [change.what for change in between(old, new).changes] == ["tokenizer.model"]
 
 
 def test_config_fields_that_matter(release: Callable[..., Path]) -> None:
@@ -150,14 +152,14 @@ def test_config_fields_that_matter(release: Callable[..., Path]) -> None:
     same = {"rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000.0}, "torch_dtype": "bfloat16"}
     assert between(old, release("same", config=same)).changes == ()
     new = release("new", config={"rope_theta": 500000, "max_position_embeddings": 8192, "intermediate_size": 512})
-    found = told(between(old, new))
+    found = as_dict(between(old, new))
     assert found["config: max_position_embeddings"] == ("4096", "8192", "warn")
     assert "500000" in found["config: rope"][1]
     assert found["config: intermediate_size"] == ("256", "512", "info")
 
 
 def test_a_licence_that_changed_is_a_warning(release: Callable[..., Path]) -> None:
-    found = told(between(release("old"), release("new", licence="cc-by-nc-4.0", LICENSE="Not for sale.")))
+    found = as_dict(between(release("old"), release("new", licence="cc-by-nc-4.0", LICENSE="Not for sale.")))
     assert found["licence: license"] == ("apache-2.0", "cc-by-nc-4.0", "warn")
     assert found["licence: LICENSE"] == ("–", "Not for sale.", "warn")
 
@@ -182,7 +184,7 @@ def test_the_hub_s_files_are_read_at_the_commit(hub: Any, release: Callable[...,
     hub.publish(release("new", **{"chat_template.jinja": "other"}))
     source = pin(line)
     report = changes_between(files_of_folder(old), files_of_hub(source))
-    assert (report.after, [one.kind for one in report.changes]) == (source.short, ["chat template"])
+    assert (report.after, [change.kind for change in report.changes]) == (source.short, ["chat template"])
 
 
 def test_what_serves_is_held_against_a_release_in_the_store(release: Callable[..., Path]) -> None:
@@ -193,12 +195,12 @@ def test_what_serves_is_held_against_a_release_in_the_store(release: Callable[..
             return folders[artifact.digest]
 
     production, weights = (
-        Artifact(line="tiny", digest=one, scheme="bf16", repo="acme/tiny", commit=one[:40], size_bytes=1)
-        for one in folders
+        Artifact(line="tiny", digest=digest, scheme="bf16", repo="acme/tiny", commit=digest[:40], size_bytes=1)
+        for digest in folders
     )
     report = changes_against(production, weights, Shelf())
     assert report and (report.before, report.after) == ("acme/tiny@111111111111", "acme/tiny@222222222222")
-    assert [one.kind for one in report.warnings] == ["chat template"]
+    assert [change.kind for change in report.warnings] == ["chat template"]
     assert changes_against(None, weights, Shelf()) is None
 
 

@@ -28,13 +28,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_release_comes_home_whole(hub: Any, release: Path, line: Line, store: Store) -> None:
     commit = hub.publish(release)
     source = pin(line)
-    told: list[tuple[int, int]] = []
-    artifact = download(source, "tiny", store, lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    artifact = download(source, "tiny", store, lambda done, total: calls.append((done, total)))
     assert (artifact.scheme, artifact.commit, artifact.size_bytes) == ("bf16", commit, source.size_bytes)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
     store.verify(artifact)
-    assert told[-1] == (source.size_bytes, source.size_bytes)
-    assert [done for done, _ in told] == sorted(done for done, _ in told) and len(told) > 6
+    assert calls[-1] == (source.size_bytes, source.size_bytes)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls) and len(calls) > 6
 
 
 def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, store: Store) -> None:
@@ -105,7 +105,7 @@ def test_a_hub_that_goes_away_keeps_what_is_here(hub: Any, release: Path, line: 
     hub.faults.clear()
     hub.faults.served.clear()
     download(source, "tiny", store)
-    assert {Path(one.path).name for one in hub.faults.served} == {"model-00002-of-00002.safetensors"}
+    assert {Path(request.path).name for request in hub.faults.served} == {"model-00002-of-00002.safetensors"}
 
 
 def test_too_small_a_disk_is_told_before_anything_comes(

@@ -41,10 +41,10 @@ def test_a_terminal_shows_bytes_speed_and_time_left() -> None:
 
 
 def test_elsewhere_nothing_is_drawn_and_the_other_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[tuple[int, int]] = []
-    with byte_bar("download", also=lambda done, total: told.append((done, total))) as progress:
+    calls: list[tuple[int, int]] = []
+    with byte_bar("download", also=lambda done, total: calls.append((done, total))) as progress:
         progress(1, 2)
     with byte_bar("download") as progress:
         progress(1, 2)
     captured = capsys.readouterr()
-    assert (told, captured.out, captured.err) == ([(1, 2)], "", "")
+    assert (calls, captured.out, captured.err) == ([(1, 2)], "", "")

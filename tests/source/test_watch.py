@@ -182,7 +182,7 @@ def test_every_reason_is_told(write: Any, release: Callable[..., str]) -> None:
     release(licence="cc-by-nc-4.0", auto_map={"AutoModelForCausalLM": "modeling.X"})
     (row,) = triaged()
     told_of = " ".join(sentences(row))
-    assert row.decision and [one.code for one in row.decision.reasons] == ["admission", "admission", "fit"]
+    assert row.decision and [reason.code for reason in row.decision.reasons] == ["admission", "admission", "fit"]
     assert all(text in told_of for text in ("cc-by-nc-4.0", "auto_map", "No scheme of tiny fits", "GiB missing"))
 
 

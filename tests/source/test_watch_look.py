@@ -79,14 +79,14 @@ def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[...
     shelf("acme/Tiny-4-70B-Instruct", seed=2)
     shelf("acme/Tiny-5-8B-Instruct", num_hidden_layers=20)
     shelf("other/Tiny-6-8B-Instruct", seed=3)
-    seen = list_sources(line(successors=["Tiny-*-8B-Instruct"]))
-    assert {one.repo for one in seen.successors} == {"acme/tiny-4-8b-instruct", "acme/Tiny-5-8B-Instruct"}
+    listing = list_sources(line(successors=["Tiny-*-8B-Instruct"]))
+    assert {listed.repo for listed in listing.successors} == {"acme/tiny-4-8b-instruct", "acme/Tiny-5-8B-Instruct"}
     small = list_sources(line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001]))
-    assert [(one.kind, one.repo, one.commit) for one in small.successors] == [
+    assert [(listed.kind, listed.repo, listed.commit) for listed in small.successors] == [
         ("successor", "acme/tiny-4-8b-instruct", commit)
     ]
     assert small.successors[0].parameters == sum(math.prod(shape) for shape in tiny.shapes(tiny.CONFIG).values())
-    assert [one.repo for one in list_sources(line(successors=["Tiny-6*"], author="other")).successors] == [
+    assert [listed.repo for listed in list_sources(line(successors=["Tiny-6*"], author="other")).successors] == [
         "other/Tiny-6-8B-Instruct"
     ]
 
@@ -95,9 +95,9 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
     first = shelf("acme/Tiny-3.1-8B-Instruct")
     shelf("acme/Tiny-4-8B-Instruct", seed=1)
     second = shelf("acme/Tiny-3.1-8B-Instruct", seed=2)
-    seen = list_sources(line(successors=["Tiny-*"]))
-    assert (seen.head.commit, first != second) == (second, True)
-    assert [one.repo for one in seen.successors] == ["acme/Tiny-4-8B-Instruct"]
+    listing = list_sources(line(successors=["Tiny-*"]))
+    assert (listing.head.commit, first != second) == (second, True)
+    assert [listed.repo for listed in listing.successors] == ["acme/Tiny-4-8B-Instruct"]
 
 
 def test_the_hub_s_wish_to_wait_is_honoured(counted: Any, shelf: Callable[..., str]) -> None:

@@ -34,11 +34,11 @@ def patch(made: Made, at: int, data: bytes) -> None:
 
 
 def tensor(made: Made, name: str) -> Any:
-    return next(one for one in read_gguf(made.file).tensors if one.name == name)
+    return next(entry for entry in read_gguf(made.file).tensors if entry.name == name)
 
 
 def with_tensors(made: Made, change: Any) -> Any:
-    planned = {one.name: one for one in made.recipe.tensors}
+    planned = {tensor.name: tensor for tensor in made.recipe.tensors}
     return made._replace(recipe=made.recipe.model_copy(update={"tensors": tuple(change(planned).values())}))
 
 
@@ -50,7 +50,9 @@ def test_a_tensor_that_is_not_there_is_named(copied: Callable[[], Made]) -> None
 
 
 def test_a_tensor_that_nobody_planned_is_named(copied: Callable[[], Made]) -> None:
-    made = with_tensors(copied(), lambda known: {name: one for name, one in known.items() if name != "output.weight"})
+    made = with_tensors(
+        copied(), lambda known: {name: tensor for name, tensor in known.items() if name != "output.weight"}
+    )
     assert "output.weight was not planned" in refused(made)
 
 
@@ -63,7 +65,10 @@ def test_another_type_is_named(copied: Callable[[], Made]) -> None:
 
 def test_a_file_in_the_releases_own_numbers_is_not_believed(copied: Callable[[], Made]) -> None:
     def change(known: Any) -> Any:
-        return {name: one.model_copy(update={"kind": "bf16"}) if not one.kept else one for name, one in known.items()}
+        return {
+            name: tensor.model_copy(update={"kind": "bf16"}) if not tensor.kept else tensor
+            for name, tensor in known.items()
+        }
 
     assert "0 of 23 planned tensors are quantized" in refused(with_tensors(copied(), change))
 

@@ -23,18 +23,18 @@ def change_config(folder: Path, **changed: object) -> None:
 
 def test_every_matrix_is_planned_and_every_norm_kept(tmp_path: Path) -> None:
     recipe = make_gguf_recipe(write_release(tmp_path), Q4, "org/tiny")
-    kinds = {one.name: one.kind for one in recipe.tensors}
+    kinds = {tensor.name: tensor.kind for tensor in recipe.tensors}
     assert len(recipe.layers) == 7 * LAYERS + 2
     assert kinds["output.weight"] == "q6_K"
     assert kinds["blk.0.attn_q.weight"] == "q4_K"
-    assert {one.reason for one in recipe.ignored} == {"a norm is not a matrix product"}
+    assert {tensor.reason for tensor in recipe.ignored} == {"a norm is not a matrix product"}
     assert (recipe.architecture, recipe.dtype, recipe.format) == ("llama", "BF16", "gguf")
     assert "Q6_K × " in recipe.granularity
 
 
 def test_each_tensor_names_what_it_is_made_of(tmp_path: Path) -> None:
     recipe = make_gguf_recipe(write_release(tmp_path), Q8, "org/tiny")
-    found = [name for one in recipe.tensors for name in one.sources]
+    found = [name for tensor in recipe.tensors for name in tensor.sources]
     assert sorted(found) == sorted(weights())
     assert recipe.linear_bytes == sum(values.size * 2 for values in weights().values() if values.ndim == 2)
 
@@ -51,7 +51,7 @@ def test_experts_are_stacked_and_the_router_is_kept(tmp_path: Path) -> None:
     write_release(tmp_path)
     write_bf16(tmp_path / "model.safetensors", tensors)
     change_config(tmp_path, architectures=["MixtralForCausalLM"], num_local_experts=8)
-    planned = {one.name: one for one in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
+    planned = {tensor.name: tensor for tensor in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
     stacked = planned["blk.1.ffn_down_exps.weight"]
     assert stacked.shape == (8, HIDDEN, 512)
     assert stacked.sources[2] == "model.layers.1.block_sparse_moe.experts.2.w2.weight"
@@ -60,8 +60,8 @@ def test_experts_are_stacked_and_the_router_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:
-    one = np.zeros((512, HIDDEN), np.float32)
-    names = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": one for number in (0, 2)}
+    tensor = np.zeros((512, HIDDEN), np.float32)
+    names = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": tensor for number in (0, 2)}
     write_release(tmp_path, **names)
     change_config(tmp_path, architectures=["MixtralForCausalLM"])
     with pytest.raises(QuantizationUncovered, match=r"experts of .* are incomplete: 2 are present, numbered up to 2"):
@@ -71,7 +71,7 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
 def test_llama_3s_stretched_positions_are_a_tensor_of_their_own(tmp_path: Path) -> None:
     write_release(tmp_path)
     change_config(tmp_path, rope_scaling={"rope_type": "llama3", "factor": 8.0})
-    planned = {one.name: one for one in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
+    planned = {tensor.name: tensor for tensor in make_gguf_recipe(tmp_path, Q4, "org/tiny").tensors}
     assert (planned["rope_freqs.weight"].shape, planned["rope_freqs.weight"].kind) == ((32,), "f32")
 
 

@@ -31,7 +31,7 @@ def test_a_release_becomes_an_artifact_that_says_how(installation: Any, tmp_path
     (folder / "modeling_tiny.py").write_text("raise SystemExit('never run')")
     source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
     progress: list[tuple[int, int]] = []
-    artifact = quantize(source, "q4-k-m", store=installation, progress=lambda *told: progress.append(told))
+    artifact = quantize(source, "q4-k-m", store=installation, progress=lambda *progressed: progress.append(progressed))
     made, published = installation.path(artifact), installation.path(source)
     assert (made / "model.gguf").read_bytes() == q4_k_m.file.read_bytes(), "the same release gives the same bytes"
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):

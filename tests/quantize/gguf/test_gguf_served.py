@@ -67,11 +67,11 @@ def test_the_first_real_request_is_answered_with_log_probabilities(url: str) -> 
     tokens = choice["logprobs"]["content"]
     assert choice["message"]["content"]
     assert 1 <= len(tokens) <= 8, "random weights may end where they like"
-    assert all(one["logprob"] <= 0 and len(one["top_logprobs"]) == 3 for one in tokens)
+    assert all(entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 3 for entry in tokens)
 
 
 def test_it_is_called_as_the_line_is_and_counts(url: str) -> None:
-    assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == ["tiny"]
+    assert [entry["id"] for entry in httpx.get(f"{url}/v1/models").json()["data"]] == ["tiny"]
     assert "llamacpp:tokens_predicted_total" in httpx.get(f"{url}/metrics").text
 
 
@@ -80,14 +80,14 @@ def test_its_tokens_are_the_releases(url: str, q4_k_m: Made) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(q4_k_m.source)
     for text in ("hello world", "the  sea\n is blue é 🙂"):
-        theirs = httpx.post(f"{url}/tokenize", json={"content": text}).json()["tokens"]
-        assert theirs == tokenizer.encode(text, add_special_tokens=False)
+        tokens = httpx.post(f"{url}/tokenize", json={"content": text}).json()["tokens"]
+        assert tokens == tokenizer.encode(text, add_special_tokens=False)
 
 
 def test_requests_at_once_get_the_plans_context_each_and_no_more(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda n: chat(url, "hello world", max_tokens=20), range(4)))
-    assert [one.status_code for one in answers] == [200] * 4
+    assert [entry.status_code for entry in answers] == [200] * 4
     long = chat(url, " ".join(["hello"] * 2 * 256))
     assert long.status_code == 400
     assert "context" in long.json()["error"]["message"]

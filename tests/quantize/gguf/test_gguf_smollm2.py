@@ -105,8 +105,8 @@ def test_little_is_lost_and_the_server_agrees(artifact: Path, release: Path) -> 
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300).json()["choices"][0]
     first = answer["logprobs"]["content"][0]["top_logprobs"]
     # llama.cpp rounds activations to eight bits, which is what the loss in weights does not show.
-    differences = [math.exp(one["logprob"]) * abs(one["logprob"] - float(expected[one["id"]])) for one in first]
-    assert sum(differences) / sum(math.exp(one["logprob"]) for one in first) < 0.25
+    differences = [math.exp(entry["logprob"]) * abs(entry["logprob"] - float(expected[entry["id"]])) for entry in first]
+    assert sum(differences) / sum(math.exp(entry["logprob"]) for entry in first) < 0.25
     assert len(answer["message"]["content"].split()) > 3
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def values(path: Path, name: str) -> np.ndarray:
-    tensor: GgufTensor = next(one for one in read_gguf(path).tensors if one.name == name)
+    tensor: GgufTensor = next(entry for entry in read_gguf(path).tensors if entry.name == name)
     with opened(path) as file:
         data = np.frombuffer(read_rows(file, tensor, 0, tensor.rows), np.uint8).reshape(tensor.rows, -1)
     return quants.dequantize(data, GGMLQuantizationType(tensor.kind.number))
