@@ -17,9 +17,9 @@ from pathlib import Path
 from benchmarks.damage import DAMAGES
 from tasks.evaluate.drift.held_out import held_documents
 from tasks.serve.parity.judge import judge
-from tasks.serve.parity.measure import COMPARED_CHOICES, LARGEST_NATS, Gauge, Measured, apart, regret
+from tasks.serve.parity.measure import COMPARED_CHOICES, LARGEST_NATS, Gauge, Measured, mean_difference, regret
 from tasks.serve.parity.probes import Question
-from tasks.serve.parity.reference_child import Asker, run
+from tasks.serve.parity.reference_child import ReferenceModel, run
 from tasks.serve.parity.reference_job import Job, Probe
 
 
@@ -29,11 +29,11 @@ def measured(good: Probe, broken: Probe) -> list[Measured]:
     told = {one.text: one.log_probability for one in reversed(broken.choices[:COMPARED_CHOICES])}
     found: dict[Gauge, float] = {
         "choice": regret(good.choices, "" if first.hidden else first.text),
-        "top": apart(good.choices, told),
+        "top": mean_difference(good.choices, told),
     }
     question = good.question
     return [
-        Measured(kind=question.kind, gauge=gauge, name=question.name, nats=min(nats, LARGEST_NATS), told="")
+        Measured(kind=question.kind, gauge=gauge, name=question.name, nats=min(nats, LARGEST_NATS), detail="")
         for gauge, nats in found.items()
     ]
 
@@ -67,7 +67,7 @@ def main() -> None:
         for fault, damage in DAMAGES.items():
             broken = Path(name) / "broken"
             damage(given.folder, broken)
-            asker = Asker(job(broken))
+            asker = ReferenceModel(job(broken))
             found = asker.probes([(one.question, reads(asker.tokenizer, one.question)) for one in good])
             rows = [one for pair in zip(good, found) for one in measured(*pair)]
             cells = []

@@ -27,7 +27,7 @@ from registry.store import Artifact, Store
 from tasks.quantize import quantize_folder, scheme
 from tasks.serve.fleet.protocol import RunningEngine, fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.parity.gate import RECORD, Record
+from tasks.serve.parity.gate import RECORD, ParityRecord
 from tasks.serve.parity.judge import judge, noise_scale
 from tasks.serve.parity.measure import Gauge, Measured
 from tasks.serve.parity.probes import Kind
@@ -152,7 +152,7 @@ class Bench:
     def measured(self, one: RunningEngine) -> list[Measured]:
         """What the gate measured of an engine that passed."""
         record = (self.settings.home / "engines" / one.name / RECORD).read_bytes()
-        return list(Record.model_validate_json(record).measured)
+        return list(ParityRecord.model_validate_json(record).measured)
 
     def made(self, name: str, release: Path, edit: Callable[[Path], None] | None = None) -> Artifact:
         """An artifact of a release in the store, quantized where a scheme says so, and damaged then."""

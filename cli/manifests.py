@@ -13,7 +13,7 @@ WEIGHT = re.compile(r"(\d+)=(\d{1,3})")
 HOW = "Write it as --weight 7=90 --weight 8=10."
 
 if TYPE_CHECKING:
-    from tasks.serve.fleet.kubernetes import Placed
+    from tasks.serve.fleet.kubernetes import PlacedVersion
     from weighbridge.line import Line
 
 
@@ -60,11 +60,11 @@ def manifests(
     print(yaml.safe_dump_all(found, sort_keys=False), end="")
 
 
-def _placed(line: Line, weights: list[str]) -> list[Placed]:
+def _placed(line: Line, weights: list[str]) -> list[PlacedVersion]:
     from cli.output import note
     from registry.models.registry import Registry
     from registry.store import Store
-    from tasks.serve.fleet.kubernetes import Placed
+    from tasks.serve.fleet.kubernetes import PlacedVersion
     from tasks.serve.memory_check import planned_rows
     from weighbridge.errors import OptionInvalid, VersionUnknown
 
@@ -85,7 +85,7 @@ def _placed(line: Line, weights: list[str]) -> list[Placed]:
         rows = planned_rows(line, version.scheme, folder, lambda said: note("memory", said))
         row = next((one for one in rows if one.verdict != "no"), None)
         fields = {"version": version.version, "digest": version.digest, "scheme": version.scheme}
-        placed.append(Placed(**fields, weight=share, row=row))
+        placed.append(PlacedVersion(**fields, weight=share, row=row))
     return placed
 
 

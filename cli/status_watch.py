@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cli.output import INTERRUPTED, say, table
-from tasks.serve.gateway import Answered, Backend, Gateway
+from tasks.serve.gateway import Backend, ClientCounts, Gateway
 from weighbridge.errors import GatewayFailed
 
 TICK_SECONDS = 1.0
@@ -62,14 +62,14 @@ class Watcher:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._before: dict[tuple[str, str], Answered] = {}
+        self._before: dict[tuple[str, str], ClientCounts] = {}
         self._taken_at: float | None = None
 
     def take(self) -> Snapshot:
         """Read the gateway now; the first snapshot has no rates."""
         time = datetime.now(UTC)
         try:
-            now, clock = self._gateway.answered(), monotonic()
+            now, clock = self._gateway.client_counts(), monotonic()
             seconds = clock - self._taken_at if self._taken_at else 0.0
             rows = tuple(
                 self._row(
@@ -86,7 +86,7 @@ class Watcher:
         return Snapshot(time=time, rows=rows)
 
     def _row(
-        self, line: str, backend: Backend, mirror: bool, now: dict[tuple[str, str], Answered], seconds: float
+        self, line: str, backend: Backend, mirror: bool, now: dict[tuple[str, str], ClientCounts], seconds: float
     ) -> Row:
         try:
             counters = self._gateway.counters(line, backend.version)
@@ -94,7 +94,7 @@ class Watcher:
         except GatewayFailed:
             health, active = "unknown", 0
         where = (line, backend.version)
-        new, old = now.get(where, Answered()), self._before.get(where, Answered())
+        new, old = now.get(where, ClientCounts()), self._before.get(where, ClientCounts())
 
         def rate(later: int, earlier: int) -> float:
             return round(max(0, later - earlier) / seconds, 2) if seconds else 0.0

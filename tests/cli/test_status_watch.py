@@ -14,7 +14,7 @@ from rich.console import Console
 from cli import status_watch
 from cli.status_watch import Watcher, render
 from tasks.serve.endpoint import Endpoint
-from tasks.serve.gateway import Answered, Backend, BackendCounters, LineRoute, Mirror, Routes
+from tasks.serve.gateway import Backend, BackendCounters, ClientCounts, LineRoute, Mirror, Routes
 from weighbridge.errors import GatewayFailed
 
 
@@ -33,13 +33,13 @@ class FakeGateway:
             for number in "12"
         )
         self.route = LineRoute(line="toy", backends=backends, mirror=Mirror(version="2", per_cent=5))
-        self.counts = {("toy", "1"): Answered(answers=10, errors=1, tokens=100)}
+        self.counts = {("toy", "1"): ClientCounts(answers=10, errors=1, tokens=100)}
         self.down = False
 
     def routes(self) -> Routes:
         return Routes(lines=(self.route,))
 
-    def answered(self) -> dict[tuple[str, str], Answered]:
+    def client_counts(self) -> dict[tuple[str, str], ClientCounts]:
         if self.down:
             raise GatewayFailed("The gateway does not answer.", "Start it.")
         return self.counts
@@ -65,7 +65,7 @@ def test_rates_are_of_the_time_between_two_snapshots(gateway: Any, clock: list[f
     watcher = Watcher(gateway)
     first = watcher.take().rows[0]
     assert (first.requests_per_second, first.tokens_per_second, first.active) == (0, 0, 3)
-    gateway.counts = {("toy", "1"): Answered(answers=30, errors=2, tokens=1100)}
+    gateway.counts = {("toy", "1"): ClientCounts(answers=30, errors=2, tokens=1100)}
     clock[0] += 2
     row, mirror = watcher.take().rows
     assert (row.requests_per_second, row.errors_per_second, row.tokens_per_second) == (10, 0.5, 500)
@@ -86,7 +86,7 @@ def test_a_gateway_that_restarts_begins_without_rates(gateway: Any, clock: list[
 def test_the_rendered_snapshot_names_all_that_matters(gateway: Any, clock: list[float]) -> None:
     watcher = Watcher(gateway)
     watcher.take()
-    gateway.counts = {("toy", "1"): Answered(answers=22, errors=2, tokens=1100)}
+    gateway.counts = {("toy", "1"): ClientCounts(answers=22, errors=2, tokens=1100)}
     clock[0] += 1
     console = Console(width=100, record=True, force_terminal=False)
     console.print(render(watcher.take()))

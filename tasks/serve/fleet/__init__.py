@@ -1,1 +1,1 @@
-"""Where engines run: supervised processes on this machine."""
+"""Where engines run: an interface (protocol.py), and supervised processes on this machine (local.py)."""

@@ -1,9 +1,9 @@
-"""The same engines on a cluster: manifests for Deployments, Services and a Gateway API route with weights.
+"""Kubernetes manifests of a line's engines: Deployments, Services, and a Gateway API route with weights.
 
 They are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
-What a cluster then does is its own; the steps of a rollout, judged and drained, are the local fleet's so far. Never
-applied to a cluster here: Deployments and Services are held against Kubernetes' own schemas, the route against the
-fields that Gateway API documents (v1).
+Canary steps, their judgement and draining exist only for the local fleet so far. The manifests were never applied to a
+cluster: tests validate Deployments and Services with Kubernetes' own schemas, and the route by the fields that Gateway
+API documents (v1).
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from weighbridge.line import Line
 PORT = 8000
 MODELS = PurePosixPath("/models")
 PROBE_SECONDS = 10
-GOODBYE_SECONDS = 10
-"""Between the end of new requests and the signal to the engine: endpoints take seconds to reach every node."""
+PRE_STOP_SECONDS = 10
+"""Time between the end of new requests and the signal to the engine: changed endpoints reach every node within
+seconds."""
 
 
 class Cluster(BaseModel):
-    """Where a line's engines are to run; the image is their version."""
+    """The cluster for a line's engines; the image is their version."""
 
     model_config = ConfigDict(frozen=True)
 
-    image: str = Field(min_length=1, description="with the engine in it; name a digest, or it may change under you")
+    image: str = Field(min_length=1, description="contains the engine; name a digest, because a tag may change")
     namespace: str = Field("default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
-    gateway: str = Field("weighbridge", description="name of the Gateway that the route hangs on")
-    claim: str = Field("weighbridge-store", description="PersistentVolumeClaim that holds the store, read by all nodes")
-    gpu_resource: str = Field("nvidia.com/gpu", description="what the device plug-in calls a GPU")
+    gateway: str = Field("weighbridge", description="name of the Gateway that the route belongs to")
+    claim: str = Field("weighbridge-store", description="PersistentVolumeClaim of the store, readable from all nodes")
+    gpu_resource: str = Field("nvidia.com/gpu", description="the device plug-in's resource name of a GPU")
 
 
-class Placed(BaseModel):
+class PlacedVersion(BaseModel):
     """One version of a line on the cluster."""
 
     model_config = ConfigDict(frozen=True)
@@ -50,122 +51,127 @@ class Placed(BaseModel):
     scheme: str
     weight: int = Field(ge=0, le=100, description="per cent of the line's requests")
     row: FitRow | None = None
-    """What the plan says it takes; None where it says nothing."""
+    """Planned GPUs and memory; None if they are not planned."""
 
 
-def manifests(line: Line, placed: Sequence[Placed], cluster: Cluster) -> list[dict[str, Any]]:
-    """A Deployment and a Service for each version, and one HTTPRoute that shares requests out.
+def manifests(line: Line, placed: Sequence[PlacedVersion], cluster: Cluster) -> list[dict[str, Any]]:
+    """Make a Deployment and a Service for each version, and one HTTPRoute that distributes requests.
 
     Args:
         line: engine, flags, context, concurrency and rollout.
         placed: versions with weights of 100 in all.
-        cluster: where.
+        cluster: where they run.
 
     Raises:
-        ValueError: the weights are not 100 in all.
+        ValueError: the weights do not sum to 100.
     """
-    if sum(one.weight for one in placed) != 100:
-        raise ValueError("weights must be 100 in all")
-    found: list[dict[str, Any]] = []
-    for one in placed:
-        found += [_deployment(line, one, cluster), _service(line, one, cluster)]
-    return [*found, _route(line, placed, cluster)]
+    if sum(version.weight for version in placed) != 100:
+        raise ValueError("weights must sum to 100")
+    documents: list[dict[str, Any]] = []
+    for version in placed:
+        documents += [_deployment(line, version, cluster), _service(line, version, cluster)]
+    return [*documents, _route(line, placed, cluster)]
 
 
-def _name(line: Line, one: Placed) -> str:
-    return f"{line.name}-v{one.version}"
+def _name(line: Line, version: PlacedVersion) -> str:
+    return f"{line.name}-v{version.version}"
 
 
 def _metadata(line: Line, name: str, cluster: Cluster, **annotations: str) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": line.name, "app.kubernetes.io/managed-by": "weighbridge"}
-    made = {"name": name, "namespace": cluster.namespace, "labels": labels}
+    metadata = {"name": name, "namespace": cluster.namespace, "labels": labels}
     # A digest is too long for a label's value.
-    return {**made, "annotations": {f"weighbridge/{key}": said for key, said in annotations.items()}}
+    return {**metadata, "annotations": {f"weighbridge/{key}": value for key, value in annotations.items()}}
 
 
-def _selector(line: Line, one: Placed) -> dict[str, str]:
-    return {"app.kubernetes.io/name": line.name, "weighbridge/version": str(one.version)}
+def _selector(line: Line, version: PlacedVersion) -> dict[str, str]:
+    return {"app.kubernetes.io/name": line.name, "weighbridge/version": str(version.version)}
 
 
-def _deployment(line: Line, one: Placed, cluster: Cluster) -> dict[str, Any]:
+def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[str, Any]:
     plan = plan_engine(line, cluster.image)
     folder = MODELS / line.name
-    # In its own network namespace a pod listens on every address; who may reach it is the cluster's policy.
+    # A pod listens on every address of its own network namespace; the cluster's policies decide who may reach it.
     spec = engine(plan.engine).launch(plan, Path(folder), "0.0.0.0", PORT)
     probe = {"httpGet": {"path": engine(plan.engine).health_path(plan), "port": PORT}, "timeoutSeconds": PROBE_SECONDS}
     container = {
         "name": "engine",
         "image": cluster.image,
-        # The program as the image has it, not where it lies on this machine.
+        # The program by its name in the image, not by its path on this machine.
         "command": [PurePosixPath(spec.command[0]).name, *spec.command[1:]],
         "workingDir": str(MODELS),
         "env": [{"name": name, "value": value} for name, value in spec.environment.items()],
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": _resources(one, cluster),
-        # As long as the engine may take to start; a slow answer later is no reason to kill it.
+        "resources": _resources(version, cluster),
+        # As long as the engine may take to start; later a slow answer is no reason to kill it.
         "startupProbe": {
             **probe,
             "periodSeconds": PROBE_SECONDS,
             "failureThreshold": math.ceil(engine(plan.engine).ready_seconds / PROBE_SECONDS),
         },
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 3},
-        "lifecycle": {"preStop": {"sleep": {"seconds": GOODBYE_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [
-            # Under the line's name, by which some engines call what they serve.
-            {"name": "store", "mountPath": str(folder), "subPath": f"{line.name}/{one.digest}", "readOnly": True},
+            # Under the line's name: some engines name the model after its folder.
+            {"name": "store", "mountPath": str(folder), "subPath": f"{line.name}/{version.digest}", "readOnly": True},
             {"name": "shared-memory", "mountPath": "/dev/shm"},
         ],
     }
     pod = {
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": GOODBYE_SECONDS + math.ceil(line.rollout.drain_seconds),
+        "terminationGracePeriodSeconds": PRE_STOP_SECONDS + math.ceil(line.rollout.drain_seconds),
         "containers": [container],
         "volumes": [
             {"name": "store", "persistentVolumeClaim": {"claimName": cluster.claim, "readOnly": True}},
-            # Engines on several GPUs exchange tensors there, and 64 MiB are the default.
+            # Engines on several GPUs exchange tensors there, and the default is 64 MiB.
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
     }
-    facts = {"digest": one.digest, "scheme": one.scheme, "engine": plan.engine_version, "plan": plan.digest}
+    annotations = {
+        "digest": version.digest,
+        "scheme": version.scheme,
+        "engine": plan.engine_version,
+        "plan": plan.digest,
+    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(line, _name(line, one), cluster, **facts),
+        "metadata": _metadata(line, _name(line, version), cluster, **annotations),
         "spec": {
             "replicas": 1,
-            # GPUs for a second copy are seldom there; a new version is a new Deployment.
+            # GPUs for a second copy are rarely available; a new version is a new Deployment.
             "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": _selector(line, one)},
-            "template": {"metadata": {"labels": _selector(line, one)}, "spec": pod},
+            "selector": {"matchLabels": _selector(line, version)},
+            "template": {"metadata": {"labels": _selector(line, version)}, "spec": pod},
         },
     }
 
 
-def _resources(one: Placed, cluster: Cluster) -> dict[str, Any]:
-    if one.row is None:
+def _resources(version: PlacedVersion, cluster: Cluster) -> dict[str, Any]:
+    if version.row is None:
         return {}
-    if one.row.gpu == HOST:
-        memory = f"{math.ceil(one.row.total_gib + one.row.band_gib)}Gi"
+    if version.row.gpu == HOST:
+        memory = f"{math.ceil(version.row.total_gib + version.row.band_gib)}Gi"
         return {"requests": {"memory": memory}, "limits": {"memory": memory}}
-    return {"limits": {cluster.gpu_resource: str(one.row.count)}}
+    return {"limits": {cluster.gpu_resource: str(version.row.count)}}
 
 
-def _service(line: Line, one: Placed, cluster: Cluster) -> dict[str, Any]:
+def _service(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(line, _name(line, one), cluster, digest=one.digest),
+        "metadata": _metadata(line, _name(line, version), cluster, digest=version.digest),
         "spec": {
-            "selector": _selector(line, one),
+            "selector": _selector(line, version),
             "ports": [{"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"}],
         },
     }
 
 
-def _route(line: Line, placed: Sequence[Placed], cluster: Cluster) -> dict[str, Any]:
-    """By path only: Gateway API cannot read the body's `model`."""
-    backends = [{"name": _name(line, one), "port": PORT, "weight": one.weight} for one in placed]
+def _route(line: Line, placed: Sequence[PlacedVersion], cluster: Cluster) -> dict[str, Any]:
+    """The route, by path only: Gateway API cannot read the body's `model`."""
+    backends = [{"name": _name(line, version), "port": PORT, "weight": version.weight} for version in placed]
     rewrite = {
         "type": "URLRewrite",
         "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/v1"}},
@@ -174,7 +180,7 @@ def _route(line: Line, placed: Sequence[Placed], cluster: Cluster) -> dict[str, 
         "matches": [{"path": {"type": "PathPrefix", "value": f"/{line.name}/v1"}}],
         "filters": [rewrite],
         "backendRefs": backends,
-        # A long answer is no fault.
+        # A long response is no fault.
         "timeouts": {"request": "0s"},
     }
     return {

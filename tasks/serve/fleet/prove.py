@@ -1,7 +1,7 @@
-"""Real requests before traffic: a healthy /health proves nothing.
+"""Real requests before traffic: a successful health check proves nothing.
 
-The first request also pays for what an engine does lazily (memory pools, kernels): 8 to 40 s with
-`transformers serve`, which no user is to wait for. What this does not show is quality: that is weighed.
+The first request also triggers the engine's lazy initialization (memory pools, kernels): 8 to 40 s with
+`transformers serve`, which no user should wait for. Quality is not tested here: a release's verdict covers it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PROMPTS = (
 )
 
 
-def prove(url: str, plan: EnginePlan, tell: Callable[[str], None]) -> None:
-    """Ask an engine, first alone and then several at once, and look at what it says.
+def prove(url: str, plan: EnginePlan, report: Callable[[str], None]) -> None:
+    """Send an engine one request, then several at once, and check the answers for signs of a broken model.
 
     Args:
         url: the engine's address.
-        plan: what it was told to serve.
-        tell: called with a sentence when it is proven.
+        plan: the engine's.
+        report: called with a sentence when it is proven.
 
     Raises:
-        EngineFailed: an error, an empty answer, leaked special tokens or one token for ever.
+        EngineFailed: an error, an empty answer, leaked special tokens, or one token repeated.
     """
     first = _answer(url, plan, PROMPTS[0])
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
@@ -41,11 +41,11 @@ def prove(url: str, plan: EnginePlan, tell: Callable[[str], None]) -> None:
     for answer in answers:
         if problem := degenerate(answer):
             raise EngineFailed(
-                f"The engine is healthy and talks garbage: {problem}: {answer[:120]!r}.",
+                f"The engine is healthy and answers garbage: {problem}: {answer[:120]!r}.",
                 "Look at the artifact's tokenizer and chat template, and at the engine's log; production is untouched.",
                 where=url,
             )
-    tell(f"{url} is warm: {first.strip()[:60]!r}")
+    report(f"{url} is warm: {first.strip()[:60]!r}")
 
 
 def _answer(url: str, plan: EnginePlan, prompt: str) -> str:
@@ -56,7 +56,7 @@ def _answer(url: str, plan: EnginePlan, prompt: str) -> str:
         "temperature": 0,
     }
     try:
-        response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=FIRST_ANSWER_SECONDS)
+        response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=FIRST_ANSWER_SECONDS, trust_env=False)
         response.raise_for_status()
         return str(response.json()["choices"][0]["message"]["content"] or "")
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:

@@ -11,8 +11,8 @@ from weighbridge.errors import EngineFailed
 from weighbridge.health import answers
 
 MOST_STARTS = 2
-"""supervisord starts again what ends. An engine that ended so often before it ever answered will not answer the next
-time either, and vLLM takes a minute to come as far as a missing library."""
+"""supervisord restarts what ends. An engine that ended so often before its first answer will not answer the next time
+either, and vLLM takes a minute to find that a library is missing."""
 
 
 def wait_ready(
@@ -20,39 +20,39 @@ def wait_ready(
     health_url: str,
     state: Callable[[], EngineState | None],
     log: Path,
-    patience_seconds: float,
-    tell: Callable[[str], None],
+    timeout_seconds: float,
+    report: Callable[[str], None],
 ) -> None:
     """Wait until an engine that was started answers its health check.
 
     Args:
         name: the engine's.
-        health_url: answers 200 then.
-        state: what supervisord says of it.
+        health_url: answers 200 once the engine is ready.
+        state: returns the present state of its process.
         log: the engine's, for the error.
-        patience_seconds: the longest sensible start.
-        tell: called with a sentence now and then.
+        timeout_seconds: longest sensible start.
+        report: called with a sentence every ten seconds, and at the end.
 
     Raises:
-        EngineFailed: it ended again and again, or did not answer in time; its last words are in the message.
+        EngineFailed: it ended repeatedly, or did not answer in time; its log's last lines are in the message.
     """
-    start, told = time.monotonic(), 0.0
+    start, reported = time.monotonic(), 0.0
     processes: set[int] = set()
-    while (waited := time.monotonic() - start) < patience_seconds:
-        now = state()
-        # EXITED is not the end: supervisord looks once a second for what it has to start again.
-        if now is None or now.status in ("failed", "stopped"):
+    while (waited := time.monotonic() - start) < timeout_seconds:
+        current = state()
+        # "restarting" is not the end: supervisord checks once a second for programs to restart.
+        if current is None or current.status in ("failed", "stopped"):
             break
-        processes |= {now.pid} - {0}
+        processes |= {current.pid} - {0}
         if len(processes) > MOST_STARTS:
             break
         if answers(health_url):
-            tell(f"{name} is up after {waited:.0f} s")
+            report(f"{name} is up after {waited:.0f} s")
             return
-        if waited - told >= 10:
-            told = waited
+        if waited - reported >= 10:
+            reported = waited
             again = " again" if len(processes) > 1 else ""
-            tell(f"{name} is starting{again}, {waited:.0f} s")
+            report(f"{name} is starting{again}, {waited:.0f} s")
         time.sleep(0.25)
     how = f"ended {MOST_STARTS} times before it answered," if len(processes) > MOST_STARTS else "did not become ready"
     raise EngineFailed(

@@ -1,4 +1,4 @@
-"""How long a line's engines took to start, so that a gap can be told before it comes."""
+"""How long a line's engines took to start, so that a swap can announce the length of its gap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from weighbridge.settings import Settings
 
 
 def longest_start_seconds(settings: Settings, line: str, engine_version: str) -> float | None:
-    """From the start to the proof, at the longest so far; None where none was seen."""
+    """Longest time from an engine's start to its proof so far; None if none was seen."""
     path = _file(settings, line, engine_version)
     return float(path.read_text()) if path.is_file() else None
 
 
 def note_start(settings: Settings, line: str, engine_version: str, seconds: float) -> None:
-    """Keep how long a start took."""
+    """Record the duration of a start."""
     longest = max(longest_start_seconds(settings, line, engine_version) or 0.0, seconds)
     write_whole(_file(settings, line, engine_version), f"{longest:.1f}", READABLE)
 

@@ -1,8 +1,8 @@
-"""supervisord, as this installation uses it: long-lived processes that outlive whoever started them.
+"""The installation's supervisord: long-lived processes that outlive the process that started them.
 
-One program is one file in `<home>/supervisor/programs/`, so what should run survives a restart of the
-machine: `weighbridge up` starts supervisord and it starts them all. Control goes through its XML-RPC
-interface on a Unix socket that only this user can open.
+Each program is one file in `<home>/supervisor/programs/`, so the set of programs survives a restart of the machine:
+`weighbridge up` starts supervisord, which starts them all. It is controlled through its XML-RPC interface, on a Unix
+socket that only this user can open.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Program(BaseModel):
     folder: Path
     log: Path
     stop_seconds: int = 20
-    """Between the polite signal and the final one."""
+    """Time between SIGTERM and SIGKILL."""
 
 
 class ProgramState(BaseModel):
-    """What supervisord says of a program."""
+    """State of a program, as supervisord reports it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +62,7 @@ class ProgramState(BaseModel):
 
     @property
     def status(self) -> Literal["starting", "running", "restarting", "stopped", "failed"]:
-        """The same in the words of any fleet."""
+        """The state in the words of `EngineState`."""
         return _STATUS.get(self.state, "restarting")
 
 
@@ -73,7 +73,7 @@ _STATUS: dict[str, Literal["starting", "running", "restarting", "stopped", "fail
     "STOPPED": "stopped",
     "FATAL": "failed",
 }
-"""BACKOFF and EXITED are not in it: supervisord starts such a program again within a second."""
+"""BACKOFF and EXITED are not in it: supervisord restarts such a program within a second."""
 
 
 class Supervisor:
@@ -93,7 +93,7 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """supervisord's process, if it is alive."""
+        """supervisord's process id; None if it is not alive."""
         try:
             pid = int(self.pid_file.read_text())
             alive = "supervisord" in " ".join(psutil.Process(pid).cmdline())
@@ -102,10 +102,13 @@ class Supervisor:
         return pid if alive else None
 
     def start(self, environment: dict[str, str]) -> None:
-        """Start supervisord with every program on file; harmless when it runs.
+        """Start supervisord and all programs on file; harmless when it runs.
+
+        Args:
+            environment: added to the present one, for supervisord and its programs.
 
         Raises:
-            StackFailed: it did not come up; its log is named.
+            StackFailed: it did not start; the message names its log.
         """
         if self.answers():
             return
@@ -131,7 +134,7 @@ class Supervisor:
         )
 
     def answers(self) -> bool:
-        """Whether supervisord is there and answers."""
+        """True if supervisord runs and answers."""
         if self.pid is None or not self.socket.exists():
             return False
         try:
@@ -140,7 +143,7 @@ class Supervisor:
             return False
 
     def run(self, program: Program) -> None:
-        """Make a program's file and start it; one that runs with the same file is left alone."""
+        """Write a program's file and start it; a program that runs with the same file is left alone."""
         with self._lock:
             path = self.programs / f"{program.name}.conf"
             text = _section(program)
@@ -152,14 +155,14 @@ class Supervisor:
             if known is not None:
                 self._forget(program.name)
             program.log.parent.mkdir(parents=True, exist_ok=True)
-            # Only its owner's: an environment may hold a key.
+            # Readable by its owner only: an environment may contain a key.
             write_whole(path, text)
-            # Only this program is added: whatever else changed on disk is not ours to touch.
+            # Only this program is added: other changes on disk are not this call's.
             self._call("reloadConfig")
             self._call("addProcessGroup", program.name)
 
     def remove(self, name: str) -> None:
-        """Stop a program and forget it; harmless when there is none."""
+        """Stop a program and remove its file; harmless if there is none."""
         with self._lock:
             (self.programs / f"{name}.conf").unlink(missing_ok=True)
             if self.answers() and self.state(name) is not None:
@@ -167,26 +170,26 @@ class Supervisor:
                 self._call("reloadConfig")
 
     def state(self, name: str) -> ProgramState | None:
-        """A program's state, or None when supervisord does not know it."""
-        return next((one for one in self.states() if one.name == name), None)
+        """State of a program; None if supervisord does not know it."""
+        return next((state for state in self.states() if state.name == name), None)
 
     def states(self) -> list[ProgramState]:
-        """Every program's state."""
+        """States of all programs."""
         return [
             ProgramState(
-                name=one["name"],
-                state=one["statename"],
-                pid=one["pid"],
-                up_seconds=max(0, one["now"] - one["start"]) if one["pid"] else 0,
+                name=program["name"],
+                state=program["statename"],
+                pid=program["pid"],
+                up_seconds=max(0, program["now"] - program["start"]) if program["pid"] else 0,
             )
-            for one in self._call("getAllProcessInfo")
+            for program in self._call("getAllProcessInfo")
         ]
 
     def shut_down(self, wait_seconds: float = 60) -> None:
-        """Stop every program and supervisord itself, and wait until all are gone.
+        """Stop all programs and supervisord itself, and wait until their processes are gone.
 
         Raises:
-            StackFailed: something is still alive after `wait_seconds`.
+            StackFailed: a process is still alive after `wait_seconds` and a SIGKILL.
         """
         pid = self.pid
         if pid is None:
@@ -195,7 +198,7 @@ class Supervisor:
         try:
             self._rpc.shutdown()
         except (OSError, xmlrpc.client.Error):
-            # It does not listen any more; the signal does the same.
+            # It no longer listens; the signal has the same effect.
             with contextlib.suppress(psutil.Error):
                 psutil.Process(pid).terminate()
         _, alive = psutil.wait_procs(family, timeout=wait_seconds)
@@ -268,7 +271,7 @@ def _section(program: Program) -> str:
             "startsecs=1",
             "startretries=5",
             f"stopwaitsecs={program.stop_seconds}",
-            # Servers here start workers of their own: the whole group goes, or the port stays taken.
+            # Servers start workers of their own: unless the whole group ends, the port stays taken.
             "stopasgroup=true",
             "killasgroup=true",
             "",
@@ -277,12 +280,12 @@ def _section(program: Program) -> str:
 
 
 def _escape(text: str) -> str:
-    """supervisord expands %(name)s everywhere."""
+    """Escape `%`: supervisord expands %(name)s everywhere."""
     return text.replace("%", "%%")
 
 
 def _quoted(value: str) -> str:
-    """supervisord takes either quote around a value and knows no escape for them within."""
+    """Quote a value: supervisord takes either quote around it and has no escape for quotes within."""
     quote = "'" if '"' in value else '"'
     if quote in value or "\n" in value:
         raise ValueError(f"supervisord cannot carry this value: {value!r}")

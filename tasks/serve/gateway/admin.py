@@ -1,4 +1,4 @@
-"""What a running Envoy says of itself: which configuration it runs, and how its clusters fare."""
+"""Client of Envoy's admin interface: the configuration that it runs, and the counters of its clusters."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ ANSWER_SECONDS = 5.0
 
 
 class BackendCounters(BaseModel):
-    """How one backend has fared since Envoy started, or since the backend came."""
+    """Counters of one backend since Envoy started, or since the backend was added."""
 
     model_config = ConfigDict(frozen=True)
 
     requests: int
-    """Requests that got the head of an answer, be it an error."""
+    """Requests whose response began, errors included."""
     errors_5xx: int
     """Of these, answered 5xx by the engine, or by Envoy because the engine could not be reached."""
     broken: int
-    """Connections that the engine cut in the middle of a request or of an answer."""
+    """Connections that the engine closed in the middle of a request or a response."""
     active: int
-    """Requests under way at this moment, until the last byte of their answers."""
+    """Requests in progress, until the last byte of their responses."""
     healthy: bool
-    """What the latest active health check found."""
+    """Result of the latest active health check."""
 
 
-class Answered(BaseModel):
-    """What clients of one version of a line have met since Envoy started; shadowed requests are not in it."""
+class ClientCounts(BaseModel):
+    """Responses to the clients of one version of a line since Envoy started; mirrored requests are not counted."""
 
     model_config = ConfigDict(frozen=True)
 
     answers: int = 0
     errors: int = 0
-    """Of these, 5xx, whoever answered it."""
+    """Of these, 5xx, from the engine or from Envoy."""
     tokens: int = 0
-    """Prompts and answers, where the engine told them."""
+    """Prompts and completions, where the engine reports them."""
 
 
-class Taken(BaseModel):
-    """The versions of the two documents that Envoy runs; of one that it refuses, only its log tells why."""
+class EnvoyConfiguration(BaseModel):
+    """Versions of the two documents that Envoy runs; the reason why it refuses one is in its log only."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,10 +68,10 @@ class Taken(BaseModel):
     """Clusters that serve."""
 
     def runs(self, document: dict[str, Any]) -> bool:
-        """Whether Envoy runs exactly these clusters.
+        """True if Envoy runs exactly these clusters.
 
-        An Envoy that started without clusters takes another document without any for no change, and goes on
-        naming no version (1.40).
+        An Envoy that started without clusters regards another document without any as no change, and still names no
+        version (1.40).
         """
         same = self.clusters == document["version_info"] or not (document["resources"] or self.active)
         return same and not self.warming
@@ -82,14 +82,14 @@ class Admin:
 
     Args:
         url: of the interface.
-        config: the bootstrap file, by which our Envoy is told from any other on the same port.
+        config: the bootstrap file; it distinguishes our Envoy from any other on the same port.
     """
 
     def __init__(self, url: str, config: Path) -> None:
         self.url, self.config = url, config
 
     def up(self) -> bool:
-        """Whether our Envoy runs and has finished starting."""
+        """True if our Envoy runs and has finished starting."""
         try:
             info = self._get("/server_info")
         except GatewayFailed:
@@ -97,8 +97,8 @@ class Admin:
         options = info.get("command_line_options", {})
         return info.get("state") == "LIVE" and options.get("config_path") == str(self.config)
 
-    def taken(self) -> Taken:
-        """Which configuration Envoy runs.
+    def configuration(self) -> EnvoyConfiguration:
+        """Read which configuration Envoy runs.
 
         Raises:
             GatewayFailed: Envoy does not answer.
@@ -109,7 +109,7 @@ class Admin:
         ours = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
         warming = clusters.get("dynamic_warming_clusters", [])
         active = clusters.get("dynamic_active_clusters", [])
-        return Taken(
+        return EnvoyConfiguration(
             clusters=clusters.get("version_info", ""),
             routes=ours[0].get("version_info", "") if ours else "",
             warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
@@ -117,7 +117,7 @@ class Admin:
         )
 
     def counters(self, cluster: str) -> BackendCounters:
-        """Counts of a cluster.
+        """Read the counters of a cluster.
 
         Raises:
             GatewayFailed: Envoy does not answer or does not run this cluster.
@@ -141,8 +141,8 @@ class Admin:
             healthy=counts["membership_healthy"] > 0,
         )
 
-    def answered(self) -> dict[tuple[str, str], Answered]:
-        """What clients have met, by line and version; the version is empty where no engine was chosen.
+    def client_counts(self) -> dict[tuple[str, str], ClientCounts]:
+        """Read responses to clients by line and version; the version is empty where no engine was chosen.
 
         Raises:
             GatewayFailed: Envoy does not answer.
@@ -150,16 +150,16 @@ class Admin:
         sums: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for entry in self._get("/stats", {"format": "json", "filter": r"^weighbridge\."})["stats"]:
             if (count := _COUNT.fullmatch(entry.get("name", ""))) and count["line"]:
-                of = sums[count["line"], count["version"]]
-                of["tokens" if count["status"] is None else "answers"] += entry["value"]
-                of["errors"] += entry["value"] if (count["status"] or "").startswith("5") else 0
-        return {where: Answered(**counts) for where, counts in sums.items()}
+                totals = sums[count["line"], count["version"]]
+                totals["tokens" if count["status"] is None else "answers"] += entry["value"]
+                totals["errors"] += entry["value"] if (count["status"] or "").startswith("5") else 0
+        return {key: ClientCounts(**counts) for key, counts in sums.items()}
 
     @cached_property
     def _client(self) -> httpx.Client:
-        import httpx  # half a second that callers without Envoy need not pay
+        import httpx  # takes half a second, which callers without Envoy need not spend
 
-        # A proxy of the environment has no business with this address.
+        # A proxy from the environment is not for this address.
         return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, trust_env=False)
 
     def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:

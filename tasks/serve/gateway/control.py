@@ -1,8 +1,7 @@
-"""The gateway as the rollout sees it: say which version gets how much, and know when that is so.
+"""The gateway as a rollout uses it: set each version's weight, and return once Envoy applies it.
 
-A change is written down (`routes.json`), rendered for Envoy, and awaited: a method returns when Envoy
-runs the change. Clusters come before the routes that name them and go after these, so that no request
-meets a route into nothing.
+A change is written down (`routes.json`), rendered for Envoy, and awaited: a method returns when Envoy runs the
+change. Clusters are added before the routes that name them and removed after these, so that no route leads nowhere.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from tasks.serve.gateway.admin import Answered, BackendCounters
+from tasks.serve.gateway.admin import BackendCounters, ClientCounts
 from tasks.serve.gateway.discovery import cluster_name
 from tasks.serve.gateway.documents import POLL_SECONDS
-from tasks.serve.gateway.envoy_process import Installation
+from tasks.serve.gateway.envoy_process import EnvoyProcess
 from tasks.serve.gateway.keys import DEFAULT, Keys, new_key, record_of
 from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Mirror, QueuedRequests, Routes
 from weighbridge.errors import GatewayFailed
@@ -24,12 +23,12 @@ from weighbridge.files import write_whole
 from weighbridge.line import StickyBy
 
 QUIET_SECONDS = 1.0
-"""How long a backend must have had nothing to do: requests that Envoy routed just before a shift may still
-be on their way from one of its threads to the backend."""
+"""How long a backend must have been idle: requests that Envoy routed just before a shift may still be on their way
+from one of its threads to the backend."""
 
 
-class Gateway(Installation):
-    """The installation's gateway; several may be made, in several processes, at once.
+class Gateway(EnvoyProcess):
+    """The installation's gateway; several objects, in several processes, may exist at once.
 
     Args:
         settings: the installation's by default.
@@ -38,7 +37,7 @@ class Gateway(Installation):
     # --- routes -----------------------------------------------------------------------------
 
     def routes(self) -> Routes:
-        """What is meant to be served, whether or not Envoy runs."""
+        """Routes as they are written down, whether or not Envoy runs."""
         return self._file.load()
 
     def set_line(
@@ -53,9 +52,9 @@ class Gateway(Installation):
         """Give a line exactly these backends and weights.
 
         Args:
-            back_at: of a line that gets no weight, when it is expected to have one again; its 503s tell.
-            queued: the same line's requests wait for this version, and go to it once it is among the backends.
-            wait: whether Envoy must be there to take it; otherwise it takes it when it starts.
+            back_at: of a line without any weight: when its engine is expected again; `Retry-After` of its 503s.
+            queued: of a line without any weight: the version that requests wait for, until it is among the backends.
+            wait: whether Envoy must be up to take the change; otherwise it takes it when it starts.
 
         Raises:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
@@ -64,10 +63,10 @@ class Gateway(Installation):
         self._change(line, lambda route: _with_backends(route, backends, back_at, queued), wait)
 
     def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
-        """Share a line's requests out anew among the backends that it has.
+        """Change the weights of a line's backends.
 
         Args:
-            weights: version to per cent, 100 in all, or 0 for none; versions not named get nothing.
+            weights: version to per cent, 100 in all, or 0 for none; versions that are not named get 0.
 
         Raises:
             GatewayFailed: the line has no such version; else as `set_line`.
@@ -84,10 +83,10 @@ class Gateway(Installation):
         self._change(line, shifted, wait)
 
     def remove_backend(self, line: str, version: str, *, wait: bool = True) -> None:
-        """Take a drained backend away; one that is not there is no matter.
+        """Remove a drained backend; harmless if there is none of this version.
 
         Raises:
-            GatewayFailed: it still gets requests or still answers some; else as `set_line`.
+            GatewayFailed: it still has a weight or active requests; else as `set_line`.
         """
 
         def without(route: LineRoute) -> LineRoute:
@@ -96,13 +95,13 @@ class Gateway(Installation):
             if weight := route.backend(version).weight:
                 raise self._busy(line, version, f"gets {weight} per cent of the requests")
             if (wait or self._admin.up()) and (active := self.active_requests(line, version)):
-                raise self._busy(line, version, f"still answers {active} requests")
+                raise self._busy(line, version, f"still has {active} active requests")
             return _with_backends(route, [backend for backend in route.backends if backend.version != version])
 
         self._change(line, without, wait)
 
     def set_sticky(self, line: str, sticky_by: StickyBy, *, wait: bool = True) -> None:
-        """Keep a conversation, or all that a key asks, with one version of a line while the weights stay.
+        """Keep a conversation, or all requests of a key, with one version of a line while the weights stay.
 
         Raises:
             GatewayFailed: as `set_line`.
@@ -110,9 +109,9 @@ class Gateway(Installation):
         self._change(line, lambda route: route.model_copy(update={"sticky_by": sticky_by}), wait)
 
     def set_mirror(self, line: str, mirror: Mirror | None, *, wait: bool = True) -> None:
-        """Ask a version too, beside the one that answers, and drop what it says; None ends it.
+        """Mirror a line's requests to a version, whose responses are discarded; None ends it.
 
-        Its requests count in `counters`, not in the access log, which tells what clients met.
+        Mirrored requests count in `counters`; they are in the mirror's log, not in the access log.
 
         Raises:
             GatewayFailed: the line has no such version; else as `set_line`.
@@ -126,43 +125,43 @@ class Gateway(Installation):
         self._change(line, mirrored, wait)
 
     def set_limits(self, line: str, limits: Limits, *, wait: bool = True) -> None:
-        """Limit what each client may ask of a line; a client's own record goes before.
+        """Limit the requests and tokens of each client at a line; limits in a client's own record go before.
 
         Raises:
             GatewayFailed: as `set_line`.
         """
         self._change(line, lambda route: route.model_copy(update={"limits": limits}), wait)
 
-    # --- what goes on -----------------------------------------------------------------------
+    # --- counters ----------------------------------------------------------------------------
 
     def counters(self, line: str, version: str) -> BackendCounters:
-        """How a backend has fared since Envoy started.
+        """Read the counters of a backend since Envoy started.
 
         Raises:
             GatewayFailed: Envoy does not answer or does not run this version.
         """
         return self._admin.counters(cluster_name(line, version))
 
-    def answered(self) -> dict[tuple[str, str], Answered]:
-        """What clients have met since Envoy started, by line and version.
+    def client_counts(self) -> dict[tuple[str, str], ClientCounts]:
+        """Read responses to clients since Envoy started, by line and version.
 
         Raises:
             GatewayFailed: Envoy does not answer.
         """
-        return self._admin.answered()
+        return self._admin.client_counts()
 
     def active_requests(self, line: str, version: str) -> int:
-        """Requests that a backend is answering, streams included."""
+        """Number of a backend's requests in progress, streams included."""
         return self.counters(line, version).active
 
     def wait_drained(self, line: str, version: str, timeout_seconds: float) -> bool:
-        """Wait until a backend has had nothing to do for QUIET_SECONDS.
+        """Wait until a backend is drained: idle for QUIET_SECONDS.
 
         Returns:
-            Whether that came within the time.
+            True if it was drained within the time.
 
         Raises:
-            GatewayFailed: the backend still gets new requests, or Envoy does not answer.
+            GatewayFailed: the backend still has a weight, or Envoy does not answer.
         """
         if weight := self.routes().line(line).backend(version).weight:
             raise self._busy(line, version, f"gets {weight} per cent of the requests")
@@ -183,7 +182,7 @@ class Gateway(Installation):
     # --- keys -------------------------------------------------------------------------------
 
     def key(self) -> str:
-        """The installation's own API key, named `default`; the first use makes it.
+        """The installation's own API key, named `default`; created at the first use.
 
         Raises:
             GatewayFailed: it was removed.
@@ -208,13 +207,13 @@ class Gateway(Installation):
     def add_key(
         self, name: str, expires: datetime | None = None, limits: Limits = NO_LIMITS, *, wait: bool = True
     ) -> str:
-        """A new API key for a client, known to Envoy on return; what is kept of it is a digest.
+        """Create an API key for a client; Envoy knows it on return. Only its digest is kept.
 
         Args:
-            expires: from when on it is refused.
+            expires: time from which on the key is refused.
 
         Raises:
-            GatewayFailed: the name cannot be used, or has a key; else as `set_line`.
+            GatewayFailed: the name is invalid, or has a key already; else as `set_line`.
         """
         key = new_key()
         record = record_of(key, expires, limits)
@@ -224,15 +223,15 @@ class Gateway(Installation):
         return key
 
     def remove_key(self, name: str, *, wait: bool = True) -> None:
-        """Take a client's key away; from the return on it is refused.
+        """Remove a client's key; it is refused from the return on.
 
         Raises:
-            GatewayFailed: no client is called so; else as `set_line`.
+            GatewayFailed: there is no client of this name; else as `set_line`.
         """
 
         self._change_keys(lambda keys: keys.without(name), wait)
 
-    # --- behind the door --------------------------------------------------------------------
+    # --- implementation ---------------------------------------------------------------------
 
     def _change_keys(self, changed: Callable[[Keys], Keys], wait: bool) -> None:
         self._require_up(wait)
@@ -245,17 +244,17 @@ class Gateway(Installation):
         with self._file.writing():
             before = self._file.load()
             try:
-                # Copies have not been checked yet.
+                # Copies are not validated.
                 route = LineRoute.model_validate(changed(before.line(line)).model_dump())
             except ValidationError as error:
                 raise GatewayFailed(
-                    f"This route of {line} cannot be: {error.errors()[0]['msg']}.",
+                    f"This route of {line} is invalid: {error.errors()[0]['msg']}.",
                     "Name every version once, with weights that sum to 100 or to 0.",
                     where=line,
                 ) from None
             if route != before.line(line) or line not in [known.line for known in before.lines]:
                 self._file.save(before.with_line(route))
-            # Rendered even when nothing changed: the writer before may have been killed between the two.
+            # Rendered even if nothing changed: the previous writer may have been killed between the two.
             self._render(wait)
 
     @staticmethod
@@ -270,8 +269,8 @@ class Gateway(Installation):
 def _with_backends(
     route: LineRoute, backends: Sequence[Backend], back_at: datetime | None = None, queued: QueuedRequests | None = None
 ) -> LineRoute:
-    """A route with other backends; a mirror goes with its version."""
+    """Replace a route's backends; a mirror is removed with its version."""
     versions = [backend.version for backend in backends]
     mirror = route.mirror if route.mirror and route.mirror.version in versions else None
-    now = {"backends": tuple(backends), "mirror": mirror, "back_at": back_at, "queued": queued}
-    return route.model_copy(update=now)
+    changes = {"backends": tuple(backends), "mirror": mirror, "back_at": back_at, "queued": queued}
+    return route.model_copy(update=changes)

@@ -1,7 +1,7 @@
 """The part of Envoy's configuration that follows the routes: clusters (CDS) and routes with keys (RDS).
 
-Each document's version is the digest of its content, so that asking Envoy for the version it runs tells
-whether it has taken exactly this. A counter would not do: Envoy keeps the old version when nothing changed.
+Each document's version is the digest of its content, so that the version that Envoy runs shows whether it has taken
+exactly this document. A counter would not do: Envoy keeps the old version when nothing changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks.serve.gateway.keys import KeyRecord, Keys
 from tasks.serve.gateway.routes import Backend, Limits, LineRoute, QueuedRequests, Routes
 
 METADATA = "weighbridge"
-"""Namespace of our own facts on requests, routes and clusters."""
+"""Namespace of our own metadata on requests, routes and clusters."""
 
 ROUTE_CONFIGURATION = "lines"
 CLIENT_HEADER = "x-weighbridge-client"
@@ -33,29 +33,29 @@ VERSION_HEADER = "x-weighbridge-version"
 DIGEST_HEADER = "x-weighbridge-digest"
 CONVERSATION_HEADER = "x-conversation-id"
 SHADOW_CLUSTER, SHADOW_HEADER = "shadow", "x-weighbridge-shadow"
-"""Where requests are mirrored to, and what tells it the version that they are for."""
+"""Cluster that gets mirrored requests, and the header that names the version they are for."""
 
 KEY_FILTER, LIMIT_FILTER = "weighbridge.keys", "weighbridge.limits"
 JSON_FILTER = "envoy.filters.http.json_to_metadata"
 
 STREAM_IDLE_SECONDS = 600
-"""How long an answer may say nothing; as long as OpenAI's own client waits by default."""
+"""Longest silence within a response; as long as OpenAI's own client waits by default."""
 
 REQUESTS_A_CONNECTION = 1
-"""llama.cpp's server closes its connection after each stream without having said so, and a request that meets such a
-connection fails with 503. A new one to an engine on this machine costs a fraction of a millisecond."""
+"""llama.cpp's server closes its connection after each stream without notice, and a request on such a connection fails
+with 503. A new connection to an engine on this machine costs a fraction of a millisecond."""
 
-UNSEEN = "connect-failure,refused-stream,reset-before-request"
-"""When a request is sent again: only where the engine cannot have seen it, so that nothing is generated twice."""
+RETRY_ON = "connect-failure,refused-stream,reset-before-request"
+"""Conditions for a retry: only if the engine cannot have seen the request, so that nothing is generated twice."""
 
-NOBODY = "/dev/null/nobody"
-"""An address at which nothing can ever listen: to connect to it fails at once."""
+UNREACHABLE = "/dev/null/nobody"
+"""A socket's path at which nothing can ever listen: to connect to it fails at once."""
 
 RETRY_SECONDS = 1.0
-"""Longest pause between two looks of a waiting request for its engine; Envoy draws each between 0 and this."""
+"""Longest pause between two retries of a queued request; Envoy draws each between 0 and this."""
 
 MAX_REQUESTS = 1024
-"""Requests at once to one backend, and as many again that wait for a connection; more are refused with 429."""
+"""Concurrent requests to one backend, and as many again that wait for a connection; more are refused with 429."""
 
 _TYPES = "type.googleapis.com/envoy"
 
@@ -66,9 +66,10 @@ def cluster_name(line: str, version: str) -> str:
 
 
 def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """CDS: one cluster for each backend, whatever its weight.
+    """Build the CDS document: one cluster for each backend, whatever its weight.
 
     Args:
+        routes: of all lines.
         leaving: clusters of an earlier document that must stay until no route names them.
     """
     clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
@@ -83,12 +84,12 @@ def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) 
 
 
 def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
-    """RDS: the routes of all lines, behind the clients' keys."""
+    """Build the RDS document: the routes of all lines, behind the clients' keys."""
     host = {
         "name": "all",
         "domains": ["*"],
         "routes": _routes(routes),
-        "retry_policy": {"retry_on": UNSEEN, "num_retries": 2},
+        "retry_policy": {"retry_on": RETRY_ON, "num_retries": 2},
         "typed_per_filter_config": {
             KEY_FILTER: filter_context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
             LIMIT_FILTER: filter_context(
@@ -117,7 +118,7 @@ def _known(client: str, record: KeyRecord) -> dict[str, Any]:
 
 
 def _epoch(moment: datetime | None) -> int:
-    """Seconds since the epoch, as the scripts know time; 0 for never."""
+    """Seconds since the epoch, as the Lua filters count time; 0 for never."""
     return int(moment.timestamp()) if moment else 0
 
 
@@ -125,9 +126,9 @@ def _limits(limits: Limits) -> dict[str, int]:
     return {"requests": limits.requests_per_minute or 0, "tokens": limits.tokens_per_minute or 0}
 
 
-def filter_context(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a Lua filter may look up; its script, and what it counts, stays as it is when this changes."""
-    return {"@type": f"{_TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": facts}
+def filter_context(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for a Lua filter to look up; its script and its counts are kept when they change."""
+    return {"@type": f"{_TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": values}
 
 
 def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,23 +137,23 @@ def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _cluster(line: str, backend: Backend) -> dict[str, Any]:
-    """One cluster; of the weight it knows nothing, so that a shift never touches its connections."""
+    """A backend's cluster; it does not contain the weight, so that a shift never touches its connections."""
     return {
         **_cluster_at(line, backend, [_address(endpoint) for endpoint in backend.endpoints]),
         "type": "STATIC" if all(map(_is_ip, backend.endpoints)) else "STRICT_DNS",
         "health_checks": [_health_check(backend)],
-        # A cluster of one sick engine is to answer 503 at once; by default Envoy would go on asking it.
+        # A cluster without a healthy engine answers 503 at once; by default Envoy would still send it requests.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
     }
 
 
 def _awaited_cluster(line: str, queued: QueuedRequests) -> dict[str, Any]:
-    """The cluster of a version whose engine is still to come; that engine's takes its name, and who waits finds it."""
-    return _cluster_at(line, queued, [{"pipe": {"path": NOBODY}}])
+    """The cluster of a version whose engine still starts; the engine's cluster replaces it under the same name."""
+    return _cluster_at(line, queued, [{"pipe": {"path": UNREACHABLE}}])
 
 
-def _cluster_at(line: str, of: Backend | QueuedRequests, addresses: list[dict[str, Any]]) -> dict[str, Any]:
-    name = cluster_name(line, of.version)
+def _cluster_at(line: str, version: Backend | QueuedRequests, addresses: list[dict[str, Any]]) -> dict[str, Any]:
+    name = cluster_name(line, version.version)
     protocol = {
         "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "common_http_protocol_options": {"max_requests_per_connection": REQUESTS_A_CONNECTION},
@@ -175,7 +176,9 @@ def _cluster_at(line: str, of: Backend | QueuedRequests, addresses: list[dict[st
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
         "circuit_breakers": {"thresholds": [limits]},
-        "metadata": {"filter_metadata": {METADATA: {"line": line, "version": of.version, "digest": of.digest}}},
+        "metadata": {
+            "filter_metadata": {METADATA: {"line": line, "version": version.version, "digest": version.digest}}
+        },
     }
 
 
@@ -195,12 +198,12 @@ def _is_ip(endpoint: Endpoint) -> bool:
 
 def _health_check(backend: Backend) -> dict[str, Any]:
     return {
-        # A small machine's engine may take seconds to answer while it generates: slow is not sick.
+        # An engine on a small machine may take seconds to answer while it generates: slow is not unhealthy.
         "timeout": "10s",
         "unhealthy_threshold": 3,
         "healthy_threshold": 1,
         "interval": "2s",
-        # By default a cluster without traffic is looked at once a minute only.
+        # By default a cluster without traffic is checked only once a minute.
         "no_traffic_interval": "2s",
         "unhealthy_interval": "1s",
         "http_health_check": {"path": backend.health_path},
@@ -208,13 +211,13 @@ def _health_check(backend: Backend) -> dict[str, Any]:
 
 
 def _routes(routes: Routes) -> list[dict[str, Any]]:
-    """All routes, first match first."""
+    """All routes, in the order in which they are matched."""
     names = [route.line for route in routes.lines]
     no_list = "`messages` must be a list of messages."
     found: list[dict[str, Any]] = [
         {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, LIMIT_FILTER, JSON_FILTER)},
         {"match": {"path": "/v1/models"}, **models_answer(names)},
-        {"match": {"prefix": "/", **_said("messages", None)}, **error_answer(400, no_list, "invalid_type")},
+        {"match": {"prefix": "/", **_body_has("messages", None)}, **error_answer(400, no_list, "invalid_type")},
     ]
     for route in routes.lines:
         prefix = f"/{route.line}/v1/"
@@ -224,61 +227,65 @@ def _routes(routes: Routes) -> list[dict[str, Any]]:
             {"match": {"prefix": prefix}, **_to_backends(route, {"prefix_rewrite": "/v1/"})},
         ]
     found += [
-        {"match": {"prefix": "/v1/", **_said("model", route.line)}, **_to_backends(route, {})} for route in routes.lines
+        {"match": {"prefix": "/v1/", **_body_has("model", route.line)}, **_to_backends(route, {})}
+        for route in routes.lines
     ]
     missing = "The body must be JSON (content-type application/json) and name a model."
     return [
         *found,
         {"match": {"prefix": "/v1/models/"}, **model_not_found(routes)},
-        {"match": {"prefix": "/v1/", **_said("problem", "no_json")}, **error_answer(400, missing, "invalid_json")},
-        {"match": {"prefix": "/v1/", **_said("problem", "no_model")}, **error_answer(400, missing, "model_missing")},
+        {"match": {"prefix": "/v1/", **_body_has("problem", "no_json")}, **error_answer(400, missing, "invalid_json")},
+        {
+            "match": {"prefix": "/v1/", **_body_has("problem", "no_model")},
+            **error_answer(400, missing, "model_missing"),
+        },
         {"match": {"prefix": "/v1/"}, **model_not_found(routes)},
         {"match": {"prefix": "/"}, **error_answer(404, "Nothing here; ask below /v1.", "not_found")},
     ]
 
 
 def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
-    facts = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
-    heirs: list[tuple[Backend | QueuedRequests, int]]
-    waits: dict[str, Any] = {}
+    head = {"name": route.line, "metadata": {"filter_metadata": {METADATA: {"line": route.line}}}}
+    targets: list[tuple[Backend | QueuedRequests, int]]
+    retries: dict[str, Any] = {}
     if any(backend.weight for backend in route.backends):
-        heirs = [(backend, backend.weight) for backend in route.backends]
+        targets = [(backend, backend.weight) for backend in route.backends]
     elif route.queued:
-        heirs, waits = [(route.queued, 100)], _waiting(route.queued)
+        targets, retries = [(route.queued, 100)], _retry_until_up(route.queued)
     else:
         # Envoy refuses a route whose weights are all zero.
         message = f"No version of {route.line} takes requests at the moment."
-        return {**facts, **error_answer(503, message, "model_unavailable", "server_error")}
+        return {**head, **error_answer(503, message, "model_unavailable", "server_error")}
     weighted = [
         {
-            "name": cluster_name(route.line, heir.version),
+            "name": cluster_name(route.line, target.version),
             "weight": weight,
             "response_headers_to_add": [
-                _header(VERSION_HEADER, heir.version),
-                _header(DIGEST_HEADER, heir.digest),
+                _header(VERSION_HEADER, target.version),
+                _header(DIGEST_HEADER, target.digest),
             ],
         }
-        for heir, weight in heirs
+        for target, weight in targets
     ]
-    # A long answer is no fault; only silence is.
+    # A long response is no fault; only silence is.
     timeouts = {"timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
     sticky = _sticky(route)
     shares = {"clusters": weighted, **({"use_hash_policy": True} if sticky else {})}
     return {
-        **facts,
-        "route": {"weighted_clusters": shares, **sticky, **_mirrored(route), **waits, **timeouts, **action},
+        **head,
+        "route": {"weighted_clusters": shares, **sticky, **_mirrored(route), **retries, **timeouts, **action},
     }
 
 
-def _waiting(queued: QueuedRequests) -> dict[str, Any]:
-    """Look for the engine that is to come again and again; what looked too often is answered 503."""
-    looks = math.ceil(queued.seconds / (RETRY_SECONDS / 2))
+def _retry_until_up(queued: QueuedRequests) -> dict[str, Any]:
+    """Retry until the engine is up; after the last retry a request is answered 503."""
+    retries = math.ceil(queued.seconds / (RETRY_SECONDS / 2))
     pause = {"base_interval": f"{RETRY_SECONDS}s", "max_interval": f"{RETRY_SECONDS}s"}
-    return {"retry_policy": {"retry_on": UNSEEN, "num_retries": looks, "retry_back_off": pause}}
+    return {"retry_policy": {"retry_on": RETRY_ON, "num_retries": retries, "retry_back_off": pause}}
 
 
 def _sticky(route: LineRoute) -> dict[str, Any]:
-    """Which header decides the version; requests without it go where chance sends them."""
+    """The header whose hash decides the version; requests without it are spread at random."""
     header = {"conversation": CONVERSATION_HEADER, "key": CLIENT_HEADER}.get(route.sticky_by)
     return {"hash_policy": [{"header": {"header_name": header}}]} if header else {}
 
@@ -286,10 +293,10 @@ def _sticky(route: LineRoute) -> dict[str, Any]:
 def _mirrored(route: LineRoute) -> dict[str, Any]:
     if route.mirror is None:
         return {}
-    whom = _header(SHADOW_HEADER, cluster_name(route.line, route.mirror.version))
+    header = _header(SHADOW_HEADER, cluster_name(route.line, route.mirror.version))
     mirror = {
         "cluster": SHADOW_CLUSTER,
-        "request_headers_mutations": [{"append": whom}],
+        "request_headers_mutations": [{"append": header}],
         "runtime_fraction": {"default_value": {"numerator": route.mirror.per_cent, "denominator": "HUNDRED"}},
         "disable_shadow_host_suffix_append": True,
     }
@@ -300,8 +307,8 @@ def _header(name: str, value: str) -> dict[str, Any]:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def _said(key: str, text: str | None) -> dict[str, Any]:
-    """A condition on what was read from the body: that it is this, or that it is anything."""
+def _body_has(key: str, text: str | None) -> dict[str, Any]:
+    """A condition on a field of the body: that it has this value, or (None) that it is present."""
     value = {"present_match": True} if text is None else {"string_match": {"exact": text}}
     return {"dynamic_metadata": [{"filter": METADATA, "path": [{"key": key}], "value": value}]}
 

@@ -1,6 +1,6 @@
-"""What Envoy reads while it runs, `discovery/cds.json` and `rds.json`: written, and awaited until Envoy runs it.
+"""The documents that Envoy reads while it runs, `discovery/cds.json` and `rds.json`: written, and awaited.
 
-Clusters come before the routes that name them and go after these, so that no request meets a route into nothing.
+Clusters are added before the routes that name them and removed after these, so that no route leads nowhere.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.serve.gateway.admin import Admin, Taken
+from tasks.serve.gateway.admin import Admin, EnvoyConfiguration
 from tasks.serve.gateway.discovery import clusters_document, routes_document
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import Keys
@@ -20,8 +20,8 @@ from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 
 TAKE_SECONDS = 20.0
-"""How long Envoy may take over one document: milliseconds, but 10 s for a new cluster that never answers its
-first health check."""
+"""Longest time that Envoy may take for one document: usually milliseconds, but 10 s for a new cluster that never
+answers its first health check."""
 
 POLL_SECONDS = 0.05
 
@@ -30,8 +30,8 @@ class Documents:
     """The documents' folder.
 
     Args:
-        folder: Envoy reads its documents again whenever anything moves into it: nothing else lies there.
-        admin: of the Envoy that reads them.
+        folder: nothing else may lie there, because Envoy reads its documents again whenever a file is moved into it.
+        admin: of the Envoy that reads the documents.
     """
 
     def __init__(self, folder: Path, admin: Admin) -> None:
@@ -41,13 +41,13 @@ class Documents:
         """Replace a document."""
         write_whole(self.folder / name, as_json(document))
 
-    def leave(self, routes: Routes, keys: Keys) -> None:
-        """Write all for an Envoy that starts later."""
+    def write_all(self, routes: Routes, keys: Keys) -> None:
+        """Write all documents for an Envoy that starts later."""
         self.write("cds.json", clusters_document(routes))
         self.write("rds.json", routes_document(routes, keys))
 
     def apply(self, routes: Routes, keys: Keys) -> None:
-        """Bring the running Envoy to these routes and keys.
+        """Make the running Envoy use these routes and keys.
 
         Raises:
             GatewayFailed: it did not take them in time.
@@ -55,25 +55,25 @@ class Documents:
         clusters, paths = clusters_document(routes), routes_document(routes, keys)
         first = clusters_document(routes, leaving=self._present_clusters())
         self.write("cds.json", first)
-        self._await(lambda taken: taken.runs(first), "clusters")
+        self._await(lambda running: running.runs(first), "clusters")
         self.write("rds.json", paths)
-        self._await(lambda taken: taken.routes == paths["version_info"], "routes")
+        self._await(lambda running: running.routes == paths["version_info"], "routes")
         if clusters != first:
             self.write("cds.json", clusters)
-            self._await(lambda taken: taken.runs(clusters), "clusters")
+            self._await(lambda running: running.runs(clusters), "clusters")
 
     def _present_clusters(self) -> tuple[dict[str, Any], ...]:
         path = self.folder / "cds.json"
         return tuple(json.loads(path.read_text())["resources"]) if path.is_file() else ()
 
-    def _await(self, done: Callable[[Taken], bool], what: str) -> None:
+    def _await(self, done: Callable[[EnvoyConfiguration], bool], what: str) -> None:
         deadline = time.monotonic() + TAKE_SECONDS
-        while not done(taken := self._admin.taken()):
+        while not done(running := self._admin.configuration()):
             if time.monotonic() >= deadline:
-                waiting = f" ({', '.join(taken.warming)} not ready)" if taken.warming else ""
+                waiting = f" ({', '.join(running.warming)} not ready)" if running.warming else ""
                 raise GatewayFailed(
                     f"The gateway did not take the new {what} within {TAKE_SECONDS:.0f} seconds{waiting}.",
-                    "Look for 'rejected' in Envoy's log (`weighbridge logs gateway`); what served before serves on.",
+                    "Look for 'rejected' in Envoy's log (`weighbridge logs gateway`); the previous routes still serve.",
                     where=str(self.folder),
                 )
             time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The gateway's files, and the Envoy that reads them: what it starts from, whether it runs, what it is brought to."""
+"""The gateway's files and the Envoy that reads them: its bootstrap, its health, and bringing it up to date."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
 
 
-class Installation:
-    """One installation's Envoy.
+class EnvoyProcess:
+    """The Envoy of one installation.
 
     Args:
         settings: the installation's by default.
@@ -31,7 +31,7 @@ class Installation:
         self._documents = Documents(self.folder / "discovery", self._admin)
 
     def bootstrap(self) -> Path:
-        """Write everything that Envoy starts from, rendered anew from the routes; harmless while it runs.
+        """Write all files that Envoy starts from, rendered from the routes; harmless while it runs.
 
         Returns:
             The file for `envoy -c`.
@@ -50,17 +50,17 @@ class Installation:
         return config
 
     def envoy_command(self) -> list[str]:
-        """The command line that runs Envoy in the foreground, after `bootstrap()`."""
+        """Command line that runs Envoy in the foreground, after `bootstrap()`."""
         return envoy_command(self.folder / "envoy.json")
 
     def health(self) -> bool:
-        """Whether Envoy runs with our configuration and answers clients."""
-        import httpx  # half a second that callers without Envoy need not pay
+        """True if Envoy runs with our configuration and answers clients."""
+        import httpx  # takes half a second, which callers without Envoy need not spend
 
         if not self._admin.up():
             return False
         try:
-            # The certificate is made out to the name that clients use, and this asks its own listener.
+            # The certificate names the host that clients use; this request goes to the listener's own address.
             return httpx.get(
                 f"{self.settings.gateway_url}/healthz", timeout=5, trust_env=False, verify=False
             ).is_success
@@ -76,9 +76,9 @@ class Installation:
             )
 
     def _render(self, wait: bool) -> None:
-        """Bring Envoy to what is written down, or only its files when it is not there."""
+        """Bring Envoy up to date with the routes and keys, or only its files if it is down."""
         routes, keys = self._file.load(), self._keys.load()
         if wait or self._admin.up():
             self._documents.apply(routes, keys)
         else:
-            self._documents.leave(routes, keys)
+            self._documents.write_all(routes, keys)

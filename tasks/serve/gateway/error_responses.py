@@ -1,4 +1,4 @@
-"""What the gateway says by itself, in the shapes that OpenAI's clients know."""
+"""The gateway's own responses, in the shapes of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.serve.gateway.routes import Routes
 
 
 def error_body(message: str, kind: str, code: str) -> dict[str, Any]:
-    """The body of a failed request, as OpenAI's clients unpack it."""
+    """Body of a failed request, as OpenAI's clients read it."""
     return {"error": {"message": message, "type": kind, "code": code, "param": None}}
 
 
@@ -29,21 +29,21 @@ def model_answer(name: str) -> dict[str, Any]:
 
 
 def health_answer() -> dict[str, Any]:
-    """The part of a route that says that the gateway itself lives."""
+    """The part of a route that answers the gateway's own health check."""
     return _direct(200, {"status": "ok"})
 
 
 def model_not_found(routes: Routes) -> dict[str, Any]:
-    """The answer to a request for a model that no line is called."""
+    """The answer to a request for a model that is not the name of any line."""
     names = ", ".join(route.line for route in routes.lines)
     message = f"No such model here; there are: {names}." if names else "No model is served here yet."
     return error_answer(404, message, "model_not_found")
 
 
 def local_replies() -> dict[str, Any]:
-    """How Envoy's own refusals are told: each status that its filters and its router can produce.
+    """Bodies for Envoy's own errors: one for each status that its filters and its router can produce.
 
-    The answers above, and those of the Lua filters, are exempt: they carry their JSON already, and Envoy sets no
+    The responses above, and those of the Lua filters, are exempt: they have their JSON already, and Envoy sets no
     response flag on them.
     """
     failed: dict[str, Any] = {"response_flag_filter": {}}
@@ -89,7 +89,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _status(comparison: str, status: int) -> dict[str, Any]:
-    # The runtime key is demanded by Envoy's schema; nothing sets it.
+    # Envoy's schema requires a runtime key; nothing sets it.
     value = {"default_value": status, "runtime_key": f"gateway.status_{comparison.lower()}_{status}"}
     return {"status_code_filter": {"comparison": {"op": comparison, "value": value}}}
 

@@ -1,4 +1,4 @@
-"""Documents as Envoy reads them."""
+"""The format of Envoy's documents."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def as_json(document: dict[str, Any]) -> str:
-    """A document for Envoy, with the fields in the order given.
+    """Write a document for Envoy, with the fields in the given order.
 
-    Not YAML, where Envoy's parser takes a bare `n` or `y` for a truth value and PyYAML's does not, and which
-    Envoy reads many times more slowly.
+    Not as YAML: Envoy's parser takes a bare `n` or `y` for a boolean where PyYAML's does not, and Envoy reads YAML
+    many times more slowly.
     """
     return json.dumps(document, indent=1) + "\n"

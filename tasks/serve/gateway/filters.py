@@ -1,7 +1,7 @@
-"""What a request passes on its way: key, size, what the body says, limits, the engine, and the answer's token counts.
+"""The filters of a request: key, size, the body's model, limits, the engine, and the response's token counts.
 
-Envoy's own filters do all of it but two things, which are Lua: it can neither look up the digest of a key nor charge
-a limit with what an answer turned out to cost.
+Two of them are in Lua, because Envoy's own can neither look up the digest of a key nor charge a limit with the tokens
+that a response turned out to have. All others are Envoy's own.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ REQUEST_BYTES = 16 * 2**20
 """Largest request body; a prompt of a million tokens is about 5 MB of text."""
 
 EVENT_BYTES = 2**20
-"""Largest event of a stream whose token counts are looked for; one with log-probabilities may be 100 KB."""
+"""Largest event of a stream that is searched for token counts; one with log-probabilities may be 100 KB."""
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
 _JSON = {"regex": r"(?i)application/json\s*(;.*)?"}
 
 
 def http_filters() -> list[dict[str, Any]]:
-    """All filters, in the order in which a request meets them; an answer meets them from the last to the first."""
+    """All filters, in the order of a request; a response passes them from the last to the first."""
     return [
-        # Keys and limits come with the routes, so that a new key needs no restart; without routes nobody is let in.
+        # Keys and limits come with the routes, so that a new key needs no restart; without routes all are refused.
         _lua(KEY_FILTER, "keys.lua"),
         _filter("weighbridge.size", "body_size_limit.v3.BodySizeLimit", max_request_bytes=REQUEST_BYTES),
         _filter(JSON_FILTER, "json_to_metadata.v3.JsonToMetadata", request_rules=_read_request()),
@@ -33,10 +33,10 @@ def http_filters() -> list[dict[str, Any]]:
 
 
 def answer_filters() -> list[dict[str, Any]]:
-    """Of these, what an answer is measured by."""
+    """The filters that measure a response."""
     return [
         _lua(LIMIT_FILTER, "limits.lua"),
-        # After the limits, for these must find the counts in an answer that has passed here.
+        # After the limits, which read the counts of a response that has passed these two.
         _filter("weighbridge.usage", "json_to_metadata.v3.JsonToMetadata", response_rules=_read_usage()),
         _filter("weighbridge.streamed_usage", "sse_to_metadata.v3.SseToMetadata", response_rules=_read_events()),
         router(),
@@ -44,14 +44,14 @@ def answer_filters() -> list[dict[str, Any]]:
 
 
 def router() -> dict[str, Any]:
-    """The filter that passes a request on."""
+    """The filter that forwards a request."""
     return _filter("envoy.filters.http.router", "router.v3.Router", suppress_envoy_headers=True)
 
 
 def _read_request() -> dict[str, Any]:
-    """Take `model` and what names a conversation from the request's body.
+    """Read `model` and the conversation's name from the request's body.
 
-    A body without a model, or that is no JSON, is told apart by `problem`, and one with a wrong `messages` by these.
+    `problem` is set for a body without a model or that is not JSON, and `messages` for one whose messages are invalid.
     """
     model = {
         "selectors": [{"key": "model"}],
@@ -59,12 +59,12 @@ def _read_request() -> dict[str, Any]:
         "on_missing": {**_as("problem"), "value": "no_model"},
         "on_error": {**_as("problem"), "value": "no_json"},
     }
-    # OpenAI's field for this, and the one that it replaced.
+    # OpenAI's field for the conversation, and the one that it replaced.
     conversations: list[dict[str, Any]] = [
         {"selectors": [{"key": field}], "on_present": {**_as("conversation"), "preserve_existing_metadata_value": True}}
         for field in ("prompt_cache_key", "user")
     ]
-    # The filter cannot take a list over: `messages` that it did take are none.
+    # The filter cannot read lists: `messages` that it can read are not a list.
     messages = {"selectors": [{"key": "messages"}], "on_present": _as("messages")}
     return {"allow_content_types_regex": _JSON, "rules": [model, messages, *conversations]}
 
@@ -85,7 +85,7 @@ def _read_events() -> dict[str, Any]:
 
 
 def _usage_rules() -> list[dict[str, Any]]:
-    """Where completions, whole responses and the last event of streamed responses tell what they cost."""
+    """Where completions, responses and the last event of streamed responses report their tokens."""
     places = {
         "prompt_tokens": (("usage", "prompt_tokens"), ("usage", "input_tokens"), ("response", "usage", "input_tokens")),
         "completion_tokens": (

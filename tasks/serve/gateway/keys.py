@@ -1,7 +1,7 @@
 """The API keys of the gateway's clients, by name: `keys.json`, which holds their digests and no key.
 
-A key is 256 random bits, so that its plain SHA-256 cannot be turned back and needs no salt. The one key that is
-kept as it is, in `default.key` (mode 0600), is the installation's own, made at the first use.
+A key is 256 random bits, so that its plain SHA-256 cannot be inverted and needs no salt. Only the installation's own
+key is kept in clear, in `default.key` (mode 0600); it is created at the first use.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ ClientName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._
 
 
 class KeyRecord(BaseModel):
-    """What is known of a client's key."""
+    """One client's key: its digest, its expiry and its limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the key")
     added: AwareDatetime
-    expires: AwareDatetime | None = Field(None, description="from when on it is refused")
+    expires: AwareDatetime | None = Field(None, description="time from which on it is refused")
     limits: Limits = Field(NO_LIMITS, description="over all lines together; where silent, each line's own hold")
 
     @property
     def expired(self) -> bool:
-        """Whether it is refused by now."""
+        """True if the key is refused by now."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
 class Keys(RootModel[dict[ClientName, KeyRecord]]):
-    """Client's name to its key's record."""
+    """Records of all keys, by client's name."""
 
     def add(self, name: str, record: KeyRecord) -> Keys:
-        """The same keys and one more.
+        """Return these keys and one more.
 
         Raises:
-            GatewayFailed: the name cannot be used, or has a key.
+            GatewayFailed: the name is invalid, or has a key already.
         """
         if name in self.root:
             raise GatewayFailed(
@@ -61,10 +61,10 @@ class Keys(RootModel[dict[ClientName, KeyRecord]]):
             ) from None
 
     def without(self, name: str) -> Keys:
-        """The same keys but one.
+        """Return these keys without one.
 
         Raises:
-            GatewayFailed: no key is called so.
+            GatewayFailed: there is no key of this name.
         """
         if name not in self.root:
             raise GatewayFailed(
@@ -74,18 +74,18 @@ class Keys(RootModel[dict[ClientName, KeyRecord]]):
 
 
 def new_key() -> str:
-    """A random key, recognizable to scanners for leaked secrets."""
+    """Create a random key; its prefix lets scanners for leaked secrets recognize it."""
     return f"wb-{secrets.token_urlsafe(32)}"
 
 
 def record_of(key: str, expires: datetime | None = None, limits: Limits = NO_LIMITS) -> KeyRecord:
-    """The record of a key that is made now."""
+    """Make the record of a key that is added now."""
     digest = hashlib.sha256(key.encode()).hexdigest()
     return KeyRecord(sha256=digest, added=datetime.now(UTC).replace(microsecond=0), expires=expires, limits=limits)
 
 
 class KeysFile:
-    """`keys.json`, and beside it the installation's own key.
+    """`keys.json` and, beside it, the installation's own key.
 
     Args:
         folder: the gateway's folder.
@@ -95,7 +95,7 @@ class KeysFile:
         self.path, self.own = folder / "keys.json", folder / "default.key"
 
     def load(self) -> Keys:
-        """The keys; at the first use the installation's own is made, named `default`.
+        """Read the keys; the first use creates the installation's own, named `default`.
 
         Raises:
             GatewayFailed: the file is not what this program writes.
@@ -105,7 +105,7 @@ class KeysFile:
         except FileNotFoundError:
             key = new_key()
             keys = Keys({DEFAULT: record_of(key)})
-            # In this order: a process killed between the two leaves a key that the next one replaces.
+            # In this order: a process that is killed between the two leaves a key that the next one replaces.
             write_whole(self.own, f"{key}\n")
             self.save(keys)
             return keys

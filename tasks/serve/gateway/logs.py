@@ -1,4 +1,4 @@
-"""What is kept of each request: a line in the access log, and counts by line, version and client for Prometheus."""
+"""The access log with a line for each request, and counts by line, version and client for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCESS_LOG: dict[str, str] = {
     "cluster": "%UPSTREAM_CLUSTER_RAW%",
     "client": _CLIENT,
     "method": "%REQ(:METHOD)%",
-    # Without the query, where a careless client may put its key.
+    # Without the query, which may contain a careless client's key.
     "path": "%PATH(NQ:ORIG_OR_PATH)%",
     "status": _STATUS,
     "prompt_tokens": _PROMPT,
@@ -30,7 +30,7 @@ ACCESS_LOG: dict[str, str] = {
     "details": "%RESPONSE_CODE_DETAILS%",
     "duration_ms": "%DURATION%",
     "first_byte_ms": "%RESPONSE_DURATION%",
-    # Of streams, whose first byte comes long before their first token.
+    # Of streams only: their first byte comes long before their first token.
     "first_token_ms": _FIRST_TOKEN,
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
@@ -39,17 +39,17 @@ ACCESS_LOG: dict[str, str] = {
 
 
 def access_log(settings: Settings) -> Path:
-    """The file; a line is in it within a second of its request's end."""
+    """File of the access log; a request is in it within a second of its end."""
     return settings.logs_folder / "gateway-access.log"
 
 
 def mirror_log(settings: Settings) -> Path:
-    """The same for mirrored requests, whose responses no client sees."""
+    """File of the log of mirrored requests, whose responses no client sees."""
     return settings.logs_folder / "gateway-shadow.log"
 
 
 def access_loggers(settings: Settings) -> list[dict[str, Any]]:
-    """The file, and the counts."""
+    """Envoy's loggers of clients' requests: the file and the counts."""
     return [
         _file(access_log(settings), ACCESS_LOG),
         {"name": "envoy.access_loggers.stats", "typed_config": _counts()},
@@ -57,7 +57,7 @@ def access_loggers(settings: Settings) -> list[dict[str, Any]]:
 
 
 def mirror_loggers(settings: Settings) -> list[dict[str, Any]]:
-    """The log of mirrored requests; they are in no count, because the counts are of clients' requests."""
+    """Envoy's logger of mirrored requests. They are not counted: the counts are of clients' requests."""
     # All mirrored requests share one route; each version has its own cluster.
     return [_file(mirror_log(settings), {**ACCESS_LOG, "line": f"%METADATA(CLUSTER:{METADATA}:line)%"})]
 

@@ -1,7 +1,7 @@
-"""Shadowed requests, measured like any other: Envoy mirrors them to a listener inside itself, which logs them.
+"""Mirrored requests, measured like any other: Envoy mirrors them to a listener inside itself, which logs them.
 
-Mirrored straight to an engine, they would leave nothing but the counts of its cluster: neither how long an answer took
-nor how long it was. The listener is reached by no address, only by Envoy.
+Mirrored straight to an engine, they would leave only the counters of its cluster: neither the duration of a response
+nor its length. The listener has no address; only Envoy reaches it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3
 
 
 def mirror_extension() -> dict[str, Any]:
-    """What Envoy needs for listeners inside itself."""
+    """The extension that Envoy needs for internal listeners."""
     return {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": _INTERNAL}}
 
 
 def mirror_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
-    """The listener inside.
+    """The internal listener.
 
     Args:
-        answer_bytes: largest answer that is no stream.
+        settings: of the installation.
+        answer_bytes: largest response that is not a stream.
     """
     route = {
         "name": "shadow",
@@ -44,7 +45,7 @@ def mirror_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
             "idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         },
         "request_headers_to_remove": [SHADOW_HEADER],
-        # Nobody is limited for what is asked beside: the filter only takes the time of a stream's first event.
+        # Mirrored requests are not limited: the filter only measures the time of a stream's first event.
         "typed_per_filter_config": {LIMIT_FILTER: filter_context({})},
     }
     manager = {
@@ -53,7 +54,7 @@ def mirror_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
         "route_config": {"name": "shadow", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": answer_filters(),
         "access_log": mirror_loggers(settings),
-        # A line of its log is found by the id of the request that it is the shadow of.
+        # A line of its log has the id of the original request.
         "preserve_external_request_id": True,
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
     }
@@ -68,7 +69,7 @@ def mirror_listener(settings: Settings, answer_bytes: int) -> dict[str, Any]:
 
 
 def mirror_cluster() -> dict[str, Any]:
-    """What requests are mirrored to: the listener inside."""
+    """The cluster that gets mirrored requests: the internal listener."""
     address = {"envoy_internal_address": {"server_listener_name": SHADOW_CLUSTER}}
     limits = {"max_connections": MAX_REQUESTS, "max_pending_requests": MAX_REQUESTS, "max_requests": MAX_REQUESTS}
     return {

@@ -1,7 +1,7 @@
-"""What the gateway is meant to do: which versions of a line get which share of its requests.
+"""The gateway's routes: which versions of a line get which share of its requests.
 
-`routes.json` is the single truth; what Envoy reads (`discovery.py`) is rendered from it, so a process
-killed between the two leaves nothing that the next render does not mend.
+`routes.json` is the single source of truth. The documents that Envoy reads (`discovery.py`) are rendered from it, so
+that the next render repairs whatever a process that was killed between the two has left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from weighbridge.files import write_whole
 from weighbridge.line import LINE_NAME, StickyBy
 
 LOCK_SECONDS = 90.0
-"""How long a writer waits for the one before it, which itself waits for Envoy at most three times."""
+"""How long a writer waits for the previous one, which itself waits for Envoy at most three times."""
 
 Name = Annotated[str, StringConstraints(pattern=f"^{LINE_NAME.pattern}$")]
 # No dot and no colon: Envoy builds names of statistics from it.
@@ -75,7 +75,7 @@ class Backend(_Part):
 
 
 class Limits(_Part):
-    """How much may be asked, a minute; a bucket of a minute's worth that refills evenly."""
+    """Limits of requests and tokens a minute: a token bucket of one minute's worth that refills evenly."""
 
     requests_per_minute: int | None = Field(None, ge=1, le=10**9)
     tokens_per_minute: int | None = Field(None, ge=1, le=10**12, description="prompts and answers together")
@@ -100,7 +100,7 @@ class QueuedRequests(_Part):
 
 
 class LineRoute(_Part):
-    """A line's versions and their shares; with no share at all the line answers 503."""
+    """A line's versions and their weights; a line without any weight answers 503."""
 
     line: Name
     backends: tuple[Backend, ...] = ()
@@ -112,12 +112,14 @@ class LineRoute(_Part):
         description="a version that gets copies of requests; the file calls it `shadow`",
     )
     limits: Limits = Field(NO_LIMITS, description="of each client whose own record says nothing")
-    back_at: AwareDatetime | None = Field(None, description="when a line without a share is expected to have one again")
+    back_at: AwareDatetime | None = Field(
+        None, description="of a line without any weight: when its engine is expected again"
+    )
     queued: QueuedRequests | None = Field(
         None,
         validation_alias=AliasChoices("queued", "held"),
         serialization_alias="held",
-        description="of a line without a share: the version that its requests wait for; the file calls it `held`",
+        description="of a line without any weight: the version that its requests wait for; the file calls it `held`",
     )
 
     @field_validator("backends")
@@ -138,7 +140,7 @@ class LineRoute(_Part):
         return self
 
     def backend(self, version: str) -> Backend:
-        """The backend of a version.
+        """Find the backend of a version.
 
         Raises:
             GatewayFailed: the line has no such version.
@@ -169,17 +171,17 @@ class Routes(_Part):
         return tuple(sorted(lines, key=lambda route: route.line))
 
     def line(self, name: str) -> LineRoute:
-        """The route of a line; one without backends when the gateway has not heard of it."""
+        """Find the route of a line; one without backends if the line is unknown here."""
         return next((route for route in self.lines if route.line == name), LineRoute(line=name))
 
     def with_line(self, route: LineRoute) -> Routes:
-        """The next generation, with this line's route in the place of its old one."""
+        """Return the next generation, with this line's route replaced."""
         others = tuple(other for other in self.lines if other.line != route.line)
         return Routes(lines=(*others, route), generation=self.generation + 1)
 
 
 class RoutesFile:
-    """`routes.json`, whole at any moment, and one writer at a time.
+    """`routes.json`: complete at any moment, and one writer at a time.
 
     Args:
         folder: the gateway's folder.
@@ -190,7 +192,7 @@ class RoutesFile:
         self._lock = FileLock(folder / ".lock")
 
     def load(self) -> Routes:
-        """What was last written; no lines when nothing was.
+        """Read the routes; no lines if none were written.
 
         Raises:
             GatewayFailed: the file is not what this program writes.
@@ -212,7 +214,7 @@ class RoutesFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out; the operating system frees the lock of a writer that is killed.
+        """Lock other writers out; the operating system releases the lock of a writer that is killed.
 
         Raises:
             GatewayFailed: another process held it for LOCK_SECONDS.

@@ -13,10 +13,11 @@ _TYPES = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 
 
 def transport_socket(settings: Settings, folder: Path) -> dict[str, Any]:
-    """The part of the listener that speaks TLS; nothing where no certificate is named.
+    """The listener's TLS; empty if no certificate is named.
 
     Args:
-        folder: where tls.json lies.
+        settings: they name the certificate.
+        folder: of tls.json.
     """
     if settings.gateway_tls_certificate is None:
         return {}
@@ -32,10 +33,10 @@ def transport_socket(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def secret_document(settings: Settings) -> dict[str, Any] | None:
-    """SDS: where the certificate and its key are, once they are seen to belong together.
+    """Build the SDS document: the paths of the certificate and its key, after checking that they belong together.
 
     Raises:
-        SettingsInvalid: one of the two is missing or is not what it should be, or they do not belong together.
+        SettingsInvalid: one of the two is missing or invalid, or they do not belong together.
     """
     certificate, key = settings.gateway_tls_certificate, settings.gateway_tls_key
     if certificate is None and key is None:
@@ -57,7 +58,7 @@ def secret_document(settings: Settings) -> dict[str, Any] | None:
         "tls_certificate": {
             "certificate_chain": {"filename": str(certificate)},
             "private_key": {"filename": str(key)},
-            # Renewals are renamed into place, as certbot and cert-manager do; Envoy then reads both again.
+            # certbot and cert-manager rename renewals into place; Envoy then reads both again.
             "watched_directory": {"path": str(certificate.parent)},
         },
     }
@@ -65,7 +66,7 @@ def secret_document(settings: Settings) -> dict[str, Any] | None:
 
 
 def _certificate_key(path: Path) -> bytes:
-    from cryptography import x509  # a tenth of a second that a gateway without TLS need not pay
+    from cryptography import x509  # takes a tenth of a second, which a gateway without TLS need not spend
 
     certificates = _read(path, "certificate", x509.load_pem_x509_certificates)
     return _public(certificates[0].public_key())

@@ -1,1 +1,1 @@
-"""Parity: does the engine compute what the artifact says? Asked before traffic, in nats, against transformers."""
+"""Parity gate: an engine's answers are compared with transformers' before it gets traffic, in nats."""

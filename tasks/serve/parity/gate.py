@@ -1,4 +1,4 @@
-"""The engine-parity gate: an engine that computes something else than its artifact says takes no traffic."""
+"""The parity gate: an engine whose answers differ from what its artifact computes gets no traffic."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from weighbridge.settings import Settings
 
 RECORD = "parity.json"
 SHOWN = 3
-"""Worst prompts of each kind that diverges."""
+"""Number of the worst prompts that a message shows of each diverging kind."""
 
 
-class Record(BaseModel):
-    """What was measured of an engine that passed; of the one in production it is the noise that others may have."""
+class ParityRecord(BaseModel):
+    """Distances of an engine that passed; those of production's engine are the noise that others may have."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +29,7 @@ class Record(BaseModel):
     engine_version: str
     artifact_digest: str
     pid: int
-    """Of the process that was measured: another must pass anew."""
+    """Of the measured process; another process must pass again."""
     measured: tuple[Measured, ...]
 
 
@@ -42,19 +42,19 @@ def pass_gate(
     pid: int,
     report: Callable[[str], None],
 ) -> None:
-    """Let an engine pass that computes what its artifact says; what was measured is kept in its folder.
+    """Compare an engine's answers with its artifact's reference, and keep the distances in its folder.
 
     Args:
         settings: the installation's; it keeps the noise of each line's production.
         url: the engine's address.
-        plan: what it was told to serve; its model's name is the line's.
+        plan: the engine's; its model's name is the line's.
         reference: of the artifact that it is to serve.
         folder: the engine's.
-        pid: its process.
-        report: called with a sentence on what was compared and how far apart it was.
+        pid: the engine's process.
+        report: called with a sentence on the distances.
 
     Raises:
-        EngineDiverges: with the worst prompts.
+        EngineDiverges: the distances exceed the allowed noise; the worst prompts are in the message.
         EngineFailed: it answers a prompt with an error.
     """
     kept = _read(folder / RECORD)
@@ -69,13 +69,13 @@ def pass_gate(
     against = "the noise of production's engine" if known else "the default limits"
     if any(group.diverges for group in groups):
         raise EngineDiverges(
-            f"The engine does not compute what the artifact says, by {against}: {_faults(groups, measured)}",
+            f"The engine does not compute what the artifact does, by {against}: {_faults(groups, measured)}",
             "Compare the engine's flags, version and quantization kernels with what the artifact needs "
             "(docs/explanation/parity.md); production is untouched.",
             where=url,
         )
-    report(f"{url} computes what the artifact says, by {against}: {'; '.join(map(_sentence, groups))}")
-    record = Record(
+    report(f"{url} computes what the artifact does, by {against}: {'; '.join(map(_sentence, groups))}")
+    record = ParityRecord(
         engine=plan.engine,
         engine_version=plan.engine_version,
         artifact_digest=reference.artifact_digest,
@@ -86,7 +86,7 @@ def pass_gate(
 
 
 def keep_as_noise(settings: Settings, line: str, folder: Path) -> None:
-    """Remember what was measured of an engine that serves a line, for those that come after it."""
+    """Keep the distances of an engine that serves a line, as the noise allowed to later engines."""
     if (folder / RECORD).is_file():
         write_whole(_noise_of(settings, line), (folder / RECORD).read_bytes(), READABLE)
 
@@ -95,8 +95,8 @@ def _noise_of(settings: Settings, line: str) -> Path:
     return settings.home / "parity" / "noise" / f"{line}.json"
 
 
-def _read(path: Path) -> Record | None:
-    return Record.model_validate_json(path.read_bytes()) if path.is_file() else None
+def _read(path: Path) -> ParityRecord | None:
+    return ParityRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _sentence(group: Group) -> str:
@@ -108,8 +108,8 @@ def _faults(groups: Sequence[Group], measured: Sequence[Measured]) -> str:
     for group in groups:
         if not group.diverges:
             continue
-        here = sorted((one for one in measured if (one.kind, one.gauge) == (group.kind, group.gauge)), key=_nats)
-        worst = "; ".join(f"{one.name!r}: {one.nats:.2f} nats, {one.told}" for one in here[: -SHOWN - 1 : -1])
+        of_group = sorted((row for row in measured if (row.kind, row.gauge) == (group.kind, group.gauge)), key=_nats)
+        worst = "; ".join(f"{row.name!r}: {row.nats:.2f} nats, {row.detail}" for row in of_group[: -SHOWN - 1 : -1])
         parts.append(
             f"{group.name} at least {group.low_nats:.3f} nats a prompt with {1 - ERROR:.1%} confidence, where "
             f"{group.allowed_nats:.3f} are allowed; worst of {group.prompts}: {worst}"
@@ -117,5 +117,5 @@ def _faults(groups: Sequence[Group], measured: Sequence[Measured]) -> str:
     return " | ".join(parts)
 
 
-def _nats(one: Measured) -> float:
-    return one.nats
+def _nats(row: Measured) -> float:
+    return row.nats

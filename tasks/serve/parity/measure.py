@@ -1,12 +1,13 @@
-"""Ask an engine the probes, and say how far each answer lies from the reference, in nats.
+"""Send the probes to an engine, and measure the distance of each answer from the reference, in nats.
 
-Three gauges, by what an engine tells. Never text against text: two sound engines part at the first near-tie.
+There are three gauges, by what an engine returns. Texts are never compared: two sound engines part at the first
+near-tie.
 
-- `choice`, of every engine: it is asked for one greedy token, and pays how much less likely than the likeliest token
-  the reference holds it. A near-tie that falls the other way costs next to nothing.
-- `top`, where it tells the likeliest tokens of what it generates: the mean difference of the log-probabilities,
+- `choice`, for every engine: it generates one greedy token; the distance is how much less likely that token is than
+  the likeliest one, by the reference. A near-tie that falls the other way costs next to nothing.
+- `top`, for engines that return the likeliest tokens of an answer: the mean difference of the log-probabilities,
   weighted by the reference's probabilities.
-- `read`, where it tells a prompt's own: the mean difference over the prompt's tokens.
+- `read`, for engines that return a prompt's log-probabilities: the mean difference over the prompt's tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from math import exp
 from typing import Any, Literal
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from tasks.engines import EnginePlan, engine
 from tasks.serve.parity.probes import ALONE, Kind
@@ -29,17 +30,17 @@ from weighbridge.errors import EngineFailed
 
 Gauge = Literal["choice", "top", "read"]
 STOP_TOKENS = 4
-"""Of an answer that must end at once: an engine that does not know the stop token goes on."""
+"""Longest answer to a prompt that must end at once: an engine that does not know the stop token continues."""
 COMPARED_CHOICES = 20
-"""The reference's likeliest tokens that `top` compares; vLLM tells no more by default (`--max-logprobs`)."""
+"""The reference's likeliest tokens that `top` compares; vLLM returns no more by default (`--max-logprobs`)."""
 ANSWER_SECONDS = 300.0
 LARGEST_NATS = 15.0
-"""Of one prompt: e^-15 is never, and a text that is read as other tokens has no difference to measure."""
+"""Largest distance of one prompt: e^-15 is never, and a text read as other tokens has no measurable difference."""
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Measured(BaseModel):
-    """How far an engine lies from the reference at one prompt, by one gauge."""
+    """Distance of an engine from the reference at one prompt, by one gauge."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,48 +48,48 @@ class Measured(BaseModel):
     gauge: Gauge
     name: str
     nats: float
-    told: str
-    """What the engine did, for whoever must find out why."""
+    detail: str = Field(validation_alias=AliasChoices("detail", "told"))
+    """What the engine answered, for finding the cause; older records call it `told`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     text: str
     ended: bool
-    """Whether it ended by itself."""
+    """True if it ended by itself."""
     top: Mapping[str, float] = field(default_factory=dict)
-    """Log-probabilities of the likeliest first tokens by their text; empty where none were told."""
+    """Log-probabilities of the likeliest first tokens by their text; empty if none were returned."""
     prompt: tuple[float, ...] = ()
     """Log-probabilities of the prompt's tokens from the second on."""
 
 
 def measure(url: str, plan: EnginePlan, probes: Sequence[Probe]) -> list[Measured]:
-    """Ask an engine every probe that it can be asked.
+    """Send an engine every probe that its kind can answer.
 
     Args:
         url: the engine's address.
-        plan: what it was told to serve.
+        plan: the engine's.
         probes: of the artifact's reference.
 
     Raises:
-        EngineFailed: it answers one with an error, or does not tell what engines of its kind tell.
+        EngineFailed: a probe is answered with an error, or without what engines of its kind return.
     """
     kind_of_engine = engine(plan.engine)
     top = min(kind_of_engine.top_log_probabilities, COMPARED_CHOICES)
-    asked = [one for one in probes if one.question.kind != "read" or kind_of_engine.prompt_log_probabilities]
-    together = [one for one in asked if one.question.kind not in ALONE]
+    asked = [probe for probe in probes if probe.question.kind != "read" or kind_of_engine.prompt_log_probabilities]
+    together = [probe for probe in asked if probe.question.kind not in ALONE]
     # Neighbours of all kinds and lengths, the same ones in every run.
     random.Random(len(together)).shuffle(together)
     at_once = max(plan.concurrency, 2)
-    # Engines are on this network: a proxy from the environment has no business between.
+    # Engines are on this network: a proxy from the environment is not for them.
     # A kept connection that the server closes just then (llama.cpp after some requests) would look like a fault.
     limits = httpx.Limits(max_keepalive_connections=0)
     client = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, limits=limits)
     with client, ThreadPoolExecutor(at_once) as pool:
         asker = _Asker(client, url, plan.model_name, top)
-        found = [asker.measure(one) for one in asked if one.question.kind in ALONE]
-        found += pool.map(asker.measure, together)
-    return [one for several in found for one in several]
+        distances = [asker.measure(probe) for probe in asked if probe.question.kind in ALONE]
+        distances += pool.map(asker.measure, together)
+    return [row for rows in distances for row in rows]
 
 
 class _Asker:
@@ -96,14 +97,14 @@ class _Asker:
         self._client, self._url, self._model, self._top = client, url, model, top
 
     def measure(self, probe: Probe) -> list[Measured]:
-        """Ask one probe."""
+        """Send one probe and measure its answer."""
         try:
             return list(self._measured(probe))
         except (httpx.HTTPError, KeyError, IndexError, ValueError, TypeError) as error:
-            said = error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else str(error)
+            text = error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else str(error)
             raise EngineFailed(
                 f"The engine failed a prompt of {probe.tokens} tokens ({probe.question.kind}, {probe.question.name}): "
-                f"{type(error).__name__}: {said}",
+                f"{type(error).__name__}: {text}",
                 "Read its log; production is untouched.",
                 where=self._url,
             ) from None
@@ -112,26 +113,26 @@ class _Asker:
         question = probe.question
         answer = self._ask(probe)
 
-        def found(gauge: Gauge, nats: float, told: str) -> Measured:
+        def row(gauge: Gauge, nats: float, detail: str) -> Measured:
             nats = min(nats, LARGEST_NATS)
-            return Measured(kind=question.kind, gauge=gauge, name=question.name, nats=nats, told=told)
+            return Measured(kind=question.kind, gauge=gauge, name=question.name, nats=nats, detail=detail)
 
         first = probe.choices[0]
         if question.kind == "read":
-            yield found("read", *_read(probe, answer.prompt))
+            yield row("read", *_read(probe, answer.prompt))
             return
         if question.kind == "stop":
             nats = 0.0 if answer.ended and not answer.text.strip() else _not_ended(probe.choices)
-            yield found("choice", nats, f"went on with {answer.text!r}" if nats else "ended")
+            yield row("choice", nats, f"went on with {answer.text!r}" if nats else "ended")
             return
-        yield found("choice", regret(probe.choices, answer.text), f"said {answer.text!r}, likeliest is {first.text!r}")
-        # llama.cpp tells none of a token that it does not show: one that ends the answer, or half a letter.
+        yield row("choice", regret(probe.choices, answer.text), f"said {answer.text!r}, likeliest is {first.text!r}")
+        # llama.cpp returns none for a token that it does not show: one that ends the answer, or half a letter.
         if self._top and (answer.top or answer.text.strip(UNREADABLE)):
             if not answer.top:
-                raise ValueError("log-probabilities were asked for, and none came")
-            text, value = max(answer.top.items(), key=lambda one: one[1])
-            told = f"{text!r} at {value:.2f}, by the reference {first.text!r} at {first.log_probability:.2f}"
-            yield found("top", apart(probe.choices, answer.top), told)
+                raise ValueError("log-probabilities were requested, and none were returned")
+            text, value = max(answer.top.items(), key=lambda item: item[1])
+            detail = f"{text!r} at {value:.2f}, by the reference {first.text!r} at {first.log_probability:.2f}"
+            yield row("top", mean_difference(probe.choices, answer.top), detail)
 
     def _ask(self, probe: Probe) -> _Answer:
         question, chat = probe.question, bool(probe.question.messages)
@@ -152,7 +153,7 @@ class _Asker:
         response = self._client.post(url, json=body).raise_for_status()
         choice = response.json()["choices"][0]
         logs = choice.get("logprobs") or {}
-        # The last is of the token that was generated.
+        # The last one belongs to the generated token.
         prompt = tuple(logs["token_logprobs"][1:-1]) if question.kind == "read" else ()
         return _Answer(_text(choice), choice.get("finish_reason") == "stop", _top(logs), prompt)
 
@@ -173,64 +174,65 @@ class _Asker:
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    """What was said, in whichever of the two APIs; thoughts are answers too."""
+    """The answer's text in either of the two APIs; reasoning is part of it."""
     if "text" in choice:
         return str(choice["text"] or "")
-    said = choice.get("message") or choice.get("delta") or {}
-    return "".join(str(said.get(part) or "") for part in ("reasoning_content", "reasoning", "content"))
+    message = choice.get("message") or choice.get("delta") or {}
+    return "".join(str(message.get(part) or "") for part in ("reasoning_content", "reasoning", "content"))
 
 
 def _top(logs: Mapping[str, Any]) -> dict[str, float]:
     """The likeliest first tokens, in the form of chats (`content`), which llama.cpp uses for all, or of completions."""
     if content := logs.get("content"):
-        return {one["token"]: one["logprob"] for one in reversed(content[0]["top_logprobs"])}
-    told = logs.get("top_logprobs")
-    return dict(told[-1]) if told and told[-1] else {}
+        return {token["token"]: token["logprob"] for token in reversed(content[0]["top_logprobs"])}
+    tokens = logs.get("top_logprobs")
+    return dict(tokens[-1]) if tokens and tokens[-1] else {}
 
 
-def regret(choices: Sequence[Choice], said: str) -> float:
-    """By how many nats the reference holds the token that an engine chose less likely than its own first choice.
+def regret(choices: Sequence[Choice], text: str) -> float:
+    """How much less likely an engine's token is than the likeliest one, by the reference, in nats.
 
     Engines differ in how they show a token: some drop its leading space, none shows special tokens or half a letter.
-    Where several tokens look alike, the likeliest counts: the doubt is the engine's.
+    If several tokens look alike, the likeliest counts, in the engine's favour.
     """
-    alike = [one for one in choices if one.text == said]
-    if not alike and not said.strip().strip(UNREADABLE):
-        alike = [one for one in choices if one.hidden or UNREADABLE in one.text or not one.text.strip()]
-    alike = alike or [one for one in choices if one.text.strip() == said.strip()] or [choices[-1]]
-    return choices[0].log_probability - max(one.log_probability for one in alike)
+    alike = [choice for choice in choices if choice.text == text]
+    if not alike and not text.strip().strip(UNREADABLE):
+        alike = [choice for choice in choices if choice.hidden or UNREADABLE in choice.text or not choice.text.strip()]
+    alike = alike or [choice for choice in choices if choice.text.strip() == text.strip()] or [choices[-1]]
+    return choices[0].log_probability - max(choice.log_probability for choice in alike)
 
 
-def apart(choices: Sequence[Choice], told: Mapping[str, float]) -> float:
+def mean_difference(choices: Sequence[Choice], top: Mapping[str, float]) -> float:
     """Mean difference of log-probabilities over the reference's likeliest tokens, weighted by their probabilities.
 
-    A token that an engine does not tell is at most as likely to it as the least likely one that it tells.
+    A token that an engine does not return is at most as likely to it as the least likely one that it returns.
     """
-    bare = {text.strip(): value for text, value in sorted(told.items(), key=lambda one: one[1])}
-    least, total, weights = min(told.values()), 0.0, 0.0
-    for one in choices[:COMPARED_CHOICES]:
-        value = told.get(one.text, bare.get(one.text.strip()))
+    bare = {text.strip(): value for text, value in sorted(top.items(), key=lambda item: item[1])}
+    least, total, weights = min(top.values()), 0.0, 0.0
+    for choice in choices[:COMPARED_CHOICES]:
+        value = top.get(choice.text, bare.get(choice.text.strip()))
         if value is None:
-            # Names of these differ between engines: nothing follows from not finding one.
-            if one.hidden or UNREADABLE in one.text:
+            # Their names differ between engines: a missing one shows nothing.
+            if choice.hidden or UNREADABLE in choice.text:
                 continue
-            value = min(least, one.log_probability)
-        weight = exp(one.log_probability)
-        total += weight * abs(one.log_probability - value)
+            value = min(least, choice.log_probability)
+        weight = exp(choice.log_probability)
+        total += weight * abs(choice.log_probability - value)
         weights += weight
     return total / weights if weights else LARGEST_NATS
 
 
-def _read(probe: Probe, told: Sequence[float]) -> tuple[float, str]:
+def _read(probe: Probe, returned: Sequence[float]) -> tuple[float, str]:
     own = probe.prompt_log_probabilities
-    if len(told) != len(own):
-        return LARGEST_NATS, f"read {len(told) + 1} tokens where the artifact's tokenizer makes {len(own) + 1}"
-    apart = [abs(ours - theirs) for ours, theirs in zip(own, told)]
-    worst = max(range(len(apart)), key=apart.__getitem__)
-    return sum(apart) / len(apart), f"token {worst + 2} at {told[worst]:.2f} nats, by the reference at {own[worst]:.2f}"
+    if len(returned) != len(own):
+        return LARGEST_NATS, f"read {len(returned) + 1} tokens where the artifact's tokenizer makes {len(own) + 1}"
+    differences = [abs(reference - engine) for reference, engine in zip(own, returned)]
+    worst = max(range(len(differences)), key=differences.__getitem__)
+    detail = f"token {worst + 2} at {returned[worst]:.2f} nats, by the reference at {own[worst]:.2f}"
+    return sum(differences) / len(differences), detail
 
 
 def _not_ended(choices: Sequence[Choice]) -> float:
-    """What going on costs where the reference's first choice is to end."""
-    other = next((one for one in choices if not one.hidden), choices[-1])
+    """Distance of an answer that continues where the reference's likeliest token ends it."""
+    other = next((choice for choice in choices if not choice.hidden), choices[-1])
     return choices[0].log_probability - other.log_probability

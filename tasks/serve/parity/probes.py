@@ -1,9 +1,10 @@
-"""Which prompts an engine is asked before traffic: each kind shows a fault that the others may miss.
+"""The prompts of the parity gate: each kind reveals a fault that the others may miss.
 
-`short` are asked alone; `neighbours`, `streamed`, `chat` and `stop` all at once, of many lengths, in English and
-other languages, code and tables. `long` are pages near the line's context whose next word stands at their beginning:
-a context cut off and a wrong RoPE base show there. `stop` are conversations whose answer is over: the next token must
-end it. `read` are texts whose own tokens' log-probabilities are compared, where an engine tells them.
+`short` prompts are sent one at a time; `neighbours`, `streamed`, `chat` and `stop` all at once, of many lengths, in
+English and other languages, code and tables. `long` prompts are pages near the line's context whose next word stands
+at their beginning: a truncated context and a wrong RoPE base show there. `stop` prompts are conversations whose answer
+is complete: the next token must end it. `read` prompts are texts whose own tokens' log-probabilities are compared,
+where an engine returns them.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.drift.held_out import HeldDocument, Turn
 
 VERSION = 1
-"""Of the questions made here; a change makes every reference be made anew."""
+"""Version of these prompts; with a change of it every reference is computed again."""
 Kind = Literal["short", "neighbours", "streamed", "chat", "long", "stop", "read"]
 ALONE: tuple[Kind, ...] = ("short", "long", "read")
-"""Kinds that are asked one after the other, with nothing beside them."""
+"""Kinds that are sent one after the other, with no other request in progress."""
 
 SHORT_WORDS, STREAMED_WORDS = 8, 14
 NEIGHBOUR_WORDS = (5, 90)
-"""Fewest and most words of a neighbour; the lengths lie evenly between, so that a batch has all of them."""
+"""Fewest and most words of a neighbour; lengths are spread evenly between, so that a batch has all of them."""
 READ_TEXTS, READ_WORDS = 6, 100
 """Echoed log-probabilities cost an engine a whole vocabulary a position, so these are few and short."""
 LONG_SHARES = (0.5, 1.0)
-"""Of the longest prompt: one page each."""
+"""Shares of the longest prompt: one page each."""
 LONGEST_TOKENS = 32_768
-"""No page is longer, whatever the context: the reference is made on processors too."""
+"""Longest page, whatever the context: references are computed on CPUs too."""
 SPARE_TOKENS = 24
-"""Left of the context for the answer and for an engine's own bookkeeping."""
+"""Part of the context that is left for the answer and for an engine's own bookkeeping."""
 RECALLED, ASKED = 3, 2
-"""Facts that a page's end repeats, and how many of the last are asked for, one prompt each: the first shows the way."""
+"""Facts that a page's end repeats, and how many of the last are asked, one prompt each; the first is an example."""
 
 PLACES = ("bakery", "chapel", "harbour", "library", "mill", "museum", "office", "school", "stable", "tower")
 WORDS = ("candle", "copper", "lemon", "marble", "orange", "pepper", "silver", "tiger", "velvet", "winter")
@@ -81,7 +82,7 @@ ENDED: tuple[tuple[Turn, ...], ...] = tuple(
 
 
 class Question(BaseModel):
-    """One prompt: plain text, or messages that the engine is to put into the model's chat template."""
+    """One prompt: plain text, or messages for the model's chat template."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,38 +93,38 @@ class Question(BaseModel):
 
 
 def questions(documents: Sequence[HeldDocument], longest_tokens: int, count: Callable[[str], int]) -> list[Question]:
-    """All prompts but those that need a chat template.
+    """Make all prompts except those that need a chat template.
 
     Args:
-        documents: the held text.
-        longest_tokens: longest prompt of the line.
-        count: how many tokens a text is to the artifact's tokenizer.
+        documents: the held-out texts.
+        longest_tokens: of the line's prompts.
+        count: returns a text's number of tokens in the artifact's tokenizer.
     """
-    texts = {one.name: one.text for one in documents}
-    found = [Question(kind="short", name=name, text=_words(text, SHORT_WORDS)) for name, text in texts.items()]
+    texts = {document.name: document.text for document in documents}
+    prompts = [Question(kind="short", name=name, text=_words(text, SHORT_WORDS)) for name, text in texts.items()]
     low, high = NEIGHBOUR_WORDS
     for number, (name, text) in enumerate(texts.items()):
         for part in (number, 2 * len(texts) - 1 - number):
             words = low + (high - low) * part // (2 * len(texts) - 1)
-            found.append(Question(kind="neighbours", name=f"{name} {words}", text=_words(text, words)))
+            prompts.append(Question(kind="neighbours", name=f"{name} {words}", text=_words(text, words)))
         if number % 2:
-            found.append(Question(kind="streamed", name=name, text=_words(text, STREAMED_WORDS)))
+            prompts.append(Question(kind="streamed", name=name, text=_words(text, STREAMED_WORDS)))
     for name, text in list(texts.items())[:: max(len(texts) // READ_TEXTS, 1)][:READ_TEXTS]:
-        found.append(Question(kind="read", name=name, text=_words(text, READ_WORDS)))
+        prompts.append(Question(kind="read", name=name, text=_words(text, READ_WORDS)))
     for share in LONG_SHARES:
-        found += _page(list(texts.values()), int(share * min(longest_tokens, LONGEST_TOKENS)), count)
-    return [one for one in found if count(one.text) <= longest_tokens]
+        prompts += _page(list(texts.values()), int(share * min(longest_tokens, LONGEST_TOKENS)), count)
+    return [prompt for prompt in prompts if count(prompt.text) <= longest_tokens]
 
 
 def longest_prompt(context: int, positions: int | None) -> int:
-    """Tokens of the longest prompt: the line's context, or what the model can hold, less room for the answer."""
+    """Tokens of the longest prompt: the line's context or the model's own limit, less space for the answer."""
     held = min(context, positions or context)
     return max(held - SPARE_TOKENS, held // 2)
 
 
 def digest(documents: Sequence[HeldDocument], context: int) -> str:
-    """64 hex digits over all that the prompts are made of, beside the tokenizer."""
-    made_of = [VERSION, context, [[one.name, one.text] for one in documents]]
+    """Digest of everything that the prompts are made of except the tokenizer, 64 hex digits."""
+    made_of = [VERSION, context, [[document.name, document.text] for document in documents]]
     written = [[turn.model_dump() for turn in turns] for turns in CHATS + ENDED]
     return hashlib.sha256(json.dumps([made_of, written, PLACES, WORDS]).encode()).hexdigest()
 
@@ -137,23 +138,23 @@ def _words(text: str, count: int) -> str:
 
 
 def _page(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> list[Question]:
-    """One page, asked for several words of its beginning: each prompt goes on where the last ended."""
+    """Make one page that asks for several words of its beginning: each prompt continues the previous one."""
     order = random.Random(tokens)
     words = dict(zip(PLACES, order.sample(WORDS, len(WORDS))))
     facts = {place: f"The password of the {place} is {word}" for place, word in words.items()}
     recalled = order.sample(PLACES, RECALLED)
     head, tail = (f"{'. '.join(facts[place] for place in places)}.\n" for places in (PLACES, recalled))
-    # Paragraphs of the held text between, as many as fit; what one costs is counted once, joined they cost no more.
+    # As many held-out paragraphs as fit stand between. Each is counted once; joined they have no more tokens.
     paragraphs = [f"{part}\n" for text in texts for part in text.split("\n") if part.strip()]
     costs = [count(part) for part in paragraphs]
-    room = tokens - count(head + tail)
+    tokens_left = tokens - count(head + tail)
     for part, cost in cycle(zip(paragraphs, costs)):
-        if cost > room:
+        if cost > tokens_left:
             break
-        head, room = head + part, room - cost
-    page, found = head + tail, []
+        head, tokens_left = head + part, tokens_left - cost
+    page, prompts = head + tail, []
     for place in recalled[-ASKED:]:
-        # Up to the word that stands at the page's beginning; each prompt goes on where the last ended.
+        # Up to the word that stands at the page's beginning; each prompt continues the previous one.
         cut = page.rindex(facts[place]) + len(facts[place]) - len(f" {words[place]}")
-        found.append(Question(kind="long", name=f"{tokens} tokens, {place}", text=page[:cut]))
-    return found
+        prompts.append(Question(kind="long", name=f"{tokens} tokens, {place}", text=page[:cut]))
+    return prompts

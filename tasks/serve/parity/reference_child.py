@@ -1,7 +1,7 @@
-"""The process that makes a reference: `python -m tasks.serve.parity.reference_child JOB.json`.
+"""The process that computes a reference: `python -m tasks.serve.parity.reference_child JOB.json`.
 
-A process of its own for the reasons of `drift/distributions_child.py`, whose way of loading it shares. Where the GPU
-has no room (an engine serves on it), the processor takes its place.
+It is separate for the reasons of `drift/distributions_child.py`, with which it shares the loading of models. If the
+GPU's memory is full, because an engine serves on it, the model runs on the CPU.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from jinja2 import TemplateError
 
 from tasks.evaluate.drift.distributions_child import load_model, load_tokenizer, logits_of
 from tasks.serve.parity.probes import CHATS, ENDED, Question, longest_prompt, questions
-from tasks.serve.parity.reference_job import Choice, Job, Made, Probe
+from tasks.serve.parity.reference_job import Choice, Job, JobResult, Probe
 from weighbridge.processor import has_fast_bf16
 
 KEPT_CHOICES = 64
-"""Likeliest tokens kept a prompt; beyond them a token counts as likely as the last, which never overstates a fault."""
+"""Likeliest tokens kept of each prompt. Any other counts as likely as the last one, so a fault is never overstated."""
 DATED = "strftime_now"
-"""What chat templates call to tell the model today's date (transformers, chat templates)."""
+"""The function by which chat templates tell the model today's date (transformers, chat templates)."""
 
 
-class Asker:
-    """A model that is asked what comes after prompts."""
+class ReferenceModel:
+    """A model that predicts the tokens after prompts."""
 
     def __init__(self, job: Job) -> None:
         self.tokenizer = load_tokenizer(job.folder)
@@ -34,23 +34,23 @@ class Asker:
         self._hidden = {id for token, id in self.tokenizer.get_vocab().items() if token in added}
 
     def probes(self, asked: Sequence[tuple[Question, list[int]]]) -> list[Probe]:
-        """Ask all; a prompt that begins a longer one needs no pass of its own."""
-        found: dict[int, Probe] = {}
+        """Predict after all prompts; a prompt that begins a longer one shares its forward pass."""
+        probes: dict[int, Probe] = {}
         left = sorted(range(len(asked)), key=lambda number: -len(asked[number][1]))
         while left:
             longest = asked[left[0]][1]
             # Pages are cut at several places near their end, and texts are read as a whole.
-            here = [number for number in left if longest[: len(asked[number][1])] == asked[number][1]]
-            first = min(2 if asked[number][0].kind == "read" else len(asked[number][1]) + 1 for number in here)
+            sharing = [number for number in left if longest[: len(asked[number][1])] == asked[number][1]]
+            first = min(2 if asked[number][0].kind == "read" else len(asked[number][1]) + 1 for number in sharing)
             logits = logits_of(self.model, [*longest, 0], len(longest) + 2 - first).double()
-            for number in here:
+            for number in sharing:
                 question, ids = asked[number]
-                found[number] = self._probe(question, ids, logits[: len(ids) + 2 - first].log_softmax(-1))
-            left = [number for number in left if number not in here]
-        return [found[number] for number in range(len(asked))]
+                probes[number] = self._probe(question, ids, logits[: len(ids) + 2 - first].log_softmax(-1))
+            left = [number for number in left if number not in sharing]
+        return [probes[number] for number in range(len(asked))]
 
     def _probe(self, question: Question, ids: list[int], logs: Any) -> Probe:
-        """From log-probabilities: the last row is of what follows the prompt, those before are of its own tokens."""
+        """Make a probe from log-probabilities: the last row follows the prompt, the others are of its own tokens."""
         top = logs[-1].topk(min(KEPT_CHOICES, logs.shape[-1]))
         choices = tuple(
             Choice(text=self.tokenizer.decode([id]), log_probability=round(value, 5), hidden=id in self._hidden)
@@ -63,22 +63,22 @@ class Asker:
         return Probe(question=question, tokens=len(ids), choices=choices, prompt_log_probabilities=own)
 
 
-def run(job: Job) -> Made:
-    """Make every prompt that this artifact can be asked, and ask it."""
-    asker = Asker(job)
-    tokenizer = asker.tokenizer
-    longest = longest_prompt(job.context, getattr(asker.model.config, "max_position_embeddings", None))
+def run(job: Job) -> JobResult:
+    """Make every prompt that this artifact can be given, and predict after it."""
+    model = ReferenceModel(job)
+    tokenizer = model.tokenizer
+    longest = longest_prompt(job.context, getattr(model.model.config, "max_position_embeddings", None))
     made = questions(job.documents, longest, lambda text: len(tokenizer(text)["input_ids"]))
     asked = [(one, list(tokenizer(one.text)["input_ids"])) for one in made]
     chats, left_out = _chats(tokenizer)
     asked += [one for one in chats if len(one[1]) <= longest]
-    probes = asker.probes(asked)
-    stops = _stop_texts(asker)
-    # Only where the reference itself ends the answer has an engine to.
-    ended = [one for one in probes if one.question.kind != "stop" or one.choices[0].text in stops]
-    if not any(one.question.kind == "stop" for one in ended):
+    probes = model.probes(asked)
+    stops = _stop_texts(model)
+    # An engine has to end an answer only if the reference ends it.
+    kept = [probe for probe in probes if probe.question.kind != "stop" or probe.choices[0].text in stops]
+    if not any(probe.question.kind == "stop" for probe in kept):
         left_out.append("No answer that must end was found: the stop token is not checked.")
-    return Made(probes=tuple(ended), left_out=tuple(left_out))
+    return JobResult(probes=tuple(kept), left_out=tuple(left_out))
 
 
 def _load(job: Job) -> Any:
@@ -87,12 +87,12 @@ def _load(job: Job) -> Any:
     try:
         return load_model(job.folder, job.device, job.dtype)
     except torch.OutOfMemoryError:
-        print("No room on the GPU: the processor takes its place.", file=sys.stderr)
+        print("The GPU's memory is full: the model runs on the CPU.", file=sys.stderr)
         return load_model(job.folder, "cpu", "auto" if has_fast_bf16() else "float32")
 
 
 def _chats(tokenizer: Any) -> tuple[list[tuple[Question, list[int]]], list[str]]:
-    """Conversations as the artifact's own template writes them, and what cannot be asked."""
+    """Conversations in the artifact's own chat template, and sentences on what is left out."""
     template = tokenizer.chat_template
     if not template:
         return [], ["The artifact has no chat template: conversations are not compared."]
@@ -106,29 +106,29 @@ def _chats(tokenizer: Any) -> tuple[list[tuple[Question, list[int]]], list[str]]
     for number, turns in enumerate(ENDED):
         text = _written(tokenizer, turns, tokenize=False, continue_final_message=True)
         if text is not None:
-            # Sent as plain text, before which every tokenizer puts its own beginning.
+            # Sent as plain text, to which every tokenizer adds its own beginning.
             text = text.removeprefix(tokenizer.bos_token or "")
             found.append((Question(kind="stop", name=f"ended {number}", text=text), tokenizer(text)["input_ids"]))
     return found, left_out
 
 
 def _written(tokenizer: Any, turns: Sequence[Any], **how: Any) -> Any:
-    """A conversation in the template; None where the template refuses it, as some do a system's turn."""
+    """A conversation in the chat template; None if the template refuses it, as some do with a system message."""
     try:
         return tokenizer.apply_chat_template([turn.model_dump() for turn in turns], **how)
     except (TemplateError, ValueError):
         return None
 
 
-def _stop_texts(asker: Asker) -> set[str]:
+def _stop_texts(model: ReferenceModel) -> set[str]:
     """Tokens that end an answer, by the artifact's generation settings."""
-    named = asker.model.generation_config.eos_token_id
+    named = model.model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [] if named is None else [named]
-    return {asker.tokenizer.decode([id]) for id in ids}
+    return {model.tokenizer.decode([id]) for id in ids}
 
 
 def main(path: Path) -> int:
-    """Do the job that a file describes."""
+    """Do the job of a file."""
     job = Job.model_validate_json(path.read_bytes())
     job.write(run(job))
     return 0

@@ -1,4 +1,4 @@
-"""What the process that makes a reference is told, and what it tells."""
+"""Input and output of the process that computes a reference."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Choice(BaseModel):
     log_probability: float
     """Natural logarithm."""
     hidden: bool = False
-    """Whether engines leave it out of the text that they answer: a special token, or one of a template's own."""
+    """True if engines leave it out of the answer's text: a special token, or one of the chat template."""
 
 
 class Probe(BaseModel):
-    """One prompt with what comes next, by the reference."""
+    """One prompt and its likeliest next tokens, by the reference."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +38,7 @@ class Probe(BaseModel):
 
 
 class Job(BaseModel):
-    """What the child has to do."""
+    """Input of the process."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,18 +49,18 @@ class Job(BaseModel):
     dtype: str
     out: Path
 
-    def write(self, made: Made) -> None:
-        """Leave what was made for the parent."""
-        self.out.write_text(made.model_dump_json())
+    def write(self, result: JobResult) -> None:
+        """Write the result for the parent process."""
+        self.out.write_text(result.model_dump_json())
 
     def read(self) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
-        """Probes, and what was left out."""
-        made = Made.model_validate_json(self.out.read_bytes())
-        return made.probes, made.left_out
+        """Read the probes, and the sentences on what was left out."""
+        result = JobResult.model_validate_json(self.out.read_bytes())
+        return result.probes, result.left_out
 
 
-class Made(BaseModel):
-    """What the child made."""
+class JobResult(BaseModel):
+    """Output of the process."""
 
     probes: tuple[Probe, ...]
     left_out: tuple[str, ...]

@@ -8,7 +8,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from tasks.fit.rows import FitRow
-from tasks.serve.fleet.kubernetes import MODELS, PORT, Cluster, Placed, manifests
+from tasks.serve.fleet.kubernetes import MODELS, PORT, Cluster, PlacedVersion, manifests
 from weighbridge.line import Admission, Engine, Line, Rollout, SuiteUse, Target
 
 VERSIONS = ("1.31", "1.34", "1.37")
@@ -37,8 +37,8 @@ def row(gpu: str, count: int) -> FitRow:
     return FitRow(gpu=gpu, count=count, tp=count, **sizes, **more, **whole)
 
 
-def placed(version: int, weight: int, gpu: str = "H100", count: int = 2) -> Placed:
-    return Placed(version=version, digest=DIGEST, scheme="int8", weight=weight, row=row(gpu, count))
+def placed(version: int, weight: int, gpu: str = "H100", count: int = 2) -> PlacedVersion:
+    return PlacedVersion(version=version, digest=DIGEST, scheme="int8", weight=weight, row=row(gpu, count))
 
 
 def made(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_two_versions_share_nothing_but_the_route() -> None:
 
 
 def test_on_a_processor_memory_is_asked_for_as_planned() -> None:
-    one = Placed(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
+    one = PlacedVersion(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
     deployment = manifests(line("vllm"), [one], Cluster(image="vllm"))[0]
     resources = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert resources == {"requests": {"memory": "7Gi"}, "limits": {"memory": "7Gi"}}

@@ -91,8 +91,8 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
     wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "mirrored"]
     assert [entry["version"] for entry in entries] == ["1"] * 20
-    assert ("mirrored", "2") not in gateway.answered()
-    assert gateway.answered()["mirrored", "1"].answers == 20
+    assert ("mirrored", "2") not in gateway.client_counts()
+    assert gateway.client_counts()["mirrored", "1"].answers == 20
 
 
 def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: Make) -> None:

@@ -32,7 +32,7 @@ def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path: Path, 
     with answering(PROBES, with_noise(noise)) as (url, _):
         told = ask(url, tmp_path / "engine", engine)
     assert told[0] == "No template."
-    assert "computes what the artifact says" in told[1]
+    assert "computes what the artifact does" in told[1]
     assert "long/choice" in told[1]
     assert ("long/top" in told[1]) == (engine != "transformers")
     assert ("read/read" in told[1]) == (engine == "vllm")

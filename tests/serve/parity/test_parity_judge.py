@@ -27,7 +27,7 @@ KINDS: dict[Kind, int] = {"short": 16, "neighbours": 32, "streamed": 8, "chat": 
 
 
 def rows(nats: Sequence[float], kind: Kind = "short", gauge: Gauge = "top") -> list[Measured]:
-    return [Measured(kind=kind, gauge=gauge, name=str(n), nats=one, told="") for n, one in enumerate(nats)]
+    return [Measured(kind=kind, gauge=gauge, name=str(n), nats=one, detail="") for n, one in enumerate(nats)]
 
 
 def draw(numbers: Any, shape: str, scale: float, count: int) -> list[float]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasks.engines import engine, engine_names
 from tasks.evaluate.drift.held_out import held_documents
-from tasks.serve.parity.measure import apart, regret
+from tasks.serve.parity.measure import mean_difference, regret
 from tasks.serve.parity.probes import LONG_SHARES, digest, longest_prompt, questions
 from tasks.serve.parity.reference_job import Choice
 
@@ -77,7 +77,7 @@ def test_a_choice_costs_what_the_reference_holds_it_less_likely() -> None:
 
 def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely() -> None:
     told = {one.text: one.log_probability for one in CHOICES}
-    assert apart(CHOICES, told) == 0
-    assert apart(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9
-    assert apart(CHOICES, {" London": -0.1, " Rome": -3.0}) > 1
-    assert 0 < apart(CHOICES, {**told, " Paris": -0.6}) < 0.1
+    assert mean_difference(CHOICES, told) == 0
+    assert mean_difference(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9
+    assert mean_difference(CHOICES, {" London": -0.1, " Rome": -3.0}) > 1
+    assert 0 < mean_difference(CHOICES, {**told, " Paris": -0.6}) < 0.1

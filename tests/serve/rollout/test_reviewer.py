@@ -92,7 +92,7 @@ def plan(settings: Settings) -> Line:
     )
     weighed = Weighed(artifact=artifact, verdict=verdict, candidate_scores=(ours,), production_scores=(theirs,))
     source = Source(repo="org/toy", commit="c" * 40, licence="mit", gated=False, config={}, files=(), ignored=())
-    propose(line, source, None, [weighed])
+    propose(ServingInstallation(settings), line, source, None, [weighed])
     return line
 
 
