@@ -283,10 +283,7 @@ def engines_page() -> str:
 
     rows = []
     for name in engine_names():
-        try:
-            found: Any = engine(name)
-        except AttributeError:
-            continue
+        found: Any = engine(name)
         tokens = found.top_log_probabilities
         rows.append(
             [
@@ -308,28 +305,36 @@ def engines_page() -> str:
 
 def schemes_page() -> str:
     """Every scheme, and the methods that make them."""
-    from tasks.schemes import scheme, scheme_names
+    from tasks.schemes import all_schemes
 
     rows = []
-    for name in scheme_names():
-        try:
-            found = scheme(name)
-        except AttributeError:
-            continue
+    for found in all_schemes():
         shared = f"{found.block[0]} × {found.block[1]}" if found.block else ", ".join(map(str, found.group_sizes))
         rows.append(
             [
-                code(name),
+                code(found.name) + ("" if found.written else " (only read)"),
                 cell(found.summary),
                 str(found.weight_bits),
                 str(found.activation_bits),
                 shared,
                 found.format,
+                code(found.kernel),
+                code(found.capability or ""),
                 ", ".join(map(code, found.methods)),
                 ", ".join(map(code, found.by_name)),
             ]
         )
-    header = ["name", "what it does", "weight bits", "activation bits", "group or block", "format", "methods"]
+    header = [
+        "name",
+        "what it does",
+        "weight bits",
+        "activation bits",
+        "group or block",
+        "format",
+        "kernel of the engine",
+        "capability of the GPU",
+        "methods",
+    ]
     files = sorted((ROOT / "tasks" / "quantize" / "methods").glob("[!_]*.py"))
     methods = [[code(path.stem), cell(module_docstring(path))] for path in files]
     return (

@@ -162,3 +162,30 @@ def test_the_assertion_of_its_page_decides() -> None:
     spec = AssertionSpec(type="ends-with", value="Paris")
     assert kind.holds(spec, Answer(text="It is Paris")) and not kind.holds(spec, Answer(text="Paris it is"))
     assert not kind.problem(spec) and kind.problem(AssertionSpec(type="ends-with"))
+
+
+def test_the_engine_of_its_page_can_be_planned_and_launched() -> None:
+    from tasks.engines import EnginePlan
+    from tasks.schemes import scheme
+
+    engine = run_example("add-an-engine.md")["Engine"]()
+    plan = EnginePlan(
+        engine="my-engine",
+        engine_version=engine.version(),
+        model_name="toy",
+        context=64,
+        concurrency=2,
+        flags={"eager": True},
+    )
+    spec = engine.launch(plan, Path("/models/toy"), "127.0.0.1", 8200)
+    assert spec.command[:3] == ("my-engine", "serve", "/models/toy") and spec.command[-1] == "--eager"
+    assert engine.health_path(plan) == "/health"
+    profile = engine.memory[-1]
+    assert profile.serves(scheme("int8")) and not profile.serves(scheme("int4"))
+
+
+def test_the_scheme_of_its_page_is_one() -> None:
+    from tasks.schemes import Scheme
+
+    found = run_example("add-a-scheme.md")["SCHEME"]
+    assert isinstance(found, Scheme) and found.name == "int4-g32" and found.changes_weights
