@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up what they need and may be run again at any time.
+# `make demo`, `make check` and `make test` set up what they need and may be run again at any time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,12 +14,13 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test up down clean vllm docs
+.PHONY: demo check static test up down clean vllm docs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install, start the local stack, take a real model down the whole road"
-	@echo "make test   install (vLLM too), lint, type-check, run all tests"
+	@echo "make check  install, lint, type-check, run every test that needs no server (minutes)"
+	@echo "make test   install (vLLM too), then all of make check and the tests on real servers and the whole stack"
 	@echo "make vllm   install vLLM for the CPU into .vllm, which lines with the engine vllm then find"
 	@echo "make docs   write docs/reference/ from the code and build the site into .site/"
 	@echo "make down   stop everything that was started"
@@ -38,13 +39,24 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP)
-	@$(MAKE) vllm || echo "vLLM could not be installed: its tests are skipped, and say so."
+# Tests that wait leave the cores to each other: one worker more than there are cores. Files stay together on a worker.
+PYTEST := $(BIN)/pytest
+PARALLEL := -n $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1) --dist loadgroup
+
+static: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+
+check: static
+	$(PYTEST) $(PARALLEL) -m "not server and not e2e"
+
+# The stack's own tests come last and alone: they measure what users wait for, and other tests would be in the way.
+test: static
+	@$(MAKE) vllm || echo "vLLM could not be installed: its tests are skipped, and say so."
+	$(PYTEST) $(PARALLEL) -m "not e2e"
+	$(PYTEST) -m e2e
 
 # vLLM for a processor, a third party's build, in an environment of its own; with a GPU install vllm there instead.
 VLLM := .vllm

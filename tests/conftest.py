@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import servers
 from tests.support.mlflow_server import MlflowServer, running, serving
 from tests.support.ports import free_port
 
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")
 EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
+
+
+servers.watch()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, and keep tests that share one on the same worker of pytest-xdist."""
+    for item in items:
+        servers.mark(item)
+        item.add_marker(pytest.mark.xdist_group(servers.group(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """Fail a test that starts a server and does not say so."""
+    with servers.refused(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from contextlib import ExitStack
@@ -11,6 +12,14 @@ FIRST, LAST = 20000, 32000
 of that range may be free now and taken before its server listens."""
 
 
+def own_range() -> tuple[int, int]:
+    """Range of this test process; the processes beside it have other ranges."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    size = (LAST - FIRST) // int(workers)
+    first = FIRST + size * int(worker.removeprefix("gw"))
+    return first, first + size
+
+
 def free_port() -> int:
     """Find a port that is free at the moment."""
     return free_ports(1)[0]
@@ -18,8 +27,9 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """Find consecutive ports that are free at the moment."""
+    lowest, highest = own_range()
     while True:
-        first = random.randrange(FIRST, LAST - count)
+        first = random.randrange(lowest, highest - count)
         ports = list(range(first, first + count))
         try:
             with ExitStack() as stack:
