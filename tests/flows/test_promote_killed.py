@@ -36,6 +36,7 @@ from weighbridge.settings import Settings, load_settings
 PROGRAMS = postgres_programs()
 PROMOTIONS = int(os.environ.get("WEIGHBRIDGE_KILLED_PROMOTIONS", "2"))
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.timeout(300 + 300 * PROMOTIONS),
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
 ]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.server
+
 SCHEDULED = """
 import asyncio
 from prefect.server import models, schemas

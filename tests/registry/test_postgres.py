@@ -24,6 +24,7 @@ from weighbridge.settings import Settings, load_settings
 Make = Callable[..., ReleaseRecord]
 PROGRAMS = postgres_programs()
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.timeout(400),
     pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL on this machine"),
 ]

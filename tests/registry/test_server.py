@@ -20,7 +20,7 @@ from weighbridge.line import Approval
 
 Make = Callable[..., ReleaseRecord]
 # The server takes 17 s to start on an idle machine, and more than a minute on a busy one.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

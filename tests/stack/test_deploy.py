@@ -22,7 +22,7 @@ from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings, project_root
 
 # Prefect's server takes half a minute to start, longer on a machine that is busy with other tests.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 DESCRIBED = project_root() / "automations.yaml"
 
 

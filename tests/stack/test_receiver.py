@@ -23,7 +23,7 @@ from tests.support.waiting import wait_for
 from weighbridge.health import answers
 from weighbridge.settings import project_root
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 LINES = ("clicked-line", "unscheduled-line")
 
 

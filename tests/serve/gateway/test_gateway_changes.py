@@ -174,6 +174,7 @@ def test_bootstrap_again_while_it_runs_changes_nothing(running: Running, engine:
     assert running.chat("again").status_code == 200
 
 
+@pytest.mark.server
 def test_bootstrap_again_before_there_is_any_line_changes_nothing(tmp_path: Path) -> None:
     running = Running(make_gateway(tmp_path))
     try:
@@ -208,6 +209,7 @@ def test_what_envoy_refuses_is_told_in_time_and_mended(
     assert running.chat("refused").headers["x-weighbridge-version"] == "2"
 
 
+@pytest.mark.server
 def test_a_start_serves_what_was_written_down_before(tmp_path: Path, engine: Make) -> None:
     gateway = make_gateway(tmp_path)
     gateway.set_line("kept", [engine().backend("3", 100)], wait=False)

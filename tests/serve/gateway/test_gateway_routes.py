@@ -212,6 +212,7 @@ def test_a_writer_killed_before_it_rendered_is_mended_by_the_next_start(gateway:
     assert "a@7" in (gateway.folder / "discovery" / "rds.json").read_text()
 
 
+@pytest.mark.server
 def test_envoy_accepts_the_bootstrap(gateway: Gateway) -> None:
     gateway.set_line("n", [backend("1", 100), backend("2")], wait=False)
     gateway.bootstrap()

@@ -20,6 +20,8 @@ from tests.support.waiting import wait_for
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings
 
+pytestmark = pytest.mark.server
+
 
 def issue(folder: Path, serial: int) -> None:
     """A new certificate and key, renamed into place as a renewal is."""

@@ -36,7 +36,7 @@ from tests.serve.serve_support import make_artifact, pid_of
 from weighbridge.errors import RolloutAborted
 from weighbridge.settings import Settings
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize(

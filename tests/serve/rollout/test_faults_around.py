@@ -42,7 +42,7 @@ from weighbridge.errors import DiskFull
 from weighbridge.settings import Settings
 
 # A machine that starts everything anew does so for all of it at once.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 QUICK = {**GIVEN, "max_hold_seconds": 12}
 
 

@@ -35,7 +35,7 @@ from tests.serve.serve_support import body_of, make_line
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 WINDOW: ViewportSize = {"width": 1280, "height": 800}
 LINE = "clicked"
 PAGE_MS = 60_000
