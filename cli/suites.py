@@ -105,10 +105,13 @@ def check(
 
     Exit status 24 when there are errors, or with --strict warnings.
     """
+    from tasks.evaluate.scoring.scores import ScoreCache
     from tasks.evaluate.suites.lint import check_suite
     from weighbridge.errors import SuiteFlawed
+    from weighbridge.settings import load_settings
 
-    found = check_suite(named, margin=margin, confidence=confidence, scores=scores or ())
+    cache = ScoreCache.of(load_settings())
+    found = check_suite(named, cache, margin=margin, confidence=confidence, scores=scores or ())
     errors, warnings = found.count("error"), found.count("warning")
     failure = None
     if errors or (strict and warnings):

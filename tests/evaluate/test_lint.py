@@ -293,6 +293,6 @@ def test_the_sentence_names_the_smallest_margin_and_the_items_needed() -> None:
     assert power_of(1, 0.02, 0.95).margin_half > 0.9
 
 
-def test_the_projects_own_suites_have_no_errors() -> None:
+def test_the_projects_own_suites_have_no_errors(tmp_path: Path) -> None:
     for name in list_suites():
-        assert check_suite(name).count("error") == 0
+        assert check_suite(name, ScoreCache(tmp_path)).count("error") == 0

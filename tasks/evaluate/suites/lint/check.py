@@ -11,12 +11,11 @@ from tasks.evaluate.scoring.scores import ScoreCache
 from tasks.evaluate.suites.lint.balance import imbalance
 from tasks.evaluate.suites.lint.duplicates import duplicates
 from tasks.evaluate.suites.lint.finding import MOST_SEVERE_FIRST, Finding, Level
-from tasks.evaluate.suites.lint.history import cached_scorings, constant_items, flips_share, scorings_in_files
+from tasks.evaluate.suites.lint.history import constant_items, find_cached_scores, flips_share, read_scores
 from tasks.evaluate.suites.lint.power import Power, power_of
 from tasks.evaluate.suites.lint.readers import read_general, read_regression
 from tasks.evaluate.suites.suite import SUFFIX, data_file, digest_of, list_suites, suite_path
 from weighbridge.errors import SuiteUnknown
-from weighbridge.settings import load_settings
 
 
 class SuiteCheck(BaseModel):
@@ -40,22 +39,22 @@ class SuiteCheck(BaseModel):
 
 def check_suite(
     name_or_path: str,
+    cache: ScoreCache,
     *,
     margin: float = 0.02,
     confidence: float = 0.95,
     scores: Sequence[Path] = (),
     root: Path | None = None,
-    cache: ScoreCache | None = None,
 ) -> SuiteCheck:
     """Check a suite.
 
     Args:
         name_or_path: general/<task>, regression/<file>, either without its kind, or a path to such a file.
+        cache: holds earlier scores.
         margin: largest loss that counts as non-inferior, 0 to 1.
         confidence: one-sided confidence of the verdict.
         scores: files of earlier scores; by default all cached scores of exactly this suite.
         root: the folder that holds `eval_suites/`; the installation's by default.
-        book: the score book; the installation's by default.
 
     Raises:
         SuiteUnknown: there is no such suite or file.
@@ -67,10 +66,9 @@ def check_suite(
     power = None
     if items:
         digest = digest_of(path, data_file(path)) if is_general else digest_of(path)
-        folder = (cache or ScoreCache.of(load_settings())).folder
-        scorings = scorings_in_files(scores, items) if scores else cached_scorings(folder, digest)
-        findings += [*duplicates(items), *imbalance(items, path.name), *constant_items(scorings, items)]
-        power = power_of(len(items), margin, confidence, flips_share(scorings))
+        earlier = read_scores(scores, items) if scores else find_cached_scores(cache.folder, digest)
+        findings += [*duplicates(items), *imbalance(items, path.name), *constant_items(earlier, items)]
+        power = power_of(len(items), margin, confidence, flips_share(earlier))
         level: Level = "note" if power.suffices else "warning"
         findings.append(Finding(level=level, code="power", where=path.name, what=power.sentence))
     findings.sort(key=lambda finding: MOST_SEVERE_FIRST.index(finding.level))

@@ -13,7 +13,7 @@ from tasks.evaluate.suites.lint.finding import Finding, Item, list_ids
 from weighbridge.errors import SuiteInvalid
 
 
-def cached_scorings(folder: Path, suite_digest: str) -> list[SuiteScores]:
+def find_cached_scores(folder: Path, suite_digest: str) -> list[SuiteScores]:
     """Read all scores of exactly this suite from a score cache's folder."""
     texts = (path.read_text() for path in sorted(folder.rglob("*.json")))
     # Parsing the scores of every other suite would take most of the time. The cache holds other files too, such as
@@ -29,7 +29,7 @@ def _scores(text: str) -> SuiteScores | None:
         return None
 
 
-def scorings_in_files(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScores]:
+def read_scores(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScores]:
     """Read scores from files and keep those of the suite's items.
 
     Raises:

@@ -69,8 +69,8 @@ def levenshtein_distance(source: str, target: str) -> int:
     costs = list(range(len(target) + 1))
     for row, letter in enumerate(source, start=1):
         diagonal, costs[0] = costs[0], row
-        for column, wanted in enumerate(target, start=1):
-            replaced = diagonal + (letter != wanted)
+        for column, target_letter in enumerate(target, start=1):
+            replaced = diagonal + (letter != target_letter)
             diagonal, costs[column] = costs[column], min(costs[column] + 1, costs[column - 1] + 1, replaced)
     return costs[-1]
 
