@@ -43,7 +43,7 @@ def restore(
     if not dry_run and Supervisor(settings).answers():
         raise StackFailed("The stack runs, and would write into what is replaced.", "Run `weighbridge down` first.")
     done = bring_back(
-        settings, source, replace=replace, dry_run=dry_run, tell=lambda words: None if as_json else say(words)
+        settings, source, replace=replace, dry_run=dry_run, report=lambda words: None if as_json else say(words)
     )
     if as_json:
         show_json(done.model_dump())

@@ -1,1 +1,1 @@
-"""The memory: artifacts by content, models and approvals in MLflow."""
+"""The memory of an installation: artifacts by content, models and approvals in MLflow, and the audit log."""

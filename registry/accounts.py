@@ -1,8 +1,8 @@
-"""Who signs in to MLflow, and with which password, when it asks for one (`weighbridge up --auth`).
+"""Accounts of MLflow: who signs in, and with which password, if MLflow has accounts (`weighbridge up --auth`).
 
-Passwords are files of mode 0600, one an account, in `<home>/mlflow/passwords`; nothing of them stands on a command
-line, in a log or in a configuration. A process signs in as MLflow's own client does, by MLFLOW_TRACKING_USERNAME and
-MLFLOW_TRACKING_PASSWORD or by `~/.mlflow/credentials`; one that says nothing is the pipeline's account.
+Passwords are files of mode 0600, one an account, in `<home>/mlflow/passwords`. They never appear on a command line, in
+a log or in a configuration. A process signs in as MLflow's own client does, by MLFLOW_TRACKING_USERNAME and
+MLFLOW_TRACKING_PASSWORD or by `~/.mlflow/credentials`. A process that names no account uses the pipeline's.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
 ADMIN, PIPELINE = "admin", "weighbridge"
-"""Accounts of every installation: who gives rights, and who runs release, promote and rollback."""
+"""Accounts of every installation: one gives rights, the other runs release, promote and rollback."""
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 SHORTEST_PASSWORD = 12
-"""Characters that MLflow 3.17.2 demands."""
+"""Fewest characters that MLflow 3.17.2 accepts."""
 OTHERS = 0o077
-"""Permission bits that a file with a password may not have."""
+"""Permission bits that a file with a password must not have."""
 
 
 def password_file(settings: Settings, account: str) -> Path:
-    """Where an account's password is kept on the installation's own machine."""
+    """Return the file of an account's password on the installation's machine."""
     return settings.home / "mlflow" / "passwords" / account
 
 
 def password_variable(account: str) -> str:
-    """Which variable may bring an account's password; the admin's is MLflow's own."""
+    """Return the variable that may hold an account's password; the admin's is MLflow's own."""
     if account == ADMIN:
         return ADMIN_PASSWORD
-    return "WEIGHBRIDGE_PASSWORD_" + "".join(one if one.isalnum() else "_" for one in account.upper())
+    return "WEIGHBRIDGE_PASSWORD_" + "".join(letter if letter.isalnum() else "_" for letter in account.upper())
 
 
 def read_password(path: Path) -> str:
-    """A password from a file.
+    """Read a password from a file.
 
     Raises:
-        PasswordUnusable: there is none, others may read it, or it is too short.
+        PasswordUnusable: There is no such file, others may read it, or the password is too short.
     """
     try:
         mode, password = path.stat().st_mode, path.read_text().strip()
@@ -60,13 +60,13 @@ def read_password(path: Path) -> str:
 
 
 def given_password(settings: Settings, account: str, named: Path | None = None) -> tuple[str, str]:
-    """The password that an account is to have, and where it comes from: a variable, the file named, or the kept one.
+    """Find the password for an account, and its origin: the variable, else the named file, else the kept file.
 
     Returns:
-        Two empty strings where nobody gave one yet.
+        Password and origin; both empty if there is none yet.
 
     Raises:
-        PasswordUnusable: what was given is none.
+        PasswordUnusable: The password cannot be used.
     """
     variable, kept = password_variable(account), password_file(settings, account)
     if given := os.environ.get(variable):
@@ -76,7 +76,7 @@ def given_password(settings: Settings, account: str, named: Path | None = None) 
 
 
 def keep_password(settings: Settings, account: str) -> str:
-    """Have an account's password on file: what is there, else what its variable brings, else a new one."""
+    """Return an account's kept password; if there is none, keep that of its variable, or a new one."""
     path = password_file(settings, account)
     if path.exists():
         return read_password(path)
@@ -87,20 +87,20 @@ def keep_password(settings: Settings, account: str) -> str:
 
 
 def administrator(settings: Settings) -> tuple[str, str] | None:
-    """Name and password of the installation's administrator; None where MLflow asks for none, or none is kept.
+    """Return name and password of the installation's administrator; None without accounts, or without a kept password.
 
     Raises:
-        PasswordUnusable: the file with the password cannot be used.
+        PasswordUnusable: The file with the password cannot be used.
     """
     path = password_file(settings, ADMIN)
     return (ADMIN, read_password(path)) if settings.mlflow_auth and path.exists() else None
 
 
 def sign_in(settings: Settings) -> None:
-    """Let this process's requests to MLflow carry a name; harmless where MLflow asks for none.
+    """Sign this process in to MLflow; harmless if MLflow has no accounts.
 
     Raises:
-        PasswordUnusable: the account's password file cannot be used.
+        PasswordUnusable: The account's password file cannot be used.
     """
     if not settings.mlflow_auth or os.environ.get(PASSWORD) or (signed_in_as() and not os.environ.get(USERNAME)):
         return
@@ -110,7 +110,7 @@ def sign_in(settings: Settings) -> None:
 
 
 def signed_in_as() -> str:
-    """Whose name this process's requests to MLflow carry; empty where they carry none."""
+    """Return the account of this process's requests to MLflow; empty without one."""
     if named := os.environ.get(USERNAME):
         return named
     found = configparser.ConfigParser()
@@ -120,7 +120,7 @@ def signed_in_as() -> str:
 
 @contextmanager
 def signed_in(account: str, password: str) -> Iterator[None]:
-    """Be an account for a while, whoever this process is otherwise."""
+    """Use another account for the duration of a block."""
     before = {name: os.environ.get(name) for name in (USERNAME, PASSWORD)}
     os.environ.update({USERNAME: account, PASSWORD: password})
     try:

@@ -1,9 +1,10 @@
-"""MLflow's webhooks: making sure that there is one of ours, and whether a delivery may be believed.
+"""MLflow's webhook: creating it, and checking its deliveries.
 
-A delivery only makes `promote` start sooner; one that is lost costs the wait for the schedule. MLflow keeps
-deliveries in memory and tries three more times within some ten seconds, under the same id and time.
+A delivery only makes `promote` start sooner; a lost one costs the wait for the schedule. MLflow keeps deliveries in
+memory and retries three times within about ten seconds, with the same id and time.
 
-Over plain HTTP and not through MLflow's client, whose import takes seconds and 200 MiB: the receiver stays small.
+Requests are plain HTTP, because importing MLflow's client takes seconds and 200 MiB, and the receiver should stay
+small.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ EVENTS = [
     {"entity": "MODEL_VERSION", "action": "CREATED"},
     {"entity": "MODEL_VERSION_ALIAS", "action": "CREATED"},
 ]
-# As mlflow.webhooks.constants of 3.17.2 has them; the version stands before the signature, as in `v1,<base64>`.
+# From mlflow.webhooks.constants of 3.17.2. The version precedes the signature, as in `v1,<base64>`.
 SIGNATURE, TIMESTAMP, DELIVERY = "X-MLflow-Signature", "X-MLflow-Timestamp", "X-MLflow-Delivery-Id"
 VERSION = "v1"
 LONGEST_AGE_SECONDS = 300
-"""Either way, for two clocks may differ."""
+"""Oldest accepted time of a delivery; also the furthest in the future, since two clocks may differ."""
 REMEMBERED = 1000
-"""Delivery ids that are kept; those of five minutes would do, and a thousand approvals are not made in these."""
+"""Delivery ids that are kept. Five minutes' worth would suffice, and nobody approves a thousand times in that."""
 TIMEOUT_SECONDS = 10
 
 
 class Delivery(BaseModel):
-    """What MLflow tells of a change."""
+    """A change that MLflow reports."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,26 +51,26 @@ class Delivery(BaseModel):
 
     @property
     def model(self) -> str:
-        """The registered model that it is about."""
+        """The registered model that changed."""
         return str(self.data.get("name", ""))
 
     @property
     def asks_to_serve(self) -> bool:
-        """Whether it may change what is to serve: a new version, or `production` moved."""
+        """Whether it may change what should serve: a new version, or a moved `production`."""
         return self.entity == "model_version" or self.data.get("alias") == PRODUCTION
 
 
 def read_delivery(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> Delivery:
-    """Believe a delivery, or not.
+    """Check a delivery's signature and age, and parse it.
 
     Args:
-        secret: shared with MLflow.
-        headers: of the request, by name in any case.
-        body: as it came.
-        now: seconds since 1970.
+        secret: Secret that is shared with MLflow.
+        headers: Headers of the request; names in any case.
+        body: Body of the request.
+        now: Seconds since 1970.
 
     Raises:
-        DeliveryRefused: it is not signed with the secret, is older than five minutes, or is no delivery of MLflow's.
+        DeliveryRefused: It is not signed with the secret, is older than five minutes, or cannot be parsed.
     """
     identity, stamp = headers.get(DELIVERY, ""), headers.get(TIMESTAMP, "")
     if not hmac.compare_digest(headers.get(SIGNATURE, "").encode(), _signature(secret, identity, stamp, body).encode()):
@@ -89,14 +90,14 @@ def _signature(secret: str, identity: str, stamp: str, body: bytes) -> str:
 
 
 def _refused(why: str) -> DeliveryRefused:
-    return DeliveryRefused(f"The delivery {why}.", "Nothing was started; the schedule sees what is to be done.")
+    return DeliveryRefused(f"The delivery {why}.", "Nothing was started; the schedule will find what is to be done.")
 
 
 class Keys:
-    """The secrets of an installation's webhook, made at first use, readable by their owner alone.
+    """Secrets of an installation's webhook, created at first use and readable by their owner only.
 
     Args:
-        folder: where they lie.
+        folder: Folder of the secrets.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,12 +105,12 @@ class Keys:
 
     @property
     def secret(self) -> str:
-        """What deliveries are signed with."""
+        """Secret that deliveries are signed with."""
         return self._key("secret")
 
     @property
     def encryption(self) -> str:
-        """What MLflow encrypts the secret with in its database: a Fernet key, 32 bytes in URL-safe base64."""
+        """Key with which MLflow encrypts the secret in its database: a Fernet key, 32 bytes in URL-safe base64."""
         return self._key("encryption.key")
 
     def _key(self, name: str) -> str:
@@ -120,10 +121,10 @@ class Keys:
 
 
 class Seen:
-    """Ids of deliveries that were acted upon, on disk, the newest `REMEMBERED` of them.
+    """Ids of deliveries that were acted on, kept on disk: the newest `REMEMBERED`.
 
     Args:
-        path: the file; one that cannot be read counts as empty, for a repeated start is harmless.
+        path: The file. An unreadable one counts as empty, because a repeated start is harmless.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,7 +138,7 @@ class Seen:
         return identity in self._ids
 
     def add(self, identity: str) -> None:
-        """Remember one; it is on the disk when this returns."""
+        """Add an id; it is synced to disk when this returns."""
         self._ids[identity] = None
         while len(self._ids) > REMEMBERED:
             del self._ids[next(iter(self._ids))]
@@ -145,30 +146,31 @@ class Seen:
 
 
 def ensure_webhook(mlflow_url: str, receiver_url: str, secret: str, account: tuple[str, str] | None = None) -> None:
-    """Make MLflow's webhook of ours what it should be, and only one; harmless to repeat.
+    """Create or correct Weighbridge's webhook in MLflow, and remove duplicates; harmless to repeat.
 
     Args:
-        mlflow_url, receiver_url: of the two servers.
-        secret: for the signatures.
-        account: name and password of an administrator, where MLflow asks for one.
+        mlflow_url: Address of MLflow.
+        receiver_url: Address that MLflow calls.
+        secret: Secret for the signatures.
+        account: Name and password of an administrator, if MLflow has accounts.
 
     Raises:
         StackDown: MLflow does not answer.
-        RegistryFailed: it refuses; the receiver's address, the encryption key and who may make webhooks are its to set.
+        RegistryFailed: MLflow refuses, for instance the receiver's address, the encryption key or the account.
     """
-    wanted = {"name": NAME, "url": receiver_url, "events": EVENTS, "secret": secret, "status": "ACTIVE"}
+    webhook = {"name": NAME, "url": receiver_url, "events": EVENTS, "secret": secret, "status": "ACTIVE"}
     api = f"{mlflow_url}/api/2.0/mlflow/webhooks"
     try:
         with httpx.Client(timeout=TIMEOUT_SECONDS, auth=account, trust_env=False) as client:
-            first, *others = [one["webhook_id"] for one in _known(client, api)] or [""]
-            done = client.patch(f"{api}/{first}", json=wanted) if first else client.post(api, json=wanted)
-            done.raise_for_status()
+            first, *others = [known["webhook_id"] for known in _known(client, api)] or [""]
+            answer = client.patch(f"{api}/{first}", json=webhook) if first else client.post(api, json=webhook)
+            answer.raise_for_status()
             for other in others:
                 client.delete(f"{api}/{other}").raise_for_status()
     except httpx.HTTPStatusError as error:
         raise RegistryFailed(
             f"MLflow refuses the webhook: HTTP {error.response.status_code} {error.response.text[:300]}",
-            "Approvals are seen by the schedule alone; `weighbridge logs mlflow` may say more.",
+            "Until then only the schedule sees approvals; `weighbridge logs mlflow` may say more.",
             where=mlflow_url,
         ) from None
     except httpx.HTTPError:
@@ -182,6 +184,6 @@ def _known(client: httpx.Client, api: str) -> list[dict[str, str]]:
         answer = client.get(api, params={"max_results": 100, **({"page_token": token} if token else {})})
         answer.raise_for_status()
         page = answer.json()
-        found += [one for one in page.get("webhooks", []) if one["name"] == NAME]
+        found += [webhook for webhook in page.get("webhooks", []) if webhook["name"] == NAME]
         if not (token := page.get("next_page_token", "")):
             return found

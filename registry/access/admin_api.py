@@ -1,6 +1,6 @@
 """MLflow's accounts and roles over HTTP, as far as `roles apply` needs them.
 
-MLflow has a client of its own for these, which imports the whole server with it (6 s of a core); the requests are few.
+MLflow's own client for these imports its whole server (6 s of a core), and the requests are few.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 WORKSPACE = "default"
-"""The only one where MLflow's workspaces are off."""
+"""The only workspace while MLflow's workspaces are off."""
 USERS, ROLES = "/api/2.0/mlflow/users", "/api/3.0/mlflow/roles"
 
 
@@ -26,7 +26,7 @@ class Right(BaseModel):
 
 
 class RoleRecord(BaseModel):
-    """A role as MLflow has it."""
+    """A role in MLflow."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,64 +36,64 @@ class RoleRecord(BaseModel):
 
     @property
     def rights(self) -> dict[tuple[str, str], str]:
-        """Kind and id of what it is about -> permission."""
-        return {(one.resource_type, one.resource_pattern): one.permission for one in self.permissions}
+        """Kind and id of a resource -> permission."""
+        return {(right.resource_type, right.resource_pattern): right.permission for right in self.permissions}
 
 
 class Accounts:
-    """MLflow's accounts, asked as whoever this process is signed in as.
+    """MLflow's accounts and roles, with the rights of the account that this process is signed in as.
 
     Args:
-        tracking_uri: MLflow's address.
+        tracking_uri: Address of MLflow.
 
     Raises:
-        MlflowException, RequestException: from every method.
+        MlflowException, RequestException: From every method.
     """
 
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
 
     def users(self) -> dict[str, dict[str, int]]:
-        """Account -> name and id of every role it holds."""
-        found = self._ask("GET", f"{USERS}/list")["users"]
-        return {one["username"]: {role["name"]: role["id"] for role in one["roles"]} for one in found}
+        """Return account -> name and id of every role that it holds."""
+        users = self._request("GET", f"{USERS}/list")["users"]
+        return {user["username"]: {role["name"]: role["id"] for role in user["roles"]} for user in users}
 
     def roles(self) -> dict[str, RoleRecord]:
-        """Name -> role."""
-        found = self._ask("GET", f"{ROLES}/list", params={"workspace": WORKSPACE})["roles"]
-        return {one["name"]: RoleRecord.model_validate(one) for one in found}
+        """Return name -> role."""
+        roles = self._request("GET", f"{ROLES}/list", params={"workspace": WORKSPACE})["roles"]
+        return {role["name"]: RoleRecord.model_validate(role) for role in roles}
 
     def create_user(self, name: str, password: str) -> None:
-        """Make an account that may do nothing yet."""
-        self._ask("POST", f"{USERS}/create", {"username": name, "password": password})
+        """Create an account without any right."""
+        self._request("POST", f"{USERS}/create", {"username": name, "password": password})
 
     def set_password(self, name: str, password: str) -> None:
         """Change an account's password."""
-        self._ask("PATCH", f"{USERS}/update-password", {"username": name, "password": password})
+        self._request("PATCH", f"{USERS}/update-password", {"username": name, "password": password})
 
     def create_role(self, name: str) -> RoleRecord:
-        """Make a role without rights."""
-        made = self._ask("POST", f"{ROLES}/create", {"workspace": WORKSPACE, "name": name})
-        return RoleRecord.model_validate(made["role"])
+        """Create a role without rights."""
+        created = self._request("POST", f"{ROLES}/create", {"workspace": WORKSPACE, "name": name})
+        return RoleRecord.model_validate(created["role"])
 
     def add_right(self, role_id: int, kind: str, what: str, permission: str) -> None:
         """Give a role a permission on one resource."""
         right = {"resource_type": kind, "resource_pattern": what, "permission": permission}
-        self._ask("POST", f"{ROLES}/permissions/add", {"role_id": role_id, **right})
+        self._request("POST", f"{ROLES}/permissions/add", {"role_id": role_id, **right})
 
     def remove_right(self, right_id: int) -> None:
         """Take a permission from its role."""
-        self._ask("DELETE", f"{ROLES}/permissions/remove", {"role_permission_id": right_id})
+        self._request("DELETE", f"{ROLES}/permissions/remove", {"role_permission_id": right_id})
 
     def assign(self, name: str, role_id: int) -> None:
         """Give a role to an account."""
-        self._ask("POST", f"{ROLES}/assign", {"username": name, "role_id": role_id})
+        self._request("POST", f"{ROLES}/assign", {"username": name, "role_id": role_id})
 
     def unassign(self, name: str, role_id: int) -> None:
         """Take a role from an account."""
-        self._ask("DELETE", f"{ROLES}/unassign", {"username": name, "role_id": role_id})
+        self._request("DELETE", f"{ROLES}/unassign", {"username": name, "role_id": role_id})
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: dict[str, object] | None = None, params: dict[str, str] | None = None
     ) -> Any:
         from mlflow.utils.credentials import get_default_host_creds

@@ -1,4 +1,4 @@
-"""Who may do what: three roles a line, what each may do in MLflow, and the small file that gives them to people.
+"""Roles: three for each line, what each may do in MLflow, and the file that gives them to people.
 
 ```yaml
 users:
@@ -25,9 +25,9 @@ from weighbridge.files import read_yaml
 Role = Literal["builder", "reviewer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 APART = ("builder", "reviewer")
-"""Who holds both of a line approves his own work."""
+"""Roles that one person must not hold together: they could approve their own work."""
 USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
-"""An account is also a file's name and stands before the colon of a basic-auth header."""
+"""An account is also a file name, and stands before the colon of a basic-auth header."""
 
 # A role's rights on a line: on its experiment, on <line>-candidates, on <line>.
 RIGHTS: dict[Role, tuple[str, str, str]] = {
@@ -39,12 +39,12 @@ NEXT = "Correct the file, then run the same command again; docs/how-to/accounts-
 
 
 def role_name(role: str, line: str) -> str:
-    """What a role of a line is called in MLflow; no line's name has a colon."""
+    """Return the name of a line's role in MLflow. No line's name has a colon."""
     return f"{role}:{line}"
 
 
 def rights(role: Role, line: str, experiment_id: str) -> dict[tuple[str, str], str]:
-    """Kind and id of what a role is about -> MLflow's permission."""
+    """Return kind and id of a resource -> permission in MLflow, for a role."""
     resources = (
         ("experiment", experiment_id),
         ("registered_model", candidates_model(line)),
@@ -62,45 +62,46 @@ def _user_name(name: str) -> str:
 
 
 class User(BaseModel):
-    """One person's, or program's, roles."""
+    """Roles of one person or program."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     builder: list[str] | Literal["all"] = []
-    """Lines; `all`: those of `lines/` when the file is applied."""
+    """Names of lines; `all`: all lines in `lines/` when the file is applied."""
     reviewer: list[str] | Literal["all"] = []
     operator: list[str] | Literal["all"] = []
     password_file: Path | None = None
-    """Where the password is read from, mode 0600; relative to the file of roles. By default it comes from
-    $WEIGHBRIDGE_PASSWORD_<NAME>, else from `<home>/mlflow/passwords/<name>`, which is made where it is missing."""
+    """File with the password, of mode 0600, relative to the file of roles. By default the password comes from
+    $WEIGHBRIDGE_PASSWORD_<NAME>, else from `<home>/mlflow/passwords/<name>`, which is created if it is missing."""
 
     def roles(self, lines: list[str]) -> set[tuple[Role, str]]:
-        """Role and line of everything held."""
+        """Return role and line of every role held."""
         held: dict[Role, Any] = {"builder": self.builder, "reviewer": self.reviewer, "operator": self.operator}
         return {(role, line) for role, named in held.items() for line in (lines if named == "all" else named)}
 
 
 class Roles(BaseModel):
-    """A file of roles. Who is not in it holds none."""
+    """A file of roles. Accounts that it does not name hold no role."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: dict[Annotated[str, AfterValidator(_user_name)], User]
 
     def held(self, lines: list[str]) -> dict[str, set[tuple[Role, str]]]:
-        """User -> role and line of everything held."""
+        """Return user -> role and line of every role held."""
         return {name: user.roles(lines) for name, user in self.users.items()}
 
 
 def read_roles(path: Path, lines: list[str]) -> Roles:
-    """The roles that a file gives.
+    """Read a file of roles.
 
     Args:
-        lines: names of all lines there are.
+        path: The file.
+        lines: Names of all existing lines.
 
     Raises:
-        RolesInvalid: the file does not parse, names a line that there is none of, or makes somebody builder and
-            reviewer of one line.
+        RolesInvalid: The file cannot be parsed, names an unknown line, or makes one person builder and reviewer of one
+            line.
     """
     try:
         found = Roles.model_validate(read_yaml(path))
@@ -120,7 +121,7 @@ def read_roles(path: Path, lines: list[str]) -> Roles:
         for line in lines:
             if all((role, line) in held for role in APART):
                 raise RolesInvalid(
-                    f"users.{name} is builder and reviewer of {line}, and would approve his own work.",
+                    f"users.{name} is builder and reviewer of {line}, and could approve their own work.",
                     NEXT,
                     where=str(path),
                 )

@@ -1,7 +1,7 @@
-"""A copy of what people decided: MLflow's records and files, the audit log, the store's index; and the way back.
+"""Backup and restore of what people decided: MLflow's records and files, the audit log, and the store's index.
 
-Weights are not in it: they are content in the store, which has a remote copy of its own (`WEIGHBRIDGE_STORE_URL`), and
-a restore says which of them are missing. Nor is the key that signs manifests.
+A backup does not hold weights: they are in the store, which has a remote copy of its own (`WEIGHBRIDGE_STORE_URL`). A
+restore lists the missing ones. Nor does it hold the key that signs manifests.
 """
 
 from registry.backup.archive import Contents, read

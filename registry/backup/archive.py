@@ -19,40 +19,40 @@ LISTING = "backup.json"
 
 
 class Contents(BaseModel):
-    """What a backup holds."""
+    """Contents of a backup."""
 
     model_config = ConfigDict(frozen=True)
 
     made_at: str
     """ISO 8601, UTC."""
     weighbridge: str
-    """Version."""
+    """Version of Weighbridge."""
     database: str
     """sqlite or postgresql."""
     mlflow_files: str
-    """`in this backup`, or the address where MLflow keeps them."""
+    """`in this backup`, or the address of MLflow's files."""
     audit_entries: int
     audit_head: str
     """Hash of the audit log's last entry."""
     artifacts: tuple[Artifact, ...]
-    """The store's index: what may be served and gone back to; the weights are not here."""
+    """The store's index, without the weights."""
     sha256: dict[str, str]
-    """Of every other member, by name."""
+    """Name of every other member -> its hash."""
 
 
 def write(folder: Path, contents: Contents, target: Path) -> Contents:
     """Pack a folder; the file appears whole or not at all.
 
     Args:
-        folder: its files become the members.
-        contents: without hashes.
-        target: readable by its owner only, for MLflow's records may hold password hashes.
+        folder: Its files become the members.
+        contents: Contents without hashes.
+        target: File to write. Only its owner may read it, because MLflow's records may hold password hashes.
 
     Returns:
         The contents with hashes.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     names = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
     contents = contents.model_copy(update={"sha256": {name: sha256_of(path) for name, path in names.items()}})
@@ -73,10 +73,10 @@ def write(folder: Path, contents: Contents, target: Path) -> Contents:
 
 
 def read(source: Path) -> Contents:
-    """What a backup says that it holds; the other members are not looked at.
+    """Read the contents of a backup, and check every member.
 
     Raises:
-        BackupDamaged: it is no backup.
+        BackupDamaged: It is no backup, or a member is damaged.
     """
     with unpacked(source) as (contents, _):
         return contents
@@ -84,14 +84,14 @@ def read(source: Path) -> Contents:
 
 @contextmanager
 def unpacked(source: Path, beside: Path | None = None) -> Iterator[tuple[Contents, Path]]:
-    """A backup's contents in a temporary folder, every member held against its hash.
+    """Unpack a backup into a temporary folder, and check every member against its hash.
 
     Args:
-        source: the file.
-        beside: where the folder is made, so that its files can be moved; the system's place by default.
+        source: The file.
+        beside: Parent of the temporary folder, so that its files can be moved; by default the system's.
 
     Raises:
-        BackupDamaged: it is no backup, or a member is missing, altered, or one too many.
+        BackupDamaged: It is no backup, or a member is missing, altered or unlisted.
     """
     with tempfile.TemporaryDirectory(prefix=".weighbridge-restore-", dir=beside) as name:
         folder = Path(name)

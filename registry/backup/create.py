@@ -1,4 +1,4 @@
-"""Make a backup, of an installation that runs or one that does not."""
+"""Make a backup of an installation, whether its stack runs or not."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ AUDIT_FILE = "audit/log.jsonl"
 HERE = "in this backup"
 
 
-def back_up(settings: Settings, target: Path, tell: Callable[[str], None] = lambda _: None) -> Contents:
+def back_up(settings: Settings, target: Path, report: Callable[[str], None] = lambda _: None) -> Contents:
     """Copy the registry, the audit log and the store's index into one file.
 
-    The records are copied first and the log last, so that the log knows of all that the records say.
+    The records are copied first and the log last, so that the log covers every change in the records.
 
     Args:
-        settings: the installation.
-        target: must not exist.
-        tell: called with a sentence at each stage.
+        settings: Settings of the installation.
+        target: File to write; it must not exist.
+        report: Called with a sentence at each stage.
 
     Raises:
-        OptionInvalid: the target exists, or its folder does not.
-        BackupFailed: the database cannot be copied.
-        AuditBroken: the audit log does not verify: a copy would pass off what was forged.
-        ArtifactDamaged, StoreUnreachable: the store's index cannot be read.
+        OptionInvalid: The target exists, or its folder does not.
+        BackupFailed: The database cannot be copied.
+        AuditBroken: The audit log does not verify; a backup would make a forged log look right.
+        ArtifactDamaged, StoreUnreachable: The store's index cannot be read.
     """
     if target.exists() or not target.parent.is_dir():
         why = "exists already" if target.exists() else "would lie in a folder that does not exist"
@@ -46,11 +46,11 @@ def back_up(settings: Settings, target: Path, tell: Callable[[str], None] = lamb
     with tempfile.TemporaryDirectory(prefix=".weighbridge-backup-", dir=target.parent) as name:
         folder = Path(name)
         database = database_of(settings)
-        tell(f"Copying MLflow's records ({database.kind})")
+        report(f"Copying MLflow's records ({database.kind})")
         database.dump(folder / database.member)
         files = settings.mlflow_artifacts_url or HERE
         if files == HERE and (own := settings.home / MLFLOW_FILES).is_dir():
-            tell("Copying MLflow's files")
+            report("Copying MLflow's files")
             shutil.copytree(own, folder / MLFLOW_FILES)
         if (auth := settings.home / AUTH_FILE).is_file():
             Sqlite(auth).dump(folder / AUTH_FILE)
@@ -67,5 +67,5 @@ def back_up(settings: Settings, target: Path, tell: Callable[[str], None] = lamb
             artifacts=artifacts,
             sha256={},
         )
-        tell("Packing")
+        report("Packing")
         return write(folder, contents, target)

@@ -1,4 +1,4 @@
-"""The database that MLflow keeps its records in, copied while it is in use: SQLite or PostgreSQL."""
+"""Copy and restore the database of MLflow's records, SQLite or PostgreSQL, while it is in use."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ DUMP_SECONDS = 3600
 
 
 class Database(Protocol):
-    """One kind of database."""
+    """A kind of database."""
 
     kind: str
     member: str
     """Name of its copy in a backup."""
 
     def dump(self, target: Path) -> None:
-        """Copy it as it is at one moment, whoever writes to it meanwhile."""
+        """Copy its state at one moment, even while others write to it."""
 
     def load(self, source: Path, aside: Path) -> None:
-        """Put a copy in its place, whole or not at all; what was there is kept in the folder `aside`."""
+        """Replace it by a copy, whole or not at all; the old state is kept in the folder `aside`."""
 
     def has_records(self) -> bool:
-        """Whether there is anything that a restore would replace."""
+        """Return whether it has records that a restore would replace."""
 
 
 def database_of(settings: Settings) -> Database:
-    """The installation's."""
+    """Return the database of an installation."""
     if settings.mlflow_backend_uri:
         return PostgreSql(settings.mlflow_backend_uri)
     return Sqlite(settings.home / "mlflow" / SQLITE_FILE)
 
 
 class Sqlite:
-    """A file."""
+    """SQLite: a file."""
 
     kind, member = "sqlite", f"mlflow/{SQLITE_FILE}"
 
@@ -50,10 +50,10 @@ class Sqlite:
         self._path = path
 
     def dump(self, target: Path) -> None:
-        """See the protocol; SQLite's own online backup.
+        """See the protocol; uses SQLite's online backup.
 
         Raises:
-            BackupFailed: there is none, or it cannot be read.
+            BackupFailed: There is no database, or it cannot be read.
         """
         if not self.has_records():
             raise BackupFailed("MLflow has no records yet.", "Start the stack once.", where=str(self._path))
@@ -83,7 +83,7 @@ class Sqlite:
 
 
 class PostgreSql:
-    """A database on a server, by PostgreSQL's own pg_dump and pg_restore, which must be on PATH.
+    """PostgreSQL, by its own pg_dump and pg_restore, which must be on PATH.
 
     Args:
         uri: `postgresql://user@host:port/database`; the password is in PGPASSFILE, where libpq looks.
@@ -93,7 +93,7 @@ class PostgreSql:
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
-        # Not the URI itself as an argument: everybody on the machine sees those.
+        # The URI itself is no argument, because everybody on the machine sees arguments.
         named = {
             "PGHOST": (parse_qs(parts.query).get("host") or [parts.hostname or ""])[0],
             "PGPORT": str(parts.port or ""),
@@ -104,29 +104,29 @@ class PostgreSql:
         self._name = named["PGDATABASE"]
 
     def dump(self, target: Path) -> None:
-        """See the protocol; one transaction's view.
+        """See the protocol; reads in one transaction.
 
         Raises:
-            BackupFailed: pg_dump is missing or fails; its own words are quoted.
+            BackupFailed: pg_dump is missing or fails; its message is quoted.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         self._run("pg_dump", "--format=custom", "--no-owner", "--file", str(target))
 
     def load(self, source: Path, aside: Path) -> None:
-        """See the protocol; in one transaction, so that a failure leaves what was there.
+        """See the protocol; writes in one transaction, so a failure leaves the old state.
 
         Raises:
             BackupFailed: pg_restore is missing or fails.
         """
         aside.mkdir(parents=True, exist_ok=True)
         self.dump(aside / Path(self.member).name)
-        how = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
-        self._run("pg_restore", *how, "--dbname", self._name, str(source))
+        options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
+        self._run("pg_restore", *options, "--dbname", self._name, str(source))
 
     def has_records(self) -> bool:
         """See the protocol."""
-        asked = "select count(*) from information_schema.tables where table_schema = 'public'"
-        return self._run("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", asked).strip() != "0"
+        query = "select count(*) from information_schema.tables where table_schema = 'public'"
+        return self._run("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query).strip() != "0"
 
     def _run(self, *command: str) -> str:
         try:

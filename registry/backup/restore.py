@@ -1,4 +1,4 @@
-"""Bring a backup back. Everything is checked before anything is replaced, and what is replaced is kept aside."""
+"""Restore a backup. Everything is checked before anything is replaced, and replaced files are kept aside."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from weighbridge.settings import Settings
 
 
 class Restored(BaseModel):
-    """What a restore did, or would do."""
+    """Result of a restore, or of a dry run."""
 
     model_config = ConfigDict(frozen=True)
 
     contents: Contents
     replaced: tuple[str, ...]
-    """What was there before and lies in `aside` now."""
+    """Names of what was replaced, and now lies in `aside`."""
     aside: str
     missing: tuple[Artifact, ...]
     """Artifacts of the backup whose weights this store does not hold."""
@@ -36,25 +36,25 @@ def restore(
     *,
     replace: bool = False,
     dry_run: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Restored:
     """Put a backup's registry and audit log into an installation whose stack is down.
 
     Args:
-        settings: the installation.
-        source: the backup.
-        replace: what is there already is moved aside; else it is a reason to refuse.
-        dry_run: check everything and change nothing.
-        tell: called with a sentence at each stage.
+        settings: Settings of the installation.
+        source: The backup.
+        replace: Whether existing records are moved aside. Otherwise they are a reason to refuse.
+        dry_run: Check everything and change nothing.
+        report: Called with a sentence at each stage.
 
     Raises:
-        BackupDamaged: a member is altered or missing, or its audit log does not verify.
-        BackupFailed: the installation has records and `replace` is not given, or keeps them in another kind of
-            database than the backup's.
+        BackupDamaged: A member is altered or missing, or its audit log does not verify.
+        BackupFailed: The installation has records and `replace` is not set, or it keeps them in another kind of
+            database than the backup.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     aside = settings.home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    tell("Checking the backup")
+    report("Checking the backup")
     with unpacked(source, settings.home) as (contents, folder):
         _check_audit(contents, folder, source)
         database = database_of(settings)
@@ -65,23 +65,23 @@ def restore(
                 where=str(source),
             )
         members = [name for name in (MLFLOW_FILES, AUTH_FILE, AUDIT_FILE) if (folder / name).exists()]
-        there = [name for name in members if (settings.home / name).exists()]
+        existing = [name for name in members if (settings.home / name).exists()]
         if database.has_records():
-            there.insert(0, database.member)
-        if there and not (replace or dry_run):
+            existing.insert(0, database.member)
+        if existing and not (replace or dry_run):
             raise BackupFailed(
-                f"This installation has records of its own: {', '.join(there)}.",
+                f"This installation has records of its own: {', '.join(existing)}.",
                 "Give --replace to move them aside, or name an empty home in WEIGHBRIDGE_HOME.",
                 where=str(settings.home),
             )
         if not dry_run:
-            tell("Putting the records back")
+            report("Putting the records back")
             database.load(folder / database.member, aside / "mlflow")
             for name in members:
                 _put(folder / name, settings.home / name, aside / name)
     store = Store.of(settings)
-    missing = tuple(one for one in contents.artifacts if not store.holds(one.line, one.digest))
-    return Restored(contents=contents, replaced=tuple(there), aside=str(aside) if there else "", missing=missing)
+    missing = tuple(artifact for artifact in contents.artifacts if not store.holds(artifact.line, artifact.digest))
+    return Restored(contents=contents, replaced=tuple(existing), aside=str(aside) if existing else "", missing=missing)
 
 
 def _check_audit(contents: Contents, folder: Path, source: Path) -> None:

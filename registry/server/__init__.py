@@ -1,1 +1,1 @@
-"""What runs inside MLflow's own server: the record of every change, and the rules that MLflow's rights lack."""
+"""Code that runs inside MLflow's server: the record of every change, and rules that MLflow's permissions lack."""

@@ -1,10 +1,10 @@
 """MLflow's server with Weighbridge's record and rules: `mlflow server --app-name weighbridge`.
 
-The entry point `mlflow.app` of this package names `create_app`. With `WEIGHBRIDGE_MLFLOW_AUTH` it is MLflow's own
-basic-auth app (mlflow[auth]), without it the plain server; both write down every change of the registry.
+The entry point `mlflow.app` of this package names `create_app`. With `WEIGHBRIDGE_MLFLOW_AUTH` it is MLflow's
+basic-auth app (mlflow[auth]), otherwise the plain server. Both record every change of the registry.
 
-The secrets that basic-auth needs come from files of mode 0600 in `<home>/mlflow`, read here, in the server's own
-process: neither supervisord's files nor any process's start shows them.
+The secrets of basic-auth are read here, in the server's own process, from files of mode 0600 in `<home>/mlflow`. So
+they are visible neither in supervisord's files nor in the list of processes.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import Settings, load_settings
 
 CACHE_SECONDS = 60
-"""How long a checked password counts; each check takes about a second of a core (PBKDF2)."""
+"""How long a verified password is cached; each check takes about a second of a core (PBKDF2)."""
 
 
 def create_app() -> Any:
-    """The application that uvicorn (ASGI) or gunicorn (WSGI) serves, whichever `mlflow server` starts."""
+    """Create the application for uvicorn (ASGI) or gunicorn (WSGI), whichever `mlflow server` starts."""
     settings = load_settings()
-    made = _with_accounts(settings) if settings.mlflow_auth else _plain()
+    application = _with_accounts(settings) if settings.mlflow_auth else _plain()
     from mlflow.server import app
 
     from registry.server.record import record_changes
 
-    # After the checks of basic-auth: what they refuse changes nothing.
+    # Added after the checks of basic-auth, because a request that they refuse changes nothing.
     record_changes(app, settings.home / "audit")
-    return made
+    return application
 
 
 def _with_accounts(settings: Settings) -> Any:
     configure_auth(settings)
-    # It reads its configuration when it is imported.
+    # The module reads its configuration when it is imported.
     from mlflow.server import auth
 
     from registry.server.rules import tighten
@@ -48,7 +48,7 @@ def _with_accounts(settings: Settings) -> Any:
 
 
 def _plain() -> Any:
-    # As MLflow's own command tells its auth app which of the two is wanted.
+    # The variable by which MLflow's own command tells its auth app which of the two to return.
     if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
         from mlflow.server.fastapi_app import app as asgi
 
@@ -59,11 +59,11 @@ def _plain() -> Any:
 
 
 def configure_auth(settings: Settings) -> None:
-    """Have basic-auth's configuration, key and first password ready, and tell this process where they are."""
+    """Write basic-auth's configuration, key and first password, and set the variables that point to them."""
     folder = settings.home / "mlflow"
     lines = (
         "[mlflow]",
-        # Nobody sees or does what no role gives.
+        # Without a role, an account may neither read nor write.
         "default_permission = NO_PERMISSIONS",
         f"database_uri = sqlite:///{auth_database(settings)}",
         f"admin_username = {ADMIN}",
@@ -78,7 +78,7 @@ def configure_auth(settings: Settings) -> None:
 
 
 def auth_database(settings: Settings) -> Path:
-    """Where the accounts and their rights are kept."""
+    """Return the database of accounts and their rights."""
     return settings.home / "mlflow" / "auth.db"
 
 

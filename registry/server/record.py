@@ -1,7 +1,8 @@
-"""Writing down every change of the registry that MLflow's server answered with success.
+"""Record every successful change of the registry in the audit log, from inside MLflow's server.
 
-Who, from where and under which id goes to a note before MLflow acts, and from there into the audit log when it has
-answered. A server that is killed between the two leaves the note, and the next one puts it into the log, saying so.
+Account, address and request id are written to a note before MLflow acts, and moved from there into the audit log after
+it has answered. A server that is killed in between leaves the note. The next server moves it into the log, with a
+reason that says so.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ CHANGES = (
     "SetModelVersionTag",
     "DeleteModelVersionTag",
 )
-"""Every request of MLflow's registry that changes something, as its protocol names them."""
+"""Every request of MLflow's registry that changes something, by its name in the protocol."""
 ACCOUNTS = re.compile(r"/(?:ajax-)?api/[\d.]+/mlflow/(users|roles)/(.+)")
 """Paths of basic-auth's requests about accounts, roles and rights, which have no protocol of their own."""
 SAFE_FIELDS = ("username", "is_admin", "role", "name", "resource_type", "resource_pattern", "permission")
-"""What of such a request is written down; a password is not."""
+"""Fields of such a request that are recorded; a password is not."""
 LONGEST_VALUE = 200
-"""Characters kept of a field."""
+"""Longest recorded value, in characters."""
 
 _logger = logging.getLogger("weighbridge.audit")
 
 
 class Asked(BaseModel):
-    """A change that was asked for."""
+    """A requested change."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,7 +67,7 @@ class Asked(BaseModel):
 
 
 class _Notes:
-    """The notes of requests that MLflow is busy with, one file each."""
+    """Notes of requests that MLflow is processing, one file each."""
 
     def __init__(self, folder: Path) -> None:
         self.log, self.folder = AuditLog(folder), folder / "asked"
@@ -75,7 +76,7 @@ class _Notes:
         return self.folder / f"{os.getpid()}-{asked.request.id}.json"
 
     def sweep(self) -> None:
-        """Put into the log what a server that was killed has left."""
+        """Move into the log the notes that killed servers left."""
         for path in sorted(self.folder.glob("*.json")):
             pid = int(path.name.partition("-")[0])
             if pid != os.getpid() and psutil.pid_exists(pid):
@@ -97,9 +98,13 @@ class _Notes:
 
 
 def record_changes(app: Flask, folder: Path) -> None:
-    """Let an MLflow server write its changes into the audit log of a folder.
+    """Make an MLflow server record its changes in an audit log.
 
-    Called after basic-auth has put its own checks before each request: what they refuse is not written down.
+    It must be called after basic-auth has added its checks, so that refused requests are not recorded.
+
+    Args:
+        app: MLflow's Flask application.
+        folder: Folder of the audit log.
     """
     notes = _Notes(folder)
     notes.sweep()
@@ -132,7 +137,7 @@ def record_changes(app: Flask, folder: Path) -> None:
             try:
                 notes.write(_with_version(asked, response))
             except (OSError, AuditBroken) as error:
-                # The note stays, so that the next start tries again.
+                # The note stays, so that the next server tries again.
                 _logger.exception("The audit log does not take an entry")
                 return _unrecorded(error)
         notes.path(asked).unlink(missing_ok=True)
@@ -169,7 +174,7 @@ def _asked_of_accounts(action: str) -> Asked:
 
 
 def _role_name(number: int) -> str:
-    """What a role is called; the log is read when the number may be another's."""
+    """Return a role's name, because its number may belong to another role when the log is read."""
     from mlflow.exceptions import MlflowException
     from mlflow.server import auth
 
@@ -180,7 +185,7 @@ def _role_name(number: int) -> str:
 
 
 def _with_version(asked: Asked, response: Response) -> Asked:
-    """A new version has its number only in the answer."""
+    """Add the number of a new version, which only the answer has."""
     if asked.version is not None or asked.action != "mlflow.create_model_version":
         return asked
     made = json.loads(response.get_data())["model_version"]["version"]

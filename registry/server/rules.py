@@ -1,13 +1,13 @@
-"""What MLflow's rights cannot tell apart: EDIT on `<line>` makes versions, moves aliases and renames the model.
+"""Rules for what MLflow's permissions do not separate: EDIT on `<line>` covers versions, aliases and renaming.
 
-Weighbridge's roles are MLflow roles (`reviewer:llama`), so the server knows who holds which. On the two registered
-models of a line, beside what MLflow demands:
+Weighbridge's roles are MLflow roles (`reviewer:llama`), so the server knows who holds which. These rules add to
+MLflow's own, for the two registered models of a line:
 
-- a version of `<line>` is made by its reviewers only: that copy is the approval;
-- an alias of `<line>` is moved, or taken away, by its operators only;
-- a registered model is made or renamed by an admin only: who makes one owns it, and could approve in it.
+- only a reviewer of `<line>` creates a version of it, since that copy is the approval;
+- only an operator of `<line>` moves or removes an alias of it;
+- only an admin creates or renames a registered model, since its creator owns it and could approve in it.
 
-Taking an alias away needs MANAGE by MLflow's own rule, which also gives rights to others; here EDIT is enough.
+MLflow demands MANAGE for removing an alias, which also covers giving rights to others. Here EDIT is enough.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from registry.models.records import candidates_model
 
 
 def tighten() -> None:
-    """Put these rules in the place of MLflow's own; an admin is asked for none of them.
+    """Replace MLflow's checks by these rules. They do not apply to an admin.
 
     Raises:
-        RuntimeError: this MLflow has no such check where its 3.17.2 has one.
+        RuntimeError: This version of MLflow lacks a check that 3.17.2 has.
     """
     rules: dict[type, Callable[[], bool]] = {
         protocol.CreateModelVersion: _may_make_version,
@@ -35,11 +35,14 @@ def tighten() -> None:
         protocol.CreateRegisteredModel: _only_admins,
         protocol.RenameRegisteredModel: _only_admins,
     }
-    ours = set(rules.values())
+    new_rules = set(rules.values())
     found = [
-        ((path, method), rule) for path, rule, methods in get_endpoints(rules.get) if rule in ours for method in methods
+        ((path, method), rule)
+        for path, rule, methods in get_endpoints(rules.get)
+        if rule in new_rules
+        for method in methods
     ]
-    if {rule for _, rule in found} != ours or any(key not in auth.BEFORE_REQUEST_VALIDATORS for key, _ in found):
+    if {rule for _, rule in found} != new_rules or any(key not in auth.BEFORE_REQUEST_VALIDATORS for key, _ in found):
         raise RuntimeError("This version of MLflow checks its requests elsewhere: Weighbridge's rules would not hold.")
     auth.BEFORE_REQUEST_VALIDATORS.update(found)
 
@@ -57,9 +60,9 @@ def _only_admins() -> bool:
 
 
 def _holds(role: str) -> bool:
-    """Whether who is signed in holds a role of the line whose approved versions the request is about."""
+    """Return whether the account holds a role of the line whose approved versions the request concerns."""
     model = auth._get_request_param("name")
     if auth._fetch_or_none(auth._get_model_registry_store().get_registered_model, candidates_model(model)) is None:
         return True
     user = auth.store.get_user(auth.authenticate_request().username)
-    return role_name(role, model) in {one.name for one in auth.store.list_user_roles(user.id)}
+    return role_name(role, model) in {held.name for held in auth.store.list_user_roles(user.id)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import shutil
 import tarfile
@@ -166,7 +167,8 @@ def test_a_restore_that_was_killed_goes_on_with_replace(
     back_up(installation, backup := tmp_path / "backup.tar.gz")
     new = home("new")
     with monkeypatch.context() as patch:
-        patch.setattr("registry.backup.restore._put", lambda *_: 1 / 0)
+        # Its package exports the function of the same name.
+        patch.setattr(importlib.import_module("registry.backup.restore"), "_put", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             restore(new, backup)
     with pytest.raises(BackupFailed, match="records of its own"):
