@@ -1,4 +1,4 @@
-"""The report of a comparison: the same page as a candidate's, without a line, a release or a registry."""
+"""The page of a comparison: a candidate's report without a line, a release or a registry."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class ComparedAnswers(Answers):
 
     @property
     def title(self) -> str:
-        """What this is about, for the heading."""
+        """The title, for the heading."""
         return f"{self.candidate.label} against {self.production.label}"
 
     @property
     def cost(self) -> str:
-        """Items and time of both, in words."""
-        told = []
-        for who, scores in (("candidate", self._ours.values()), ("production", self._theirs.values())):
-            items = sum(len(one.items) for one in scores)
-            told.append(f"{items} items in {duration(sum(one.seconds for one in scores))} for {who}")
-        return "; ".join(told)
+        """Items and time of both models, in words."""
+        parts = []
+        for side, scores in (("candidate", self._candidate.values()), ("production", self._production.values())):
+            items = sum(len(suite.items) for suite in scores)
+            parts.append(f"{items} items in {duration(sum(suite.seconds for suite in scores))} for {side}")
+        return "; ".join(parts)
 
     @property
     def conditions(self) -> list[tuple[str, Conditions, Conditions]]:
         """Suites with how each side's scores came about, where both are known."""
         found = []
-        for name, ours in self._ours.items():
-            theirs = self._theirs.get(name)
+        for name, ours in self._candidate.items():
+            theirs = self._production.get(name)
             if ours.conditions is not None and theirs is not None and theirs.conditions is not None:
                 found.append((name, ours.conditions, theirs.conditions))
         return found

@@ -1,4 +1,4 @@
-"""All that is known of one weighed candidate, in one place, for the card, the report and the record."""
+"""One candidate's verdict, scores and provenance, for the card, the report and the record."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ class Flip(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     item: ItemScore
-    """The candidate's."""
+    """The candidate's item."""
     production: ItemScore
 
     @property
     def lost(self) -> bool:
-        """Whether it is the candidate that got it wrong."""
+        """Whether the candidate scored lower."""
         return self.item.score < self.production.score
 
 
 class Answers:
-    """A verdict with the answers that it rests on.
+    """A verdict with the answers behind it.
 
     Args:
         verdict: of all suites.
-        candidate_scores, production_scores: what it rests on; production's may be missing.
+        candidate_scores: the candidate's scores.
+        production_scores: production's scores; may be empty.
         confidence: one-sided, of each suite's verdict.
     """
 
@@ -52,12 +53,12 @@ class Answers:
         confidence: float,
     ) -> None:
         self.verdict, self.confidence = verdict, confidence
-        self._ours = {scores.suite: scores for scores in candidate_scores}
-        self._theirs = {scores.suite: scores for scores in production_scores}
+        self._candidate = {scores.suite: scores for scores in candidate_scores}
+        self._production = {scores.suite: scores for scores in production_scores}
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """What differs between the two and may, each named once."""
+        """Permitted differences between the two models' conditions, each once."""
         return tuple(dict.fromkeys(change for suite in self.verdict.suites for change in suite.changed))
 
     @property
@@ -66,50 +67,50 @@ class Answers:
         return [suite for suite in self.verdict.suites if suite.noise_flips_share is not None]
 
     def seconds(self, suite: SuiteVerdict) -> float | None:
-        """What scoring the candidate took."""
-        ours = self.scores(suite)
-        return ours.seconds if ours else None
+        """Time that scoring the candidate took; None where it was not scored."""
+        scores = self.scores(suite)
+        return scores.seconds if scores else None
 
     def scores(self, suite: SuiteVerdict) -> SuiteScores | None:
-        """The candidate's scores that a suite's verdict rests on."""
-        return self._ours.get(suite.suite)
+        """The candidate's scores on a suite."""
+        return self._candidate.get(suite.suite)
 
     def production_scores(self, suite: SuiteVerdict) -> SuiteScores | None:
-        """Production's on the same suite."""
-        return self._theirs.get(suite.suite)
+        """Production's scores on a suite."""
+        return self._production.get(suite.suite)
 
     def flips(self, suite: SuiteVerdict) -> list[Flip]:
-        """Items that the two answered with different success, lost ones first."""
-        ours, theirs = self.scores(suite), self.production_scores(suite)
-        if ours is None or theirs is None:
+        """Items on which the two scored differently, lost ones first."""
+        candidate, production = self.scores(suite), self.production_scores(suite)
+        if candidate is None or production is None:
             return []
-        by_id = {item.id: item for item in theirs.items}
+        by_id = {item.id: item for item in production.items}
         flips = [
             Flip(item=item, production=by_id[item.id])
-            for item in ours.items
+            for item in candidate.items
             if item.id in by_id and item.score != by_id[item.id].score
         ]
         return sorted(flips, key=lambda flip: not flip.lost)
 
     def failed_items(self, suite: SuiteVerdict) -> list[ItemScore]:
         """Must-pass items that failed."""
-        ours = self.scores(suite)
-        return [item for item in ours.items if item.id in suite.must_pass_failed] if ours else []
+        scores = self.scores(suite)
+        return [item for item in scores.items if item.id in suite.must_pass_failed] if scores else []
 
     def production_item(self, suite: SuiteVerdict, id: str) -> ItemScore | None:
         """Production's answer to an item."""
-        theirs = self.production_scores(suite)
-        return next((item for item in theirs.items if item.id == id), None) if theirs else None
+        scores = self.production_scores(suite)
+        return next((item for item in scores.items if item.id == id), None) if scores else None
 
 
 class Dossier(Answers):
-    """One candidate's papers.
+    """Everything about one candidate.
 
     Args:
         line: the line.
         source: the release.
         weighed: the candidate.
-        fit: what fits where; None where nobody asked.
+        fit: what fits on which GPU; None without a fit report.
         quantization: how the weights were quantized; None for a release as published.
         changes: what changed against production beside the weights; None where nothing serves yet.
     """
@@ -135,39 +136,39 @@ class Dossier(Answers):
 
     @property
     def title(self) -> str:
-        """What this is about, for headings."""
+        """The title, for headings."""
         return f"{self.line.name}: {self.artifact.scheme} of {self.source.repo} at {self.source.commit[:12]}"
 
     @property
     def licence(self) -> str:
-        """As the model card names it."""
+        """The licence that the model card names."""
         return self.source.licence or "not stated"
 
     @property
     def size_gib(self) -> float:
-        """All of the artifact's files."""
+        """Size of all the artifact's files."""
         return self.artifact.size_bytes / GIB
 
     @property
     def production_short(self) -> str:
-        """Beginning of the digest that it was weighed against; empty for a line's first."""
+        """Short digest of the artifact that it was weighed against; empty for a line's first release."""
         return (self.verdict.production_digest or "")[:12]
 
     @property
     def quantized(self) -> str:
-        """What was done to the weights, and what is to be known of its calibration."""
+        """How the weights were quantized, with a warning about a short calibration text."""
         if self.quantization is None:
             return "Nothing: the weights are as published."
         recipe, coverage = self.quantization.recipe, self.quantization.coverage
-        things, bytes_of = recipe.counted
+        unit, total_bytes = recipe.counted
         tokens = self.quantization.calibration_tokens
-        watched = f" Calibrated on {tokens:,} tokens." if tokens else ""
-        warned = f" Mind: {self.quantization.calibration_warning}" if self.quantization.calibration_warning else ""
+        calibrated = f" Calibrated on {tokens:,} tokens." if tokens else ""
+        warning = f" Note: {self.quantization.calibration_warning}" if self.quantization.calibration_warning else ""
         return (
-            f"{coverage.found} of {coverage.planned} planned {things} "
-            f"({coverage.share_of_linear_bytes:.1%} of {bytes_of}) to {recipe.weight_bits} bits by "
+            f"{coverage.found} of {coverage.planned} planned {unit} "
+            f"({coverage.share_of_linear_bytes:.1%} of {total_bytes}) to {recipe.weight_bits} bits by "
             f"{recipe.method}, {recipe.granularity}, activations {recipe.activation_bits} bits; "
-            f"{len(recipe.ignored)} other weights kept as published.{watched}{warned}"
+            f"{len(recipe.ignored)} other weights kept as published.{calibrated}{warning}"
         )
 
     @property

@@ -22,7 +22,7 @@ def compared(dossier: Answers) -> list[SuiteVerdict]:
 
 
 def forest_plot(dossier: Answers) -> Figure | None:
-    """Each suite's difference with its bounds, against its margin; None where nothing was compared."""
+    """Draw each suite's difference with its bounds against its margin; None where nothing was compared."""
     suites = compared(dossier)
     if not suites:
         return None
@@ -38,15 +38,15 @@ def forest_plot(dossier: Answers) -> Figure | None:
         axes.barh(row, -100 - -margin, left=-margin, height=0.76, color=worse, alpha=0.07, zorder=0)
     axes.axvline(0, color="#888888", linewidth=0.9, linestyle="--", zorder=1)
     ends = [100 * end for suite in suites for end in (suite.low or 0, suite.high or 0, -suite.margin, suite.margin)]
-    room = 0.08 * (max(ends) - min(ends))
-    axes.set_xlim(min(ends) - room, max(ends) + room)
+    padding = 0.08 * (max(ends) - min(ends))
+    axes.set_xlim(min(ends) - padding, max(ends) + padding)
     label_rows(axes, [f"{suite.suite} ({suite.items})" for suite in suites])
     axes.set_xlabel("candidate minus production, percentage points (black bar: the margin; shaded: worse than it)")
     return figure
 
 
 def memory_plot(dossier: Dossier) -> Figure | None:
-    """What the candidate takes on each GPU, stacked, against what the GPU has; None without a fit report."""
+    """Draw the candidate's memory on each GPU, stacked, against the GPU's capacity; None without a fit report."""
     rows = dossier.fit_rows
     if not rows:
         return None
@@ -54,7 +54,7 @@ def memory_plot(dossier: Dossier) -> Figure | None:
 
 
 def as_svg_uri(figure: Figure) -> str:
-    """The figure as a data URI, sharp on paper; the same figure gives the same bytes."""
+    """The figure as an SVG data URI; the same figure gives the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "weighbridge"}):

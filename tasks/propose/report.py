@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything behind a verdict, readable without a network."""
+"""The report: one HTML file with everything behind a verdict, readable offline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.propose.plots import as_svg_uri, forest_plot, memory_plot
 from tasks.propose.templates import environment
 
 MOST_FLIPS = 60
-"""Flipped items shown for each suite, lost ones first; the rest is in the items file."""
+"""Flipped items shown for each suite, lost ones first; the others are in the items file."""
 
 
 class Plot(BaseModel):
-    """A picture with the words for those who cannot see it."""
+    """An image with its alternative text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +28,7 @@ class Plot(BaseModel):
 
 
 class AnsweredItem(BaseModel):
-    """One line of an items file."""
+    """One row of an items file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,10 +37,11 @@ class AnsweredItem(BaseModel):
 
 
 def make_report(dossier: Dossier, now: datetime | None = None) -> str:
-    """Write a candidate's report.
+    """Render a candidate's report.
 
     Args:
-        now: when it was made, for the foot of the page.
+        dossier: the candidate.
+        now: time for the foot of the page; the present by default.
     """
     forest, memory = forest_plot(dossier), memory_plot(dossier)
     return (
@@ -64,15 +65,19 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
 
 def items_jsonl(dossier: Dossier, suite: SuiteVerdict) -> str:
     """Every item of a suite with both models' scores and answers, one JSON object a line."""
-    ours, theirs = dossier.scores(suite), dossier.production_scores(suite)
-    by_id = {item.id: item for item in theirs.items} if theirs else {}
-    items = [AnsweredItem(candidate=item, production=by_id.get(item.id)) for item in (ours.items if ours else ())]
+    candidate, production = dossier.scores(suite), dossier.production_scores(suite)
+    by_id = {item.id: item for item in production.items} if production else {}
+    items = [
+        AnsweredItem(candidate=item, production=by_id.get(item.id)) for item in (candidate.items if candidate else ())
+    ]
     return "".join(f"{item.model_dump_json()}\n" for item in items)
 
 
 def forest_words(dossier: Answers) -> str:
-    """The forest plot for those who cannot see it."""
-    return "Differences to production: " + "; ".join(f"{one.suite}: {one.reason}" for one in dossier.verdict.suites)
+    """Alternative text of the forest plot."""
+    return "Differences to production: " + "; ".join(
+        f"{suite.suite}: {suite.reason}" for suite in dossier.verdict.suites
+    )
 
 
 def _kept(dossier: Dossier) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""The room's templates, with what they need to show numbers and strangers' text."""
+"""Jinja2 environment of the card and the pages, with filters for numbers and for untrusted text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.evaluate.verdict.outcomes import OUTCOMES
 FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit"}
 
 QUESTION_HEAD, QUESTION_TAIL, ANSWER_LIMIT = 600, 600, 1200
-"""Characters shown of a long question's beginning and end (the end asks), and of an answer."""
+"""Characters shown of a long question's beginning and end (the end has the question), and of an answer."""
 
 
 def share(value: float | None, signed: bool = False) -> str:
@@ -25,7 +25,7 @@ def share(value: float | None, signed: bool = False) -> str:
 
 
 def cell(text: object, limit: int = 600) -> str:
-    """Text that can break neither a Markdown table nor the page that shows it."""
+    """Escape text so that it can break neither a Markdown table nor the page that shows it."""
     flat = " ".join(str(text).split())
     flat = flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
     for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
@@ -41,7 +41,7 @@ def elide(text: str, head: int = QUESTION_HEAD, tail: int = QUESTION_TAIL) -> st
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them; a dash for None."""
+    """Seconds in a readable unit; a dash for None."""
     if seconds is None:
         return "–"
     if seconds < 100:
@@ -50,12 +50,12 @@ def duration(seconds: float | None) -> str:
 
 
 def badge(outcome: str) -> Markup:
-    """An outcome in words, in its colour."""
+    """An outcome's label in its colour."""
     return Markup('<span class="badge {}">{}</span>').format(outcome, OUTCOMES[outcome].label)
 
 
 def success(item: ItemScore) -> str:
-    """Whether an answer is right; the score of one that is partly."""
+    """`right`, `wrong`, or the score of a partly right answer."""
     return {0.0: "wrong", 1.0: "right"}.get(item.score, f"{item.score:.0%} right")
 
 
@@ -66,14 +66,16 @@ def clip(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
-    """Jinja2's environment: HTML is escaped, an unknown name is an error."""
-    made = jinja2.Environment(
+    """The Jinja2 environment: HTML is escaped, and an unknown name is an error."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge)
-    made.globals.update(outcomes=OUTCOMES, fit_words=FIT_WORDS)
-    return made
+    templates.filters.update(
+        share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge
+    )
+    templates.globals.update(outcomes=OUTCOMES, fit_words=FIT_WORDS)
+    return templates

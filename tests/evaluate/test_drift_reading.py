@@ -145,7 +145,7 @@ def test_what_changed_in_the_small_files_is_told_in_words(tmp_path):
     assert what_changed(quantized, production) == ()
     other = folder(tmp_path / "o", template="b", config={"rope_theta": 1e4, "sliding_window": 64})
     template, rope, window = what_changed(other, production)
-    assert template.startswith("The chat template is another one: ")
+    assert template.startswith("The chat template differs: ")
     assert rope == "config.json: rope_theta is 10000.0, and 100000.0 in production."
     assert window == "config.json: sliding_window is 64, and not set in production."
 

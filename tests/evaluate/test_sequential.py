@@ -16,9 +16,9 @@ from tasks.evaluate.verdict.sequential import (
     Levels,
     Pairs,
     decide,
+    forecast,
     items_needed,
     judge_complete,
-    plan,
     power,
 )
 
@@ -260,7 +260,7 @@ def test_a_sorted_file_can_be_shuffled() -> None:
 
 def test_the_planner_agrees_with_what_happens() -> None:
     shares, decisions = outcomes(lambda random: pairs_of(flips(random, 4000, 0.05, 0.0)), draws=200)
-    expected = plan(4000, 0.02, 0.95, 0.05)
+    expected = forecast(4000, 0.02, 0.95, 0.05)
     assert expected.power == pytest.approx(shares["non_inferior"], abs=0.03)
     assert expected.expected_items == pytest.approx(np.mean([decision.items_used for decision in decisions]), rel=0.15)
     assert expected.can_decide
@@ -268,7 +268,7 @@ def test_the_planner_agrees_with_what_happens() -> None:
 
 def test_the_planner_knows_a_hopeless_suite() -> None:
     assert power(100, 0.02, 0.95, 0.0) == 0.0
-    hopeless = plan(100, 0.02, 0.95, 0.05)
+    hopeless = forecast(100, 0.02, 0.95, 0.05)
     assert (hopeless.least_items, hopeless.can_decide) == (149, False)
 
 

@@ -57,7 +57,7 @@ def test_without_the_optional_fields_there_are_none(tmp_path):
         ('{"id": "b", "production": 1, "candidate": NaN}', "`candidate` is not a finite"),
         ('{"id": "b", "production": Infinity, "candidate": 1}', "`production` is not a finite"),
         ({"id": "b", "production": 1, "candidate": 10**400}, "`candidate` is not a finite"),
-        ({"id": "a", "production": 1, "candidate": 1}, "was there before"),
+        ({"id": "a", "production": 1, "candidate": 1}, "occurs twice"),
         ({"id": "b", "production": 1, "candidate": 1, "margin": 1}, "`margin` is missing"),
         ({"id": "b", "production": 1, "candidate": 1, "cluster": "x"}, "`cluster` is missing"),
     ],

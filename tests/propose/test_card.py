@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.models.records import CARD_LIMIT, REPORT_LINK
 from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
-from tasks.propose.card import ROOM_FOR_LINK, make_card
+from tasks.propose.card import LINK_RESERVE, make_card
 from tasks.propose.dossier import Dossier
 from tasks.source.hub import Source
 from weighbridge.line import Approval, Line
@@ -76,5 +76,5 @@ def test_a_line_of_many_suites_still_fits_and_says_what_it_left_out(
     )
     verdict = passed.verdict.model_copy(update={"suites": many})
     card = make_card(Dossier(line, source, passed.model_copy(update={"verdict": verdict}), fit, None))
-    assert len(card) <= CARD_LIMIT - ROOM_FOR_LINK
+    assert len(card) <= CARD_LIMIT - LINK_RESERVE
     assert "more suites, all in the report" in card and "To approve" in card

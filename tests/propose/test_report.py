@@ -134,4 +134,4 @@ def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source
     assert "210 of 210 planned Linear layers" in make_card(dossier)
     assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
     short_text = Dossier(line, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
-    assert "Mind: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(short_text)
+    assert "Note: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(short_text)

@@ -1,7 +1,7 @@
-"""What is measured beside accuracy and gates too: how far a candidate's distributions and answers have moved.
+"""Drift beside accuracy: how far a candidate's distributions and answers have moved; it gates a release too.
 
-Accuracy on a suite can stand still, or rise by accident, while a model has become another one. These signals look
-at the movement itself, each with an interval, and each against a bound named in the line (`bounds`). What each is
+Accuracy on a suite can stand still, or rise by accident, while a model has become another one. These signals measure
+the movement itself, each with an interval, and each against a bound in the line (`bounds`). What each is
 for, and how the defaults were chosen: docs/evidence/drift.md.
 """
 

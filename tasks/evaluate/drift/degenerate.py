@@ -1,4 +1,4 @@
-"""Answers that are wrong whoever the model is and whatever was asked: empty, looping, leaking, garbled."""
+"""Answers that are wrong for any model and any question: empty, looping, leaking, garbled."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from math import log2
 
 LEAKED = re.compile(r"<\|[\w-]{2,40}\|>|</?s>|<(?:pad|bos|eos|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<<SYS>>")
-"""Special tokens of the model families in use; a chat answer has no business with any of them."""
+"""Special tokens of the model families in use; none of them belongs in a chat answer."""
 FEWEST_WORDS = 8
-"""Below, an answer such as "no, no, no" is too short to call it repetitive."""
+"""Shorter answers, such as "no, no, no", are not called repetitive."""
 SAME_IN_A_ROW = 8
 PHRASE_WORDS = 4
 FEWEST_PHRASES = 24
 SMALLEST_NEW_SHARE = 0.5
-"""Of an answer's phrases of four words, so many must be new. English prose has above 0.95; a loop of one sentence
+"""Smallest share of new phrases among an answer's phrases of four words. English prose has above 0.95; one sentence
 three times over has a third."""
 FEWEST_CHARACTERS = 60
 FEWEST_BITS = 2.0
-"""Of entropy a character. English has about 4.1, digits with spaces 3.3, `ab ab ab` 1.6."""
+"""Smallest entropy, bits a character. English has about 4.1, digits with spaces 3.3, `ab ab ab` 1.6."""
 UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
 """Scripts that put no spaces between words: Thai, kana, Han."""
 
 
 def degenerate(answer: str) -> str:
-    """What is wrong with an answer whoever the model is, or nothing."""
+    """The defect of an answer that is wrong for any model; empty where there is none."""
     if not answer.strip():
         return "an empty answer"
     if leaked := LEAKED.search(answer):
@@ -45,7 +45,7 @@ def degenerate(answer: str) -> str:
 
 
 def new_phrase_share(words: Sequence[str]) -> float:
-    """Share of phrases of four words that are said for the first time; 1 where there are too few to tell."""
+    """Share of new phrases of four words; 1 where there are too few to tell."""
     phrases = [tuple(words[at : at + PHRASE_WORDS]) for at in range(len(words) - PHRASE_WORDS + 1)]
     return len(set(phrases)) / len(phrases) if len(phrases) >= FEWEST_PHRASES else 1.0
 
@@ -59,7 +59,7 @@ def entropy_bits(text: str) -> float:
 def _words(answer: str) -> list[str]:
     if len(UNSPACED.findall(answer)) > len(answer) / 2:
         return [character for character in answer if not character.isspace()]
-    # Rules of a table, rows of zeros and lists of numbers repeat rightly; a loop of them has no entropy.
+    # Rules of tables, rows of zeros and lists of numbers may repeat; a loop of them has a low entropy.
     return [word for word in answer.split() if any(map(str.isalpha, word))]
 
 

@@ -1,4 +1,4 @@
-"""The quick look right after quantization: is this still the same model, before hours of evaluation are spent on it?"""
+"""The drift check right after quantization: is it still the same model, before hours of scoring are spent on it?"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tasks.evaluate.drift.signals import DriftSignal, make_signal
 from tasks.evaluate.scoring.model_files import read_model_files
 from weighbridge.line import Bounds
 
-FACTS = {
+SMALL_FILES = {
     "chat_template": "the chat template",
     "tokenizer": "the tokenizer",
     "generation_config": "the generation config",
 }
-OF_THE_WRITER = (
+IGNORED_FIELDS = (
     "quantization_config",
     "transformers_version",
     "_name_or_path",
@@ -36,7 +36,7 @@ OF_THE_WRITER = (
     "use_cache",
     "pretraining_tp",
 )
-"""Fields of config.json that do not say what the model computes, or that quantizing is meant to change."""
+"""Fields of config.json that do not affect what the model computes, or that quantizing is meant to change."""
 
 
 def check_drift(
@@ -54,22 +54,28 @@ def check_drift(
     home: Path | None = None,
     same_release: bool = True,
 ) -> DriftReport:
-    """Compare distributions on the held text and the small files, and say whether it is worth going on.
+    """Compare distributions on the held text and the small files of two models.
 
-    About 60 CPU-seconds for models of 135 million parameters, a third of them imports. The bounds are for two forms
-    of one release: where the candidate is another release than what serves, compare it with its own release as
-    published, or set the line's bounds to null.
+    It takes about 60 CPU-seconds for models of 135 million parameters, a third of them imports. The bounds are for two
+    forms of one release. Compare a candidate of another release with its own release as published, or set the line's
+    bounds to null.
 
     Args:
-        candidate_folder, production_folder: models as transformers loads them.
-        bounds: the line's.
+        candidate_folder: a model as transformers loads it.
+        production_folder: the model to compare with.
+        bounds: the line's bounds.
         confidence: one-sided, of each bound.
-        candidate_digest, production_digest, documents, context_tokens, together, progress, home: as for
-            `measure_distributions`.
-        same_release: both are forms of one release, so that nothing in config.json may compute otherwise.
+        candidate_digest: as for `measure_distributions`, like the following.
+        production_digest: digest of the other model.
+        documents: the text.
+        context_tokens: the longest window.
+        together: whether both models are in memory at once.
+        progress: receives windows done and in all.
+        home: the installation's folder.
+        same_release: whether both are forms of one release, so that no field of config.json may differ.
 
     Returns:
-        A report; `stops` says whether the long evaluation could still make the candidate pass.
+        A report; `stops` is true where scoring could not make the candidate pass.
 
     Raises:
         ScoringFailed, DiskFull, ModelUnreadable: as for `measure_distributions`.
@@ -107,14 +113,14 @@ def check_drift(
 
 
 def config_signal(candidate_folder: Path, production_folder: Path, *, same_release: bool) -> DriftSignal:
-    """How many fields of config.json that both have say something else, such as the base of the rotary positions.
+    """Number of fields that both config.json have with different values, such as the base of the rotary positions.
 
-    Seen by itself because it need not show: a tenth of the base moves SmolLM2 by 0.12 nats on texts of 300 tokens,
-    which is within the default bound. Fields that only one has are told by `what_changed` and not counted
-    here, since other versions of transformers write other defaults.
+    It is a signal of its own because the distributions need not show it: a tenth of the base moves SmolLM2 by 0.12 nats
+    on texts of 300 tokens, which is within the default bound. `what_changed` names the fields that only one file has;
+    they are not counted here, because other versions of transformers write other defaults.
     """
-    was, now = _computing(production_folder), _computing(candidate_folder)
-    fields = sorted(name for name in was.keys() & now.keys() if was[name] != now[name])
+    before, after = _config_fields(production_folder), _config_fields(candidate_folder)
+    fields = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
     count = float(len(fields))
     return make_signal(
         "config fields changed",
@@ -126,33 +132,33 @@ def config_signal(candidate_folder: Path, production_folder: Path, *, same_relea
 
 
 def what_changed(candidate_folder: Path, production_folder: Path) -> tuple[str, ...]:
-    """What differs in the small files beside the weights and changes answers, a sentence each; costs milliseconds.
+    """Differences in the small files that change answers, a sentence each; takes milliseconds.
 
     Raises:
         ModelUnreadable: one of them is not JSON.
     """
-    ours, theirs = read_model_files(candidate_folder), read_model_files(production_folder)
+    candidate, production = read_model_files(candidate_folder), read_model_files(production_folder)
     sentences = [
-        f"{words[0].upper()}{words[1:]} is another one: {getattr(theirs, field) or 'none'} in production, "
-        f"{getattr(ours, field) or 'none'} here."
-        for field, words in FACTS.items()
-        if getattr(ours, field) != getattr(theirs, field)
+        f"{words[0].upper()}{words[1:]} differs: {getattr(production, field) or 'none'} in production, "
+        f"{getattr(candidate, field) or 'none'} here."
+        for field, words in SMALL_FILES.items()
+        if getattr(candidate, field) != getattr(production, field)
     ]
-    was, now = _computing(production_folder), _computing(candidate_folder)
+    before, after = _config_fields(production_folder), _config_fields(candidate_folder)
     return (
         *sentences,
         *(
-            f"config.json: {name} is {_shown(now, name)}, and {_shown(was, name)} in production."
-            for name in sorted(was.keys() | now.keys())
-            if was.get(name) != now.get(name)
+            f"config.json: {name} is {_shown(after, name)}, and {_shown(before, name)} in production."
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
         ),
     )
 
 
-def _computing(folder: Path) -> dict[str, Any]:
+def _config_fields(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return {name: value for name, value in content.items() if name not in OF_THE_WRITER}
+    return {name: value for name, value in content.items() if name not in IGNORED_FIELDS}
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

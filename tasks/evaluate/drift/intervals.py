@@ -1,7 +1,7 @@
-"""Intervals for the signals: each bound one-sided at the stated confidence, and clusters counted as what they are.
+"""Intervals of the drift signals, with each bound one-sided at the stated confidence, over independent units.
 
-Tokens of one text, and items of one conversation, are right or wrong together. So the units are texts and clusters,
-never tokens; an interval over tokens would be several times too narrow.
+Tokens of one text, and items of one conversation, are right or wrong together. The units are therefore texts and
+clusters, never tokens; an interval over tokens would be several times too narrow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import ceil, exp, floor, log, sqrt
 from tasks.evaluate.verdict.paired import paired_bounds
 
 TINY = 1e-6
-"""Takes the place of an amount of nothing, so that a ratio exists."""
+"""Replaces an amount of 0, so that a ratio exists."""
 LARGEST_EXPONENT = 50.0
 
 
@@ -25,33 +25,33 @@ class Interval:
     low: float | None
     high: float | None
     units: int
-    """Independent units that it rests on."""
+    """Number of independent units."""
 
 
 def mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: float) -> Interval:
     """Interval of a mean per token (or item) over independent texts (or clusters) of different length.
 
     Args:
-        sums: one sum a text, over its tokens.
+        sums: the sum over the tokens of each text.
         sizes: tokens of each text, all above 0.
         confidence: of each bound by itself.
 
     The estimate is the ratio of the two totals; its variance is that of the residuals `sum - mean * size` (the
-    linearised ratio estimator: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13), its quantile Student's with one
-    degree of freedom less than texts. A t interval rather than a bootstrap: at sixteen texts the percentile bootstrap
-    is narrower than it should be, and this needs no seed.
+    linearised ratio estimator: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13). Its quantile is Student's with
+    one degree of freedom less than texts. A t interval rather than a bootstrap: at sixteen texts the percentile
+    bootstrap is narrower than it should be, and this needs no seed.
     """
     total = float(sum(sizes))
     mean, units = sum(sums) / total, len(sums)
     if units < 2:
         return Interval(mean, None, None, units)
-    squares = sum((one - mean * size) ** 2 for one, size in zip(sums, sizes))
+    squares = sum((amount - mean * size) ** 2 for amount, size in zip(sums, sizes))
     half = _t_quantile(confidence, units - 1) * sqrt(units / (units - 1) * squares) / total
     return Interval(mean, mean - half, mean + half, units)
 
 
 def positive_mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: float) -> Interval:
-    """The same for amounts that are never negative and lean to the right, as divergences do: t on the logarithm.
+    """The same for amounts that are never negative and skewed to the right, such as divergences: t on the logarithm.
 
     The standard error goes to the logarithm of the mean by the delta method, so the lower bound stays above 0. At the
     spread of the held documents (0.3 to 0.4 of the logarithm) and sixteen of them, 6 to 8 % of upper bounds lie below
@@ -73,17 +73,18 @@ def share_interval(hits: Sequence[bool], clusters: Sequence[Hashable], confidenc
 
     Args:
         hits: whether each item has the property.
-        clusters: what each item belongs to; different names for independent items.
+        clusters: name of each item's cluster; different names for independent items.
+        confidence: of each bound by itself.
     """
     from scipy.special import betaincinv
 
     items, share = len(hits), sum(hits) / len(hits) if hits else 0.0
     if not items:
         return Interval(0.0, None, None, 0)
-    units = _effective([float(hit) for hit in hits], clusters)
-    error, wanted = 1 - confidence, share * units
-    low = float(betaincinv(wanted, units - wanted + 1, error)) if share > 0 else 0.0
-    high = float(betaincinv(wanted + 1, units - wanted, 1 - error)) if share < 1 else 1.0
+    units = _effective_items([float(hit) for hit in hits], clusters)
+    error, effective_hits = 1 - confidence, share * units
+    low = float(betaincinv(effective_hits, units - effective_hits + 1, error)) if share > 0 else 0.0
+    high = float(betaincinv(effective_hits + 1, units - effective_hits, 1 - error)) if share < 1 else 1.0
     return Interval(share, low, high, len(set(clusters)))
 
 
@@ -97,10 +98,10 @@ def rise_interval(
     items = len(production)
     if not items:
         return Interval(0.0, None, None, 0)
-    gained = sum(ours and not theirs for ours, theirs in zip(candidate, production))
-    lost = sum(theirs and not ours for ours, theirs in zip(candidate, production))
-    differences = [float(ours) - float(theirs) for ours, theirs in zip(candidate, production)]
-    part = _effective(differences, clusters) / items
+    gained = sum(after and not before for after, before in zip(candidate, production))
+    lost = sum(before and not after for after, before in zip(candidate, production))
+    differences = [float(after) - float(before) for after, before in zip(candidate, production)]
+    part = _effective_items(differences, clusters) / items
     fewer = max(floor(items * part), 1)
     up, down = min(ceil(gained * part), fewer), min(ceil(lost * part), fewer)
     mean = (gained - lost) / items
@@ -118,15 +119,15 @@ def ratio_interval(
     """
     if not production:
         return Interval(1.0, None, None, 0)
-    logs = [log(max(ours, TINY) / max(theirs, TINY)) for ours, theirs in zip(candidate, production)]
+    logs = [log(max(after, TINY) / max(before, TINY)) for after, before in zip(candidate, production)]
     sums, sizes = _by_cluster(logs, clusters)
     found = mean_interval(sums, sizes, confidence)
     low, high = (None if bound is None else exp(bound) for bound in (found.low, found.high))
     return Interval(exp(found.mean), low, high, found.units)
 
 
-def _effective(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """How many independent items so many clustered ones are worth: never more than items or fewer than one."""
+def _effective_items(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Number of independent items with the same information as the clustered ones, from 1 to the number of items."""
     items, names = len(values), len(set(clusters))
     if names == items:
         return float(items)
@@ -135,7 +136,7 @@ def _effective(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
     sums, sizes = _by_cluster(values, clusters)
     if simple == 0 or names < 2:
         return float(names)
-    clustered = names / (names - 1) * sum((one - mean * size) ** 2 for one, size in zip(sums, sizes)) / items
+    clustered = names / (names - 1) * sum((total - mean * size) ** 2 for total, size in zip(sums, sizes)) / items
     return max(items / max(clustered / simple, 1.0), 1.0)
 
 

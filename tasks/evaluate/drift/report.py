@@ -1,4 +1,4 @@
-"""What all signals together say."""
+"""All drift signals drawn together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DriftReport(BaseModel):
 
     @property
     def stops(self) -> bool:
-        """Whether the long evaluation may be spared: it could not make this candidate pass."""
+        """Whether scoring is useless, because it could not make this candidate pass."""
         return self.outcome in ("regression", "invalid")
 
     @property
@@ -48,14 +48,18 @@ def draw(
     invalid: str = "",
     must_show: Sequence[str] | None = None,
 ) -> DriftReport:
-    """Draw signals together: the gravest decides.
+    """Draw signals together: the gravest one decides.
 
     All bounds must hold for a pass, so each is tested at its own level (an intersection-union test, as for suites).
 
     Args:
-        invalid: why nothing can be compared; empty where it can.
-        must_show: signals that must be shown to be within their bounds; others count only when they are shown to be
-            beyond, for a short suite can never show that (58 answers for a share of 5 %). All by default.
+        signals: each decided against its own bound.
+        candidate_digest: digest of the candidate.
+        production_digest: digest of what the candidate is compared with.
+        changed: differences in the two folders' small files, a sentence each.
+        invalid: the reason why nothing can be compared; empty where it can.
+        must_show: names of signals that must be shown to lie within their bounds, by default all. Others count only
+            when they are shown to lie beyond, because a short suite cannot show more (58 answers, a share of 5 %).
     """
     worse = [signal for signal in signals if signal.outcome == "worse"]
     unsure = [

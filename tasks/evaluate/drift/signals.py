@@ -1,4 +1,4 @@
-"""One measured signal: what moved, how sure that is, and whether it is within the line's bound."""
+"""One drift signal: the change, its interval, and its outcome against the line's bound."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.drift.intervals import Interval
 
 BoundCheck = Literal["ok", "worse", "unsure", "reported"]
-"""Shown within the bound; shown beyond it; neither; no bound in the line."""
+"""Shown to lie within the bound; shown to lie beyond it; neither is shown; the line has no bound."""
 Side = Literal["at most", "at least", "within a factor"]
 
 
 class DriftSignal(BaseModel):
-    """One signal with its interval; decided by the interval, never by the estimate."""
+    """A signal with its interval, which decides the outcome; the estimate never does."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     production: float | None
-    """The amount in production, in the signal's own terms; None where there is none for one model alone."""
+    """The amount in production, in the signal's own terms; None where it exists only for both models together."""
     candidate: float | None
     difference: float
-    """What the bound is about: a rise, a share, a ratio or a divergence, as `unit` says."""
+    """The amount that the bound limits: a rise, a share, a ratio or a divergence, in `unit`."""
     low: float | None
     """Lower bound, one-sided at the confidence; None where the data cannot give one."""
     high: float | None
     unit: str
     bound: float | None
-    """The line's; None when the line has none and the signal is only reported."""
+    """The line's bound; None where the signal is only reported."""
     side: Side = "at most"
     outcome: BoundCheck
     units: int
-    """Independent texts, items or clusters that it rests on."""
+    """Number of independent texts, items or clusters behind the estimate."""
     note: str = ""
 
     @property
@@ -64,7 +64,7 @@ def make_signal(
     candidate: float | None = None,
     note: str = "",
 ) -> DriftSignal:
-    """A signal decided against its bound."""
+    """Make a signal and decide it against its bound."""
     return DriftSignal(
         name=name,
         production=production,
@@ -85,9 +85,10 @@ def decide(low: float | None, high: float | None, bound: float | None, side: Sid
     """Whether an interval lies within a bound, beyond it, or across it.
 
     Args:
-        low, high: the interval; None is unknown.
-        bound: None: nothing is asked.
-        side: `within a factor` takes a bound of at least 1, for ratios in both directions.
+        low: lower end of the interval; None where it is unknown.
+        high: upper end.
+        bound: the limit; None where the signal is only reported.
+        side: the direction of the limit; `within a factor` takes a bound of at least 1, for ratios in both directions.
     """
     if bound is None:
         return "reported"

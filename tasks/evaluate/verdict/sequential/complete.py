@@ -1,4 +1,4 @@
-"""Judging a whole suite at once: scores that were all there before anybody looked."""
+"""Bounds of a whole suite at once, without interim analyses."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from tasks.evaluate.verdict.sequential.pairs import Pairs
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a whole suite shows of the difference, candidate minus production."""
+    """Bounds of the difference, candidate minus production, and the p-value of a loss."""
 
     low: float
     """One-sided at the confidence."""
     high: float
     """One-sided at the confidence of a regression (`Levels.worse_confidence`)."""
     loss_p_value: float
-    """Of the hypothesis that there is no loss."""
+    """P-value of the hypothesis that there is no loss."""
 
 
 def judge_complete(pairs: Pairs, levels: Levels) -> Bounds:
-    """Bounds from all items of a suite, without a price for looks that nobody took.
+    """Bounds from all items of a suite; no error is spent on interim analyses.
 
-    Scores of 0 and 1 of items that stand by themselves get Tango's fixed-size interval. Graded or clustered ones get
+    Independent items with scores of 0 and 1 get Tango's fixed-size interval. Graded or clustered items get
     bets in a fixed random order: wider (about 1.5 times), but right for any distribution and few clusters.
 
     Args:
-        pairs: no score missing.
+        pairs: scores without a missing one.
+        levels: the margin and the error rates.
     """
-    alone = pairs.clusters is None or len(np.unique(pairs.clusters)) == len(pairs)
+    independent = pairs.clusters is None or len(np.unique(pairs.clusters)) == len(pairs)
     gain = pairs.candidate - pairs.production
     passing, worse = levels.passing[0], levels.worse[0]
-    if alone and is_binary(pairs):
+    if independent and is_binary(pairs):
         gained, lost = int((gain > 0).sum()), int((gain < 0).sum())
         return Bounds(
             lower_bound(gained, lost, len(pairs), 1 - passing),
@@ -46,7 +47,7 @@ def judge_complete(pairs: Pairs, levels: Levels) -> Bounds:
             loss_p_value(gained, lost),
         )
     order = shuffled(pairs.ids)
-    if alone or pairs.clusters is None:
+    if independent or pairs.clusters is None:
         walk = walk_items(gain[order], levels.margin)
     else:
         walk = walk_clusters(gain[order], renumbered(pairs.clusters[order]), levels.margin)
@@ -55,7 +56,8 @@ def judge_complete(pairs: Pairs, levels: Levels) -> Bounds:
     moment = (squares + EXPECTED_FLIPS * typical_size) / np.arange(1, steps + 1)
 
     def bets(error: float) -> tuple[Array, ...]:
-        # Aimed at the difference that so many steps can just show, as the source of `betting` does for a fixed size.
+        # Aimed at the smallest difference that this number of steps can show, as `betting`'s source does for a fixed
+        # size.
         aim = np.sqrt(2 * np.log(1 / error) * moment / steps)
         return (np.minimum(best_bet(moment, aim), LARGEST_BET / 2),)
 

@@ -1,4 +1,4 @@
-"""The decision on one suite's paired scores, and what it rests on."""
+"""The decision on one suite's paired scores, with interim analyses."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tasks.evaluate.verdict.sequential.pairs import Pairs
 from tasks.evaluate.verdict.sequential.planner import items_needed
 from tasks.evaluate.verdict.sequential.stratified import walk_strata
 
-MOST_LOST = 0.01
-"""Share of items whose score may be missing before nothing is said at all."""
+MAX_LOST_SHARE = 0.01
+"""Largest share of items whose score may be missing in a valid comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one suite's scores show (on a scale of 0 to 1)."""
+    """The outcome of one suite with its numbers (on a scale of 0 to 1)."""
 
     outcome: Outcome
     reason: str
     items: int
     items_used: int
-    """Items whose candidate score was looked at."""
+    """Items whose candidate score was read."""
     estimate: float | None
     """Candidate minus production."""
     low: float | None
@@ -37,17 +37,17 @@ class Decision:
 
 
 def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = False) -> Decision:
-    """Look at candidate scores one by one and stop as soon as they settle the question.
+    """Read candidate scores one by one and stop as soon as they settle the question.
 
-    The difference is that of all questions that the suite's are a fair sample of: no correction for the suite
-    being finite, so the errors hold for the suite itself too, and on the safe side.
+    The difference is that of the population of questions from which the suite is a fair sample. There is no correction
+    for a finite suite, so the error rates hold for the suite itself too, on the safe side.
 
     Args:
-        pairs: the scores. Looked at in an order of its own where production's confidence is given (and items stand
-            by themselves), else in the order given, which is taken to be a random one.
+        pairs: the scores. They are read in an order of the test's own where production's confidence is given and items
+            are independent; else in the order given, which must be random.
         margin: the largest loss that still counts as no worse, above 0 and below 1.
         confidence: one-sided, of `non_inferior`.
-        shuffle: take items in a fixed random order instead of the order given.
+        shuffle: read items in a fixed random order instead of the order given.
     """
     usable, problem = worst_case(pairs)
     if problem:
@@ -55,10 +55,10 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
     if shuffle:
         usable = _take(usable, shuffled(usable.ids))
     gain = usable.candidate - usable.production
-    alone = usable.clusters is None or len(usable) == int(usable.clusters.max()) + 1
-    weighted = alone and usable.production_confidence is not None
-    levels = Levels(margin, confidence, final_analysis=alone and is_binary(usable), weighted=weighted)
-    if not alone and usable.clusters is not None:
+    independent = usable.clusters is None or len(usable) == int(usable.clusters.max()) + 1
+    weighted = independent and usable.production_confidence is not None
+    levels = Levels(margin, confidence, final_analysis=independent and is_binary(usable), weighted=weighted)
+    if not independent and usable.clusters is not None:
         walk = walk_clusters(gain, usable.clusters, margin)
     elif weighted and usable.production_confidence is not None:
         walk = walk_strata(gain, usable.production_confidence, usable.ids, margin, levels.passing[0])
@@ -68,17 +68,17 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
 
 
 def worst_case(pairs: Pairs) -> tuple[Pairs, str]:
-    """Lost scores replaced by the worst they could have been for the candidate, so that losing some never helps.
+    """Replace lost scores by the worst ones for the candidate, so that losing scores never helps it.
 
     Returns:
-        The pairs, and why nothing can be said of them, or nothing.
+        The pairs, and the reason why they are invalid; empty where they are valid.
     """
     lost_candidate, lost_production = np.isnan(pairs.candidate), np.isnan(pairs.production)
     lost = int((lost_candidate | lost_production).sum())
     if not lost:
         return pairs, ""
-    if lost > MOST_LOST * len(pairs):
-        return pairs, f"{lost} of {len(pairs)} items have no score; at most {MOST_LOST:.0%} may be lost."
+    if lost > MAX_LOST_SHARE * len(pairs):
+        return pairs, f"{lost} of {len(pairs)} items have no score; at most {MAX_LOST_SHARE:.0%} may be lost."
     production = np.where(lost_production, 1.0, pairs.production)
     candidate = np.where(lost_candidate, 0.0, pairs.candidate)
     return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.production_confidence), ""
@@ -93,16 +93,16 @@ def _stop_early(walk: Walk, levels: Levels, items: int) -> Decision | None:
     passing, worse, real = levels.passing[0], levels.worse[0], levels.real[0]
     null = -levels.margin
     passes = first_at_least(log_stakes(walk, (walk.passing,), null, 1.0), -np.log(passing))
-    lags = first_at_least(log_stakes(walk, walk.worse, null, -1.0, passes), -np.log(worse))
-    is_real = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0, passes), -np.log(real)) if lags else None
-    fails = max(lags, is_real) if lags and is_real else None
+    worse_at = first_at_least(log_stakes(walk, walk.worse, null, -1.0, passes), -np.log(worse))
+    real_at = first_at_least(log_stakes(walk, walk.real, 0.0, -1.0, passes), -np.log(real)) if worse_at else None
+    fails = max(worse_at, real_at) if worse_at and real_at else None
     steps = fails or passes
     if steps is None:
         return None
     used, estimate = int(walk.items[steps - 1]), _estimate(walk, steps)
     low = bound(walk, (walk.passing,), 1.0, steps, passing)
-    # Bounds of any moment hold: the loss may have shown itself before it was known to be one.
-    high = min(bound(walk, walk.worse, -1.0, at, worse) for at in {steps, lags or steps})
+    # Bounds of any step hold: the margin may have been exceeded before the loss itself was proven.
+    high = min(bound(walk, walk.worse, -1.0, at, worse) for at in {steps, worse_at or steps})
     outcome: Outcome = "regression" if fails else "non_inferior"
     return _decision(outcome, items, used, estimate, low, high, levels)
 

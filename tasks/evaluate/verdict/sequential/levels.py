@@ -1,4 +1,4 @@
-"""Which error each outcome may make, and how it is shared between looking early and looking at the end."""
+"""The error rate of each outcome, and how it is shared between the interim analyses and the final one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class Levels:
     """The error rates of one test, all of them one-sided.
 
     `non_inferior` errs when the candidate is worse by the margin or more: at most 1 - confidence.
-    `regression` must show two things. That the loss exceeds the margin, at twice that error: with 4,000 items, a
-    loss of two margins and flips on every fifth item, the best test there is finds it 88 times in 100 at 5 % and
-    94 at 10 % (normal approximation), and this outcome only tells a refused candidate from an undecided one. And
-    that there is a loss at all, at an error of 0.01, whatever the margin and the number of items: with few items
-    a margin is smaller than the noise, and the first condition alone would call fair candidates worse.
+    `regression` must show two things. First, that the loss exceeds the margin, at twice that error: with 4,000 items, a
+    loss of two margins and flips on every fifth item, the best possible test finds it 88 times in 100 at 5 % and 94 at
+    10 % (normal approximation), and this outcome only separates a refused candidate from an undecided one. Second, that
+    there is a loss at all, at an error of 0.01, whatever the margin and the number of items: with few items a margin
+    is smaller than the noise, and the first condition alone would call equal candidates worse.
 
     Args:
         margin: the largest loss that still counts as no worse, above 0 and below 1.
         confidence: of `non_inferior`, at least 0.5 and below 1.
-        final_analysis: whether a fixed-size test waits at the end of the suite. Its part of each error is taken from
-            that of the looks before it (their sum bounds the error of both together, Bonferroni). Passing early is
-            the common case and gets most of its error; a regression that is not obvious early is found at the end.
-        weighted: whether items are drawn by stratum. The strata's numbers are then within a few draws of their due
-            instead of exactly fair, which a twelfth of the error pays for (measured without it: 5.2 % at the most).
+        final_analysis: whether a fixed-size test follows at the end of the suite. Its part of each error is taken from
+            that of the interim analyses (the sum bounds the error of both together, Bonferroni). Passing early is the
+            common case and gets most of its error; a regression that is not obvious early is found at the end.
+        weighted: whether items are drawn by stratum. The draws from each stratum are then within a few of the expected
+            number instead of exactly fair. A twelfth of the error pays for this (without it at most 5.2 %, measured).
     """
 
     margin: float
@@ -41,18 +41,18 @@ class Levels:
 
     @property
     def passing(self) -> tuple[float, float]:
-        """Error of `non_inferior`: (looks, end)."""
-        looks, end = self._shared(1 - self.confidence, 0.98)
-        return (looks * 11 / 12 if self.weighted else looks, end)
+        """Error of `non_inferior`: (interim, end)."""
+        interim, end = self._shared(1 - self.confidence, 0.98)
+        return (interim * 11 / 12 if self.weighted else interim, end)
 
     @property
     def worse(self) -> tuple[float, float]:
-        """Error of "worse by more than the margin": (looks, end)."""
+        """Error of "worse by more than the margin": (interim, end)."""
         return self._shared(self._worse, 0.2)
 
     @property
     def real(self) -> tuple[float, float]:
-        """Error of "there is a loss": (looks, end)."""
+        """Error of "there is a loss": (interim, end)."""
         return self._shared(self.real_error, 0.5)
 
     @property

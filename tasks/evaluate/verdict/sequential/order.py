@@ -1,4 +1,4 @@
-"""The order in which scores are looked at when production's confidence is not known, and the bets placed on it."""
+"""The order of items where production's confidence is not known, and the bets on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from tasks.evaluate.verdict.sequential.betting import LARGEST_BET, Array, Walk, best_bet
 
 EXPECTED_FLIPS = 0.05
-"""Mean squared difference of an item expected before anything is seen; INT8 models flip 2 to 10 % of answers."""
+"""Prior mean squared difference of an item; INT8 models flip 2 to 10 % of answers."""
 EXPECTED_WORTH_ITEMS = 40
-"""As many items' own evidence weighs as much as that expectation. Measured: 100 to 400 cost 1 to 2 % more."""
+"""Weight of that prior, in items. Measured: 100 to 400 cost 1 to 2 % more."""
 DOUBT_ITEMS = 20
-"""The running difference is taken as if so many items without any difference had been seen before."""
+"""Items without a difference that the running difference starts from."""
 
 
 def walk_items(gain: Array, margin: float) -> Walk:
@@ -23,21 +23,22 @@ def walk_items(gain: Array, margin: float) -> Walk:
 
     Args:
         gain: candidate minus production of each item, -1 to 1.
-        margin: what the bets aim at: a candidate that is not worse at all, and one that is twice too bad.
+        margin: the bets aim at a candidate that is not worse at all, and at one that is worse by twice the margin.
     """
     return place_bets(gain, np.ones_like(gain), np.arange(1, len(gain) + 1), margin)
 
 
 def walk_clusters(gain: Array, clusters: NDArray[np.int64], margin: float) -> Walk:
-    """Cluster by cluster: all items of one are looked at together, for they may well flip together.
+    """Cluster by cluster: all items of a cluster are read together, because they may flip together.
 
-    Clusters that stand together in the file keep its order. Where they are interleaved, neither the order of their
-    first nor of their last items is fair (large clusters begin early and end late), so they are shuffled, always in
-    the same way.
+    Clusters that are contiguous in the file keep its order. Where they are interleaved, neither the order of first
+    items nor that of last items is fair (large clusters begin early and end late), so they are shuffled, always in the
+    same way.
 
     Args:
         gain: candidate minus production of each item.
         clusters: each item's cluster, numbered from 0 without gaps in the order of first appearance.
+        margin: as for `walk_items`.
     """
     sizes = np.bincount(clusters).astype(float)
     sums = np.bincount(clusters, weights=gain)
@@ -49,16 +50,16 @@ def walk_clusters(gain: Array, clusters: NDArray[np.int64], margin: float) -> Wa
 
 
 def place_bets(gain: Array, size: Array, items: NDArray[np.int64], margin: float) -> Walk:
-    """Bet on each step with what the earlier ones have shown.
+    """Place each step's bet by the earlier steps' results.
 
-    Sizes of later clusters may be known beforehand, scores not.
+    The bets may use the sizes of later clusters, but not their scores.
     """
-    seen = np.arange(len(gain)) * size.mean()
+    expected_size = np.arange(len(gain)) * size.mean()
     expected_worth = EXPECTED_WORTH_ITEMS / (items[-1] / len(gain))
     expected_moment = EXPECTED_FLIPS * float(np.mean(size * size))
     before = np.arange(len(gain)) + expected_worth
     moment = (_before(gain * gain) + expected_worth * expected_moment) / before
-    difference = _before(gain) / (seen + DOUBT_ITEMS * size.mean())
+    difference = _before(gain) / (expected_size + DOUBT_ITEMS * size.mean())
     typical, most = size.mean(), LARGEST_BET / (1 + margin)
 
     def bet(aim: Array | float) -> Array:
@@ -69,7 +70,7 @@ def place_bets(gain: Array, size: Array, items: NDArray[np.int64], margin: float
         size=size,
         items=items,
         passing=bet(margin),
-        # Half the stake expects two margins, the other half the loss seen so far: a broken model shows at once.
+        # Half the stake expects two margins, the other half the loss so far: a broken model shows at once.
         worse=(bet(margin), bet(np.maximum(margin, -difference - margin))),
         real=(bet(2 * margin), bet(np.maximum(2 * margin, -difference))),
     )
@@ -77,12 +78,12 @@ def place_bets(gain: Array, size: Array, items: NDArray[np.int64], margin: float
 
 @lru_cache(maxsize=2)
 def shuffled(ids: tuple[str, ...]) -> NDArray[np.int64]:
-    """A fair order that depends on the ids alone, not on their order: the same for every candidate and every run.
+    """A random order that depends on the set of ids alone, the same for every candidate and every run.
 
-    The array is shared between callers: read it, do not write to it.
+    The array is shared between callers, who must not write to it.
     """
     joint = hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=16).digest()
-    drawn = [hashlib.blake2b(one.encode(), digest_size=8, key=joint).digest() for one in ids]
+    drawn = [hashlib.blake2b(id.encode(), digest_size=8, key=joint).digest() for id in ids]
     return np.argsort(np.frombuffer(b"".join(drawn), dtype=">u8"), kind="stable")
 
 

@@ -50,8 +50,8 @@ def read_pairs(path: Path) -> Pairs:
     if not lines:
         raise PairsInvalid("The file has no items.", FORM, where=str(path))
     try:
-        # One call of the parser for the whole file is three times faster than one a line. Should lines that are
-        # no JSON by themselves add up to some, their number gives them away.
+        # Parsing the whole file at once is three times faster than line by line. Lines that are JSON only together are
+        # found by their number.
         rows = json.loads(f"[{','.join(lines)}]")
     except (json.JSONDecodeError, RecursionError):
         rows = []
@@ -61,7 +61,7 @@ def read_pairs(path: Path) -> Pairs:
 
 
 class _Columns:
-    """Turns rows into columns; what does not fit is traced back to its line."""
+    """Turns rows into columns; an error names the line of its row."""
 
     def __init__(self, path: Path, text: str, rows: list[dict[str, Any]]) -> None:
         self.path, self.text, self.rows = path, text, rows
@@ -77,16 +77,16 @@ class _Columns:
 
     def _ids(self) -> tuple[str, ...]:
         ids = [row.get("id") for row in self.rows]
-        for number, one in enumerate(ids):
-            if not isinstance(one, str | int) or isinstance(one, bool) or one == "":
+        for number, id in enumerate(ids):
+            if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
                 self._refuse(number, "`id` is missing, or neither text nor a whole number")
         named = tuple(map(str, ids))
         if len(set(named)) < len(named):
-            seen: set[str] = set()
+            earlier: set[str] = set()
             for number, name in enumerate(named):
-                if name in seen:
-                    self._refuse(number, f"the id {name!r} was there before; give runs of one item a common `cluster`")
-                seen.add(name)
+                if name in earlier:
+                    self._refuse(number, f"the id {name!r} occurs twice; give runs of one item a common `cluster`")
+                earlier.add(name)
         return named
 
     def _scores(self, field: str) -> Array:
