@@ -1,4 +1,4 @@
-"""The watch's flow without a server: its deployment, how it asks for a release, and how it ends."""
+"""The watch's flow without a server: its deployment, the start of a release, and its end."""
 
 from __future__ import annotations
 

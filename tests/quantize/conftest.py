@@ -1,4 +1,4 @@
-"""Tiny releases in stores of their own, and real quantizations for all."""
+"""Tiny releases in separate stores, and real quantizations shared by a session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def release(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store in an installation of its own."""
+    """An empty store in a separate installation."""
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
     return Store()
 
@@ -49,7 +49,7 @@ def adopted(store: Store, release: Callable[..., Path]) -> Callable[..., Artifac
 
 
 class Done(NamedTuple):
-    """A real quantization with everything that it left behind."""
+    """A real quantization with its store, artifact and progress."""
 
     store: Store
     source: Artifact
@@ -67,7 +67,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def dying(tmp_path: Path) -> Callable[[int], AbstractContextManager[None]]:
-    """While it is entered, the real quantizing process kills itself when it begins with a layer, the first being 1."""
+    """Within the context, the real quantizing process kills itself when it starts the given layer (the first is 1)."""
 
     @contextmanager
     def at(layer: int) -> Iterator[None]:
@@ -117,5 +117,5 @@ def int4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
 
 @pytest.fixture
 def staged() -> Callable[[Store], list[str]]:
-    """What is left in a store's staging folders."""
+    """Names of the entries in a store's staging folders."""
     return lambda store: [path.name for path in store.folder.glob("*/.staging/*")]

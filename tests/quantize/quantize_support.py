@@ -54,7 +54,7 @@ def llama_weights(hidden: int, intermediate: int, layers: int = 2, vocab: int = 
 
 
 def llama_config(hidden: int, intermediate: int) -> dict[str, object]:
-    """What `config.json` says of the same model."""
+    """The `config.json` of the same model."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -72,7 +72,7 @@ def llama_config(hidden: int, intermediate: int) -> dict[str, object]:
 
 
 def write_release(folder: Path, hidden: int = 64, intermediate: int = 128, **changed: np.ndarray) -> Path:
-    """A release with all that a real one has; `changed` replaces or adds tensors by name."""
+    """Write a release with all files of a real one; `changed` replaces or adds tensors by name."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bf16(folder / "model.safetensors", {**llama_weights(hidden, intermediate), **changed})
     (folder / "config.json").write_text(json.dumps(llama_config(hidden, intermediate)))
@@ -105,7 +105,7 @@ def write_sharded(folder: Path, hidden: int = 64, intermediate: int = 128) -> Pa
 
 
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let a shell script be the quantizing process."""
+    """Replace the quantizing process by a shell script."""
     program = tmp_path / "stand-in"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The calibration text: what a user may name, what is refused by name, and that it is never the held text."""
+"""The calibration text: accepted formats, refusals, and that it never overlaps with the held text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe of one's own: group size and layers left alone, in place of what is planned."""
+"""A user's recipe: group size and excluded layers in place of the planned ones."""
 
 from __future__ import annotations
 

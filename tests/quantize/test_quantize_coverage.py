@@ -1,4 +1,4 @@
-"""The proof believes only files: each way in which written weights can be wrong is found and named."""
+"""The coverage check reads only files: each way in which written weights can be wrong is found and named."""
 
 from __future__ import annotations
 

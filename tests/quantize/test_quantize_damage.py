@@ -1,4 +1,4 @@
-"""The demo's bad release: changed where it says, the same every time, and whole enough to be quantized."""
+"""The demo's bad release: changed only where documented, reproducible, and still quantizable."""
 
 from __future__ import annotations
 

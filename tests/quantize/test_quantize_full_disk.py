@@ -1,4 +1,4 @@
-"""A disk that really becomes full while a release is quantized: a small file system that only the test sees."""
+"""A disk that becomes full during a quantization: a small file system that only the test sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Releases that come quantized, written as auto-gptq, AutoAWQ and others do, and damaged one part at a time."""
+"""Releases quantized by their publishers, in the layouts of auto-gptq, AutoAWQ and others, damaged part by part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said before it starts: enough, not much more, and a refusal where it is not there."""
+"""Resource estimates: sufficient, not much too high, and a refusal if resources are short."""
 
 from __future__ import annotations
 

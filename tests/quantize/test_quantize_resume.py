@@ -1,4 +1,4 @@
-"""Several files: each is finished by itself, a killed run goes on after them, and nothing else of it is believed."""
+"""A release in several files: a killed run is resumed after the finished ones, and unfinished files are discarded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole step with the real quantizer on tiny models, and every way in which it must leave nothing behind."""
+"""The whole step with the real quantizer on tiny models, and every failure that must leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Hub of this test's own, served on this machine, and an installation that uses it."""
+"""A Hub served on this machine for each test, and an installation that uses it."""
 
 from __future__ import annotations
 

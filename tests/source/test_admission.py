@@ -1,4 +1,4 @@
-"""Admission: what is let in, and that a refusal names every reason at once."""
+"""Admission: what is admitted, and that a refusal names every reason."""
 
 from __future__ import annotations
 

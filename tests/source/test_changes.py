@@ -1,4 +1,4 @@
-"""What changed between two releases beside their weights, as a reviewer reads it."""
+"""Changes between two releases other than their weights, as a reviewer reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloading: whole and verified, resumed after a cut, and nothing visible when it fails."""
+"""Downloads: complete and verified, resumed after a cut, and nothing visible after a failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", BLOCK_BYTES)
 
 
-def test_a_release_comes_home_whole(hub: Any, release: Path, line: Line, store: Store) -> None:
+def test_a_release_is_downloaded_completely(hub: Any, release: Path, line: Line, store: Store) -> None:
     commit = hub.publish(release)
     source = pin(line)
     calls: list[tuple[int, int]] = []

@@ -23,7 +23,7 @@ REPO = "acme/tiny"
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.source.client.STALL_SECONDS", 0.3)
 
 
@@ -33,8 +33,8 @@ def source(hub: Any, release: Path, line: Line) -> Source:
     return pin(line)
 
 
-def comes_home(hub: Any, source: Source, store: Store) -> None:
-    """The download ends well, and what was verified before is not fetched again."""
+def succeeds(hub: Any, source: Source, store: Store) -> None:
+    """The download succeeds and the artifact is complete."""
     artifact = download(source, "tiny", store)
     store.verify(artifact)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
@@ -52,7 +52,7 @@ def fails(store: Store, source: Source, kind: type[Exception], text: str) -> Non
 def test_cut_at_byte_k(hub: Any, source: Source, store: Store, at: int) -> None:
     for path in (f"/cdn/*{SHARD}", "*/resolve/*/README.md"):
         hub.faults.add(Fault(path, cut_after_bytes=at, times=2))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
     assert hub.faults.sent_bytes("/cdn/*") == sum(file.size_bytes for file in source.files if file.is_weights)
 
 
@@ -61,22 +61,24 @@ def test_cut_every_time_at_the_first_byte(hub: Any, source: Source, store: Store
     fails(store, source, SourceUnreachable, "did not answer")
 
 
-def test_cut_so_often_that_patience_would_end_if_nothing_came(hub: Any, source: Source, store: Store) -> None:
+def test_cut_so_often_that_the_retry_budget_would_be_spent_without_progress(
+    hub: Any, source: Source, store: Store
+) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", cut_after_bytes=20_000, times=9))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_429_is_waited_for_as_long_as_it_asks(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"*/resolve/*/{SHARD}", status=429, headers={"Retry-After": "1"}))
     began = time.monotonic()
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
     assert time.monotonic() - began >= 1
 
 
 def test_429_in_the_words_of_the_hub(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"*/resolve/*/{SHARD}", status=429, headers={"RateLimit": '"resolvers";r=0;t=1'}))
     began = time.monotonic()
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
     assert time.monotonic() - began >= 1
 
 
@@ -89,7 +91,7 @@ def test_429_that_asks_for_an_hour_is_not_waited_for(hub: Any, source: Source, s
 
 def test_503_twice(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", status=503, times=2))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_503_for_ever(hub: Any, source: Source, store: Store) -> None:
@@ -99,7 +101,7 @@ def test_503_for_ever(hub: Any, source: Source, store: Store) -> None:
 
 def test_wrong_bytes_once(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", damaged=True))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_wrong_bytes_for_ever(hub: Any, source: Source, store: Store) -> None:
@@ -109,7 +111,7 @@ def test_wrong_bytes_for_ever(hub: Any, source: Source, store: Store) -> None:
 
 def test_truncated_once(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", truncated_to_bytes=1000))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_truncated_for_ever_is_seen_before_it_is_fetched(hub: Any, source: Source, store: Store) -> None:
@@ -120,12 +122,12 @@ def test_truncated_for_ever_is_seen_before_it_is_fetched(hub: Any, source: Sourc
 def test_truncated_while_it_is_fetched(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", cut_after_bytes=5000))
     hub.faults.add(Fault(f"/cdn/*{SHARD}", truncated_to_bytes=1000))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
-def test_a_hang_is_ended_and_gone_on_from(hub: Any, source: Source, store: Store) -> None:
+def test_a_hang_is_ended_and_resumed(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", hang_after_bytes=50_000, times=2))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
     assert hub.faults.sent_bytes("/cdn/*") == sum(file.size_bytes for file in source.files if file.is_weights)
 
 
@@ -144,7 +146,7 @@ def test_a_file_changed_under_its_commit(hub: Any, source: Source, store: Store)
     swap_content(hub.root, REPO, source.commit, SHARD, content + b"more")
     fails(store, source, SourceDamaged, f"{SHARD}.* bytes instead of")
     swap_content(hub.root, REPO, source.commit, SHARD, content)
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store: Store) -> None:
@@ -162,7 +164,7 @@ def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store
     with pytest.raises(Killed):
         download(source, "tiny", store, kill)
     swap_content(hub.root, REPO, source.commit, SHARD, content)
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: Source, store: Store) -> None:
@@ -175,7 +177,7 @@ def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: S
     content[len(content) // 2] ^= 1
     whole.write_bytes(content)
     hub.faults.add(Fault(f"/cdn/*{SHARD}", damaged=True))
-    comes_home(hub, source, store)
+    succeeds(hub, source, store)
 
 
 def test_a_shard_that_is_gone(hub: Any, source: Source, store: Store) -> None:

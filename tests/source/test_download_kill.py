@@ -1,4 +1,4 @@
-"""kill -9 at ten random points of a download of several shards, then once more: almost nothing comes twice."""
+"""kill -9 at ten random points of a download of several shards, then a run to the end: little is fetched twice."""
 
 from __future__ import annotations
 

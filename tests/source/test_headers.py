@@ -1,4 +1,4 @@
-"""Safetensors headers: what is accepted is what the format's own library accepts, and nothing else gets through."""
+"""Safetensors headers: exactly those that the format's own library accepts are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in, asked by the real client."""
+"""The Hub stand-in, queried by the real client."""
 
 from __future__ import annotations
 

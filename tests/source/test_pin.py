@@ -1,4 +1,4 @@
-"""Pinning: the commit, what is needed of it, and every way that the Hub can disappoint."""
+"""Pinning: the commit, the files that serving needs, and every failure of the Hub."""
 
 from __future__ import annotations
 

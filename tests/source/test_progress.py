@@ -1,4 +1,4 @@
-"""The bar at a terminal, and nothing elsewhere."""
+"""The progress bar: drawn at a terminal and nowhere else."""
 
 from __future__ import annotations
 

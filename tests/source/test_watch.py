@@ -1,4 +1,4 @@
-"""The watch of a line: what it decides, what it does not say twice, and what it starts."""
+"""The watch of a line: its decisions, what it does not report twice, and what it starts."""
 
 from __future__ import annotations
 

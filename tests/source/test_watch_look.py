@@ -1,4 +1,4 @@
-"""Looking at a line's source: what is asked of the Hub, and what counts as a successor."""
+"""Listing a line's source: the requests to the Hub, and what counts as a successor."""
 
 from __future__ import annotations
 

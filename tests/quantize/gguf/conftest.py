@@ -18,7 +18,7 @@ from tests.support.tiny_gguf import write_release
 
 
 class Made(NamedTuple):
-    """A release, what was planned and what was written."""
+    """A release, its recipe and the written folder."""
 
     source: Path
     recipe: GgufRecipe
@@ -41,7 +41,7 @@ def _make(home: Path, name: str) -> Made:
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The release in its own numbers, by the real converter."""
+    """The unquantized GGUF of the release, by the real converter."""
     home = tmp_path_factory.mktemp("converted")
     out = home / "converted.gguf"
     convert(link_release(write_release(home / "release"), home / "source"), out, "BF16", "org/tiny", lambda size: None)
@@ -67,7 +67,7 @@ def q4_k_m(tmp_path_factory: pytest.TempPathFactory, converted: Path) -> Made:
 
 @pytest.fixture
 def copied(q4_k_m: Made, tmp_path: Path) -> Callable[[], Made]:
-    """The Q4_K_M one to damage: a copy of the file, and of the release."""
+    """Copies of the Q4_K_M file and of its release, to damage."""
 
     def make() -> Made:
         shutil.copytree(q4_k_m.folder, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Whatever is not as planned is named: nothing that the file does not show is believed."""
+"""Every difference between a GGUF and its recipe is found and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types by llama.cpp's rules, against what its own files of well-known models hold."""
+"""Tensor types by llama.cpp's rules, against its own files of well-known models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a release would become, decided from headers alone, and what is refused by name."""
+"""The recipe of a GGUF, decided from headers alone, and the releases that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ggml's quantizers as they are called: against the `gguf` package's own arithmetic."""
+"""ggml's quantizers, called through ctypes, against the `gguf` package's arithmetic."""
 
 from __future__ import annotations
 

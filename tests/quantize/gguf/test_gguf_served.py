@@ -1,4 +1,4 @@
-"""llama.cpp's server loads what was written and answers: a healthy /health alone proves nothing."""
+"""llama.cpp's server loads a written file and answers requests; a healthy /health alone proves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real small model as GGUF: what is lost, and what llama.cpp's server says of it. Minutes."""
+"""A real small model as GGUF: its loss, and the answers of llama.cpp's server. Takes minutes."""
 
 from __future__ import annotations
 

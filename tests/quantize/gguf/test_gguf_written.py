@@ -1,4 +1,4 @@
-"""A real conversion: what the file holds, and that another reader finds the release in it."""
+"""A real conversion: the content of the file, and that another reader loads the release from it."""
 
 from __future__ import annotations
 
