@@ -97,7 +97,7 @@ def test_a_layer_that_is_there_twice_is_named(written: Path, check: Callable[...
     header, data = _open(written)
     header[f"{LAYER}.weight"] = header["model.embed_tokens.weight"]
     _close(written, header, data)
-    with pytest.raises(QuantizationUncovered, match="there twice"):
+    with pytest.raises(QuantizationUncovered, match="present twice"):
         check()
 
 

@@ -65,8 +65,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
     raise QuantizationUncovered(
-        f"{', '.join(found) or 'An unnamed architecture'} cannot be converted to GGUF "
-        f"({', '.join(sorted(ARCHITECTURES))}).",
+        f"{', '.join(found) or 'An unnamed architecture'} cannot be converted to GGUF; supported are "
+        f"{', '.join(sorted(ARCHITECTURES))}.",
         "Name another scheme in the line; a text-only release of the same model may be covered.",
         where="config.json",
     )
