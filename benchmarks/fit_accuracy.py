@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from tasks.fit.catalogue import model_of
 from tasks.fit.hardware.gpus import gpu, use_gpus
 from tasks.fit.model.shape import shape_of_config
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow
 from tasks.schemes import scheme as find_scheme
 
@@ -104,7 +104,7 @@ def predict(case: dict[str, Any], config: dict[str, Any], card: str) -> FitRow:
         config = {**config, "torch_dtype": case["dtype"], "dtype": case["dtype"]}
     at_runtime = "runtime" in (case["quantization"] or "")
     kv = str(case["kv_cache_dtype"] or "auto").split()[0]
-    request = Request(
+    request = FitRequest(
         engine="vllm",
         version=version(case),
         context=case["max_model_len"] or config.get("max_position_embeddings") or 4096,
@@ -115,7 +115,7 @@ def predict(case: dict[str, Any], config: dict[str, Any], card: str) -> FitRow:
     )
     model = model_of(shape_of_config(case["model"], config))
     scheme = find_scheme("fp8" if at_runtime else "bf16")
-    return plan_row(model, request, gpu(card), scheme, case["tp"], case.get("pp") or 1)
+    return fit_row(model, request, gpu(card), scheme, case["tp"], case.get("pp") or 1)
 
 
 def version(case: dict[str, Any]) -> str:

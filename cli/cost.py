@@ -104,7 +104,7 @@ def _rows(
     """
     from tasks.cost.rows import rows_to_price
     from tasks.fit.model.shape import shape_of
-    from tasks.fit.request import Request
+    from tasks.fit.request import FitRequest
     from weighbridge.errors import OptionInvalid
     from weighbridge.line import Line
     from weighbridge.settings import load_settings, use_libraries
@@ -114,9 +114,9 @@ def _rows(
     use_libraries(load_settings())
     if target is not None:
         shape = shape_of(target)
-        return shape, rows_to_price(shape, Request(context=max(Request().context, request_tokens))), None
+        return shape, rows_to_price(shape, FitRequest(context=max(FitRequest().context, request_tokens))), None
     plan = Line.load(str(line))
-    shape, request = shape_of(plan.source), Request.of_line(plan)
+    shape, request = shape_of(plan.source), FitRequest.of_line(plan)
     return shape, rows_to_price(shape, request, plan.schemes), request.max_num_seqs
 
 

@@ -11,7 +11,7 @@ from cli.output import JsonOption, say, show_json, table
 
 if TYPE_CHECKING:
     from tasks.fit.model.shape import ModelShape
-    from tasks.fit.request import Request
+    from tasks.fit.request import FitRequest
     from tasks.fit.rows import FitRow
     from weighbridge.line import Line
 
@@ -92,11 +92,11 @@ def fit(
         refuse(shape, line)
 
 
-def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | None, Request]:
+def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | None, FitRequest]:
     """The model, the line if one was named, and what is asked of the planner."""
     from tasks.engines import engine_names
     from tasks.fit.model.shape import shape_of
-    from tasks.fit.request import Request
+    from tasks.fit.request import FitRequest
     from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
@@ -108,15 +108,15 @@ def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | Non
         )
     use_libraries(load_settings())
     if target.startswith("hf://") or Path(target).expanduser().is_dir():
-        return shape_of(target), None, Request(**asked)
+        return shape_of(target), None, FitRequest(**asked)
     if target not in line_names():
         raise LineUnknown(
             f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
             "Name hf://org/model, a folder with config.json, or one of these lines.",
         )
     line = Line.load(target)
-    request = Request.of_line(line)
-    return shape_of(f"{line.source}@{line.revision}"), line, Request(**{**request.model_dump(), **asked})
+    request = FitRequest.of_line(line)
+    return shape_of(f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **asked})
 
 
 def _best(rows: tuple[FitRow, ...]) -> list[FitRow]:
@@ -128,7 +128,7 @@ def _best(rows: tuple[FitRow, ...]) -> list[FitRow]:
 
 
 def _as_dict(
-    shape: ModelShape, request: Request, rows: tuple[FitRow, ...], monthly: list[float | None]
+    shape: ModelShape, request: FitRequest, rows: tuple[FitRow, ...], monthly: list[float | None]
 ) -> dict[str, Any]:
     profile = request.profile
     return {
@@ -159,7 +159,7 @@ def _draw(rows: list[FitRow], path: Path) -> None:
         ) from None
 
 
-def _show(shape: ModelShape, request: Request, rows: list[tuple[FitRow, float | None]]) -> None:
+def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float | None]]) -> None:
     profile = request.profile
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters < shape.parameters else ""
     say(

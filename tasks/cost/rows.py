@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from tasks.fit.catalogue import COUNTS, catalogue, model_of
 from tasks.fit.hardware.gpus import gpu
 from tasks.fit.model.shape import ModelShape
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow
 from tasks.schemes import scheme as find_scheme
 
 
-def rows_to_price(shape: ModelShape, request: Request, schemes: Iterable[str] = ()) -> tuple[FitRow, ...]:
+def rows_to_price(shape: ModelShape, request: FitRequest, schemes: Iterable[str] = ()) -> tuple[FitRow, ...]:
     """The catalogue of a model, and the same on 2, 4 and 8 GPUs a copy.
 
     Raises:
@@ -25,7 +25,7 @@ def rows_to_price(shape: ModelShape, request: Request, schemes: Iterable[str] = 
     rows = catalogue(shape, request, schemes=schemes)
     model, there = model_of(shape), {(row.gpu, row.scheme, row.count) for row in rows}
     more = (
-        plan_row(model, request, gpu(name), find_scheme(scheme), count)
+        fit_row(model, request, gpu(name), find_scheme(scheme), count)
         for name, scheme in dict.fromkeys((row.gpu, row.scheme) for row in rows)
         for count in COUNTS
         if (name, scheme, count) not in there

@@ -1,10 +1,10 @@
-"""Fit: what a model takes in memory and what it costs, on which GPUs, before anything is downloaded.
+"""Fit: how much memory a model takes, and on which GPUs it fits, before its weights are downloaded.
 
     report = report.fit(source, line)                    # a line's: or DoesNotFit, with what would change it
-    rows = catalogue.catalogue(shape.shape_of("hf://org/model"), Request(context=8192))
-    costs = cost.cost(rows, ...)                         # per month, against a hosted API
+    rows = catalogue.catalogue(shape.shape_of("hf://org/model"), FitRequest(context=8192))
 
-One row = weights (`weights.py`) + cache (`kv.py`, `pages.py`) + what the engine takes (`engine_memory.py`).
-Data, one entry each: `gpus.yaml`, `prices.yaml`, `architectures.yaml`, `schemes.py`, `engines/`. Nothing here imports
-torch, unless only transformers knows an architecture and no headers are at hand (`meta.py`).
+One row = weights (`memory/weights.py`) + cache (`memory/kv.py`, `memory/pages.py`) + what the engine takes (its memory
+profile, `tasks/engines/`). Data, one entry each: `hardware/gpus.yaml`, `model/architectures.yaml`; one file each:
+`tasks/schemes/`, `tasks/engines/`. Nothing here imports torch, unless only transformers knows an architecture and no
+safetensors headers are at hand (`model/from_transformers.py`).
 """

@@ -1,40 +1,40 @@
-"""What would make a model fit: the cheapest change first, each tried before it is named."""
+"""Changes that would make a model fit: the cheapest first, each tested before it is suggested."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from tasks.fit.hardware.gpus import HOST, Gpu, gpu, gpu_names
-from tasks.fit.memory.terms import Model
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
+from tasks.fit.memory.terms import PlannedModel
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow
 from tasks.schemes import Scheme, all_schemes
 
 SHORTEST_CONTEXT_TOKENS = 512
-"""Nobody is helped by a shorter one."""
+"""Shorter contexts are not suggested."""
 CONCURRENCY_WORTH_KEEPING = 2
-"""Fewer requests at once are the cheapest change while at least half of them are left."""
+"""Lower concurrency is the cheapest change as long as at least one in this many requests remains."""
 
 
-def cheapest_change(model: Model, request: Request, card: Gpu, scheme: Scheme, row: FitRow) -> str:
-    """One clause that names the cheapest change with which a row fits, or nothing.
+def cheapest_change(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, row: FitRow) -> str:
+    """Name the cheapest change with which a row fits, in one clause; empty if there is none.
 
-    In this order: a smaller cached number; fewer requests at once, down to half; a smaller scheme; more GPUs;
+    In this order: a smaller KV dtype; fewer requests at once, down to half; a smaller scheme; more GPUs;
     still fewer requests or a shorter context; a larger GPU.
 
     Args:
         model, request, card, scheme: of the row.
-        row: that does not fit.
+        row: a row that does not fit.
     """
     return next(changes(model, request, card, scheme, row.tp, row.pp), "")
 
 
-def changes(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int, pp: int) -> Iterator[str]:
-    """All changes that make a row fit, cheapest first."""
+def changes(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, tp: int, pp: int) -> Iterator[str]:
+    """Yield every change that makes a row fit, cheapest first."""
 
-    def fits(changed: Request = request, on: Gpu = card, by: Scheme = scheme, gpus: int = tp) -> bool:
-        return plan_row(model, changed, on, by, gpus, pp).verdict == "fits"
+    def fits(changed: FitRequest = request, on: Gpu = card, by: Scheme = scheme, gpus: int = tp) -> bool:
+        return fit_row(model, changed, on, by, gpus, pp).verdict == "fits"
 
     if request.kv_dtype == "auto" and not card.is_host and request.profile.flags.kv_dtype:
         fp8 = request.model_copy(update={"kv_dtype": "fp8"})
@@ -56,14 +56,14 @@ def changes(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int, 
     shorter = _context(request, fits) if not fewer else 0
     if shorter:
         yield f"context {shorter} and concurrency 1"
-    larger = sorted((gpu(name) for name in gpu_names() if name != HOST), key=lambda one: one.memory_gib)
-    for one in larger:
-        if one.memory_gib > card.memory_gib and fits(on=one):
-            yield one.name
+    larger = sorted((gpu(name) for name in gpu_names() if name != HOST), key=lambda other: other.memory_gib)
+    for other in larger:
+        if other.memory_gib > card.memory_gib and fits(on=other):
+            yield other.name
             break
 
 
-def _smaller_schemes(model: Model, request: Request, card: Gpu, scheme: Scheme) -> list[Scheme]:
+def _smaller_schemes(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme) -> list[Scheme]:
     if model.shape.quantized_by:
         return []
     profile = request.profile
@@ -75,8 +75,8 @@ def _smaller_schemes(model: Model, request: Request, card: Gpu, scheme: Scheme) 
     return sorted(smaller, key=lambda other: -other.weight_bits)
 
 
-def _concurrency(request: Request, fits: Callable[[Request], bool]) -> int:
-    """The most requests at once, fewer than asked, with which it fits; 0 when not even one does."""
+def _concurrency(request: FitRequest, fits: Callable[[FitRequest], bool]) -> int:
+    """Find the highest concurrency below the requested one that fits; 0 if even one request does not."""
     if request.concurrency == 1 or not fits(request.model_copy(update={"concurrency": 1})):
         return 0
     low, high = 1, request.concurrency
@@ -89,7 +89,7 @@ def _concurrency(request: Request, fits: Callable[[Request], bool]) -> int:
     return low
 
 
-def _context(request: Request, fits: Callable[[Request], bool]) -> int:
+def _context(request: FitRequest, fits: Callable[[FitRequest], bool]) -> int:
     context = request.context
     while (context := context // 2) >= SHORTEST_CONTEXT_TOKENS:
         if fits(request.model_copy(update={"context": context, "concurrency": 1})):

@@ -1,4 +1,4 @@
-"""All rows of a model: each GPU, scheme and number of GPUs that was asked for."""
+"""Fit a model on every requested combination of GPU, scheme and number of GPUs."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Iterable
 from tasks.fit.advice import cheapest_change
 from tasks.fit.hardware.gpus import HOST, Gpu, gpu, gpu_names
 from tasks.fit.memory.kv import cache_of, check_against_tensors
-from tasks.fit.memory.terms import Model
+from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.memory.weights import KEYS_VALUES, Weights
 from tasks.fit.model.shape import ModelShape
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow
 from tasks.schemes import Scheme, all_schemes
 from tasks.schemes import scheme as find_scheme
 
 COUNTS = (2, 4, 8)
-"""GPUs of a node that are tried where one does not suffice."""
+"""Numbers of GPUs in a node that are tried when one is not enough."""
 
 
-def model_of(shape: ModelShape) -> Model:
-    """What all rows of a model share.
+def model_of(shape: ModelShape) -> PlannedModel:
+    """Prepare what all rows of a model share: its shape, weights and cache.
 
     Raises:
-        ArchitectureUnknown: what its layers cache is not known, or its tensors say otherwise.
+        ArchitectureUnknown: the cache of its layers is not known, or contradicts its tensors.
     """
     cache = cache_of(shape.config)
     if not shape.quantized_by:
         rows: dict[int, int] = {}
-        for piece in shape.pieces:
-            if piece.layer is not None and KEYS_VALUES.search(piece.name) and piece.name.endswith(".weight"):
-                rows[piece.layer] = rows.get(piece.layer, 0) + piece.shape[0]
+        for part in shape.parts:
+            if part.layer is not None and KEYS_VALUES.search(part.name) and part.name.endswith(".weight"):
+                rows[part.layer] = rows.get(part.layer, 0) + part.shape[0]
         check_against_tensors(shape.config, cache, list(rows.values()))
-    return Model(shape, Weights(shape), cache)
+    return PlannedModel(shape, Weights(shape), cache)
 
 
 def catalogue(
     shape: ModelShape,
-    request: Request,
+    request: FitRequest,
     *,
     gpus: Iterable[str] = (),
     schemes: Iterable[str] = (),
@@ -49,15 +49,15 @@ def catalogue(
 
     Args:
         shape: from `shape_of`.
-        request: what must be held, and by which engine.
-        gpus: names; all of the catalogue by default, without this machine's own memory.
-        schemes: names; by default all that the engine serves (of a quantized release: its own).
-        tp, pp: as given; by default one GPU, and where that does not suffice also the smallest number of GPUs of
-            a node that does.
+        request: context, concurrency and engine.
+        gpus: names; the whole catalogue by default, without `host`.
+        schemes: names; by default all that the engine serves, or a quantized release's own.
+        tp, pp: tensor and pipeline parallelism; by default one GPU, and if that is not enough also the smallest
+            number of GPUs of a node that is.
 
     Raises:
-        GpuUnknown, SchemeUnknown, FitOptionUnknown: a name that nobody knows.
-        ArchitectureUnknown: what its layers cache is not known.
+        GpuUnknown, SchemeUnknown, FitOptionUnknown: a name is unknown.
+        ArchitectureUnknown: the cache of its layers is not known.
     """
     cards = [gpu(name) for name in gpus or [name for name in gpu_names() if name != HOST]]
     model = model_of(shape)
@@ -69,7 +69,7 @@ def catalogue(
     return tuple(rows)
 
 
-def _usual(model: Model, request: Request) -> tuple[str, ...]:
+def _usual(model: PlannedModel, request: FitRequest) -> tuple[str, ...]:
     published = model.weights.published
     if published:
         return (published.name,)
@@ -78,11 +78,13 @@ def _usual(model: Model, request: Request) -> tuple[str, ...]:
     return tuple(scheme.name for scheme in all_schemes() if request.profile.serves(scheme))
 
 
-def _rows(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int | None, pp: int | None) -> list[FitRow]:
-    first = plan_row(model, request, card, scheme, tp or 1, pp or 1)
+def _rows(
+    model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, tp: int | None, pp: int | None
+) -> list[FitRow]:
+    first = fit_row(model, request, card, scheme, tp or 1, pp or 1)
     rows = [first]
     if first.verdict == "no" and tp is None and pp is None and not card.is_host:
-        more = (plan_row(model, request, card, scheme, count) for count in COUNTS)
+        more = (fit_row(model, request, card, scheme, count) for count in COUNTS)
         enough = next((row for row in more if row.verdict != "no"), None)
         rows += [enough] if enough else []
     return [

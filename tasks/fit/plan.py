@@ -1,20 +1,20 @@
 """One row of the fit: a model under a scheme, on so many GPUs of a kind, for the requests asked for.
 
-    there:   share x physical memory (or what the engine's profile says instead)
-    needed:  weights + activation + non-torch (+ graphs) + cache for the requests
+    available:  share x physical memory (or what the engine's profile says instead)
+    needed:     weights + activation + non-torch (+ graphs) + cache for the requests
 
-`fits` when there is more to spare than the planner's own error (`band_gib`), `no` when more than that is
-missing, `tight` between: it may or may not start, and the artifact's real size decides later.
+`fits` if the memory left over exceeds the planner's own error (`band_gib`); `no` if more than that is missing; `tight`
+in between: the engine may or may not start, and the artifact's real size decides later.
 """
 
 from __future__ import annotations
 
 from tasks.engines import EngineProfile
 from tasks.fit.hardware.gpus import Gpu
-from tasks.fit.memory.terms import Model, Terms, inside, outside, share_gib, stage_kv_bytes, terms_of
+from tasks.fit.memory.terms import PlannedModel, StageTerms, inside, outside, plan_stage, share_gib, stage_kv_bytes
 from tasks.fit.memory.weights import stages
 from tasks.fit.model.architectures import kv_heads, required
-from tasks.fit.request import Request
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow, StageMemory, Verdict
 from tasks.schemes import Scheme
 from tasks.schemes import scheme as find_scheme
@@ -23,24 +23,24 @@ from weighbridge.processor import processor_features
 from weighbridge.units import GIB
 
 RULE_OF_THUMB = 1.2
-"""The field's: weights and a fifth more."""
+"""Common estimate: the weights plus 20 %."""
 WEIGHTS_ERROR_SHARE = 0.005
-"""Of the weights: what loaders leave behind (vLLM 0.19, Qwen2.5-7B: 0.06 of 14.2 GiB)."""
+"""Share of the weights that loaders leave behind in memory (vLLM 0.19, Qwen2.5-7B: 0.06 of 14.2 GiB)."""
 
 
-def plan_row(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int = 1, pp: int = 1) -> FitRow:
-    """Plan one row.
+def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, tp: int = 1, pp: int = 1) -> FitRow:
+    """Fit a model under one scheme on one kind of GPU.
 
     Args:
         model: from `catalogue.model_of`.
-        request: what must be held, and by which engine.
-        card: kind of GPU.
-        scheme: of the weights.
-        tp, pp: GPUs that share each tensor, and stages.
+        request: context, concurrency and engine.
+        card: the kind of GPU.
+        scheme: how the weights are stored.
+        tp, pp: tensor and pipeline parallelism: GPUs that share each tensor, and stages.
 
     Raises:
         ArchitectureUnknown: config.json lacks what the planner needs.
-        FitOptionUnknown: a dtype that nobody knows.
+        FitOptionUnknown: the request has an unknown dtype.
     """
     profile = request.profile
     obstacle = _obstacle(model, profile, card, scheme, tp, pp)
@@ -50,16 +50,16 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int 
         obstacle, scheme_of_bytes = obstacle or unsuitable.what, find_scheme("bf16")
     else:
         scheme_of_bytes = scheme
-    parts = [
-        terms_of(model, profile, request, card, scheme_of_bytes, stage, tp, pp)
+    all_terms = [
+        plan_stage(model, profile, request, card, scheme_of_bytes, stage, tp, pp)
         for stage in stages(model.shape.layers, min(pp, model.shape.layers))
     ]
-    tightest = min(parts, key=lambda part: part.requests if part.requests else part.kv - part.kv_needed)
-    shown = parts[1] if len(parts) > 2 else parts[0]
+    tightest = min(all_terms, key=lambda terms: terms.requests if terms.requests else terms.kv - terms.kv_needed)
+    shown = all_terms[1] if len(all_terms) > 2 else all_terms[0]
     band = profile.band_gib * (2 if profile.nearest else 1) + WEIGHTS_ERROR_SHARE * shown.weights / GIB
-    held_back = inside(profile, tightest)
-    there = share_gib(profile, request, card) * GIB if profile.share_of != "need" else card.memory_gib * GIB
-    verdict, reason = _verdict(profile, request, card, tightest, there, band * GIB, obstacle)
+    reserved = inside(profile, tightest)
+    available = share_gib(profile, request, card) * GIB if profile.share_of != "need" else card.memory_gib * GIB
+    verdict, reason = _verdict(profile, request, card, tightest, available, band * GIB, obstacle)
     return FitRow(
         gpu=card.name,
         count=tp * pp,
@@ -74,25 +74,31 @@ def plan_row(model: Model, request: Request, card: Gpu, scheme: Scheme, tp: int 
         activation_gib=_gib(shown.activation),
         non_torch_gib=_gib(shown.non_torch),
         cuda_graph_gib=_gib(shown.graphs),
-        capacity_gib=_gib(there),
-        total_gib=_gib(held_back + tightest.kv_needed),
+        capacity_gib=_gib(available),
+        total_gib=_gib(reserved + tightest.kv_needed),
         max_concurrency=round(max(tightest.requests, 0), 2),
         rule_of_thumb_gib=_gib(_rule_of_thumb(model, scheme) / (tp * pp)),
         verdict=verdict,
         band_gib=round(band, 3),
         reason=reason,
-        stages=tuple(_stage_memory(part) for part in parts) if len(parts) > 1 else (),
+        stages=tuple(_stage_memory(terms) for terms in all_terms) if len(all_terms) > 1 else (),
     )
 
 
 def _verdict(
-    profile: EngineProfile, request: Request, card: Gpu, terms: Terms, there: float, band: float, obstacle: str
+    profile: EngineProfile,
+    request: FitRequest,
+    card: Gpu,
+    terms: StageTerms,
+    available: float,
+    band: float,
+    obstacle: str,
 ) -> tuple[Verdict, str]:
     if obstacle:
         return "no", obstacle
     within, beyond = inside(profile, terms), outside(profile, terms)
-    spare = terms.kv - terms.kv_needed if profile.share_of != "need" else there - within - terms.kv_needed
-    beside = card.memory_gib * GIB - there - beyond if profile.share_of == "physical" else spare
+    spare = terms.kv - terms.kv_needed if profile.share_of != "need" else available - within - terms.kv_needed
+    beside = card.memory_gib * GIB - available - beyond if profile.share_of == "physical" else spare
     if beside < spare and beside < band and beyond:
         word: Verdict = "no" if beside < -band else "tight"
         return word, (
@@ -102,19 +108,19 @@ def _verdict(
         return "fits", f"{spare / GIB:.2f} GiB to spare"
     if spare >= 0:
         return "tight", f"{spare / GIB:.2f} GiB to spare, less than the planner's error of {band / GIB:.2f}"
-    if terms.weights > there:
-        why = f"the weights alone are {(terms.weights - there) / GIB:.2f} GiB too large"
+    if terms.weights > available:
+        why = f"the weights alone are {(terms.weights - available) / GIB:.2f} GiB too large"
     else:
         largest = max(
             ("the weights", terms.weights), ("the cache", terms.kv_needed), ("activations", terms.activation),
-            key=lambda one: one[1],
+            key=lambda term: term[1],
         )  # fmt: skip
         why = f"{-spare / GIB:.2f} GiB missing, most of it {largest[0]} ({largest[1] / GIB:.2f} GiB)"
     return ("no" if spare < -band else "tight"), why
 
 
-def _obstacle(model: Model, profile: EngineProfile, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
-    """Why it cannot be had whatever the memory, or nothing."""
+def _obstacle(model: PlannedModel, profile: EngineProfile, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
+    """Why the combination is impossible whatever the memory; empty if it is possible."""
     shape, published = model.shape, model.weights.published
     if shape.quantized_by and scheme.name not in ("bf16", published.name if published else ""):
         return f"the release is quantized already ({shape.quantized_by}); it can only be served as published"
@@ -132,7 +138,7 @@ def _obstacle(model: Model, profile: EngineProfile, card: Gpu, scheme: Scheme, t
     return _parallel_obstacle(model, card, scheme, tp, pp)
 
 
-def _parallel_obstacle(model: Model, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
+def _parallel_obstacle(model: PlannedModel, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     text = model.shape.text
     if tp * pp > 1 and card.is_host:
         return "this machine's memory cannot be cut"
@@ -152,18 +158,18 @@ def _parallel_obstacle(model: Model, card: Gpu, scheme: Scheme, tp: int, pp: int
     return model.weights.odd_cut(scheme, tp)
 
 
-def _rule_of_thumb(model: Model, scheme: Scheme) -> float:
+def _rule_of_thumb(model: PlannedModel, scheme: Scheme) -> float:
     return model.shape.parameters * scheme.weight_bits / 8 * RULE_OF_THUMB
 
 
-def _stage_memory(part: Terms) -> StageMemory:
+def _stage_memory(terms: StageTerms) -> StageMemory:
     return StageMemory(
-        layers=part.stage.end_layer - part.stage.first_layer,
-        weights_gib=_gib(part.weights),
-        activation_gib=_gib(part.activation),
-        non_torch_gib=_gib(part.non_torch),
-        kv_gib=_gib(part.kv),
-        kv_tokens=part.tokens,
+        layers=terms.stage.end_layer - terms.stage.first_layer,
+        weights_gib=_gib(terms.weights),
+        activation_gib=_gib(terms.activation),
+        non_torch_gib=_gib(terms.non_torch),
+        kv_gib=_gib(terms.kv),
+        kv_tokens=terms.tokens,
     )
 
 

@@ -1,4 +1,4 @@
-"""The fit of a line: which of its schemes fit which of its GPUs, or a refusal that says what would change it."""
+"""The fit of a line: which of its schemes fit which of its GPUs; or a refusal that suggests changes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
 from tasks.fit.hardware.gpus import gpu
-from tasks.fit.memory.terms import Model
+from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.model.shape import ModelShape, shape_of_folder, shape_of_source
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
-from tasks.fit.rows import FitPlan, FitReport, FitRow
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
+from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 
 def fit(subject: Source | ModelShape, line: Line) -> FitReport:
-    """Say what fits where, before a byte of weights is downloaded.
+    """Decide which of a line's schemes fit which of its GPUs, before any weights are downloaded.
 
     Args:
-        subject: a pinned release, planned from its headers; or a shape that is known already.
+        subject: a pinned release, whose safetensors headers are read; or a shape.
         line: its schemes, target and engine.
 
     Returns:
         A report in which at least one row fits.
 
     Raises:
-        DoesNotFit: no scheme of the line fits any of its GPUs; the nearest miss and what would change it are named.
-        GpuUnknown, SchemeUnknown: the line names what is not known; asked before the network is.
+        DoesNotFit: no scheme of the line fits any of its GPUs; the nearest miss and the cheapest changes are named.
+        EngineUnknown, GpuUnknown, SchemeUnknown: the line has an unknown name; checked before the network is used.
         ArchitectureUnknown: config.json lacks what the planner needs; the field is named.
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
     """
     cards = [gpu(name) for name in line.target.gpus]
     schemes = [find_scheme(name) for name in line.schemes]
     shape = subject if isinstance(subject, ModelShape) else shape_of_source(subject)
-    model, request = model_of(shape), Request.of_line(line)
+    model, request = model_of(shape), FitRequest.of_line(line)
     tp, pp = _parallelism(line, request)
-    rows = tuple(plan_row(model, request, card, scheme, tp, pp) for scheme in schemes for card in cards)
+    rows = tuple(fit_row(model, request, card, scheme, tp, pp) for scheme in schemes for card in cards)
     good = [row for row in rows if row.verdict != "no"]
     if not good:
         raise _does_not_fit(model, request, line, rows)
@@ -52,7 +52,7 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
         profile=request.profile.label,
         rows=rows,
         schemes=tuple(name for name in line.schemes if any(row.scheme == name for row in good)),
-        plan=FitPlan(
+        plan=EngineSizing(
             context=request.context,
             concurrency=request.concurrency,
             kv_gib=max(row.kv_needed_gib for row in good),
@@ -61,7 +61,7 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
 
 
 def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitReport:
-    """Plan again with the real bytes of what was quantized.
+    """Repeat the fit with the real sizes of the artifacts.
 
     Args:
         report: from `fit`.
@@ -72,7 +72,7 @@ def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitRe
         The report with those rows replaced; its schemes are those that still fit.
 
     Raises:
-        DoesNotFit: none does; the sizes are named.
+        DoesNotFit: none does any more; the sizes are named.
     """
     real = {
         (row.gpu, row.scheme): row for scheme, path in artifacts.items() for row in rows_of_folder(path, line, scheme)
@@ -90,40 +90,40 @@ def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitRe
 
 
 def rows_of_folder(folder: Path, line: Line, scheme: str) -> tuple[FitRow, ...]:
-    """The rows of a model that is there, as its scheme, on each of the line's GPUs.
+    """Fit an artifact's folder on each of the line's GPUs.
 
     Raises:
         ArchitectureUnknown: its config.json is missing or not enough.
         SourceDamaged: a header does not describe its file.
     """
-    model, request = model_of(shape_of_folder(folder)), Request.of_line(line)
+    model, request = model_of(shape_of_folder(folder)), FitRequest.of_line(line)
     tp, pp = _parallelism(line, request)
     size = find_scheme(scheme)
     return tuple(
-        plan_row(model, request, gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
+        fit_row(model, request, gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
         for name in line.target.gpus
     )
 
 
-def _parallelism(line: Line, request: Request) -> tuple[int, int]:
+def _parallelism(line: Line, request: FitRequest) -> tuple[int, int]:
     flags = request.profile.flags
     return int(line.engine.flags.get(flags.tensor_parallel, 1)), int(line.engine.flags.get(flags.pipeline_parallel, 1))
 
 
-def _does_not_fit(model: Model, request: Request, line: Line, rows: tuple[FitRow, ...]) -> DoesNotFit:
-    """The refusal, with the row that came nearest."""
-    # A row that would have room is there for another reason, which more room does not change.
+def _does_not_fit(model: PlannedModel, request: FitRequest, line: Line, rows: tuple[FitRow, ...]) -> DoesNotFit:
+    """Build the refusal around the row that came nearest."""
+    # Rows with enough memory were refused for another reason, which more memory does not change: they come last.
     nearest = min(rows, key=lambda row: (row.total_gib <= row.capacity_gib, row.total_gib - row.capacity_gib))
     card, scheme = gpu(nearest.gpu), find_scheme(nearest.scheme)
-    found = list(changes(model, request, card, scheme, nearest.tp, nearest.pp))
+    suggestions = list(changes(model, request, card, scheme, nearest.tp, nearest.pp))
     rest = nearest.total_gib - nearest.weights_gib - nearest.kv_needed_gib
     return DoesNotFit(
         f"No scheme of {line.name} fits any of its GPUs. Nearest: {nearest.scheme} on {nearest.gpu} needs "
         f"{nearest.total_gib:.2f} GiB (weights {nearest.weights_gib:.2f}, cache {nearest.kv_needed_gib:.2f} for "
         f"{request.concurrency} x {request.context} tokens, rest {rest:.2f}) of {nearest.capacity_gib:.2f}: "
         f"{nearest.reason}.",
-        f"What would fit instead, cheapest first: {'; '.join(found)}. Change lines/{line.name}.yaml."
-        if found
+        f"What would fit instead, cheapest first: {'; '.join(suggestions)}. Change lines/{line.name}.yaml."
+        if suggestions
         else "Choose a smaller model: no known GPU holds this one.",
         where=model.shape.name,
     )

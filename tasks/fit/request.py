@@ -1,4 +1,4 @@
-"""What is asked of the planner: the engine with its settings, and the requests that it must hold."""
+"""What is asked of the planner: the engine with its settings, and the load that it must serve."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from weighbridge.line import Line
 
 KV_BITS = {"fp8": 8, "fp8_e4m3": 8, "fp8_e5m2": 8, "int8": 8, "q8_0": 8.5, "q4_0": 4.5, "bfloat16": 16, "float16": 16,
            "bf16": 16, "f16": 16, "float32": 32, "f32": 32}  # fmt: skip
-"""Bits of a cached number by the name of its dtype; llama.cpp's q8_0 and q4_0 carry a scale for 32 numbers."""
+"""Bits of a cached number by its dtype; llama.cpp's q8_0 and q4_0 add a scale for each 32 numbers."""
 
 
-class Request(BaseModel):
-    """What must be held, and how the engine is started; None leaves the engine's own default."""
+class FitRequest(BaseModel):
+    """The load, and how the engine is started; None leaves the engine's own default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class Request(BaseModel):
     """Requests at once, each of full context."""
     kv_dtype: str = "auto"
     dtype: str = "auto"
-    """Of unquantized weights and activations: as published, or `bfloat16`, `float16`, `float32`."""
+    """Dtype of unquantized weights and activations; auto: as published."""
     utilization: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -36,13 +36,17 @@ class Request(BaseModel):
 
     @property
     def profile(self) -> EngineProfile:
-        """What the engine takes beside the model."""
+        """The memory profile of the engine.
+
+        Raises:
+            EngineUnknown, FitOptionUnknown: an unknown engine or version.
+        """
         return engine_profile(self.engine, self.version)
 
     @classmethod
-    def of_line(cls, line: Line) -> Request:
-        """What a line's target and engine flags ask."""
-        flags = engine_profile(line.engine.name, None).flags
+    def of_line(cls, line: Line) -> FitRequest:
+        """Read a line's target and engine flags."""
+        flags = engine_profile(line.engine.name).flags
         given: dict[str, Any] = line.engine.flags
         return cls(
             engine=line.engine.name,
@@ -51,7 +55,7 @@ class Request(BaseModel):
             kv_dtype=str(given.get(flags.kv_dtype, "auto")),
             dtype=str(given.get(flags.dtype, "auto")),
             utilization=_number(given.get(flags.utilization)),
-            # A line's engine is started for as many requests as the line asks, unless its flags say otherwise.
+            # The engine is started with the line's concurrency, unless the line's flags override it.
             max_num_seqs=int(given.get(flags.sequences, line.target.concurrency)),
             max_num_batched_tokens=_whole(given.get(flags.batched_tokens)),
             eager=bool(given.get(flags.eager, False)),

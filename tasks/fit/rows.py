@@ -1,4 +1,4 @@
-"""What the planner answers: a row for each GPU, number of GPUs and scheme."""
+"""The planner's answer: one row for each combination of GPU, number of GPUs and scheme."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Verdict = Literal["fits", "tight", "no"]
 
 
 class StageMemory(BaseModel):
-    """One stage of the pipeline; sizes are per GPU, in GiB."""
+    """One pipeline stage; sizes are per GPU, in GiB."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,8 +25,8 @@ class StageMemory(BaseModel):
 class FitRow(BaseModel):
     """One scheme on one kind of GPU; all sizes are per GPU.
 
-    With `pp` over 1 the terms are those of an inner stage, as an engine's log tells them; `stages` has every
-    stage, and the tightest of them decides `kv_tokens`, `max_concurrency` and the verdict.
+    With `pp` over 1 the terms are those of an inner stage, as engines log them; `stages` has every stage, and the
+    tightest of them decides `kv_tokens`, `max_concurrency` and the verdict.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,61 +39,61 @@ class FitRow(BaseModel):
     pp: int = 1
     weights_gib: float
     kv_bytes_per_token: int
-    """Of all layers of one GPU, within every window."""
+    """For all layers on one GPU, while a request is shorter than every window."""
     kv_gib: float
-    """What the engine has for the cache."""
+    """Memory that the engine has for the cache."""
     kv_needed_gib: float
-    """What the requests asked for take, each of full context."""
+    """Cache that the requested concurrency takes, each request at full context."""
     kv_tokens: int
-    """Tokens that the cache holds."""
+    """Capacity of the cache in tokens."""
     activation_gib: float
     non_torch_gib: float
     cuda_graph_gib: float
     capacity_gib: float
-    """What the engine may take of the GPU."""
+    """Memory of the GPU that the engine may use."""
     total_gib: float
-    """What is needed of it: all terms with the cache for the requests asked for."""
+    """Memory that is needed of it: all terms, and the cache at the requested concurrency."""
     max_concurrency: float
-    """Requests of full context at once."""
+    """Concurrent requests at full context that the cache holds."""
     rule_of_thumb_gib: float
-    """Parameters x bytes + 20 %, as the field reckons; for comparison."""
+    """Parameters x bytes + 20 %, the common estimate; for comparison."""
     verdict: Verdict
     band_gib: float
-    """How far off the sum may be, either way."""
+    """Error of the sum, either way."""
     reason: str
     change: str = ""
-    """The cheapest change that would make it fit; empty where it fits, or none does."""
+    """The cheapest change that would make it fit; empty if it fits, or no change helps."""
     stages: tuple[StageMemory, ...] = ()
-    """Every stage, where there is more than one."""
+    """Every stage, if there is more than one."""
 
     @property
     def overhead_gib(self) -> float:
-        """All that is neither weights nor cache."""
+        """Everything beside weights and cache."""
         return self.activation_gib + self.non_torch_gib + self.cuda_graph_gib
 
 
-class FitPlan(BaseModel):
-    """What an engine has to be started with."""
+class EngineSizing(BaseModel):
+    """Load and cache size to start an engine with."""
 
     model_config = ConfigDict(frozen=True)
 
     context: int
     """Longest prompt plus answer, tokens."""
     concurrency: int
-    """Requests at once."""
+    """Concurrent requests."""
     kv_gib: float
-    """Cache that holds them; the largest of the rows that fit."""
+    """Cache that holds them; the largest among the rows that fit."""
 
 
 class FitReport(BaseModel):
-    """What fits where, for a line."""
+    """The fit of a line."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     profile: str
-    """The engine's, with the versions that it holds for."""
+    """Label of the engine's memory profile, with the versions that it covers."""
     rows: tuple[FitRow, ...]
     schemes: tuple[str, ...]
-    """Of the line, those that fit some GPU of it, in the line's order."""
-    plan: FitPlan
+    """The line's schemes that fit at least one of its GPUs, in the line's order."""
+    plan: EngineSizing

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict
 from tasks.evaluate.weigh import Weighed
-from tasks.fit.hardware.measured_memory import kept
+from tasks.fit.hardware.measured_memory import read_measurement
 from weighbridge.line import Line
 from weighbridge.units import GIB
 
@@ -132,7 +132,7 @@ class Dossier(Answers):
         )
         self.changes = changes
         self.signals = [signal for report in weighed.drift.values() for signal in report.signals]
-        self.memory = kept(weighed.artifact.digest)
+        self.memory = read_measurement(weighed.artifact.digest)
 
     @property
     def title(self) -> str:

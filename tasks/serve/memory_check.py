@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.fit.hardware.free_memory import check_room
+from tasks.fit.hardware.free_memory import require_free_memory
 from tasks.fit.hardware.gpus import HOST
-from tasks.fit.hardware.measured_memory import compare, keep, read_log
+from tasks.fit.hardware.measured_memory import compare_with_plan, read_log, write_measurement
 from tasks.fit.report import rows_of_folder
 from tasks.fit.rows import FitRow
 from weighbridge.errors import ArchitectureUnknown
@@ -43,7 +43,7 @@ def check_before_start(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, 
         NoRoomBeside: the memory that is needed is not free.
     """
     if rows:
-        check_room(rows, free_gib, who)
+        require_free_memory(rows, free_gib, who)
 
 
 def note_after_start(
@@ -65,10 +65,10 @@ def note_after_start(
     measured = read_log(log.read_text(errors="replace")) if log.is_file() else {}
     if row.gpu == HOST:
         measured["total_gib"] = _process_gib(pid)
-    comparison = compare(row, engine_version, measured)
-    if comparison is not None:
-        keep(digest, comparison)
-        report(f"Memory of {comparison.sentence}")
+    measured_memory = compare_with_plan(row, engine_version, measured)
+    if measured_memory is not None:
+        write_measurement(digest, measured_memory)
+        report(f"Memory of {measured_memory.sentence}")
 
 
 def _process_gib(pid: int) -> float:

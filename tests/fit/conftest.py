@@ -12,7 +12,7 @@ import pytest
 
 from tasks.fit.catalogue import model_of
 from tasks.fit.hardware import gpus
-from tasks.fit.memory.terms import Model
+from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.model.shape import ModelShape, shape_of_config
 from weighbridge.line import Line
 
@@ -77,10 +77,10 @@ def make_line() -> Callable[..., Line]:
 
 
 @pytest.fixture(scope="module")
-def model(published_shape: Callable[[str], ModelShape]) -> Callable[[str], Model]:
-    known: dict[str, Model] = {}
+def model(published_shape: Callable[[str], ModelShape]) -> Callable[[str], PlannedModel]:
+    known: dict[str, PlannedModel] = {}
 
-    def of(name: str) -> Model:
+    def of(name: str) -> PlannedModel:
         return known.setdefault(name, model_of(published_shape(name)))
 
     return of

@@ -15,7 +15,7 @@ from tasks.fit.catalogue import catalogue
 from tasks.fit.hardware.gpus import gpu, gpu_names, use_gpus
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.shape import ModelShape
-from tasks.fit.request import Request
+from tasks.fit.request import FitRequest
 from tasks.schemes import all_schemes
 from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import FitOptionUnknown, GpuFileInvalid, GpuUnknown, SchemeUnknown
@@ -25,7 +25,7 @@ KEYS = (
     "gpu count scheme tp pp weights_gib kv_bytes_per_token kv_gib kv_tokens activation_gib non_torch_gib "
     "cuda_graph_gib max_concurrency verdict band_gib reason"
 )
-REQUEST = Request(version="0.19", context=8192, concurrency=8)
+REQUEST = FitRequest(version="0.19", context=8192, concurrency=8)
 LLAMA_70B = "redhatai--llama-3.3-70b-instruct-fp8-dynamic"
 
 
@@ -38,7 +38,7 @@ def test_every_gpu_and_every_scheme_of_the_engine_by_default(llama: ModelShape) 
     rows = catalogue(llama, REQUEST)
     assert {row.gpu for row in rows} == set(gpu_names()) - {"host"}
     assert {row.scheme for row in rows} == {scheme.name for scheme in all_schemes()} - {"q8-0", "q4-k-m"}
-    rows = catalogue(llama, Request(engine="ollama"), gpus=["L4"])
+    rows = catalogue(llama, FitRequest(engine="ollama"), gpus=["L4"])
     assert {row.scheme for row in rows} == {"bf16", "q8-0", "q4-k-m"}
 
 

@@ -48,7 +48,7 @@ def test_latents_and_routers_are_on_every_gpu(published_shape: Callable[[str], M
 
 
 def re_sum(shape: ModelShape, names: tuple[str, ...]) -> int:
-    return sum(piece.elements for piece in shape.pieces if any(name in piece.name for name in names))
+    return sum(part.elements for part in shape.parts if any(name in part.name for name in names))
 
 
 @pytest.mark.parametrize(

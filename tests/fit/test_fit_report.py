@@ -13,11 +13,11 @@ from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
 from tasks.fit.hardware.gpus import gpu
-from tasks.fit.model.parts import Piece
+from tasks.fit.model.parts import Part
 from tasks.fit.model.shape import ModelShape, shape_of_config
 from tasks.fit.plot import draw
 from tasks.fit.report import fit
-from tasks.fit.request import Request
+from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitReport, FitRow
 from tasks.source.hub import pin
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, EngineUnknown, GpuUnknown, SchemeUnknown
@@ -59,15 +59,15 @@ def test_the_engines_flags_count(llama: ModelShape, make_line: Any) -> None:
 
 
 def test_a_line_asks_for_its_own_concurrency_and_its_engines_names(make_line: Any) -> None:
-    request = Request.of_line(make_line("L4", schemes=["int4"], concurrency=16, context=2048))
+    request = FitRequest.of_line(make_line("L4", schemes=["int4"], concurrency=16, context=2048))
     assert (request.context, request.concurrency, request.max_num_seqs) == (2048, 16, 16)
     line = make_line(
         "L4", schemes=["int4"], engine="sglang", flags={"mem-fraction-static": 0.7, "chunked-prefill-size": 99}
     )
-    request = Request.of_line(line)
+    request = FitRequest.of_line(line)
     assert (request.engine, request.utilization, request.max_num_batched_tokens) == ("sglang", 0.7, 99)
     # Another engine's flag means nothing here.
-    assert Request.of_line(make_line("L4", schemes=["int4"], flags={"mem-fraction-static": 0.7})).utilization is None
+    assert FitRequest.of_line(make_line("L4", schemes=["int4"], flags={"mem-fraction-static": 0.7})).utilization is None
 
 
 def test_tight_goes_on(llama: ModelShape, make_line: Any) -> None:
@@ -126,8 +126,8 @@ def test_a_refusal_may_suggest_another_scheme_or_gpu(llama: ModelShape, make_lin
 
 
 def test_where_nothing_helps_a_refusal_says_so(llama: ModelShape, make_line: Any) -> None:
-    more = Piece("model.layers.0.mlp.up_proj.weight", (14_336, 4096), "BF16", copies=100_000)
-    huge = llama.model_copy(update={"pieces": (*llama.pieces, more)})
+    more = Part("model.layers.0.mlp.up_proj.weight", (14_336, 4096), "BF16", copies=100_000)
+    huge = llama.model_copy(update={"pieces": (*llama.parts, more)})
     with pytest.raises(DoesNotFit, match="no known GPU holds this one"):
         fit(huge, make_line("H100", schemes=["int4"], concurrency=1))
 

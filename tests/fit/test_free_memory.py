@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from examples import tiny
-from tasks.fit.hardware.free_memory import _kind, check_room, free_memory, needed_gib
+from tasks.fit.hardware.free_memory import _catalogue_name, free_memory, needed_gib, require_free_memory
 from tasks.fit.model.shape import ModelShape, shape_of_config
 from tasks.fit.report import fit
 from weighbridge.errors import NoRoomBeside
@@ -21,11 +21,11 @@ def test_room_is_enough_or_the_refusal_names_both_numbers(make_line: Any) -> Non
     small = shape_of_config("tiny", {**tiny.CONFIG, "model_type": "llama"})
     rows = fit(small, make_line("host", schemes=["int8"], engine="transformers", context=64, concurrency=1)).rows
     need = needed_gib(rows[0])
-    check_room(rows, {"host": (need + 0.1,)}, "the new engine")
+    require_free_memory(rows, {"host": (need + 0.1,)}, "the new engine")
     with pytest.raises(
         NoRoomBeside, match=rf"the new engine needs {need:.2f} GiB of host .* free: 0\.50 GiB"
     ) as refused:
-        check_room(rows, {"host": (0.5,)}, "the new engine")
+        require_free_memory(rows, {"host": (0.5,)}, "the new engine")
     assert "Nothing was touched" in refused.value.next_step
 
 
@@ -33,19 +33,19 @@ def test_vllm_wants_its_whole_share_free(llama: ModelShape, make_line: Any) -> N
     rows = fit(llama, make_line("L40S", schemes=["int4"])).rows
     assert needed_gib(rows[0]) == rows[0].capacity_gib > rows[0].total_gib
     with pytest.raises(NoRoomBeside):
-        check_room(rows, {"L40S": (44.0 - 40.0,)}, "it")
-    check_room(rows, {"L40S": (4.0, 43.9)}, "it")
+        require_free_memory(rows, {"L40S": (44.0 - 40.0,)}, "it")
+    require_free_memory(rows, {"L40S": (4.0, 43.9)}, "it")
 
 
 def test_a_copy_on_two_gpus_needs_both(llama: ModelShape, make_line: Any) -> None:
     rows = fit(llama, make_line("L4", schemes=["int8"], flags={"tensor-parallel-size": 2})).rows
     with pytest.raises(NoRoomBeside, match="on each of 2 GPUs"):
-        check_room(rows, {"L4": (22.0, 3.0)}, "it")
-    check_room(rows, {"L4": (22.0, 3.0, 21.9)}, "it")
+        require_free_memory(rows, {"L4": (22.0, 3.0)}, "it")
+    require_free_memory(rows, {"L4": (22.0, 3.0, 21.9)}, "it")
 
 
 def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> None:
-    check_room(fit(llama, make_line("L4", schemes=["int8"])).rows, {"host": (0.1,)}, "it")
+    require_free_memory(fit(llama, make_line("L4", schemes=["int8"])).rows, {"host": (0.1,)}, "it")
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> 
     ],
 )
 def test_nvidias_names_are_ours(name: str, total_gib: float, ours: str | None) -> None:
-    assert _kind(total_gib, name) == ours
+    assert _catalogue_name(total_gib, name) == ours

@@ -94,8 +94,8 @@ def theirs(config: dict[str, Any], builder: Any = AutoModelForCausalLM) -> Count
 
 def ours(shape: ModelShape) -> Counter[str]:
     found: Counter[str] = Counter()
-    for piece in shape.pieces:
-        found[kind(piece.name)] += piece.elements
+    for part in shape.parts:
+        found[kind(part.name)] += part.elements
     return found
 
 
@@ -186,7 +186,7 @@ def test_towers_have_transformers_tensors(
     shape = shape_of_config("tiny", {**config, **fields})
     assert shape.origin == "config"
     assert ours(shape) == theirs({**config, **fields}, AutoModelForImageTextToText)
-    assert not any(piece.is_linear for piece in shape.pieces if kind(piece.name) in ("tower", "projector"))
+    assert not any(part.is_linear for part in shape.parts if kind(part.name) in ("tower", "projector"))
 
 
 # --- what only transformers knows -----------------------------------------------------------
@@ -251,7 +251,7 @@ STRANGE = {**STABLELM, "architectures": ["StableLmForCausalLM"]}
 
 
 @pytest.mark.parametrize(
-    ("keys", "named"), [(12, None), (18, r"'stablelm' means 24 cached numbers.*make 36"), (0, "shows no key and value")]
+    ("keys", "named"), [(12, None), (18, r"'stablelm' implies 24 cached numbers.*have 36"), (0, "has no key and value")]
 )
 def test_projections_that_contradict_a_config_are_refused(tmp_path: Path, keys: int, named: str | None) -> None:
     tensors = {"model.embed_tokens.weight": (101, 24), "lm_head.weight": (101, 24)}

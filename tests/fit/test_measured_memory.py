@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fit.hardware.measured_memory import compare, keep, kept, read_log
+from tasks.fit.hardware.measured_memory import compare_with_plan, read_log, read_measurement, write_measurement
 from tasks.fit.model.shape import ModelShape
 from tasks.fit.report import fit
 
@@ -64,14 +64,14 @@ def test_llama_cpp_tells_buffers_by_device_and_they_add_up() -> None:
 
 
 def test_the_last_start_counts() -> None:
-    again = VLLM + "Model loading took 8.49 GiB memory and 1.0 seconds\n"
-    assert read_log(again)["weights_gib"] == 8.49
+    restarted = VLLM + "Model loading took 8.49 GiB memory and 1.0 seconds\n"
+    assert read_log(restarted)["weights_gib"] == 8.49
 
 
 def test_a_log_that_tells_nothing_gives_nothing(llama: ModelShape, make_line: Any) -> None:
     assert read_log("INFO: Uvicorn running") == {}
     row = fit(llama, make_line("H100", schemes=["bf16"])).rows[0]
-    assert compare(row, "vllm 0.19.0", {}) is None
+    assert compare_with_plan(row, "vllm 0.19.0", {}) is None
 
 
 def test_prediction_and_measurement_are_kept_by_artifact(
@@ -79,10 +79,10 @@ def test_prediction_and_measurement_are_kept_by_artifact(
 ) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path))
     row = fit(llama, make_line("H100", schemes=["bf16"])).rows[0]
-    reality = compare(row, "vllm 0.19.0", read_log(VLLM))
-    assert reality is not None and kept("ab" * 32) is None
-    keep("ab" * 32, reality)
-    assert kept("ab" * 32) == reality
-    weights = next(one for one in reality.deviations if one.term == "weights_gib")
+    measured_memory = compare_with_plan(row, "vllm 0.19.0", read_log(VLLM))
+    assert measured_memory is not None and read_measurement("ab" * 32) is None
+    write_measurement("ab" * 32, measured_memory)
+    assert read_measurement("ab" * 32) == measured_memory
+    weights = next(one for one in measured_memory.deviations if one.term == "weights_gib")
     assert abs(weights.share) < 0.001
-    assert "weights_gib 14.99 measured, 14.99 predicted" in reality.sentence
+    assert "weights_gib 14.99 measured, 14.99 predicted" in measured_memory.sentence

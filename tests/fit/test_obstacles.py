@@ -10,8 +10,8 @@ import pytest
 from tasks.fit import plan
 from tasks.fit.catalogue import model_of
 from tasks.fit.hardware.gpus import gpu
-from tasks.fit.memory.terms import Model
-from tasks.fit.model.parts import Piece
+from tasks.fit.memory.terms import PlannedModel
+from tasks.fit.model.parts import Part
 from tasks.fit.model.shape import ModelShape, shape_of_config
 from tests.fit.fit_support import LLAMA, row
 from weighbridge.errors import FitOptionUnknown
@@ -31,7 +31,7 @@ from weighbridge.errors import FitOptionUnknown
     ],
 )
 def test_an_obstacle_is_no_whatever_the_memory(
-    model: Callable[[str], Model], card: str, scheme: str, asked: dict[str, Any], reason: str
+    model: Callable[[str], PlannedModel], card: str, scheme: str, asked: dict[str, Any], reason: str
 ) -> None:
     found = row(model(LLAMA), card, scheme, **asked)
     assert (found.verdict, found.reason) == ("no", reason)
@@ -39,7 +39,7 @@ def test_an_obstacle_is_no_whatever_the_memory(
 
 @pytest.mark.parametrize(("features", "reason"), [({"avx512f"}, ""), ({"avx2"}, "processors with avx512f only")])
 def test_a_kernel_that_the_processor_lacks_is_an_obstacle(
-    model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, features: set[str], reason: str
+    model: Callable[[str], PlannedModel], monkeypatch: pytest.MonkeyPatch, features: set[str], reason: str
 ) -> None:
     monkeypatch.setattr(plan, "processor_features", lambda: features)
     found = row(model(LLAMA), "host", "int4")
@@ -94,13 +94,13 @@ def test_a_quantized_release_is_only_served_as_published(published_shape: Callab
     ("asked", "named"), [({"kv_dtype": "fp7"}, "KV dtype called 'fp7'"), ({"dtype": "int3"}, "dtype called 'int3'")]
 )
 def test_unknown_options_name_those_that_are_known(
-    model: Callable[[str], Model], asked: dict[str, str], named: str
+    model: Callable[[str], PlannedModel], asked: dict[str, str], named: str
 ) -> None:
     with pytest.raises(FitOptionUnknown, match=f"{named}.*auto, .*bfloat16"):
         row(model(LLAMA), "H100", "bf16", **asked)
 
 
-def test_settings_change_what_they_should(model: Callable[[str], Model]) -> None:
+def test_settings_change_what_they_should(model: Callable[[str], PlannedModel]) -> None:
     plain = row(model(LLAMA), "L40S", "bf16")
     assert row(model(LLAMA), "L40S", "bf16", kv_dtype="fp8").kv_needed_gib == plain.kv_needed_gib / 2
     assert row(model(LLAMA), "L40S", "bf16", utilization=0.45).capacity_gib == pytest.approx(
@@ -117,15 +117,15 @@ def test_settings_change_what_they_should(model: Callable[[str], Model]) -> None
 def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str], dict[str, Any]]) -> None:
     config = {**published_config("state-spaces--mamba-2.8b-hf"), "torch_dtype": "bfloat16"}
     # By hand: laying Mamba out would import torch.
-    pieces = (Piece("backbone.layers.0.mixer.in_proj.weight", (10_240, 2560), "BF16"),)
-    mamba = model_of(ModelShape(name="mamba", config=config, pieces=pieces))
+    parts = (Part("backbone.layers.0.mixer.in_proj.weight", (10_240, 2560), "BF16"),)
+    mamba = model_of(ModelShape(name="mamba", config=config, parts=parts))
     for kv_dtype in ("auto", "fp8"):
         # 8 requests, 64 layers, 5,120 x (16 + 3) numbers.
         needed = row(mamba, "H100", "bf16", kv_dtype=kv_dtype).kv_needed_gib
         assert needed == pytest.approx(8 * 64 * 97_280 * 2 / 2**30, abs=1e-4)
 
 
-def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], Model]) -> None:
+def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None)
     assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == gpu("L4").memory_gib
     assert found.verdict == "fits"
@@ -133,13 +133,13 @@ def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], Model]) -
     assert quantized.kv_gib == pytest.approx(8 * 8.5 / 16)
 
 
-def test_tensorrt_llm_takes_a_share_of_what_is_free(model: Callable[[str], Model]) -> None:
+def test_tensorrt_llm_takes_a_share_of_what_is_free(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "H100", "bf16", engine="tensorrt-llm", version=None)
     free = gpu("H100").memory_gib - found.weights_gib - found.activation_gib - found.non_torch_gib
     assert found.kv_gib == pytest.approx(0.9 * free, abs=1e-3)
 
 
-def test_sglang_keeps_activations_outside_its_share(model: Callable[[str], Model]) -> None:
+def test_sglang_keeps_activations_outside_its_share(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "H100", "bf16", engine="sglang", version=None)
     assert found.kv_gib == pytest.approx(found.capacity_gib - found.weights_gib, abs=1e-3)
 

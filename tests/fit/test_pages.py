@@ -42,9 +42,9 @@ def test_vllms_own_logs(
     tokens: int,
     requests: float,
 ) -> None:
-    held = capacity(cache_of(published_config(name)), kv_gib * GIB, VLLM._replace(**paging))
-    assert held.tokens == pytest.approx(tokens, rel=0.001)
-    assert held.requests == pytest.approx(requests, rel=0.002)
+    fits = capacity(cache_of(published_config(name)), kv_gib * GIB, VLLM._replace(**paging))
+    assert fits.tokens == pytest.approx(tokens, rel=0.001)
+    assert fits.requests == pytest.approx(requests, rel=0.002)
 
 
 # Numbers of one token and layer of Llama 3.1 8B.
@@ -74,9 +74,9 @@ def test_vllm_gives_each_group_of_layers_its_own_pages() -> None:
     paging = VLLM._replace(step_tokens=2048)
     pages = 512 + 3 * (192 + 1)
     assert request_bytes((FULL, WINDOW), paging) == pages * 8 * 16 * TOKEN
-    held = capacity((FULL, WINDOW), 1000 * 8 * 16 * TOKEN, paging)
-    assert held.requests == pytest.approx(1000 / pages)
-    assert held.tokens == 1000 // 4 * 16
+    fits = capacity((FULL, WINDOW), 1000 * 8 * 16 * TOKEN, paging)
+    assert fits.requests == pytest.approx(1000 / pages)
+    assert fits.tokens == 1000 // 4 * 16
     # Kinds nearly as many become one group each, the smaller padded.
     nearly = (FULL._replace(layers=20), WINDOW)
     assert request_bytes(nearly, paging) == (512 + 193) * 24 * 16 * TOKEN
@@ -94,8 +94,8 @@ def test_only_states_cost_the_same_at_any_length() -> None:
     state = (CacheLayers("state", 64, state_numbers=1000),)
     for paging in (VLLM, PLAIN, VLLM._replace(context=100_000)):
         assert request_bytes(state, paging) == 128_000
-        held = capacity(state, 1_300_000, paging)
-        assert held.requests == pytest.approx(10.16, abs=0.01) and held.tokens == 10 * paging.context
+        fits = capacity(state, 1_300_000, paging)
+        assert fits.requests == pytest.approx(10.16, abs=0.01) and fits.tokens == 10 * paging.context
 
 
 def test_nothing_holds_nothing() -> None:
@@ -140,8 +140,8 @@ def pagings(draw: st.DrawFn) -> Paging:
 @given(caches(), pagings(), st.floats(0, 1e12), st.floats(0, 1e12))
 def test_more_bytes_never_hold_less(cache: tuple[CacheLayers, ...], paging: Paging, one: float, two: float) -> None:
     less, more = sorted((one, two))
-    held, holds = capacity(cache, less, paging), capacity(cache, more, paging)
-    assert holds.tokens >= held.tokens and holds.requests >= held.requests >= 0
+    fits, holds = capacity(cache, less, paging), capacity(cache, more, paging)
+    assert holds.tokens >= fits.tokens and holds.requests >= fits.requests >= 0
 
 
 @settings(deadline=None)

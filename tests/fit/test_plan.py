@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tasks.fit.advice import changes, cheapest_change
 from tasks.fit.hardware.gpus import gpu
-from tasks.fit.memory.terms import Model
-from tasks.fit.plan import plan_row
-from tasks.fit.request import Request
+from tasks.fit.memory.terms import PlannedModel
+from tasks.fit.plan import fit_row
+from tasks.fit.request import FitRequest
 from tasks.schemes import all_schemes
 from tasks.schemes import scheme as find_scheme
 from tests.fit.fit_support import GPUS, LLAMA, MIXTURE, row
 
 
-def test_the_terms_add_up(model: Callable[[str], Model]) -> None:
+def test_the_terms_add_up(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "H100", "bf16")
     # 16,060,522,496 bytes and vLLM's tables of 131,072 rotary positions, 128 numbers each.
     assert found.weights_gib == pytest.approx((16_060_522_496 + 131_072 * 128 * 2) / 2**30, abs=1e-4)
@@ -37,7 +37,7 @@ def test_the_terms_add_up(model: Callable[[str], Model]) -> None:
     assert found.rule_of_thumb_gib == pytest.approx(8_030_261_248 * 2 * 1.2 / 2**30, abs=1e-3)
 
 
-def test_vllms_own_log_is_met(model: Callable[[str], Model]) -> None:
+def test_vllms_own_log_is_met(model: Callable[[str], PlannedModel]) -> None:
     # vLLM 0.19.0 on an H100 of 79.19 GiB, utilization 0.95: 14.99 + 1.89 + 0.25, 58.11 GiB for 476,000 tokens.
     found = row(model(LLAMA), "H100", "bf16", utilization=0.95)
     assert found.weights_gib == pytest.approx(14.99, abs=0.01)
@@ -46,7 +46,7 @@ def test_vllms_own_log_is_met(model: Callable[[str], Model]) -> None:
     assert found.max_concurrency == pytest.approx(58.11, rel=0.005)
 
 
-def test_stages_of_a_pipeline_are_told_apart(model: Callable[[str], Model]) -> None:
+def test_stages_of_a_pipeline_are_told_apart(model: Callable[[str], PlannedModel]) -> None:
     # vLLM 0.19.0, four stages at 0.95: 3.28 GiB on an inner one, 2,257,264 tokens, 275.54 requests at once.
     found = row(model(LLAMA), "H100", "bf16", pp=4, utilization=0.95)
     assert (found.count, found.pp, [stage.layers for stage in found.stages]) == (4, 4, [8, 8, 8, 8])
@@ -72,13 +72,13 @@ def test_stages_of_a_pipeline_are_told_apart(model: Callable[[str], Model]) -> N
     ],
 )
 def test_a_verdict_says_what_binds(
-    model: Callable[[str], Model], asked: dict[str, Any], verdict: str, reason: str
+    model: Callable[[str], PlannedModel], asked: dict[str, Any], verdict: str, reason: str
 ) -> None:
     found = row(model(LLAMA), "H100", "bf16", **asked)
     assert (found.verdict, reason in found.reason) == (verdict, True), found.reason
 
 
-def test_tight_is_what_lies_within_the_band(model: Callable[[str], Model]) -> None:
+def test_tight_is_what_lies_within_the_band(model: Callable[[str], PlannedModel]) -> None:
     verdicts = []
     for concurrency in range(1, 80):
         found = row(model(LLAMA), "H100", "bf16", concurrency=concurrency)
@@ -89,7 +89,7 @@ def test_tight_is_what_lies_within_the_band(model: Callable[[str], Model]) -> No
     assert verdicts == sorted(verdicts, key=("fits", "tight", "no").index) and set(verdicts) == {"fits", "tight", "no"}
 
 
-def test_an_unknown_version_has_a_wider_band(model: Callable[[str], Model]) -> None:
+def test_an_unknown_version_has_a_wider_band(model: Callable[[str], PlannedModel]) -> None:
     assert (
         row(model(LLAMA), "H100", "bf16", version="0.1").band_gib
         > row(model(LLAMA), "H100", "bf16", version="0.6.3").band_gib
@@ -117,10 +117,10 @@ QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
     ASKED,
 )
 def test_every_change_named_makes_it_fit(
-    model: Callable[[str], Model], name: str, card: str, scheme: str, asked: dict[str, Any]
+    model: Callable[[str], PlannedModel], name: str, card: str, scheme: str, asked: dict[str, Any]
 ) -> None:
-    request = Request(version="0.19", **asked)
-    found = plan_row(model(name), request, gpu(card), find_scheme(scheme))
+    request = FitRequest(version="0.19", **asked)
+    found = fit_row(model(name), request, gpu(card), find_scheme(scheme))
     if found.verdict == "fits":
         return
     offered = list(changes(model(name), request, gpu(card), find_scheme(scheme), 1, 1))
@@ -138,14 +138,14 @@ def test_every_change_named_makes_it_fit(
             tp = int(said[1])
         else:
             on = clause
-        again = plan_row(model(name), Request(version="0.19", **changed), gpu(on), find_scheme(by), tp)
+        again = fit_row(model(name), FitRequest(version="0.19", **changed), gpu(on), find_scheme(by), tp)
         assert again.verdict == "fits", (clause, again.reason)
 
 
 @QUIET
 @given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from(("bf16", "int8", "int4")), ASKED)
 def test_less_asked_never_fits_worse(
-    model: Callable[[str], Model], name: str, card: str, scheme: str, asked: dict[str, Any]
+    model: Callable[[str], PlannedModel], name: str, card: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     order = ("fits", "tight", "no")
     found = row(model(name), card, scheme, **asked)

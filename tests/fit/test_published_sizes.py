@@ -29,7 +29,7 @@ PARAMETERS = {
 def test_parameters_of_public_models(published_shape: Callable[[str], ModelShape], name: str) -> None:
     shape = published_shape(name)
     assert (shape.origin, shape.parameters) == ("config", PARAMETERS[name])
-    assert sum(piece.size_bytes for piece in shape.pieces) == 2 * PARAMETERS[name]
+    assert sum(part.size_bytes for part in shape.parts) == 2 * PARAMETERS[name]
 
 
 def test_kimi_vl_with_its_tower(published_shape: Callable[[str], ModelShape]) -> None:
@@ -38,7 +38,7 @@ def test_kimi_vl_with_its_tower(published_shape: Callable[[str], ModelShape]) ->
     assert shape.origin == "config"
     assert shape.parameters == pytest.approx(16_407_657_776, rel=3e-7)
     # Its paper (arXiv 2504.07491) counts 2.8 billion activated, without the tower.
-    tower = sum(piece.elements for piece in shape.pieces if piece.is_tower)
+    tower = sum(part.elements for part in shape.parts if part.is_tower)
     assert (shape.active_parameters - tower) / 1e9 == pytest.approx(2.8, abs=0.2)
 
 
@@ -74,7 +74,7 @@ def test_mxfp4_releases_to_the_byte(
 def test_active_parameters_of_mixtures(published_shape: Callable[[str], ModelShape], name: str, active: float) -> None:
     shape = published_shape(name)
     # Publishers count with or without the embedding of the input.
-    embedding = next(piece.elements for piece in shape.pieces if "embed_tokens" in piece.name)
+    embedding = next(part.elements for part in shape.parts if "embed_tokens" in part.name)
     assert shape.active_parameters - embedding - 0.05 * active < active < shape.active_parameters + 0.05 * active
     assert shape.has_experts
 

@@ -11,7 +11,7 @@ import pytest
 from examples import tiny
 from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
 from tasks.fit.memory.weights import Weights
-from tasks.fit.model.parts import Piece, held, pieces_of
+from tasks.fit.model.parts import Part, kept_by_engine, parts_of
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
 from tasks.schemes import all_schemes
 from tasks.schemes import scheme as find_scheme
@@ -94,24 +94,24 @@ def test_an_unknown_scheme_names_those_that_are_known() -> None:
     ],
 )
 def test_what_a_scheme_touches(name: str, shape: tuple[int, ...], quantized: bool) -> None:
-    (piece,) = pieces_of([Tensor(name=name, shape=shape, dtype="BF16")])
-    assert piece.is_linear is quantized
+    (part,) = parts_of([Tensor(name=name, shape=shape, dtype="BF16")])
+    assert part.is_linear is quantized
 
 
 def test_a_tied_head_is_held_once() -> None:
-    both = [Piece(name, (10, 4), "BF16") for name in ("model.embed_tokens.weight", "lm_head.weight")]
-    assert [piece.name for piece in held(both, tied=True, layers=None)] == ["model.embed_tokens.weight"]
-    assert len(held(both, tied=False, layers=None)) == 2
-    assert len(held(both[1:], tied=True, layers=None)) == 1
+    both = [Part(name, (10, 4), "BF16") for name in ("model.embed_tokens.weight", "lm_head.weight")]
+    assert [part.name for part in kept_by_engine(both, tied=True, layers=None)] == ["model.embed_tokens.weight"]
+    assert len(kept_by_engine(both, tied=False, layers=None)) == 2
+    assert len(kept_by_engine(both[1:], tied=True, layers=None)) == 1
 
 
 def test_a_layer_that_predicts_further_tokens_is_left_out() -> None:
     names = [f"model.layers.{layer}.self_attn.o_proj.weight" for layer in (0, 60, 61)]
-    pieces = [Piece(name, (8, 8), "BF16") for name in names]
-    assert len(held(pieces, tied=False, layers=61)) == 2
+    parts = [Part(name, (8, 8), "BF16") for name in names]
+    assert len(kept_by_engine(parts, tied=False, layers=61)) == 2
     # A tower counts its layers itself.
-    tower = [Piece("vision_tower.layers.80.fc1.weight", (8, 8), "BF16")]
-    assert len(held(tower, tied=False, layers=61)) == 1
+    tower = [Part("vision_tower.layers.80.fc1.weight", (8, 8), "BF16")]
+    assert len(kept_by_engine(tower, tied=False, layers=61)) == 1
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": False}, {"num_hidden_layers": 3, "vocab_size": 100}])

@@ -10,7 +10,7 @@ from registry.store import Artifact
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.evaluate.weigh import Weighed
-from tasks.fit.rows import FitPlan, FitReport, FitRow
+from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.propose.dossier import Dossier
 from tasks.source.hub import Source
 from weighbridge.line import Line
@@ -120,7 +120,7 @@ def fit() -> FitReport:
         )
         for gpu, scheme, weights, capacity in sizes
     )
-    plan = FitPlan(context=2048, concurrency=8, kv_gib=0.36)
+    plan = EngineSizing(context=2048, concurrency=8, kv_gib=0.36)
     return FitReport(model="org/toy", profile="transformers", rows=rows, schemes=("int8", "int4"), plan=plan)
 
 

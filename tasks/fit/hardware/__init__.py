@@ -1,1 +1,1 @@
-"""The GPUs: what they have, what is free now, and what an engine really took."""
+"""GPUs: their catalogue, their free memory, and the memory that engines were measured to take."""

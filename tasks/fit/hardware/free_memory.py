@@ -1,4 +1,4 @@
-"""Is there room *now*: what is free on this machine, beside all that runs, against what an engine needs."""
+"""Free memory of this machine's GPUs and of the machine itself, against what an engine needs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from weighbridge.errors import NoRoomBeside
 from weighbridge.units import GIB
 
 
-def check_room(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], who: str) -> None:
-    """Refuse to start an engine that has no room beside what runs already.
+def require_free_memory(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], who: str) -> None:
+    """Refuse to start an engine for which there is too little free memory beside what runs already.
 
     Args:
         rows: the artifact on each of the line's GPUs.
-        free_gib: from `free_memory`; a kind of GPU that is not in it is not known, and passes.
+        free_gib: from `free_memory`; a GPU that is not in it is not checked.
         who: what is to start, for the message.
 
     Raises:
-        NoRoomBeside: none of the line's GPUs has room; what is needed and what is free are named.
+        NoRoomBeside: none of the line's GPUs has enough; the needed and the free memory are named.
     """
     known = [row for row in rows if row.gpu in free_gib]
     if not known or len(known) < len(rows):
         return
-    if any(_has_room(row, free_gib[row.gpu]) for row in known):
+    if any(_has_enough(row, free_gib[row.gpu]) for row in known):
         return
     nearest = min(known, key=lambda row: needed_gib(row) - max(free_gib[row.gpu], default=0.0))
-    free = ", ".join(f"{one:.2f}" for one in free_gib[nearest.gpu])
+    free = ", ".join(f"{gib:.2f}" for gib in free_gib[nearest.gpu])
     several = f" on each of {nearest.count} GPUs" if nearest.count > 1 else ""
     raise NoRoomBeside(
         f"{who} needs {needed_gib(nearest):.2f} GiB of {nearest.gpu}{several} beside what runs; free: {free} GiB.",
@@ -39,14 +39,14 @@ def check_room(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], w
 
 
 def needed_gib(row: FitRow) -> float:
-    """GiB a GPU that must be free: the engine's whole share where it takes one at its start, else what it needs."""
+    """GiB that must be free on each GPU: the whole share if the engine takes one at start, else what it needs."""
     return row.total_gib if gpu(row.gpu).is_host else max(row.total_gib, row.capacity_gib)
 
 
 def free_memory() -> dict[str, tuple[float, ...]]:
-    """GiB that are free: of the machine's own memory, and of each GPU, by the name of its kind.
+    """Free GiB of the machine's own memory (`host`) and of each GPU, by its name in the catalogue.
 
-    GPUs are asked through NVIDIA's library; where there is none, nothing is said of GPUs.
+    GPUs are read through NVIDIA's library; without it, the answer has no GPUs.
     """
     import psutil
 
@@ -63,8 +63,9 @@ def _free_gpus() -> dict[str, tuple[float, ...]]:
     try:
         found: dict[str, list[float]] = {}
         for index in range(pynvml.nvmlDeviceGetCount()):
-            memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
-            name = _kind(memory.total / GIB, str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))))
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = _catalogue_name(memory.total / GIB, str(pynvml.nvmlDeviceGetName(handle)))
             if name:
                 found.setdefault(name, []).append(memory.free / GIB)
         return {name: tuple(free) for name, free in found.items()}
@@ -72,18 +73,18 @@ def _free_gpus() -> dict[str, tuple[float, ...]]:
         pynvml.nvmlShutdown()
 
 
-def _kind(total_gib: float, name: str) -> str | None:
-    """Our name of a GPU that NVIDIA calls `name`: the one that it contains, of the nearest size."""
+def _catalogue_name(total_gib: float, name: str) -> str | None:
+    """Find the catalogue's name of a GPU that NVIDIA calls `name`: contained in it, and within 10 % of its size."""
     from tasks.fit.hardware.gpus import gpu_names
 
     plain = name.replace(" ", "").replace("-", "").lower()
     close = [
-        one
-        for one in gpu_names()
-        if one != "host" and one.split("-")[0].lower() in plain and abs(gpu(one).memory_gib / total_gib - 1) < 0.1
+        known
+        for known in gpu_names()
+        if known != "host" and known.split("-")[0].lower() in plain and abs(gpu(known).memory_gib / total_gib - 1) < 0.1
     ]
     return max(close, key=len, default=None) if "pcie" in plain else min(close, key=len, default=None)
 
 
-def _has_room(row: FitRow, free: tuple[float, ...]) -> bool:
-    return sum(one >= needed_gib(row) for one in free) >= row.count
+def _has_enough(row: FitRow, free: tuple[float, ...]) -> bool:
+    return sum(gib >= needed_gib(row) for gib in free) >= row.count

@@ -1,4 +1,4 @@
-"""The GPUs that a line may name, and `host`: this machine's own memory."""
+"""The catalogue of GPUs that a line may name, and `host`: this machine's own memory."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from weighbridge.units import GIB
 
 HOST = "host"
 HOST_UTILIZATION = 0.8
-"""Of a machine's memory; the rest is for the system, its page cache and the local stack (about 2 GB)."""
+"""Usable share of a machine's memory; the rest is for the system, its page cache and the local stack (about 2 GB)."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class Gpu(BaseModel):
-    """One kind of memory that a model can be served from."""
+    """One kind of GPU, or this machine's memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     memory_gib: float
-    """As programs see it."""
+    """Total, as the driver reports it to programs."""
     bandwidth_gbs: float = 0
-    """0 when not known, as for the three that follow."""
+    """0: unknown; so for the next three."""
     bf16_tflops: float = 0
-    """Dense."""
+    """Without sparsity."""
     fp8_tflops: float = 0
     int8_tops: float = 0
     compute_capability: str = ""
-    """NVIDIA's, such as 8.9; AMD's name of the architecture."""
+    """NVIDIA's number, such as 8.9, or AMD's architecture name."""
     capabilities: tuple[Capability, ...]
     """What engines have kernels for on it, beside plain 16-bit ones."""
     source: str
 
     @property
     def is_host(self) -> bool:
-        """Whether this is the machine's own memory."""
+        """Whether it is this machine's own memory."""
         return self.name == HOST
 
     @property
     def utilization(self) -> float:
-        """Share of a machine's own memory that an engine may take; of a GPU's the engine's profile tells."""
+        """Share of the host's memory that an engine may take; for a GPU the engine's profile has it."""
         return HOST_UTILIZATION if self.is_host else 1.0
 
     def runs(self, scheme: Scheme) -> bool:
@@ -57,12 +57,12 @@ class Gpu(BaseModel):
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Names that a line may use, `host` last."""
+    """List the names that a line may use, `host` last."""
     return (*_catalogue(), HOST)
 
 
 def gpu(name: str) -> Gpu:
-    """The GPU of a name.
+    """Find a GPU by its name.
 
     Raises:
         GpuUnknown: `gpus.yaml` does not list it.
@@ -78,10 +78,10 @@ def gpu(name: str) -> Gpu:
 
 
 def use_gpus(path: Path) -> None:
-    """Add a file of GPUs to the catalogue for this process; what it names again is overridden.
+    """Add a file of GPUs to the catalogue for this process; its entries override built-in ones.
 
     Raises:
-        GpuFileInvalid: it is no such file; the entry and field are named.
+        GpuFileInvalid: the file is not valid; the entry and field are named.
     """
     _catalogue().update(_read(path))
 
@@ -129,7 +129,7 @@ def _host() -> Gpu:
     import psutil
 
     total = psutil.virtual_memory().total
-    # A container sees the whole machine's memory and may have a part of it.
+    # A container sees the whole machine's memory, and may be limited to a part of it.
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Gpu(

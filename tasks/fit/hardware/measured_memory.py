@@ -1,6 +1,6 @@
-"""What an engine really took, read from its own log or its process, beside what was predicted.
+"""The memory that an engine really took, read from its log or its process, against the prediction.
 
-Kept in `<home>/fit/reality/` by the artifact's digest, for the release's record.
+Stored in `<home>/fit/reality/` by the artifact's digest, for the release's record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
 NUMBER = r"([\d.,]+)"
-# Term: what vLLM (0.6 to 0.32) and llama.cpp write about it; the last mention counts.
+# Each term as vLLM (0.6 to 0.32) and llama.cpp log it; the last match counts.
 PATTERNS: dict[str, tuple[str, ...]] = {
     "weights_gib": (rf"[Mm]odel loading took {NUMBER} ?Gi?B", rf"model weights take {NUMBER} ?GiB"),
     "kv_gib": (rf"[Aa]vailable KV cache memory: {NUMBER} ?GiB", rf"reserved for KV Cache is {NUMBER} ?GiB"),
@@ -32,7 +32,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "cuda_graph_gib": (rf"Graph capturing finished in \d+ secs, took {NUMBER} GiB",),
 }
-# llama.cpp writes one line a device and buffer, in MiB; they add up.
+# llama.cpp logs a line for each device and buffer, in MiB; they are summed.
 SUMS = {
     "weights_gib": rf"(?:CUDA\d+|ROCm\d+|Metal) model buffer size = +{NUMBER} MiB",
     "kv_gib": rf"(?:CUDA\d+|ROCm\d+|Metal) KV buffer size = +{NUMBER} MiB",
@@ -46,41 +46,41 @@ class Deviation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     term: str
-    """As the field of `FitRow`."""
+    """Field name in `FitRow`."""
     predicted: float
     measured: float
 
     @property
     def share(self) -> float:
-        """How much more was measured than predicted, of the prediction; 0 where nothing was predicted."""
+        """Relative deviation, (measured - predicted) / predicted; 0 if nothing was predicted."""
         return self.measured / self.predicted - 1 if self.predicted else 0.0
 
 
-class Reality(BaseModel):
-    """All terms that one start of an engine told."""
+class MeasuredMemory(BaseModel):
+    """The terms that were measured at one start of an engine."""
 
     model_config = ConfigDict(frozen=True)
 
     gpu: str
     engine: str
-    """With its version."""
+    """Name and version."""
     deviations: tuple[Deviation, ...]
 
     @property
     def sentence(self) -> str:
-        """For a reader."""
+        """All deviations in one sentence."""
         terms = ", ".join(
-            f"{one.term} {one.measured:,.2f} measured, {one.predicted:,.2f} predicted ({one.share:+.1%})"
-            for one in self.deviations
+            f"{term.term} {term.measured:,.2f} measured, {term.predicted:,.2f} predicted ({term.share:+.1%})"
+            for term in self.deviations
         )
         return f"{self.engine} on {self.gpu}: {terms}"
 
 
 def read_log(text: str) -> dict[str, float]:
-    """The terms that an engine's log tells, by the names of `FitRow`; empty where it tells none.
+    """Extract the memory terms from an engine's log, by field name of `FitRow`; empty if it has none.
 
     Args:
-        text: the log; of several starts the last counts.
+        text: the log; after several starts the last one counts.
     """
     found = {}
     for term, patterns in PATTERNS.items():
@@ -94,29 +94,29 @@ def read_log(text: str) -> dict[str, float]:
     return found
 
 
-def compare(row: FitRow, engine: str, measured: dict[str, float]) -> Reality | None:
-    """Hold what was measured against a row; None where nothing was.
+def compare_with_plan(row: FitRow, engine: str, measured: dict[str, float]) -> MeasuredMemory | None:
+    """Compare measured terms with a row; None if nothing was measured.
 
     Args:
         row: the prediction for the GPU that it ran on.
         engine: with its version.
-        measured: from `read_log`, or of a process: `total_gib`.
+        measured: from `read_log`, or `total_gib` of a process.
     """
     deviations = tuple(
         Deviation(term=term, predicted=float(getattr(row, term)), measured=value) for term, value in measured.items()
     )
-    return Reality(gpu=row.gpu, engine=engine, deviations=deviations) if deviations else None
+    return MeasuredMemory(gpu=row.gpu, engine=engine, deviations=deviations) if deviations else None
 
 
-def keep(artifact_digest: str, reality: Reality) -> None:
-    """Write down what an artifact's engine took."""
-    write_whole(_path(artifact_digest), json.dumps(reality.model_dump(), indent=1))
+def write_measurement(artifact_digest: str, measured_memory: MeasuredMemory) -> None:
+    """Store the measured memory of an artifact's engine."""
+    write_whole(_path(artifact_digest), json.dumps(measured_memory.model_dump(), indent=1))
 
 
-def kept(artifact_digest: str) -> Reality | None:
-    """What an artifact's engine took the last time that it was started, or None."""
+def read_measurement(artifact_digest: str) -> MeasuredMemory | None:
+    """Read the memory that an artifact's engine took at its last start, or None."""
     path = _path(artifact_digest)
-    return Reality.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return MeasuredMemory.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _path(artifact_digest: str) -> Path:

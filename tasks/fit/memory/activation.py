@@ -1,4 +1,4 @@
-"""What one step of an engine takes beside weights and cache, at its worst."""
+"""Peak memory of one engine step, beside weights and cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def activation_bytes(
     towers: bool,
     packed_experts: bool = False,
 ) -> float:
-    """Bytes that a step takes at its worst.
+    """Peak bytes of one step.
 
     The larger of a forward pass (each token: a few vectors as wide as the model, and of the feed-forward part's
     width divided by `tp`) and of sampling (each sequence: its logits, their float32 copy, the softmax of those and
@@ -37,12 +37,12 @@ def activation_bytes(
     Args:
         activation: the engine's figures.
         text: the language model's config.
-        tokens, sequences: of one step.
-        bytes_each: of an unquantized number.
+        tokens, sequences: in one step.
+        bytes_each: bytes of an unquantized number.
         tp: GPUs that share each tensor.
-        answers: whether this stage has the head, and samples.
-        pipelined: whether hidden states come and go between stages.
-        towers: whether the model has eyes or ears.
+        answers: whether this stage has the head and samples.
+        pipelined: whether hidden states pass between stages.
+        towers: whether the model has vision or audio towers.
         packed_experts: whether the experts are MXFP4, whose kernels need less (gpt_oss_triton_kernels_moe.py: only
             tokens x experts a token x width).
 
@@ -67,7 +67,7 @@ def activation_bytes(
 def _widths(
     text: Mapping[str, Any], hidden: int, tokens: int, bytes_each: int, tp: int, packed_experts: bool
 ) -> tuple[float, float]:
-    """Width of the feed-forward part on one GPU, and bytes of the experts' workspaces."""
+    """Feed-forward width on one GPU, and bytes of the experts' workspaces."""
     chosen = next(
         (int(text[name]) for name in ("num_experts_per_tok", "experts_per_token", "moe_topk") if text.get(name)), 0
     )
@@ -75,7 +75,7 @@ def _widths(
     if not chosen:
         return dense / tp, 0.0
     width = int(text.get("moe_intermediate_size") or dense) / tp
-    # Experts compute in the workspaces; only what is as wide as the model is live beside them.
+    # Experts compute in the workspaces; beside them only vectors of the model's width are live.
     numbers = width if packed_experts else max(width, hidden) + max(2 * width, hidden)
     return 0.0, tokens * chosen * numbers * bytes_each
 

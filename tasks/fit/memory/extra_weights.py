@@ -1,4 +1,4 @@
-"""What vLLM holds as weights beside the checkpoint's tensors."""
+"""Weights that vLLM holds beside the checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from tasks.fit.model.architectures import head_size, required
 from tasks.fit.model.shape import ModelShape
 
 
-def extra_bytes(shape: ModelShape, *, tp: int, layers: int, bytes_each: int) -> int:
-    """What vLLM counts as weights beside the checkpoint: tables of rotary positions, MLA's unfolded projections.
+def extra_weight_bytes(shape: ModelShape, *, tp: int, layers: int, bytes_each: int) -> int:
+    """Bytes of vLLM's rotary position tables and of MLA's unfolded projections.
 
     Args:
         shape: the model.
         tp: GPUs that share each tensor.
-        layers: on this stage.
-        bytes_each: of an unquantized number.
+        layers: number on this stage.
+        bytes_each: bytes of an unquantized number.
     """
     return (rope_table_numbers(shape) + _absorbed_numbers(shape, tp, layers)) * bytes_each
 
 
 def rope_table_numbers(shape: ModelShape) -> int:
-    """Numbers of the cosines and sines that vLLM keeps for every position (rotary_embedding/: one table a kind).
+    """Count the cosines and sines that vLLM stores for every position (rotary_embedding/: one table for each kind).
 
     `linear` scaling stretches the table by its factor, `dynamic` and `yarn` too (yarn from the original length);
-    `longrope` has a second one of the original length; `mrope` takes four times the positions; llama3 no more than
+    `longrope` has a second table of the original length; `mrope` has four times the positions; llama3 only
     its own. Gemma 3 keeps a second, unscaled table for its local layers.
     """
     text = shape.text
@@ -37,10 +37,10 @@ def rope_table_numbers(shape: ModelShape) -> int:
 
 
 def _rope_entries(text: Any) -> list[dict[str, Any]]:
-    """One entry a table: the parameters of its scaling, empty for none."""
+    """One entry for each table: its scaling parameters, empty for none."""
     parameters = text.get("rope_parameters")
-    if isinstance(parameters, dict) and all(isinstance(one, dict) for one in parameters.values()) and parameters:
-        return list(parameters.values())  # transformers 5: one a kind of layer
+    if isinstance(parameters, dict) and all(isinstance(entry, dict) for entry in parameters.values()) and parameters:
+        return list(parameters.values())  # transformers 5: one for each kind of layer
     scaling = parameters if isinstance(parameters, dict) else text.get("rope_scaling")
     entries = [dict(scaling) if isinstance(scaling, dict) else {}]
     if text.get("rope_local_base_freq") or text.get("model_type") == "gemma3_text":
@@ -60,7 +60,7 @@ def _rope_positions(entry: dict[str, Any], positions: int) -> int:
 
 
 def _absorbed_numbers(shape: ModelShape, tp: int, layers: int) -> int:
-    """MLA: a quantized up-projection of keys and values is kept unpacked too (vLLM 0.19, mla_attention.py)."""
+    """MLA: a quantized up-projection of keys and values is also stored unpacked (vLLM 0.19, mla_attention.py)."""
     text = shape.text
     if not text.get("kv_lora_rank") or not shape.quantized_by:
         return 0

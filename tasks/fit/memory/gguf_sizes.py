@@ -1,4 +1,4 @@
-"""Bytes of a tensor in llama.cpp's files: which type each tensor gets in Q8_0 and in the mixture Q4_K_M.
+"""Bytes of a tensor in GGUF files: the type that each tensor gets in Q8_0 and in the mixture Q4_K_M.
 
 Source: llama.cpp's quantizer (src/llama-quant.cpp) and block layouts (ggml/src/ggml-common.h). Vectors and
 routers stay float32, the head and a tied embedding are Q6_K, values and the feed-forward's output are Q6_K in the
@@ -16,7 +16,7 @@ from tasks.fit.model.parts import EMBEDDING, HEAD, LAYER, TOWER
 if TYPE_CHECKING:
     from tasks.fit.model.shape import ModelShape
 
-# Bytes and numbers of a block.
+# Type: bytes and numbers of a block.
 BLOCKS = {
     "q8_0": (34, 32),
     "q5_0": (22, 32),
@@ -25,7 +25,7 @@ BLOCKS = {
     "q5_k": (176, 256),
     "q6_k": (210, 256),
 }
-# What a type becomes where a row is no multiple of 256.
+# The fallback type for rows that are not a multiple of 256.
 NARROW = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.(weight|bias)$")
 VALUES = re.compile(r"\.v_proj\.weight$")
@@ -41,7 +41,7 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
 
     Args:
         name, sides: as published.
-        scheme: `q8-0` or `q4-k-m`.
+        scheme: name, `q8-0` or `q4-k-m`.
         shape: the model; its number of layers and experts decide some types.
     """
     elements = math.prod(sides)
@@ -57,12 +57,12 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
 
 
 def more_bits(layer: int, layers: int) -> bool:
-    """Whether a layer is one of those that Q4_K_M spends more on: both ends and every third between."""
+    """Whether Q4_K_M gives a layer more bits: the first and last eighth, and every third layer between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
 def _mixture(name: str, shape: ModelShape) -> str:
-    tied = not any(HEAD.search(piece.name) for piece in shape.pieces)
+    tied = not any(HEAD.search(part.name) for part in shape.parts)
     if HEAD.search(name) or (tied and EMBEDDING.search(name)):
         return "q6_k"
     found = LAYER.search(name)

@@ -1,8 +1,8 @@
-"""What each layer keeps of a request, from `config.json` alone: so many bytes a token, or a fixed state.
+"""What each layer caches of a request, from `config.json` alone: bytes per token, or a fixed state.
 
 Attention with grouped, single or all heads (GQA, MQA, MHA) and an explicit `head_dim`; MLA (one latent,
 whatever the number of heads); layers with a window or chunks; layers that share another's cache; linear
-attention, Mamba and short convolutions (`state.py`). What is not known is refused by name.
+attention, Mamba and short convolutions (`state.py`). Unknown kinds are refused by name.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ WINDOWED = {"sliding_attention", "chunked_attention", "local"}
 INDEX_BYTES_PER_TOKEN = 132
 """DeepSeek-V3.2's sparse-attention index: 128 numbers of 8 bits and a 32-bit scale (vLLM, deepseek_v2.py)."""
 
-Kind = Literal["full", "window", "latent", "state"]
+LayerKind = Literal["full", "window", "latent", "state"]
 
 
 class CacheLayers(NamedTuple):
-    """Layers that keep the same."""
+    """Layers with the same kind of cache."""
 
-    kind: Kind
+    kind: LayerKind
     layers: int
     numbers_per_token: int = 0
-    """That one layer keeps, of all its heads."""
+    """Cached by one layer, all heads together."""
     heads: int = 1
-    """Of keys; with more GPUs than heads each GPU still holds one. 0: every GPU holds all (a latent)."""
+    """Key heads; with more GPUs than heads each GPU still holds one. 0: every GPU holds everything (a latent)."""
     extra_bytes_per_token: int = 0
-    """Beside the numbers, whatever their dtype."""
+    """Beside the cached numbers, independent of their dtype."""
     window: int | None = None
-    """Tokens that a windowed layer looks back."""
+    """Tokens that a windowed layer attends to."""
     state_numbers: int = 0
-    """That one layer keeps of a request, however long it is."""
+    """Fixed size of one layer's state for a request."""
 
     def bytes_per_token(self, bytes_each: float, tp: int) -> float:
-        """Of one layer, on one of `tp` GPUs."""
+        """Bytes that one layer caches per token on one of `tp` GPUs."""
         if self.kind == "state":
             return 0
         share = 1.0 if self.heads == 0 else max(1 / tp, 1 / self.heads)
         return self.numbers_per_token * bytes_each * share + self.extra_bytes_per_token
 
     def state_bytes(self, bytes_each: float, tp: int) -> float:
-        """Of one layer and request, on one of `tp` GPUs."""
+        """Bytes of one layer's state for a request on one of `tp` GPUs."""
         return self.state_numbers * bytes_each / tp
 
 
 def cache_of(config: Mapping[str, Any]) -> tuple[CacheLayers, ...]:
-    """What a model's layers keep; layers that keep nothing are left out.
+    """Determine what a model's layers cache; layers without a cache are left out.
 
     Args:
-        config: config.json; of a model with several parts, its text model counts.
+        config: config.json; of a composite model, its text model.
 
     Raises:
-        ArchitectureUnknown: a field is missing, or a kind of layer is not known; it is named.
+        ArchitectureUnknown: a field is missing or a kind of layer unknown; it is named.
     """
     text = text_config(config)
     layers = required(text, "num_hidden_layers")
     states = state_layers(text, layers)
-    kept = [CacheLayers("state", one.layers, state_numbers=one.numbers) for one in states.kinds]
+    kinds = [CacheLayers("state", state.layers, state_numbers=state.numbers) for state in states.kinds]
     attending = states.attending - int(text.get("num_kv_shared_layers") or 0)
     if attending > 0:
-        kept = [*_attention(text, layers, attending), *kept]
-    return tuple(kept)
+        kinds = [*_attention(text, layers, attending), *kinds]
+    return tuple(kinds)
 
 
 def _attention(text: Mapping[str, Any], layers: int, attending: int) -> list[CacheLayers]:
@@ -77,14 +77,14 @@ def _attention(text: Mapping[str, Any], layers: int, attending: int) -> list[Cac
     heads = kv_heads(text)
     numbers = 2 * heads * head_size(text)
     windowed, window = _windowed(text, layers, attending)
-    made = [CacheLayers("full", attending - windowed, numbers, heads)] if attending > windowed else []
+    found = [CacheLayers("full", attending - windowed, numbers, heads)] if attending > windowed else []
     if windowed:
-        made.append(CacheLayers("window", windowed, numbers, heads, window=window))
-    return made
+        found.append(CacheLayers("window", windowed, numbers, heads, window=window))
+    return found
 
 
 def _windowed(text: Mapping[str, Any], layers: int, attending: int) -> tuple[int, int | None]:
-    """How many layers keep only a window, and its tokens."""
+    """Number of layers that cache only a window, and its tokens."""
     window = text.get("sliding_window") or text.get("attention_chunk_size")
     kinds = text.get("layer_types")
     if kinds:
@@ -97,7 +97,7 @@ def _windowed(text: Mapping[str, Any], layers: int, attending: int) -> tuple[int
 
 
 def _by_rule(text: Mapping[str, Any], layers: int) -> int:
-    """Windowed layers where the config does not list them; unsure means none, which is an upper bound."""
+    """Number of windowed layers if the config does not list them; 0 if unsure, which is an upper bound of memory."""
     if pattern := text.get("sliding_window_pattern"):
         return layers - layers // int(pattern)
     known = architecture(str(text.get("model_type")))
@@ -111,23 +111,23 @@ def _by_rule(text: Mapping[str, Any], layers: int) -> int:
 
 
 def kv_bytes_per_token(cache: tuple[CacheLayers, ...], bytes_each: float, tp: int) -> int:
-    """Bytes that all layers of one GPU keep of a token within every window."""
-    return round(sum(one.layers * one.bytes_per_token(bytes_each, tp) for one in cache))
+    """Bytes that all layers on one GPU cache per token, while a request is shorter than every window."""
+    return round(sum(kind.layers * kind.bytes_per_token(bytes_each, tp) for kind in cache))
 
 
 def check_against_tensors(config: Mapping[str, Any], cache: tuple[CacheLayers, ...], found: list[int]) -> None:
-    """Hold what the config says of keys and values against the matrices that make them.
+    """Check the cache size that the config implies against the key and value projections.
 
     Args:
         config: config.json.
         cache: from `cache_of`.
-        found: rows of each layer's key and value projections, as far as the tensors' names tell.
+        found: rows of each layer's key and value projections, as far as tensor names show them.
 
     Raises:
         ArchitectureUnknown: they differ, so the formula does not hold for this architecture; or the architecture is
-            not one of ours and its tensors do not show their keys and values.
+            unknown and its tensors have no recognizable key and value projections.
     """
-    attending = [one for one in cache if one.kind in ("full", "window")]
+    attending = [kind for kind in cache if kind.kind in ("full", "window")]
     model_type = text_config(config).get("model_type")
     if not attending:
         return
@@ -135,22 +135,21 @@ def check_against_tensors(config: Mapping[str, Any], cache: tuple[CacheLayers, .
         if architecture(str(model_type)) or FUSED_KNOWN & {str(model_type)}:
             return
         raise ArchitectureUnknown(
-            f"Model type {model_type!r} shows no key and value projections by their usual names, so what it caches of "
-            "a token cannot be checked.",
-            "Teach tasks/fit/model/architectures.yaml this architecture.",
+            f"Model type {model_type!r} has no key and value projections under their usual names, so its cache per "
+            "token cannot be checked.",
+            "Add this architecture to tasks/fit/model/architectures.yaml.",
             where="config.json",
         )
-    widths = {one.numbers_per_token for one in attending}
+    widths = {kind.numbers_per_token for kind in attending}
     if not set(found) <= widths:
         strange = sorted(set(found) - widths)[0]
         raise ArchitectureUnknown(
-            f"config.json of model type {model_type!r} means {sorted(widths)[0]} cached numbers a token and layer, and "
-            f"a layer's key and value projections make {strange}.",
-            "Teach tasks/fit/memory/kv.py what this architecture caches.",
+            f"config.json of model type {model_type!r} implies {sorted(widths)[0]} cached numbers per token and layer, "
+            f"but a layer's key and value projections have {strange}.",
+            "Add this architecture's cache to tasks/fit/memory/kv.py.",
             where="config.json",
         )
 
 
 FUSED_KNOWN = {"gpt2", "falcon", "bloom", "gpt_neox", "gpt_bigcode", "mpt", "phi3", "mllama_text_model"}
-"""Architectures that publish queries, keys and values in one matrix, or attend across models, and cache by the
-usual rule."""
+"""Architectures with queries, keys and values in one matrix, or with cross-attention, that cache by the usual rule."""

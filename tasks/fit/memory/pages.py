@@ -1,7 +1,7 @@
-"""How many tokens and requests a cache of so many bytes holds, in the engine's own pages.
+"""Capacity of a cache in tokens and requests, in the engine's own pages.
 
-vLLM gives every page the same size. Layers that keep the same form groups of equal length, each page serves
-one group, and a request takes pages of every group (v1/core/kv_cache_utils.py and v1/kv_cache_interface.py,
+vLLM gives every page the same size. Layers of one kind form groups of equal length, each page serves one group, and
+a request takes pages of every group (v1/core/kv_cache_utils.py and v1/kv_cache_interface.py,
 0.19). That is why a hybrid model's `kv_tokens` is less than bytes divided by bytes a token.
 """
 
@@ -12,44 +12,44 @@ from typing import NamedTuple
 from tasks.fit.memory.kv import CacheLayers
 
 GROUPED_UP_TO = 1.5
-"""One group a kind when the kinds' numbers of layers differ by less than this; else groups of the smaller number."""
+"""One group for each kind if their numbers of layers differ by less than this factor; else groups of the smaller."""
 
 
 class Paging(NamedTuple):
-    """What decides how requests share the cache."""
+    """How requests share the cache."""
 
     context: int
-    """Tokens of a request."""
+    """Tokens of one request."""
     step_tokens: int
-    """Tokens of one step: a window needs room for those too."""
+    """Tokens of one step; a window holds these too."""
     block_tokens: int
     bytes_each: float
-    """Of a cached number."""
+    """Bytes of a cached number."""
     tp: int
     grouped: bool
-    """Whether pages are shared as vLLM does."""
+    """Whether pages are shared as in vLLM."""
     state_bytes_each: float
-    """Of a number of a state: the cache's dtype does not touch those (vLLM: mamba_cache_dtype, as the model's)."""
+    """Bytes of a number in a state, which has the model's dtype and not the cache's (vLLM: mamba_cache_dtype)."""
     window_slack_tokens: int = 0
-    """That a windowed layer keeps beside its window, where they are not."""
+    """Tokens that a windowed layer caches beside its window, if pages are not grouped."""
 
 
 class Capacity(NamedTuple):
-    """What a cache holds."""
+    """Capacity of a cache."""
 
     tokens: int
-    """That the engine would report."""
+    """As the engine would report it."""
     requests: float
-    """Of full context, at once."""
+    """Concurrent, at full context."""
 
 
 def capacity(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) -> Capacity:
-    """What fits into so many bytes.
+    """Compute the capacity of a cache.
 
     Args:
-        cache: what one GPU's layers keep.
-        kv_bytes: that the engine has for it, on that GPU.
-        paging: how it is shared.
+        cache: what one GPU's layers cache.
+        kv_bytes: memory for the cache on that GPU.
+        paging: how requests share it.
     """
     if not cache or kv_bytes <= 0:
         return Capacity(0, 0.0)
@@ -58,7 +58,7 @@ def capacity(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) ->
     need = request_bytes(cache, paging)
     requests = kv_bytes / need
     page = sum(one.layers * one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache) * paging.block_tokens
-    if not page:  # states only: a request takes the same however long it is
+    if not page:  # states only: the size of a request does not depend on its length
         return Capacity(int(requests) * paging.context, requests)
     blocks = int(kv_bytes // page)
     if len(cache) == 1:
@@ -67,7 +67,7 @@ def capacity(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) ->
 
 
 def request_bytes(cache: tuple[CacheLayers, ...], paging: Paging) -> float:
-    """Bytes that one request of full context takes."""
+    """Bytes that one request takes at full context."""
     if paging.grouped and len(cache) > 1:
         size, page_bytes, blocks = _groups(cache, paging)
         return size * page_bytes * blocks
@@ -92,7 +92,7 @@ def _grouped(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) ->
 
 
 def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float, int]:
-    """Layers of a group, bytes of a page of one layer, pages that a request takes of all groups."""
+    """Layers in a group, bytes of one layer's page, and pages that a request takes in all groups."""
     fewest, most = min(one.layers for one in cache), max(one.layers for one in cache)
     size = most if most < GROUPED_UP_TO * fewest else fewest
     block_tokens = _block_tokens(cache, paging)
@@ -106,7 +106,7 @@ def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float,
 
 
 def _block_tokens(cache: tuple[CacheLayers, ...], paging: Paging) -> int:
-    """Tokens of a page; beside states, as many as make it at least as large as a state."""
+    """Tokens of a page; in a model with states, enough to make the page at least as large as a state."""
     states = max(one.state_bytes(paging.state_bytes_each, paging.tp) for one in cache)
     token = max((one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache), default=0)
     if not states or not token:
@@ -116,7 +116,7 @@ def _block_tokens(cache: tuple[CacheLayers, ...], paging: Paging) -> int:
 
 
 def _blocks(one: CacheLayers, paging: Paging, block_tokens: int) -> int:
-    """Blocks that one layer of this kind holds of a request."""
+    """Blocks that one layer of this kind holds for a request."""
     if one.kind == "state":
         return 1
     full = -(-paging.context // block_tokens)
@@ -124,5 +124,5 @@ def _blocks(one: CacheLayers, paging: Paging, block_tokens: int) -> int:
         return full
     if not paging.grouped:
         return min(full, -(-(one.window + paging.window_slack_tokens) // block_tokens))
-    # A window starts anywhere in a block, and a step's tokens come before the old ones go.
+    # A window may start anywhere in a block, and a step's tokens are added before old ones are freed.
     return -(-min(one.window - 1 + paging.step_tokens, paging.context) // block_tokens) + 1

@@ -1,6 +1,6 @@
-"""Layers that keep a state of fixed size instead of keys and values: Mamba, linear attention, short convolutions.
+"""Layers with a state of fixed size in place of keys and values: Mamba, linear attention, short convolutions.
 
-Sizes are numbers a layer and request, as vLLM allocates them (model_executor/layers/mamba/mamba_utils.py):
+Sizes are numbers per layer and request, as vLLM allocates them (model_executor/layers/mamba/mamba_utils.py):
 the convolution's last inputs and the recurrent state.
 """
 
@@ -21,21 +21,21 @@ class StateKind(NamedTuple):
 
     layers: int
     numbers: int
-    """That one layer keeps of a request."""
+    """Size of one layer's state for a request."""
 
 
 class States(NamedTuple):
-    """Which layers attend, and which keep a state; in some models a layer does both."""
+    """Number of attention layers, and the kinds of state; in some models a layer has both."""
 
     attending: int
     kinds: tuple[StateKind, ...]
 
 
 def state_layers(text: Text, layers: int) -> States:
-    """Tell a model's layers apart.
+    """Count a model's attention layers and layers with a state.
 
     Raises:
-        ArchitectureUnknown: a kind of layer is not known, or a field is missing; it is named.
+        ArchitectureUnknown: a kind of layer is unknown or a field missing; it is named.
     """
     model_type = str(text.get("model_type"))
     if model_type in FAMILIES:
@@ -45,9 +45,9 @@ def state_layers(text: Text, layers: int) -> States:
     strange = sorted(set(text.get("layer_types") or ()) - ATTENDS)
     if strange:
         raise ArchitectureUnknown(
-            f"config.json has layers of kind {', '.join(strange)} in `layer_types`; what they keep is not known for "
+            f"config.json has layers of kind {', '.join(strange)} in `layer_types`; their cache is not known for "
             f"model type {model_type!r}.",
-            "Choose a release whose layers all attend, or teach tasks/fit/memory/state.py this kind.",
+            "Choose a release whose layers all attend, or add this kind to tasks/fit/memory/state.py.",
             where="config.json",
         )
     return States(layers, ())
@@ -81,7 +81,7 @@ def _short_convolution(text: Text) -> int:
 
 
 def _of(text: Text, *names: str) -> int:
-    """The first of these fields that is there."""
+    """Read the first of these fields that the config has."""
     return required(text, *names)
 
 
@@ -116,7 +116,7 @@ def _both(text: Text, layers: int) -> tuple[int, int]:
 
 
 def _shared(text: Text, layers: int) -> tuple[int, int]:
-    """Zamba2: every layer is Mamba, and those called hybrid attend too."""
+    """Zamba2: every layer is Mamba, and those named hybrid have attention too."""
     kinds = text.get("layers_block_type") or []
     return sum(kind == "hybrid" for kind in kinds), layers
 
@@ -141,4 +141,4 @@ FAMILIES: dict[str, tuple[Callable[[Text, int], tuple[int, int]], Callable[[Text
     "lfm2": (_listed, _short_convolution),
     "lfm2_moe": (_listed, _short_convolution),
 }
-"""Model type: which layers attend and which keep a state, and how large that state is."""
+"""Model type: how to count its attention layers and its layers with a state, and the size of that state."""

@@ -1,4 +1,4 @@
-"""The terms of one stage's memory: weights, activation, what is not the model's, graphs, and the cache."""
+"""The memory terms of one pipeline stage: weights, activation, non-torch, graphs and cache."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import NamedTuple
 from tasks.engines import EngineProfile, graphs_gib, non_torch_gib
 from tasks.fit.hardware.gpus import Gpu
 from tasks.fit.memory.activation import activation_bytes
-from tasks.fit.memory.extra_weights import extra_bytes
+from tasks.fit.memory.extra_weights import extra_weight_bytes
 from tasks.fit.memory.kv import CacheLayers, kv_bytes_per_token
 from tasks.fit.memory.pages import Paging, capacity, request_bytes
 from tasks.fit.memory.weights import Stage, Weights
 from tasks.fit.model.architectures import has_towers
 from tasks.fit.model.shape import ModelShape, published_dtype
-from tasks.fit.request import KV_BITS, Request
+from tasks.fit.request import KV_BITS, FitRequest
 from tasks.schemes import Scheme
 from tasks.source.headers import BITS
 from weighbridge.errors import FitOptionUnknown
 from weighbridge.units import GIB
 
 
-class Model(NamedTuple):
-    """What the rows of one model share."""
+class PlannedModel(NamedTuple):
+    """What all rows of one model share."""
 
     shape: ModelShape
     weights: Weights
     cache: tuple[CacheLayers, ...]
 
 
-class Terms(NamedTuple):
+class StageTerms(NamedTuple):
     """One stage's memory, bytes per GPU."""
 
     stage: Stage
@@ -37,21 +37,40 @@ class Terms(NamedTuple):
     non_torch: float
     graphs: float
     kv: float
+    """Memory that the engine has for the cache."""
     kv_needed: float
+    """Cache that the requested concurrency takes."""
     tokens: int
+    """Capacity of the cache."""
     requests: float
+    """Concurrent requests at full context that the cache holds."""
 
 
-def terms_of(
-    model: Model,
+def plan_stage(
+    model: PlannedModel,
     profile: EngineProfile,
-    request: Request,
+    request: FitRequest,
     card: Gpu,
     scheme: Scheme,
     stage: Stage,
     tp: int,
     pp: int,
-) -> Terms:
+) -> StageTerms:
+    """Compute the memory of one stage.
+
+    Args:
+        model: what all rows of the model share.
+        profile: the engine's.
+        request: context, concurrency and engine settings.
+        card: the kind of GPU.
+        scheme: how the weights are stored.
+        stage: one of `stages`.
+        tp, pp: tensor and pipeline parallelism.
+
+    Raises:
+        ArchitectureUnknown: config.json lacks a field.
+        FitOptionUnknown: the request has an unknown dtype.
+    """
     text, layers = model.shape.text, stage.end_layer - stage.first_layer
     number = _number_bytes(model, profile, request, card)
     weights = _weights_bytes(model, profile, scheme, stage, tp, number)
@@ -82,20 +101,22 @@ def terms_of(
     )
     cache = _cache_of_stage(model.cache, layers, model.shape.layers)
     needed = request_bytes(cache, paging) * request.concurrency
-    terms = Terms(stage, weights, activation, other, graphs, 0, needed, 0, 0)
+    terms = StageTerms(stage, weights, activation, other, graphs, 0, needed, 0, 0)
     within = inside(profile, terms)
     if profile.share_of == "need":
-        room = card.memory_gib * GIB - within
+        free = card.memory_gib * GIB - within
         kv = needed
     elif profile.share_of == "free":
-        room = kv = (card.memory_gib * GIB - within) * (request.utilization or profile.share_of_memory(card))
+        free = kv = (card.memory_gib * GIB - within) * (request.utilization or profile.share_of_memory(card))
     else:
-        room = kv = share_gib(profile, request, card) * GIB - within
-    held = capacity(cache, room, paging)
-    return terms._replace(kv=kv, tokens=held.tokens, requests=held.requests)
+        free = kv = share_gib(profile, request, card) * GIB - within
+    fits = capacity(cache, free, paging)
+    return terms._replace(kv=kv, tokens=fits.tokens, requests=fits.requests)
 
 
-def _weights_bytes(model: Model, profile: EngineProfile, scheme: Scheme, stage: Stage, tp: int, number: int) -> float:
+def _weights_bytes(
+    model: PlannedModel, profile: EngineProfile, scheme: Scheme, stage: Stage, tp: int, number: int
+) -> float:
     stored: float = model.weights.gpu_bytes(scheme, tp, stage)
     if profile.weights == "dense":
         return max(stored, model.weights.dense_bytes(number))
@@ -103,11 +124,11 @@ def _weights_bytes(model: Model, profile: EngineProfile, scheme: Scheme, stage: 
     if not scheme.changes_weights and not model.shape.quantized_by:
         stored *= number / published if model.shape.origin != "headers" else 1
     if profile.rope_tables:
-        stored += extra_bytes(model.shape, tp=tp, layers=stage.end_layer - stage.first_layer, bytes_each=number)
+        stored += extra_weight_bytes(model.shape, tp=tp, layers=stage.end_layer - stage.first_layer, bytes_each=number)
     return stored
 
 
-def _number_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu) -> int:
+def _number_bytes(model: PlannedModel, profile: EngineProfile, request: FitRequest, card: Gpu) -> int:
     named = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4}
     if request.dtype == "auto":
         return profile.number_bytes(card, published_dtype(model.shape.config))
@@ -119,7 +140,7 @@ def _number_bytes(model: Model, profile: EngineProfile, request: Request, card: 
     return named[request.dtype]
 
 
-def _kv_number_bytes(profile: EngineProfile, request: Request, card: Gpu, number: int) -> float:
+def _kv_number_bytes(profile: EngineProfile, request: FitRequest, card: Gpu, number: int) -> float:
     if request.kv_dtype == "auto":
         return profile.kv_number_bytes or number
     if request.kv_dtype not in KV_BITS:
@@ -130,21 +151,24 @@ def _kv_number_bytes(profile: EngineProfile, request: Request, card: Gpu, number
     return KV_BITS[request.kv_dtype] / 8
 
 
-def stage_kv_bytes(model: Model, profile: EngineProfile, request: Request, card: Gpu, stage: Stage, tp: int) -> int:
+def stage_kv_bytes(
+    model: PlannedModel, profile: EngineProfile, request: FitRequest, card: Gpu, stage: Stage, tp: int
+) -> int:
+    """Bytes that one GPU of a stage caches for each token, while a request is shorter than every window."""
     number = _number_bytes(model, profile, request, card)
     cache = _cache_of_stage(model.cache, stage.end_layer - stage.first_layer, model.shape.layers)
     return kv_bytes_per_token(cache, _kv_number_bytes(profile, request, card, number), tp)
 
 
 def _cache_of_stage(cache: tuple[CacheLayers, ...], layers: int, of: int) -> tuple[CacheLayers, ...]:
-    """A stage's share of each kind of layer; kinds alternate, so shares are even to within a layer."""
+    """The stage's share of each kind of layer; kinds alternate, so shares are even to within one layer."""
     if layers == of:
         return cache
-    return tuple(one._replace(layers=max(1, round(one.layers * layers / of))) for one in cache)
+    return tuple(kind._replace(layers=max(1, round(kind.layers * layers / of))) for kind in cache)
 
 
-def inside(profile: EngineProfile, terms: Terms) -> float:
-    """What lies in the engine's share beside the cache."""
+def inside(profile: EngineProfile, terms: StageTerms) -> float:
+    """Memory inside the engine's share beside the cache, bytes."""
     sizes = {
         "weights": terms.weights,
         "activation": terms.activation,
@@ -154,11 +178,11 @@ def inside(profile: EngineProfile, terms: Terms) -> float:
     return sum(sizes[name] for name in profile.inside)
 
 
-def outside(profile: EngineProfile, terms: Terms) -> float:
-    """What must find room beside the engine's share."""
+def outside(profile: EngineProfile, terms: StageTerms) -> float:
+    """Memory that must fit outside the engine's share, bytes."""
     return terms.weights + terms.activation + terms.non_torch + terms.graphs - inside(profile, terms)
 
 
-def share_gib(profile: EngineProfile, request: Request, card: Gpu) -> float:
-    """GiB that the engine may take."""
+def share_gib(profile: EngineProfile, request: FitRequest, card: Gpu) -> float:
+    """GiB that the engine may use."""
     return card.memory_gib * (request.utilization or profile.share_of_memory(card))

@@ -1,8 +1,7 @@
-"""Bytes of a model's weights on one GPU, under a scheme, cut by tensor and pipeline parallelism.
+"""Bytes of a model's weights on one GPU, under a scheme, with tensor and pipeline parallelism.
 
-How tensors are cut is vLLM's way, which SGLang shares: the vocabulary and every Linear by rows or columns,
-heads of keys and values repeated where there are fewer than GPUs, norms, routers and MLA's
-down-projections on every GPU.
+Tensors are cut as in vLLM and SGLang: the vocabulary and every Linear by rows or columns; key and value heads are
+repeated if there are fewer of them than GPUs; norms, routers and MLA's down-projections are on every GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from tasks.fit.memory.gguf_sizes import gguf_bytes
 from tasks.fit.model.architectures import kv_heads, required
-from tasks.fit.model.parts import EMBEDDING, HEAD, Piece
+from tasks.fit.model.parts import EMBEDDING, HEAD, Part
 from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.shape import ModelShape
 from tasks.schemes import Scheme
@@ -38,7 +37,7 @@ Rule = Literal["cut", "vocabulary", "keys", "qkv", "repeated"]
 
 
 class Cut(NamedTuple):
-    """Pieces of the same kind on one stage; how many there are is counted beside it."""
+    """Parts of the same kind on one stage, counted in a Counter."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -46,11 +45,11 @@ class Cut(NamedTuple):
     by_columns: bool
     rule: Rule
     name: str
-    """Only of pieces whose name decides their bytes: GGUF mixes types by name and layer."""
+    """Set only if the name decides the bytes: GGUF mixes types by name and layer."""
 
 
 class Stage(NamedTuple):
-    """One of the pipeline's stages: which layers it holds, and whether it embeds or answers."""
+    """One pipeline stage: its layers, and whether it has the embedding or the head."""
 
     first_layer: int
     end_layer: int
@@ -59,7 +58,7 @@ class Stage(NamedTuple):
 
 
 class Weights:
-    """A model's weights, ready to be cut.
+    """A model's weights, for any scheme and parallelism.
 
     Args:
         shape: from `shape_of`.
@@ -79,14 +78,14 @@ class Weights:
         except ArchitectureUnknown:
             if self.shape.origin != "headers":
                 raise
-            return None  # the files say how large it is, whatever the method
+            return None  # the files' headers show its size, whatever the method
 
     def gpu_bytes(self, scheme: Scheme, tp: int, stage: Stage) -> int:
         """Bytes on one GPU of a stage.
 
         Args:
-            scheme: what to store it as; of a release that is quantized already, any: it stays as published.
-            tp: GPUs that share each tensor.
+            scheme: how to store the weights; ignored for a release that is quantized already.
+            tp: tensor parallelism.
             stage: from `stages`.
 
         Raises:
@@ -106,11 +105,11 @@ class Weights:
         return self.gpu_bytes(scheme, 1, Stage(0, self.shape.layers, True, True))
 
     def dense_bytes(self, bytes_each: int) -> int:
-        """Bytes of the weights when every number takes the same."""
+        """Bytes of the weights if every number takes `bytes_each`."""
         return self.shape.parameters * bytes_each
 
     def group_size(self, scheme: Scheme) -> int | None:
-        """The scheme's group size for this model, None where it has none.
+        """Choose the scheme's group size for this model; None if it has no groups.
 
         Raises:
             ArchitectureUnknown: none divides every layer's width; the layer is named.
@@ -122,7 +121,7 @@ class Weights:
     def _choose_group(self, scheme: Scheme) -> int | None:
         if not scheme.group_sizes:
             return None
-        layers = [piece for piece in self.linear if not scheme.keeps(piece.name)]
+        layers = [part for part in self.linear if not scheme.keeps(part.name)]
         for size in scheme.group_sizes:
             if all(layer.shape[-1] % size == 0 for layer in layers):
                 return size
@@ -135,23 +134,23 @@ class Weights:
         )
 
     @cached_property
-    def linear(self) -> tuple[Piece, ...]:
-        """Pieces that a scheme touches."""
-        return tuple(piece for piece in self.shape.pieces if piece.is_linear)
+    def linear(self) -> tuple[Part, ...]:
+        """Parts that a scheme quantizes."""
+        return tuple(part for part in self.shape.parts if part.is_linear)
 
     @cached_property
     def _by_columns(self) -> dict[int, str]:
-        """Widths that tensor parallelism cuts, each with the first piece that has it."""
+        """Widths that tensor parallelism cuts, each with the first part that has it."""
         found: dict[int, str] = {}
-        for piece in self.linear:
-            if BY_COLUMNS.search(piece.name):
-                found.setdefault(piece.shape[-1], piece.name)
+        for part in self.linear:
+            if BY_COLUMNS.search(part.name):
+                found.setdefault(part.shape[-1], part.name)
         return found
 
     def odd_cut(self, scheme: Scheme, tp: int) -> str:
-        """Why a scheme's groups do not survive the cut by columns, or nothing.
+        """Why tensor parallelism would split a scheme's groups; empty if it does not.
 
-        Engines refuse a layer whose part on one GPU is no whole number of groups (vLLM: "not divisible by
+        Engines refuse a layer whose share on one GPU is not a whole number of groups (vLLM: "not divisible by
         group_size").
         """
         group = self.group_size(self.published or scheme) if not self.shape.quantized_by or self.published else None
@@ -159,13 +158,13 @@ class Weights:
             return ""
         for width, name in self._by_columns.items():
             if width // tp % group:
-                return f"TP {tp} leaves {width // tp} columns of {name}, no multiple of group {group}"
+                return f"TP {tp} leaves {width // tp} columns of {name}, not a multiple of group {group}"
         return ""
 
     def _measure(self, scheme: Scheme, tp: int, stage: Stage) -> int:
         quantized = self.shape.quantized_by is not None
         if quantized:
-            # Headers tell what lies in the files; a config alone tells how it was packed.
+            # Headers describe the files themselves; a config alone says only how they were packed.
             scheme = self.published if self.published and self.shape.origin != "headers" else scheme
             if self.shape.origin == "headers":
                 scheme = find_scheme("bf16")
@@ -174,11 +173,11 @@ class Weights:
         for cut, copies in self._count(stage, scheme.is_gguf or bool(scheme.kept)).items():
             share = self._share(cut.rule, tp)
             padded = _padded(cut) if not scheme.is_gguf else cut
-            total += piece_bytes(padded, scheme, group, self.shape) * copies * share
+            total += part_bytes(padded, scheme, group, self.shape) * copies * share
         return int(total)
 
     def _share(self, rule: Rule, tp: int) -> float:
-        """What one of `tp` GPUs holds of a tensor."""
+        """Share of a tensor that one of `tp` GPUs holds."""
         if tp == 1 or rule == "repeated":
             return 1.0
         if rule in ("cut", "vocabulary"):
@@ -194,38 +193,38 @@ class Weights:
         key = (stage, named)
         if key not in self._counted:
             counted: Counter[Cut] = Counter()
-            for piece in self.shape.pieces:
-                if _on_stage(piece, stage, tied=self._tied):
-                    name = piece.name if named else ""
-                    by_columns = bool(BY_COLUMNS.search(piece.name))
-                    cut = Cut(piece.shape, piece.dtype, piece.is_linear, by_columns, _rule(piece), name)
-                    counted[cut] += piece.copies
+            for part in self.shape.parts:
+                if _on_stage(part, stage, tied=self._tied):
+                    name = part.name if named else ""
+                    by_columns = bool(BY_COLUMNS.search(part.name))
+                    cut = Cut(part.shape, part.dtype, part.is_linear, by_columns, _rule(part), name)
+                    counted[cut] += part.copies
             self._counted[key] = counted
         return self._counted[key]
 
     @cached_property
     def _tied(self) -> bool:
-        return not any(HEAD.search(piece.name) for piece in self.shape.pieces)
+        return not any(HEAD.search(part.name) for part in self.shape.parts)
 
 
 def stages(layers: int, pp: int) -> tuple[Stage, ...]:
-    """The pipeline's stages.
+    """Split the layers into pipeline stages.
 
-    Layers that cannot be shared evenly go to the stages before the last, which has the head already (vLLM,
-    distributed/utils.py, get_pp_indices).
+    Layers left over go to the stages before the last, which has the head already (vLLM, distributed/utils.py,
+    get_pp_indices).
     """
     each, left = divmod(layers, pp)
     counts = [each] * pp
     for place in range(2, left + 2):
         counts[-place] += 1
-    made, start = [], 0
+    split, start = [], 0
     for rank, count in enumerate(counts):
-        made.append(Stage(start, start + count, rank == 0, rank == pp - 1))
+        split.append(Stage(start, start + count, rank == 0, rank == pp - 1))
         start += count
-    return tuple(made)
+    return tuple(split)
 
 
-def piece_bytes(cut: Cut, scheme: Scheme, group: int | None, shape: ModelShape) -> float:
+def part_bytes(cut: Cut, scheme: Scheme, group: int | None, shape: ModelShape) -> float:
     """Bytes of one tensor under a scheme."""
     elements = 1
     for side in cut.shape:
@@ -246,24 +245,24 @@ def piece_bytes(cut: Cut, scheme: Scheme, group: int | None, shape: ModelShape) 
     return rows * row_bytes + scales * scheme.scale_bytes + zeros + (SHAPE_BYTES if scheme.packed else 0)
 
 
-def _on_stage(piece: Piece, stage: Stage, *, tied: bool) -> bool:
-    if piece.layer is not None:
-        return stage.first_layer <= piece.layer < stage.end_layer
-    if HEAD.search(piece.name):
+def _on_stage(part: Part, stage: Stage, *, tied: bool) -> bool:
+    if part.layer is not None:
+        return stage.first_layer <= part.layer < stage.end_layer
+    if HEAD.search(part.name):
         return stage.answers
-    if EMBEDDING.search(piece.name):
+    if EMBEDDING.search(part.name):
         return stage.embeds or (tied and stage.answers)
-    return stage.embeds if piece.is_tower else stage.answers
+    return stage.embeds if part.is_tower else stage.answers
 
 
-def _rule(piece: Piece) -> Rule:
-    if HEAD.search(piece.name) or EMBEDDING.search(piece.name):
+def _rule(part: Part) -> Rule:
+    if HEAD.search(part.name) or EMBEDDING.search(part.name):
         return "vocabulary"
-    if REPEATED.search(piece.name):
+    if REPEATED.search(part.name):
         return "repeated"
-    if not piece.is_tower and KEYS_VALUES.search(piece.name):
+    if not part.is_tower and KEYS_VALUES.search(part.name):
         return "keys"
-    if not piece.is_tower and FUSED_QKV.search(piece.name):
+    if not part.is_tower and FUSED_QKV.search(part.name):
         return "qkv"
     return "cut"
 

@@ -1,4 +1,4 @@
-"""What is known of architectures by their `model_type`: the entries of `architectures.yaml`."""
+"""Known architectures by `model_type`: the entries of `architectures.yaml`, and how to read a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.files import read_yaml
 
-# Older configs name the same things otherwise.
+# Older configs use other names for the same fields.
 ALIASES = {
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads"),
@@ -22,7 +22,7 @@ TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
 
 class Experts(BaseModel):
-    """A layer's experts; strings are fields of the config."""
+    """The experts of a layer; strings are field names in the config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class Experts(BaseModel):
 
 
 class Architecture(BaseModel):
-    """One entry; `architectures.yaml` says what each field is."""
+    """One entry; `architectures.yaml` explains each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,19 +54,19 @@ class Architecture(BaseModel):
 
 
 def architecture(model_type: str) -> Architecture | None:
-    """What is known of a `model_type`, or None."""
+    """Find the entry of a `model_type`, or None."""
     return _known().get(model_type)
 
 
 def known_architectures() -> tuple[str, ...]:
-    """Their names."""
+    """List the known `model_type`s."""
     return tuple(_known())
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that describes the language model, with what its class adds where the file is silent."""
+    """The part of a config that describes the language model, with the defaults of its class filled in."""
     part = text_part(config) or {}
-    # Composite configs name their text model's type only inside the part, and older ones not even there.
+    # Composite configs have their text model's type only inside this part, and older ones not even there.
     merged = {**config, **part}
     known = architecture(str(merged.get("model_type")))
     if known is None:
@@ -76,20 +76,20 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The language model's own config within a composite one, or None."""
+    """The language model's own config inside a composite one, or None."""
     return next((config[name] for name in TEXT_PARTS if isinstance(config.get(name), Mapping)), None)
 
 
 def has_towers(config: Mapping[str, Any]) -> bool:
-    """Whether there is more than a language model: eyes or ears."""
+    """Whether the model has vision or audio towers beside its language model."""
     return any(isinstance(config.get(name), Mapping) for name in ("vision_config", "audio_config"))
 
 
 def required(config: Mapping[str, Any], *fields: str) -> int:
-    """A whole number of the config, under the first of its names that is there.
+    """Read a positive integer from the config, under the first of its names that is present.
 
     Raises:
-        ArchitectureUnknown: it is missing; it is named.
+        ArchitectureUnknown: the field is missing; it is named.
     """
     for field in fields:
         for name in (field, *ALIASES.get(field, ())):
@@ -97,31 +97,31 @@ def required(config: Mapping[str, Any], *fields: str) -> int:
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     raise ArchitectureUnknown(
-        f"config.json of model type {config.get('model_type')!r} has no usable `{fields[0]}`, so its memory is not "
-        "known.",
+        f"config.json of model type {config.get('model_type')!r} has no usable `{fields[0]}`, so its memory is "
+        "unknown.",
         "Complete config.json, or choose a release of a known architecture.",
         where="config.json",
     )
 
 
 def head_size(text: Mapping[str, Any]) -> int:
-    """Numbers of one attention head."""
+    """Width of one attention head."""
     return int(text.get("head_dim") or required(text, "hidden_size") // required(text, "num_attention_heads"))
 
 
 def kv_heads(text: Mapping[str, Any]) -> int:
-    """Heads of keys and of values.
+    """Number of key-value heads.
 
-    Where the config is silent every head has its own, as transformers' classes default to: the upper bound.
+    By default every attention head has its own, as in transformers' classes: the upper bound.
     """
     if text.get("num_key_value_heads"):
         return required(text, "num_key_value_heads")
     return 1 if text.get("multi_query") else required(text, "num_attention_heads")
 
 
-def flag(config: Mapping[str, Any], wanted: bool | str) -> bool:
-    """A yes or no that an entry states, or leaves to a field of the config."""
-    return bool(config.get(wanted)) if isinstance(wanted, str) else wanted
+def flag(config: Mapping[str, Any], entry: bool | str) -> bool:
+    """Resolve a switch that an entry states itself, or takes from a field of the config."""
+    return bool(config.get(entry)) if isinstance(entry, str) else entry
 
 
 @cache

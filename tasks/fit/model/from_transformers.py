@@ -1,6 +1,6 @@
-"""The tensors of an architecture that only transformers knows: its own module tree, built without memory.
+"""The tensors of an architecture that only transformers knows: its module tree, built on the meta device.
 
-Slow (torch and transformers are imported: some seconds), so what was found is kept by the digest of the config and the
+Slow (torch and transformers are imported: some seconds), so results are cached by the digest of the config and the
 version of transformers.
 """
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from tasks.fit.model.architectures import TEXT_PARTS, has_towers
-from tasks.fit.model.parts import Piece, pieces_of
+from tasks.fit.model.parts import Part, parts_of
 from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
 LAYOUT_VERSION = 1
-"""Of the files kept; raise it when what is written there changes."""
+"""Version of the cache files; raise it when their content changes."""
 
 
-def meta_layout(config: Mapping[str, Any], dtype: str) -> tuple[Piece, ...]:
+def meta_layout(config: Mapping[str, Any], dtype: str) -> tuple[Part, ...]:
     """Lay a model out on the meta device.
 
     Args:
@@ -34,50 +34,50 @@ def meta_layout(config: Mapping[str, Any], dtype: str) -> tuple[Piece, ...]:
     Raises:
         ArchitectureUnknown: transformers does not know the `model_type`, or cannot build a model from this config.
     """
-    kept = _kept("tensors", config)
+    cached = _cache_file("tensors", config)
     try:
-        found = [Tensor.model_validate(one) for one in json.loads(kept.read_text())]
+        found = [Tensor.model_validate(tensor) for tensor in json.loads(cached.read_text())]
     except (OSError, ValueError):
         found = _built(config)
-        write_whole(kept, json.dumps([one.model_dump() for one in found]))
-    return pieces_of(one.model_copy(update={"dtype": dtype}) for one in found)
+        write_whole(cached, json.dumps([tensor.model_dump() for tensor in found]))
+    return parts_of(tensor.model_copy(update={"dtype": dtype}) for tensor in found)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what transformers' class adds where the file is silent.
+    """Fill in the defaults of transformers' class for a config.
 
     Raises:
-        ArchitectureUnknown: transformers does not know the `model_type`, or does not take this config.
+        ArchitectureUnknown: transformers does not know the `model_type`, or rejects this config.
     """
-    kept = _kept("config", config)
+    cached = _cache_file("config", config)
     try:
-        made: dict[str, Any] = json.loads(kept.read_text())
+        filled: dict[str, Any] = json.loads(cached.read_text())
     except (OSError, ValueError):
-        made = _of_class(config)
-        write_whole(kept, json.dumps(made, default=str))
-    return {**made, **config, **{part: made[part] for part in TEXT_PARTS if part in config}}
+        filled = _of_class(config)
+        write_whole(cached, json.dumps(filled, default=str))
+    return {**filled, **config, **{part: filled[part] for part in TEXT_PARTS if part in config}}
 
 
-def _kept(what: str, config: Mapping[str, Any]) -> Path:
-    """Where what transformers said of a config is kept."""
+def _cache_file(what: str, config: Mapping[str, Any]) -> Path:
+    """The cache file for a config."""
     read = json.dumps([LAYOUT_VERSION, version("transformers"), config], sort_keys=True)
     return load_settings().home / "fit" / f"{hashlib.sha256(read.encode()).hexdigest()}-{what}.json"
 
 
 def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' class makes of a config."""
+    """Read a config through transformers' class."""
     model_type, plain = _for_class(config)
     from transformers import AutoConfig
 
     try:
         made: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
-    except Exception as error:  # whatever a config class makes of fields that it does not like
+    except Exception as error:  # config classes raise anything for fields that they reject
         raise refused(model_type, error) from None
     return made
 
 
 def _for_class(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A config's type, and what its class is made from."""
+    """A config's type, and the arguments of its class."""
     model_type = str(config.get("model_type"))
     if not transformers_knows(model_type):
         raise unknown(config)
@@ -100,21 +100,21 @@ def _built(config: Mapping[str, Any]) -> list[Tensor]:
 
     kinds = [AutoModelForCausalLM, AutoModelForImageTextToText]
     problem: Exception | None = None
-    # Of a model with eyes the causal class would be its language model alone.
+    # For a vision-language model the causal class would build its language model alone.
     for kind in reversed(kinds) if has_towers(config) else kinds:
         try:
             with torch.device("meta"):
                 model = kind.from_config(AutoConfig.for_model(model_type, **plain))
-        except Exception as error:  # whatever a model class makes of a config that it does not like
+        except Exception as error:  # model classes raise anything for configs that they reject
             problem = problem or error
             continue
-        # Tied parameters come once.
-        return [Tensor(name=name, shape=tuple(one.shape), dtype="BF16") for name, one in model.named_parameters()]
+        # Tied parameters are listed once.
+        return [Tensor(name=name, shape=tuple(weight.shape), dtype="BF16") for name, weight in model.named_parameters()]
     raise refused(model_type, problem)
 
 
 def refused(model_type: str, problem: Exception | None) -> ArchitectureUnknown:
-    """The error for a config that transformers does not take."""
+    """The error for a config that transformers rejects."""
     return ArchitectureUnknown(
         f"transformers knows model type {model_type!r} and builds no model from this config: "
         f"{' '.join(str(problem).split())[:300]}",
@@ -124,11 +124,11 @@ def refused(model_type: str, problem: Exception | None) -> ArchitectureUnknown:
 
 
 def unknown(config: Mapping[str, Any]) -> ArchitectureUnknown:
-    """The error for a model type that nobody here knows."""
+    """The error for an unknown model type."""
     model_type = config.get("model_type")
     what = f"has model type {model_type!r}, which is not known" if model_type else "has no `model_type`"
     return ArchitectureUnknown(
-        f"config.json {what}: neither what its layers keep of a token nor which tensors it has can be said.",
-        "Plan a release of a known architecture, or teach tasks/fit/model/architectures.yaml this one.",
+        f"config.json {what}: neither its cache nor its tensors can be derived.",
+        "Plan a release of a known architecture, or add this one to tasks/fit/model/architectures.yaml.",
         where="config.json",
     )

@@ -1,4 +1,4 @@
-"""The tensors of a release that was not downloaded: one ranged request for each file of weights."""
+"""The tensors of a release on the Hub: one ranged request for the header of each weight file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from weighbridge.errors import SourceDamaged
 from weighbridge.settings import load_settings
 
 AT_ONCE = 8
-"""Headers asked for at the same time."""
+"""Concurrent requests for headers."""
 
 
 def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
-    """All tensors of a pinned release.
+    """Read the headers of all weight files of a pinned release.
 
     Raises:
         SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer knows the files.
-        SourceDamaged: a file is no safetensors file.
+        SourceDamaged: a file is not in safetensors format.
     """
     paths = [file.path for file in source.files if file.is_weights]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -42,6 +42,6 @@ def _header(source: Source, path: str) -> list[Tensor]:
         )
     except SafetensorsParsingError:
         raise SourceDamaged(
-            f"{path} of {source.short} is no safetensors file.", "Choose another release, or tell its publisher."
+            f"{path} of {source.short} is not a safetensors file.", "Choose another release, or tell its publisher."
         ) from None
-    return [Tensor(name=name, shape=tuple(one.shape), dtype=one.dtype) for name, one in header.tensors.items()]
+    return [Tensor(name=name, shape=tuple(entry.shape), dtype=entry.dtype) for name, entry in header.tensors.items()]

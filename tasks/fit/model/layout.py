@@ -1,8 +1,8 @@
-"""The tensors of a model that has not been downloaded, from `config.json` alone.
+"""The tensors of a known architecture, from `config.json` alone.
 
-Names are those of the published checkpoints, so that whatever looks at names (what a scheme touches, how
-tensor parallelism cuts) does not care where a layout came from. Experts of a layer are one piece with
-`copies`. Not here: towers (`towers.py`), architectures that only transformers knows (`meta.py`).
+Names are those of published checkpoints, so that rules by name (what a scheme quantizes, how tensor parallelism cuts)
+hold for every source of a layout. The experts of a layer are one part with `copies`. Towers are in `towers.py`,
+architectures that only transformers knows in `from_transformers.py`.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.fit.model.architectures import Architecture, Experts, flag, head_size, kv_heads, required
-from tasks.fit.model.parts import Piece
+from tasks.fit.model.parts import Part
 
 Sides = Iterator[tuple[str, tuple[int, ...], int]]
 """Name, shape, copies."""
 
 
-def text_layout(text: Mapping[str, Any], known: Architecture, dtype: str) -> tuple[Piece, ...]:
-    """The language model's tensors.
+def text_layout(text: Mapping[str, Any], known: Architecture, dtype: str) -> tuple[Part, ...]:
+    """Lay out the language model's tensors.
 
     Args:
         text: from `text_config`.
         known: its architecture's entry.
-        dtype: of the weights, as safetensors names it.
+        dtype: of the weights, by its safetensors name.
 
     Raises:
         ArchitectureUnknown: a field is missing; it is named.
     """
     hidden, vocabulary = required(text, "hidden_size"), required(text, "vocab_size")
-    pieces = [Piece("model.embed_tokens.weight", (vocabulary, hidden), dtype)]
+    parts = [Part("model.embed_tokens.weight", (vocabulary, hidden), dtype)]
     for layer in range(required(text, "num_hidden_layers")):
-        pieces += [
-            Piece(f"model.layers.{layer}.{name}", shape, dtype, copies)
+        parts += [
+            Part(f"model.layers.{layer}.{name}", shape, dtype, copies)
             for name, shape, copies in _layer(text, known, layer)
         ]
-    pieces += [Piece(name, shape, dtype) for name, shape, _ in _norm("model.norm", hidden, known)]
+    parts += [Part(name, shape, dtype) for name, shape, _ in _norm("model.norm", hidden, known)]
     if not text.get("tie_word_embeddings"):
-        pieces.append(Piece("lm_head.weight", (vocabulary, hidden), dtype))
-    return tuple(pieces)
+        parts.append(Part("lm_head.weight", (vocabulary, hidden), dtype))
+    return tuple(parts)
 
 
 def sparse_layer(text: Mapping[str, Any], layer: int) -> bool:
-    """Whether this layer of a mixture has experts (the first layers, or every n-th, may be dense)."""
+    """Whether a layer of a mixture has experts; the first layers, or every n-th, may be dense."""
     if layer < int(text.get("first_k_dense_replace") or 0) or layer in (text.get("mlp_only_layers") or ()):
         return False
     return (layer + 1) % int(text.get("decoder_sparse_step") or 1) == 0

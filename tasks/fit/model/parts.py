@@ -1,4 +1,4 @@
-"""The pieces that a model's weights consist of, and where each of them ends up."""
+"""The parts of a model's weights: which are Linear, experts, towers, and which layer each belongs to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tasks.source.headers import BITS, Tensor
 
 FLOATS = {"BF16", "F16", "F32"}
-# What stays as published in every scheme: the head, embeddings, norms, the routers of experts, towers.
+# Left as published by every scheme: the head, embeddings, norms, routers of experts, towers.
 KEPT = re.compile(
     r"(^|\.)(lm_head|embed_out|output)$"
     r"|(^|\.)(\w*embed\w*|wte|wpe|embeddings\.\w+)$"
@@ -29,51 +29,51 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 EXPERT = re.compile(r"(\.experts)\.\d+(?=\.|$)")
 
 
-class Piece(NamedTuple):
-    """Equal tensors of one place: one Linear's weight, or that of all experts of a layer."""
+class Part(NamedTuple):
+    """Equal tensors in one place: a Linear's weight, or the weights of all experts of a layer."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors names it."""
+    """Name in safetensors."""
     copies: int = 1
 
     @property
     def elements(self) -> int:
-        """Numbers, of all copies."""
+        """Number of elements in all copies."""
         return math.prod(self.shape) * self.copies
 
     @property
     def size_bytes(self) -> int:
-        """Bytes as published, of all copies."""
+        """Bytes of all copies as published."""
         return (math.prod(self.shape) * BITS[self.dtype] + 7) // 8 * self.copies
 
     def numbers_each(self, weight_bits: int) -> int:
-        """Weights that one stored number stands for: several in a packed word, none in what belongs to the packing."""
+        """Weights per stored number: several in a packed word, none in scales, zero points and shapes."""
         if PACKING.search(self.name):
             return 0
         return BITS[self.dtype] // weight_bits if PACKED.search(self.name) else 1
 
     @property
     def layer(self) -> int | None:
-        """Number of the language model's layer that it belongs to."""
+        """Index of its layer in the language model, or None."""
         found = LAYER.search(self.name)
         return int(found[1]) if found and not self.is_tower else None
 
     @property
     def is_tower(self) -> bool:
-        """Whether it belongs to eyes or ears, or to what ties them to the language model."""
+        """Whether it belongs to a vision or audio tower, or to its projector."""
         return TOWER.search(self.name) is not None
 
     @property
     def is_expert(self) -> bool:
-        """Whether it is one of many experts, of which a token uses a few."""
+        """Whether it belongs to the experts of a mixture, of which a token uses a few."""
         return ".experts" in self.name
 
     @property
     def is_linear(self) -> bool:
-        """Whether a scheme touches it: the weight of a Linear layer, or of fused experts."""
-        # Biases of fused experts have two sides too, as many rows as experts.
+        """Whether schemes quantize it: the weight of a Linear layer or of fused experts."""
+        # Biases of fused experts are two-dimensional too, with a row for each expert.
         if self.dtype not in FLOATS or self.name.endswith("bias") or KEPT.search(self.name.removesuffix(".weight")):
             return False
         if len(self.shape) == 3:
@@ -81,26 +81,25 @@ class Piece(NamedTuple):
         return len(self.shape) == 2 and (self.name.endswith(".weight") or self.is_expert)
 
 
-def pieces_of(tensors: Iterable[Tensor]) -> tuple[Piece, ...]:
-    """A checkpoint's tensors, the experts of a layer drawn together."""
-    counted = Counter((EXPERT.sub(r"\1.*", one.name), one.shape, one.dtype) for one in tensors)
-    return tuple(Piece(name, shape, dtype, copies) for (name, shape, dtype), copies in counted.items())
+def parts_of(tensors: Iterable[Tensor]) -> tuple[Part, ...]:
+    """Make parts of a checkpoint's tensors; equal experts of a layer become one part."""
+    counted = Counter((EXPERT.sub(r"\1.*", tensor.name), tensor.shape, tensor.dtype) for tensor in tensors)
+    return tuple(Part(name, shape, dtype, copies) for (name, shape, dtype), copies in counted.items())
 
 
-def held(pieces: Iterable[Piece], *, tied: bool, layers: int | None) -> tuple[Piece, ...]:
-    """What an engine keeps: a tied head once, and no layers beyond the model's own.
+def kept_by_engine(parts: Iterable[Part], *, tied: bool, layers: int | None) -> tuple[Part, ...]:
+    """Select the parts that an engine loads: a tied head once, and no layers beyond the model's own.
 
     Args:
         pieces: of the checkpoint.
         tied: whether the head is the embedding.
-        layers: the config's number; further ones predict several tokens at once (DeepSeek-V3's layer 61), and
-            engines leave them out unless asked.
+        layers: the config's number; further layers predict several tokens at once (DeepSeek-V3's layer 61), and
+            engines skip them by default.
     """
-    pieces = tuple(pieces)
-    drop_head = tied and any(EMBEDDING.search(piece.name) for piece in pieces)
+    parts = tuple(parts)
+    drop_head = tied and any(EMBEDDING.search(part.name) for part in parts)
     return tuple(
-        piece
-        for piece in pieces
-        if not (drop_head and HEAD.search(piece.name))
-        and (layers is None or piece.layer is None or piece.layer < layers)
+        part
+        for part in parts
+        if not (drop_head and HEAD.search(part.name)) and (layers is None or part.layer is None or part.layer < layers)
     )

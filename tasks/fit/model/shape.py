@@ -1,7 +1,7 @@
-"""A model as the planner sees it: its config and its pieces, wherever they came from.
+"""A model as the planner sees it: its config and its parts, from whichever source has them.
 
-Best first: the safetensors headers; for a known architecture its config alone; else transformers' module
-tree. What is not known is refused by name, never guessed.
+Sources, best first: the safetensors headers; for a known architecture its config alone; else transformers' module
+tree. An unknown architecture is refused by name, never guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.fit.model.architectures import architecture, has_towers, required, text_config, text_part
 from tasks.fit.model.layout import text_layout
-from tasks.fit.model.parts import Piece, held, pieces_of
+from tasks.fit.model.parts import Part, kept_by_engine, parts_of
 from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.towers import tower_layout
 from tasks.source.headers import read_header
@@ -38,7 +38,7 @@ DTYPES = {"bfloat16": "BF16", "float16": "F16", "half": "F16", "float32": "F32",
 
 
 class ModelShape(BaseModel):
-    """What decides a model's memory."""
+    """The properties of a model that decide its memory."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,10 +46,10 @@ class ModelShape(BaseModel):
     """Repository and commit, or a folder; for messages."""
     config: dict[str, Any]
     """config.json."""
-    pieces: tuple[Piece, ...]
-    """What an engine keeps, as published."""
+    parts: tuple[Part, ...]
+    """The parts that an engine loads, as published."""
     origin: Literal["headers", "config", "transformers"] = "headers"
-    """Where the pieces come from."""
+    """Source of the parts."""
 
     @cached_property
     def text(self) -> Mapping[str, Any]:
@@ -63,41 +63,41 @@ class ModelShape(BaseModel):
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers in all, tied ones once; of a packed release, what they were before."""
+        """Number of parameters, tied ones once; of a packed release, before packing."""
         if self.origin != "headers" or not self.quantized_by:
-            return sum(piece.elements for piece in self.pieces)
+            return sum(part.elements for part in self.parts)
         published = published_scheme(self.config)
         bits = published.weight_bits if published else 8
-        return sum(piece.elements * piece.numbers_each(bits) for piece in self.pieces)
+        return sum(part.elements * part.numbers_each(bits) for part in self.parts)
 
     @cached_property
     def has_experts(self) -> bool:
         """Whether it is a mixture of experts."""
-        return any(piece.is_expert for piece in self.pieces)
+        return any(part.is_expert for part in self.parts)
 
     @cached_property
     def active_parameters(self) -> int:
-        """Numbers that one token meets: all but the experts that it is not sent to."""
-        experts = sum(piece.elements for piece in self.pieces if piece.is_expert)
+        """Parameters used for one token: all but the experts that it is not routed to."""
+        experts = sum(part.elements for part in self.parts if part.is_expert)
         if not experts:
             return self.parameters
         chosen = required(self.text, "num_experts_per_tok", "experts_per_token", "moe_topk", "top_k_experts")
-        there = required(self.text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-        return self.parameters - experts + experts * chosen // there
+        available = required(self.text, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+        return self.parameters - experts + experts * chosen // available
 
     @property
     def quantized_by(self) -> str | None:
-        """The method that a release was already quantized with."""
+        """Method with which the release comes quantized, or None."""
         found = self.config.get("quantization_config")
         return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
 
 
 def shape_of(target: str) -> ModelShape:
-    """The shape of `hf://org/model[@revision]`, or of a folder; the folder may hold only config.json.
+    """Read the shape of `hf://org/model[@revision]` or of a folder, which may hold only config.json.
 
     Raises:
-        ArchitectureUnknown: config.json is missing, or not enough.
-        SourceUnknown, SourceUnreachable, SourceDamaged: the Hub, or a file, did not tell.
+        ArchitectureUnknown: config.json is missing or incomplete.
+        SourceUnknown, SourceUnreachable, SourceDamaged: the Hub did not answer, or a file is damaged.
     """
     if not target.startswith("hf://"):
         return shape_of_folder(Path(target).expanduser())
@@ -108,22 +108,22 @@ def shape_of(target: str) -> ModelShape:
 
 
 def shape_of_source(source: Source) -> ModelShape:
-    """The shape of a pinned release, from its headers on the Hub.
+    """Read the shape of a pinned release from its headers on the Hub.
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
-        ArchitectureUnknown: config.json is missing, or not enough.
+        ArchitectureUnknown: config.json is missing or incomplete.
     """
     from tasks.fit.model.hub_headers import tensors_of_hub
 
-    return _shape(source.short, source.config, pieces_of(tensors_of_hub(source)))
+    return _shape(source.short, source.config, parts_of(tensors_of_hub(source)))
 
 
 def shape_of_folder(folder: Path) -> ModelShape:
-    """The shape of a model in a folder.
+    """Read the shape of a model in a folder.
 
     Raises:
-        ArchitectureUnknown: the folder has no config.json that could be read, or it is not enough.
+        ArchitectureUnknown: the folder has no readable config.json, or it is incomplete.
         SourceDamaged: a header does not describe its file.
     """
     try:
@@ -132,47 +132,47 @@ def shape_of_folder(folder: Path) -> ModelShape:
         config = None
     if not isinstance(config, dict):
         raise ArchitectureUnknown(
-            f"{folder} has no {CONFIG} that could be read.",
+            f"{folder} has no readable {CONFIG}.",
             "Name the folder of a model, or hf://org/model.",
             where=str(folder),
         )
     tensors = (tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_header(path))
-    return _shape(folder.name, config, pieces_of(tensors))
+    return _shape(folder.name, config, parts_of(tensors))
 
 
 def shape_of_config(name: str, config: dict[str, Any]) -> ModelShape:
-    """The shape that a config alone tells.
+    """Derive the shape from a config alone.
 
     Raises:
-        ArchitectureUnknown: it is not enough.
+        ArchitectureUnknown: it is incomplete.
     """
     return _shape(name, config, ())
 
 
-def _shape(name: str, config: dict[str, Any], pieces: tuple[Piece, ...]) -> ModelShape:
+def _shape(name: str, config: dict[str, Any], parts: tuple[Part, ...]) -> ModelShape:
     text = text_config(config)
     known = architecture(str(text.get("model_type")))
     origin: Literal["headers", "config", "transformers"] = "headers"
     if known is None or _silent(config, text):
-        # Whatever the files hold: what this architecture keeps of a token must be known too.
+        # Headers are not enough: the cache of this architecture must be known too.
         from tasks.fit.model.from_transformers import completed
 
         config = completed(config)
         text = text_config(config)
-    if not pieces:
-        pieces, origin = _layout(config, published_dtype(config))
+    if not parts:
+        parts, origin = _layout(config, published_dtype(config))
     layers = required(text, "num_hidden_layers")
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings")))
-    return ModelShape(name=name, config=config, pieces=held(pieces, tied=tied, layers=layers), origin=origin)
+    return ModelShape(name=name, config=config, parts=kept_by_engine(parts, tied=tied, layers=layers), origin=origin)
 
 
 def _silent(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
-    """Whether a composite config leaves to its classes what its text model is: some are saved without defaults."""
+    """Whether a composite config leaves fields of its text model to class defaults: some are saved without."""
     return text_part(config) is not None and any(text.get(field) is None for field in DECISIVE)
 
 
 def published_dtype(config: Mapping[str, Any]) -> str:
-    """The weights' dtype as safetensors names it; bfloat16 where the config is silent, as nearly all are published."""
+    """Dtype of the weights by its safetensors name; bfloat16, the usual one, if the config does not state it."""
     text = text_config(config)
     named = next((config.get(key) or text.get(key) for key in ("dtype", "torch_dtype") if config.get(key)), None)
     named = named or text.get("dtype") or text.get("torch_dtype") or "bfloat16"
@@ -181,10 +181,10 @@ def published_dtype(config: Mapping[str, Any]) -> str:
 
 def _layout(
     config: Mapping[str, Any], dtype: str
-) -> tuple[tuple[Piece, ...], Literal["headers", "config", "transformers"]]:
+) -> tuple[tuple[Part, ...], Literal["headers", "config", "transformers"]]:
     text = text_config(config)
     known = architecture(str(text.get("model_type")))
-    towers: tuple[Piece, ...] | None = ()
+    towers: tuple[Part, ...] | None = ()
     if has_towers(config):
         towers = tower_layout(config, dtype)
     if known is not None and towers is not None:

@@ -1,7 +1,7 @@
-"""Vision towers and what ties them to the language model, from `config.json` alone.
+"""Vision towers and their projectors, from `config.json` alone.
 
 Each kind of tower and of projector is one function, found by its `model_type`. Names begin with `vision` or
-`multi_modal`, as in published checkpoints: no scheme touches them.
+`multi_modal`, as in published checkpoints: no scheme quantizes them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.fit.model.architectures import required, text_config
-from tasks.fit.model.parts import Piece
+from tasks.fit.model.parts import Part
 
 Config = Mapping[str, Any]
 Parts = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def tower_layout(config: Config, dtype: str) -> tuple[Piece, ...] | None:
-    """The tensors of a model's tower and projector, or None when one of them is not known here.
+def tower_layout(config: Config, dtype: str) -> tuple[Part, ...] | None:
+    """Lay out a model's vision tower and projector; None if one of them is unknown.
 
     Raises:
         ArchitectureUnknown: a field is missing; it is named.
@@ -30,13 +30,13 @@ def tower_layout(config: Config, dtype: str) -> tuple[Piece, ...] | None:
     if tower is None or projector is None:
         return None
     hidden = required(text_config(config), "hidden_size")
-    pieces = [Piece(f"vision_tower.{name}", shape, dtype) for name, shape in tower(vision)]
-    pieces += [Piece(f"multi_modal_projector.{name}", shape, dtype) for name, shape in projector(config, hidden)]
-    return tuple(pieces)
+    parts = [Part(f"vision_tower.{name}", shape, dtype) for name, shape in tower(vision)]
+    parts += [Part(f"multi_modal_projector.{name}", shape, dtype) for name, shape in projector(config, hidden)]
+    return tuple(parts)
 
 
 def _siglip(vision: Config) -> Parts:
-    """SigLIP (arXiv 2303.15343) without its pooling head, which language models leave out."""
+    """SigLIP (arXiv 2303.15343) without its pooling head, which vision-language models drop."""
     yield from _patches(vision, bias=True)
     yield "embeddings.position_embedding.weight", (_patch_count(vision), _width(vision))
     yield from _blocks(vision)
@@ -44,7 +44,7 @@ def _siglip(vision: Config) -> Parts:
 
 
 def _clip(vision: Config) -> Parts:
-    """CLIP (arXiv 2103.00020): one more position for the class, and a norm before the blocks."""
+    """CLIP (arXiv 2103.00020): an extra position for the class token, and a norm before the blocks."""
     yield from _patches(vision, bias=False)
     yield "embeddings.class_embedding", (_width(vision),)
     yield "embeddings.position_embedding.weight", (_patch_count(vision) + 1, _width(vision))
@@ -117,7 +117,7 @@ def _kimi_projector(config: Config, hidden: int) -> Parts:
 
 
 def _feature_layers(config: Config) -> int:
-    """Layers of the tower whose outputs are laid side by side."""
+    """Number of tower layers whose outputs are concatenated."""
     chosen = config.get("vision_feature_layer", -1)
     return len(chosen) if isinstance(chosen, list) else 1
 
@@ -138,7 +138,7 @@ def _patches(vision: Config, *, bias: bool) -> Parts:
 
 
 def _blocks(vision: Config) -> Parts:
-    """A vision transformer's usual blocks, every part with its bias."""
+    """Standard vision transformer blocks, with biases everywhere."""
     width, inner = _width(vision), required(vision, "intermediate_size")
     for layer in range(required(vision, "num_hidden_layers")):
         block = f"encoder.layers.{layer}"
