@@ -1,11 +1,11 @@
-"""What serving a model costs a month on one's own GPUs, against a hosted API at the same volume.
+"""Monthly cost of serving a model on your own GPUs, against a hosted API at the same volume.
 
     report = cost(rows, facts, 20e6, load_prices())
     report.options[0].monthly_eur          # cheapest, without spare servers
-    report.break_even_tokens_per_day       # from here on the cheapest option *with* spare servers undercuts the API
+    report.break_even_tokens_per_day       # above it the cheapest option *with* spare servers undercuts the API
 
-The break-even compares with high availability, because a hosted API has it too; the figures without it and with
-staffing stand beside it. `docs/how-to/cost.md` says what is left out.
+The break-even includes high availability, because a hosted API has it too; the figures without it and with staffing
+are reported beside it. `docs/how-to/cost.md` lists what is left out.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ __all__ = ["Assumptions", "CostOption", "CostReport", "HostedCost", "ModelFacts"
 
 SECONDS_PER_DAY = 86_400
 HA_FACTOR = 2
-"""Every server twice (issue 5). An upper bound from three servers on, where one spare would do."""
+"""Every server twice. An upper bound from three servers on, where one spare would do."""
 
 
 def break_even(
     server_eur: float, server_tokens_per_day: float, fixed_eur: float, api_eur_per_million: float
 ) -> float | None:
-    """Smallest volume at which own servers cost no more than an API, or None.
+    """Find the smallest volume, tokens a day, at which own servers cost no more than an API, or None.
 
     Own cost is a staircase: n servers carry up to n x `server_tokens_per_day` and cost n x `server_eur` + `fixed_eur`
     a month. The API's is a straight line. They first meet on the step n = ceil(fixed / (API's price of a full
     server - server's price)), at (n x server + fixed) / (API's price of one token a day).
 
     Args:
-        server_eur: a month of one server (of two, with high availability).
-        server_tokens_per_day: what it carries.
-        fixed_eur: a month of what does not grow with volume.
-        api_eur_per_million: a million tokens.
+        server_eur: monthly cost of one server (of two, with high availability).
+        server_tokens_per_day: its capacity.
+        fixed_eur: monthly cost that does not grow with volume.
+        api_eur_per_million: price of a million tokens.
     """
     eur_per_daily_token = api_eur_per_million * DAYS_PER_MONTH / 1e6
     gain_of_full_server = eur_per_daily_token * server_tokens_per_day - server_eur
@@ -76,12 +76,12 @@ def cost(
     """Price every way to serve a model that fits, against a hosted API.
 
     Args:
-        rows: the planner's; those that do not fit are left out.
+        rows: from the planner; those that do not fit are left out.
         model: its size.
         tokens_per_day: prompts and answers together.
         prices: from `load_prices`.
         assumptions: of traffic and staffing.
-        today: what prices are old against; today by default.
+        today: date against which prices are stale.
         card_of: looks up a GPU.
 
     Raises:
@@ -103,18 +103,18 @@ def cost(
         if speed is None:
             unknown_speed.add(row.gpu)
             continue
-        made = (
+        priced = (
             _option(row, offer, speed, tokens_per_day, prices, known, today, api_eur)
             for offer in offers
             if offer.sovereign or not known.sovereign_only
         )
-        options += [option for option in made if option]
-    options.sort(key=lambda one: (one.monthly_eur, -one.tokens_per_second_per_copy, one.price_id))
-    hosted = [_hosted_cost(one, options, tokens_per_day, prices, known, today) for one in every]
-    primary = next((one for one in hosted if first and one.price_id == first.id), None)
-    best = _least(options, lambda one: one.break_even_tokens_per_day)
-    single = _least(options, lambda one: one.single_break_even_tokens_per_day)
-    all_in = _least(options, lambda one: one.all_in_break_even_tokens_per_day)
+        options += [option for option in priced if option]
+    options.sort(key=lambda option: (option.monthly_eur, -option.tokens_per_second_per_copy, option.price_id))
+    hosted = [_hosted_cost(offer, options, tokens_per_day, prices, known, today) for offer in every]
+    primary = next((price for price in hosted if first and price.price_id == first.id), None)
+    best = _least(options, lambda option: option.break_even_tokens_per_day)
+    single = _least(options, lambda option: option.single_break_even_tokens_per_day)
+    all_in = _least(options, lambda option: option.all_in_break_even_tokens_per_day)
     return CostReport(
         model=model.name,
         parameters=model.parameters,
@@ -123,7 +123,7 @@ def cost(
         tokens_per_day=tokens_per_day,
         options=tuple(options),
         hosted=primary,
-        hosted_others=tuple(one for one in hosted if one is not primary),
+        hosted_others=tuple(price for price in hosted if price is not primary),
         break_even_tokens_per_day=best.break_even_tokens_per_day if best else None,
         break_even_at_best_tokens_per_day=_first_meeting(options, api_eur, BAND_HIGH) if api_eur else None,
         break_even_at_worst_tokens_per_day=_first_meeting(options, api_eur, BAND_LOW) if api_eur else None,
@@ -146,8 +146,8 @@ def _option(
     today: datetime.date,
     api_eur: float | None,
 ) -> CostOption | None:
-    """One row at one price; None where no server of that price has enough GPUs for a copy."""
-    size = min((one for one in offer.sizes if one >= row.count), default=None)
+    """Price one row by one offer; None if no server of the offer has enough GPUs for a copy."""
+    size = min((gpus for gpus in offer.sizes if gpus >= row.count), default=None)
     if size is None:
         return None
     peak = tokens_per_day / SECONDS_PER_DAY * known.peak_to_mean
@@ -199,58 +199,59 @@ def _option(
 
 
 def _least(options: Sequence[CostOption], at: Callable[[CostOption], float | None]) -> CostOption | None:
-    """The option that breaks even first, or None where none does."""
-    reached = [(volume, number) for number, one in enumerate(options) if (volume := at(one)) is not None]
+    """Find the option that breaks even first, or None."""
+    reached = [(volume, index) for index, option in enumerate(options) if (volume := at(option)) is not None]
     return options[min(reached)[1]] if reached else None
 
 
 def _hosted(model: ModelFacts, prices: PriceList, known: Assumptions) -> tuple[list[Hosted], Hosted | None]:
-    """Hosted models of the same class, cheapest first, and the one to compare with.
+    """List hosted models of the same class, cheapest first, and choose the one to compare with.
 
-    That is the one asked for, else the class's reference, else the cheapest.
+    The choice is the requested one, else the class's reference, else the cheapest.
     """
 
-    def blended(one: Hosted) -> float:
-        return one.blended_eur_per_million(known.traffic.input_share, prices.exchange)
+    def blended(hosted: Hosted) -> float:
+        return hosted.blended_eur_per_million(known.traffic.input_share, prices.exchange)
 
-    if known.api is not None and known.api not in {one.id for one in prices.hosted}:
+    ids = [hosted.id for hosted in prices.hosted]
+    if known.api is not None and known.api not in ids:
         raise PricesInvalid(
-            f"There is no hosted price called {known.api!r}; known: {', '.join(one.id for one in prices.hosted)}.",
+            f"There is no hosted price called {known.api!r}; known: {', '.join(ids)}.",
             "Name one of these, or add yours to a file and name it with --prices.",
         )
     same = [
-        one
-        for one in prices.hosted
-        if one.id == known.api
+        hosted
+        for hosted in prices.hosted
+        if hosted.id == known.api
         or (
-            class_of(one.parameters_billion) == model.size_class
-            and (one.sovereign or one.reference or not known.sovereign_only)
+            class_of(hosted.parameters_billion) == model.size_class
+            and (hosted.sovereign or hosted.reference or not known.sovereign_only)
         )
     ]
-    same.sort(key=lambda one: (blended(one), one.id))
-    asked = next((one for one in same if one.id == known.api), None)
-    reference = next((one for one in same if one.reference), None)
+    same.sort(key=lambda hosted: (blended(hosted), hosted.id))
+    asked = next((hosted for hosted in same if hosted.id == known.api), None)
+    reference = next((hosted for hosted in same if hosted.reference), None)
     return same, asked or reference or (same[0] if same else None)
 
 
 def _hosted_cost(
-    one: Hosted,
+    hosted: Hosted,
     options: Sequence[CostOption],
     tokens_per_day: float,
     prices: PriceList,
     known: Assumptions,
     today: datetime.date,
 ) -> HostedCost:
-    """One hosted model at the volume, and where the options undercut it."""
-    eur = one.blended_eur_per_million(known.traffic.input_share, prices.exchange)
+    """Price one hosted model at the volume, with the break-even of the options against it."""
+    eur = hosted.blended_eur_per_million(known.traffic.input_share, prices.exchange)
     return HostedCost(
-        price_id=one.id,
-        provider=one.provider,
-        model=one.model,
-        sovereign=one.sovereign,
-        reference=one.reference,
-        price_date=one.date,
-        stale=one.stale(today),
+        price_id=hosted.id,
+        provider=hosted.provider,
+        model=hosted.model,
+        sovereign=hosted.sovereign,
+        reference=hosted.reference,
+        price_date=hosted.date,
+        stale=hosted.stale(today),
         eur_per_million_tokens=round(eur, 4),
         monthly_eur=round(eur * tokens_per_day * DAYS_PER_MONTH / 1e6, 2),
         break_even_tokens_per_day=_first_meeting(options, eur),
@@ -258,9 +259,9 @@ def _hosted_cost(
 
 
 def _first_meeting(options: Sequence[CostOption], api_eur_per_million: float, factor: float = 1) -> float | None:
-    """Smallest break-even of any option with high availability, were throughput `factor` times the estimate."""
+    """Find the smallest break-even of any option with high availability, at `factor` times the estimated throughput."""
     meets = (
-        break_even(HA_FACTOR * one.server_monthly_eur, factor * one.server_tokens_per_day, 0, api_eur_per_million)
-        for one in options
+        break_even(HA_FACTOR * option.server_monthly_eur, factor * option.server_tokens_per_day, 0, api_eur_per_million)
+        for option in options
     )
     return min((volume for volume in meets if volume is not None), default=None)

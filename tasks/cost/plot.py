@@ -1,4 +1,4 @@
-"""A picture of the break-even: the API's straight line against the staircases of one's own servers."""
+"""Plot of the break-even: the API's straight line against the staircases of your own servers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MARK = "#D55E00"
 
 
 def shown_options(report: CostReport) -> tuple[CostOption, ...]:
-    """The options that break even first, one of each GPU and provider; the cheapest where none does."""
+    """Select the options that break even first, one for each GPU and provider; the cheapest if none does."""
     by_break_even = sorted(
-        report.options, key=lambda one: (one.break_even_tokens_per_day or float("inf"), one.monthly_eur)
+        report.options, key=lambda option: (option.break_even_tokens_per_day or float("inf"), option.monthly_eur)
     )
     chosen: dict[tuple[str, str], CostOption] = {}
     for option in by_break_even:
@@ -30,17 +30,17 @@ def shown_options(report: CostReport) -> tuple[CostOption, ...]:
 
 
 def stairs_eur(option: CostOption, tokens_per_day: float) -> float:
-    """A month of an option at some other volume, every server twice."""
+    """Monthly cost of an option at another volume, every server twice."""
     # -(-a // b) rounds up.
     servers = max(1, -(-tokens_per_day // option.server_tokens_per_day))
     return HA_FACTOR * servers * option.server_monthly_eur
 
 
 def draw(report: CostReport, path: Path) -> None:
-    """Write the picture.
+    """Draw the plot into a file.
 
     Args:
-        report: with or without options or a hosted alternative; what is missing is not drawn.
+        report: with or without options or a hosted alternative; missing ones are not drawn.
         path: PNG, SVG or PDF, by its ending.
     """
     import numpy as np
@@ -68,7 +68,7 @@ def draw(report: CostReport, path: Path) -> None:
 
 
 def _mark(axes: Axes, report: CostReport) -> None:
-    """Where the lines meet, and where the report's volume lies."""
+    """Mark the break-even and the report's volume."""
     axes.axvline(report.tokens_per_day, color="grey", linestyle=":", linewidth=1, label="this report's volume")
     at = report.break_even_tokens_per_day
     if at is None or report.hosted is None:

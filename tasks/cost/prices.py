@@ -1,7 +1,7 @@
 """The price list: rented and owned GPUs, hosted models, each with its date and source.
 
 `prices.yaml` beside this file is read first; a user's own file overrides single fields by an entry's id, or adds
-entries. Everything is net of VAT. Money leaves this module in euros.
+entries. All prices are net of VAT. This module returns euros.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from weighbridge.errors import PricesInvalid
 from weighbridge.files import read_yaml
 
 HOURS_PER_MONTH = 730
-"""What clouds bill a month as: 8,760 hours a year / 12."""
+"""Hours that clouds bill for a month: 8,760 a year / 12."""
 STALE_AFTER_DAYS = 180
-"""Half a year. An older figure is marked as stale, not dropped."""
+"""Half a year. Older prices are marked as stale, not dropped."""
 Currency = Literal["EUR", "USD"]
 SECTIONS = ("exchange", "rentals", "owned", "hosted")
 
@@ -30,14 +30,14 @@ class _Part(BaseModel):
 
 
 class Exchange(_Part):
-    """What a euro was worth on one day."""
+    """Exchange rate of one day."""
 
     usd_per_eur: float = Field(gt=0)
     date: datetime.date
     source: str = Field(min_length=1)
 
     def eur(self, amount: float, currency: Currency) -> float:
-        """An amount in euros."""
+        """Convert an amount to euros."""
         return amount if currency == "EUR" else amount / self.usd_per_eur
 
 
@@ -47,7 +47,7 @@ class _Dated(_Part):
     source: str = Field(min_length=1)
 
     def stale(self, today: datetime.date) -> bool:
-        """Whether the price is too old to be relied on."""
+        """Whether the price is too old to rely on."""
         return (today - self.date).days > STALE_AFTER_DAYS
 
 
@@ -68,7 +68,7 @@ class _Servers(_Dated):
 
 
 class Rental(_Servers):
-    """GPUs by the hour or by the month."""
+    """GPUs rented by the hour or by the month."""
 
     price: float = Field(gt=0, description="of one GPU with its share of the server")
     currency: Currency
@@ -76,17 +76,17 @@ class Rental(_Servers):
     setup: float = Field(0, ge=0, description="paid once for each server")
 
     def server_monthly_eur(self, gpus: int, exchange: Exchange) -> float:
-        """Price of a server of so many GPUs that is never switched off."""
+        """Monthly price of a server with this many GPUs that is never switched off."""
         hours = HOURS_PER_MONTH if self.per == "hour" else 1
         return gpus * hours * exchange.eur(self.price, self.currency)
 
     def server_setup_eur(self, exchange: Exchange) -> float:
-        """What a server costs once, before its first month."""
+        """One-time cost of a server, before its first month."""
         return exchange.eur(self.setup, self.currency)
 
 
 class Owned(_Servers):
-    """A server of one's own: its price spread over its life, and its power. Amounts are of the whole server."""
+    """A server that you bought: its price spread over its life, and its power. Amounts are for the whole server."""
 
     provider: str = "own hardware"
     sovereign: bool = True

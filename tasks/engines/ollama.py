@@ -70,7 +70,7 @@ class Engine(engines.Engine):
         return f"/v1/models/{plan.model_name}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol.
+        """See `tasks.engines.Engine`.
 
         Raises:
             EngineFailed: the line has a flag that is not passed on.

@@ -1,6 +1,6 @@
 """SGLang's OpenAI-compatible server, from its documentation and source (0.5); not run here.
 
-It is looked for in the environment whose Python WEIGHBRIDGE_SGLANG_PYTHON names, else in `.sglang` of the checkout,
+It runs in the environment whose Python WEIGHBRIDGE_SGLANG_PYTHON names, else in `.sglang` of the checkout,
 else in this one.
 """
 
@@ -24,7 +24,7 @@ class Engine(engines.Engine):
     """Not tried here; one greedy token a prompt is asked of every engine."""
 
     def health_path(self, plan: EnginePlan) -> str:
-        """See the protocol; /health_generate would generate a token at each of the gateway's checks."""
+        """See `tasks.engines.Engine`; /health_generate would generate a token at each of the gateway's checks."""
         return "/health"
 
     def version(self) -> str:
@@ -36,7 +36,7 @@ class Engine(engines.Engine):
         return f"sglang {version_of('sglang', 'sglang', 'SGLang')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol."""
+        """See `tasks.engines.Engine`."""
         command = [python_of("sglang"), "-m", "sglang.launch_server", "--model-path", str(model_folder)]
         command += ["--served-model-name", plan.model_name, "--host", host, "--port", str(port)]
         # Prompt plus answer of one request; the cache's size follows from `mem-fraction-static`, a flag of the line.

