@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from tasks.cost.monthly import Assumptions, ModelFacts, break_even, cost
 from tasks.cost.plot import draw, shown_options, stairs_eur
-from tasks.cost.prices import load_prices
-from tasks.cost.throughput import Traffic, throughput, touched_share
+from tasks.cost.prices import PriceList, load_prices
+from tasks.cost.throughput import Throughput, Traffic, throughput, touched_share
+from tasks.fit.rows import FitRow
 from weighbridge.errors import OptionInvalid, PricesInvalid
 
 TODAY = datetime.date(2026, 11, 24)
@@ -65,10 +68,22 @@ ROWS_70B = (
 )
 
 
-def priced(tokens_per_day, rows=ROWS_70B, model=LLAMA_70B, prices=None, **assumed):
+def priced(
+    tokens_per_day: float,
+    rows: Any = ROWS_70B,
+    model: ModelFacts = LLAMA_70B,
+    prices: PriceList | None = None,
+    **assumed: Any,
+) -> Any:
     return cost(
         rows, model, tokens_per_day, prices or load_prices(), Assumptions(**assumed), TODAY, card_of=CARDS.__getitem__
     )
+
+
+def speed_of(row: Row, card: Card, parameters: int, active_parameters: int, traffic: Traffic) -> Throughput:
+    found = throughput(cast(FitRow, row), card, parameters, active_parameters, traffic)
+    assert found is not None
+    return found
 
 
 # Qwen3-8B on one H100 SXM, vLLM 0.30: scheme, prompt, answer, clients, output tokens a second (silybench-data,
@@ -88,44 +103,48 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("scheme", "prompt", "answer", "clients", "measured"), MEASURED)
-def test_throughput_meets_public_measurements_within_its_band(scheme, prompt, answer, clients, measured):
+def test_throughput_meets_public_measurements_within_its_band(
+    scheme: str, prompt: int, answer: int, clients: int, measured: int
+) -> None:
+    scheme: str, prompt: int, answer: int, clients: int, measured: int
+) -> None:
     weights, tokens = {"bf16": (15.26, 377_024), "fp8": (8.8, 430_272)}[scheme]
     row = Row("H100", scheme, weights, tokens, kv_bytes_per_token=147_456)
     traffic = Traffic(input_share=prompt / (prompt + answer), request_tokens=prompt + answer, max_num_seqs=clients)
-    found = throughput(row, CARDS["H100"], 8_190_735_360, 8_190_735_360, traffic)
+    found = speed_of(row, CARDS["H100"], 8_190_735_360, 8_190_735_360, traffic)
     assert 0.8 < found.output_tokens_per_second / measured < 1.35
     output_share = answer / (prompt + answer)
     assert found.tokens_per_second_low * output_share < measured < found.tokens_per_second_high * output_share
 
 
-def test_a_full_copy_still_serves_each_request_fast_enough():
+def test_a_full_copy_still_serves_each_request_fast_enough() -> None:
     row = Row("H100-PCIe", "int4", 36.8, 101_000)
-    fast = throughput(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=25))
-    slow = throughput(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=2))
+    fast = speed_of(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=25))
+    slow = speed_of(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=2))
     assert fast.seconds_per_output_token <= 1 / 25
     assert slow.tokens_per_second > fast.tokens_per_second
     assert slow.batch == 50
 
 
-def test_int8_computes_faster_than_what_only_stores_in_8_bits():
+def test_int8_computes_faster_than_what_only_stores_in_8_bits() -> None:
     rows = [Row("L40S", scheme, 8.0, 150_000, kv_bytes_per_token=131_072) for scheme in ("int8", "int8-w8a16")]
-    fast, slow = (throughput(row, CARDS["L40S"], 8 * 10**9, 8 * 10**9, Traffic()) for row in rows)
+    fast, slow = (speed_of(row, CARDS["L40S"], 8 * 10**9, 8 * 10**9, Traffic()) for row in rows)
     assert fast.tokens_per_second > 1.2 * slow.tokens_per_second
 
 
 @given(active=st.floats(0.01, 1), tokens=st.floats(0.1, 1e5))
-def test_a_step_reads_at_least_what_one_token_meets_and_at_most_all_weights(active, tokens):
+def test_a_step_reads_at_least_what_one_token_meets_and_at_most_all_weights(active: float, tokens: float) -> None:
     assert active - 1e-9 <= touched_share(active, tokens) <= 1
 
 
-def test_the_api_meets_the_reference_points():
+def test_the_api_meets_the_reference_points() -> None:
     for volume, euros in ((1, 90), (20, 1_800), (200, 18_000)):
         assert priced(volume * MILLION).hosted.monthly_eur == euros
 
 
-def test_own_servers_meet_the_reference_points():
+def test_own_servers_meet_the_reference_points() -> None:
     report = priced(20 * MILLION, sovereign_only=True)
-    cheapest = {}
+    cheapest: dict[str, float] = {}
     for option in report.options:
         cheapest.setdefault(option.provider, option.ha_monthly_eur)
     assert 1_990 < cheapest["Hetzner"] < 2_010
@@ -133,7 +152,7 @@ def test_own_servers_meet_the_reference_points():
     assert 15 * MILLION < report.break_even_tokens_per_day < 30 * MILLION
 
 
-def test_at_200_million_tokens_a_day_one_copy_does_not_do():
+def test_at_200_million_tokens_a_day_one_copy_does_not_do() -> None:
     report = priced(200 * MILLION)
     for option in report.options:
         assert option.copies > 1
@@ -143,7 +162,7 @@ def test_at_200_million_tokens_a_day_one_copy_does_not_do():
         assert peak <= option.copies * option.tokens_per_second_per_copy * 1.001
 
 
-def test_lines_of_the_bill_stand_apart_and_add_up():
+def test_lines_of_the_bill_stand_apart_and_add_up() -> None:
     option = priced(20 * MILLION, staff_hours_per_month=7, staff_eur_per_hour=100).options[0]
     assert option.ha_monthly_eur == pytest.approx(2 * option.monthly_eur)
     assert option.staffing_monthly_eur == 700
@@ -151,14 +170,14 @@ def test_lines_of_the_bill_stand_apart_and_add_up():
     assert option.eur_per_million_tokens == pytest.approx(option.monthly_eur / 600, abs=1e-4)
 
 
-def test_options_are_cheapest_first_and_fit():
+def test_options_are_cheapest_first_and_fit() -> None:
     report = priced(20 * MILLION)
     prices = [option.monthly_eur for option in report.options]
     assert prices == sorted(prices)
     assert ("RTX-PRO-6000", "bf16") not in {(option.gpu, option.scheme) for option in report.options}
 
 
-def test_a_copy_never_spans_servers():
+def test_a_copy_never_spans_servers() -> None:
     prices = load_prices()
     rows = [Row("L40S", "bf16", 17.5, 90_000, tp=8, kv_bytes_per_token=40_960), Row("H100", "int4", 36.8, 101_000)]
     options = {option.price_id: option for option in priced(MILLION, rows, prices=prices).options}
@@ -169,27 +188,27 @@ def test_a_copy_never_spans_servers():
     assert priced(MILLION, [Row("RTX-PRO-6000", "bf16", 66, 50_000, tp=2)]).options == ()
 
 
-def test_a_gpu_without_a_price_is_named_and_not_guessed():
+def test_a_gpu_without_a_price_is_named_and_not_guessed() -> None:
     report = priced(MILLION, [Row("MI300X", "bf16", 131.4, 100_000)])
     assert (report.options, report.unpriced_gpus) == ((), ("MI300X",))
     assert any("No price known: MI300X" in sentence for sentence in report.warnings)
     assert report.break_even_tokens_per_day is None
 
 
-def test_stale_prices_are_marked_and_named():
+def test_stale_prices_are_marked_and_named() -> None:
     report = priced(20 * MILLION)
     by_price = {option.price_id: option.stale for option in report.options}
     assert by_price["scaleway-l40s"] and not by_price["hetzner-gex63"]
     assert any("scaleway-l40s" in sentence for sentence in report.warnings if sentence.startswith("Stale"))
 
 
-def test_sovereign_leaves_out_the_others():
+def test_sovereign_leaves_out_the_others() -> None:
     report = priced(20 * MILLION, sovereign_only=True)
     assert {option.provider for option in report.options} == {"Scaleway", "Hetzner"}
     assert all(one.sovereign or one.reference for one in (report.hosted, *report.hosted_others))
 
 
-def test_a_cheaper_host_than_the_reference_is_not_kept_quiet():
+def test_a_cheaper_host_than_the_reference_is_not_kept_quiet() -> None:
     report = priced(20 * MILLION)
     assert report.hosted.reference
     assert any("reference" in sentence and "Groq" in sentence for sentence in report.warnings)
@@ -200,7 +219,7 @@ def test_a_cheaper_host_than_the_reference_is_not_kept_quiet():
         priced(MILLION, api="nobody")
 
 
-def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one():
+def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one() -> None:
     rows = [Row("H100-PCIe", "int4", 60, 500_000, kv_bytes_per_token=20_000)]
     dense, sparse = (
         priced(MILLION, rows, ModelFacts(name="m", parameters=117 * 10**9, active_parameters=active))
@@ -211,12 +230,12 @@ def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one():
 
 
 @pytest.mark.parametrize("volume", [0, -1, float("inf"), float("nan")])
-def test_a_volume_that_is_none_is_refused(volume):
+def test_a_volume_that_is_none_is_refused(volume: float) -> None:
     with pytest.raises(OptionInvalid, match="tokens a day"):
         priced(volume)
 
 
-def stairs(server, carries, fixed, volume):
+def stairs(server: float, carries: float, fixed: float, volume: float) -> float:
     """Own cost of a volume, servers counted one by one."""
     servers = 1
     while servers * carries < volume:
@@ -230,7 +249,11 @@ def stairs(server, carries, fixed, volume):
     fixed=st.just(0.0) | st.floats(1, 20_000),
     api=st.floats(0.05, 20),
 )
-def test_break_even_is_where_the_staircase_first_meets_the_line(server, carries, fixed, api):
+def test_break_even_is_where_the_staircase_first_meets_the_line(
+    server: float, carries: float, fixed: float, api: float
+) -> None:
+    server: float, carries: float, fixed: float, api: float
+) -> None:
     at = break_even(server, carries, fixed, api)
     line = api * 30 / 1e6
     if at is None:
@@ -246,7 +269,7 @@ def test_break_even_is_where_the_staircase_first_meets_the_line(server, carries,
         assert servers * server + fixed >= line * servers * carries * (1 - 1e-9)
 
 
-def test_dearer_servers_break_even_later():
+def test_dearer_servers_break_even_later() -> None:
     report = priced(20 * MILLION)
     assert report.single_break_even_tokens_per_day < report.break_even_tokens_per_day
     assert report.break_even_tokens_per_day < report.all_in_break_even_tokens_per_day
@@ -254,7 +277,7 @@ def test_dearer_servers_break_even_later():
     assert (report.break_even_at_worst_tokens_per_day or float("inf")) >= report.break_even_tokens_per_day
 
 
-def test_json_keys_are_stable():
+def test_json_keys_are_stable() -> None:
     data = priced(20 * MILLION).model_dump(mode="json")
     assert {"options", "hosted", "break_even_tokens_per_day", "assumptions", "warnings", "unpriced_gpus"} <= set(data)
     assert {
@@ -270,7 +293,7 @@ def test_json_keys_are_stable():
     } <= set(data["options"][0])
 
 
-def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path):
+def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path: Path) -> None:
     report = priced(20 * MILLION)
     shown = shown_options(report)
     assert len({(one.provider, one.gpu) for one in shown}) == len(shown) == 3
@@ -281,6 +304,6 @@ def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path):
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plot_does_without_options(tmp_path):
+def test_the_plot_does_without_options(tmp_path: Path) -> None:
     draw(priced(MILLION, [Row("MI300X", "bf16", 131.4, 100_000)]), tmp_path / "cost.svg")
     assert (tmp_path / "cost.svg").stat().st_size > 1000

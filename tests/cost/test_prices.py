@@ -3,61 +3,66 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tasks.cost.prices import HOURS_PER_MONTH, Exchange, load_prices
+from tasks.cost.prices import HOURS_PER_MONTH, Exchange, PriceList, load_prices
 from weighbridge.errors import PricesInvalid
 
 RATE = Exchange(usd_per_eur=1.25, date=datetime.date(2026, 11, 1), source="by hand")
 
 
-def one(prices, name):
+def entry_of(prices: PriceList, name: str) -> Any:
     return next(entry for entry in (*prices.rentals, *prices.owned, *prices.hosted) if entry.id == name)
 
 
-def own(tmp_path, text):
+def own_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     return path
 
 
-def test_the_required_prices_are_there_with_date_and_source():
+def test_the_required_prices_are_there_with_date_and_source() -> None:
     prices = load_prices()
-    assert (one(prices, "scaleway-l40s").price, one(prices, "scaleway-l40s").gpu) == (1.40, "L40S")
-    assert (one(prices, "scaleway-h100-pcie").price, one(prices, "scaleway-h100-pcie").gpu) == (2.73, "H100-PCIe")
+    assert (entry_of(prices, "scaleway-l40s").price, entry_of(prices, "scaleway-l40s").gpu) == (1.40, "L40S")
+    assert (entry_of(prices, "scaleway-h100-pcie").price, entry_of(prices, "scaleway-h100-pcie").gpu) == (
+        2.73,
+        "H100-PCIe",
+    )
     assert min(entry.price for entry in prices.rentals if entry.provider == "Hetzner") == 184
     assert any(entry.provider == "OVHcloud" for entry in prices.rentals)
     assert all(entry.source and entry.date <= datetime.date(2026, 11, 24) for entry in prices.rentals)
     assert all(entry.source and entry.date <= datetime.date(2026, 11, 24) for entry in prices.hosted)
 
 
-def test_only_european_providers_count_as_sovereign():
+def test_only_european_providers_count_as_sovereign() -> None:
     providers = {entry.provider for entry in load_prices().rentals if entry.sovereign}
     assert providers == {"Scaleway", "OVHcloud", "Hetzner"}
 
 
-def test_hours_months_dollars_and_sizes_become_euros_a_month():
+def test_hours_months_dollars_and_sizes_become_euros_a_month() -> None:
     prices = load_prices()
-    assert one(prices, "scaleway-l40s").server_monthly_eur(2, RATE) == pytest.approx(2 * 1.40 * HOURS_PER_MONTH)
-    assert one(prices, "hetzner-gex44").server_monthly_eur(1, RATE) == 184
-    assert one(prices, "runpod-l40s").server_monthly_eur(1, RATE) == pytest.approx(1.09 / 1.25 * HOURS_PER_MONTH)
+    assert entry_of(prices, "scaleway-l40s").server_monthly_eur(2, RATE) == pytest.approx(2 * 1.40 * HOURS_PER_MONTH)
+    assert entry_of(prices, "hetzner-gex44").server_monthly_eur(1, RATE) == 184
+    assert entry_of(prices, "runpod-l40s").server_monthly_eur(1, RATE) == pytest.approx(1.09 / 1.25 * HOURS_PER_MONTH)
 
 
-def test_a_blend_follows_the_share_of_prompts():
-    model = one(load_prices(), "scaleway-qwen3.8-27b")
+def test_a_blend_follows_the_share_of_prompts() -> None:
+    model = entry_of(load_prices(), "scaleway-qwen3.8-27b")
     assert model.blended_eur_per_million(1, RATE) == pytest.approx(0.60)
     assert model.blended_eur_per_million(0.75, RATE) == pytest.approx(0.75 * 0.60 + 0.25 * 3.30)
 
 
-def test_a_price_is_stale_after_half_a_year():
-    entry = one(load_prices(), "scaleway-l40s")
+def test_a_price_is_stale_after_half_a_year() -> None:
+    entry = entry_of(load_prices(), "scaleway-l40s")
     assert not entry.stale(entry.date + datetime.timedelta(days=180))
     assert entry.stale(entry.date + datetime.timedelta(days=181))
 
 
-def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path):
-    path = own(
+def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path: Path) -> None:
+    path = own_file(
         tmp_path,
         """
         exchange: {usd_per_eur: 1.2}
@@ -73,12 +78,12 @@ def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path):
         """,
     )
     prices = load_prices(path)
-    changed = one(prices, "scaleway-l40s")
+    changed = entry_of(prices, "scaleway-l40s")
     assert (changed.price, changed.source, changed.sizes) == (1.10, "our contract", (1, 2, 4, 8))
-    assert one(prices, "corner-shop").server_monthly_eur(2, RATE) == 200
-    assert one(prices, "basement").server_monthly_eur(4, RATE) == pytest.approx(1000 + 1.5 * 730 * 0.2 + 100)
+    assert entry_of(prices, "corner-shop").server_monthly_eur(2, RATE) == 200
+    assert entry_of(prices, "basement").server_monthly_eur(4, RATE) == pytest.approx(1000 + 1.5 * 730 * 0.2 + 100)
     assert prices.exchange.usd_per_eur == 1.2
-    assert one(load_prices(), "scaleway-l40s").price == 1.40
+    assert entry_of(load_prices(), "scaleway-l40s").price == 1.40
 
 
 @pytest.mark.parametrize(
@@ -98,16 +103,16 @@ def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path):
         ("just words", ["must be a mapping", "mine.yaml"]),
     ],
 )
-def test_a_wrong_file_is_refused_by_file_entry_and_field(tmp_path, text, said):
+def test_a_wrong_file_is_refused_by_file_entry_and_field(tmp_path: Path, text: str, said: list[str]) -> None:
     with pytest.raises(PricesInvalid) as refused:
-        load_prices(own(tmp_path, text))
+        load_prices(own_file(tmp_path, text))
     assert all(part in str(refused.value) for part in said), str(refused.value)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PricesInvalid, match="cannot be read"):
         load_prices(tmp_path / "none.yaml")
 
 
-def test_an_empty_file_changes_nothing(tmp_path):
-    assert load_prices(own(tmp_path, "")) == load_prices()
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_prices(own_file(tmp_path, "")) == load_prices()

@@ -27,7 +27,11 @@ TAKEN = {
         *{"--kv_cache_free_gpu_memory_fraction"},
     },
 }
-FLAGS = {"vllm": {"dtype": "bfloat16"}, "sglang": {"tp-size": 2}, "tensorrt-llm": {"tp_size": 2}}
+FLAGS: dict[str, dict[str, str | int | float | bool]] = {
+    "vllm": {"dtype": "bfloat16"},
+    "sglang": {"tp-size": 2},
+    "tensorrt-llm": {"tp_size": 2},
+}
 
 
 def plan(name: str) -> EnginePlan:
@@ -51,7 +55,9 @@ def test_the_plan_becomes_options_that_the_engine_takes(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(name, tmp_path, monkeypatch) -> None:
+def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!{sys.executable}\nprint('9.8.7')\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -61,14 +62,14 @@ else:
 """
 
 
-def plan(**flags: object) -> EnginePlan:
+def plan(**flags: str | int | bool) -> EnginePlan:
     return EnginePlan(
         engine="ollama", engine_version="1", model_name="toy", context=512, concurrency=4, flags=dict(flags)
     )
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     model = tmp_path / "engine" / "toy"
     model.mkdir(parents=True)
     (model / "model.gguf").write_bytes(b"GGUF")
@@ -76,7 +77,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "ollama"
     program.parent.mkdir()
     program.write_text(STAND_IN)
@@ -84,7 +85,7 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_the_plan_becomes_ollamas_settings(folder):
+def test_the_plan_becomes_ollamas_settings(folder: Path) -> None:
     spec = Engine().launch(plan(OLLAMA_KV_CACHE_TYPE="q8_0"), folder, "127.0.0.1", 8200)
     assert spec.environment["OLLAMA_HOST"] == "127.0.0.1:8200"
     assert spec.environment["OLLAMA_CONTEXT_LENGTH"] == "512", "of each request"
@@ -94,26 +95,26 @@ def test_the_plan_becomes_ollamas_settings(folder):
     assert spec.environment["OLLAMA_MODELS"] == str(folder.parent / "ollama"), "gone with the engine's folder"
 
 
-def test_the_modelfile_names_the_weights_and_the_context(tmp_path):
+def test_the_modelfile_names_the_weights_and_the_context(tmp_path: Path) -> None:
     assert modelfile(tmp_path / "model.gguf", 512) == f"FROM {tmp_path / 'model.gguf'}\nPARAMETER num_ctx 512\n"
 
 
-def test_what_it_does_not_take_is_named(folder):
+def test_what_it_does_not_take_is_named(folder: Path) -> None:
     with pytest.raises(EngineFailed, match="not given num-gpu here"):
         Engine().launch(plan(**{"num-gpu": 2}), folder, "127.0.0.1", 8200)
 
 
-def test_where_it_is_not_installed_it_says_so(monkeypatch, tmp_path):
+def test_where_it_is_not_installed_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineFailed, match="Ollama is not installed"):
         Engine().version()
 
 
-def test_its_version_is_read_though_no_server_runs(installed):
+def test_its_version_is_read_though_no_server_runs(installed: None) -> None:
     assert Engine().version() == "ollama 0.40.12"
 
 
-def test_it_is_healthy_only_when_the_model_is_there_and_ends_with_its_server(folder, installed):
+def test_it_is_healthy_only_when_the_model_is_there_and_ends_with_its_server(folder: Path, installed: None) -> None:
     port = free_port()
     spec = Engine().launch(plan(), folder, "127.0.0.1", port)
     process = subprocess.Popen(spec.command, env={**os.environ, **spec.environment})

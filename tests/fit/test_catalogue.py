@@ -105,11 +105,11 @@ def test_unknown_names_are_refused(llama: ModelShape) -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from tasks.fit.catalogue import catalogue; from tasks.fit.request import Request; "
+        "import sys; from tasks.fit.catalogue import catalogue; from tasks.fit.request import FitRequest; "
         "from tasks.fit.model.shape import shape_of_config; "
         "config = {'model_type': 'llama', 'hidden_size': 64, 'intermediate_size': 64, 'num_hidden_layers': 2, "
         "'num_attention_heads': 4, 'vocab_size': 64}; "
-        "catalogue(shape_of_config('x', config), Request()); "
+        "catalogue(shape_of_config('x', config), FitRequest()); "
         "print({'torch', 'prefect', 'mlflow', 'huggingface_hub', 'transformers', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -94,7 +94,7 @@ def test_a_quantized_release_is_only_served_as_published(published_shape: Callab
     ("asked", "named"), [({"kv_dtype": "fp7"}, "KV dtype called 'fp7'"), ({"dtype": "int3"}, "dtype called 'int3'")]
 )
 def test_unknown_options_name_those_that_are_known(
-    model: Callable[[str], PlannedModel], asked: dict[str, str], named: str
+    model: Callable[[str], PlannedModel], asked: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(FitOptionUnknown, match=f"{named}.*auto, .*bfloat16"):
         row(model(LLAMA), "H100", "bf16", **asked)
