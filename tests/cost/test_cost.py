@@ -106,8 +106,6 @@ MEASURED = [
 def test_throughput_meets_public_measurements_within_its_band(
     scheme: str, prompt: int, answer: int, clients: int, measured: int
 ) -> None:
-    scheme: str, prompt: int, answer: int, clients: int, measured: int
-) -> None:
     weights, tokens = {"bf16": (15.26, 377_024), "fp8": (8.8, 430_272)}[scheme]
     row = Row("H100", scheme, weights, tokens, kv_bytes_per_token=147_456)
     traffic = Traffic(input_share=prompt / (prompt + answer), request_tokens=prompt + answer, max_num_seqs=clients)
@@ -250,8 +248,6 @@ def stairs(server: float, carries: float, fixed: float, volume: float) -> float:
     api=st.floats(0.05, 20),
 )
 def test_break_even_is_where_the_staircase_first_meets_the_line(
-    server: float, carries: float, fixed: float, api: float
-) -> None:
     server: float, carries: float, fixed: float, api: float
 ) -> None:
     at = break_even(server, carries, fixed, api)
