@@ -110,12 +110,12 @@ class Owned(_Servers):
         return self.capex_eur / self.amortisation_months + power + self.hosting_eur_per_month
 
     def server_setup_eur(self, exchange: Exchange) -> float:
-        """Nothing beside the capex, which the month already carries its share of."""
+        """0: the capex is spread over the monthly cost."""
         return 0.0
 
 
 class Hosted(_Dated):
-    """A model behind somebody's API, by the token."""
+    """A model behind a hosted API, priced by the token."""
 
     provider: str
     model: str
@@ -133,7 +133,7 @@ class Hosted(_Dated):
 
 
 class PriceList(_Part):
-    """All prices that are known."""
+    """All known prices."""
 
     exchange: Exchange
     rentals: tuple[Rental, ...]
@@ -141,7 +141,7 @@ class PriceList(_Part):
     hosted: tuple[Hosted, ...]
 
     def servers_with(self, gpu: str) -> tuple[Rental | Owned, ...]:
-        """Offers of one GPU; empty where no price is known."""
+        """Find the offers of one GPU; empty if no price is known."""
         every: tuple[Rental | Owned, ...] = (*self.rentals, *self.owned)
         return tuple(one for one in every if one.gpu == gpu)
 

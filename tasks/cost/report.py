@@ -1,4 +1,4 @@
-"""The answer to "what does it cost?": what was assumed, every option, the hosted alternative, caveats in words."""
+"""The cost report: assumptions, every option, the hosted alternative, and warnings in words."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tasks.cost.throughput import (
 
 DAYS_PER_MONTH = 30
 CLASSES = ((14, "8B"), (45, "32B"), (100, "70B"), (200, "120B"), (math.inf, "400B"))
-"""Upper bounds in billions of parameters, and what hosts call the class."""
+"""Upper bounds in billions of parameters, and the name that hosts use for the class."""
 
 
 def class_of(billions: float) -> str:
-    """The class of a model of so many parameters."""
+    """Find the size class of a model by its billions of parameters."""
     return next(name for limit, name in CLASSES if billions <= limit)
 
 
@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class ModelFacts(_Part):
-    """What of a model decides its speed and which hosted models it competes with."""
+    """The size of a model, which decides its speed and the hosted models that it competes with."""
 
     name: str
     parameters: int = Field(gt=0)
@@ -46,7 +46,7 @@ class ModelFacts(_Part):
 
 
 class Assumptions(_Part):
-    """What is assumed of the traffic and of the people; all of it can be changed on the command line."""
+    """Assumptions on traffic and staffing; each can be changed on the command line."""
 
     traffic: Traffic = Traffic()
     peak_to_mean: float = Field(4, ge=1, description="busiest minutes against the mean of the day")
@@ -57,7 +57,7 @@ class Assumptions(_Part):
 
     @property
     def staffing_monthly_eur(self) -> float:
-        """People, whatever the number of GPUs."""
+        """Monthly staffing, independent of the number of GPUs."""
         return self.staff_hours_per_month * self.staff_eur_per_hour
 
 
@@ -77,33 +77,33 @@ class CostOption(_Part):
     pp: int
     verdict: str
     copies: int
-    """That the busiest minutes need."""
+    """Needed in the busiest minutes."""
     copies_at_best: int
     copies_at_worst: int
-    """The same at the ends of the throughput's band."""
+    """The same at the ends of the throughput's error band."""
     servers: int
     gpus: int
-    """Rented, without spare ones."""
+    """Rented or owned, without spares."""
     server_monthly_eur: float
     server_tokens_per_day: float
-    """A day's volume that one server carries through its busiest minutes."""
+    """Daily volume that one server can carry through its busiest minutes."""
     tokens_per_second_per_copy: float
     tokens_per_second_low: float
     tokens_per_second_high: float
     seconds_per_output_token: float
     utilization: float
-    """Mean load over what the copies can do."""
+    """Mean load divided by the copies' throughput."""
     monthly_eur: float
     eur_per_million_tokens: float
     ha_monthly_eur: float
-    """With every server twice; without staffing."""
+    """Every server twice, without staffing."""
     staffing_monthly_eur: float
     all_in_monthly_eur: float
-    """Servers twice, and staffing."""
+    """Every server twice, with staffing."""
     setup_eur: float
-    """Paid once, for the servers without spare ones."""
+    """Paid once, for the servers without spares."""
     break_even_tokens_per_day: float | None
-    """With high availability, against the hosted alternative; None where it never breaks even."""
+    """With high availability, against the hosted alternative; None if it never breaks even."""
     single_break_even_tokens_per_day: float | None
     """The same without spare servers."""
     all_in_break_even_tokens_per_day: float | None
@@ -111,12 +111,12 @@ class CostOption(_Part):
 
     @property
     def label(self) -> str:
-        """For tables and plots."""
+        """Name for tables and plots."""
         return f"{self.provider} {self.gpu}, {self.scheme}"
 
 
 class HostedCost(_Part):
-    """The same volume through somebody's API."""
+    """The same volume through a hosted API."""
 
     price_id: str
     provider: str
@@ -128,11 +128,11 @@ class HostedCost(_Part):
     eur_per_million_tokens: float
     monthly_eur: float
     break_even_tokens_per_day: float | None
-    """From here on the cheapest own option, with high availability, undercuts it."""
+    """Above it the cheapest own option, with high availability, undercuts the API."""
 
 
 class CostReport(_Part):
-    """What was compared, and on which assumptions."""
+    """The comparison with its assumptions."""
 
     model: str
     parameters: int
@@ -142,13 +142,13 @@ class CostReport(_Part):
     options: tuple[CostOption, ...]
     """Cheapest first."""
     hosted: HostedCost | None
-    """What break-evens are drawn against."""
+    """The API that break-evens are computed against."""
     hosted_others: tuple[HostedCost, ...]
     """Of the same class, cheapest first."""
     break_even_tokens_per_day: float | None
     break_even_at_best_tokens_per_day: float | None
     break_even_at_worst_tokens_per_day: float | None
-    """The same at the ends of the throughput's band."""
+    """The same at the ends of the throughput's error band."""
     break_even_option: str | None
     """The option that reaches `break_even_tokens_per_day`."""
     single_break_even_tokens_per_day: float | None
@@ -188,30 +188,31 @@ def warnings_in_words(
     unpriced: Iterable[str],
     unknown_speed: Iterable[str],
 ) -> tuple[str, ...]:
-    """What a reader should know before relying on the figures."""
-    said = []
-    old = sorted({one.price_id for one in options if one.stale} | {one.price_id for one in hosted if one.stale})
+    """Warnings to read before relying on the figures."""
+    warnings = []
+    priced: list[CostOption | HostedCost] = [*options, *hosted]
+    old = sorted({price.price_id for price in priced if price.stale})
     if old:
-        said.append(f"Stale prices, older than {STALE_AFTER_DAYS} days: {', '.join(old)}.")
+        warnings.append(f"Stale prices, older than {STALE_AFTER_DAYS} days: {', '.join(old)}.")
     if names := sorted(unpriced):
-        said.append(f"No price known: {', '.join(names)}.")
+        warnings.append(f"No price known: {', '.join(names)}.")
     if names := sorted(unknown_speed):
-        said.append(f"Left out, because their speed is not known: {', '.join(names)}.")
+        warnings.append(f"Left out, because their speed is not known: {', '.join(names)}.")
     if not options:
-        said.append("No option that fits has a price.")
+        warnings.append("No option that fits has a price.")
     if primary is None:
-        said.append(f"No hosted price is known for the {model.size_class} class; there is no break-even.")
+        warnings.append(f"No hosted price is known for the {model.size_class} class; there is no break-even.")
     elif primary.reference and options:
-        cheaper = [one for one in hosted if one.eur_per_million_tokens < primary.eur_per_million_tokens]
+        cheaper = [other for other in hosted if other.eur_per_million_tokens < primary.eur_per_million_tokens]
         if cheaper:
-            least = min(cheaper, key=lambda one: one.eur_per_million_tokens)
+            least = min(cheaper, key=lambda other: other.eur_per_million_tokens)
             at = least.break_even_tokens_per_day
             meets = (
                 f"break even at {at / 1e6:,.1f} million tokens a day" if at else "never break even on these assumptions"
             )
-            said.append(
+            warnings.append(
                 f"The break-even is against a reference of €{primary.eur_per_million_tokens:.2f} a million tokens. "
                 f"{least.provider} hosts {least.model} for €{least.eur_per_million_tokens:.2f}; against that, own "
                 f"servers {meets}."
             )
-    return tuple(said)
+    return tuple(warnings)

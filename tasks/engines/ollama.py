@@ -1,12 +1,12 @@
 """Ollama, from its documentation (docs.ollama.com: FAQ, Modelfile, OpenAI compatibility; version 0.40); not run here.
 
-Ollama keeps models in a store of its own: a server is started, the artifact's GGUF is imported under the line's name,
-and from then on it answers. So this file is a program too, `python -m tasks.engines.ollama FOLDER NAME …`,
-which does these three things and ends when the server does.
+Ollama has a model store of its own: the server is started, the artifact's GGUF is imported under the line's name, and
+then it answers. So this file is also a program, `python -m tasks.engines.ollama FOLDER NAME …`, which does both and
+ends with the server.
 
-Two things to know of it. It runs no Jinja: it looks for the Go template of its own that is nearest to the GGUF's chat
-template, and where none is near it sends the bare prompt; the first real requests catch that, not /v1/models. And its
-store holds a second copy of the weights.
+Two limitations. It runs no Jinja: it selects the built-in Go template nearest to the GGUF's chat template, and without
+a near one it sends the bare prompt; the first real requests show that, /v1/models does not. And its store holds a
+second copy of the weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from weighbridge.errors import EngineFailed
 STORE = "ollama"
 MODELFILE = "Modelfile"
 START_SECONDS = 60.0
-# What a line may set under `engine: flags:`, and what Ollama calls it (FAQ, "How do I configure Ollama server?").
+# Environment variables that a line may set under `engine: flags:` (FAQ, "How do I configure Ollama server?").
 FLAGS = {
     "OLLAMA_KV_CACHE_TYPE": "f16, q8_0 or q4_0",
     "OLLAMA_FLASH_ATTENTION": "1 or 0",
@@ -44,9 +44,9 @@ class Engine(engines.Engine):
     ready_seconds = 900.0
     reads = "GGUF"
     prompt_log_probabilities = False
-    """Its /v1/completions knows no `echo`."""
+    """Its /v1/completions has no `echo`."""
     top_log_probabilities = 0
-    """Its OpenAI compatibility page names none."""
+    """Its OpenAI compatibility page documents none."""
 
     def version(self) -> str:
         """Version of the installed program.
@@ -62,11 +62,11 @@ class Engine(engines.Engine):
                 where="PATH",
             )
         # "ollama version is 0.40.12", after a warning where no server runs.
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split()
-        return f"ollama {told[-1] if told else 'of unknown version'}"
+        words = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split()
+        return f"ollama {words[-1] if words else 'of unknown version'}"
 
     def health_path(self, plan: EnginePlan) -> str:
-        """Where it answers 200 once it can serve: it has no /health, and `/` says nothing of the model."""
+        """The model's own page: there is no /health, and `/` answers before the model is imported."""
         return f"/v1/models/{plan.model_name}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
@@ -85,11 +85,11 @@ class Engine(engines.Engine):
         environment = {
             "OLLAMA_HOST": f"{host}:{port}",
             "OLLAMA_MODELS": str(model_folder.parent / STORE),
-            # Memory goes with both: each request has its own context.
+            # Memory grows with both: each request has its own context.
             "OLLAMA_CONTEXT_LENGTH": str(plan.context),
             "OLLAMA_NUM_PARALLEL": str(plan.concurrency),
             "OLLAMA_MAX_LOADED_MODELS": "1",
-            # Left alone it forgets the model after five minutes.
+            # By default it unloads the model after five minutes.
             "OLLAMA_KEEP_ALIVE": "-1",
             "OLLAMA_NO_CLOUD": "1",
             **{name: str(value) for name, value in plan.flags.items()},
@@ -100,25 +100,25 @@ class Engine(engines.Engine):
 
 
 def modelfile(gguf: Path, context: int) -> str:
-    """What `ollama create` reads.
+    """The Modelfile that `ollama create` reads.
 
     Args:
-        gguf: the weights; absolute, for Ollama looks beside the Modelfile.
+        gguf: the weights; absolute, because Ollama resolves paths beside the Modelfile.
         context: longest prompt plus answer, tokens.
     """
     return f"FROM {gguf}\nPARAMETER num_ctx {context}\n"
 
 
 def main(arguments: list[str]) -> int:
-    """Start the server, import the model, and wait for the end of the server; its exit status."""
+    """Start the server, import the model, wait until the server ends, and return its exit status."""
     folder, name, context, url = Path(arguments[0]), arguments[1], int(arguments[2]), arguments[3]
     server = subprocess.Popen(["ollama", "serve"])
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         _wait(server, url)
-        described = folder.parent / MODELFILE
-        described.write_text(modelfile((folder / GGUF_FILE).resolve(), context))
-        subprocess.run(["ollama", "create", name, "-f", str(described)], check=True)
+        definition = folder.parent / MODELFILE
+        definition.write_text(modelfile((folder / GGUF_FILE).resolve(), context))
+        subprocess.run(["ollama", "create", name, "-f", str(definition)], check=True)
         return server.wait()
     finally:
         server.terminate()

@@ -1,4 +1,4 @@
-"""The picture of a fit: each row's memory as a stacked bar against what there is."""
+"""Plot of a fit: each row's memory as a stacked bar against the memory available."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ VERDICT_COLOURS = {"fits": "#009E73", "tight": "#B8860B", "no": "#D55E00"}
 
 
 def memory_figure(rows: Sequence[FitRow]) -> Figure:
-    """One bar a row, per GPU; a black line where the engine's share ends, the verdict beside it."""
+    """Draw one bar for each row; a black line marks the engine's share, with the verdict beside it."""
     from matplotlib.figure import Figure
 
-    # Without pyplot: no global list of figures, and safe in any thread.
+    # Without pyplot there is no global list of figures, and any thread can draw.
     height = ROW_INCHES if len(rows) <= MANY_ROWS else DENSE_ROW_INCHES
     figure = Figure(figsize=(WIDTH_INCHES, FRAME_INCHES + height * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -48,30 +48,30 @@ def memory_figure(rows: Sequence[FitRow]) -> Figure:
             color=VERDICT_COLOURS[row.verdict],
             fontsize=8,
         )
-    several = len({one.scheme for one in rows}) > 1
+    several = len({row.scheme for row in rows}) > 1
     label_rows(axes, [_label(row, several=several) for row in rows])
     for at in range(1, len(rows)):
         if several and rows[at].gpu != rows[at - 1].gpu:
             axes.axhline(at - 0.5, color="#BBBBBB", linewidth=0.6)
     if len(rows) > MANY_ROWS:
         axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("GiB a GPU (black line: what the engine may take)")
+    axes.set_xlabel("GiB per GPU (black line: the engine may use)")
     axes.set_xlim(0, 1.12 * max(max(row.capacity_gib, sum(_sizes(row))) for row in rows))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(PARTS), frameon=False, fontsize=8)
     return figure
 
 
 def draw(rows: Sequence[FitRow], path: Path) -> None:
-    """Draw rows into a file; its suffix says which kind.
+    """Draw rows into a file, in the format of its suffix.
 
     Raises:
-        OSError, ValueError: the file cannot be written, or matplotlib knows no such kind.
+        OSError, ValueError: the file cannot be written, or matplotlib does not know the format.
     """
     memory_figure(rows).savefig(path, dpi=150)
 
 
 def label_rows(axes: Axes, labels: list[str]) -> None:
-    """Name the rows of a picture of bars, the first on top."""
+    """Label the rows of a bar plot, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)

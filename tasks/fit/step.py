@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from registry.store import Artifact, Store
-from tasks.fit.report import fit as plan_fit
-from tasks.fit.report import refit as plan_again
+from tasks.fit import report as reports
 from tasks.fit.rows import FitReport
 from tasks.source.hub import Source
 from tasks.steps import run_logger, step
@@ -13,8 +12,8 @@ from weighbridge.line import Line
 
 @step("fit", key=lambda source, line: [source.repo, source.commit, line.target, line.schemes, line.engine])
 def fit(source: Source, line: Line) -> FitReport:
-    """Say what fits where, before a byte of weights is downloaded."""
-    report = plan_fit(source, line)
+    """Decide which of the line's schemes fit which of its GPUs, before any weights are downloaded."""
+    report = reports.fit(source, line)
     for row in report.rows:
         run_logger().info(
             "%s on %s: %s, %.2f of %.2f GiB, %s requests at once",
@@ -29,20 +28,21 @@ def fit(source: Source, line: Line) -> FitReport:
 
 
 @step(
-    "refit", key=lambda report, artifacts, line: [report, [one.digest for one in artifacts], line.target, line.engine]
+    "refit",
+    key=lambda report, artifacts, line: [report, [artifact.digest for artifact in artifacts], line.target, line.engine],
 )
 def refit(report: FitReport, artifacts: list[Artifact], line: Line) -> FitReport:
-    """Check the fit again with the real bytes of what was quantized."""
+    """Repeat the fit with the real sizes of the artifacts."""
     store = Store()
-    again = plan_again(report, line, {one.scheme: store.path(one) for one in artifacts})
-    for row in again.rows:
-        before = next(one for one in report.rows if (one.gpu, one.scheme) == (row.gpu, row.scheme))
+    refitted = reports.refit(report, line, {artifact.scheme: store.path(artifact) for artifact in artifacts})
+    for row in refitted.rows:
+        planned = next(planned for planned in report.rows if (planned.gpu, planned.scheme) == (row.gpu, row.scheme))
         run_logger().info(
             "%s on %s: %s, weights %.3f GiB of %.3f planned",
             row.scheme,
             row.gpu,
             row.verdict,
             row.weights_gib,
-            before.weights_gib,
+            planned.weights_gib,
         )
-    return again
+    return refitted

@@ -242,7 +242,7 @@ def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(run, model, 
     assert {row["scheme"] for row in found["rows"]} == {"int8", "int4"}
     assert found["request"]["concurrency"] == 16 and any(row["verdict"] == "fits" for row in found["rows"])
     assert json.loads(run("llama", "--concurrency", 2, "--json"))["request"]["concurrency"] == 2
-    huge = shape.model_copy(update={"pieces": tuple(one._replace(copies=400) for one in shape.parts)})
+    huge = shape.model_copy(update={"parts": tuple(one._replace(copies=400) for one in shape.parts)})
     monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: huge)
     monkeypatch.setattr("tasks.fit.catalogue.check_against_tensors", lambda *checked: None)
     assert "No scheme of llama fits" in run("llama", fails=DoesNotFit)

@@ -127,7 +127,7 @@ def test_a_refusal_may_suggest_another_scheme_or_gpu(llama: ModelShape, make_lin
 
 def test_where_nothing_helps_a_refusal_says_so(llama: ModelShape, make_line: Any) -> None:
     more = Part("model.layers.0.mlp.up_proj.weight", (14_336, 4096), "BF16", copies=100_000)
-    huge = llama.model_copy(update={"pieces": (*llama.parts, more)})
+    huge = llama.model_copy(update={"parts": (*llama.parts, more)})
     with pytest.raises(DoesNotFit, match="no known GPU holds this one"):
         fit(huge, make_line("H100", schemes=["int4"], concurrency=1))
 

@@ -142,7 +142,7 @@ def test_what_is_missing_is_named(config: dict[str, Any], named: str) -> None:
 def test_projections_that_say_otherwise_are_refused() -> None:
     config = {**GQA, "model_type": "new"}
     check_against_tensors(config, cache_of(config), [2048, 2048])
-    with pytest.raises(ArchitectureUnknown, match=r"'new' means 2048 cached numbers.*make 1024"):
+    with pytest.raises(ArchitectureUnknown, match=r"'new' implies 2048 cached numbers.*have 1024"):
         check_against_tensors(config, cache_of(config), [2048, 1024])
     with pytest.raises(ArchitectureUnknown, match="has no key and value projections"):
         check_against_tensors(config, cache_of(config), [])
@@ -156,5 +156,5 @@ def test_every_public_model_agrees_with_its_projections(
     for name in ("google--gemma-3-4b-it", "openai--gpt-oss-20b", "moonshotai--kimi-vl-a3b-instruct"):
         assert model_of(published_shape(name)).cache
     wrong = llama.model_copy(update={"config": {**llama.config, "num_key_value_heads": 4}})
-    with pytest.raises(ArchitectureUnknown, match="make 2048"):
+    with pytest.raises(ArchitectureUnknown, match="have 2048"):
         model_of(wrong)
