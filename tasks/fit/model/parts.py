@@ -91,7 +91,7 @@ def kept_by_engine(parts: Iterable[Part], *, tied: bool, layers: int | None) -> 
     """Select the parts that an engine loads: a tied head once, and no layers beyond the model's own.
 
     Args:
-        pieces: of the checkpoint.
+        parts: of the checkpoint.
         tied: whether the head is the embedding.
         layers: the config's number; further layers predict several tokens at once (DeepSeek-V3's layer 61), and
             engines skip them by default.
