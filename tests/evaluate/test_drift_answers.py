@@ -28,7 +28,7 @@ def scores(values, clusters=None, suite="regression/x"):
     return SuiteScores(suite=suite, suite_digest="s", artifact_digest="a", scorer="x", items=items, seconds=1)
 
 
-def test_the_same_answers_are_within_every_bound():
+def test_the_same_answers_are_within_every_bound() -> None:
     same = answers([f"{ENGLISH} {number}" for number in range(80)], latency_seconds=1.0, tokens=30)
     found = signals_of(same, same)
     assert {name: one.outcome for name, one in found.items()} == {
@@ -41,7 +41,7 @@ def test_the_same_answers_are_within_every_bound():
     }
 
 
-def test_refusals_in_any_of_the_languages_are_a_rise():
+def test_refusals_in_any_of_the_languages_are_a_rise() -> None:
     was = answers([ENGLISH] * 80)
     now = answers(
         ["I'm sorry, but I can't help with that."] * 20 + ["Dabei kann ich leider nicht helfen."] * 5 + [ENGLISH] * 55
@@ -53,7 +53,7 @@ def test_refusals_in_any_of_the_languages_are_a_rise():
     assert signals_of(now, now)["refusals' rise"].outcome == "ok"
 
 
-def test_fewer_refusals_are_no_rise_and_an_empty_answer_is_no_refusal():
+def test_fewer_refusals_are_no_rise_and_an_empty_answer_is_no_refusal() -> None:
     refusing = answers(["I can't help with that."] * 40 + [ENGLISH] * 40)
     assert signals_of(refusing, answers([ENGLISH] * 80))["refusals' rise"].outcome == "ok"
     empty = signals_of(answers([ENGLISH] * 80), answers([""] * 80))
@@ -62,7 +62,7 @@ def test_fewer_refusals_are_no_rise_and_an_empty_answer_is_no_refusal():
     assert "an empty answer" in empty["newly degenerate answers"].note
 
 
-def test_answers_in_another_language_are_seen_and_numbers_have_none():
+def test_answers_in_another_language_are_seen_and_numbers_have_none() -> None:
     was = answers([GERMAN] * 30 + ["42"] * 40)
     now = answers([ENGLISH] * 10 + [GERMAN] * 20 + ["43"] * 40)
     signal = signals_of(was, now)["answers in another language"]
@@ -70,12 +70,12 @@ def test_answers_in_another_language_are_seen_and_numbers_have_none():
     assert "40 of 70 pairs unknown" in signal.note
 
 
-def test_where_no_answer_has_a_language_nothing_is_asked_of_it():
+def test_where_no_answer_has_a_language_nothing_is_asked_of_it() -> None:
     signal = signals_of(answers(["42"] * 50), answers(["43"] * 50))["answers in another language"]
     assert (signal.outcome, signal.low, signal.bound) == ("reported", None, None)
 
 
-def test_what_production_does_itself_is_not_held_against_the_candidate():
+def test_what_production_does_itself_is_not_held_against_the_candidate() -> None:
     loops = "we go on and " * 30
     was = answers([loops] * 20 + [ENGLISH] * 80)
     assert signals_of(was, was)["newly degenerate answers"].outcome == "ok"
@@ -85,7 +85,7 @@ def test_what_production_does_itself_is_not_held_against_the_candidate():
     assert (signal.production, signal.candidate, signal.difference) == (0.2, 0.4, 0.2)
 
 
-def test_shorter_answers_and_slower_ones_are_ratios_of_pairs():
+def test_shorter_answers_and_slower_ones_are_ratios_of_pairs() -> None:
     was = [SeenAnswer(id=f"q{n}", question="?", answer="x", tokens=20 + n, latency_seconds=1 + n) for n in range(40)]
     now = [
         one.model_copy(update={"tokens": one.tokens // 4, "latency_seconds": one.latency_seconds * 3}) for one in was
@@ -97,19 +97,19 @@ def test_shorter_answers_and_slower_ones_are_ratios_of_pairs():
     assert "in characters" in signals_of(answers(["ab"] * 9), answers(["ab"] * 9))["answer length"].note
 
 
-def test_only_items_of_both_are_compared():
+def test_only_items_of_both_are_compared() -> None:
     assert signals_of(answers([ENGLISH] * 90), answers([ENGLISH] * 70))["answer length"].units == 70
     with pytest.raises(VerdictInvalid, match="no item in common"):
         answer_signals(answers([ENGLISH]), [SeenAnswer(id="other", question="?", answer="x")], Bounds(), 0.95)
 
 
-def test_answers_that_the_api_never_gave_are_left_out():
+def test_answers_that_the_api_never_gave_are_left_out() -> None:
     item = ItemScore(id="a", score=0, answer="HTTP 400", trouble="error")
     both = scores([1.0]).model_copy(update={"items": (item, ItemScore(id="b", score=1, answer="yes", question="ok?"))})
     assert [one.id for one in seen_answers(both)] == ["b"]
 
 
-def test_a_gain_by_accident_does_not_hide_the_flips():
+def test_a_gain_by_accident_does_not_hide_the_flips() -> None:
     production = scores([1.0] * 600 + [0.0] * 400)
     # 19 % flip, and accuracy rises by a point.
     candidate = scores([0.0] * 90 + [1.0] * 510 + [1.0] * 100 + [0.0] * 300)
@@ -120,14 +120,14 @@ def test_a_gain_by_accident_does_not_hide_the_flips():
     assert "flips 19.0% (17.0% to 21.2%), bound at most 10.0%" in signal.sentence
 
 
-def test_few_flips_on_many_items_pass_and_on_few_items_are_unsure():
+def test_few_flips_on_many_items_pass_and_on_few_items_are_unsure() -> None:
     few = scores([0.0] * 4 + [1.0] * 96)
     assert flip_signal([(scores([1.0] * 100), few)], Bounds(), 0.95).outcome == "ok"
     assert flip_signal([(scores([1.0] * 20), scores([0.0] + [1.0] * 19))], Bounds(), 0.95).outcome == "unsure"
     assert flip_signal([(scores([1.0] * 20), few)], Bounds(max_flips_share=None), 0.95).outcome == "reported"
 
 
-def test_suites_are_taken_together_and_their_clusters_kept_apart():
+def test_suites_are_taken_together_and_their_clusters_kept_apart() -> None:
     clusters = [f"c{number // 10}" for number in range(50)]
     pair = (scores([1.0] * 50, clusters), scores([0.0] * 10 + [1.0] * 40, clusters))
     other = tuple(one.model_copy(update={"suite": "general/y"}) for one in pair)
@@ -172,7 +172,7 @@ def test_short_answers_tables_and_markup_are_not(answer):
     assert degenerate(answer) == ""
 
 
-def test_no_held_text_is_degenerate_and_its_languages_are_known():
+def test_no_held_text_is_degenerate_and_its_languages_are_known() -> None:
     expected = {"english": "en", "german": "de", "french": "fr", "spanish": "es"}
     for document in held_documents(project_root()):
         assert degenerate(document.text) == "", document.name
@@ -204,7 +204,7 @@ def test_a_language_is_known_or_unknown_and_never_guessed(text, language):
     assert language_of(text) == language
 
 
-def test_a_report_names_what_is_worse_and_survives_json():
+def test_a_report_names_what_is_worse_and_survives_json() -> None:
     worse = flip_signal([(scores([1.0] * 100), scores([0.0] * 50 + [1.0] * 50))], Bounds(), 0.95)
     ok = flip_signal([(scores([1.0] * 100), scores([1.0] * 100))], Bounds(), 0.95)
     unsure = flip_signal([(scores([1.0] * 5), scores([1.0] * 5))], Bounds(), 0.95)

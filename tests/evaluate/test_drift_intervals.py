@@ -35,7 +35,7 @@ def test_an_interval_of_a_divergence_is_never_below_zero(texts):
     assert 0 <= found.low <= found.mean <= found.high
 
 
-def test_equal_texts_give_students_interval():
+def test_equal_texts_give_students_interval() -> None:
     from scipy.stats import t
 
     values = [0.1, 0.4, 0.2, 0.5, 0.3]
@@ -44,13 +44,13 @@ def test_equal_texts_give_students_interval():
     assert found.low == pytest.approx(0.3 - half) and found.high == pytest.approx(0.3 + half)
 
 
-def test_one_text_has_no_interval_and_decides_nothing():
+def test_one_text_has_no_interval_and_decides_nothing() -> None:
     found = mean_interval([900.0], [100.0], 0.95)
     assert (found.mean, found.low, found.high) == (9.0, None, None)
     assert make_signal("KL", found, unit="nats a token", bound=0.25).outcome == "unsure"
 
 
-def test_skewed_divergences_stay_above_the_bound_hardly_more_often_than_stated():
+def test_skewed_divergences_stay_above_the_bound_hardly_more_often_than_stated() -> None:
     # As skewed as KL over the held documents: a spread of a half to twice the median.
     rng, misses, repeats = np.random.default_rng(3), 0, 4000
     truth = float(np.exp(0.35**2 / 2))
@@ -74,7 +74,7 @@ def test_a_share_of_independent_items_is_clopper_pearsons(hits, more):
     assert found.low <= hits / items <= found.high
 
 
-def test_items_of_one_conversation_count_for_less():
+def test_items_of_one_conversation_count_for_less() -> None:
     hits = [number < 20 for number in range(100)]
     alone = share_interval(hits, range(100), 0.95)
     together = share_interval(hits, [number // 10 for number in range(100)], 0.95)
@@ -83,18 +83,18 @@ def test_items_of_one_conversation_count_for_less():
     assert together.units == 10
 
 
-def test_nothing_seen_in_ten_conversations_is_ten_looks_and_not_a_hundred():
+def test_nothing_seen_in_ten_conversations_is_ten_looks_and_not_a_hundred() -> None:
     found = share_interval([False] * 100, [number // 10 for number in range(100)], 0.95)
     assert found.high == pytest.approx(1 - 0.05 ** (1 / 10))
 
 
-def test_no_items_decide_nothing():
+def test_no_items_decide_nothing() -> None:
     assert share_interval([], [], 0.95).high is None
     assert rise_interval([], [], [], 0.95).high is None
     assert ratio_interval([], [], [], 0.95).high is None
 
 
-def test_a_rise_is_paired():
+def test_a_rise_is_paired() -> None:
     was, now = [False] * 200, [number < 10 for number in range(200)]
     found = rise_interval(was, now, range(200), 0.95)
     assert found.mean == 0.05
@@ -103,7 +103,7 @@ def test_a_rise_is_paired():
     assert both.low < 0 < both.high < 0.02
 
 
-def test_ten_times_as_long_and_a_tenth_is_no_change():
+def test_ten_times_as_long_and_a_tenth_is_no_change() -> None:
     found = ratio_interval([10, 10], [100, 1], range(2), 0.95)
     assert found.mean == pytest.approx(1)
     twice = ratio_interval([10, 20, 30, 40], [20, 40, 60, 80], range(4), 0.95)

@@ -69,7 +69,7 @@ class Tokens:
         return " ".join(m["content"] for m in messages)
 
 
-def test_the_same_tokenizer_reads_the_same():
+def test_the_same_tokenizer_reads_the_same() -> None:
     windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(), 64)
     assert reading.differ == reading.incomparable == () and reading.tokens_differ == 0
     assert [window.compared for window in windows] == [12, 3, 7]
@@ -80,7 +80,7 @@ def test_the_same_tokenizer_reads_the_same():
     )
 
 
-def test_windows_keep_to_the_context_and_lose_only_their_first_token():
+def test_windows_keep_to_the_context_and_lose_only_their_first_token() -> None:
     windows, _ = read_documents([TEXT], Tokens(), Tokens(), 5)
     assert [len(window.production_ids) for window in windows] == [5, 5, 3]
     assert [window.compared for window in windows] == [4, 4, 2]
@@ -89,14 +89,14 @@ def test_windows_keep_to_the_context_and_lose_only_their_first_token():
     assert sum(window.compared for window in chat) == 10
 
 
-def test_a_token_at_the_beginning_is_read_and_not_predicted():
+def test_a_token_at_the_beginning_is_read_and_not_predicted() -> None:
     windows, reading = read_documents([TEXT], Tokens(bos=True), Tokens(), 64)
     (window,) = windows
     assert window.production_ids == (0, *window.candidate_ids) and window.compared == 12
     assert reading.differ == ("english-a",)
 
 
-def test_exchanged_entries_are_seen_and_still_compared():
+def test_exchanged_entries_are_seen_and_still_compared() -> None:
     exchanged = [{"cat": "dog", "dog": "cat"}.get(word, word) for word in WORDS]
     windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(exchanged), 64)
     assert reading.differ == ("english-a", "chat-a") and reading.incomparable == ()
@@ -105,7 +105,7 @@ def test_exchanged_entries_are_seen_and_still_compared():
     assert windows[0].production_ids != windows[0].candidate_ids
 
 
-def test_another_template_is_seen_on_conversations_alone():
+def test_another_template_is_seen_on_conversations_alone() -> None:
     windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(template="plain"), 64)
     assert reading.differ == ("chat-a",)
     assert [window.compared for window in windows] == [12, 3, 7]
@@ -120,13 +120,13 @@ class Letters(Tokens):
         return SimpleNamespace(input_ids=[self.vocabulary[letter] for letter in text if letter in self.vocabulary])
 
 
-def test_another_cut_is_not_compared_token_by_token():
+def test_another_cut_is_not_compared_token_by_token() -> None:
     windows, reading = read_documents([TEXT], Tokens(), Letters(list("abcdefghijklmnopqrstuvwxyz")), 64)
     assert windows == [] and reading.incomparable == reading.differ == ("english-a",)
     assert reading.vocabulary_shared < 0.1
 
 
-def test_a_template_that_refuses_a_system_turn_and_no_template_at_all_still_read():
+def test_a_template_that_refuses_a_system_turn_and_no_template_at_all_still_read() -> None:
     merged = render(Tokens(refuses_system=True), CHAT.turns[:2])
     assert merged == "[ user the cat\n\nsees a dog ] [ assistant"
     assert render(Tokens(template=None), CHAT.turns[:2]) == "system: the cat\nuser: sees a dog\nassistant: "

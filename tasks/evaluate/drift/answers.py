@@ -19,7 +19,7 @@ MOST_EXAMPLES = 3
 
 
 class SeenAnswer(BaseModel):
-    """One answer to one item, as far as these signals look at it."""
+    """One answer to one item, with the fields that these signals read."""
 
     model_config = ConfigDict(frozen=True)
 

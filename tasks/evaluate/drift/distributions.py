@@ -2,7 +2,7 @@
 
 Full distributions are needed, over the whole vocabulary, so this is for folders only. Endpoints are left out on
 purpose: vLLM's `echo` gives the likelihood of the prompt's own tokens and a few others, from which neither a KL
-divergence nor an honest bound on one follows. What goes through the engine is weighed by the regression suites.
+divergence nor an honest bound on one follows. The regression suites weigh what the engine itself does.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from weighbridge.line import Bounds
 from weighbridge.settings import load_settings
 
 VERSION = 1
-"""Of what is measured here; a change makes everything be measured anew."""
+"""Version of the measurement; a change invalidates kept results."""
 CONTEXT_TOKENS = 512
 TAIL_LINES = 12
 Progress = Callable[[int, int], None]
 
 
 class Distributions(BaseModel):
-    """How far two models' next-token distributions lie apart, document by document."""
+    """Divergence of two models' next-token distributions, document by document."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ def measure_distributions(
     progress: Progress | None = None,
     home: Path | None = None,
 ) -> Distributions:
-    """Compare two models' distributions on the held text, in a process of its own; found again when known.
+    """Compare two models' distributions on the held text, in a process of its own; a kept result is reused.
 
     Args:
         candidate_folder, production_folder: models as transformers loads them.

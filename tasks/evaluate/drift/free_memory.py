@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 USABLE_SHARE = 0.7
-"""Of what is free: the rest is for activations, logits and what loading needs beside the weights."""
+"""Share of the free memory for weights; the rest is for activations, logits and loading."""
 FLOAT32_BYTES = 4
 PACKED_WEIGHTS = 8
-"""An int32 of compressed-tensors' `weight_packed` holds so many 4-bit weights, and they are unpacked to run."""
+"""4-bit weights in an int32 of compressed-tensors' `weight_packed`; they are unpacked to run."""
 ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2}
 
 
@@ -28,7 +28,7 @@ def fit_together(folders: Sequence[Path], device: str, dtype: str) -> bool:
 
 
 def loaded_bytes(folder: Path, dtype: str) -> int:
-    """About how much memory a model takes once it is loaded; packed and 8-bit weights count as unpacked."""
+    """Approximate memory of a loaded model in bytes; packed and 8-bit weights count as unpacked."""
     return sum(
         _tensor_bytes(name, entry, dtype)
         for path in folder.glob("*.safetensors")

@@ -1,4 +1,4 @@
-"""The held text: documents that no calibration and no suite has seen."""
+"""The held text: documents that neither a calibration nor a suite uses."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Turn(BaseModel):
 
 
 class HeldDocument(BaseModel):
-    """A text, or a conversation: the unit of the interval."""
+    """A text or a conversation; the unit of the intervals."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """The file's name without `.txt`; the kind is what stands before the first dash."""
+    """The file's name without `.txt`; the part before the first dash is the kind."""
     text: str
     turns: tuple[Turn, ...] = ()
     """A conversation's messages; empty for plain text."""

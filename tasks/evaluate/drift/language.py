@@ -1,7 +1,7 @@
-"""Which language an answer is in: by its script, and for Latin script by its commonest words.
+"""The language of an answer: by its script, and for Latin script by its commonest words.
 
 Small and deterministic, and `unknown` rather than a guess: a name, a number, code, or a mixture has no language.
-Good enough to see that a model answers German questions in English; no general detector.
+It detects a model that answers German questions in English; it is not a general detector.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 FEWEST_LETTERS = 4
 FEWEST_COMMON_WORDS = 2
 AHEAD = 1.5
-"""The best language must have so many times the common words of the next."""
+"""Least ratio of common words between the best language and the next."""
 
 SCRIPTS = {
     "ja": r"\u3040-\u30ff",
@@ -47,7 +47,7 @@ _SCRIPT = {language: re.compile(f"[{ranges}]") for language, ranges in SCRIPTS.i
 
 
 def language_of(text: str) -> str:
-    """The two letters of a text's language, or `unknown`."""
+    """Two-letter code of a text's language, or `unknown`."""
     prose = _CODE.sub(" ", text)
     words = [word.lower() for word in _WORD.findall(prose)]
     letters = sum(map(len, words))
