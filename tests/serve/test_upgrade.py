@@ -13,6 +13,7 @@ from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway.discovery import clusters_document
 from tasks.serve.gateway.routes import RoutesFile
+from tasks.serve.parity.measure import Measured
 from weighbridge.settings import Settings
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -52,3 +53,8 @@ def test_a_backend_with_a_name_is_found_by_it_alone(tmp_path: Path) -> None:
     backend = old.model_copy(update={"engine": ENGINE})
     assert backend.runs_on(ENGINE, [Endpoint(host="10.0.0.7", port=8000)])
     assert not backend.runs_on("engine-other", backend.endpoints)
+
+
+def test_distances_of_an_older_record_are_still_read() -> None:
+    old = {"kind": "short", "gauge": "choice", "name": "sea", "nats": 0.01, "told": "said 'a', likeliest is 'the'"}
+    assert Measured.model_validate(old).detail == "said 'a', likeliest is 'the'"

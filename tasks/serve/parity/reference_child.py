@@ -69,9 +69,9 @@ def run(job: Job) -> JobResult:
     tokenizer = model.tokenizer
     longest = longest_prompt(job.context, getattr(model.model.config, "max_position_embeddings", None))
     made = questions(job.documents, longest, lambda text: len(tokenizer(text)["input_ids"]))
-    asked = [(one, list(tokenizer(one.text)["input_ids"])) for one in made]
+    asked = [(prompt, list(tokenizer(prompt.text)["input_ids"])) for prompt in made]
     chats, left_out = _chats(tokenizer)
-    asked += [one for one in chats if len(one[1]) <= longest]
+    asked += [chat for chat in chats if len(chat[1]) <= longest]
     probes = model.probes(asked)
     stops = _stop_texts(model)
     # An engine has to end an answer only if the reference ends it.

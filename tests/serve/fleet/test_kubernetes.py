@@ -98,5 +98,5 @@ def test_on_a_processor_memory_is_asked_for_as_planned() -> None:
 
 
 def test_weights_that_are_not_100_are_refused() -> None:
-    with pytest.raises(ValueError, match="100 in all"):
+    with pytest.raises(ValueError, match="sum to 100"):
         manifests(line("vllm"), [placed(7, 90)], Cluster(image="vllm"))

@@ -38,7 +38,7 @@ def test_a_version_leaves_under_load_without_a_cut_stream(running: Running, engi
         gateway.shift("busy", {"2": 100})
         assert running.chat("busy").headers["x-weighbridge-version"] == "2"
         assert not gateway.wait_drained("busy", "1", timeout_seconds=0.2)
-        with pytest.raises(GatewayFailed, match="still answers 8 requests"):
+        with pytest.raises(GatewayFailed, match="still has 8 active requests"):
             gateway.remove_backend("busy", "1")
         assert gateway.wait_drained("busy", "1", timeout_seconds=20)
         gateway.remove_backend("busy", "1")
