@@ -9,6 +9,7 @@ import pytest
 
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
+from tasks.serve.rollout import canary_step
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.retire import retire
@@ -63,9 +64,12 @@ def test_a_version_that_fails_requests_is_taken_back(settings: Settings, fleet: 
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_an_engine_that_dies_while_rolling_out_ends_it(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_an_engine_that_dies_while_rolling_out_ends_it(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
+    monkeypatch.setattr(canary_step, "UNHEALTHY_SECONDS", 3.0)
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
     with lock_of(settings) as lock:
         threading.Timer(1, lambda: fleet._supervisor.remove(new.name)).start()
