@@ -11,7 +11,7 @@ from tasks.quantize.calibration import calibration_digest
 from tasks.quantize.process.job import deciding_versions
 from tasks.quantize.run import quantize as run_quantization
 from tasks.quantize.until_close import D, Quantized, quantize_until_close
-from tasks.schemes import scheme as scheme_of
+from tasks.schemes import writable_scheme
 from tasks.steps import log_progress, run_logger, step
 from weighbridge import __version__
 from weighbridge.line import Line, Quantize
@@ -20,7 +20,7 @@ from weighbridge.settings import load_settings
 
 def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
     """The methods to try for a scheme, from the cheapest up: the line's choice, or the scheme's own."""
-    return tuple(line.quantize.choice(scheme).methods) or scheme_of(scheme).methods
+    return tuple(line.quantize.choice(scheme).methods) or writable_scheme(scheme).methods
 
 
 @step(
