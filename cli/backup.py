@@ -1,4 +1,4 @@
-"""`backup` and `restore`: what people decided, in one file, and back."""
+"""`backup` and `restore`: what people decided, in one file; weights are not in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def backup(
     from registry.backup import back_up
     from weighbridge.settings import load_settings
 
-    contents = back_up(load_settings(), target.absolute(), lambda words: None if as_json else say(words))
+    contents = back_up(load_settings(), target.absolute(), lambda text: None if as_json else say(text))
     if as_json:
         show_json(contents.model_dump())
         return
@@ -30,36 +30,42 @@ def backup(
 
 def restore(
     source: Annotated[Path, typer.Argument(help="A file that `backup` wrote.", exists=True, dir_okay=False)],
-    replace: Annotated[bool, typer.Option("--replace", help="Move aside what this installation has.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Move what this installation has aside.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and change nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a backup back into an installation whose stack is down."""
-    from registry.backup import restore as bring_back
+    """Restore a backup into an installation whose stack is down."""
+    from registry.backup import restore as restore_backup
     from tasks.serve.fleet.supervisor import Supervisor
     from weighbridge.settings import load_settings
 
     settings = load_settings()
     if not dry_run and Supervisor(settings).answers():
-        raise StackFailed("The stack runs, and would write into what is replaced.", "Run `weighbridge down` first.")
-    done = bring_back(
-        settings, source, replace=replace, dry_run=dry_run, report=lambda words: None if as_json else say(words)
+        raise StackFailed(
+            "The stack runs, and would write into the files that are replaced.", "Run `weighbridge down` first."
+        )
+    restored = restore_backup(
+        settings, source, replace=replace, dry_run=dry_run, report=lambda text: None if as_json else say(text)
     )
     if as_json:
-        show_json(done.model_dump())
+        show_json(restored.model_dump())
         return
-    contents = done.contents
+    contents = restored.contents
     say(f"Backup of {contents.made_at} by Weighbridge {contents.weighbridge}: {contents.audit_entries} audit entries")
-    if done.replaced:
-        say(f"{'Would replace' if dry_run else 'Replaced'} {', '.join(done.replaced)}; the old goes to {done.aside}")
-    for one in done.missing:
-        say(f"[yellow]Not in this store:[/] {one.line} {one.short} ({one.scheme} of {one.repo}@{one.commit[:12]})")
-    if done.missing:
+    if restored.replaced:
+        say(
+            f"{'Would replace' if dry_run else 'Replaced'} {', '.join(restored.replaced)}; "
+            f"the old files go to {restored.aside}"
+        )
+    for artifact in restored.missing:
+        origin = f"{artifact.repo}@{artifact.commit[:12]}"
+        say(f"[yellow]Not in this store:[/] {artifact.line} {artifact.short} ({artifact.scheme} of {origin})")
+    if restored.missing:
         say("Fetch these from the remote store, or make them again with `weighbridge release LINE --fresh`.")
     say("Nothing was changed." if dry_run else "Restored. `weighbridge up` starts with it.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Register the commands."""
     app.command()(backup)
     app.command()(restore)

@@ -30,10 +30,11 @@ def compare(
     margin: Annotated[float, typer.Option(help="The largest loss that still counts as no worse.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="One-sided, of `non_inferior`.")] = 0.95,
     noise_floor: Annotated[
-        bool, typer.Option("--noise-floor", help="Score production twice, to see how much flips by itself.")
+        bool,
+        typer.Option("--noise-floor", help="Score production twice, and report the flips between."),
     ] = False,
     all_items: Annotated[
-        bool, typer.Option("--all-items", help="Score every item, also when the question is settled earlier.")
+        bool, typer.Option("--all-items", help="Score every item, even if the verdict is settled earlier.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page here.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Drop earlier scores of the two, and score again.")] = False,
@@ -44,22 +45,26 @@ def compare(
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable with production's key.")
     ] = None,
     engines_may_differ: Annotated[
-        bool, typer.Option("--engines-may-differ", help="Compare although two engines answer; the verdict is of both.")
+        bool,
+        typer.Option(
+            "--engines-may-differ",
+            help="Allow different engines; the verdict is of both.",
+        ),
     ] = False,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of the tokenizer, for general suites of an endpoint without one.")
+        Path | None, typer.Option(help="Folder of the tokenizer; general suites need it for an endpoint.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions asked of an endpoint at once.")] = 8,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds that a failing request is tried again.")] = 120.0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Concurrent requests to an endpoint.")] = 8,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds for which a failing request is retried.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether one model is no worse than another, suite by suite.
 
-    Scores are kept: comparing again takes no model. Exit status 0 when no worse, 20 regression, 21 inconclusive,
+    Scores are kept: comparing again runs no model. Exit status 0 when no worse, 20 regression, 21 inconclusive,
     22 invalid.
     """
     from tasks.evaluate.compare import Options
-    from tasks.evaluate.compare import compare as compare_sides
+    from tasks.evaluate.compare import compare as compare_models
     from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
     from weighbridge.settings import load_settings
 
@@ -74,18 +79,20 @@ def compare(
         retry_seconds=patience,
         tokenizer=tokenizer,
     )
-    suites = {found.name: found for found in map(resolve_suite, suite)}
+    suites = {resolved.name: resolved for resolved in map(resolve_suite, suite)}
     if len(suites) < len(suite):
         raise SuiteUnknown("A suite is named twice.", "Name each once; files of the same name must be renamed.")
     settings = load_settings()
-    ours = resolve_model(candidate, settings, candidate_key_env)
-    theirs = resolve_model(production, settings, production_key_env)
-    watch = _Watch()
+    models = (
+        resolve_model(candidate, settings, candidate_key_env),
+        resolve_model(production, settings, production_key_env),
+    )
+    progress = _Progress()
     try:
-        with watch:
-            comparison = compare_sides(ours, theirs, list(suites.values()), options, watch, settings)
+        with progress:
+            comparison = compare_models(*models, list(suites.values()), options, progress, settings)
     except KeyboardInterrupt:
-        note("compare", "Stopped. What was scored is kept: the same command goes on from there.")
+        note("compare", "Stopped. Scores so far are kept: the same command continues from there.")
         raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         _write_report(comparison, report)
@@ -101,7 +108,7 @@ def compare(
 
 
 def as_row(comparison: Comparison, report: Path | None) -> dict[str, Any]:
-    """A comparison for `--json`."""
+    """Convert a comparison for `--json`."""
     verdict, error = comparison.verdict, OUTCOMES[comparison.verdict.outcome].error
     seconds = {
         who: sum(scores.seconds for scores in all_scores)
@@ -122,15 +129,15 @@ def as_row(comparison: Comparison, report: Path | None) -> dict[str, Any]:
     }
 
 
-class _Watch:
-    """Progress on standard error: bars for people, a line now and then where nobody watches a terminal."""
+class _Progress:
+    """Progress on standard error: bars in a terminal, else a summary line for each suite at the end."""
 
     def __init__(self) -> None:
         self._bars = bars("running")
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._running: dict[str, str] = {}
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Progress:
         self._bars.start()
         return self
 
@@ -141,19 +148,19 @@ class _Watch:
                 note(name.split("/")[-1][:10], text)
 
     def progress(self, who: str, suite: str, done: int, total: int) -> None:
-        """So many items of a suite are scored."""
+        """Show how many items of a suite are scored."""
         key = (who, suite)
         if key not in self._tasks:
             name = f"{who} {suite}"
-            # What was kept from before says nothing of how fast it goes.
+            # Items scored by an earlier command do not count for the speed.
             self._tasks[key] = self._bars.add_task(name, total=total, completed=done, running="")
         self._bars.update(self._tasks[key], completed=done)
 
-    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
-        """What a suite's items show so far."""
+    def running(self, suite: str, estimate: InterimEstimate, margin: float) -> None:
+        """Show the interim estimate of a suite."""
         text = (
-            f"{seen.estimate:+.1%} ({seen.low:+.1%} to {seen.high:+.1%}), margin {margin:.1%}, "
-            f"{'settled after' if seen.settled else 'so far'} {seen.items} items"
+            f"{estimate.estimate:+.1%} ({estimate.low:+.1%} to {estimate.high:+.1%}), margin {margin:.1%}, "
+            f"{'settled after' if estimate.settled else 'so far'} {estimate.items} items"
         )
         self._running[suite] = text
         task = self._tasks.get(("candidate", suite))
@@ -161,34 +168,34 @@ class _Watch:
             self._bars.update(task, running=text)
 
     def say(self, text: str) -> None:
-        """Something that a reader should know now."""
+        """Print a message above the bars."""
         self._bars.console.print(text, highlight=False, markup=False)
 
 
 def _show(comparison: Comparison) -> None:
-    shown = table("suite", "verdict", "candidate", "production", "difference", "interval", "flips", "items")
-    for one in comparison.verdict.suites:
-        shown.add_row(
-            escape(one.suite),
-            f"[{OUTCOMES[one.outcome].terminal_colour}]{one.outcome}[/]",
-            f"{one.candidate_mean:.1%}",
-            "–" if one.production_mean is None else f"{one.production_mean:.1%}",
-            "–" if one.estimate is None else f"{one.estimate:+.1%}",
-            "–" if one.low is None or one.high is None else f"{one.low:+.1%} to {one.high:+.1%}",
-            f"+{one.gained} −{one.lost}",
-            f"{one.items}" if one.suite_items is None else f"{one.items} of {one.suite_items}",
+    rows = table("suite", "verdict", "candidate", "production", "difference", "interval", "flips", "items")
+    for suite in comparison.verdict.suites:
+        rows.add_row(
+            escape(suite.suite),
+            f"[{OUTCOMES[suite.outcome].terminal_colour}]{suite.outcome}[/]",
+            f"{suite.candidate_mean:.1%}",
+            "–" if suite.production_mean is None else f"{suite.production_mean:.1%}",
+            "–" if suite.estimate is None else f"{suite.estimate:+.1%}",
+            "–" if suite.low is None or suite.high is None else f"{suite.low:+.1%} to {suite.high:+.1%}",
+            f"+{suite.gained} −{suite.lost}",
+            f"{suite.items}" if suite.suite_items is None else f"{suite.items} of {suite.suite_items}",
         )
-    say(shown)
-    for one in comparison.verdict.suites:
-        for text in _remarks(one):
-            say(escape(f"{one.suite}: {text}"))
+    say(rows)
+    for suite in comparison.verdict.suites:
+        for text in _remarks(suite):
+            say(escape(f"{suite.suite}: {text}"))
     say(escape(comparison.verdict.sentence))
 
 
 def _remarks(suite: SuiteVerdict) -> list[str]:
     remarks = [f"changed: {change}." for change in suite.changed]
     if suite.noise_flips_share is not None:
-        remarks.append(f"noise floor: production alone flips {suite.noise_flips_share:.1%} when scored twice.")
+        remarks.append(f"noise floor: {suite.noise_flips_share:.1%} of items flip when production is scored twice.")
     return [*remarks, suite.note] if suite.note else remarks
 
 
@@ -209,5 +216,5 @@ def _within(value: float, option: str, low: float, high: float) -> float:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(compare)

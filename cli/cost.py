@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 12
 DEFAULT_MAX_NUM_SEQS = 256
-"""What vLLM runs at once unless it is told otherwise."""
+"""vLLM's default."""
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<suffix>[kmb]?)", re.IGNORECASE)
 
 
 def quantity(text: str, option: str) -> float:
-    """A number with an optional suffix: k thousand, M million, B billion.
+    """Parse a number with an optional suffix: k thousand, M million, B billion.
 
     Raises:
-        OptionInvalid: it is not one, or zero.
+        OptionInvalid: the text is no number, or zero.
     """
     from weighbridge.errors import OptionInvalid
 
-    found = QUANTITY.fullmatch(text.strip().replace(",", "").replace("_", ""))
-    value = float(found["number"]) * SUFFIXES[found["suffix"].lower()] if found else 0
+    match = QUANTITY.fullmatch(text.strip().replace(",", "").replace("_", ""))
+    value = float(match["number"]) * SUFFIXES[match["suffix"].lower()] if match else 0
     if not value:
         raise OptionInvalid(
             f"{option} is {text!r}, which is not a positive number.",
@@ -46,12 +46,12 @@ def quantity(text: str, option: str) -> float:
 def cost(
     target: Annotated[str | None, typer.Argument(help="hf://org/model, or a folder with config.json.")] = None,
     tokens_per_day: Annotated[str, typer.Option(help="Prompts and answers together: 20M, 500k, 1.5B.")] = "20M",
-    line: Annotated[str | None, typer.Option(help="A line, instead of a model: its source, schemes and load.")] = None,
+    line: Annotated[str | None, typer.Option(help="A line instead of a model: its source, schemes and load.")] = None,
     input_share: Annotated[float, typer.Option(min=0, max=0.99, help="Prompts' share of all tokens.")] = 0.75,
     request_tokens: Annotated[int, typer.Option(min=2, help="Prompt and answer of the mean request.")] = 2000,
-    stream_speed: Annotated[float, typer.Option(min=0.1, help="Tokens/s that each request must still get.")] = 10,
+    stream_speed: Annotated[float, typer.Option(min=0.1, help="Tokens/s that each request must get at least.")] = 10,
     peak_to_mean: Annotated[float, typer.Option(min=1, help="Busiest minutes against the day's mean load.")] = 4,
-    staff_hours: Annotated[float, typer.Option(min=0, help="Hours a month that people spend on it.")] = 10,
+    staff_hours: Annotated[float, typer.Option(min=0, help="Hours of staff a month.")] = 10,
     staff_rate: Annotated[float, typer.Option(min=0, help="Euros an hour.")] = 80,
     prices: Annotated[Path | None, typer.Option(help="Your own prices, over the built-in ones.")] = None,
     api: Annotated[str | None, typer.Option(help="Id of the hosted price to compare with.")] = None,
@@ -98,9 +98,9 @@ def cost(
 def _rows(
     target: str | None, line: str | None, request_tokens: int
 ) -> tuple[ModelShape, tuple[FitRow, ...], int | None]:
-    """The model, what the planner says of it, and how many requests the line's engine runs at once.
+    """Return the model, its rows of the planner, and the maximum of concurrent requests of the line's engine.
 
-    A line narrows the schemes and sets the engine and its load; GPUs are all that the planner knows.
+    A line narrows the schemes and sets the engine and its load; all GPUs of the planner are priced.
     """
     from tasks.cost.rows import rows_to_price
     from tasks.fit.model.shape import shape_of
@@ -115,9 +115,9 @@ def _rows(
     if target is not None:
         shape = shape_of(target)
         return shape, rows_to_price(shape, FitRequest(context=max(FitRequest().context, request_tokens))), None
-    plan = Line.load(str(line))
-    shape, request = shape_of(plan.source), FitRequest.of_line(plan)
-    return shape, rows_to_price(shape, request, plan.schemes), request.max_num_seqs
+    configured = Line.load(str(line))
+    shape, request = shape_of(configured.source), FitRequest.of_line(configured)
+    return shape, rows_to_price(shape, request, configured.schemes), request.max_num_seqs
 
 
 def _draw(report: CostReport, path: Path) -> None:
@@ -141,18 +141,21 @@ def _show(report: CostReport) -> None:
     if groups:
         say(_options_table(groups))
     if len(groups) > ROWS_SHOWN:
-        say(f"{len(groups) - ROWS_SHOWN} dearer ones are left out; --json has all.")
+        say(f"{len(groups) - ROWS_SHOWN} more expensive options are left out; --json has all.")
     if report.hosted:
         say(_hosted_table(report))
     if report.hosted and report.options:
         worst = report.break_even_at_worst_tokens_per_day
         band = f"; at the low end of the throughput's band {_millions(worst) if worst else 'never'}"
-        for name, at, by in (
+        for name, tokens_per_day, by in (
             ("with high availability", report.break_even_tokens_per_day, f" ({report.break_even_option}{band})"),
             ("without spare servers", report.single_break_even_tokens_per_day, ""),
             ("with high availability and staffing", report.all_in_break_even_tokens_per_day, ""),
         ):
-            say(f"Break-even {name}: {f'[bold]{_millions(at)}[/] tokens a day{by}' if at else 'never'}")
+            say(
+                f"Break-even {name}: "
+                f"{f'[bold]{_millions(tokens_per_day)}[/] tokens a day{by}' if tokens_per_day else 'never'}"
+            )
     say("\n[bold]Assumed[/]")
     for sentence in report.assumptions:
         say(f"- {sentence}")
@@ -161,7 +164,7 @@ def _show(report: CostReport) -> None:
 
 
 def _options_table(groups: list[list[CostOption]]) -> Table:
-    shown = table(
+    rows = table(
         "€/month",
         "with HA",
         "staffing",
@@ -175,50 +178,54 @@ def _options_table(groups: list[list[CostOption]]) -> Table:
         "price",
     )
     for first, *others in groups[:ROWS_SHOWN]:
-        shown.add_row(
+        rows.add_row(
             f"{first.monthly_eur:,.0f}",
             f"{first.ha_monthly_eur:,.0f}",
             f"{first.staffing_monthly_eur:,.0f}",
             f"{first.all_in_monthly_eur:,.0f}",
             f"{first.eur_per_million_tokens:.2f}",
             f"{first.copies} ({first.copies_at_best}–{first.copies_at_worst})",
-            f"{first.gpus} × {first.gpu}{f', {held} a copy' if (held := first.tp * first.pp) > 1 else ''}",
-            ", ".join(f"{one.scheme}{' (tight)' if one.verdict == 'tight' else ''}" for one in (first, *others)),
+            f"{first.gpus} × {first.gpu}{f', {per_copy} a copy' if (per_copy := first.tp * first.pp) > 1 else ''}",
+            ", ".join(_scheme(option) for option in (first, *others)),
             f"{first.tokens_per_second_per_copy:,.0f} "
             f"({first.tokens_per_second_low:,.0f}–{first.tokens_per_second_high:,.0f})",
             f"{first.utilization:.0%}",
             f"{first.price_id}{'' if first.sovereign else ' (not sovereign)'}{_age(first)}",
         )
-    return shown
+    return rows
 
 
 def _groups(options: tuple[CostOption, ...]) -> list[list[CostOption]]:
-    """Options that differ by scheme alone, together, the fastest first."""
+    """Group options that differ only in their scheme, the fastest first."""
     groups: dict[tuple[str, int, int], list[CostOption]] = {}
-    for one in options:
-        groups.setdefault((one.price_id, one.gpus, one.tp * one.pp), []).append(one)
+    for option in options:
+        groups.setdefault((option.price_id, option.gpus, option.tp * option.pp), []).append(option)
     return list(groups.values())
 
 
 def _hosted_table(report: CostReport) -> Table:
-    shown = table("hosted", "model", "€/1M", "€/month", "break-even with HA", "price")
-    for one in (report.hosted, *report.hosted_others):
-        if one is None:
+    rows = table("hosted", "model", "€/1M", "€/month", "break-even with HA", "price")
+    for hosted in (report.hosted, *report.hosted_others):
+        if hosted is None:
             continue
-        at = one.break_even_tokens_per_day
-        shown.add_row(
-            one.provider,
-            one.model,
-            f"{one.eur_per_million_tokens:.2f}",
-            f"{one.monthly_eur:,.0f}",
-            (f"{_millions(at)} a day" if at else "never") if report.options else "",
-            f"{one.price_id}{'' if one.sovereign or one.reference else ' (not sovereign)'}{_age(one)}",
+        break_even = hosted.break_even_tokens_per_day
+        rows.add_row(
+            hosted.provider,
+            hosted.model,
+            f"{hosted.eur_per_million_tokens:.2f}",
+            f"{hosted.monthly_eur:,.0f}",
+            (f"{_millions(break_even)} a day" if break_even else "never") if report.options else "",
+            f"{hosted.price_id}{'' if hosted.sovereign or hosted.reference else ' (not sovereign)'}{_age(hosted)}",
         )
-    return shown
+    return rows
 
 
-def _age(one: CostOption | HostedCost) -> str:
-    return f" [yellow]{one.price_date:%Y-%m}, stale[/]" if one.stale else f" {one.price_date:%Y-%m}"
+def _scheme(option: CostOption) -> str:
+    return f"{option.scheme} (tight)" if option.verdict == "tight" else option.scheme
+
+
+def _age(priced: CostOption | HostedCost) -> str:
+    return f" [yellow]{priced.price_date:%Y-%m}, stale[/]" if priced.stale else f" {priced.price_date:%Y-%m}"
 
 
 def _millions(tokens: float) -> str:
@@ -226,5 +233,5 @@ def _millions(tokens: float) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(cost)

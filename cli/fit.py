@@ -1,4 +1,4 @@
-"""`fit`: what of a model fits on which GPUs, before anything is downloaded; nothing here needs the stack."""
+"""`fit`: which schemes of a model fit on which GPUs, before a download; nothing here needs the stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weighbridge.line import Line
 
 LEGEND = (
-    "KV: cache for the requests asked for. rest: activations, CUDA graphs, context and NCCL. of: what the engine may\n"
+    "KV: cache of the requests. rest: activations, CUDA graphs, context and NCCL. of: what the engine may\n"
     "take. thumb: the rule of thumb. at once: requests of full context that fit. €/month: the cheapest price known."
 )
 COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
@@ -56,7 +56,7 @@ def fit(
     if gpus_file:
         use_gpus(gpus_file)
     name, _, version = (engine or "").partition("@")
-    asked = {
+    options = {
         "engine": name or None,
         "version": version or None,
         "context": context,
@@ -68,7 +68,7 @@ def fit(
         "max_num_batched_tokens": max_num_batched_tokens,
         "eager": eager or None,
     }
-    shape, line, request = _resolve(target, {key: value for key, value in asked.items() if value is not None})
+    shape, line, request = _resolve(target, {key: value for key, value in options.items() if value is not None})
     rows = catalogue(
         shape,
         request,
@@ -79,21 +79,21 @@ def fit(
     )
     known = load_prices(prices)
     monthly = [known.cheapest_monthly_eur(row.gpu, row.count) for row in rows]
-    shown = _best(rows)
+    best = _best(rows)
     if plot:
-        _draw([row for row in rows if row in shown], plot)
+        _draw([row for row in rows if row in best], plot)
     if as_json:
         show_json(_as_dict(shape, request, rows, monthly))
     else:
-        _show(shape, request, [(row, eur) for row, eur in zip(rows, monthly, strict=True) if row in shown])
+        _show(shape, request, [(row, eur) for row, eur in zip(rows, monthly, strict=True) if row in best])
     if line and not any(row.verdict != "no" for row in rows):
         from tasks.fit.report import fit as refuse
 
         refuse(shape, line)
 
 
-def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | None, FitRequest]:
-    """The model, the line if one was named, and what is asked of the planner."""
+def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | None, FitRequest]:
+    """Return the model, the line if one was named, and the request to the planner."""
     from tasks.engines import engine_names
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
@@ -101,14 +101,14 @@ def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | Non
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
 
-    if asked.get("engine", "vllm") not in engine_names():
+    if options.get("engine", "vllm") not in engine_names():
         raise FitOptionUnknown(
-            f"There is no memory profile of an engine called {asked['engine']!r}; known: {', '.join(engine_names())}.",
+            f"No engine called {options['engine']!r} has a memory profile; known: {', '.join(engine_names())}.",
             "Name one of these, with a version if you like: vllm@0.19.",
         )
     use_libraries(load_settings())
     if target.startswith("hf://") or Path(target).expanduser().is_dir():
-        return shape_of(target), None, FitRequest(**asked)
+        return shape_of(target), None, FitRequest(**options)
     if target not in line_names():
         raise LineUnknown(
             f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
@@ -116,11 +116,11 @@ def _resolve(target: str, asked: dict[str, Any]) -> tuple[ModelShape, Line | Non
         )
     line = Line.load(target)
     request = FitRequest.of_line(line)
-    return shape_of(f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **asked})
+    return shape_of(f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **options})
 
 
 def _best(rows: tuple[FitRow, ...]) -> list[FitRow]:
-    """One row for each GPU and scheme: with the fewest GPUs that fit, or with one if none does."""
+    """Return one row for each GPU and scheme: the fewest GPUs that fit, or one GPU if none does."""
     best: dict[tuple[str, str], FitRow] = {}
     for row in rows:
         best[row.gpu, row.scheme] = row
@@ -167,13 +167,13 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
         f"for {request.concurrency} × {request.context} tokens on {profile.label}"
         f"{' [yellow](nearest profile; wider band)[/]' if profile.nearest else ''}, GiB per GPU"
     )
-    shown = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
+    table_ = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
     notes: dict[str, list[str]] = {}
-    before = ""
+    previous = ""
     for row, eur in rows:
         name = f"{row.gpu} ×{row.count}" if row.count > 1 else row.gpu
-        shown.add_row(
-            "" if name == before else name,
+        table_.add_row(
+            "" if name == previous else name,
             row.scheme,
             f"{row.weights_gib:.2f}",
             f"{row.kv_needed_gib:.2f}",
@@ -184,17 +184,17 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
             f"{eur:,.0f}" if eur is not None else "",
             f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
         )
-        before = name
+        previous = name
         if row.verdict != "fits":
             why = f"[{COLOURS[row.verdict]}]{row.verdict}[/], {row.reason}"
             what = f"{why}; would fit: {row.change}" if row.change else why
             notes.setdefault(what, []).append(f"{name} {row.scheme}")
-    say(shown)
+    say(table_)
     say(f"[dim]{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.[/]")
     for note, names in notes.items():
         say(f"{', '.join(names)}: {note}")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(fit)

@@ -1,4 +1,4 @@
-"""`key add|list|remove|limit`: who may ask the gateway, until when and how much."""
+"""`key add|list|remove|limit`: API keys of the gateway, with their expiry and limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from cli.output import JsonOption, LineArgument, note, say, show_json, table
 from weighbridge.errors import WeighbridgeError
 
 if TYPE_CHECKING:
-    from tasks.serve.gateway import Gateway, Limits
+    from tasks.serve.gateway import Limits
+    from tasks.serve.installation import ServingInstallation
 
-NameArgument = Annotated[str, typer.Argument(help="Whose key; stands in the access log.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the client; it appears in the access log.")]
 RequestsOption = Annotated[int | None, typer.Option("--requests-per-minute", min=1, help="None by default.")]
 TokensOption = Annotated[
     int | None, typer.Option("--tokens-per-minute", min=1, help="Prompts and answers together; none by default.")
@@ -26,67 +27,67 @@ key = typer.Typer(help="Keys of the gateway's clients.", no_args_is_help=True)
 def add(
     name: NameArgument,
     days: Annotated[
-        float | None, typer.Option(min=0.0001, help="Refuse it after so many days; never by default.")
+        float | None, typer.Option(min=0.0001, help="Days until the key expires; never by default.")
     ] = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key and print it, this once: what is kept of it is a digest.
+    """Create a key and print it once: only its digest is kept.
 
-    Its limits count over all lines together; without them those of each line hold.
+    Its limits count over all lines together; without them the limits of each line apply.
     """
-    gateway, running = _gateway()
+    installation, running = _installation()
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) if days else None
     limits = _limits(requests_per_minute, tokens_per_minute)
-    made = gateway.add_key(name, expires, limits, wait=running)
+    secret = installation.gateway.add_key(name, expires, limits, wait=running)
     try:
-        _note("key added", f"{name}, {_until(expires)}, {_asked(limits)}")
+        _record(installation, "key added", f"{name}, {_until(expires)}, {_in_words(limits)}")
     except (WeighbridgeError, OSError):
-        # Nobody has seen it, and nothing says that it was made.
-        gateway.remove_key(name, wait=running)
+        # Nobody has seen the key, and the audit log does not have it.
+        installation.gateway.remove_key(name, wait=running)
         raise
     if as_json:
-        show_json({"name": name, "key": made, "expires": expires.isoformat() if expires else None})
+        show_json({"name": name, "key": secret, "expires": expires.isoformat() if expires else None})
         return
-    print(made)
+    print(secret)
     note("key", f"{name}, {_until(expires)}; keep it now, it cannot be shown again")
-    _tell_when(running)
+    _note_if_down(running)
 
 
 @key.command("list")
 def list_keys(as_json: JsonOption = False) -> None:
-    """Say who has a key, until when, and what it may ask; never the key."""
-    gateway, _ = _gateway()
-    records = gateway.keys().root
+    """List the keys with their expiry and limits; never the key itself."""
+    installation, _ = _installation()
+    records = installation.gateway.keys().root
     if as_json:
         show_json([{"name": name, **_as_dict(record)} for name, record in records.items()])
         return
-    shown = table("name", "added", "until", "requests a minute", "tokens a minute")
+    rows = table("name", "added", "until", "requests a minute", "tokens a minute")
     for name, record in records.items():
         until = "[red]expired[/]" if record.expired else _until(record.expires)
         limits = record.limits
-        shown.add_row(
+        rows.add_row(
             name,
             f"{record.added:%Y-%m-%d}",
             until,
             _number(limits.requests_per_minute),
             _number(limits.tokens_per_minute),
         )
-    say(shown)
+    say(rows)
 
 
 @key.command()
 def remove(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Take a key away; it is refused from the command's end on."""
-    gateway, running = _gateway()
-    gateway.remove_key(name, wait=running)
-    _note("key removed", name)
+    """Remove a key; it is refused as soon as the command ends."""
+    installation, running = _installation()
+    installation.gateway.remove_key(name, wait=running)
+    _record(installation, "key removed", name)
     if as_json:
         show_json({"removed": name})
         return
-    say(f"{name} has no key any more.")
-    _tell_when(running)
+    say(f"The key of {name} is removed.")
+    _note_if_down(running)
 
 
 @key.command()
@@ -96,37 +97,35 @@ def limit(
     tokens_per_minute: TokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Limit what each key without limits of its own may ask of a line; no option takes the limits away."""
+    """Set a line's limits for each key that has none of its own; without options, remove them."""
     from weighbridge.line import Line
 
     Line.load(line)
-    gateway, running = _gateway()
+    installation, running = _installation()
     limits = _limits(requests_per_minute, tokens_per_minute)
-    gateway.set_limits(line, limits, wait=running)
-    _note("key limit", f"each key, {_asked(limits)}", line)
+    installation.gateway.set_limits(line, limits, wait=running)
+    _record(installation, "key limit", f"each key, {_in_words(limits)}", line)
     if as_json:
         show_json({"line": line, **limits.model_dump()})
         return
-    say(f"{line}, each key, {_asked(limits)}.")
-    _tell_when(running)
+    say(f"{line}, each key, {_in_words(limits)}.")
+    _note_if_down(running)
 
 
-def _gateway() -> tuple[Gateway, bool]:
-    """The gateway, and whether it runs and so must take a change before a command ends."""
-    from tasks.serve.gateway import Gateway
+def _installation() -> tuple[ServingInstallation, bool]:
+    """Return the installation, and whether its gateway runs: then a change must be taken before a command ends."""
+    from tasks.serve.installation import ServingInstallation
 
-    gateway = Gateway()
-    return gateway, gateway.health()
-
-
-def _note(action: str, what: str, line: str = "") -> None:
-    """Write a change down in the audit log, by the key's name and never the key."""
-    from registry.audit import AuditLog
-
-    AuditLog().append(action, line, None, what=what)
+    installation = ServingInstallation.load()
+    return installation, installation.gateway.health()
 
 
-def _asked(limits: Limits) -> str:
+def _record(installation: ServingInstallation, action: str, what: str, line: str = "") -> None:
+    """Record a change in the audit log, by the key's name, never the key."""
+    installation.audit_log.append(action, line, None, what=what)
+
+
+def _in_words(limits: Limits) -> str:
     requests, tokens = _number(limits.requests_per_minute), _number(limits.tokens_per_minute)
     return f"a minute: requests {requests}, tokens {tokens}"
 
@@ -149,11 +148,11 @@ def _number(count: int | None) -> str:
     return f"{count:,}" if count else "–"
 
 
-def _tell_when(running: bool) -> None:
+def _note_if_down(running: bool) -> None:
     if not running:
-        note("gateway", "is down; it goes by this from the next `weighbridge up` on")
+        note("gateway", "is down; the change takes effect at the next `weighbridge up`")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
+    """Register the commands."""
     app.add_typer(key, name="key")

@@ -13,40 +13,43 @@ WEIGHT = re.compile(r"(\d+)=(\d{1,3})")
 HOW = "Write it as --weight 7=90 --weight 8=10."
 
 if TYPE_CHECKING:
+    from registry.installation import Installation
     from tasks.serve.fleet.kubernetes import PlacedVersion
     from weighbridge.line import Line
 
 
 def manifests(
     line: LineArgument,
-    image: Annotated[str, typer.Option(help="Container image with the engine in it, best by digest.")],
+    image: Annotated[str, typer.Option(help="Container image of the engine, best named by digest.")],
     weight: Annotated[
         list[str] | None, typer.Option(help="VERSION=PERCENT, 100 in all. [default: production=100, previous=0]")
     ] = None,
-    namespace: Annotated[str, typer.Option(help="Of everything that is made.")] = "default",
-    gateway: Annotated[str, typer.Option(help="Gateway that the route hangs on.")] = "weighbridge",
+    namespace: Annotated[str, typer.Option(help="Namespace of all objects.")] = "default",
+    gateway: Annotated[str, typer.Option(help="Gateway of the route.")] = "weighbridge",
     claim: Annotated[str, typer.Option(help="PersistentVolumeClaim that holds the store.")] = "weighbridge-store",
-    gpu_resource: Annotated[str, typer.Option(help="What the device plug-in calls a GPU.")] = "nvidia.com/gpu",
+    gpu_resource: Annotated[str, typer.Option(help="Name of a GPU in the device plug-in.")] = "nvidia.com/gpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Print Deployments, Services and the HTTPRoute of a line's versions. Nothing is applied.
+    """Print the Deployments, Services and HTTPRoute of a line's versions. Nothing is applied.
 
     weighbridge manifests llama --image vllm/vllm-openai@sha256:… | kubectl diff -f -
     """
     import yaml
     from pydantic import ValidationError
 
+    from registry.installation import Installation
     from tasks.serve.fleet.kubernetes import Cluster
-    from tasks.serve.fleet.kubernetes import manifests as made_of
+    from tasks.serve.fleet.kubernetes import manifests as render_manifests
     from weighbridge.errors import OptionInvalid
     from weighbridge.line import Line
-    from weighbridge.settings import load_settings, use_libraries
+    from weighbridge.settings import use_libraries
 
-    use_libraries(load_settings())
+    installation = Installation.load()
+    use_libraries(installation.settings)
     configured = Line.load(line)
     try:
         cluster = Cluster(image=image, namespace=namespace, gateway=gateway, claim=claim, gpu_resource=gpu_resource)
-        found = made_of(configured, _placed(configured, weight or []), cluster)
+        documents = render_manifests(configured, _placed(installation, configured, weight or []), cluster)
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionInvalid(
@@ -55,40 +58,38 @@ def manifests(
     except ValueError as error:
         raise OptionInvalid(f"{error}.", HOW, "--weight") from None
     if as_json:
-        show_json({"apiVersion": "v1", "kind": "List", "items": found})
+        show_json({"apiVersion": "v1", "kind": "List", "items": documents})
         return
-    print(yaml.safe_dump_all(found, sort_keys=False), end="")
+    print(yaml.safe_dump_all(documents, sort_keys=False), end="")
 
 
-def _placed(line: Line, weights: list[str]) -> list[PlacedVersion]:
+def _placed(installation: Installation, line: Line, weights: list[str]) -> list[PlacedVersion]:
     from cli.output import note
-    from registry.models.registry import Registry
-    from registry.store import Store
     from tasks.serve.fleet.kubernetes import PlacedVersion
     from tasks.serve.memory_check import planned_rows
     from weighbridge.errors import OptionInvalid, VersionUnknown
 
-    registry, store = Registry(), Store()
+    registry, store = installation.registry, installation.store
     if weights:
-        shares = [WEIGHT.fullmatch(one) for one in weights]
+        shares = [WEIGHT.fullmatch(text) for text in weights]
         if not all(shares):
-            raise OptionInvalid(f"{' '.join(weights)} is no version and its per cent.", HOW, "--weight")
-        wanted = [(registry.version(line.name, int(one[1])), int(one[2])) for one in shares if one]
+            raise OptionInvalid(f"{' '.join(weights)} is not VERSION=PERCENT.", HOW, "--weight")
+        weighted = [(registry.version(line.name, int(match[1])), int(match[2])) for match in shares if match]
     else:
         production, previous = registry.production(line.name), registry.previous(line.name)
-        wanted = [(one, share) for one, share in ((production, 100), (previous, 0)) if one]
-    if not wanted:
+        weighted = [(version, share) for version, share in ((production, 100), (previous, 0)) if version]
+    if not weighted:
         raise VersionUnknown(f"No version of {line.name} is in production.", "Name one: --weight VERSION=100.")
     placed = []
-    for version, share in wanted:
+    for version, share in weighted:
         folder = store.path(store.get(line.name, version.digest))
-        rows = planned_rows(line, version.scheme, folder, lambda said: note("memory", said))
-        row = next((one for one in rows if one.verdict != "no"), None)
+        rows = planned_rows(line, version.scheme, folder, lambda text: note("memory", text))
+        row = next((row for row in rows if row.verdict != "no"), None)
         fields = {"version": version.version, "digest": version.digest, "scheme": version.scheme}
         placed.append(PlacedVersion(**fields, weight=share, row=row))
     return placed
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     app.command()(manifests)

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 def quantize(
     source: Annotated[str, typer.Argument(metavar="DIR|LINE", help="A model's folder, or a line with a download.")],
     scheme: Annotated[str, typer.Option(help="int8, int8-w8a16, int4, int4-asym, fp8, fp8-block, …")],
-    method: Annotated[str | None, typer.Option(help="How the numbers are found. [default: the cheapest]")] = None,
+    method: Annotated[str | None, typer.Option(help="Quantization method. [default: the cheapest]")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet.", show_default=False)] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for methods that calibrate: .txt or .jsonl.")] = None,
     recipe_file: Annotated[
-        Path | None, typer.Option("--recipe", help="YAML with group_size, ignore: a choice of your own.")
+        Path | None, typer.Option("--recipe", help="Your own choices in YAML: methods, group_size, ignore.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it needs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the resources that it needs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a model, prove that it happened, and write it whole or not at all.
 
-    Of a line, the result goes into the store when no --out is given. After a kill the same command goes on after the
-    files that are finished.
+    For a line without --out the result goes into the store. After a kill the same command continues after the files
+    that are finished.
     """
     from tasks.quantize import quantize_folder
     from tasks.quantize import scheme as scheme_of
@@ -51,7 +51,7 @@ def quantize(
         _show_published(folder, scheme, as_json)
         return
     if out is None and artifact is None and not dry_run:
-        raise OptionInvalid("There is no place for the result.", "Name a new folder by --out.", "--out")
+        raise OptionInvalid("No folder is named for the result.", "Name a new folder by --out.", "--out")
     choice = _choice(recipe_file)
     method = method or (choice.methods[0] if choice.methods else None)
     recipe = recipe_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
@@ -62,11 +62,11 @@ def quantize(
     if not as_json:
         note("needs", f"{required}; {len(recipe.layers)} layers by {recipe.method}.")
     digest = ""
-    with bars() as shown:
-        task = shown.add_task(f"{scheme} by {recipe.method}", total=None)
+    with bars() as progress_bars:
+        task = progress_bars.add_task(f"{scheme} by {recipe.method}", total=None)
 
         def progress(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
+            progress_bars.update(task, completed=done, total=total)
 
         try:
             if out is None and artifact is not None:
@@ -75,14 +75,14 @@ def quantize(
                 assert out is not None
                 record = quantize_folder(folder, out, scheme, method, progress, calibration, choice)
         except KeyboardInterrupt:
-            note("quantize", "Stopped. Finished files are kept: the same command goes on from there.")
+            note("quantize", "Stopped. Finished files are kept: the same command continues from there.")
             raise typer.Exit(INTERRUPTED) from None
     _show_record(record, digest or str(out), as_json)
 
 
 def _resolve(source: str) -> tuple[Path, Artifact | None]:
-    """The folder to quantize, and the artifact that it is where a line was named."""
-    from registry.store import Store
+    """Return the folder to quantize, and its artifact if a line was named."""
+    from registry.installation import Installation
     from weighbridge.errors import ArtifactMissing, LineUnknown
     from weighbridge.line import line_names
 
@@ -94,8 +94,8 @@ def _resolve(source: str) -> tuple[Path, Artifact | None]:
             f"{source!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
             "Name a folder with config.json and safetensors files, or one of these lines.",
         )
-    store = Store()
-    downloads = [one for one in store.artifacts(source) if store.facts(one).get("made_by") == "download"]
+    store = Installation.load().store
+    downloads = [artifact for artifact in store.artifacts(source) if store.facts(artifact).get("made_by") == "download"]
     if not downloads:
         raise ArtifactMissing(
             f"The store holds no download of {source}.",
@@ -107,7 +107,7 @@ def _resolve(source: str) -> tuple[Path, Artifact | None]:
 
 
 def _choice(path: Path | None) -> SchemeChoice:
-    """What a recipe file chooses; the fields are those of a line's `quantize.schemes.<scheme>`."""
+    """Read a recipe file; its fields are those of a line's `quantize.schemes.<scheme>`."""
     import yaml
     from pydantic import ValidationError
 
@@ -138,27 +138,27 @@ def _into_store(
     from tasks.quantize import quantization_record
     from tasks.quantize import quantize as into_store
 
-    made = into_store(artifact, scheme, method, progress=progress, calibration=calibration, choice=choice)
-    record = quantization_record(made)
+    quantized = into_store(artifact, scheme, method, progress=progress, calibration=calibration, choice=choice)
+    record = quantization_record(quantized)
     assert record is not None
-    return record, made.uri
+    return record, quantized.uri
 
 
 def _show_published(folder: Path, scheme: str, as_json: bool) -> None:
-    """A scheme that changes nothing only checks what is there."""
+    """Check and show the published weights; the scheme changes nothing."""
     from tasks.quantize import check_published
 
-    found = check_published(folder)
+    published = check_published(folder)
     if as_json:
-        show_json({"scheme": scheme, "published": found.model_dump() if found else None})
-    elif found is None:
+        show_json({"scheme": scheme, "published": published.model_dump() if published else None})
+    elif published is None:
         say(f"{scheme} is the model as published: nothing to do.")
-    elif not found.checked:
-        say(f"Quantized by {escape(found.method)} as published; its files cannot be checked here.")
+    elif not published.checked:
+        say(f"Quantized by {escape(published.method)} as published; its files cannot be checked here.")
     else:
         say(
-            f"Quantized by {escape(found.method)} as published, {found.bits} bits: {found.layers} layers whole, "
-            f"{found.share_of_linear_bytes:.1%} of Linear bytes. Nothing to do."
+            f"Quantized by {escape(published.method)} as published, {published.bits} bits: "
+            f"{published.layers} layers whole, {published.share_of_linear_bytes:.1%} of Linear bytes. Nothing to do."
         )
 
 
@@ -181,11 +181,11 @@ def _show_plan(recipe: Recipe | GgufRecipe, required: Resources, as_json: bool) 
     say(
         f"[bold]{recipe.scheme}[/] by {recipe.method}{groups}: {len(recipe.layers)} layers, {share:.1%} of Linear bytes"
     )
-    shown = table("stays", "because")
-    for one in recipe.ignored:
-        shown.add_row(escape(one.name), one.reason)
+    rows = table("not quantized", "reason")
+    for layer in recipe.ignored:
+        rows.add_row(escape(layer.name), layer.reason)
     if recipe.ignored:
-        say(shown)
+        say(rows)
     say(
         f"Weights: {recipe.predicted_bytes / GIB:.2f} GiB. Needs {required}; "
         f"{available_bytes() / GIB:.1f} GiB are free."
@@ -207,5 +207,5 @@ def _show_record(record: QuantizationRecord, place: str, as_json: bool) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(quantize)

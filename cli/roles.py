@@ -23,9 +23,9 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make MLflow's accounts and rights what FILE says; who is not in it holds no role afterwards.
+    """Make MLflow's accounts and permissions match FILE; users who are not in it lose their roles.
 
-    A password comes from $WEIGHBRIDGE_PASSWORD_<NAME>, from the user's password_file, or is made into
+    A password comes from $WEIGHBRIDGE_PASSWORD_<NAME>, from the user's password_file, or is generated into
     <home>/mlflow/passwords/<name>; it is never shown.
     """
     from weighbridge.errors import StackDown
@@ -35,23 +35,23 @@ def apply(
     settings = load_settings()
     use_libraries(settings)
     if not settings.mlflow_auth:
-        raise StackDown("MLflow asks nobody who he is.", "Run `weighbridge up --auth` first.", settings.mlflow_url)
+        raise StackDown("MLflow has no accounts.", "Run `weighbridge up --auth` first.", settings.mlflow_url)
     from registry.access.grants import Granting
     from registry.access.roles import read_roles
 
     lines = line_names(settings.root / "lines")
-    wanted = read_roles(file, lines)
-    # Told as it happens: a run that stops in the middle has done what it told.
-    tell = (lambda text: None) if as_json else say
-    changes = Granting(settings, lines).apply(wanted, tell, dry_run)
+    requested = read_roles(file, lines)
+    # Reported as it happens: a run that stops in the middle has done what it reported.
+    report = (lambda text: None) if as_json else say
+    changes = Granting(settings, lines).apply(requested, report, dry_run)
     if as_json:
         show_json({"changed": not dry_run and bool(changes), "changes": changes})
     elif not changes:
-        say("Everything is as the file says.")
+        say("Accounts and permissions match the file.")
     elif dry_run:
         say("Nothing was changed (--dry-run).")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Register the commands."""
     app.add_typer(roles, name="roles")

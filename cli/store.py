@@ -1,4 +1,4 @@
-"""`store`: what artifacts there are, whether they are still what was made, and which of them may go."""
+"""`store`: list artifacts, verify and sign them, and remove those that nothing uses."""
 
 from __future__ import annotations
 
@@ -13,62 +13,70 @@ from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from registry.store import Artifact, Cleaned, Store
+    from tasks.serve.installation import ServingInstallation
 
 CLOSED = ("retired", "refused")
-"""States of approved versions that nobody goes back to."""
+"""States of approved versions to which nobody rolls back."""
 
-store = typer.Typer(help="Artifacts: list, verify, sign, and free the disk of those that nobody needs.")
-LineOption = Annotated[str | None, typer.Option(help="Only this line's.")]
-DigestArguments = Annotated[list[str] | None, typer.Argument(help="Digests, or their first digits; all by default.")]
+store = typer.Typer(help="Artifacts: list, verify, sign, and remove those that nothing uses.")
+LineOption = Annotated[str | None, typer.Option(help="Only artifacts of this line.")]
+DigestArguments = Annotated[list[str] | None, typer.Argument(help="Digests, or their first digits. [default: all]")]
 
 
 @store.command("ls")
 def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
     """List artifacts: what they are, where they come from, and what uses them."""
-    from registry.store import Store
+    from tasks.serve.installation import ServingInstallation
     from weighbridge.errors import WeighbridgeError
 
-    kept = Store()
-    artifacts, problems = _readable(kept, line)
+    installation = ServingInstallation.load()
+    artifact_store = installation.store
+    artifacts, problems = _readable(artifact_store, line)
     try:
-        uses = gather_uses(kept)
+        uses = gather_uses(installation)
     except WeighbridgeError as error:
         uses = None
         note("uses", f"not known: {error.what}")
-    rows = [_row(kept, one, uses) for one in sorted(artifacts, key=lambda one: (one.line, -kept.created_at(one)))]
+    rows = [
+        _row(artifact_store, artifact, uses)
+        for artifact in sorted(artifacts, key=lambda found: (found.line, -artifact_store.created_at(found)))
+    ]
     if as_json:
         show_json({"artifacts": rows, "problems": [problem.as_dict() for problem in problems]})
         raise typer.Exit(problems[0].exit_status if problems else 0)
-    shown = table("line", "digest", "scheme", "size", "source", "age", "used as", "signed")
+    table_ = table("line", "digest", "scheme", "size", "source", "age", "used as", "signed")
     for row in rows:
         where = row["source"] if row["here"] else f"{row['source']} (remote)"
         used = "?" if row["uses"] is None else ", ".join(row["uses"]) or "–"
         age = _age(row["age_seconds"]) if row["here"] else "–"
         signed = "–" if row["signed"] is None else "yes" if row["signed"] else "[red]no[/]"
         size = f"{row['size_bytes'] / GIB:.2f} GiB"
-        shown.add_row(row["line"], row["digest"][:12], row["scheme"], size, escape(where), age, escape(used), signed)
-    say(shown)
+        table_.add_row(row["line"], row["digest"][:12], row["scheme"], size, escape(where), age, escape(used), signed)
+    say(table_)
     if problems:
         raise problems[0]
 
 
 @store.command()
 def verify(digests: DigestArguments = None, as_json: JsonOption = False) -> None:
-    """Check signatures and hash every file again. Exit status 10 when an artifact is damaged or unsigned.
+    """Check signatures and hash every file again. Exit status 10 if an artifact is damaged or unsigned.
 
-    An artifact that is only in the remote store is fetched when its digest is named.
+    An artifact that is only in the remote store is fetched if its digest is named.
     """
-    from registry.store import Store
+    from tasks.serve.installation import ServingInstallation
     from tasks.source.progress import byte_bar
     from weighbridge.errors import WeighbridgeError
 
-    kept = Store()
-    artifacts, problems = _named(kept, digests) if digests else _readable(kept, None, local_only=True)
+    installation = ServingInstallation.load()
+    artifact_store = installation.store
+    artifacts, problems = (
+        _named(artifact_store, digests) if digests else _readable(artifact_store, None, local_only=True)
+    )
     rows: list[dict[str, Any]] = [{"uri": problem.where, "right": False, **problem.as_dict()} for problem in problems]
     for artifact in artifacts:
         try:
             with byte_bar(f"{artifact.line} {artifact.scheme} {artifact.short}") as progress:
-                kept.verify(artifact, progress)
+                artifact_store.verify(artifact, progress)
             rows.append({"uri": artifact.uri, "right": True})
         except WeighbridgeError as error:
             problems.append(error)
@@ -88,59 +96,61 @@ def verify(digests: DigestArguments = None, as_json: JsonOption = False) -> None
 
 @store.command()
 def sign(digests: Annotated[list[str], typer.Argument(help="Digests, or their first digits.")]) -> None:
-    """Sign artifacts that were made before manifests were signed; their files are hashed first."""
-    from registry.store import Store
+    """Sign artifacts from the time before signed manifests; their files are hashed first."""
+    from tasks.serve.installation import ServingInstallation
 
-    kept = Store()
-    for artifact in _named(kept, digests)[0]:
-        kept.sign(artifact)
+    installation = ServingInstallation.load()
+    artifact_store = installation.store
+    for artifact in _named(artifact_store, digests)[0]:
+        artifact_store.sign(artifact)
         say(f"[green]signed[/]  {artifact.uri}")
 
 
 @store.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; say what would go.")] = False,
-    keep: Annotated[int, typer.Option(min=0, help="Keep so many of each line's newest artifacts besides.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; show what would be removed.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Also keep this many of each line's newest artifacts.")] = 0,
     min_age_hours: Annotated[
-        float, typer.Option(min=0, help="Keep what is younger: a release that is being weighed is not registered yet.")
+        float,
+        typer.Option(min=0, help="Keep younger artifacts: a release that is being weighed is not registered yet."),
     ] = 24.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Free the disk of artifacts that nothing uses, and of what dead processes left.
+    """Remove artifacts that nothing uses, and temporary files of dead processes.
 
-    What production, previous, an open candidate or an engine uses stays, and so do the sources of these. Without
-    MLflow nothing is removed, for it alone knows. The remote store is left alone.
+    Artifacts that production, previous, an open candidate or an engine uses are kept, with their sources. Without
+    MLflow nothing is removed, because it alone knows the uses. The remote store is not touched.
     """
-    from registry.store import Store, clean
+    from registry.store import clean
+    from tasks.serve.installation import ServingInstallation
 
-    kept = Store()
-    cleaned = clean(kept, set(gather_uses(kept)), newest=keep, min_age_seconds=min_age_hours * 3600, dry_run=dry_run)
+    installation = ServingInstallation.load()
+    artifact_store = installation.store
+    used = set(gather_uses(installation))
+    cleaned = clean(artifact_store, used, newest=keep, min_age_seconds=min_age_hours * 3600, dry_run=dry_run)
     if as_json:
         show_json({**cleaned.model_dump(), "freed_bytes": cleaned.freed_bytes})
         return
     _show_cleaned(cleaned)
 
 
-def gather_uses(kept: Store) -> dict[str, list[str]]:
-    """Digest → what it is used as: by MLflow's aliases and open candidates, and by the engines of this machine.
+def gather_uses(installation: ServingInstallation) -> dict[str, list[str]]:
+    """Collect the uses of each digest: MLflow's aliases and open candidates, and the engines of the fleet.
 
     Raises:
-        StackDown, RegistryFailed: MLflow cannot be asked.
+        StackDown, RegistryFailed: MLflow does not answer.
     """
-    from registry.models.registry import Registry
-    from tasks.serve.fleet.protocol import fleet_of
     from weighbridge.line import line_names
-    from weighbridge.settings import load_settings
 
     uses: dict[str, list[str]] = {}
-    engines = fleet_of(load_settings()).engines()
+    engines = installation.fleet.engines()
     for engine in engines:
         uses.setdefault(engine.artifact.digest, []).append("engine")
-    registry = Registry()
+    registry = installation.registry
     _require_answer(registry.tracking_uri)
-    lines = {*line_names(), *(one for one, _ in kept.listed()), *(engine.line for engine in engines)}
+    lines = {*line_names(), *(line for line, _ in installation.store.listed()), *(engine.line for engine in engines)}
     for line in sorted(lines):
-        # Oldest first, so that the last word on a digest that was approved twice is the newest version's.
+        # Oldest first: the newest version decides about a digest that was approved twice.
         approved = {version.digest: version for version in registry.versions(line)}
         for alias, version in (("production", registry.production(line)), ("previous", registry.previous(line))):
             if version:
@@ -156,7 +166,7 @@ def gather_uses(kept: Store) -> dict[str, list[str]]:
 
 
 def _require_answer(address: str) -> None:
-    """Notice an MLflow that does not run before its client is imported, which takes seconds."""
+    """Fail before the import of MLflow's client, which takes seconds, if its server is down."""
     import socket
     from urllib.parse import urlsplit
 
@@ -169,51 +179,51 @@ def _require_answer(address: str) -> None:
         socket.create_connection((server.hostname or "", server.port or 80), timeout=5).close()
     except OSError:
         raise StackDown(
-            "The MLflow server does not answer, and it alone knows what is in use.",
+            "The MLflow server does not answer, and it alone knows which artifacts are in use.",
             "Start the stack with `weighbridge up`, then run the same command again.",
             where=address,
         ) from None
 
 
-def _row(kept: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> dict[str, Any]:
-    here = kept.holds_locally(artifact.line, artifact.digest)
+def _row(artifact_store: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> dict[str, Any]:
+    here = artifact_store.holds_locally(artifact.line, artifact.digest)
     return {
         **artifact.model_dump(),
         "uri": artifact.uri,
         "source": f"{artifact.repo}@{artifact.commit[:12]}",
         "here": here,
-        "age_seconds": round(time.time() - kept.created_at(artifact)) if here else None,
+        "age_seconds": round(time.time() - artifact_store.created_at(artifact)) if here else None,
         "uses": None if uses is None else uses.get(artifact.digest, []),
-        "signed": kept.signed(artifact) if here else None,
+        "signed": artifact_store.signed(artifact) if here else None,
     }
 
 
-def _readable(kept: Store, line: str | None, local_only: bool = False) -> tuple[list[Artifact], list[Any]]:
-    """Every artifact whose manifest can be read, and the errors of the others."""
+def _readable(artifact_store: Store, line: str | None, local_only: bool = False) -> tuple[list[Artifact], list[Any]]:
+    """Return every artifact with a readable manifest, and the errors of the others."""
     from weighbridge.errors import ArtifactDamaged
 
     found, problems = [], []
-    for one, digest in kept.listed(line, local_only=local_only):
+    for line_name, digest in artifact_store.listed(line, local_only=local_only):
         try:
-            found.append(kept.get(one, digest))
+            found.append(artifact_store.get(line_name, digest))
         except ArtifactDamaged as error:
             problems.append(error)
     return found, problems
 
 
-def _named(kept: Store, digests: list[str]) -> tuple[list[Artifact], list[Any]]:
-    """The artifacts that digests or their beginnings name, each once.
+def _named(artifact_store: Store, digests: list[str]) -> tuple[list[Artifact], list[Any]]:
+    """Return the artifacts that digests or their first digits name, each once.
 
     Raises:
-        ArtifactMissing: nothing is called so.
-        OptionInvalid: several digests begin so.
+        ArtifactMissing: no digest begins with these digits.
+        OptionInvalid: several digests do.
     """
     from weighbridge.errors import ArtifactMissing, OptionInvalid
 
     found: dict[tuple[str, str], None] = {}
-    listed = kept.listed()
+    listed = artifact_store.listed()
     for text in digests:
-        matching = [one for one in listed if text and one[1].startswith(text.lower())]
+        matching = [key for key in listed if text and key[1].startswith(text.lower())]
         if not matching:
             raise ArtifactMissing(
                 f"The store holds nothing whose digest begins with {text!r}.",
@@ -222,18 +232,24 @@ def _named(kept: Store, digests: list[str]) -> tuple[list[Artifact], list[Any]]:
         if len({digest for _, digest in matching}) > 1:
             raise OptionInvalid(f"{text!r} fits {len(matching)} artifacts.", "Give more of the digest's digits.")
         found |= dict.fromkeys(matching)
-    return [kept.get(*one) for one in found], []
+    return [artifact_store.get(*key) for key in found], []
 
 
 def _show_cleaned(cleaned: Cleaned) -> None:
     if cleaned.removed:
-        shown = table("line", "what", "scheme", "size", "why")
-        for one in cleaned.removed:
-            what = one.name[:12] if one.scheme else one.name
-            shown.add_row(one.line, escape(what), one.scheme or "–", f"{one.size_bytes / 2**20:.1f} MiB", one.why)
-        say(shown)
+        table_ = table("line", "what", "scheme", "size", "why")
+        for removed in cleaned.removed:
+            what = removed.name[:12] if removed.scheme else removed.name
+            table_.add_row(
+                removed.line, escape(what), removed.scheme or "–", _mebibytes(removed.size_bytes), removed.why
+            )
+        say(table_)
     verb = "would be freed" if cleaned.dry_run else "freed"
-    say(f"{cleaned.freed_bytes / GIB:.2f} GiB {verb}; {cleaned.kept} artifacts stay.")
+    say(f"{cleaned.freed_bytes / GIB:.2f} GiB {verb}; {cleaned.kept} artifacts are kept.")
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"
 
 
 def _age(seconds: float) -> str:
@@ -244,5 +260,5 @@ def _age(seconds: float) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
+    """Register the commands."""
     app.add_typer(store, name="store")

@@ -1,4 +1,4 @@
-"""`verdict`: is a candidate no worse, from two models' scores on the same items and nothing else?"""
+"""`verdict`: decide from two models' scores on the same items whether the candidate is no worse."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def verdict(
     margin: Annotated[float, typer.Option(help="The largest loss that still counts as no worse.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="One-sided, of `non_inferior`.")] = 0.95,
     shuffle: Annotated[
-        bool, typer.Option("--shuffle", help="Take items in a fixed random order: for files that are sorted.")
+        bool, typer.Option("--shuffle", help="Read items in a fixed random order: for sorted files.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a candidate is no worse than production, from their scores on the same items.
 
-    Candidate scores are looked at one by one, and no further than needed: in the file's order, which should be a
-    random one, or, where production's margins are given, in an order of its own. With --json one line a file.
+    Candidate scores are read one by one, and no further than needed: in the file's order, which should be random,
+    or in an order by production's confidence where its margins are given. With --json one line a file.
 
-    Exit status 0 whatever the verdicts; 2 when a file cannot be read, after all others.
+    Exit status 0 whatever the verdicts; 2 if a file cannot be read, after all others.
     """
     if not 0 < margin < 1:
         raise OptionInvalid(f"--margin {margin:g} is not between 0 and 1.", "Name it as a share: 0.02 is two points.")
@@ -67,7 +67,7 @@ def verdict(
 
 
 def as_row(decision: Decision) -> dict[str, Any]:
-    """A decision for `--json`."""
+    """Convert a decision for `--json`."""
     return {
         "verdict": decision.outcome,
         "items_used": decision.items_used,
@@ -81,21 +81,21 @@ def as_row(decision: Decision) -> dict[str, Any]:
 def _show(judged: list[tuple[Path, Decision]]) -> None:
     from rich.markup import escape
 
-    shown = table("file", "verdict", "difference", "interval", "looked at", "of")
-    for path, one in judged:
-        shown.add_row(
+    rows = table("file", "verdict", "difference", "interval", "items used", "of")
+    for path, decision in judged:
+        rows.add_row(
             escape(str(path)),
-            f"[{OUTCOMES[one.outcome].terminal_colour}]{one.outcome}[/]",
-            "–" if one.estimate is None else f"{one.estimate:+.2%}",
-            "–" if one.low is None or one.high is None else f"{one.low:+.2%} to {one.high:+.2%}",
-            str(one.items_used),
-            str(one.items),
+            f"[{OUTCOMES[decision.outcome].terminal_colour}]{decision.outcome}[/]",
+            "–" if decision.estimate is None else f"{decision.estimate:+.2%}",
+            "–" if decision.low is None or decision.high is None else f"{decision.low:+.2%} to {decision.high:+.2%}",
+            str(decision.items_used),
+            str(decision.items),
         )
-    say(shown)
-    for path, one in judged:
-        say(escape(f"{path}: {one.reason}"))
+    say(rows)
+    for path, decision in judged:
+        say(escape(f"{path}: {decision.reason}"))
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(verdict)

@@ -1,4 +1,4 @@
-"""`watch`: what is new at the lines' sources, what is decided about it and why, and its release started once."""
+"""`watch`: find new releases at the lines' sources, decide about each, and start its release once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def watch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and print; start nothing, write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for new commits and successors, decide about each, and start what is to be released, once.
+    """Look for new commits and successors, decide about each, and start each release that is due, once.
 
-    Without the stack it still decides and prints. Exit status 0 when every line was looked at and nothing that
-    was to be started was left; else that of the first error.
+    Without the stack it still decides and prints. Exit status 0 if every line was checked and every release that is
+    due was started; else that of the first error.
     """
     from registry.installation import Installation
     from tasks.engines import known_architectures
@@ -38,7 +38,7 @@ def watch(
     installation = Installation(settings)
     names = lines or line_names()
     for name in lines or []:
-        Line.load(name)  # a name that was typed wrong is worth more than a row
+        Line.load(name)  # a mistyped name is an error of the command, not of a row
     rows = [row for name in names for row in triage_line(installation, name, fit, known_architectures)]
     if not dry_run:
         rows = start_releases(installation, rows, partial(start_release, settings))
@@ -65,26 +65,26 @@ def _as_dict(row: Row) -> dict[str, Any]:
 
 
 def _show(rows: list[Row]) -> None:
-    shown = table("line", "outcome", "what", "commit", "state", "why")
-    common = [one for one in rows[0].notes if all(one in row.notes for row in rows)] if len(rows) > 1 else []
+    table_ = table("line", "outcome", "what", "commit", "state", "why")
+    common = [text for text in rows[0].notes if all(text in row.notes for row in rows)] if len(rows) > 1 else []
     for row in rows:
         decision = row.decision
         why = [f"{row.error.code}: {row.error.what} Next: {row.error.next_step}"] if row.error else []
         why += [reason.text for reason in decision.reasons] if decision else []
         outcome = decision.outcome if decision else "error"
-        shown.add_row(
+        table_.add_row(
             row.line,
             f"[{COLOURS.get(outcome, 'red')}]{outcome}[/]",
             decision.repo if decision else "",
             decision.commit[:12] if decision else "",
             row.state,
-            "\n".join([*why, *(f"({one})" for one in row.notes if one not in common)]),
+            "\n".join([*why, *(f"({text})" for text in row.notes if text not in common)]),
         )
-    say(shown)
-    for one in common:
-        say(f"{one[0].upper()}{one[1:]}.")
+    say(table_)
+    for text in common:
+        say(f"{text[0].upper()}{text[1:]}.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command known."""
+    """Register the command."""
     app.command()(watch)
