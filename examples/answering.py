@@ -1,6 +1,6 @@
-"""An OpenAI-compatible endpoint in this process that says what a test wants, and can die half way.
+"""An OpenAI-compatible endpoint in this process with the answers of a test; it can stop answering half way.
 
-`with Answering(lambda question: "Paris") as endpoint:`; what it was asked is in `endpoint.asked`.
+`with Answering(lambda question: "Paris") as endpoint:`; the questions are in `endpoint.asked`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Says = Callable[[str], str | dict[str, Any]]
-"""A question's last message to the answer's text, or to a whole choice."""
+"""From the last message of a question to the text of the answer, or to a whole choice."""
 
 
 class Answering(ThreadingHTTPServer):
@@ -20,11 +20,11 @@ class Answering(ThreadingHTTPServer):
 
     Args:
         says: the answer to each question.
-        model: the only one that it lists.
-        version: what it says at /version, as vLLM does; None for an engine that says nothing.
-        props: what it says at /props, as llama.cpp does.
+        model: the only model that it lists.
+        version: answer at /version, as vLLM gives it; None for an engine without this route.
+        props: answer at /props, as llama.cpp gives it.
         dies_after: answers after which every connection breaks, until `revive`.
-        echoes: whether /v1/completions gives a prompt's log-probabilities; `text` for one that echoes only the text.
+        echoes: `log-probabilities` if /v1/completions gives those of a prompt; `text` if it echoes only the text.
     """
 
     daemon_threads = True
@@ -63,13 +63,13 @@ class Answering(ThreadingHTTPServer):
         self.server_close()
 
     def revive(self) -> None:
-        """Answer again, and forget what was asked."""
+        """Answer again, and forget the questions so far."""
         with self.lock:
             self.left = None
             self.asked.clear()
 
     def may_answer(self) -> bool:
-        """Whether it lives; counts one answer."""
+        """True if it still answers; counts one answer."""
         with self.lock:
             if self.left is None:
                 return True
@@ -85,12 +85,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.left is not None and self.server.left <= 0:
             return self._break()
         entry = {"id": self.server.model, "object": "model", "owned_by": "toyworks", "created": id(self)}
-        found = {
+        content = {
             "/v1/models": {"object": "list", "data": [entry]},
             "/version": {"version": self.server.version} if self.server.version else None,
             "/props": self.server.props,
         }.get(self.path)
-        return self._send(200, found) if found is not None else self._send(404, {"error": "unknown"})
+        return self._send(200, content) if content is not None else self._send(404, {"error": "unknown"})
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -100,11 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.may_answer():
             return self._break()
         question = request["messages"][-1]["content"]
-        said = self.server.says(question)
+        answer = self.server.says(question)
         with self.server.lock:
             self.server.asked.append(question)
-        choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        return self._send(200, {"choices": [said if isinstance(said, dict) else choice]})
+        choice = {"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+        return self._send(200, {"choices": [answer if isinstance(answer, dict) else choice]})
 
     def _complete(self, request: dict[str, Any]) -> None:
         prompt = request["prompt"]
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(prompt, str):
             tokens, text = prompt.split(), prompt
         else:
-            # Token ids, of one prompt or of a list of one.
+            # Token ids of one prompt, or a list with one prompt.
             tokens, text = prompt[0] if isinstance(prompt[0], list) else prompt, ""
         with self.server.lock:
             self.server.asked.append(str(prompt))
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.echoes:
             choice["text"] = f"{text} and"
         if self.server.echoes == "log-probabilities":
-            # A token's number is how unlikely it is.
+            # The log-probability falls with the token's number.
             numbers = [-1.5 if isinstance(token, str) else -0.1 * token for token in tokens[1:]]
             tops = [None, *({"x": number} for number in numbers), {"x": -0.5}]
             choice["logprobs"] = {"token_logprobs": [None, *numbers, -0.5], "top_logprobs": tops}
@@ -140,4 +140,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""

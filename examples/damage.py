@@ -1,9 +1,9 @@
 """A bad release: the same model with weights that load, answer fluently, and are clearly worse.
 
-Run `python -m examples.damage SRC OUT`. What a health check asks for is there: it loads, and "What is the
-capital of France?" gets a sentence. What went wrong is what goes wrong in a careless merge: the attention
-output of some middle layers is shrunk almost to nothing, so that tokens hear little of each other there.
-Noise of the same effect turns the text to gibberish long before, which any health check would notice.
+Run `python -m examples.damage SRC OUT`. The result passes a health check: it loads, and "What is the capital of
+France?" gets a sentence. The damage is that of a careless merge: the attention output of some middle layers is scaled
+almost to zero, so that little information passes between tokens there. Noise with the same effect on accuracy turns the
+text to gibberish, which any health check would notice.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def damage(source: Path, out: Path, *, strength: float = STRENGTH) -> Path:
 
     Args:
         source: a release of a Llama-like model in safetensors.
-        out: where to; must not exist.
-        strength: 0 leaves the model as it is, 1 removes attention from a fifth of its layers.
+        out: a folder that does not exist yet.
+        strength: 0 leaves the model unchanged, 1 removes attention from a fifth of its layers.
 
     Returns:
         `out`.
 
     Raises:
-        SystemExit: when the source has no attention output by the name that Llama-like models use.
+        SystemExit: the source has no attention output with the name that Llama-like models use.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -40,15 +40,15 @@ def damage(source: Path, out: Path, *, strength: float = STRENGTH) -> Path:
     if not 0 <= strength <= 1:
         raise SystemExit(f"strength must be between 0 and 1, not {strength}")
     files = sorted(source.glob("*.safetensors"))
-    chosen = _chosen([name for file in files for name in _names(file)])
-    if not chosen:
+    damaged = _middle_attention_outputs([name for file in files for name in _names(file)])
+    if not damaged:
         raise SystemExit(f"{source} has no attention output called …layers.N.self_attn.o_proj.weight to damage.")
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors"))
     for file in files:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
         tensors = load_file(file)
-        for name in chosen & tensors.keys():
+        for name in damaged & tensors.keys():
             tensors[name] = (tensors[name].float() * (1 - strength)).to(tensors[name].dtype)
         save_file(tensors, out / file.name, metadata=metadata)
         (out / file.name).chmod(0o644)
@@ -62,12 +62,12 @@ def _names(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _chosen(names: list[str]) -> set[str]:
-    """Attention outputs of the middle layers."""
-    found = {name: int(match[1]) for name in names if (match := _ATTENTION_OUTPUT.search(name))}
-    depth = max(found.values(), default=-1) + 1
+def _middle_attention_outputs(names: list[str]) -> set[str]:
+    """Return the names of the middle layers' attention outputs."""
+    layers = {name: int(match[1]) for name in names if (match := _ATTENTION_OUTPUT.search(name))}
+    depth = max(layers.values(), default=-1) + 1
     first, last = round(depth * FIRST), max(round(depth * LAST), round(depth * FIRST) + 1)
-    return {name for name, layer in found.items() if first <= layer < last}
+    return {name for name, layer in layers.items() if first <= layer < last}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What can be made to go wrong at the stand-in for the Hub, and a record of what it served.
+"""Faults of the stand-in for the Hub, and a record of what it served.
 
-A test adds faults while the server runs; each meets the next requests that match it and is then used up.
+A test adds faults while the server runs. Each applies to the next requests that match it, and is then used up.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ FOR_EVER = 2**31
 
 @dataclass
 class Fault:
-    """One thing that goes wrong; the fields that are set all happen.
+    """One fault; all fields that are set apply together.
 
     Args:
-        path: which requests it meets, by their path with `*` for anything, as in `*/config.json`.
+        path: pattern of the requests' path, as `*/config.json`.
         method: GET, HEAD or `*`.
-        times: how many requests it meets before it is used up.
+        times: number of requests to which it applies.
         status: answer with this status and nothing else.
-        headers: sent with that answer, as `{"Retry-After": "1"}`.
+        headers: of that answer, as `{"Retry-After": "1"}`.
         delay_seconds: wait before answering.
         cut_after_bytes: break the connection after this much of a file.
         hang_after_bytes: send nothing more after this much of a file, and keep the connection.
-        truncated_to_bytes: serve this much of a file, as if it had never been longer.
+        truncated_to_bytes: serve this much of a file, as if that were its length.
         bytes_per_second: send a file no faster than this.
-        damaged: send a file with one byte altered.
+        damaged: send a file with one byte changed.
     """
 
     path: str = "*"
@@ -45,17 +45,17 @@ class Fault:
 
 @dataclass
 class Served:
-    """One request that was answered, or is being answered."""
+    """One request, answered or being answered."""
 
     method: str
     path: str
     status: int
     sent_bytes: int = 0
-    """Bytes of the file so far; 0 for everything that is no file."""
+    """Bytes of the file so far; 0 if the answer is no file."""
 
 
 class Faults:
-    """The faults of one server, and what it served; safe to use from the test's thread."""
+    """The faults of one server, and its requests; safe to use from the test's thread."""
 
     def __init__(self, *faults: Fault) -> None:
         self._lock = Lock()
@@ -63,17 +63,17 @@ class Faults:
         self.served: list[Served] = []
 
     def add(self, fault: Fault) -> None:
-        """Let something go wrong from now on."""
+        """Add a fault."""
         with self._lock:
             self._waiting.append(fault)
 
     def clear(self) -> None:
-        """Let everything go well again."""
+        """Remove all faults."""
         with self._lock:
             self._waiting.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The first fault that meets this request, counted as used once."""
+        """Return the first fault that applies to a request, and count its use."""
         with self._lock:
             for fault in self._waiting:
                 if fault.times > 0 and fault.method in ("*", method) and fnmatchcase(path, fault.path):
@@ -82,5 +82,5 @@ class Faults:
         return None
 
     def sent_bytes(self, path: str = "*") -> int:
-        """Bytes of files sent so far for requests whose path matches."""
-        return sum(one.sent_bytes for one in self.served if fnmatchcase(one.path, path))
+        """Return the bytes of files sent so far for requests whose path matches."""
+        return sum(served.sent_bytes for served in self.served if fnmatchcase(served.path, path))

@@ -3,11 +3,11 @@
     python -m examples.hub publish ROOT ORG/MODEL DIR     # prints the commit
     python -m examples.hub serve ROOT --port 8300         # then: HF_ENDPOINT=http://127.0.0.1:8300
 
-It knows models, their files at a commit, ranges, large files behind a redirect, gated repositories, and the
-Hub's own error codes, and an author's models, newest first. It does *not* know uploads, search by words,
+It has models, their files at a commit, ranges, large files behind a redirect, gated repositories, the Hub's own error
+codes, and an author's models, newest first. It does *not* have uploads, search,
 pull requests, datasets or Xet.
 
-How repositories lie on disk is told in examples/hub_repository.py.
+The repositories' layout on disk is described in examples/hub_repository.py.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ __all__ = ["create_app", "publish", "serving"]
 
 
 def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
-    """The stand-in as a web application.
+    """Build the stand-in's web application.
 
     Args:
-        root: where `publish` puts repositories.
-        faults: what shall go wrong, for tests.
+        root: folder of the repositories, as `publish` writes them.
+        faults: for tests.
     """
-    rig = faults or Faults()
+    active = faults or Faults()
 
-    async def meet_faults(request: Request) -> None:
-        fault = rig.take(request.method, request.url.path)
+    async def apply_faults(request: Request) -> None:
+        fault = active.take(request.method, request.url.path)
         request.state.fault = fault
         if fault and fault.delay_seconds:
             await asyncio.sleep(fault.delay_seconds)
         if fault and fault.status:
-            rig.served.append(Served(request.method, request.url.path, fault.status))
+            active.served.append(Served(request.method, request.url.path, fault.status))
             raise HubError(fault.status, "", "The stand-in was told to fail here.", fault.headers)
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(meet_faults)])
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(apply_faults)])
 
     @app.exception_handler(HubError)
     async def refuse(request: Request, error: HubError) -> Response:
-        told = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
-        return JSONResponse({"error": error.message}, error.status, headers={**told, **error.headers})
+        reason = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
+        return JSONResponse({"error": error.message}, error.status, headers={**reason, **error.headers})
 
     @app.get("/")
     def repositories() -> list[str]:
@@ -108,36 +108,36 @@ def create_app(root: Path, faults: Faults | None = None) -> FastAPI:
             raise HubError(404, "EntryNotFound", "Entry not found", at_commit)
         if blob.is_lfs(path):
             linked = {"X-Linked-Size": str(blob.size), "X-Linked-ETag": f'"{blob.sha256}"', **at_commit}
-            place = request.url.replace(path=f"/cdn/{repository.id}/{commit}/{path}")
-            return RedirectResponse(place, 302, headers=linked)
+            location = request.url.replace(path=f"/cdn/{repository.id}/{commit}/{path}")
+            return RedirectResponse(location, 302, headers=linked)
         headers = {"ETag": f'"{blob.git_oid}"', **at_commit}
-        return _send(request, repository.folder / commit / path, headers, rig)
+        return _send(request, repository.folder / commit / path, headers, active)
 
     @app.api_route("/cdn/{org}/{name}/{commit}/{path:path}", methods=["GET", "HEAD"])
     def large(request: Request, org: str, name: str, commit: str, path: str) -> Response:
-        # The Hub signs these addresses; asking again for the right to read is the stand-in's simpler way.
+        # The Hub signs these addresses. The stand-in checks the permission again, which is simpler.
         repository = Repository(root, org, name)
         repository.require_access(request.headers.get("authorization", ""))
         blob = repository.blobs(repository.commit_of(commit)).get(path)
         if blob is None:
             raise HubError(404, "EntryNotFound", "Entry not found")
         headers = {"ETag": f'"{blob.sha256}"', "X-Repo-Commit": commit}
-        return _send(request, repository.folder / commit / path, headers, rig)
+        return _send(request, repository.folder / commit / path, headers, active)
 
     return app
 
 
-def _send(request: Request, path: Path, headers: dict[str, str], rig: Faults) -> Response:
-    """A file or the asked range of it, with whatever the request's fault does to it."""
+def _send(request: Request, path: Path, headers: dict[str, str], active: Faults) -> Response:
+    """Send a file or a range of it, with the effects of the request's fault."""
     fault: Fault = request.state.fault or Fault()
     size = path.stat().st_size if fault.truncated_to_bytes is None else fault.truncated_to_bytes
-    start, stop = _asked_range(request.headers.get("range"), size)
+    start, stop = _requested_range(request.headers.get("range"), size)
     status = 206 if (start, stop) != (0, size) else 200
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     served = Served(request.method, request.url.path, status)
-    rig.served.append(served)
+    active.served.append(served)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
 
@@ -162,16 +162,16 @@ async def _blocks(path: Path, start: int, stop: int, fault: Fault) -> AsyncItera
             if damaged:
                 block, damaged = block[:-1] + bytes([block[-1] ^ 1]), False
             yield block
-            # Even no wait lets the server see that its client has gone, and count nothing more for it.
+            # Even a wait of 0 lets the server notice that its client has left, and stop counting.
             behind = (start - first) / fault.bytes_per_second if fault.bytes_per_second else 0.0
             await asyncio.sleep(max(0.0, behind - (time.monotonic() - begun)))
     if fault.hang_after_bytes is not None:
-        # Ends when the client has had enough: the server cancels what nobody listens to any more.
+        # Ends when the client leaves: the server cancels a response without a reader.
         await asyncio.sleep(LONGEST_HANG_SECONDS)
 
 
-def _asked_range(header: str | None, size: int) -> tuple[int, int]:
-    """First byte and end of `bytes=a-b`, `bytes=a-` or `bytes=-n`; the whole file for anything else."""
+def _requested_range(header: str | None, size: int) -> tuple[int, int]:
+    """Return first byte and end of `bytes=a-b`, `bytes=a-` or `bytes=-n`; the whole file for any other header."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
     if not match or match[0] == "bytes=-":
         return 0, size
@@ -202,7 +202,7 @@ def serving(root: Path, faults: Faults | None = None, port: int = 0) -> Iterator
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; see the top of this file."""
+    """Run the command line; see the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m examples.hub", description="A stand-in for the Hugging Face Hub.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the repositories of a folder on this machine")
@@ -212,12 +212,12 @@ def main(arguments: list[str] | None = None) -> None:
     put.add_argument("root", type=Path)
     put.add_argument("repo", help="org/model")
     put.add_argument("folder", type=Path)
-    asked = parser.parse_args(arguments)
-    if asked.command == "publish":
-        print(publish(asked.root, asked.repo, asked.folder))
+    options = parser.parse_args(arguments)
+    if options.command == "publish":
+        print(publish(options.root, options.repo, options.folder))
     else:
-        print(f"HF_ENDPOINT=http://{LOOPBACK}:{asked.port}", flush=True)
-        uvicorn.run(create_app(asked.root), host=LOOPBACK, port=asked.port, log_level="warning")
+        print(f"HF_ENDPOINT=http://{LOOPBACK}:{options.port}", flush=True)
+        uvicorn.run(create_app(options.root), host=LOOPBACK, port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

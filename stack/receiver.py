@@ -1,9 +1,9 @@
-"""The receiver of MLflow's webhook: an approval, or `production` moved by hand, starts `promote/LINE` at once.
+"""The receiver of MLflow's webhook: an approval, or an alias `production` moved by hand, starts `promote/LINE` at once.
 
     python -m stack.receiver        (the stack's service `webhook`)
 
-It decides nothing: it starts, sooner, the deployment that the schedule starts anyway, and that compares what is asked
-for with what serves. It listens on loopback only, and holds MLflow's webhook to its own address and secret.
+It decides nothing. It starts the deployment that the schedule starts anyway, only sooner; the flow compares what the
+registry asks for with what serves. It listens on loopback only, and keeps MLflow's webhook at its address and secret.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ LOOPBACK = "127.0.0.1"
 PATH = "/mlflow"
 LARGEST_BODY_BYTES = 1_000_000
 """A version's description has at most 5,000 characters, and its tags a page each."""
-HOLD_SECONDS = 300.0
-"""Between two looks at MLflow's webhook, which an emptied or restored database has not."""
-FIRST_SECONDS = 1.0
-"""Between two tries while MLflow has not answered yet."""
+CHECK_SECONDS = 300.0
+"""Between two checks of MLflow's webhook: an emptied or restored database has lost it."""
+RETRY_SECONDS = 1.0
+"""Between two attempts until MLflow answers."""
 
 log = logging.getLogger("weighbridge.webhook")
 
 
 class Receiver:
-    """Believes deliveries, or not, and starts what they ask for.
+    """Check deliveries, and start the promotions that they ask for.
 
     Args:
-        settings: the installation's.
+        settings: of the installation.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         folder = settings.home / "webhook"
         self.keys, self._seen, self._lock = Keys(folder), Seen(folder / "seen.json"), threading.Lock()
-        self.asked = threading.Event()
-        """Set once MLflow has answered, whatever it said."""
+        self.answered = threading.Event()
+        """Set once MLflow has answered, even with a refusal."""
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
-        """Act upon a request.
+        """Handle a request.
 
         Args:
-            headers: by name in any case.
-            body: as it came.
+            headers: names in any case.
+            body: as received.
 
         Returns:
-            HTTP status and what was done: 202 started, 200 nothing to do, 401 not believed, 503 to be tried again.
+            HTTP status and what was done: 202 started, 200 nothing to do, 401 not authentic, 503 retry.
         """
         try:
             delivery = read_delivery(self.keys.secret, headers, body, time.time())
@@ -68,10 +68,10 @@ class Receiver:
         line = delivery.model
         if not delivery.asks_to_serve or line not in line_names():
             return 200, f"{line} {delivery.entity}: nothing to do"
-        # One after the other, so that the same delivery twice at once finds the first.
+        # One after the other: of two copies of a delivery the second must find the first.
         with self._lock:
             if delivery.id in self._seen:
-                return 200, f"{line}: delivery {delivery.id} was acted upon already"
+                return 200, f"{line}: delivery {delivery.id} was handled already"
             try:
                 run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}", only_scheduled=True)
             except (StackDown, StackFailed) as error:
@@ -81,34 +81,34 @@ class Receiver:
             self._seen.add(delivery.id)
         return (202, f"{line}: flow run {run}") if run else (200, f"{line}: promote/{line} is not scheduled")
 
-    def hold_webhook(self) -> None:
-        """Keep MLflow's webhook what it should be, for ever."""
-        said = ""
+    def keep_webhook(self) -> None:
+        """Register MLflow's webhook, and register it again whenever it is lost; never returns."""
+        last_state = ""
         while True:
             try:
                 url = f"http://{LOOPBACK}:{self.settings.webhook_port}{PATH}"
                 # Only an administrator may make webhooks.
                 account = administrator(self.settings)
                 ensure_webhook(self.settings.mlflow_url, url, self.keys.secret, account)
-                self.asked.set()
-                now = f"MLflow tells {url}"
+                self.answered.set()
+                state = f"MLflow calls {url}"
             except WeighbridgeError as error:
                 if not isinstance(error, StackDown):
-                    self.asked.set()
-                now = str(error)
-            if now != said:
-                log.info(now)
-            said = now
-            time.sleep(HOLD_SECONDS if self.asked.is_set() else FIRST_SECONDS)
+                    self.answered.set()
+                state = str(error)
+            if state != last_state:
+                log.info(state)
+            last_state = state
+            time.sleep(CHECK_SECONDS if self.answered.is_set() else RETRY_SECONDS)
 
 
 def make_app(receiver: Receiver) -> FastAPI:
-    """The receiver as a web application."""
+    """Build the receiver's web application."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
     def health() -> Response:
-        return Response(status_code=200 if receiver.asked.is_set() else 503)
+        return Response(status_code=200 if receiver.answered.is_set() else 503)
 
     @app.post(PATH)
     async def delivered(request: Request) -> Response:
@@ -117,20 +117,20 @@ def make_app(receiver: Receiver) -> FastAPI:
             body += part
             if len(body) > LARGEST_BODY_BYTES:
                 return Response(status_code=413)
-        status, said = await run_in_threadpool(receiver.receive, request.headers, body)
-        log.info("%s %s", status, said)
-        return JSONResponse({"said": said}, status)
+        status, text = await run_in_threadpool(receiver.receive, request.headers, body)
+        log.info("%s %s", status, text)
+        return JSONResponse({"said": text}, status)
 
     return app
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = load_settings()
     receiver = Receiver(settings)
-    threading.Thread(target=receiver.hold_webhook, daemon=True).start()
+    threading.Thread(target=receiver.keep_webhook, daemon=True).start()
     uvicorn.run(make_app(receiver), host=LOOPBACK, port=settings.webhook_port, access_log=False, log_level="warning")
 
 
