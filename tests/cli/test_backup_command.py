@@ -33,9 +33,9 @@ def weighbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_way_out_and_back(installation: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.tar.gz"
-    made = weighbridge("backup", file)
-    assert made.returncode == 0, made.stderr
-    assert "1 audit entries, head" in made.stdout
+    backup = weighbridge("backup", file)
+    assert backup.returncode == 0, backup.stderr
+    assert "1 audit entries, head" in backup.stdout
     refused = weighbridge("restore", file)
     assert refused.returncode == 10 and "--replace" in refused.stderr
     tried = weighbridge("restore", file, "--dry-run", "--json")

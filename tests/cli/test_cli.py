@@ -82,9 +82,9 @@ def test_a_broken_line_is_named_with_file_and_field(tmp_path: Path) -> None:
 
 
 def test_lines_lists_what_is_configured() -> None:
-    found = json.loads(weighbridge("lines", "--json").stdout)
-    assert {"smollm2", "llama"} == {line["name"] for line in found["lines"]}
-    assert found["problems"] == []
+    answer = json.loads(weighbridge("lines", "--json").stdout)
+    assert {"smollm2", "llama"} == {line["name"] for line in answer["lines"]}
+    assert answer["problems"] == []
 
 
 def test_every_name_in_a_line_that_does_not_exist_is_shown_and_the_status_is_2(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_wrong_setting_is_named_by_its_variable() -> None:
 def test_status_without_a_stack_is_no_error() -> None:
     done = weighbridge("status", "--json")
     assert done.returncode == 0
-    found = json.loads(done.stdout)
-    assert {service["state"] for service in found["services"]} == {"down"}
-    assert found["lines"] == []
+    answer = json.loads(done.stdout)
+    assert {service["state"] for service in answer["services"]} == {"down"}
+    assert answer["lines"] == []
 
 
 def test_down_without_a_stack_is_no_error() -> None:

@@ -58,40 +58,40 @@ def weighbridge(team: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def compare(team: Path, ours: Answering, theirs: Answering, *more: str) -> subprocess.CompletedProcess[str]:
+def compare(team: Path, candidate: Answering, production: Answering, *more: str) -> subprocess.CompletedProcess[str]:
     options = ("--suite", "numbers", "--margin", "0.1", "--patience", "1", *more)
-    return weighbridge(team, "compare", ours.url, theirs.url, *options)
+    return weighbridge(team, "compare", candidate.url, production.url, *options)
 
 
 def test_an_endpoint_that_dies_half_way_is_invalid_and_goes_on_from_there(team: Path) -> None:
-    with Answering(says, dies_after=25) as ours, Answering(says) as theirs:
-        cut = compare(team, ours, theirs, "--all-items", "--json")
+    with Answering(says, dies_after=25) as candidate, Answering(says) as production:
+        cut = compare(team, candidate, production, "--all-items", "--json")
         assert cut.returncode == 22, cut.stderr
-        told = json.loads(cut.stdout)
-        assert told["verdict"] == "invalid" and told["error"] == "VerdictInvalid"
-        (suite,) = told["suites"]
+        answer = json.loads(cut.stdout)
+        assert answer["verdict"] == "invalid" and answer["error"] == "VerdictInvalid"
+        (suite,) = answer["suites"]
         assert "25 of 60 by the candidate" in suite["reason"] and suite["lost"] == 0
-        answered = list(ours.asked)
-        ours.revive()
-        theirs.asked.clear()
-        whole = compare(team, ours, theirs, "--all-items", "--json", "--report", "out/report.html")
+        answered = list(candidate.asked)
+        candidate.revive()
+        production.asked.clear()
+        whole = compare(team, candidate, production, "--all-items", "--json", "--report", "out/report.html")
         assert whole.returncode == 0, whole.stderr
-        assert sorted(answered + ours.asked) == sorted(f"Answer with the number alone: {n}" for n in range(TESTS))
-        assert theirs.asked == []
+        assert sorted(answered + candidate.asked) == sorted(f"Answer with the number alone: {n}" for n in range(TESTS))
+        assert production.asked == []
         (suite,) = json.loads(whole.stdout)["suites"]
         assert (suite["outcome"], suite["items"]) == ("non_inferior", TESTS)
         page = (team / "out/report.html").read_text()
-        assert "No worse than production" in page and ours.url in page
+        assert "No worse than production" in page and candidate.url in page
 
 
 @pytest.mark.parametrize(("signalled", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_scoring_that_is_killed_or_stopped_asks_only_what_is_missing(
     team: Path, signalled: signal.Signals, status: int
 ) -> None:
-    with Answering(says, delay_seconds=0.05) as ours, Answering(says) as theirs:
+    with Answering(says, delay_seconds=0.05) as candidate, Answering(says) as production:
         arguments = ("--suite", "numbers", "--margin", "0.1", "--all-items", "--concurrency", "1")
         process = subprocess.Popen(
-            command("compare", ours.url, theirs.url, *arguments),
+            command("compare", candidate.url, production.url, *arguments),
             cwd=team,
             env=environment(team),
             stderr=subprocess.PIPE,
@@ -100,21 +100,21 @@ def test_a_scoring_that_is_killed_or_stopped_asks_only_what_is_missing(
             # A runner in the background ignores Ctrl-C, and its children would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        _until(lambda: len(ours.asked) >= 12)
+        _until(lambda: len(candidate.asked) >= 12)
         process.send_signal(signalled)
-        _, said = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=30)
         assert process.returncode == status
         if signalled == signal.SIGINT:
-            assert "the same command goes on from there" in said
+            assert "the same command continues from there" in errors
         time.sleep(0.2)
-        answered, ours.delay_seconds = list(ours.asked), 0.0
-        ours.asked.clear()
-        done = compare(team, ours, theirs, "--all-items")
+        answered, candidate.delay_seconds = list(candidate.asked), 0.0
+        candidate.asked.clear()
+        done = compare(team, candidate, production, "--all-items")
         assert done.returncode == 0, done.stderr
-        # The one that was in flight when it was killed was answered, and nobody was there to hear it.
-        assert len(set(answered) & set(ours.asked)) <= 1
-        assert len(set(answered) | set(ours.asked)) == TESTS
-        assert len(theirs.asked) == TESTS
+        # The question in flight at the kill was answered, but its client was gone.
+        assert len(set(answered) & set(candidate.asked)) <= 1
+        assert len(set(answered) | set(candidate.asked)) == TESTS
+        assert len(production.asked) == TESTS
 
 
 @pytest.fixture
@@ -135,8 +135,10 @@ def test_the_exit_status_is_the_verdict(here: Path, wrong: range, status: int, v
     def worse(question: str) -> str:
         return "no idea" if int(question.split()[-1]) in wrong else says(question)
 
-    with Answering(worse) as ours, Answering(says) as theirs:
-        done = CliRunner().invoke(app, ["compare", ours.url, theirs.url, "--suite", "numbers", "--margin", "0.1"])
+    with Answering(worse) as candidate, Answering(says) as production:
+        done = CliRunner().invoke(
+            app, ["compare", candidate.url, production.url, "--suite", "numbers", "--margin", "0.1"]
+        )
         assert done.exit_code == status, done.output
         assert verdict in done.stdout and "regression/numbers" in done.stdout
         assert "margin 10.0%" in done.stderr, "the running difference, where nobody watches a terminal"

@@ -79,7 +79,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         def start(settings: Settings, deployment: str, parameters: dict[str, object], key: str) -> str:
             assert deployment == "promote/toy"
-            created = flow_run("promote-toy-own", StateType.SCHEDULED, "Scheduled", **parameters)
+            created = flow_run("promote-toy-own", StateType.SCHEDULED, "Scheduled", **parameters)  # type: ignore[arg-type]
             client.created.append(created)
             return str(created.id)
 

@@ -31,7 +31,7 @@ def test_a_key_is_printed_alone_and_once() -> None:
     assert "ci" in listed.stdout and "1,000" in listed.stdout and key not in listed.stdout
     with pytest.raises(GatewayFailed, match="ci has a key already"):
         weighbridge("add", "ci")
-    (entry,) = [one for one in json.loads(weighbridge("list", "--json").stdout) if one["name"] == "ci"]
+    (entry,) = [key for key in json.loads(weighbridge("list", "--json").stdout) if key["name"] == "ci"]
     assert not entry["expired"] and "sha256" not in entry
     left = datetime.fromisoformat(entry["expires"]) - datetime.now(UTC)
     assert timedelta(days=1.9) < left < timedelta(days=2)
@@ -52,7 +52,7 @@ def test_who_changed_keys_stands_in_the_audit_log(monkeypatch: pytest.MonkeyPatc
     weighbridge("remove", "ci")
     log = AuditLog()
     entries = list(log.entries())
-    assert [(one.action, one.line, one.who) for one in entries] == [
+    assert [(entry.action, entry.line, entry.who) for entry in entries] == [
         ("key added", "", "anna"),
         ("key limit", "smollm2", "anna"),
         ("key removed", "", "anna"),

@@ -30,9 +30,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_model(folder: Path, value: float = 0.5) -> Path:
     folder.mkdir(parents=True)
-    at = "model.layers.0"
-    names = [f"{at}.self_attn.{one}_proj.weight" for one in "qkvo"]
-    names += [f"{at}.mlp.{one}_proj.weight" for one in ("gate", "up", "down")]
+    layer = "model.layers.0"
+    names = [f"{layer}.self_attn.{part}_proj.weight" for part in "qkvo"]
+    names += [f"{layer}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
     header, data = {}, b""
     for name in (*names, "model.embed_tokens.weight"):
         values = np.full((HIDDEN, HIDDEN), value, np.float32)
@@ -45,13 +45,13 @@ def write_model(folder: Path, value: float = 0.5) -> Path:
     return folder
 
 
-def test_a_folder_becomes_another_whole_with_what_belongs_to_it(tmp_path):
+def test_a_folder_becomes_another_whole_with_what_belongs_to_it(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model")
     run = weighbridge(source, "--scheme", "int4", "--out", tmp_path / "out", "--json")
     assert run.returncode == 0, run.stderr
-    said = json.loads(run.stdout)
-    assert said["coverage"]["found"] == LAYERS
-    assert said["recipe"]["group_size"] == 64
+    answer = json.loads(run.stdout)
+    assert answer["coverage"]["found"] == LAYERS
+    assert answer["recipe"]["group_size"] == 64
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",
         "config.json",
@@ -62,7 +62,7 @@ def test_a_folder_becomes_another_whole_with_what_belongs_to_it(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "model", "out"], "nothing beside it"
 
 
-def test_for_people_it_says_what_it_needs_and_what_it_did(tmp_path):
+def test_for_people_it_says_what_it_needs_and_what_it_did(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model")
     run = weighbridge(source, "--scheme", "int8", "--out", tmp_path / "out")
     assert run.returncode == 0
@@ -70,7 +70,7 @@ def test_for_people_it_says_what_it_needs_and_what_it_did(tmp_path):
     assert f"{LAYERS} of {LAYERS} layers, 100.0% of Linear bytes" in run.stdout
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model")
     run = weighbridge(source, "--scheme", "fp8", "--dry-run")
     assert run.returncode == 0
@@ -86,7 +86,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     ("value", "scheme", "code"),
     [(np.nan, "int8", "QuantizationFailed"), (1.0, "fp8-block", "QuantizationUncovered")],
 )
-def test_a_failure_has_a_name_and_leaves_nothing(tmp_path, value, scheme, code):
+def test_a_failure_has_a_name_and_leaves_nothing(tmp_path: Path, value: float, scheme: str, code: str) -> None:
     source = write_model(tmp_path / "model", value)
     run = weighbridge(source, "--scheme", scheme, "--out", tmp_path / "out", "--json")
     assert run.returncode == 8
@@ -94,7 +94,7 @@ def test_a_failure_has_a_name_and_leaves_nothing(tmp_path, value, scheme, code):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["model"]
 
 
-def test_an_existing_folder_is_not_overwritten(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model")
     (tmp_path / "out").mkdir()
     run = weighbridge(source, "--scheme", "int8", "--out", tmp_path / "out", "--json")
@@ -113,20 +113,20 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         (["nowhere", "--scheme", "int8", "--out", "OUT"], "LineUnknown"),
     ],
 )
-def test_what_cannot_be_asked_is_named(tmp_path, arguments, code):
+def test_what_cannot_be_asked_is_named(tmp_path: Path, arguments: list[str], code: str) -> None:
     places = {"MODEL": str(write_model(tmp_path / "model")), "OUT": str(tmp_path / "out")}
-    run = weighbridge(*(places.get(one, one) for one in arguments), "--json")
+    run = weighbridge(*(places.get(argument, argument) for argument in arguments), "--json")
     assert (run.returncode, json.loads(run.stdout)["error"]) == (2, code)
 
 
-def test_bf16_of_an_unquantized_model_is_nothing_to_do(tmp_path):
+def test_bf16_of_an_unquantized_model_is_nothing_to_do(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model")
     run = weighbridge(source, "--scheme", "bf16")
     assert run.returncode == 0
     assert "nothing to do" in run.stdout
 
 
-def test_a_lines_download_is_quantized_into_the_store(tmp_path):
+def test_a_lines_download_is_quantized_into_the_store(tmp_path: Path) -> None:
     store = Store()
     source = store.adopt(
         write_model(tmp_path / "model"),
@@ -139,11 +139,11 @@ def test_a_lines_download_is_quantized_into_the_store(tmp_path):
     run = weighbridge("smollm2", "--scheme", "int8", "--json")
     assert run.returncode == 0, run.stderr
     digest = json.loads(run.stdout)["out"].rpartition("/")[2]
-    made = store.get("smollm2", digest)
-    assert (made.scheme, made.repo, made.commit) == ("int8", source.repo, source.commit)
+    quantized = store.get("smollm2", digest)
+    assert (quantized.scheme, quantized.repo, quantized.commit) == ("int8", source.repo, source.commit)
 
 
-def test_a_line_without_a_download_says_how_to_get_one(tmp_path):
+def test_a_line_without_a_download_says_how_to_get_one(tmp_path: Path) -> None:
     run = weighbridge("smollm2", "--scheme", "int8", "--json")
     assert json.loads(run.stdout)["error"] == "ArtifactMissing"
     assert "weighbridge release smollm2" in json.loads(run.stdout)["next"]

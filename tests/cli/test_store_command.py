@@ -28,7 +28,9 @@ def weighbridge(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, capture_output=True, text=True, env=os.environ, check=False)
 
 
-def made(content: str, *, scheme: str = "int8", hours: float = 48, line: str = "smollm2", by: str = "") -> Artifact:
+def add_artifact(
+    content: str, *, scheme: str = "int8", hours: float = 48, line: str = "smollm2", by: str = ""
+) -> Artifact:
     """An artifact in the installation's store, of a commit of its own unless it is a download."""
     store = Store()
     with store.fresh_staging(line, f"make-{content}") as folder:
@@ -68,7 +70,7 @@ def in_process(*arguments: str) -> dict[str, object]:
 
 
 def test_ls_says_what_there_is_without_the_stack() -> None:
-    artifact = made("a")
+    artifact = add_artifact("a")
     done = weighbridge("ls", "--json")
     (row,) = json.loads(done.stdout)["artifacts"]
     assert (row["digest"], row["line"], row["scheme"], row["signed"]) == (artifact.digest, "smollm2", "int8", True)
@@ -80,7 +82,7 @@ def test_ls_says_what_there_is_without_the_stack() -> None:
 
 
 def test_verify_names_the_damaged_file_and_its_exit_status() -> None:
-    good, bad = made("a"), made("bb")
+    good, bad = add_artifact("a"), add_artifact("bb")
     assert weighbridge("verify").returncode == 0
     (Store().path(bad) / "config.json").write_text("altered")
     done = weighbridge("verify")
@@ -88,14 +90,14 @@ def test_verify_names_the_damaged_file_and_its_exit_status() -> None:
     assert f"right  {good.uri}" in done.stdout
     assert done.stderr.startswith("ArtifactDamaged") and "config.json" in done.stderr
     assert weighbridge("verify", good.digest[:9]).returncode == 0
-    told = weighbridge("verify", bad.digest, "--json")
-    assert told.returncode == 10
-    (row,) = json.loads(told.stdout)["artifacts"]
+    result = weighbridge("verify", bad.digest, "--json")
+    assert result.returncode == 10
+    (row,) = json.loads(result.stdout)["artifacts"]
     assert (row["right"], row["error"]) == (False, "ArtifactDamaged") and "config.json" in row["what"]
 
 
 def test_an_unsigned_artifact_is_refused_and_may_be_signed() -> None:
-    artifact = made("a")
+    artifact = add_artifact("a")
     (Store().path(artifact).parent / "manifest.sig").unlink()
     done = weighbridge("verify")
     assert done.returncode == 10 and "ArtifactUnsigned" in done.stderr
@@ -104,22 +106,32 @@ def test_an_unsigned_artifact_is_refused_and_may_be_signed() -> None:
 
 
 def test_what_is_not_there_and_what_is_not_clear_are_said() -> None:
-    made("a")
+    add_artifact("a")
     done = weighbridge("verify", "ffff")
     assert done.returncode == 10 and "'ffff'" in done.stderr
 
 
 def test_gc_without_mlflow_refuses_and_removes_nothing() -> None:
-    artifact = made("a")
+    artifact = add_artifact("a")
     done = weighbridge("gc")
     assert done.returncode == 3 and done.stderr.startswith("StackDown")
     assert Store().holds("smollm2", artifact.digest)
 
 
 def test_gc_never_takes_what_is_used(registry: Registry, own_home: Path) -> None:
-    production, previous, candidate, waiting = made("p"), made("pp"), made("ccc"), made("wwww")
-    retired, refused, engine, young = made("r" * 5), made("r" * 6), made("e" * 7), made("y" * 8, hours=1)
-    idle = made("i" * 9)
+    production, previous, candidate, waiting = (
+        add_artifact("p"),
+        add_artifact("pp"),
+        add_artifact("ccc"),
+        add_artifact("wwww"),
+    )
+    retired, refused, engine, young = (
+        add_artifact("r" * 5),
+        add_artifact("r" * 6),
+        add_artifact("e" * 7),
+        add_artifact("y" * 8, hours=1),
+    )
+    idle = add_artifact("i" * 9)
     for artifact in (production, previous, waiting, retired, refused):
         version = registry.approve("smollm2", record(registry, artifact), "test", "me").version
         if artifact is production:
@@ -136,13 +148,13 @@ def test_gc_never_takes_what_is_used(registry: Registry, own_home: Path) -> None
     _pretend_engine(own_home, engine)
     expected = {retired.digest, refused.digest, idle.digest}
     dry = in_process("gc", "--dry-run")
-    assert {one["name"] for one in dry["removed"]} == expected  # type: ignore[attr-defined]
+    assert {removed["name"] for removed in dry["removed"]} == expected  # type: ignore[attr-defined]
     assert all(Store().holds("smollm2", digest) for digest in expected)
     rows = {row["digest"]: row["uses"] for row in in_process("ls")["artifacts"]}  # type: ignore[attr-defined]
     assert rows[production.digest][0] == "production" and rows[previous.digest][0] == "previous"
     assert rows[engine.digest] == ["engine"] and rows[idle.digest] == []
     done = in_process("gc")
-    assert {one["name"] for one in done["removed"]} == expected  # type: ignore[attr-defined]
+    assert {removed["name"] for removed in done["removed"]} == expected  # type: ignore[attr-defined]
     assert done["freed_bytes"] == 5 + 6 + 9
     stay = {production, previous, candidate, waiting, engine, young}
     assert set(Store().artifacts()) == stay
@@ -151,14 +163,14 @@ def test_gc_never_takes_what_is_used(registry: Registry, own_home: Path) -> None
 
 
 def test_gc_keeps_as_many_as_it_is_told(registry: Registry) -> None:
-    old, newer = made("a", hours=72), made("bb", hours=48)
+    old, newer = add_artifact("a", hours=72), add_artifact("bb", hours=48)
     removed = in_process("gc", "--keep", "1")["removed"]
-    assert [one["name"] for one in removed] == [old.digest]  # type: ignore[attr-defined]
+    assert [artifact["name"] for artifact in removed] == [old.digest]  # type: ignore[attr-defined]
     assert Store().artifacts() == [newer]
 
 
 def test_gc_does_not_guess_when_mlflow_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = made("a")
+    artifact = add_artifact("a")
 
     def down(self: Registry, line: str) -> None:
         raise StackDown("The MLflow server does not answer.", "Start it.")
@@ -180,7 +192,7 @@ def _pretend_engine(home: Path, artifact: Artifact) -> None:
         engine="transformers", engine_version="1", model_name="smollm2", context=128, concurrency=1, flags={}
     )
     endpoint = Endpoint(host="127.0.0.1", port=8200)
-    one = RunningEngine(name="engine-x", line="smollm2", artifact=artifact, plan=plan, endpoints=(endpoint,))
-    folder = home / "engines" / one.name
+    engine = RunningEngine(name="engine-x", line="smollm2", artifact=artifact, plan=plan, endpoints=(endpoint,))
+    folder = home / "engines" / engine.name
     folder.mkdir(parents=True)
-    (folder / "engine.json").write_text(one.model_dump_json())
+    (folder / "engine.json").write_text(engine.model_dump_json())

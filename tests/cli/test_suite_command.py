@@ -55,10 +55,10 @@ def test_import_lists_what_is_lost_and_check_takes_it_from_there(team: Path) -> 
 def test_strict_import_writes_nothing_and_says_so_in_json(team: Path) -> None:
     done = suite(team, "import", "geo-bot/promptfooconfig.yaml", "--strict", "--json")
     assert done.returncode == 23
-    told = json.loads(done.stdout)
-    assert told["error"] == "ImportIncomplete"
-    assert [one["test"] for one in told["lost"]] == [2]
-    assert told["written"] is False
+    answer = json.loads(done.stdout)
+    assert answer["error"] == "ImportIncomplete"
+    assert [lost["test"] for lost in answer["lost"]] == [2]
+    assert answer["written"] is False
     assert not (team / "eval_suites").exists()
 
 
@@ -82,8 +82,8 @@ def test_a_flawed_suite_fails_by_name_with_its_own_status(team: Path) -> None:
     assert "bad.jsonl:1" in done.stdout
     assert done.stderr.startswith("SuiteFlawed: bad has 1 error and 0 warnings.")
     as_json = suite(team, "check", "bad.jsonl", "--json")
-    told = json.loads(as_json.stdout)
-    assert (as_json.returncode, told["error"], told["findings"][0]["code"]) == (24, "SuiteFlawed", "broken-line")
+    answer = json.loads(as_json.stdout)
+    assert (as_json.returncode, answer["error"], answer["findings"][0]["code"]) == (24, "SuiteFlawed", "broken-line")
 
 
 def test_warnings_fail_only_when_strict(team: Path) -> None:
@@ -95,7 +95,7 @@ def test_warnings_fail_only_when_strict(team: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (("import", "gone.yaml"), 2, "ImportRefused"),
         (("import", "geo-bot/promptfooconfig.yaml", "--name", "../x"), 2, "SuiteUnknown"),
@@ -104,8 +104,8 @@ def test_warnings_fail_only_when_strict(team: Path) -> None:
         (("check", "gone", "--margin", "3"), 2, "--margin"),
     ],
 )
-def test_what_is_asked_wrongly_is_one_message(team: Path, arguments: tuple[str, ...], status: int, said: str) -> None:
+def test_a_usage_error_is_one_message(team: Path, arguments: tuple[str, ...], status: int, message: str) -> None:
     done = suite(team, *arguments)
     assert done.returncode == status
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -36,7 +36,9 @@ class Team:
 
     def publish(self, repo: str, remote_code: bool = False, **config: Any) -> str:
         folder = self.folder / "releases" / f"{repo}-{len(config)}-{config.get('seed', 0)}"
-        tiny.build(folder, **({"auto_map": {"AutoModelForCausalLM": "modeling.X"}} if remote_code else {}), **config)
+        if remote_code:
+            config["auto_map"] = {"AutoModelForCausalLM": "modeling.X"}
+        tiny.build(folder, **config)
         return publish(self.folder / "hub", repo, folder)
 
     def watch(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +57,7 @@ class Team:
             check=False,
         )
 
-    def rows(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+    def rows(self, *arguments: str) -> tuple[int, dict[tuple[str, str | None], Any]]:
         """The rows of `--json` by line and repository."""
         done = self.watch(*arguments, "--json")
         return done.returncode, {(row["line"], row.get("repo")): row for row in json.loads(done.stdout)["rows"]}

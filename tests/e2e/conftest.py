@@ -1,7 +1,7 @@
 """One real stack for all end-to-end tests: MLflow, Prefect, a worker, Envoy, and a stand-in for the Hub.
 
-The model is the demo's; it is made once a session. Nothing is shared with the developer's own stack:
-another home, other ports. MLflow asks who is there: all flows run as the pipeline's account, and ada approves.
+The model is the demo's, built once a session. Nothing is shared with the developer's own stack:
+another home, other ports. MLflow has accounts: all flows run as the pipeline, and ada approves.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     shelf = folder / "shelf"
     smollm2.build(shelf / "good")
     damage.damage(shelf / "good", shelf / "damaged")
-    made = Road(load_settings(), shelf)
-    made.publish("good")
+    road = Road(load_settings(), shelf)
+    road.publish("good")
     serving = subprocess.Popen(
         [sys.executable, "-m", "examples.hub", "serve", str(shelf / "hub"), "--port", str(hub_port)]
     )
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{hub_port}/api/models/{smollm2.REPO}"), "the Hub stand-in")
-        made.run("up")
-        made.apply_roles()
-        made.stop_schedules()
-        yield made
+        road.run("up")
+        road.apply_roles()
+        road.stop_schedules()
+        yield road
     finally:
-        made.run("down")
+        road.run("down")
         serving.terminate()
         serving.wait()
         if logs := os.environ.get("WEIGHBRIDGE_KEEP_LOGS"):
-            shutil.copytree(made.settings.logs_folder, logs, dirs_exist_ok=True)
+            shutil.copytree(road.settings.logs_folder, logs, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The commands that a user has, on the end-to-end tests' own stack."""
+"""The commands of a user, on the end-to-end tests' own stack."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,28 @@ LINE = "smollm2"
 
 @dataclass
 class Road:
-    """The stack, and the commands that a user has."""
+    """The stack, and the commands of a user."""
 
     settings: Settings
     shelf: Path
 
-    def run(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, expect: int = 0, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run `weighbridge …` to its end and hold its exit status against what is expected."""
         done = subprocess.run(
             [sys.executable, "-m", "cli.main", *arguments],
             capture_output=True,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             check=False,
         )
         assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
-    def json(self, *arguments: str, expect: int = 0, **environment: str) -> Any:
+    def json(self, *arguments: str, expect: int = 0, environment: Mapping[str, str] | None = None) -> Any:
         """Run `weighbridge … --json` and read what it prints."""
-        return json.loads(self.run(*arguments, "--json", expect=expect, **environment).stdout)
+        return json.loads(self.run(*arguments, "--json", expect=expect, environment=environment).stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `weighbridge …`, in order to kill it."""
@@ -64,7 +67,7 @@ class Road:
         )
 
     def stop_schedules(self) -> None:
-        """Keep the reconciling schedule from doing what a test is about to do."""
+        """Stop the schedule, so that it does not reconcile before a test does."""
         api = f"{self.settings.prefect_url}/api/deployments"
         deployment = httpx.get(f"{api}/name/promote/{LINE}").json()
         for schedule in deployment["schedules"]:
@@ -72,28 +75,28 @@ class Road:
             httpx.patch(url, json={"active": False}).raise_for_status()
 
     def line(self) -> dict[str, Any]:
-        """The line as `weighbridge status --json` tells it."""
-        found = self.json("status")["lines"]
-        return next((one for one in found if one["line"] == LINE), {"serving": None, "versions": [], "awaiting": []})
+        """Return the line's part of `weighbridge status --json`."""
+        lines = self.json("status")["lines"]
+        return next((line for line in lines if line["line"] == LINE), {"serving": None, "versions": [], "awaiting": []})
 
     def publish(self, which: str) -> str:
         """Make the good or the damaged release the Hub's newest; returns its commit."""
         commit: str = hub.publish(self.shelf / "hub", smollm2.REPO, self.shelf / which)
         return commit
 
-    def apply_roles(self, **environment: str) -> None:
-        """Make ada the reviewer of every line in `lines/`, and the lines known to MLflow."""
+    def apply_roles(self, environment: Mapping[str, str] | None = None) -> None:
+        """Make ada the reviewer of every line in `lines/`, and register the lines in MLflow."""
         roles = self.shelf / "roles.yaml"
         roles.write_text("users:\n  ada: {reviewer: all}\n")
-        self.run("roles", "apply", str(roles), **environment)
+        self.run("roles", "apply", str(roles), environment=environment)
 
     @property
     def reviewer(self) -> dict[str, str]:
-        """What makes a command ada's."""
+        """Environment of a command that ada runs."""
         return {accounts.USERNAME: "ada", accounts.PASSWORD: self.password("ada")}
 
     def password(self, who: str) -> str:
-        """An account's password."""
+        """Return an account's password."""
         return accounts.read_password(accounts.password_file(self.settings, who))
 
     @property

@@ -1,4 +1,4 @@
-"""The whole road on the real stack, in the order in which it is travelled: each test goes on from the one before."""
+"""The whole road on the real stack, in order: each test continues where the test before it ended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def promote_as_the_button_does(road: Road, candidate: int) -> int:
 
 
 def weights(road: Road) -> dict[int, int]:
-    return {one["version"]: one["weight"] for one in road.line()["versions"] if one["weight"]}
+    return {version["version"]: version["weight"] for version in road.line()["versions"] if version["weight"]}
 
 
 def load_of(road: Road) -> Load:
@@ -62,7 +62,9 @@ def test_nothing_listens_beyond_loopback(road: Road) -> None:
     pid = Supervisor(road.settings).pid
     family = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
     addresses = {
-        one.laddr.ip for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.pid in family
+        socket.laddr.ip
+        for socket in psutil.net_connections("tcp")
+        if socket.laddr and socket.status == psutil.CONN_LISTEN and socket.pid in family
     }
     assert addresses == {"127.0.0.1"}
 
@@ -76,7 +78,7 @@ def test_the_release_as_published_becomes_the_first_production(road: Road) -> No
     released = road.json("release", LINE, "--scheme", "bf16")
     [candidate] = released["candidates"]
     assert candidate["outcome"] == "baseline"
-    road.run("approve", LINE, str(candidate["version"]), "--reason", "first of its line", **road.reviewer)
+    road.run("approve", LINE, str(candidate["version"]), "--reason", "first of its line", environment=road.reviewer)
     assert road.json("promote", LINE)["changed"]
     assert weights(road) == {1: 100}
     answer = httpx.post(
@@ -96,15 +98,15 @@ def test_the_release_as_published_becomes_the_first_production(road: Road) -> No
 def test_a_killed_release_goes_on_from_its_finished_steps(road: Road) -> None:
     process = road.start("release", LINE)
     assert process.stdout is not None
-    seen = []
+    log = []
     for text in process.stdout:
-        seen.append(text)
+        log.append(text)
         if "quantize-int8" in text and "Completed" in text:
             break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = road.prefect("deployment", "run", f"release/{LINE}", "--watch")
-    assert done.returncode == 0, done.stdout + done.stderr + "".join(seen)
+    assert done.returncode == 0, done.stdout + done.stderr + "".join(log)
     steps = {step["name"]: step["state"] for step in road.json("release", LINE)["steps"]}
     assert set(steps.values()) == {"Cached"}
     assert any(name.startswith("quantize-int4") for name in steps)
@@ -116,14 +118,14 @@ def test_the_int8_candidate_passes_and_awaits_approval(road: Road) -> None:
     assert by_scheme["int8"]["outcome"] == "non_inferior"
     assert by_scheme["int8"]["version"] is not None
     assert set(by_scheme) == {"int8", "int4"}
-    [awaiting] = [one for one in road.line()["awaiting"] if one["scheme"] == "int8"]
+    [awaiting] = [candidate for candidate in road.line()["awaiting"] if candidate["scheme"] == "int8"]
     card = Registry(road.settings).client.get_model_version(f"{LINE}-candidates", str(awaiting["version"])).description
     assert "general/agreement" in card
     assert weights(road) == {1: 100}
 
 
 def test_a_second_run_reports_every_step_as_cached(road: Road) -> None:
-    """As Shows 2 has it: through the deployment, and told by its log."""
+    """Run the deployment, and read the states of its tasks from Prefect."""
     done = road.prefect("deployment", "run", f"release/{LINE}", "--watch")
     assert done.returncode == 0
     run_id = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
@@ -132,11 +134,11 @@ def test_a_second_run_reports_every_step_as_cached(road: Road) -> None:
         f"{road.settings.prefect_url}/api/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id[1]]}}}
     ).json()
     assert len(tasks) >= 10
-    assert {one["state_name"] for one in tasks} == {"Cached"}
+    assert {task["state_name"] for task in tasks} == {"Cached"}
 
 
 def test_an_approved_candidate_is_promoted_without_a_failed_request(road: Road) -> None:
-    [awaiting] = [one for one in road.line()["awaiting"] if one["scheme"] == "int8"]
+    [awaiting] = [candidate for candidate in road.line()["awaiting"] if candidate["scheme"] == "int8"]
     version = promote_as_the_button_does(road, awaiting["version"])
     with load_of(road) as load:
         wait_for(lambda: load.by_version.get("1"), "the first answer")
@@ -145,7 +147,7 @@ def test_an_approved_candidate_is_promoted_without_a_failed_request(road: Road) 
         wait_for(lambda: load.by_version.get(str(version)), "an answer of the new version")
     assert load.failed == []
     assert weights(road) == {version: 100}
-    aliases = {alias: one["version"] for one in road.line()["versions"] for alias in one["aliases"]}
+    aliases = {alias: row["version"] for row in road.line()["versions"] for alias in row["aliases"]}
     assert aliases == {"production": version, "previous": 1}
     assert not road.json("promote", LINE)["changed"]
 
@@ -160,15 +162,17 @@ def test_rollback_brings_the_previous_version_back_without_a_failed_request(road
     assert load.failed == []
     assert load.last_start(str(bad), ended) is None
     assert weights(road) == {1: 100}
-    state = {one["version"]: one["state"] for one in road.line()["versions"]}
+    state = {row["version"]: row["state"] for row in road.line()["versions"]}
     assert state[bad] == "rolled_back"
     road.run("rollback", LINE, expect=17)
     assert not road.json("promote", LINE)["changed"], "what was rolled back must not come back by itself"
 
 
 def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
-    candidate = next(one for one in Registry(road.settings).candidates(LINE) if one.scheme == "int8")
-    version = road.json("approve", LINE, str(candidate.version), "--reason", "again", **road.reviewer)["version"]
+    candidate = next(version for version in Registry(road.settings).candidates(LINE) if version.scheme == "int8")
+    version = road.json("approve", LINE, str(candidate.version), "--reason", "again", environment=road.reviewer)[
+        "version"
+    ]
     process = road.start("promote", LINE)
     wait_for(lambda: 0 < weights(road).get(version, 0) < 100 or process.poll() is not None, "a half-way weight", 240)
     os.kill(process.pid, signal.SIGKILL)
@@ -182,8 +186,8 @@ def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
 
 def test_a_killed_engine_comes_back_and_serves(road: Road) -> None:
     fleet = fleet_of(road.settings)
-    port = next(one["port"] for one in road.line()["versions"] if one["weight"] == 100)
-    engine = next(one for one in fleet.engines(LINE) if one.endpoints[0].port == port)
+    port = next(row["port"] for row in road.line()["versions"] if row["weight"] == 100)
+    engine = next(engine for engine in fleet.engines(LINE) if engine.endpoints[0].port == port)
     state = fleet.state(engine)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
@@ -193,25 +197,25 @@ def test_a_killed_engine_comes_back_and_serves(road: Road) -> None:
 
 
 def test_a_killed_worker_comes_back(road: Road) -> None:
-    before = next(one for one in road.json("status")["services"] if one["name"] == "worker")["pid"]
+    before = next(row for row in road.json("status")["services"] if row["name"] == "worker")["pid"]
     os.kill(before, signal.SIGKILL)
     after = wait_for(
         lambda: next(
             (
-                one
-                for one in road.json("status")["services"]
-                if one["name"] == "worker" and one["state"] == "healthy" and one["pid"] != before
+                row
+                for row in road.json("status")["services"]
+                if row["name"] == "worker" and row["state"] == "healthy" and row["pid"] != before
             ),
             None,
         ),
         "the worker",
     )
-    assert after["pid"] != before
+    assert after is not None and after["pid"] != before
 
 
 def test_a_damaged_release_goes_nowhere(road: Road) -> None:
     before = road.line()
-    versions = [one.version for one in Registry(road.settings).candidates(LINE)]
+    versions = [version.version for version in Registry(road.settings).candidates(LINE)]
     road.publish("damaged")
     try:
         done = road.run("release", LINE, expect=20)
@@ -219,7 +223,7 @@ def test_a_damaged_release_goes_nowhere(road: Road) -> None:
         road.publish("good")
     assert "VerdictRegression" in done.stderr
     assert "production is untouched" in done.stderr
-    assert [one.version for one in Registry(road.settings).candidates(LINE)] == versions
+    assert [version.version for version in Registry(road.settings).candidates(LINE)] == versions
     after = road.line()
     assert (after["serving"], after["awaiting"]) == (before["serving"], before["awaiting"])
 
@@ -228,7 +232,9 @@ def test_what_failed_cannot_be_approved(road: Road) -> None:
     commit = road.publish("damaged")
     road.publish("good")
     failed = next(
-        one for one in Store.of(road.settings).artifacts(LINE) if (one.scheme, one.commit) == ("int8", commit)
+        artifact
+        for artifact in Store.of(road.settings).artifacts(LINE)
+        if (artifact.scheme, artifact.commit) == ("int8", commit)
     )
     done = road.run("approve", LINE, failed.short, expect=12)
     assert "ApprovalRefused" in done.stderr

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 CHECKOUT = Path(__file__).parents[2]
 AVX512 = "avx512f" in processor_features()
-# Without AVX-512 only what needs no kernels of its own was seen to run in vLLM.
+# Without AVX-512 vLLM runs only schemes without kernels of their own.
 FOR_VLLM = {"int8": "non_inferior"} if AVX512 else {"bf16": "baseline"}
 ENGINES: dict[str, dict[str, Any]] = {
     "vllm": {"schemes": list(FOR_VLLM), "engine": {"name": "vllm", "flags": {"enforce-eager": True}}},
@@ -37,17 +37,17 @@ OUTCOMES = {"vllm": list(FOR_VLLM.values()), "llama-cpp": ["baseline", "non_infe
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a line for each engine, beside the checkout's suites."""
-    made = tmp_path_factory.mktemp("root")
-    (made / "eval_suites").symlink_to(CHECKOUT / "eval_suites", target_is_directory=True)
-    (made / "lines").mkdir()
-    ours = CHECKOUT / "lines" / "smollm2.yaml"
-    (made / "lines" / ours.name).symlink_to(ours)
-    common = yaml.safe_load(ours.read_text())
+    root = tmp_path_factory.mktemp("root")
+    (root / "eval_suites").symlink_to(CHECKOUT / "eval_suites", target_is_directory=True)
+    (root / "lines").mkdir()
+    line_file = CHECKOUT / "lines" / "smollm2.yaml"
+    (root / "lines" / line_file.name).symlink_to(line_file)
+    common = yaml.safe_load(line_file.read_text())
     target = {"gpus": ["host"], "context": 1024, "concurrency": 4}
     for name, fields in ENGINES.items():
-        path = made / "lines" / f"smollm2-{name}.yaml"
+        path = root / "lines" / f"smollm2-{name}.yaml"
         path.write_text(yaml.safe_dump({**common, "target": target, "suites": SUITES, **fields}))
-    return made
+    return root
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root: Path, engine: str) -> None:
     line = f"smollm2-{engine}"
     here = {"WEIGHBRIDGE_ROOT": str(root), "WEIGHBRIDGE_VLLM_PYTHON": str(CHECKOUT / ".vllm" / "bin" / "python")}
-    # Lines that MLflow has not seen yet are made known by who gives out rights.
-    road.apply_roles(**here)
+    # Lines that are new to MLflow are registered by whoever grants permissions.
+    road.apply_roles(environment=here)
     versions = []
     for scheme, outcome in zip(ENGINES[engine]["schemes"], OUTCOMES[engine], strict=True):
-        [candidate] = road.json("release", line, "--scheme", scheme, **here)["candidates"]
+        [candidate] = road.json("release", line, "--scheme", scheme, environment=here)["candidates"]
         assert (candidate["outcome"], candidate["scheme"]) == (outcome, scheme)
-        road.run("approve", line, str(candidate["version"]), "--reason", "serves", **here, **road.reviewer)
-        promoted = road.json("promote", line, **here)
+        road.run(
+            "approve", line, str(candidate["version"]), "--reason", "serves", environment={**here, **road.reviewer}
+        )
+        promoted = road.json("promote", line, environment=here)
         assert promoted["changed"]
         versions.append(promoted["version"])
     fleet = fleet_of(road.settings)
-    assert {one.plan.engine for one in fleet.engines(line)} == {engine}
+    assert {running.plan.engine for running in fleet.engines(line)} == {engine}
 
-    said = httpx.post(
+    response = httpx.post(
         f"{road.settings.gateway_url}/v1/chat/completions",
         headers={"Authorization": f"Bearer {road.key}"},
         json={
@@ -89,18 +91,20 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
         },
         timeout=120,
     )
-    assert said.headers["x-weighbridge-version"] == str(versions[-1])
+    assert response.headers["x-weighbridge-version"] == str(versions[-1])
     # Which words so small a model finds after rounding is its own; that they are words is the engine's.
-    assert degenerate(said.json()["choices"][0]["message"]["content"]) == ""
+    assert degenerate(response.json()["choices"][0]["message"]["content"]) == ""
 
     with Load(f"{road.settings.gateway_url}/v1", road.key, line, clients=4) as load:
         wait_for(lambda: load.by_version.get(str(versions[-1]), 0) >= 8, "answers through the gateway")
         if len(versions) > 1:
-            assert road.json("rollback", line, "--reason", "test", **here)["version"] == versions[0]
+            assert road.json("rollback", line, "--reason", "test", environment=here)["version"] == versions[0]
             wait_for(lambda: load.by_version.get(str(versions[0])), "answers of the version before")
     assert load.failed == []
-    made = list(yaml.safe_load_all(road.run("manifests", line, "--image", "engine@sha256:1", **here).stdout))
-    # What was rolled back is not what one would go back to.
-    assert [one["kind"] for one in made] == ["Deployment", "Service", "HTTPRoute"]
-    for one in fleet.engines(line):
-        fleet.stop(one)
+    documents = list(
+        yaml.safe_load_all(road.run("manifests", line, "--image", "engine@sha256:1", environment=here).stdout)
+    )
+    # A version that was rolled back is no target of a rollback.
+    assert [document["kind"] for document in documents] == ["Deployment", "Service", "HTTPRoute"]
+    for running in fleet.engines(line):
+        fleet.stop(running)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
@@ -46,13 +46,18 @@ def approve(road: Road, content: str) -> int:
     )
     record = ReleaseRecord(line=LINE, repo="org/faults", commit="f" * 40, key=content, candidates=(candidate,))
     [recorded] = registry.record_release(record).candidates
+    assert recorded.version is not None
     with accounts.signed_in("ada", road.password("ada")):
         return registry.approve(LINE, recorded.version, "to be killed on its way", "ada").version
 
 
 def shares(road: Road) -> dict[str, int]:
     """Versions that get requests, as the gateway is meant to share them out."""
-    return {one.version: one.weight for one in Gateway(road.settings).routes().line(LINE).backends if one.weight}
+    return {
+        backend.version: backend.weight
+        for backend in Gateway(road.settings).routes().line(LINE).backends
+        if backend.weight
+    }
 
 
 @pytest.fixture
@@ -76,17 +81,19 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    for one in processes:
-        one.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes, timeout=20)
 
 
-def test_movers_and_machine_may_die_and_the_next_run_ends_what_they_began(road: Road, rolling, record_property) -> None:
+def test_movers_and_machine_may_die_and_the_next_run_ends_what_they_began(
+    road: Road, rolling: tuple[str, Load], record_property: Callable[[str, object], None]
+) -> None:
     version, load = rolling
     supervisor = Supervisor(road.settings)
-    worker = next(one.pid for one in supervisor.states() if one.name == "worker")
+    worker = next(process.pid for process in supervisor.states() if process.name == "worker")
     killed = family(worker)
-    assert any("prefect" in " ".join(one.cmdline()) for one in killed[1:]), "the flow is the worker's child"
+    assert any("prefect" in " ".join(process.cmdline()) for process in killed[1:]), "the flow is the worker's child"
     kill(killed)
     left = shares(road)
     assert 0 < left[version] < 100
@@ -125,8 +132,8 @@ def up(road: Road) -> None:
     """Bring the stack up while the engines' clients take the processors: where it gives up waiting, it says `again`."""
     for expected in ((0, 3), (0,)):
         done = road.start("up")
-        told, _ = done.communicate(timeout=400)
-        assert done.returncode in expected, told
+        output, _ = done.communicate(timeout=400)
+        assert done.returncode in expected, output
         if done.returncode == 0:
             return
 
@@ -145,5 +152,5 @@ def slots_taken(road: Road) -> int:
 
 def span(load: Load) -> float:
     """Seconds from the first failed request to the last."""
-    failed = [one.started for one in load.failed]
+    failed = [answer.started for answer in load.failed]
     return round(max(failed) - min(failed), 1) if failed else 0.0

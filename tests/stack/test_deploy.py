@@ -1,4 +1,4 @@
-"""What `up` tells a real Prefect server: automations in place of those of the same name, and what they do."""
+"""What `up` sends to a real Prefect server: the work pool, and automations in place of those of the same name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DESCRIBED = project_root() / "automations.yaml"
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prefect's server as the stack starts it."""
     settings = Settings(home=tmp_path_factory.mktemp("home"), prefect_port=free_port())
-    prefect = next(one for one in services(settings) if one.name == "prefect")
+    prefect = next(service for service in services(settings) if service.name == "prefect")
     environment = {**os.environ, **settings.library_environment(), **prefect.program.environment}
     log = settings.home / "log"
     with log.open("wb") as file:
@@ -45,8 +45,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def known(api: httpx.Client) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.post("/automations/filter", json={}).raise_for_status().json()
-    return [one for one in found if one["name"].startswith("weighbridge-")]
+    automations: list[dict[str, Any]] = api.post("/automations/filter", json={}).raise_for_status().json()
+    return [automation for automation in automations if automation["name"].startswith("weighbridge-")]
 
 
 def a_running_run(api: httpx.Client) -> str:
@@ -67,8 +67,8 @@ def heartbeat(api: httpx.Client, run: str) -> None:
 
 
 def state(api: httpx.Client, run: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
-    return found
+    state: dict[str, Any] = api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+    return state
 
 
 def hasty(folder: Path) -> Path:

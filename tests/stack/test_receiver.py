@@ -93,14 +93,14 @@ def stack(
     }.items():
         monkeypatch.setenv(f"WEIGHBRIDGE_{name}", value)
     monkeypatch.setenv("PYTHONPATH", str(project_root()))
-    made = Stack(own_home, Registry(mlflow_server.url), prefect, port)
+    stack = Stack(own_home, Registry(mlflow_server.url), prefect, port)
     for line in LINES:
-        made.registry.ensure_line(line)
-    made.start()
+        stack.registry.ensure_line(line)
+    stack.start()
     # MLflow looks at its list of webhooks anew each second here.
     time.sleep(1.1)
-    yield made
-    made.stop()
+    yield stack
+    stack.stop()
     prefect.close()
 
 
