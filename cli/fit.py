@@ -103,7 +103,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
 
     if options.get("engine", "vllm") not in engine_names():
         raise FitOptionUnknown(
-            f"No engine called {options['engine']!r} has a memory profile; known: {', '.join(engine_names())}.",
+            f"No memory profile of an engine called {options['engine']!r}; known: {', '.join(engine_names())}.",
             "Name one of these, with a version if you like: vllm@0.19.",
         )
     use_libraries(load_settings())

@@ -59,8 +59,9 @@ def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     address = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setattr("registry.models.registry.load_settings", lambda: address)
-    yield Registry(address)
+    registry = Registry(address)
+    monkeypatch.setattr("registry.installation.Installation.registry", registry)
+    yield registry
 
 
 def in_process(*arguments: str) -> dict[str, object]:
