@@ -145,7 +145,7 @@ def test_a_role_is_given_taken_and_not_given_twice(settings: Settings, monkeypat
     monkeypatch.setenv("WEIGHBRIDGE_PASSWORD_KIM", "kim's long password")
     more = {**everyone, "kim": {"reviewer": ["toy"]}}
     would = apply(more, dry_run=True)
-    assert would == ["account kim: made, password from $WEIGHBRIDGE_PASSWORD_KIM", "kim becomes reviewer of toy"]
+    assert would == ["account kim: created, password from $WEIGHBRIDGE_PASSWORD_KIM", "kim becomes reviewer of toy"]
     assert apply(more) == would and apply(more) == []
     kim = ("kim", "kim's long password")
     create = f"{settings.mlflow_url}/api/2.0/mlflow/model-versions/create"
