@@ -45,6 +45,7 @@ def test_the_way_out_and_back(installation: Path, tmp_path: Path) -> None:
     assert "1 entries" in weighbridge("audit", "verify").stdout
 
 
+@pytest.mark.server
 def test_nothing_is_replaced_under_a_stack_that_runs(installation: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.tar.gz"
     assert weighbridge("backup", file).returncode == 0
