@@ -1,37 +1,39 @@
-"""The evaluate room's steps: forecast, drift check, scoring, verdict."""
+"""The evaluate room's steps for flows: forecast, drift check and weighing.
+
+`weigh` runs further steps: those of `score_steps` and `verdict_steps`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.installation import Installation
 from registry.store import Artifact
 from tasks.evaluate.drift import DriftReport, check_drift, held_documents, text_digest
-from tasks.evaluate.drift.compare_answers import compare_answers as measure_answers
+from tasks.evaluate.drift.distributions import measurement_name
 from tasks.evaluate.forecast import Forecast
 from tasks.evaluate.forecast import forecast as forecast_suites
-from tasks.evaluate.scoring.chat import chat_scorer_name, score_by_chat
-from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, score_by_lm_eval
+from tasks.evaluate.score_steps import noise_floor, score_prompts, score_tasks
 from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
-from tasks.evaluate.suites.suite import Suite, find_suite
+from tasks.evaluate.suites.suite import Suite
 from tasks.evaluate.verdict import judge_suites
 from tasks.evaluate.verdict.verdict import Verdict
+from tasks.evaluate.verdict_steps import compare_answers, draw_verdict
 from tasks.evaluate.weigh import Weighed, suite_digests, suites_of
-from tasks.evaluate.weigh import draw_verdict as draw_together
 from tasks.evaluate.weigh import weigh as weigh_candidate
 from tasks.steps import log_progress, run_logger, show_table, side_by_side, step
 from weighbridge.line import Line
 
 
 def weighing_conditions(line: Line, scorer: ServingScorer) -> list[object]:
-    """Everything beside the models that a verdict depends on: line, suites, held text, scorers."""
+    """Everything beside the models that a verdict depends on: line, suites, held text, measurement, scorers."""
     return [
         line.model_dump(),
         suite_digests(line),
         text_digest(held_documents()),
-        scorer.engine,
+        measurement_name(),
+        scorer.chat_name(),
         scorer.lm_eval_name(),
     ]
 
@@ -46,7 +48,7 @@ def forecast(
     """Forecast items and minutes of each suite, and warn of suites that are too small for their margin."""
 
     def scorer_of(suite: Suite) -> str:
-        return scorer.lm_eval_name() if suite.kind == "general" else chat_scorer_name(scorer.engine)
+        return scorer.lm_eval_name() if suite.kind == "general" else scorer.chat_name()
 
     cache = ScoreCache.of(installation.settings)
     rows = list(forecast_suites(line, reference.digest if reference else None, scorer_of, cache))
@@ -75,6 +77,7 @@ def forecast(
         line.bounds,
         line.confidence,
         text_digest(held_documents()),
+        measurement_name(),
     ],
 )
 def drift_check(installation: Installation, artifact: Artifact, published: Artifact, line: Line) -> DriftReport:
@@ -135,7 +138,7 @@ def weigh(
 
 @dataclass(frozen=True, slots=True)
 class _WeighingSteps:
-    """The steps below, for one line's `weigh`."""
+    """The steps that `weigh` runs, for one line."""
 
     installation: Installation
     line: Line
@@ -200,165 +203,3 @@ class _WeighingSteps:
             production_rescored,
             unpaired_suites,
         )
-
-
-@step(
-    "score-tasks-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, line, scorer, suites, production: [
-        artifact.digest,
-        [find_suite(name).digest for name in suites],
-        scorer.lm_eval_name(),
-        [[scores.artifact_digest, line.suites, line.confidence] for scores in production or []],
-    ],
-)
-def score_tasks(
-    installation: Installation,
-    artifact: Artifact,
-    line: Line,
-    scorer: ServingScorer,
-    suites: list[str],
-    production: list[SuiteScores] | None,
-) -> list[SuiteScores]:
-    """Score an artifact on general suites, one after the other, with earlier scores from the cache.
-
-    Args:
-        installation: has the artifact and earlier scores.
-        artifact: the model to score.
-        line: its margins.
-        scorer: scores through the engine that is to serve, where the engine can.
-        suites: names of general suites.
-        production: production's scores; the first suite that is not shown to be no worse ends the scoring.
-    """
-    cache = ScoreCache.of(installation.settings)
-
-    def cannot_pass(scores: SuiteScores) -> bool:
-        return bool(production) and not judge_suites.may_pass(line, cache, [scores], production)
-
-    found = [find_suite(name) for name in suites]
-    return _score(installation, artifact, line, scorer, found, "score", enough=cannot_pass)
-
-
-@step(
-    "noise-floor-{artifact.short}",
-    key=lambda artifact, line, scorer: [
-        artifact.digest,
-        suite_digests(line, ["general"]),
-        scorer.lm_eval_name(NOISE_BATCH_SIZE),
-    ],
-)
-def noise_floor(installation: Installation, artifact: Artifact, line: Line, scorer: ServingScorer) -> list[SuiteScores]:
-    """Score production a second time at another batch size: flips between the two are rounding, not loss."""
-    suites = suites_of(line, "general")
-    return _score(installation, artifact, line, scorer, suites, "noise floor of", batch_size=NOISE_BATCH_SIZE)
-
-
-def _score(
-    installation: Installation,
-    artifact: Artifact,
-    line: Line,
-    scorer: ServingScorer,
-    suites: list[Suite],
-    activity: str,
-    batch_size: int | None = None,
-    enough: Callable[[SuiteScores], bool] = lambda _: False,
-) -> list[SuiteScores]:
-    cache, bars = ScoreCache.of(installation.settings), dict[str, Callable[[int, int], None]]()
-    key = {"artifact_digest": artifact.digest, "scorer": scorer.lm_eval_name(batch_size)}
-    known = [cache.find(suite_digest=suite.digest, **key) for suite in suites]
-    if all(scores is not None for scores in known):
-        # No engine is started where every score is in the cache.
-        return [scores for scores in known if scores is not None]
-
-    def progress(suite: str, done: int, total: int) -> None:
-        bars.setdefault(suite, log_progress(f"{activity} {artifact.scheme} on {suite}"))(done, total)
-
-    with scorer.lm_eval_scorer(line, artifact, run_logger().info, batch_size) as lm_eval:
-        logs = installation.settings.logs_folder
-        return score_by_lm_eval(lm_eval, suites, cache, logs, progress=progress, enough=enough)
-
-
-@step(
-    "score-prompts-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, line, scorer: [artifact.digest, suite_digests(line, ["regression"]), scorer.engine],
-)
-def score_prompts(
-    installation: Installation, artifact: Artifact, line: Line, scorer: ServingScorer
-) -> list[SuiteScores]:
-    """Score an artifact on the line's regression suites through the engine and flags that will serve.
-
-    Args:
-        installation: has earlier scores.
-        artifact: the model to score.
-        line: its suites and concurrency.
-        scorer: starts that engine.
-    """
-    suites = suites_of(line, "regression")
-    if not suites:
-        return []
-    with scorer.start_engine(line, artifact, run_logger().info) as engine:
-        return [
-            score_by_chat(
-                scorer.chat_scorer(line, artifact, engine),
-                suite,
-                api_key=None,
-                cache=ScoreCache.of(installation.settings),
-                concurrency=line.target.concurrency,
-                progress=log_progress(f"prompt {artifact.scheme} with {suite.name}"),
-            )
-            for suite in suites
-        ]
-
-
-@step(
-    "compare-answers-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, reference, line, candidate, production: [
-        artifact.digest,
-        reference.commit,
-        line.bounds,
-        line.confidence,
-        [[scores.artifact_digest, scores.suite_digest, scores.scorer] for scores in (*candidate, *production)],
-    ],
-)
-def compare_answers(
-    artifact: Artifact, reference: Artifact, line: Line, candidate: list[SuiteScores], production: list[SuiteScores]
-) -> DriftReport:
-    """Measure the drift of the answers: flips over all suites, and signals of the regression suites' texts."""
-    report = measure_answers(artifact, reference, line, candidate, production)
-    run_logger().info("%s %s, answers: %s", artifact.scheme, artifact.short, report.sentence)
-    return report
-
-
-@step(
-    "verdict-{artifact.scheme}-{artifact.short}",
-    key=lambda artifact, line, candidate, production_digest, against, drift, production_rescored, unpaired_suites: [
-        artifact.digest,
-        production_digest,
-        against,
-        [use.model_dump() for use in line.suites],
-        line.confidence,
-        [[scores.suite_digest, scores.scorer] for scores in candidate],
-        [[name, report] for name, report in drift.items()],
-        [[scores.suite_digest, scores.scorer] for scores in production_rescored],
-        sorted(unpaired_suites),
-    ],
-)
-def draw_verdict(
-    installation: Installation,
-    artifact: Artifact,
-    line: Line,
-    candidate: list[SuiteScores],
-    production: list[SuiteScores] | None,
-    production_digest: str | None,
-    against: str,
-    drift: dict[str, DriftReport],
-    production_rescored: list[SuiteScores],
-    unpaired_suites: frozenset[str],
-) -> Verdict:
-    """Judge each suite and draw them together with the drift reports."""
-    cache = ScoreCache.of(installation.settings)
-    suites = judge_suites.judge_suites(line, cache, candidate, production, production_rescored, unpaired_suites)
-    verdict = draw_together(line, artifact, suites, production_digest, against, drift)
-    for suite in suites:
-        run_logger().info("%s: %s: %s", suite.suite, suite.outcome, suite.reason)
-    run_logger().info("%s %s: %s", artifact.scheme, artifact.short, verdict.sentence)
-    return verdict

@@ -92,7 +92,7 @@ def measure_distributions(
     chosen = tuple(documents) if documents is not None else held_documents()
     candidate_digest = candidate_digest or folder_digest(candidate_folder, load_settings().home)
     production_digest = production_digest or folder_digest(production_folder, load_settings().home)
-    digest, scorer = text_digest(chosen), local_scorer_name(context_tokens)
+    digest, scorer = text_digest(chosen), measurement_name(context_tokens)
     kept = _kept_at(home or load_settings().home, production_digest, candidate_digest, digest, scorer)
     if kept.is_file():
         return Distributions.model_validate_json(kept.read_bytes())
@@ -125,8 +125,8 @@ def measure_distributions(
     return found
 
 
-def local_scorer_name(context_tokens: int) -> str:
-    """What measures on this machine, with all that may move a number."""
+def measurement_name(context_tokens: int = CONTEXT_TOKENS) -> str:
+    """Name of the measurement: its version, packages, number format, device and context, which all move the numbers."""
     packages = " ".join(f"{package} {version(package)}" for package in ("transformers", "torch", "compressed-tensors"))
     return f"drift {VERSION} {packages} {scoring_dtype()} {device_name()} context {context_tokens}"
 

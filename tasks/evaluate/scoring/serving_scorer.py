@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.store import Artifact, Store
-from tasks.evaluate.scoring.chat import ChatScorer
+from tasks.evaluate.scoring.chat import ChatScorer, chat_scorer_name
 from tasks.evaluate.scoring.endpoint import base_of, lacks_log_probabilities
 from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, remote_scorer_name
 from tasks.evaluate.scoring.lm_eval_child import RemoteModel
@@ -48,6 +48,10 @@ class ServingScorer:
         if self.prompt_log_probabilities:
             return remote_scorer_name(self.engine, batch_size)
         return local_scorer_name(batch_size)
+
+    def chat_name(self) -> str:
+        """Name of the scorer of regression suites, with the assertions' version; part of the score cache's key."""
+        return chat_scorer_name(self.engine)
 
     @property
     def sentence(self) -> str:
