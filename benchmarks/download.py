@@ -38,10 +38,14 @@ import json, resource, sys, time
 import model_signing.signing, huggingface_hub.file_download
 from huggingface_hub import HfApi, hf_hub_url
 from cryptography.hazmat.primitives.asymmetric import ec
+from registry.installation import Installation
+from tasks.source.client import Hub
 from tasks.source.download import download
 from tasks.source.hub import pin_repository
 before, began = time.process_time(), time.monotonic()
-download(pin_repository("bench/model", "main"), "bench")
+installation = Installation.load()
+hub = Hub.of(installation.settings)
+download(hub, pin_repository(hub, "bench/model", "main"), "bench", installation.store)
 seconds = time.monotonic() - began
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrss / 1024]))

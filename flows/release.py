@@ -36,8 +36,8 @@ def release(
     configured = Line.load(line)
     changes = {"schemes": schemes, "source": source}
     configured = configured.model_copy(update={name: value for name, value in changes.items() if value})
-    pinned = pin(configured, revision)
-    admit(pinned, configured)
+    pinned = pin(installation, configured, revision)
+    admit(installation, pinned, configured)
     report = fit(pinned, configured)
     production, scorer = installation.production_artifact(line), serving_scorer(installation, configured)
     forecast(installation, configured, production, scorer)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from weighbridge.errors import SourceStalled, SourceUnknown, SourceUnreachable
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -36,54 +40,143 @@ TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 logger = logging.getLogger("weighbridge.source")
 
 
-def call_hub(
-    call: Callable[[], T],
-    *,
-    repo: str,
-    revision: str,
-    attempts: int = ATTEMPTS,
-    received_bytes: Callable[[], int] | None = None,
-) -> T:
-    """Call the Hub and retry until it answers or the retry budget is spent.
+@dataclass(frozen=True)
+class Hub:
+    """The Hub at one address."""
 
-    Args:
-        call: a request through huggingface_hub; must be safe to repeat.
-        repo, revision: the subject of the request, for error messages.
-        attempts: consecutive attempts without progress.
-        received_bytes: bytes of the download so far; an attempt that increased them resets the budget.
+    endpoint: str
+    """Address, such as `https://huggingface.co`."""
 
-    Raises:
-        SourceUnknown: no such repository, revision or file, or no right to read it.
-        SourceUnreachable: the Hub did not answer, or the answer is not a Hub's.
-        SourceStalled: a download started and then received nothing, `attempts` times.
-    """
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the Hub that an installation uses."""
+        return cls(settings.hf_endpoint)
 
-    budget = _RetryBudget(attempts, received_bytes)
-    retrying = Retrying(
-        retry=retry_if_exception(_is_transient),
-        after=budget.count,
-        wait=budget.wait_seconds,
-        stop=budget.is_spent,
-        before_sleep=_log_retry,
-        reraise=True,
-    )
-    try:
-        return retrying(call)
-    except HFValidationError as error:
-        raise _unknown(f"{repo!r} is not a valid repository name: {error}", repo) from None
-    except OfflineModeIsEnabled:
-        raise _unreachable(f"{repo} was not requested: HF_HUB_OFFLINE is set", "Unset it") from None
-    except HfHubHTTPError as error:
-        raise _named_error(error, repo, revision) from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if received_bytes and isinstance(error, httpx.ReadTimeout):
-            raise _stalled(repo, attempts) from None
-        reason = str(error) or type(error).__name__
-        raise _unreachable(
-            f"The Hub did not answer ({reason})", "Check the network, the proxy variables and HF_ENDPOINT"
-        ) from None
+    @property
+    def api(self) -> HfApi:
+        """huggingface_hub's client for this address; its calls go through `call`."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint)
+
+    def file_url(self, repo: str, path: str, commit: str) -> str:
+        """Return the address of a repository's file at a commit."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint)
+
+    def call(
+        self,
+        call: Callable[[], T],
+        *,
+        repo: str,
+        revision: str,
+        attempts: int = ATTEMPTS,
+        received_bytes: Callable[[], int] | None = None,
+    ) -> T:
+        """Call the Hub and retry until it answers or the retry budget is spent.
+
+        Args:
+            call: a request through huggingface_hub; must be safe to repeat.
+            repo, revision: the subject of the request, for error messages.
+            attempts: consecutive attempts without progress.
+            received_bytes: bytes of the download so far; an attempt that increased them resets the budget.
+
+        Raises:
+            SourceUnknown: no such repository, revision or file, or no right to read it.
+            SourceUnreachable: the Hub did not answer, or the answer is not a Hub's.
+            SourceStalled: a download started and then received nothing, `attempts` times.
+        """
+        import httpx
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+        budget = _RetryBudget(attempts, received_bytes)
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
+            after=budget.count,
+            wait=budget.wait_seconds,
+            stop=budget.is_spent,
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except HFValidationError as error:
+            raise self._unknown(f"{repo!r} is not a valid repository name: {error}", repo) from None
+        except OfflineModeIsEnabled:
+            raise self._unreachable(f"{repo} was not requested: HF_HUB_OFFLINE is set", "Unset it") from None
+        except HfHubHTTPError as error:
+            raise self._named_error(error, repo, revision) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if received_bytes and isinstance(error, httpx.ReadTimeout):
+                raise self._stalled(repo, attempts) from None
+            reason = str(error) or type(error).__name__
+            raise self._unreachable(
+                f"The Hub did not answer ({reason})", "Check the network, the proxy variables and HF_ENDPOINT"
+            ) from None
+
+    def invalid_answer(self) -> SourceUnreachable:
+        """Return the error for an answer that is not a Hub's."""
+        return SourceUnreachable("The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=self.endpoint)
+
+    def _named_error(self, error: Exception, repo: str, revision: str) -> SourceUnknown | SourceUnreachable:
+        """The named error for one of huggingface_hub's."""
+        from huggingface_hub.errors import (
+            DisabledRepoError,
+            EntryNotFoundError,
+            GatedRepoError,
+            HfHubHTTPError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        assert isinstance(error, HfHubHTTPError)
+        endpoint, status = self.endpoint, error.response.status_code
+        # GatedRepoError is a subclass of RepositoryNotFoundError, so it is checked first.
+        if isinstance(error, GatedRepoError):
+            how = "ask for access" if status == 403 else "accept its terms there, and set HF_TOKEN to a token of yours"
+            return SourceUnknown(
+                f"{repo} is gated and you have no access to it.", f"Open {endpoint}/{repo}, {how}.", where=endpoint
+            )
+        if isinstance(error, RevisionNotFoundError):
+            return SourceUnknown(
+                f"{repo} has no revision {revision!r}.", "Name one of its branches, tags or commits.", where=endpoint
+            )
+        if isinstance(error, EntryNotFoundError):
+            path = error.response.request.url.path.split(f"/{revision}/")[-1]
+            return SourceUnknown(
+                f"{repo} has no file {path} at {revision}.",
+                "Name another revision, or tell its publisher.",
+                where=endpoint,
+            )
+        if isinstance(error, DisabledRepoError):
+            return self._unknown(f"The Hub has disabled {repo}", repo)
+        if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
+            return self._unknown(f"There is no repository {repo}, or you may not see it", repo)
+        return self._unreachable(
+            f"The Hub answered {status} to a question about {repo}", "Try again later; check status.huggingface.co"
+        )
+
+    def _stalled(self, repo: str, attempts: int) -> SourceStalled:
+        return SourceStalled(
+            f"The Hub began to send a file of {repo} and then sent nothing for {STALL_SECONDS:g} s, {attempts} times.",
+            "Run the command again later, or through another network; downloaded bytes are kept.",
+            where=self.endpoint,
+        )
+
+    def _unknown(self, what: str, repo: str) -> SourceUnknown:
+        return SourceUnknown(
+            f"{what}.",
+            "Check `source` in the line's file; if it is private or gated, set HF_TOKEN to a token that may read it.",
+            where=f"{self.endpoint}/{repo}",
+        )
+
+    def _unreachable(self, what: str, action: str) -> SourceUnreachable:
+        return SourceUnreachable(
+            f"{what}.",
+            f"{action}, then run the command again; downloaded bytes are kept.",
+            where=self.endpoint,
+        )
 
 
 class _RetryBudget:
@@ -145,64 +238,3 @@ def _log_retry(state: RetryCallState) -> None:
     wait = state.next_action.sleep if state.next_action else 0.0
     reason = str(error).strip().split("\n", 1)[0]
     logger.warning("The Hub did not answer (%s); attempt %d in %.0f s", reason, state.attempt_number + 1, wait)
-
-
-def _named_error(error: Exception, repo: str, revision: str) -> SourceUnknown | SourceUnreachable:
-    """The named error for one of huggingface_hub's."""
-    from huggingface_hub.errors import (
-        DisabledRepoError,
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    assert isinstance(error, HfHubHTTPError)
-    endpoint, status = load_settings().hf_endpoint, error.response.status_code
-    # GatedRepoError is a subclass of RepositoryNotFoundError, so it is checked first.
-    if isinstance(error, GatedRepoError):
-        how = "ask for access" if status == 403 else "accept its terms there, and set HF_TOKEN to a token of yours"
-        return SourceUnknown(
-            f"{repo} is gated and you have no access to it.", f"Open {endpoint}/{repo}, {how}.", where=endpoint
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return SourceUnknown(
-            f"{repo} has no revision {revision!r}.", "Name one of its branches, tags or commits.", where=endpoint
-        )
-    if isinstance(error, EntryNotFoundError):
-        path = error.response.request.url.path.split(f"/{revision}/")[-1]
-        return SourceUnknown(
-            f"{repo} has no file {path} at {revision}.", "Name another revision, or tell its publisher.", where=endpoint
-        )
-    if isinstance(error, DisabledRepoError):
-        return _unknown(f"The Hub has disabled {repo}", repo)
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
-        return _unknown(f"There is no repository {repo}, or you may not see it", repo)
-    return _unreachable(
-        f"The Hub answered {status} to a question about {repo}", "Try again later; check status.huggingface.co"
-    )
-
-
-def _stalled(repo: str, attempts: int) -> SourceStalled:
-    return SourceStalled(
-        f"The Hub began to send a file of {repo} and then sent nothing for {STALL_SECONDS:g} s, {attempts} times.",
-        "Run the command again later, or through another network; downloaded bytes are kept.",
-        where=load_settings().hf_endpoint,
-    )
-
-
-def _unknown(what: str, repo: str) -> SourceUnknown:
-    return SourceUnknown(
-        f"{what}.",
-        "Check `source` in the line's file; if it is private or gated, set HF_TOKEN to a token that may read it.",
-        where=f"{load_settings().hf_endpoint}/{repo}",
-    )
-
-
-def _unreachable(what: str, action: str) -> SourceUnreachable:
-    return SourceUnreachable(
-        f"{what}.",
-        f"{action}, then run the command again; downloaded bytes are kept.",
-        where=load_settings().hf_endpoint,
-    )

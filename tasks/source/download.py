@@ -10,11 +10,11 @@ from typing import Any
 
 from registry.store import Artifact, Store
 from tasks.source.admission import name_problems
+from tasks.source.client import Hub
 from tasks.source.fetch import PARTIAL, Fetcher, Progress
 from tasks.source.headers import Tensor, damaged
 from tasks.source.hub import INDEX, Source
 from weighbridge.errors import SourceRefused
-from weighbridge.settings import load_settings
 from weighbridge.units import GIB
 
 SPARE_BYTES = 64 * 2**20
@@ -24,15 +24,16 @@ SCHEME_OF_DTYPE = {
 }  # fmt: skip
 
 
-def download(source: Source, line_name: str, store: Store | None = None, progress: Progress | None = None) -> Artifact:
+def download(hub: Hub, source: Source, line_name: str, store: Store, progress: Progress | None = None) -> Artifact:
     """Download a release's files and make an artifact of them.
 
     A killed download is resumed. A release that is already in the store is returned from there.
 
     Args:
+        hub: the Hub with the release.
         source: from `pin`, and admitted.
         line_name: the artifact's line.
-        store: the destination; the installation's by default.
+        store: the destination.
         progress: called with (bytes done, bytes in total), one call at a time, from several threads.
 
     Raises:
@@ -44,16 +45,15 @@ def download(source: Source, line_name: str, store: Store | None = None, progres
     """
     if wrong := list(name_problems(file.path for file in source.files)):
         raise SourceRefused(f"{source.short} is refused: {'; '.join(wrong)}.", "Choose another release.", source.repo)
-    store = store or Store()
     key = f"source-{source.commit}"
     with store.building(line_name, key):
         folder = store.staging(line_name, key)
         if found := _in_store(source, line_name, store):
             shutil.rmtree(folder, ignore_errors=True)
             return found
-        fetcher = _fetch_all(source, folder, store, progress)
+        fetcher = _fetch_all(hub, source, folder, store, progress)
         _remove_other_files(source, folder)
-        facts: dict[str, object] = {"made_by": "download", "hub": load_settings().hf_endpoint}
+        facts: dict[str, object] = {"made_by": "download", "hub": hub.endpoint}
         facts |= {"fetched_bytes": fetcher.fetched_bytes, "licence": source.licence, "ignored": list(source.ignored)}
         return store.adopt(
             folder,
@@ -97,9 +97,9 @@ def _in_store(source: Source, line_name: str, store: Store) -> Artifact | None:
     return None
 
 
-def _fetch_all(source: Source, folder: Path, store: Store, progress: Progress | None) -> Fetcher:
+def _fetch_all(hub: Hub, source: Source, folder: Path, store: Store, progress: Progress | None) -> Fetcher:
     """Fetch every file into the folder, verified."""
-    fetcher = Fetcher(source, folder, progress)
+    fetcher = Fetcher(hub, source, folder, progress)
     store.require_free(fetcher.missing_bytes + SPARE_BYTES, f"{source.short} ({source.size_bytes / GIB:.2f} GiB)")
     # Small files first, so that a wrong index is found before the weights are fetched.
     fetcher.fetch([file for file in source.files if not file.is_weights])

@@ -7,11 +7,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 
+from tasks.source.client import Hub
 from tasks.source.headers import Tensor, read_header
 from tasks.source.hub import Source, SourceFile
 from tasks.source.receive import Partial, Stopped, receive
 from weighbridge.errors import SourceDamaged
-from weighbridge.settings import load_settings
 
 Progress = Callable[[int, int], None]
 
@@ -24,13 +24,14 @@ class Fetcher:
     """Fetches one release into a folder.
 
     Args:
+        hub: the Hub with the release.
         source: the pinned release.
         folder: the destination; files of an earlier fetch are resumed.
         progress: called with (bytes done, bytes in total), one call at a time.
     """
 
-    def __init__(self, source: Source, folder: Path, progress: Progress | None) -> None:
-        self._source, self._folder, self._progress = source, folder, progress
+    def __init__(self, hub: Hub, source: Source, folder: Path, progress: Progress | None) -> None:
+        self._hub, self._source, self._folder, self._progress = hub, source, folder, progress
         self._lock, self._stopped = Lock(), Event()
         self._done = sum(self._bytes_on_disk(file) for file in source.files)
         self.fetched_bytes = 0
@@ -79,7 +80,7 @@ class Fetcher:
         # One more attempt after a resume: the earlier bytes may be damaged on the disk, not by the Hub.
         for _ in range(3 if resumed else 2):
             with Partial(place, file, self._stopped) as partial:
-                problem = receive(self._source, file, partial, self._count, self._stopped)
+                problem = receive(self._hub, self._source, file, partial, self._count, self._stopped)
                 if not problem:
                     partial.sync()
                     self.sha256[file.path] = partial.sha256
@@ -90,7 +91,7 @@ class Fetcher:
             raise SourceDamaged(
                 f"{file.path} of {self._source.short} arrived twice other than the Hub describes it: {problem}.",
                 "Try again later or through another network; if the error persists, tell the repository's publisher.",
-                where=load_settings().hf_endpoint,
+                where=self._hub.endpoint,
             )
         if file.is_weights:
             self.tensors[file.path] = read_header(place)

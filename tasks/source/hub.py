@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, call_hub
+from tasks.source.client import TIMEOUT_SECONDS, Hub
 from weighbridge.errors import SourceDamaged, SourceUnreachable
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
+
+    from registry.installation import Installation
 
 CONFIG = "config.json"
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -83,23 +84,25 @@ class Source(BaseModel):
         return f"{self.repo}@{self.commit[:12]}"
 
 
-def pin(line: Line, revision: str | None = None) -> Source:
+def pin(installation: Installation, line: Line, revision: str | None = None) -> Source:
     """Resolve a line's source to one commit.
 
     Args:
+        installation: names the Hub.
         line: names the repository and the branch to follow.
         revision: a branch, tag or commit instead of the line's.
 
     Raises:
         SourceUnknown, SourceUnreachable, SourceDamaged: as `pin_repository`.
     """
-    return pin_repository(line.repo, revision or line.revision)
+    return pin_repository(Hub.of(installation.settings), line.repo, revision or line.revision)
 
 
-def pin_repository(repo: str, revision: str) -> Source:
+def pin_repository(hub: Hub, repo: str, revision: str) -> Source:
     """Resolve a repository to one commit.
 
     Args:
+        hub: the Hub with the repository.
         repo: `org/model`.
         revision: a branch, tag or commit.
 
@@ -108,24 +111,19 @@ def pin_repository(repo: str, revision: str) -> Source:
         SourceUnreachable: the Hub did not answer.
         SourceDamaged: config.json does not match its hash, or is too large.
     """
-    from huggingface_hub import HfApi
-
-    endpoint = load_settings().hf_endpoint
-    api = HfApi(endpoint=endpoint)
+    api = hub.api
 
     def describe() -> ModelInfo:
         try:
             return api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise SourceUnreachable(
-                "The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=endpoint
-            ) from None
+            raise hub.invalid_answer() from None
 
-    info = call_hub(describe, repo=repo, revision=revision)
+    info = hub.call(describe, repo=repo, revision=revision)
     commit = info.sha
     if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise SourceUnreachable(
-            f"The Hub named no commit for {repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", endpoint
+            f"The Hub named no commit for {repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", hub.endpoint
         )
     files = tuple(_file(sibling) for sibling in info.siblings or [])
     needed = _needed([file.path for file in files])
@@ -134,7 +132,7 @@ def pin_repository(repo: str, revision: str) -> Source:
         commit=commit,
         licence=_licence(info),
         gated=bool(info.gated),
-        config=_config(repo, commit, files),
+        config=_config(hub, repo, commit, files),
         files=tuple(file for file in files if file.path in needed),
         ignored=tuple(file.path for file in files if file.path not in needed),
     )
@@ -169,7 +167,7 @@ def _licence(info: ModelInfo) -> str | None:
     return str(licence) if licence else None
 
 
-def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, Any]:
+def _config(hub: Hub, repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, Any]:
     """config.json at the commit, checked against its blob id."""
     file = next((file for file in files if file.path == CONFIG), None)
     if file is None:
@@ -178,9 +176,9 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
         raise SourceDamaged(
             f"{CONFIG} of {repo} at {commit[:12]} is {file.size_bytes / 1e6:.0f} MB, too large for a configuration.",
             "Choose another release.",
-            where=load_settings().hf_endpoint,
+            where=hub.endpoint,
         )
-    content = call_hub(lambda: _read(repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
+    content = hub.call(lambda: _read(hub, repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
     known = {file.sha256, file.git_oid}
     try:
         config = json.loads(content)
@@ -190,18 +188,16 @@ def _config(repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, 
         raise SourceDamaged(
             f"{CONFIG} of {repo} at {commit[:12]} does not match the Hub's hash, or is not a JSON object.",
             "Try again; if the error persists, tell the repository's publisher.",
-            where=load_settings().hf_endpoint,
+            where=hub.endpoint,
         )
     return config
 
 
-def _read(repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
+def _read(hub: Hub, repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
     """Read a small file; stop after `limit_bytes`, so that a longer file fails its hash check."""
-    from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    url = hf_hub_url(repo, path, revision=commit, endpoint=load_settings().hf_endpoint)
-    headers, content = build_hf_headers(), b""
+    url, headers, content = hub.file_url(repo, path, commit), build_hf_headers(), b""
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as answer:
         if answer.is_error:
             answer.read()

@@ -17,10 +17,10 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from tasks.source import client
+from tasks.source.client import Hub
 from tasks.source.hub import Source, SourceFile
 from weighbridge.errors import DiskFull
 from weighbridge.files import is_full
-from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -95,6 +95,11 @@ class Partial:
         return "" if actual == expected else f"{kind} {actual} instead of {expected}"
 
     @property
+    def folder(self) -> Path:
+        """Folder of the partial file."""
+        return Path(self._file.name).parent
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the bytes so far, in hex."""
         return self._sha256.hexdigest()
@@ -126,10 +131,13 @@ class Partial:
             self._update(block)
 
 
-def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callable[[int], None], stopped: Event) -> str:
+def receive(
+    hub: Hub, source: Source, file: SourceFile, partial: Partial, arrived: Callable[[int], None], stopped: Event
+) -> str:
     """Fetch the missing bytes of a partial file.
 
     Args:
+        hub: the Hub with the release.
         source: the pinned release.
         file: of the release.
         partial: the bytes so far; grows.
@@ -140,14 +148,13 @@ def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callabl
         How the received file differs from the expected one; empty if it does not.
 
     Raises:
-        SourceUnreachable, SourceUnknown, SourceStalled: as `client.call_hub`.
+        SourceUnreachable, SourceUnknown, SourceStalled: as `Hub.call`.
         DiskFull: the disk became full during the transfer.
         Stopped: `stopped` is set.
     """
-    from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    url = hf_hub_url(source.repo, file.path, revision=source.commit, endpoint=load_settings().hf_endpoint)
+    url = hub.file_url(source.repo, file.path, source.commit)
     # Compressed answers support no ranges and do not state the file's size.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
 
@@ -155,16 +162,14 @@ def receive(source: Source, file: SourceFile, partial: Partial, arrived: Callabl
         return _stream(url, headers, file, partial, arrived, stopped)
 
     try:
-        problem = client.call_hub(
-            call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes
-        )
+        problem = hub.call(call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes)
     except OSError as error:
         if not is_full(error):
             raise
         raise DiskFull(
             f"The disk became full while {file.path} was received.",
             "Free some disk and run the command again; downloaded bytes are kept.",
-            where=load_settings().home.as_posix(),
+            where=partial.folder.as_posix(),
         ) from None
     return problem or partial.problem()
 

@@ -12,6 +12,7 @@ from tasks.source import admission
 from tasks.source import download as downloading
 from tasks.source import watch as watching
 from tasks.source.changes import ChangeReport, changes_against
+from tasks.source.client import Hub
 from tasks.source.hub import Source
 from tasks.source.progress import byte_bar
 from tasks.source.start import start_release
@@ -24,7 +25,7 @@ ARTIFACT_KEY = "watch-daily"
 
 
 @step("admit", key=lambda source, line: [source, line.admission])
-def admit(source: Source, line: Line) -> str:
+def admit(installation: Installation, source: Source, line: Line) -> str:
     """Check a release against the line's admission rules; return the admitted commit."""
     admission.admit(source, line)
     return source.commit
@@ -35,7 +36,7 @@ def download(installation: Installation, source: Source, line: str) -> Artifact:
     """Download a release into the store, verified file by file."""
     what = f"download {source.repo}"
     with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
-        return downloading.download(source, line, installation.store, progress)
+        return downloading.download(Hub.of(installation.settings), source, line, installation.store, progress)
 
 
 @step("triage-{line}")

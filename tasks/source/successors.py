@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from registry.watch.ledger import Kind
-from tasks.source.client import TIMEOUT_SECONDS, call_hub
-from weighbridge.errors import SourceUnreachable
+from tasks.source.client import TIMEOUT_SECONDS, Hub
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -65,37 +63,35 @@ class SourceListing(BaseModel):
     """True if the author has more new repositories than were listed."""
 
 
-def list_sources(line: Line) -> SourceListing:
+def list_sources(hub: Hub, line: Line) -> SourceListing:
     """List the head of a line's source and its successors.
 
     Raises:
         SourceUnknown: no such repository or branch, or no right to see it.
         SourceUnreachable: the Hub did not answer, or the answer is not a Hub's.
     """
-    head = _head(line)
+    head = _head(hub, line)
     if not line.watch.successors:
         return SourceListing(head=head)
     author = line.watch.author or line.repo.split("/")[0]
-    newer = call_hub(lambda: _checked(lambda: _newer(author, head)), repo=author, revision="main")
+    newer = hub.call(lambda: _checked(hub, lambda: _newer(hub, author, head)), repo=author, revision="main")
     found = tuple(candidate for candidate in newer if candidate.repo != line.repo and _matches(line, candidate))
     return SourceListing(head=head, successors=found, truncated=len(newer) == LISTED)
 
 
-def _head(line: Line) -> ListedCommit:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=load_settings().hf_endpoint)
+def _head(hub: Hub, line: Line) -> ListedCommit:
+    api = hub.api
 
     def head() -> ListedCommit | None:
         return _found("commit", api.model_info(line.repo, revision=line.revision, timeout=TIMEOUT_SECONDS))
 
-    found = call_hub(lambda: _checked(head), repo=line.repo, revision=line.revision)
+    found = hub.call(lambda: _checked(hub, head), repo=line.repo, revision=line.revision)
     if found is None:
-        raise _not_a_hub()
+        raise hub.invalid_answer()
     return found
 
 
-def _newer(author: str, head: ListedCommit) -> list[ListedCommit]:
+def _newer(hub: Hub, author: str, head: ListedCommit) -> list[ListedCommit]:
     """The author's repositories that are newer than the head's, newest first."""
     from huggingface_hub.hf_api import ModelInfo
     from huggingface_hub.utils import build_hf_headers, paginate
@@ -103,7 +99,7 @@ def _newer(author: str, head: ListedCommit) -> list[ListedCommit]:
     # As HfApi.list_models, but with a timeout: that function has none (huggingface_hub 1.33), and a Hub that hangs
     # would block the watch for ever.
     pages = paginate(
-        f"{load_settings().hf_endpoint}/api/models",
+        f"{hub.endpoint}/api/models",
         params={"author": author, "sort": "createdAt", "limit": LISTED, "expand": list(FIELDS)},
         headers=build_hf_headers(),
         timeout=TIMEOUT_SECONDS,
@@ -146,14 +142,8 @@ def _matches(line: Line, found: ListedCommit) -> bool:
     return fewest <= found.parameters / BILLION <= most
 
 
-def _checked(answer: Callable[[], T]) -> T:
+def _checked(hub: Hub, answer: Callable[[], T]) -> T:
     try:
         return answer()
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise _not_a_hub() from None
-
-
-def _not_a_hub() -> SourceUnreachable:
-    return SourceUnreachable(
-        "The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=load_settings().hf_endpoint
-    )
+        raise hub.invalid_answer() from None

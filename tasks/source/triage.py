@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from registry.installation import Installation
 from registry.watch.ledger import Decision, Numbers, Outcome, Reason
 from tasks.source import admission
+from tasks.source.client import Hub
 from tasks.source.hub import Source, pin_repository
 from tasks.source.successors import BILLION, ListedCommit
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
 from weighbridge.line import Line
-from weighbridge.settings import load_settings
 from weighbridge.units import GIB
 
 
@@ -76,11 +78,17 @@ class ArchitectureLookup(Protocol):
 
 
 def triage(
-    found: ListedCommit, line: Line, rules: str, fits: FitCheck, known_architectures: ArchitectureLookup
+    installation: Installation,
+    found: ListedCommit,
+    line: Line,
+    rules: str,
+    fits: FitCheck,
+    known_architectures: ArchitectureLookup,
 ) -> Decision:
     """Decide about a new commit.
 
     Args:
+        installation: names the Hub and the store's folder.
         found: the commit.
         line: with its admission rules and policy.
         rules: digest of these, for the ledger.
@@ -93,14 +101,14 @@ def triage(
     """
     numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
     try:
-        source = pin_repository(found.repo, found.commit)
+        source = pin_repository(Hub.of(installation.settings), found.repo, found.commit)
     except SourceUnknown as error:
         if not found.gated:
             raise
         reasons: tuple[Reason, ...] = tuple(_gated(found, line, error))
     else:
         report, unfit = _fit(source, line, fits)
-        numbers = _numbers(source, report, numbers)
+        numbers = _numbers(source, report, numbers, _free_gib(installation.settings.store_folder))
         reasons = (
             *_family(source, found, line),
             *_admission(source, line),
@@ -177,9 +185,9 @@ def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[FitSummary | None,
         return None, (Reason(code="fit", text=error.what, weight="refuses"),)
 
 
-def _numbers(source: Source, report: FitSummary | None, before: Numbers) -> Numbers:
+def _numbers(source: Source, report: FitSummary | None, before: Numbers, free_gib: float) -> Numbers:
     download = source.size_bytes / GIB
-    found: Mapping[str, Any] = {"download_gib": round(download, 3), "disk_free_gib": round(_free_gib(), 3)}
+    found: Mapping[str, Any] = {"download_gib": round(download, 3), "disk_free_gib": round(free_gib, 3)}
     rows = [row for row in report.rows if row.verdict != "no"] if report else []
     artifact_gib = {row.scheme: row.weights_gib * row.count for row in rows if row.scheme != "bf16"}
     found = {**found, "disk_needed_gib": round(download + sum(artifact_gib.values()), 3)}
@@ -194,9 +202,8 @@ def _numbers(source: Source, report: FitSummary | None, before: Numbers) -> Numb
     return before.model_copy(update=found)
 
 
-def _free_gib() -> float:
-    """Free space on the store's disk; the store's folder need not exist yet."""
-    folder = load_settings().store_folder
+def _free_gib(folder: Path) -> float:
+    """Free space on a folder's disk; the folder need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free / GIB
 
 

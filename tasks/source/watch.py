@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from registry.installation import Installation
 from registry.watch.ledger import Decision, Entry, Ledger, Numbers, Reason, Starter
+from tasks.source.client import Hub
 from tasks.source.successors import LISTED, ListedCommit, list_sources
 from tasks.source.triage import ArchitectureLookup, FitCheck, triage
 from tasks.source.watch_rows import Failure, Row
@@ -46,11 +47,13 @@ def triage_line(
     """
     try:
         line = Line.load(name)
-        ledger, known, listing = _ledger(installation, name), known_sources(installation, name), list_sources(line)
+        ledger, known = _ledger(installation, name), known_sources(installation, name)
+        listing = list_sources(Hub.of(installation.settings), line)
     except WeighbridgeError as error:
         return [Row(line=name, error=Failure.of(error))]
     rows = [
-        _row(line, found, ledger, known, fits, known_architectures) for found in (listing.head, *listing.successors)
+        _row(installation, line, found, ledger, known, fits, known_architectures)
+        for found in (listing.head, *listing.successors)
     ]
     rows = [row.model_copy(update={"notes": _notes(row, ledger, known, listing.truncated)}) for row in rows]
     # A watch that was killed may have left a start unconfirmed; finish it even if the commit is no longer listed.
@@ -148,6 +151,7 @@ def _start(installation: Installation, row: Row, start: Starter) -> Row:
 
 
 def _row(
+    installation: Installation,
     line: Line,
     found: ListedCommit,
     ledger: Ledger,
@@ -162,7 +166,7 @@ def _row(
             return _skipped(line, found, rules, reason, entry)
         if entry and _unfinished(entry, found, rules):
             return Row(line=line.name, decision=entry.decision, state=entry.state)
-        decision = triage(found, line, rules, fits, known_architectures)
+        decision = triage(installation, found, line, rules, fits, known_architectures)
         if entry and entry.settled and entry.decision.says_as(decision):
             return _skipped(line, found, rules, _decided_before(entry), entry, decision.numbers)
     except WeighbridgeError as error:

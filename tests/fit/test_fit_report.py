@@ -12,6 +12,7 @@ import pytest
 from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
+from registry.installation import Installation
 from tasks.fit.hardware.gpus import gpu
 from tasks.fit.model.parts import Part
 from tasks.fit.model.shape import ModelShape, shape_of_config
@@ -157,7 +158,7 @@ def test_a_release_on_the_hub_is_planned_from_its_headers(
     with serving(tmp_path / "hub", faults) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         line = make_line("host", schemes=["int8"], engine="transformers", context=256, concurrency=2)
-        report = fit(pin(line), line)
+        report = fit(pin(Installation.load(), line), line)
     weights = [one for one in faults.served if one.path.startswith("/cdn/")]
     assert len(weights) == 2 and all(one.sent_bytes <= 100_001 for one in weights)
     numbers = sum(math.prod(sides) for sides in tiny.shapes({**tiny.CONFIG, "vocab_size": 8192}).values())

@@ -12,26 +12,37 @@ import pytest
 from examples import tiny
 from examples.faults import Faults
 from examples.hub import publish, serving
+from registry.installation import Installation
 from registry.store import Store
+from tasks.source.client import Hub
 from weighbridge.line import Line
 
 REPO = "acme/tiny"
 
 
 @dataclass
-class Hub:
+class ServedHub:
     """The served Hub: its folder, its faults and its address."""
 
     root: Path
     faults: Faults
     endpoint: str
 
+    @property
+    def client(self) -> Hub:
+        return Hub(self.endpoint)
+
+    @property
+    def installation(self) -> Installation:
+        """An installation that uses it, as the environment names it now."""
+        return Installation.load()
+
     def publish(self, folder: Path, repo: str = REPO) -> str:
         return publish(self.root, repo, folder)
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedHub]:
     root, faults = tmp_path / "hub", Faults()
     root.mkdir()
     with serving(root, faults) as endpoint:
@@ -40,7 +51,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.delenv("WEIGHBRIDGE_HF_ENDPOINT", raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr("tasks.source.client.FIRST_WAIT_SECONDS", 0.01)
-        yield Hub(root, faults, endpoint)
+        yield ServedHub(root, faults, endpoint)
 
 
 @pytest.fixture

@@ -182,8 +182,8 @@ def test_a_file_that_is_no_json_is_named(release: Callable[..., Path]) -> None:
 def test_the_hub_s_files_are_read_at_the_commit(hub: Any, release: Callable[..., Path], line: Line) -> None:
     old = release("old")
     hub.publish(release("new", **{"chat_template.jinja": "other"}))
-    source = pin(line)
-    report = changes_between(files_of_folder(old), files_of_hub(source))
+    source = pin(hub.installation, line)
+    report = changes_between(files_of_folder(old), files_of_hub(hub.client, source))
     assert (report.after, [change.kind for change in report.changes]) == (source.short, ["chat template"])
 
 

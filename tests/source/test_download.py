@@ -27,9 +27,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_release_is_downloaded_completely(hub: Any, release: Path, line: Line, store: Store) -> None:
     commit = hub.publish(release)
-    source = pin(line)
+    source = pin(hub.installation, line)
     calls: list[tuple[int, int]] = []
-    artifact = download(source, "tiny", store, lambda done, total: calls.append((done, total)))
+    artifact = download(hub.client, source, "tiny", store, lambda done, total: calls.append((done, total)))
     assert (artifact.scheme, artifact.commit, artifact.size_bytes) == ("bf16", commit, source.size_bytes)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
     store.verify(artifact)
@@ -39,17 +39,17 @@ def test_a_release_is_downloaded_completely(hub: Any, release: Path, line: Line,
 
 def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, store: Store) -> None:
     hub.publish(release)
-    source = pin(line)
-    artifact = download(source, "tiny", store)
+    source = pin(hub.installation, line)
+    artifact = download(hub.client, source, "tiny", store)
     before = len(hub.faults.served)
-    assert download(source, "tiny", store) == artifact
+    assert download(hub.client, source, "tiny", store) == artifact
     assert len(hub.faults.served) == before
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     folder = tiny.build(tmp_path / "big", vocab_size=8192)
     hub.publish(folder)
-    source = pin(line)
+    source = pin(hub.installation, line)
     size = (folder / "model.safetensors").stat().st_size
 
     class Killed(BaseException):
@@ -60,12 +60,12 @@ def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: 
             raise Killed
 
     with pytest.raises(Killed):
-        download(source, "tiny", store, kill_midway)
+        download(hub.client, source, "tiny", store, kill_midway)
     assert store.artifacts() == []
     partial = next(store.folder.rglob("model.safetensors")).stat().st_size
     assert partial > size / 3
     hub.faults.served.clear()
-    artifact = download(source, "tiny", store)
+    artifact = download(hub.client, source, "tiny", store)
     store.verify(artifact)
     assert hub.faults.sent_bytes("/cdn/*") == size - partial
     assert hub.faults.sent_bytes() == size - partial, "the small files were there already"
@@ -74,9 +74,9 @@ def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: 
 def test_a_cut_connection_is_taken_up_again(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     folder = tiny.build(tmp_path / "big", vocab_size=8192)
     hub.publish(folder)
-    source = pin(line)
+    source = pin(hub.installation, line)
     hub.faults.add(Fault("/cdn/*", cut_after_bytes=600_000))
-    store.verify(download(source, "tiny", store))
+    store.verify(download(hub.client, source, "tiny", store))
     size = (folder / "model.safetensors").stat().st_size
     assert hub.faults.sent_bytes("/cdn/*") == size, "what had come was not fetched again"
 
@@ -86,25 +86,25 @@ def test_a_file_that_stays_damaged_leaves_nothing_visible(
     hub: Any, release: Path, line: Line, store: Store, path: str, hash_name: str
 ) -> None:
     hub.publish(release)
-    source = pin(line)
+    source = pin(hub.installation, line)
     hub.faults.add(Fault(path, damaged=True, times=FOR_EVER))
     with pytest.raises(SourceDamaged, match=rf"arrived twice.*{hash_name}"):
-        download(source, "tiny", store)
+        download(hub.client, source, "tiny", store)
     assert store.artifacts() == []
     hub.faults.clear()
-    store.verify(download(source, "tiny", store))
+    store.verify(download(hub.client, source, "tiny", store))
 
 
 def test_a_hub_that_goes_away_keeps_what_is_here(hub: Any, release: Path, line: Line, store: Store) -> None:
     hub.publish(release)
-    source = pin(line)
+    source = pin(hub.installation, line)
     hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 500"):
-        download(source, "tiny", store)
+        download(hub.client, source, "tiny", store)
     assert store.artifacts() == []
     hub.faults.clear()
     hub.faults.served.clear()
-    download(source, "tiny", store)
+    download(hub.client, source, "tiny", store)
     assert {Path(request.path).name for request in hub.faults.served} == {"model-00002-of-00002.safetensors"}
 
 
@@ -112,11 +112,11 @@ def test_too_small_a_disk_is_told_before_anything_comes(
     hub: Any, release: Path, line: Line, store: Store, monkeypatch: Any
 ) -> None:
     hub.publish(release)
-    source = pin(line)
+    source = pin(hub.installation, line)
     hub.faults.served.clear()
     monkeypatch.setattr("tasks.source.download.SPARE_BYTES", 2**60)
     with pytest.raises(DiskFull, match="WEIGHBRIDGE_HOME"):
-        download(source, "tiny", store)
+        download(hub.client, source, "tiny", store)
     assert hub.faults.served == []
 
 
@@ -125,14 +125,14 @@ def test_weights_that_are_published_broken_are_not_adopted(hub: Any, release: Pa
     path.write_bytes(path.read_bytes()[:-100])
     hub.publish(release)
     with pytest.raises(SourceDamaged, match=r"does not lie|bytes and"):
-        download(pin(line), "tiny", store)
+        download(hub.client, pin(hub.installation, line), "tiny", store)
     assert store.artifacts() == []
 
 
 def test_the_scheme_is_that_of_the_config(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     hub.publish(tiny.build(tmp_path / "half", dtype="float16"))
-    assert download(pin(line), "tiny", store).scheme == "fp16"
+    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "fp16"
     hub.publish(tiny.build(tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4}))
-    assert download(pin(line), "tiny", store).scheme == "gptq"
+    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "gptq"
     hub.publish(tiny.build(tmp_path / "silent", dtype=None))
-    assert download(pin(line), "tiny", store).scheme == "bf16"
+    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "bf16"

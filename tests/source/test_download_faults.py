@@ -30,19 +30,19 @@ def short_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def source(hub: Any, release: Path, line: Line) -> Source:
     hub.publish(release)
-    return pin(line)
+    return pin(hub.installation, line)
 
 
 def succeeds(hub: Any, source: Source, store: Store) -> None:
     """The download succeeds and the artifact is complete."""
-    artifact = download(source, "tiny", store)
+    artifact = download(hub.client, source, "tiny", store)
     store.verify(artifact)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
 
 
-def fails(store: Store, source: Source, kind: type[Exception], text: str) -> None:
+def fails(hub: Any, store: Store, source: Source, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
-        download(source, "tiny", store)
+        download(hub.client, source, "tiny", store)
     assert store.listed() == []
     shown = {path.parent.name for path in store.folder.rglob("*.safetensors")}
     assert all(".staging" in str(path) for path in store.folder.rglob("*.safetensors")), shown
@@ -58,7 +58,7 @@ def test_cut_at_byte_k(hub: Any, source: Source, store: Store, at: int) -> None:
 
 def test_cut_every_time_at_the_first_byte(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", cut_after_bytes=0, times=FOR_EVER))
-    fails(store, source, SourceUnreachable, "did not answer")
+    fails(hub, store, source, SourceUnreachable, "did not answer")
 
 
 def test_cut_so_often_that_the_retry_budget_would_be_spent_without_progress(
@@ -85,7 +85,7 @@ def test_429_in_the_words_of_the_hub(hub: Any, source: Source, store: Store) -> 
 def test_429_that_asks_for_an_hour_is_not_waited_for(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault("*/resolve/*", status=429, headers={"Retry-After": "3600"}, times=FOR_EVER))
     began = time.monotonic()
-    fails(store, source, SourceUnreachable, "answered 429")
+    fails(hub, store, source, SourceUnreachable, "answered 429")
     assert time.monotonic() - began < 5
 
 
@@ -96,7 +96,7 @@ def test_503_twice(hub: Any, source: Source, store: Store) -> None:
 
 def test_503_for_ever(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", status=503, times=FOR_EVER))
-    fails(store, source, SourceUnreachable, "answered 503")
+    fails(hub, store, source, SourceUnreachable, "answered 503")
 
 
 def test_wrong_bytes_once(hub: Any, source: Source, store: Store) -> None:
@@ -106,7 +106,7 @@ def test_wrong_bytes_once(hub: Any, source: Source, store: Store) -> None:
 
 def test_wrong_bytes_for_ever(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", damaged=True, times=FOR_EVER))
-    fails(store, source, SourceDamaged, f"{SHARD}.* arrived twice .* sha256")
+    fails(hub, store, source, SourceDamaged, f"{SHARD}.* arrived twice .* sha256")
 
 
 def test_truncated_once(hub: Any, source: Source, store: Store) -> None:
@@ -116,7 +116,7 @@ def test_truncated_once(hub: Any, source: Source, store: Store) -> None:
 
 def test_truncated_for_ever_is_seen_before_it_is_fetched(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", truncated_to_bytes=1000, times=FOR_EVER))
-    fails(store, source, SourceDamaged, f"{SHARD}.* sends 1000 bytes instead of")
+    fails(hub, store, source, SourceDamaged, f"{SHARD}.* sends 1000 bytes instead of")
 
 
 def test_truncated_while_it_is_fetched(hub: Any, source: Source, store: Store) -> None:
@@ -134,7 +134,7 @@ def test_a_hang_is_ended_and_resumed(hub: Any, source: Source, store: Store) -> 
 def test_a_hang_for_ever_is_named(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"/cdn/*{SHARD}", hang_after_bytes=0, times=FOR_EVER))
     began = time.monotonic()
-    fails(store, source, SourceStalled, r"sent nothing for 0.3 s, 5 times")
+    fails(hub, store, source, SourceStalled, r"sent nothing for 0.3 s, 5 times")
     assert time.monotonic() - began < 10
 
 
@@ -142,9 +142,9 @@ def test_a_file_changed_under_its_commit(hub: Any, source: Source, store: Store)
     path = hub.root / REPO / source.commit / SHARD
     content = path.read_bytes()
     swap_content(hub.root, REPO, source.commit, SHARD, content[:-1] + bytes([content[-1] ^ 1]))
-    fails(store, source, SourceDamaged, f"{SHARD}.* sha256")
+    fails(hub, store, source, SourceDamaged, f"{SHARD}.* sha256")
     swap_content(hub.root, REPO, source.commit, SHARD, content + b"more")
-    fails(store, source, SourceDamaged, f"{SHARD}.* bytes instead of")
+    fails(hub, store, source, SourceDamaged, f"{SHARD}.* bytes instead of")
     swap_content(hub.root, REPO, source.commit, SHARD, content)
     succeeds(hub, source, store)
 
@@ -162,7 +162,7 @@ def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store
 
     swap_content(hub.root, REPO, source.commit, SHARD, content[:8] + b"\0" + content[9:])
     with pytest.raises(Killed):
-        download(source, "tiny", store, kill)
+        download(hub.client, source, "tiny", store, kill)
     swap_content(hub.root, REPO, source.commit, SHARD, content)
     succeeds(hub, source, store)
 
@@ -170,7 +170,7 @@ def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store
 def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
     with pytest.raises(SourceUnreachable):
-        download(source, "tiny", store)
+        download(hub.client, source, "tiny", store)
     hub.faults.clear()
     whole = next(path for path in store.folder.rglob(SHARD))
     content = bytearray(whole.read_bytes())
@@ -182,13 +182,13 @@ def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: S
 
 def test_a_shard_that_is_gone(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"*/resolve/*{SHARD}", status=404, times=FOR_EVER))
-    fails(store, source, SourceUnknown, "no repository|no file")
+    fails(hub, store, source, SourceUnknown, "no repository|no file")
 
 
 def test_an_index_that_names_a_file_that_is_not_there(hub: Any, release: Path, line: Line, store: Store) -> None:
     (release / SHARD).unlink()
     hub.publish(release)
-    fails(store, pin(line), SourceDamaged, f"it names {SHARD}")
+    fails(hub, store, pin(hub.installation, line), SourceDamaged, f"it names {SHARD}")
     assert hub.faults.sent_bytes("/cdn/*") == 0
 
 
@@ -198,13 +198,13 @@ def test_an_index_that_maps_a_tensor_to_the_wrong_file(hub: Any, release: Path, 
     index["weight_map"] = dict.fromkeys(index["weight_map"], SHARD)
     path.write_text(json.dumps(index))
     hub.publish(release)
-    fails(store, pin(line), SourceDamaged, "tensors are not where it says")
+    fails(hub, store, pin(hub.installation, line), SourceDamaged, "tensors are not where it says")
 
 
 def test_a_tensor_that_lies_in_two_files(hub: Any, release: Path, line: Line, store: Store) -> None:
     (release / "model-00002-of-00002.safetensors").write_bytes((release / SHARD).read_bytes())
     hub.publish(release)
-    fails(store, pin(line), SourceDamaged, "as model-00001-of-00002.safetensors does")
+    fails(hub, store, pin(hub.installation, line), SourceDamaged, "as model-00001-of-00002.safetensors does")
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ def test_a_header_that_lies(hub: Any, release: Path, line: Line, store: Store, c
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     hub.publish(release)
-    fails(store, pin(line), SourceDamaged, f"{SHARD} is damaged")
+    fails(hub, store, pin(hub.installation, line), SourceDamaged, f"{SHARD} is damaged")
 
 
 def test_a_header_that_claims_to_be_longer_than_its_file(hub: Any, release: Path, line: Line, store: Store) -> None:
     path = release / SHARD
     path.write_bytes((2**40).to_bytes(8, "little") + path.read_bytes()[8:])
     hub.publish(release)
-    fails(store, pin(line), SourceDamaged, "its header claims 1099511627776 bytes")
+    fails(hub, store, pin(hub.installation, line), SourceDamaged, "its header claims 1099511627776 bytes")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +244,14 @@ def test_a_name_that_leads_astray_is_refused_before_anything_is_fetched(
     hub: Any, source: Source, line: Line, store: Store, tmp_path: Path, name: str
 ) -> None:
     misname(hub.root, REPO, source.commit, "README.md", name)
-    misnamed = pin(line)
+    misnamed = pin(hub.installation, line)
     assert name in {*(file.path for file in misnamed.files), *misnamed.ignored}
     with pytest.raises(SourceRefused, match=r"leads out|are one on some disks"):
         admit(misnamed, line)
     evil = source.files[0].model_copy(update={"path": name})
     hub.faults.served.clear()
-    fails(store, source.model_copy(update={"files": (*source.files, evil)}), SourceRefused, "leads out|one on some")
+    fails(
+        hub, store, source.model_copy(update={"files": (*source.files, evil)}), SourceRefused, "leads out|one on some"
+    )
     assert hub.faults.served == []
     assert not list(tmp_path.rglob("tokenizer.json"))

@@ -12,6 +12,7 @@ from typing import Any
 from examples import tiny
 from examples.faults import FOR_EVER, Fault
 from registry.store import Store
+from tasks.source.client import Hub
 from tasks.source.download import download
 from tasks.source.hub import Source, pin
 from weighbridge.line import Line
@@ -20,14 +21,14 @@ KILLS = 10
 LIMIT = 1.1
 
 
-def child(environment: dict[str, str], source: Source, folder: Path) -> None:
+def child(environment: dict[str, str], hub: Hub, source: Source, folder: Path) -> None:
     os.environ.update(environment)
-    download(source, "tiny", Store(folder))
+    download(hub, source, "tiny", Store(folder))
 
 
 def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     hub.publish(tiny.build(tmp_path / "big", shards=4, intermediate_size=4096, num_hidden_layers=5))
-    source = pin(line)
+    source = pin(hub.installation, line)
     # A network that is slower than this machine, or what counts as sent would lie in the kernel's buffers.
     hub.faults.add(Fault("/cdn/*", bytes_per_second=1.5e6, times=FOR_EVER))
     hub.faults.served.clear()
@@ -37,7 +38,7 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Pat
     environment = {name: os.environ[name] for name in ("HF_ENDPOINT", "WEIGHBRIDGE_HOME")}
     numbers = random.Random(20)
     for point in sorted(numbers.uniform(0.02, 0.98) * source.size_bytes for _ in range(KILLS)):
-        process = context.Process(target=child, args=(environment, source, store.folder))
+        process = context.Process(target=child, args=(environment, hub.client, source, store.folder))
         process.start()
         while hub.faults.sent_bytes() < point and process.is_alive():
             time.sleep(0.005)
@@ -45,5 +46,5 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Pat
         process.kill()
         process.join()
         assert store.listed() == []
-    store.verify(download(source, "tiny", store))
+    store.verify(download(hub.client, source, "tiny", store))
     assert source.size_bytes <= hub.faults.sent_bytes() <= LIMIT * source.size_bytes

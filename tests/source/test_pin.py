@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from examples.faults import FOR_EVER, Fault
+from registry.installation import Installation
 from tasks.source.hub import pin
 from weighbridge.errors import SourceDamaged, SourceUnknown, SourceUnreachable
 from weighbridge.line import Line
@@ -16,7 +17,7 @@ from weighbridge.line import Line
 
 def test_a_release_is_pinned_with_what_serving_needs(hub: Any, release: Path, line: Line) -> None:
     commit = hub.publish(release)
-    source = pin(line)
+    source = pin(hub.installation, line)
     assert (source.commit, source.licence, source.gated) == (commit, "apache-2.0", False)
     assert source.config["num_hidden_layers"] == 2
     assert {file.path for file in source.files} == {
@@ -35,25 +36,28 @@ def test_an_older_commit_stays_reachable(hub: Any, release: Path, line: Line) ->
     first = hub.publish(release)
     (release / "README.md").write_text("---\nlicense: other\nlicense_name: acme-1.0\n---\n")
     second = hub.publish(release)
-    assert (pin(line).commit, pin(line).licence) == (second, "acme-1.0")
-    assert (pin(line, first).commit, pin(line, first).licence) == (first, "apache-2.0")
+    assert (pin(hub.installation, line).commit, pin(hub.installation, line).licence) == (second, "acme-1.0")
+    assert (pin(hub.installation, line, first).commit, pin(hub.installation, line, first).licence) == (
+        first,
+        "apache-2.0",
+    )
 
 
 def test_unknown_repository_and_revision_are_named(hub: Any, release: Path, line: Line) -> None:
     with pytest.raises(SourceUnknown, match="acme/tiny"):
-        pin(line)
+        pin(hub.installation, line)
     hub.publish(release)
     with pytest.raises(SourceUnknown, match="no revision 'v9'"):
-        pin(line, "v9")
+        pin(hub.installation, line, "v9")
 
 
 def test_a_gated_repository_says_where_to_ask(hub: Any, release: Path, line: Line, monkeypatch: Any) -> None:
     hub.publish(release)
     (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
     with pytest.raises(SourceUnknown, match=r"gated.*accept its terms there, and set HF_TOKEN"):
-        pin(line)
+        pin(hub.installation, line)
     monkeypatch.setenv("HF_TOKEN", "hf_granted")
-    assert pin(line).gated
+    assert pin(hub.installation, line).gated
 
 
 def test_a_busy_hub_is_asked_again_after_the_time_it_names(hub: Any, release: Path, line: Line) -> None:
@@ -61,7 +65,7 @@ def test_a_busy_hub_is_asked_again_after_the_time_it_names(hub: Any, release: Pa
     hub.faults.add(Fault("/api/models/*", status=429, headers={"Retry-After": "1"}))
     hub.faults.add(Fault("*/config.json", status=503, times=2))
     start = time.monotonic()
-    assert pin(line).config
+    assert pin(hub.installation, line).config
     assert time.monotonic() - start >= 1
 
 
@@ -69,7 +73,7 @@ def test_a_hub_that_stays_broken_is_unreachable(hub: Any, release: Path, line: L
     hub.publish(release)
     hub.faults.add(Fault("/api/models/*", status=500, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 500"):
-        pin(line)
+        pin(hub.installation, line)
 
 
 def test_a_hub_that_asks_for_an_hour_is_not_waited_for(hub: Any, release: Path, line: Line) -> None:
@@ -77,7 +81,7 @@ def test_a_hub_that_asks_for_an_hour_is_not_waited_for(hub: Any, release: Path, 
     hub.faults.add(Fault("/api/models/*", status=429, headers={"Retry-After": "3600"}, times=FOR_EVER))
     start = time.monotonic()
     with pytest.raises(SourceUnreachable, match="answered 429"):
-        pin(line)
+        pin(hub.installation, line)
     assert time.monotonic() - start < 2
 
 
@@ -86,11 +90,11 @@ def test_no_hub_at_all(line: Line, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("tasks.source.client.FIRST_WAIT_SECONDS", 0.01)
     with pytest.raises(SourceUnreachable, match="did not answer"):
-        pin(line)
+        pin(Installation.load(), line)
 
 
 def test_a_config_altered_on_the_way_is_noticed(hub: Any, release: Path, line: Line) -> None:
     hub.publish(release)
     hub.faults.add(Fault("*/config.json", damaged=True))
     with pytest.raises(SourceDamaged, match=r"config\.json"):
-        pin(line)
+        pin(hub.installation, line)

@@ -199,7 +199,7 @@ def test_a_full_disk_waits_and_is_looked_at_again(
 ) -> None:
     release()
     with monkeypatch.context() as full:
-        full.setattr("tasks.source.triage._free_gib", lambda: 0.0)
+        full.setattr("tasks.source.triage._free_gib", lambda folder: 0.0)
         (row,) = started(triaged(), prefect.start)
         assert (outcomes([row]), "0.00 GiB are free" in codes(row)["disk"]) == (["notify"], True)
         assert outcomes(started(triaged(), prefect.start)) == ["ignore"]

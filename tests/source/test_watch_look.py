@@ -12,9 +12,11 @@ import pytest
 from examples import tiny
 from examples.faults import FOR_EVER, Fault, Faults
 from examples.hub import publish, serving
-from tasks.source.successors import list_sources
+from tasks.source.client import Hub
+from tasks.source.successors import SourceListing, list_sources
 from weighbridge.errors import SourceUnknown, SourceUnreachable
 from weighbridge.line import Line
+from weighbridge.settings import load_settings
 
 
 class Counted(Faults):
@@ -63,12 +65,16 @@ def line(**watch: Any) -> Line:
     )
 
 
+def listed_sources(line: Line) -> SourceListing:
+    return list_sources(Hub.of(load_settings()), line)
+
+
 def test_without_patterns_one_request_with_them_two(counted: Any, shelf: Callable[..., str]) -> None:
     commit = shelf("acme/Tiny-3.1-8B-Instruct")
-    assert list_sources(line()).head.commit == commit
+    assert listed_sources(line()).head.commit == commit
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main"]
     counted[1].asked.clear()
-    assert list_sources(line(successors=["Tiny-*-8B-Instruct"])).successors == ()
+    assert listed_sources(line(successors=["Tiny-*-8B-Instruct"])).successors == ()
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main", "/api/models"]
 
 
@@ -79,14 +85,16 @@ def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[...
     shelf("acme/Tiny-4-70B-Instruct", seed=2)
     shelf("acme/Tiny-5-8B-Instruct", num_hidden_layers=20)
     shelf("other/Tiny-6-8B-Instruct", seed=3)
-    listing = list_sources(line(successors=["Tiny-*-8B-Instruct"]))
+    listing = listed_sources(line(successors=["Tiny-*-8B-Instruct"]))
     assert {listed.repo for listed in listing.successors} == {"acme/tiny-4-8b-instruct", "acme/Tiny-5-8B-Instruct"}
-    small = list_sources(line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001]))
+    small = list_sources(
+        Hub.of(load_settings()), line(successors=["Tiny-*-8B-Instruct"], parameters_billion=[0.0001, 0.001])
+    )
     assert [(listed.kind, listed.repo, listed.commit) for listed in small.successors] == [
         ("successor", "acme/tiny-4-8b-instruct", commit)
     ]
     assert small.successors[0].parameters == sum(math.prod(shape) for shape in tiny.shapes(tiny.CONFIG).values())
-    assert [listed.repo for listed in list_sources(line(successors=["Tiny-6*"], author="other")).successors] == [
+    assert [listed.repo for listed in listed_sources(line(successors=["Tiny-6*"], author="other")).successors] == [
         "other/Tiny-6-8B-Instruct"
     ]
 
@@ -95,7 +103,7 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
     first = shelf("acme/Tiny-3.1-8B-Instruct")
     shelf("acme/Tiny-4-8B-Instruct", seed=1)
     second = shelf("acme/Tiny-3.1-8B-Instruct", seed=2)
-    listing = list_sources(line(successors=["Tiny-*"]))
+    listing = listed_sources(line(successors=["Tiny-*"]))
     assert (listing.head.commit, first != second) == (second, True)
     assert [listed.repo for listed in listing.successors] == ["acme/Tiny-4-8B-Instruct"]
 
@@ -103,17 +111,17 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
 def test_the_hub_s_wish_to_wait_is_honoured(counted: Any, shelf: Callable[..., str]) -> None:
     shelf("acme/Tiny-3.1-8B-Instruct")
     counted[1].add(Fault("/api/models", status=429, headers={"Retry-After": "1"}))
-    assert list_sources(line(successors=["Tiny-*"])).successors == ()
+    assert listed_sources(line(successors=["Tiny-*"])).successors == ()
     assert counted[1].asked.count("/api/models") == 2
 
 
 def test_what_the_hub_does_not_tell_is_a_named_error(counted: Any, shelf: Callable[..., str]) -> None:
     with pytest.raises(SourceUnknown, match=r"acme/Tiny-3\.1"):
-        list_sources(line())
+        listed_sources(line())
     shelf("acme/Tiny-3.1-8B-Instruct")
     counted[1].add(Fault("/api/models", status=503, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 503"):
-        list_sources(line(successors=["Tiny-*"]))
+        listed_sources(line(successors=["Tiny-*"]))
 
 
 @pytest.mark.parametrize(

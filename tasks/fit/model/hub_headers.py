@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tasks.source.client import TIMEOUT_SECONDS, call_hub
+from tasks.source.client import TIMEOUT_SECONDS, Hub
 from tasks.source.headers import Tensor
 from tasks.source.hub import Source
 from weighbridge.errors import SourceDamaged
@@ -28,13 +28,12 @@ def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
 
 
 def _header(source: Source, path: str) -> list[Tensor]:
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import SafetensorsParsingError
 
-    api = HfApi(endpoint=load_settings().hf_endpoint)
+    hub = Hub.of(load_settings())
     try:
-        header = call_hub(
-            lambda: api.parse_safetensors_file_metadata(
+        header = hub.call(
+            lambda: hub.api.parse_safetensors_file_metadata(
                 source.repo, path, revision=source.commit, timeout=TIMEOUT_SECONDS
             ),
             repo=source.repo,

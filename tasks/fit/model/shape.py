@@ -101,10 +101,12 @@ def shape_of(target: str) -> ModelShape:
     """
     if not target.startswith("hf://"):
         return shape_of_folder(Path(target).expanduser())
+    from tasks.source.client import Hub
     from tasks.source.hub import pin_repository
+    from weighbridge.settings import load_settings
 
     repository, _, revision = target.removeprefix("hf://").partition("@")
-    return shape_of_source(pin_repository(repository, revision or "main"))
+    return shape_of_source(pin_repository(Hub.of(load_settings()), repository, revision or "main"))
 
 
 def shape_of_source(source: Source) -> ModelShape:

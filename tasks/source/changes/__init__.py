@@ -3,7 +3,7 @@
 A silently changed chat template is the most common cause of a "worse" model: the prompt's format is not the one that
 its weights were trained on. The small files of two releases are compared, from folders or from the Hub at a commit:
 
-    report = changes_between(files_of_folder(old), files_of_hub(source))
+    report = changes_between(files_of_folder(old), files_of_hub(hub, source))
     report.warnings                     # changes that may change answers to the same question
     changes_markdown(report)            # for a person
 """

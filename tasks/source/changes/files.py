@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, call_hub
+from tasks.source.client import TIMEOUT_SECONDS, Hub
 from tasks.source.hub import Source, SourceFile
 from weighbridge.errors import SourceDamaged
-from weighbridge.settings import load_settings
 
 SMALL = re.compile(
     r"(generation_)?config\.json|tokenizer(_config)?\.json|(special_tokens_map|added_tokens)\.json|vocab\.(json|txt)"
@@ -79,7 +78,7 @@ def files_of_folder(folder: Path, name: str = "") -> SmallFiles:
     )
 
 
-def files_of_hub(source: Source) -> SmallFiles:
+def files_of_hub(hub: Hub, source: Source) -> SmallFiles:
     """Fetch the small files of a pinned release, one request a file, each checked against its hash.
 
     Raises:
@@ -89,30 +88,28 @@ def files_of_hub(source: Source) -> SmallFiles:
     small = [file for file in source.files if SMALL.fullmatch(file.path)]
     return SmallFiles(
         name=source.short,
-        contents={file.path: _fetch(source, file) for file in small if file.size_bytes <= MAX_FILE_BYTES},
+        contents={file.path: _fetch(hub, source, file) for file in small if file.size_bytes <= MAX_FILE_BYTES},
         unread=tuple(file.path for file in small if file.size_bytes > MAX_FILE_BYTES),
     )
 
 
-def _fetch(source: Source, file: SourceFile) -> bytes:
-    from huggingface_hub import hf_hub_url
+def _fetch(hub: Hub, source: Source, file: SourceFile) -> bytes:
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    endpoint = load_settings().hf_endpoint
-    url = hf_hub_url(source.repo, file.path, revision=source.commit, endpoint=endpoint)
+    url = hub.file_url(source.repo, file.path, source.commit)
 
     def read() -> bytes:
         answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
         hf_raise_for_status(answer)
         return bytes(answer.content)
 
-    content = call_hub(read, repo=source.repo, revision=source.commit)
+    content = hub.call(read, repo=source.repo, revision=source.commit)
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     valid = hashlib.sha256(content).hexdigest() == file.sha256 if file.sha256 else blob == file.git_oid
     if not valid:
         raise SourceDamaged(
             f"{file.path} of {source.short} does not match the Hub's hash.",
             "Try again; if the error persists, tell the repository's publisher.",
-            where=endpoint,
+            where=hub.endpoint,
         )
     return content
