@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.source.gguf.reader import GGUF_FILE, read_gguf
 from tests.quantize.quantize_support import write_release
 from tests.support.ports import free_port
+from tests.support.tiny_gguf import write_release as write_gguf_release
 
 # A real quantization proves its result by loading it, and imports transformers for that.
 pytestmark = pytest.mark.timeout(400)
@@ -68,6 +70,36 @@ SCHEME = Scheme(
     capability="int8_tensor_cores",
 )
 '''
+W8A8_SCHEME = '''
+"""int8-plain: W8A8 for a kernel of the plug-in's own."""
+from tasks.schemes import Scheme
+
+SCHEME = Scheme(
+    name="int8-plain",
+    summary="W8A8",
+    weight_bits=8,
+    activation_bits=8,
+    format="int-quantized",
+    kernel="w8a8_plain",
+    capability="int8_tensor_cores",
+)
+'''
+GGUF_SCHEME = '''
+"""q6-k: GGUF Q6_K, llama.cpp's file type 18."""
+from tasks.schemes import GgufMixture, Scheme
+
+SCHEME = Scheme(
+    name="q6-k",
+    summary="GGUF Q6_K",
+    weight_bits=6,
+    activation_bits=16,
+    format="gguf",
+    methods=("ggml",),
+    gguf=GgufMixture(base="q6_K", file_type=18, nanoseconds_per_weight=40),
+    kernel="gguf",
+    capability="ggml",
+)
+'''
 LINE: dict[str, Any] = {
     "source": "hf://acme/tiny",
     "admission": {"licences": ["apache-2.0"]},
@@ -98,6 +130,18 @@ def install(folder: Path) -> Path:
     )
     (folder / "somebodys_engine.py").write_text(ENGINE)
     (folder / "somebodys_scheme.py").write_text(SCHEME)
+    return folder
+
+
+def install_schemes(folder: Path, **schemes: str) -> Path:
+    """Add schemes as an installed distribution: `q6_k=…` becomes `q6-k`."""
+    info = folder / "somebodys_schemes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-schemes\nVersion: 1.0\n")
+    points = [f"{module.replace('_', '-')} = somebodys_{module}:SCHEME" for module in schemes]
+    (info / "entry_points.txt").write_text("\n".join(["[weighbridge.schemes]", *points, ""]))
+    for module, text in schemes.items():
+        (folder / f"somebodys_{module}.py").write_text(text)
     return folder
 
 
@@ -149,6 +193,36 @@ def test_a_dummy_engine_and_scheme_go_all_the_way(add: Any, project: Path, tmp_p
     assert (weights["num_bits"], weights["group_size"], weights["strategy"]) == (8, 32, "group")
 
     assert came_of["answer"] == "echo"
+
+
+def test_a_w8a8_scheme_computes_in_int8_by_its_own_file(project: Path, tmp_path: Path) -> None:
+    added = install_schemes(tmp_path / "added", int8_plain=W8A8_SCHEME)
+    code = (
+        "from tasks.cost.throughput import peak_flops; from tasks.fit.hardware.gpus import gpu; "
+        "print(*(peak_flops(gpu('L4'), name) == peak_flops(gpu('L4'), 'int8') for name in ('int8-plain', 'bf16')))"
+    )
+    found = run([sys.executable, "-c", code], added, project)
+    assert found.stdout.split() == ["True", "False"], found.stderr[-3000:]
+
+
+def test_a_gguf_scheme_is_planned_and_written_by_its_own_file(project: Path, tmp_path: Path) -> None:
+    added = install_schemes(tmp_path / "added", q6_k=GGUF_SCHEME)
+    release, out = write_gguf_release(tmp_path / "release"), tmp_path / "out"
+    code = (
+        "import json, sys; from pathlib import Path; "
+        "from tasks.fit.memory.weights import Weights; from tasks.fit.model.shape import shape_of_folder; "
+        "from tasks.quantize import quantize_folder; from tasks.schemes import scheme; "
+        "release, out = map(Path, sys.argv[1:]); quantize_folder(release, out, 'q6-k'); "
+        "print(Weights(shape_of_folder(release)).total_bytes(scheme('q6-k')))"
+    )
+    done = run([sys.executable, "-c", code, str(release), str(out)], added, project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    file = read_gguf(out / GGUF_FILE)
+    kinds = {tensor.name: tensor.kind.name for tensor in file.tensors if len(tensor.shape) > 1}
+    # Rows that are not a multiple of 256 fall back to Q8_0, as in llama.cpp.
+    assert set(kinds.values()) <= {"q6_K", "q8_0"} and "q6_K" in kinds.values()
+    assert file.reader.fields["general.file_type"].contents() == 18
+    assert int(done.stdout.splitlines()[-1]) == sum(tensor.kind.size_bytes(tensor.shape) for tensor in file.tensors)
 
 
 def test_without_them_the_lines_names_are_problems(project: Path) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.schemes import scheme as find_scheme
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ TENSOR_PARALLEL_EFFICIENCY = 0.85
 """For each doubling of the GPUs that share a layer. An assumption: no measurement stands behind it."""
 BAND_LOW, BAND_HIGH = 0.6, 1.4
 """Factors on the estimate: somewhat wider than the spread of the ten measurements."""
-MATH_OF_SCHEME = {"int8": "int8_tops", "fp8": "fp8_tflops"}
-"""Schemes whose linear layers run in fewer bits; all others compute in bf16, however the weights are stored."""
 
 
 class Card(Protocol):
@@ -101,8 +100,8 @@ class Throughput(BaseModel):
 
 def peak_flops(card: Card, scheme: str) -> float:
     """Dense operations a second of a scheme's linear layers; as in bf16 if the GPU has no faster units for it."""
-    tflops: float = getattr(card, MATH_OF_SCHEME.get(scheme, "bf16_tflops")) or card.bf16_tflops
-    return tflops * 1e12
+    peaks = {"bf16": card.bf16_tflops, "int8": card.int8_tops, "fp8": card.fp8_tflops}
+    return (peaks[find_scheme(scheme).arithmetic] or card.bf16_tflops) * 1e12
 
 
 def most_requests(row: FitRow, traffic: Traffic) -> int:

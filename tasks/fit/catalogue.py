@@ -13,7 +13,7 @@ from tasks.fit.model.shape import ModelShape
 from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow
-from tasks.schemes import Scheme, all_schemes
+from tasks.schemes import AS_PUBLISHED, Scheme, all_schemes
 from tasks.schemes import scheme as find_scheme
 
 COUNTS = (2, 4, 8)
@@ -74,7 +74,7 @@ def _usual(model: PlannedModel, request: FitRequest) -> tuple[str, ...]:
     if published:
         return (published.name,)
     if model.shape.quantized_by:
-        return ("bf16",)
+        return (AS_PUBLISHED,)
     return tuple(scheme.name for scheme in all_schemes() if request.profile.serves(scheme))
 
 

@@ -16,7 +16,7 @@ from tasks.fit.memory.weights import stages
 from tasks.fit.model.architectures import kv_heads, required
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitRow, StageMemory, Verdict
-from tasks.schemes import Scheme
+from tasks.schemes import AS_PUBLISHED, Scheme
 from tasks.schemes import scheme as find_scheme
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.processor import processor_features
@@ -47,7 +47,7 @@ def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme,
     try:
         model.weights.group_size(scheme)
     except ArchitectureUnknown as unsuitable:
-        obstacle, scheme_of_bytes = obstacle or unsuitable.what, find_scheme("bf16")
+        obstacle, scheme_of_bytes = obstacle or unsuitable.what, find_scheme(AS_PUBLISHED)
     else:
         scheme_of_bytes = scheme
     all_terms = [
@@ -122,7 +122,7 @@ def _verdict(
 def _obstacle(model: PlannedModel, profile: EngineProfile, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     """Why the combination is impossible whatever the memory; empty if it is possible."""
     shape, published = model.shape, model.weights.published
-    if shape.quantized_by and scheme.name not in ("bf16", published.name if published else ""):
+    if shape.quantized_by and scheme.name not in (AS_PUBLISHED, published.name if published else ""):
         return f"the release is quantized already ({shape.quantized_by}); it can only be served as published"
     served = published or scheme
     if not profile.serves(served):

@@ -11,11 +11,23 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from tasks.schemes._scheme import Capability, Scheme
+from tasks.schemes._scheme import Capability, GgufMixture, Scheme
 from weighbridge import plugins
 from weighbridge.errors import PluginInvalid, SchemeUnknown
 
-__all__ = ["Capability", "Scheme", "all_schemes", "scheme", "scheme_names", "writable_scheme"]
+__all__ = [
+    "AS_PUBLISHED",
+    "Capability",
+    "GgufMixture",
+    "Scheme",
+    "all_schemes",
+    "scheme",
+    "scheme_names",
+    "writable_scheme",
+]
+
+AS_PUBLISHED = "bf16"
+"""The scheme that leaves a release alone."""
 
 
 def scheme_names() -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
@@ -15,6 +15,19 @@ Format = Literal[
 ]  # fmt: skip
 Capability = Literal["weight_only", "int8_tensor_cores", "fp8", "fp8_block", "fp4", "ggml"]
 """What a GPU may be capable of; `tasks/fit/hardware/gpus.yaml` says what each means."""
+
+
+class GgufMixture(BaseModel):
+    """The ggml types that llama.cpp's quantizer gives a file's tensors (src/llama-quant.cpp)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Literal["q8_0", "q6_K", "q5_K", "q4_K"]
+    """The type of most tensors. With a K type, head, values and some layers get more bits, as in llama.cpp's `_M`."""
+    file_type: int
+    """`general.file_type` (enum llama_ftype in llama.cpp, include/llama.h)."""
+    nanoseconds_per_weight: float
+    """Of one core, to round a weight; for the estimated time."""
 
 
 class Scheme(BaseModel):
@@ -55,13 +68,28 @@ class Scheme(BaseModel):
     """
     capability: Capability | None = None
     """What a GPU must be capable of to run the kernel; None: every GPU is."""
+    gguf: GgufMixture | None = None
+    """The types of its tensors; exactly if the format is `gguf`."""
     kept: tuple[str, ...] = ()
     """Of a published checkpoint: names, or `re:` patterns, that it leaves unquantized beside the usual ones."""
+
+    @model_validator(mode="after")
+    def _mixture_of_gguf(self) -> Self:
+        if (self.format == "gguf") != (self.gguf is not None):
+            raise ValueError(f"{self.name}: `gguf` must be set exactly if the format is gguf")
+        return self
 
     @property
     def changes_weights(self) -> bool:
         """Whether the weights differ from the release's."""
         return self.format != "as-published"
+
+    @property
+    def arithmetic(self) -> Literal["bf16", "int8", "fp8"]:
+        """Number type of its matrix products; bf16 unless the activations are rounded, however weights are stored."""
+        if self.activation_bits != 8:
+            return "bf16"
+        return "fp8" if self.weight_type == "float" else "int8"
 
     @property
     def packed(self) -> bool:

@@ -1,6 +1,6 @@
 """q4-k-m: GGUF with 4.9 bits a weight, for llama.cpp and Ollama where memory is short."""
 
-from tasks.schemes._scheme import Scheme
+from tasks.schemes._scheme import GgufMixture, Scheme
 
 SCHEME = Scheme(
     name="q4-k-m",
@@ -9,6 +9,8 @@ SCHEME = Scheme(
     activation_bits=16,
     format="gguf",
     methods=("ggml",),
+    # Time: docs/explanation/gguf.md.
+    gguf=GgufMixture(base="q4_K", file_type=15, nanoseconds_per_weight=90),
     kernel="gguf",
     capability="ggml",
 )

@@ -13,7 +13,7 @@ from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
 from tasks.fit.memory.weights import Weights
 from tasks.fit.model.parts import Part, kept_by_engine, parts_of
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
-from tasks.schemes import all_schemes
+from tasks.schemes import GgufMixture, all_schemes
 from tasks.schemes import scheme as find_scheme
 from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown, SchemeUnknown
@@ -34,6 +34,12 @@ SMOLLM2 = {
 }
 TINY = {**tiny.CONFIG, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
 """128 wide, 256 inside, 64 rows of keys, 512 words, tied."""
+
+
+def mixture_of(scheme: str) -> GgufMixture:
+    mixture = find_scheme(scheme).gguf
+    assert mixture
+    return mixture
 
 
 def total(config: dict[str, Any], scheme: str) -> int:
@@ -149,7 +155,7 @@ def test_q8_0_is_as_large_as_what_the_gguf_package_writes(sides: tuple[int, int]
     from gguf import GGMLQuantizationType, quants
 
     written = quants.quantize(numpy.ones(sides, numpy.float32), GGMLQuantizationType.Q8_0)
-    assert gguf_bytes("model.layers.0.mlp.up_proj.weight", sides, "q8-0", llama) == written.nbytes
+    assert gguf_bytes("model.layers.0.mlp.up_proj.weight", sides, mixture_of("q8-0"), llama) == written.nbytes
 
 
 def test_llama_8b_has_llama_cpps_bits_per_weight(llama: ModelShape) -> None:
@@ -166,7 +172,7 @@ def test_q4_k_m_spends_more_on_some_layers(llama: ModelShape) -> None:
     row = {"q4_k": 144 * 16, "q6_k": 210 * 16}
 
     def bytes_of(name: str) -> float:
-        return gguf_bytes(name, (1, 4096), "q4-k-m", llama)
+        return gguf_bytes(name, (1, 4096), mixture_of("q4-k-m"), llama)
 
     for layer, kind in ((4, "q4_k"), (6, "q6_k")):
         assert bytes_of(f"model.layers.{layer}.self_attn.v_proj.weight") == row[kind]
@@ -181,7 +187,7 @@ def test_rows_that_are_no_multiple_of_256_get_smaller_blocks() -> None:
     shape = shape_of_config("smollm2", SMOLLM2)
 
     def bytes_of(name: str, width: int) -> float:
-        return gguf_bytes(name, (1, width), "q4-k-m", shape)
+        return gguf_bytes(name, (1, width), mixture_of("q4-k-m"), shape)
 
     # 576 is 18 blocks of 32: Q5_0 for Q4_K, Q8_0 for Q6_K; 1,536 is 6 of 256.
     assert bytes_of("model.layers.9.mlp.up_proj.weight", 576) == 18 * 22

@@ -1,4 +1,4 @@
-"""Bytes of a tensor in GGUF files: the type that each tensor gets in Q8_0 and in the mixture Q4_K_M.
+"""Bytes of a tensor in GGUF files, by the type that llama.cpp's quantizer gives it.
 
 Source: llama.cpp's quantizer (src/llama-quant.cpp) and block layouts (ggml/src/ggml-common.h). Vectors and
 routers stay float32, the head and a tied embedding are Q6_K, values and the feed-forward's output are Q6_K in the
@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tasks.fit.model.parts import EMBEDDING, HEAD, LAYER, TOWER
+from tasks.schemes import GgufMixture
 
 if TYPE_CHECKING:
     from tasks.fit.model.shape import ModelShape
@@ -36,12 +37,12 @@ LAYERS_OF_70B = 80
 EIGHT_EXPERTS = 8
 
 
-def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape) -> float:
+def gguf_bytes(name: str, sides: tuple[int, ...], mixture: GgufMixture, shape: ModelShape) -> float:
     """Bytes of one tensor.
 
     Args:
         name, sides: as published.
-        scheme: name, `q8-0` or `q4-k-m`.
+        mixture: the scheme's.
         shape: the model; its number of layers and experts decide some types.
     """
     elements = math.prod(sides)
@@ -49,7 +50,8 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
         return elements * 2  # in a file of its own (mmproj), as float16
     if len(sides) < 2 or name.endswith("bias") or ROUTER.search(name) or "norm" in name or "conv1d" in name:
         return elements * 4
-    kind = "q8_0" if scheme == "q8-0" else _mixture(name, shape)
+    base = mixture.base.lower()
+    kind = base if base == "q8_0" else _mixed_type(name, base, shape)
     if sides[-1] % BLOCKS[kind][1]:
         kind = NARROW.get(kind, kind)
     size, numbers = BLOCKS[kind]
@@ -57,28 +59,33 @@ def gguf_bytes(name: str, sides: tuple[int, ...], scheme: str, shape: ModelShape
 
 
 def more_bits(layer: int, layers: int) -> bool:
-    """Whether Q4_K_M gives a layer more bits: the first and last eighth, and every third layer between."""
+    """Whether a mixture gives a layer more bits: the first and last eighth, and every third layer between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def _mixture(name: str, shape: ModelShape) -> str:
+def _mixed_type(name: str, base: str, shape: ModelShape) -> str:
+    """The type in a mixture of K types, before the row's width is considered."""
     tied = not any(HEAD.search(part.name) for part in shape.parts)
     if HEAD.search(name) or (tied and EMBEDDING.search(name)):
         return "q6_k"
     found = LAYER.search(name)
     if found is None:
-        return "q4_k"
+        return base
     more, eight = more_bits(int(found[1]), shape.layers), shape.text.get("num_local_experts") == EIGHT_EXPERTS
     if VALUES.search(name):
         if eight:
             return "q8_0"
-        if shape.layers == LAYERS_OF_70B and not more:
-            return "q5_k"
-        return "q6_k" if more else "q4_k"
+        if more:
+            return "q6_k"
+        return _at_least_q5(base) if shape.layers == LAYERS_OF_70B else base
     if KEYS.search(name) and eight:
         return "q8_0"
     if OUTPUT.search(name) and eight:
-        return "q5_k"
+        return _at_least_q5(base)
     if DOWN.search(name) and more:
         return "q6_k"
-    return "q4_k"
+    return base
+
+
+def _at_least_q5(base: str) -> str:
+    return "q5_k" if base == "q4_k" else base

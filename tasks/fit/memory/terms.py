@@ -85,7 +85,7 @@ def plan_stage(
         answers=stage.answers,
         pipelined=pp > 1,
         towers=has_towers(model.shape.config),
-        packed_experts="mxfp4" in (scheme.kernel, model.weights.published.kernel if model.weights.published else ""),
+        packed_experts=(model.weights.published or scheme).format == "mxfp4-pack-quantized",
     )
     graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
     other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB

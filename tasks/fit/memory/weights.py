@@ -16,7 +16,7 @@ from tasks.fit.model.architectures import kv_heads, required
 from tasks.fit.model.parts import EMBEDDING, HEAD, Part
 from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.shape import ModelShape
-from tasks.schemes import Scheme
+from tasks.schemes import AS_PUBLISHED, Scheme
 from tasks.schemes import scheme as find_scheme
 from tasks.source.headers import BITS
 from weighbridge.errors import ArchitectureUnknown
@@ -167,7 +167,7 @@ class Weights:
             # Headers describe the files themselves; a config alone says only how they were packed.
             scheme = self.published if self.published and self.shape.origin != "headers" else scheme
             if self.shape.origin == "headers":
-                scheme = find_scheme("bf16")
+                scheme = find_scheme(AS_PUBLISHED)
         group = self.group_size(scheme)
         total = 0.0
         for cut, copies in self._count(stage, scheme.is_gguf or bool(scheme.kept)).items():
@@ -229,8 +229,8 @@ def part_bytes(cut: Cut, scheme: Scheme, group: int | None, shape: ModelShape) -
     elements = 1
     for side in cut.shape:
         elements *= side
-    if scheme.is_gguf:
-        return gguf_bytes(cut.name, cut.shape, scheme.name, shape)
+    if scheme.gguf:
+        return gguf_bytes(cut.name, cut.shape, scheme.gguf, shape)
     if not scheme.changes_weights or not cut.linear or scheme.keeps(cut.name):
         return elements * BITS[cut.dtype] / 8
     width = cut.shape[-1]

@@ -1,4 +1,4 @@
-"""Choose each tensor's type as llama.cpp does for its file types Q8_0 and Q4_K_M.
+"""Choose each tensor's type as llama.cpp does for a file type: Q8_0, Q4_K_M and its relatives.
 
 Source: llama.cpp, src/llama-quant.cpp, October 2026: `tensor_allows_quantization`, `llama_tensor_get_type_impl` and
 `tensor_type_fallback`. A file called Q4_K_M elsewhere has the same types.
@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from tasks.fit.memory.gguf_sizes import more_bits
 from tasks.source.gguf.kinds import KINDS, Kind
 
-FILE_TYPES = {"q8_0": 7, "q4_K": 15}
-"""`general.file_type` (enum llama_ftype: MOSTLY_Q8_0, MOSTLY_Q4_K_M), by the type that most tensors get."""
 LAYERS_OF_70B = 80
 EIGHT_EXPERTS = 8
 # Replacements if a row is not a multiple of 256.
@@ -58,40 +56,44 @@ def kept_reason(name: str, dimensions: int) -> str:
     return "a vector is added or multiplied, once a row" if dimensions < 2 else ""
 
 
-def kind_of(name: str, columns: int, most: str, structure: Structure) -> Kind:
+def kind_of(name: str, columns: int, base: str, structure: Structure) -> Kind:
     """The type of a quantized tensor.
 
     Args:
         name: in GGUF.
         columns: width of its rows.
-        most: `q8_0` or `q4_K`, the type that most tensors get.
+        base: the type that most tensors get, a `GgufMixture`'s.
         structure: of the model.
     """
-    chosen = most if most == "q8_0" else _mixed(name, columns, structure)
+    chosen = base if base == "q8_0" else _mixed(name, columns, base, structure)
     if columns % KINDS[chosen].values:
         chosen = _NARROW.get(chosen, chosen)
     # The row may not be a multiple of 32 either.
     return KINDS["f16"] if columns % KINDS[chosen].values else KINDS[chosen]
 
 
-def _mixed(name: str, columns: int, structure: Structure) -> str:
-    """Q4_K_M's type, before the row's width is considered."""
+def _mixed(name: str, columns: int, base: str, structure: Structure) -> str:
+    """The type in a mixture of K types, before the row's width is considered."""
     if name == "output.weight" or (structure.tied and name == "token_embd.weight"):
-        return "q8_0" if columns % KINDS["q4_K"].values else "q6_K"
+        return "q8_0" if columns % KINDS[base].values else "q6_K"
     found = _LAYER.search(name)
     more = found is not None and more_bits(int(found[1]), structure.layers)
     eight = structure.experts == EIGHT_EXPERTS
     if re.search(r"attn_(v|qkv|kv_b)\.weight$", name):
         if eight:
             return "q8_0"
-        return "q6_K" if more else "q5_K" if structure.is_70b else "q4_K"
+        return "q6_K" if more else _at_least_q5(base) if structure.is_70b else base
     if "ffn_down" in name:
-        return "q6_K" if more else "q4_K"
+        return "q6_K" if more else base
     if eight and name.endswith("attn_k.weight"):
         return "q8_0"
     if eight and name.endswith("attn_output.weight"):
-        return "q5_K"
-    return "q4_K"
+        return _at_least_q5(base)
+    return base
+
+
+def _at_least_q5(base: str) -> str:
+    return "q5_K" if base == "q4_K" else base
 
 
 def histogram(kinds: Iterable[Kind]) -> str:

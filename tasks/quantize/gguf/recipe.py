@@ -13,14 +13,13 @@ from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, kind_
 from tasks.quantize.gguf.names import MappedTensor, architecture_of, map_tensors, rope_factors
 from tasks.quantize.plan.recipe import Ignored, unquantized_config
 from tasks.quantize.tensors import read_tensors
-from tasks.schemes import Scheme
+from tasks.schemes import GgufMixture, Scheme
+from tasks.schemes import scheme as find_scheme
 from tasks.source.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
 
 METHOD = "ggml"
 ALIGNMENT = 32
 """`general.alignment`: each tensor begins at a multiple (llama.cpp, docs/explanation/gguf.md)."""
-MOST = {"q8-0": "q8_0", "q4-k-m": "q4_K"}
-"""The type that most tensors of a scheme get."""
 _OTHER_METADATA_BYTES = 2048
 
 
@@ -71,6 +70,13 @@ class GgufRecipe(BaseModel):
     tensors: tuple[PlannedTensor, ...]
     metadata_bytes: int
     """Estimated size of vocabulary and settings in the file's header."""
+
+    @property
+    def mixture(self) -> GgufMixture:
+        """The scheme's types."""
+        mixture = find_scheme(self.scheme).gguf
+        assert mixture
+        return mixture
 
     @property
     def layers(self) -> tuple[PlannedTensor, ...]:
@@ -133,6 +139,7 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
         QuantizationFailed: a file is missing, truncated or unreadable.
         ConverterMissing: llama.cpp's converter is not installed.
     """
+    assert scheme.gguf
     converter_version()
     config = unquantized_config(folder)
     architecture = architecture_of(config)
@@ -147,7 +154,7 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
         tied=all(tensor.name != "output.weight" for tensor in tensors),
     )
     computed = rope_factors(config, architecture)
-    planned = tuple(_planned(tensor, MOST[scheme.name], structure) for tensor in (*tensors, *computed))
+    planned = tuple(_planned(tensor, scheme.gguf.base, structure) for tensor in (*tensors, *computed))
     return GgufRecipe(
         scheme=scheme.name,
         method=METHOD,
@@ -161,9 +168,9 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
     )
 
 
-def _planned(mapped: MappedTensor, most: str, structure: Structure) -> PlannedTensor:
+def _planned(mapped: MappedTensor, base: str, structure: Structure) -> PlannedTensor:
     reason = kept_reason(mapped.name, len(mapped.shape)) if mapped.sources else "it is computed from config.json"
-    kind = KINDS["f32"] if reason else kind_of(mapped.name, mapped.shape[-1], most, structure)
+    kind = KINDS["f32"] if reason else kind_of(mapped.name, mapped.shape[-1], base, structure)
     if not kind.is_quantized and not reason:
         reason = f"its rows of {mapped.shape[-1]} are not a multiple of 32"
     return PlannedTensor(

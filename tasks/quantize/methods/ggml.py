@@ -19,8 +19,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from tasks.quantize.gguf.convert import convert, link_release
 from tasks.quantize.gguf.floats import to_float32
 from tasks.quantize.gguf.ggml import quantize_rows
-from tasks.quantize.gguf.mixture import FILE_TYPES
-from tasks.quantize.gguf.recipe import MOST, GgufRecipe
+from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.process.job import Job
 from tasks.quantize.tensors import opened
 from tasks.source.gguf.kinds import KINDS, Kind
@@ -89,7 +88,7 @@ def _copy_metadata(source: GgufFile, writer: GGUFWriter, recipe: GgufRecipe) -> 
             continue
         inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
         writer.add_key_value(key, field.contents(), field.types[0], sub_type=inner)
-    writer.add_file_type(FILE_TYPES[MOST[recipe.scheme]])
+    writer.add_file_type(recipe.mixture.file_type)
     # ggml's version of block layouts (GGML_QNT_VERSION in ggml.h), unchanged since 2023.
     writer.add_quantization_version(2)
 

@@ -39,8 +39,6 @@ CONVERTER_IMPORTS_BYTES = int(0.6 * GIB)
 CONVERTER_BYTES_PER_BYTE = 5
 """Of the largest tensor, which the converter widens to float32 and packs; measured 4."""
 CONVERTER_SECONDS = 20.0
-GGML_NANOSECONDS_PER_WEIGHT = {"q8-0": 5.0, "q4-k-m": 90.0}
-"""Of one core: docs/explanation/gguf.md."""
 _DECODER_LAYER = re.compile(r".*?\.\d+(?=\.)")
 CGROUPS = tuple(
     tuple(Path("/sys/fs/cgroup") / name for name in names)
@@ -119,7 +117,7 @@ def _calibrated_bytes(recipe: Recipe, tokens: int) -> int:
 def _gguf_resources(recipe: GgufRecipe, companions_bytes: int) -> Resources:
     """Resources of llama.cpp's converter, whose unquantized file is kept beside the result, and of ggml."""
     largest = max(layer.source_bytes for layer in recipe.layers)
-    computing = sum(layer.source_bytes for layer in recipe.layers) / 2 * GGML_NANOSECONDS_PER_WEIGHT[recipe.scheme]
+    computing = sum(layer.source_bytes for layer in recipe.layers) / 2 * recipe.mixture.nanoseconds_per_weight
     moving = (3 * recipe.converted_bytes + recipe.predicted_bytes) * NANOSECONDS_PER_BYTE
     return Resources(
         memory_bytes=CONVERTER_IMPORTS_BYTES + CONVERTER_BYTES_PER_BYTE * largest,

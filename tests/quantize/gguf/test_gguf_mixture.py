@@ -20,11 +20,11 @@ def structure(**changed: object) -> Structure:
     return Structure(**{**known, **changed})
 
 
-def types(model: Structure, names: tuple[str, ...] = LLAMA, hidden: int = 4096) -> Counter[str]:
+def types(model: Structure, names: tuple[str, ...] = LLAMA, hidden: int = 4096, base: str = "q4_K") -> Counter[str]:
     """How many tensors of each type a model's matrices become."""
     matrices = [f"blk.{layer}.{name}.weight" for layer in range(model.layers) for name in names]
     ends = ["token_embd.weight", *([] if model.tied else ["output.weight"])]
-    return Counter(kind_of(name, hidden, "q4_K", model).name for name in (*matrices, *ends))
+    return Counter(kind_of(name, hidden, base, model).name for name in (*matrices, *ends))
 
 
 def test_llama_3_8b_has_the_types_that_llama_cpp_prints() -> None:
@@ -42,6 +42,12 @@ def test_mixtral_8x7b_keeps_keys_and_values_at_eight_bits() -> None:
     experts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
     found = types(structure(experts=8), experts)
     assert (found["q8_0"], found["q5_K"]) == (64, 32)
+
+
+def test_q5_k_m_and_q6_k_follow_from_their_base_type() -> None:
+    # llama.cpp, llama_tensor_get_type_impl: Q5_K_M gives half of values and outputs, and the head, Q6_K; Q6_K all.
+    assert types(structure(), base="q5_K") == {"q5_K": 193, "q6_K": 33}
+    assert types(structure(), base="q6_K") == {"q6_K": 226}
 
 
 def test_a_width_of_576_gets_smaller_blocks() -> None:
@@ -80,15 +86,15 @@ def test_matrices_are_quantized(name: str) -> None:
 @given(
     name=st.sampled_from([f"blk.3.{name}.weight" for name in LLAMA] + ["output.weight", "token_embd.weight"]),
     columns=st.integers(1, 20_000),
-    most=st.sampled_from(["q8_0", "q4_K"]),
+    base=st.sampled_from(["q8_0", "q6_K", "q5_K", "q4_K"]),
     layers=st.integers(4, 120),
     tied=st.booleans(),
     experts=st.sampled_from([0, 8, 64]),
 )
 def test_rows_are_whole_blocks_whatever_the_width(
-    name: str, columns: int, most: str, layers: int, tied: Any, experts: int
+    name: str, columns: int, base: str, layers: int, tied: Any, experts: int
 ) -> None:
-    kind = kind_of(name, columns, most, structure(layers=layers, tied=tied, experts=experts))
+    kind = kind_of(name, columns, base, structure(layers=layers, tied=tied, experts=experts))
     assert columns % kind.values == 0
     assert kind.is_quantized == (columns % 32 == 0)
     assert kind.size_bytes((3, columns)) == 3 * columns // kind.values * kind.block_bytes

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.quantize.gguf import ggml
-from tasks.quantize.gguf.mixture import FILE_TYPES
+from tasks.schemes import all_schemes
 from tasks.source.gguf.kinds import KINDS
 from weighbridge.errors import QuantizationFailed
 
@@ -87,4 +87,5 @@ def test_a_library_with_other_blocks_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_file_types_are_llama_cpps() -> None:
     from gguf import LlamaFileType
 
-    assert FILE_TYPES == {"q8_0": LlamaFileType.MOSTLY_Q8_0, "q4_K": LlamaFileType.MOSTLY_Q4_K_M}
+    types = {scheme.name: scheme.gguf.file_type for scheme in all_schemes() if scheme.gguf}
+    assert types == {"q8-0": LlamaFileType.MOSTLY_Q8_0, "q4-k-m": LlamaFileType.MOSTLY_Q4_K_M}
