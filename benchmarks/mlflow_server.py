@@ -1,9 +1,9 @@
-"""What Weighbridge's record and accounts cost MLflow's server: seconds, CPU-seconds and memory until it answers.
+"""Cost of Weighbridge's audit record and accounts on MLflow's server: seconds, CPU-seconds and memory until it answers.
 
     python -m benchmarks.mlflow_server FOLDER
 
-Starts it three times in FOLDER as the stack does: plain, with the record, with accounts too; each once before, so that
-its databases have their tables. CPU-seconds hold on a busy machine, seconds do not.
+Starts it three times in FOLDER as the stack does: plain, with the record, with accounts too. An unmeasured start before
+each creates its database tables. On a busy machine only CPU-seconds are comparable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APP = ("--app-name", "weighbridge")
 
 
 def start(folder: Path, how: str) -> str:
-    """Start and stop the server once; its figures."""
+    """Start and stop the server once; return its figures as text."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -47,8 +47,8 @@ def start(folder: Path, how: str) -> str:
             time.sleep(0.2)
         seconds = time.monotonic() - began
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        cpu = sum(sum(one.cpu_times()[:2]) for one in family)
-        memory = sum(one.memory_info().rss for one in family)
+        cpu = sum(sum(member.cpu_times()[:2]) for member in family)
+        memory = sum(member.memory_info().rss for member in family)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)

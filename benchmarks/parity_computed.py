@@ -2,8 +2,8 @@
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.parity_computed FOLDER [--context 2048]` with a release in safetensors, such
 as SmolLM2-135M-Instruct. transformers computes the damaged copies of benchmarks/damage.py, as `transformers serve`
-does, and the gauges are taken from its distributions: `choice` for engines that tell no log-probabilities, `top` for
-those that do. Stop tokens are left out, for they are no matter of distributions.
+does, and the gauges are taken from its distributions: `choice` for engines that report no log-probabilities, `top`
+for those that do. Stop tokens are left out: distributions do not measure them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tasks.serve.parity.reference_job import Job, Probe
 def measured(good: Probe, broken: Probe) -> list[Measured]:
     """Both gauges of one prompt."""
     first = broken.choices[0]
-    told = {one.text: one.log_probability for one in reversed(broken.choices[:COMPARED_CHOICES])}
+    reported = {choice.text: choice.log_probability for choice in reversed(broken.choices[:COMPARED_CHOICES])}
     found: dict[Gauge, float] = {
         "choice": regret(good.choices, "" if first.hidden else first.text),
-        "top": mean_difference(good.choices, told),
+        "top": mean_difference(good.choices, reported),
     }
     question = good.question
     return [
@@ -39,7 +39,7 @@ def measured(good: Probe, broken: Probe) -> list[Measured]:
 
 
 def reads(tokenizer: object, question: Question) -> list[int]:
-    """A prompt's tokens, as an engine of the damaged copy reads it."""
+    """Token ids of a prompt, as an engine of the damaged copy reads it."""
     if not question.messages:
         return list(tokenizer(question.text)["input_ids"])  # type: ignore[operator]
     turns = [turn.model_dump() for turn in question.messages]
@@ -48,11 +48,11 @@ def reads(tokenizer: object, question: Question) -> list[int]:
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is there."""
+    """Print the table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--context", type=int, default=2048)
-    given = parser.parse_args()
+    options = parser.parse_args()
     print("| fault | by `choice` | ln p | by `top` | ln p |\n| --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as name:
 
@@ -60,19 +60,19 @@ def main() -> None:
             out = Path(name) / "out"
             documents = held_documents()
             return Job(
-                folder=folder, documents=documents, context=given.context, device="cpu", dtype="float32", out=out
+                folder=folder, documents=documents, context=options.context, device="cpu", dtype="float32", out=out
             )
 
-        good = [one for one in run(job(given.folder)).probes if one.question.kind not in ("stop", "read")]
+        good = [probe for probe in run(job(options.folder)).probes if probe.question.kind not in ("stop", "read")]
         for fault, damage in DAMAGES.items():
             broken = Path(name) / "broken"
-            damage(given.folder, broken)
+            damage(options.folder, broken)
             asker = ReferenceModel(job(broken))
-            found = asker.probes([(one.question, reads(asker.tokenizer, one.question)) for one in good])
-            rows = [one for pair in zip(good, found) for one in measured(*pair)]
+            found = asker.probes([(probe.question, reads(asker.tokenizer, probe.question)) for probe in good])
+            rows = [measurement for pair in zip(good, found) for measurement in measured(*pair)]
             cells = []
             for gauge in ("choice", "top"):
-                groups = judge([one for one in rows if one.gauge == gauge])
+                groups = judge([measurement for measurement in rows if measurement.gauge == gauge])
                 worst = groups[0]
                 word = "refused" if worst.diverges else "passed"
                 cells += [f"{word}: {worst.kind} {worst.mean_nats:.2f} nats", f"{worst.log_chance:.0f}"]

@@ -1,10 +1,10 @@
-"""The parity gate's error rates on real engines, sound ones and damaged ones: tables for docs/evidence/parity.md.
+"""Error rates of the parity gate on real engines, undamaged and damaged: tables for docs/evidence/parity.md.
 
 Run `python -m benchmarks.parity_starts FOLDER --engine llama-cpp --scheme q8-0 --starts 100` with a release of
 SmolLM2-135M-Instruct. Every start is the fleet's own under `parity: refuse`: supervisord, warm-up, proof, gate. The
-first half is judged by the default limits, the second beside the noise of a production of the same kind, as if one of
-the first had been promoted. With `--faults` the release is then damaged (benchmarks/damage.py), quantized and served
-in the same way, and the engine is held against what the undamaged artifact says: it computes something else.
+first half is judged by the default limits; the second against the noise of a production engine of the same kind, as
+if an engine of the first half had been promoted. With `--faults` the release is then damaged (benchmarks/damage.py),
+quantized and served in the same way, and the engine is compared with the reference of the undamaged artifact.
 MLflow, Prefect and the gateway do not run. `--flag threads=1` keeps llama.cpp's threads from waiting for each other
 on cores that are busy.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--scheme", default="q8-0", help="bf16 leaves it as published")
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument("--context", type=int, default=2048)
-    parser.add_argument("--faults", nargs="?", const="", metavar="PART", help="then serve faults; those so called")
+    parser.add_argument("--faults", nargs="?", const="", metavar="PART", help="then serve faults named so")
     parser.add_argument("--flag", action="append", default=[], metavar="NAME=VALUE", help="of the engine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as home:
@@ -79,42 +79,49 @@ class Bench:
         self.settings, self.options = settings, options
         self.fleet = fleet_of(settings)
         self.flags = dict(flag.split("=", 1) for flag in options.flag)
-        self.artifact = self.made("sound", options.release)
+        self.artifact = self.make_artifact("sound", options.release)
         self.reference = reference_for(settings, self.artifact, options.context)
 
     def sound_starts(self) -> None:
-        """Start, judge, stop; as often as was asked."""
-        refused, seconds, seen = [], [], list[list[Measured]]()
+        """Start, judge and stop the engine `--starts` times."""
+        refused, seconds, passed_starts = [], [], list[list[Measured]]()
         for number in range(self.options.starts):
             began = time.monotonic()
-            one, said = self.start(self.artifact, self.flags)
+            engine, said = self.start(self.artifact, self.flags)
             seconds.append(time.monotonic() - began)
-            if one is None:
+            if engine is None:
                 refused.append(f"start {number + 1}: {said}")
                 print(refused[-1], file=sys.stderr, flush=True)
                 continue
-            seen.append(self.measured(one))
+            passed_starts.append(self.measured(engine))
             if number == self.options.starts // 2 - 1:
-                # From here on there is a production to be compared with.
-                self.fleet.mark_rotation(one, serves=True)
-            self.fleet.stop(one)
+                # From here on engines are compared with production.
+                self.fleet.mark_rotation(engine, serves=True)
+            self.fleet.stop(engine)
             print(f"start {number + 1}: {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
         print(f"\n{self.options.engine} {self.options.scheme}: {len(seconds)} starts, {len(refused)} refused")
-        worst = min(judge(one)[0].log_chance for one in seen)
+        worst = min(judge(start)[0].log_chance for start in passed_starts)
         print(f"least likely by the default limits: ln p {worst:.1f}")
-        for gauge in dict.fromkeys(one.gauge for one in seen[0]):
-            kinds = {one.kind for one in seen[0] if one.gauge == gauge}
+        for gauge in dict.fromkeys(measurement.gauge for measurement in passed_starts[0]):
+            kinds = {measurement.kind for measurement in passed_starts[0] if measurement.gauge == gauge}
             scales = [
                 max(
-                    noise_scale([one.nats for one in start if (one.kind, one.gauge) == (kind, gauge)]) for start in seen
+                    noise_scale(
+                        [
+                            measurement.nats
+                            for measurement in start
+                            if (measurement.kind, measurement.gauge) == (kind, gauge)
+                        ]
+                    )
+                    for start in passed_starts
                 )
                 for kind in kinds
             ]
-            whole = [_noise(start, gauge) for start in seen]
+            whole = [_noise(start, gauge) for start in passed_starts]
             print(f"| {gauge} | all kinds {min(whole):.3f} to {max(whole):.3f} | noisiest kind {max(scales):.3f} |")
 
     def faults(self) -> None:
-        """Every damage of the release, quantized and served, against what the sound artifact says."""
+        """Quantize and serve every damaged release; compare it with the reference of the undamaged artifact."""
         by_flags = FLAG_FAULTS.get(self.options.engine, {})
         for name, damage in DAMAGES.items():
             if name in by_flags or self.options.faults not in name:
@@ -125,43 +132,43 @@ class Bench:
                 in_file = damage is exchanged_entries and scheme(self.options.scheme).format == "gguf"
                 (DAMAGES["identical copy"] if in_file else damage)(self.options.release, damaged)
                 edit = exchange_in_gguf if in_file else None
-                self.row(name, self.made(name, damaged, edit), self.flags)
+                self.row(name, self.make_artifact(name, damaged, edit), self.flags)
         for name, flags in by_flags.items():
             if self.options.faults not in name:
                 continue
             self.row(name, self.artifact, {**self.flags, **flags})
 
     def row(self, name: str, artifact: Artifact, flags: Mapping[str, str]) -> None:
-        """Print what became of a fault."""
-        told = self.reference.model_copy(update={"artifact_digest": artifact.digest})
-        reference_path(self.settings, artifact, self.options.context).write_text(told.model_dump_json())
-        one, said = self.start(artifact, flags)
-        if one is not None:
-            worst = judge(self.measured(one))[0]
+        """Print whether the gate refused a fault."""
+        reference = self.reference.model_copy(update={"artifact_digest": artifact.digest})
+        reference_path(self.settings, artifact, self.options.context).write_text(reference.model_dump_json())
+        engine, said = self.start(artifact, flags)
+        if engine is not None:
+            worst = judge(self.measured(engine))[0]
             said = f"passed: {worst.name} {worst.mean_nats:.2f} nats, ln p {worst.log_chance:.0f}"
-            self.fleet.stop(one)
+            self.fleet.stop(engine)
         print(f"| {name} | {said} |", flush=True)
 
     def start(self, artifact: Artifact, flags: Mapping[str, str]) -> tuple[RunningEngine | None, str]:
-        """One start as a promotion makes it; where it is refused, why."""
+        """Start an engine as a promotion does; None and the reason if it is refused."""
         try:
             return self.fleet.ensure(self.line(flags), artifact), ""
         except (EngineDiverges, EngineFailed) as error:
             return None, f"{type(error).__name__}: {error.what[:400]}"
 
-    def measured(self, one: RunningEngine) -> list[Measured]:
-        """What the gate measured of an engine that passed."""
-        record = (self.settings.home / "engines" / one.name / RECORD).read_bytes()
+    def measured(self, engine: RunningEngine) -> list[Measured]:
+        """Read what the gate measured of an engine that passed."""
+        record = (self.settings.home / "engines" / engine.name / RECORD).read_bytes()
         return list(ParityRecord.model_validate_json(record).measured)
 
-    def made(self, name: str, release: Path, edit: Callable[[Path], None] | None = None) -> Artifact:
-        """An artifact of a release in the store, quantized where a scheme says so, and damaged then."""
+    def make_artifact(self, name: str, release: Path, edit: Callable[[Path], None] | None = None) -> Artifact:
+        """Store an artifact of a release: quantized unless the scheme is bf16, then edited."""
         store = Store.of(self.settings)
         staging = store.staging(LINE, name.encode().hex())
         if self.options.scheme == "bf16":
             shutil.copytree(release, staging, dirs_exist_ok=True)
         else:
-            out = self.settings.home / "made"
+            out = self.settings.home / "quantized"
             quantize_folder(release, out, self.options.scheme)
             shutil.copytree(out, staging, dirs_exist_ok=True)
             shutil.rmtree(out)
@@ -170,7 +177,7 @@ class Bench:
         return store.adopt(staging, line=LINE, scheme=self.options.scheme, repo="benchmark/parity", commit="0" * 40)
 
     def line(self, flags: Mapping[str, str]) -> Line:
-        """A line that refuses what diverges."""
+        """A line that refuses engines that diverge."""
         return Line.model_validate(
             {
                 "name": LINE,
@@ -185,7 +192,13 @@ class Bench:
 
 
 def _noise(measured: Sequence[Measured], gauge: Gauge, kind: Kind | None = None) -> float:
-    return noise_scale([one.nats for one in measured if one.gauge == gauge and kind in (None, one.kind)])
+    return noise_scale(
+        [
+            measurement.nats
+            for measurement in measured
+            if measurement.gauge == gauge and kind in (None, measurement.kind)
+        ]
+    )
 
 
 def exchange_in_gguf(folder: Path) -> None:
@@ -193,14 +206,14 @@ def exchange_in_gguf(folder: Path) -> None:
     path = folder / GGUF_FILE
     content = bytearray(path.read_bytes())
     key = b"tokenizer.ggml.tokens"
-    # The key, then: type (an array), type of its elements (strings), how many, and each with its length before it.
+    # The key, then: type (an array), type of its elements (strings), their number, and each string after its length.
     at = content.index(key) + len(key) + 4 + 4 + 8
     for number in range(300 + EXCHANGED_ENTRIES):
         size = 8 + int.from_bytes(content[at : at + 8], "little")
         if number >= 300 and number % 2 == 0:
             following = 8 + int.from_bytes(content[at + size : at + size + 8], "little")
-            one, other = content[at : at + size], content[at + size : at + size + following]
-            content[at : at + size + following] = other + one
+            entry, other = content[at : at + size], content[at + size : at + size + following]
+            content[at : at + size + following] = other + entry
             size = following
         at += size
     path.write_bytes(content)

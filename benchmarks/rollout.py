@@ -3,8 +3,8 @@
 Run `python -m benchmarks.rollout GGUF_FOLDER GGUF_FOLDER` with two artifacts of llama.cpp's, as `weighbridge
 quantize MODEL --scheme q8-0 --out FOLDER` makes them. It starts supervisord, Envoy and both engines in a home of its
 own and on ports of its own. Traffic goes up by the function that the flow calls, and back by the command itself,
-typed into a shell as at night. MLflow and Prefect do not run, so this also shows that a rollback needs neither: the
-command moves traffic, keeps the rollback written down for the next flow, and ends by saying that they are down.
+run in a shell. MLflow and Prefect do not run, so this also shows that a rollback needs neither: the command
+moves traffic, records the rollback for the next flow, and reports that they are down.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ def measure(settings: Settings, gateway: Gateway, options: argparse.Namespace) -
         print(answer.version, answer.problem)
     print(_as_logged(settings))
     _overhead(settings, gateway, engines[0], options.pairs)
-    load_average = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    load_average = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(f"\n{os.cpu_count()} cores; load of the machine at the end (1, 5, 15 min): {load_average}")
 
 
 def _round(
     settings: Settings, gateway: Gateway, line: Line, engine: RunningEngine, load: Load
 ) -> tuple[float, float, float]:
-    """Up to version 2 and back: seconds of the way up, to the last request on 2, and to traffic moved."""
+    """Promote version 2 and roll back: seconds of the promotion, to the last request on 2, and to traffic moved."""
     began = time.time()
     with TrafficLock(settings, LINE).acquire(10) as lock:
         roll_out(line, "2", engine, gateway, lock)
@@ -114,7 +114,7 @@ def _round(
     rest = process.communicate()[0]
     if "version 1 gets all new requests" not in first_words:
         raise SystemExit(f"the rollback went wrong: {first_words}{rest}")
-    # Requests are noted when they end: those on the bad version must, before the last is known.
+    # Requests are noted when they end: the last start on the bad version is known once it has drained.
     gateway.wait_drained(LINE, "2", 120)
     time.sleep(0.5)
     last = load.last_start("2", typed)
@@ -124,16 +124,18 @@ def _round(
 
 
 def _as_logged(settings: Settings) -> dict[str, int]:
-    """What the gateway's log says of requests that did not end well, and how often."""
+    """Count the failed or cut requests of the gateway's log, by version, status, flags and details."""
     time.sleep(2)
     lines = access_log(settings).read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    bad = [one for one in entries if one["status"] != 200 or one["flags"]]
-    return dict(Counter(f"version {one['version']} {one['status']} {one['flags']} {one['details']}" for one in bad))
+    bad = [entry for entry in entries if entry["status"] != 200 or entry["flags"]]
+    return dict(
+        Counter(f"version {entry['version']} {entry['status']} {entry['flags']} {entry['details']}" for entry in bad)
+    )
 
 
 def _overhead(settings: Settings, gateway: Gateway, engine: RunningEngine, pairs: int) -> None:
-    """The same request directly and through the gateway, in turns, one at a time."""
+    """Time the same request directly and through the gateway, alternately, without concurrency."""
     body = {"model": LINE, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "temperature": 0}
     places = {"directly": engine.url, "through the gateway": settings.gateway_url}
     times: dict[str, list[float]] = {place: [] for place in places}
@@ -168,7 +170,7 @@ def _stack(settings: Settings) -> Iterator[Gateway]:
 
 
 def _line(clients: int) -> Line:
-    """llama.cpp, and steps that are held until they have been asked something."""
+    """A line with llama.cpp and short canary steps."""
     return Line.model_validate(
         {
             "name": LINE,
@@ -178,7 +180,7 @@ def _line(clients: int) -> Line:
             "target": {"gpus": ["host"], "context": 512, "concurrency": clients},
             "engine": {"name": "llama-cpp", "flags": {"threads": 1}},
             "suites": [{"name": "general/choice"}],
-            # Whether the one is slower than the other is not the question here.
+            # Latency is not measured here, so it must not stop the rollout.
             "rollout": {
                 "steps": [10, 50, 100],
                 "hold_seconds": 1,

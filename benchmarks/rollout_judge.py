@@ -1,4 +1,4 @@
-"""How often the rollout's judge is wrong, and how many users meet a bad version before it is right.
+"""Error rates of the rollout's judge, and the requests that a bad version answers before it is stopped.
 
 Run `python -m benchmarks.rollout_judge`. Each row simulates whole rollouts of the default line: 1, 10, 50 and 100 per
 cent for 60 s each, with the interim results that a step takes. Times are log-normal; the new version differs as the
@@ -24,7 +24,7 @@ USUAL_ERRORS = 0.002
 
 @dataclass(frozen=True)
 class Truth:
-    """A new version as it really is."""
+    """True properties of a new version."""
 
     name: str
     errors: float = USUAL_ERRORS
@@ -71,23 +71,23 @@ def main() -> None:
 
 
 def _rollout(truth: Truth, per_second: float, random: np.random.Generator) -> tuple[int, int] | None:
-    """Where a rollout was stopped, and how many requests the new version had had by then; None when it was not."""
-    given, reference = 0, Sample()
+    """Weight at which a rollout was stopped, and the new version's requests until then; None if it was not stopped."""
+    served, reference = 0, Sample()
     for weight in PLAN.steps:
         budget, arrivals = ErrorBudget(len(PLAN.steps)), int(random.poisson(per_second * PLAN.hold_seconds))
-        ours = np.cumsum(random.random(arrivals) < weight / 100)
-        count = int(ours[-1])
+        new_arrivals = np.cumsum(random.random(arrivals) < weight / 100)
+        count = int(new_arrivals[-1])
         new, old = Requests.of(truth, count, random), Requests.of(Truth("production"), arrivals - count, random)
         for number in range(1, count + 1):
             moment = budget.due(number, due=number == count, overdue=False)
             if moment is None:
                 continue
-            theirs = int(np.searchsorted(ours, number)) + 1 - number
-            production = old.first(theirs) if weight < 100 else reference
+            old_count = int(np.searchsorted(new_arrivals, number)) + 1 - number
+            production = old.first(old_count) if weight < 100 else reference
             signals = judge(new.first(number), production, PLAN, budget.spend(moment, number))
-            if any(one.outcome == "worse" for one in signals):
-                return weight, given + number
-        given += count
+            if any(signal.outcome == "worse" for signal in signals):
+                return weight, served + number
+        served += count
         reference.extend(old.first(arrivals - count))
     return None
 
@@ -103,7 +103,7 @@ class Requests:
 
     @classmethod
     def of(cls, truth: Truth, count: int, random: np.random.Generator) -> Requests:
-        """So many of them: first byte around 150 ms, 25 ms a token, around 120 tokens, all skewed."""
+        """Draw `count` requests: first byte around 150 ms, 25 ms a token, around 120 tokens, all skewed."""
         tokens = np.maximum(2, random.lognormal(np.log(120 * truth.longer), 0.7, count).round())
         return cls(
             failed=random.random(count) < truth.errors,
@@ -113,9 +113,9 @@ class Requests:
         )
 
     def first(self, count: int) -> Sample:
-        """The first of them, as the gateway's log would tell of them."""
+        """Sample of the first `count` requests, as the gateway's log reports them."""
         whole = ~self.failed[:count]
-        first, pace, tokens = (one[:count][whole] for one in (self.first_byte_ms, self.token_ms, self.tokens))
+        first, pace, tokens = (values[:count][whole] for values in (self.first_byte_ms, self.token_ms, self.tokens))
         return Sample(
             requests=count,
             failed=int(self.failed[:count].sum()),

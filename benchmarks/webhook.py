@@ -1,10 +1,10 @@
-"""How soon a click in MLflow is seen: by the webhook, and after an outage of its receiver by the schedule.
+"""Delay from a click in MLflow to its flow run: by the webhook, and by the schedule after an outage of the receiver.
 
     python -m benchmarks.webhook LINE [--clicks 10] [--outage-seconds 30]
 
 Needs a stack of its own with nothing in it (`WEIGHBRIDGE_HOME`, other ports, `weighbridge up`) and an active schedule
-of `promote/LINE`. Each click makes a version that nobody weighed, so that `promote` refuses it: what is measured is the
-time from sending the click until Prefect has the flow run, and that each one ends as refused.
+of `promote/LINE`. Each click creates a version without a verdict, which `promote` refuses. Measured: the time from
+sending the click until Prefect has the flow run; checked: that each run ends as refused.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main() -> None:
     settings = load_settings()
     for model in (options.line, f"{options.line}-candidates"):
         _post(f"{settings.mlflow_url}/api/2.0/mlflow/registered-models/create", {"name": model}, may_fail=True)
-    seen = []
+    delays = []
     for number in range(1, options.clicks + 1):
-        seen.append(_click(settings, options.line))
-        print(f"click {number}: flow run {seen[-1]:.2f} s later", flush=True)
-    print(f"{len(seen)} clicks: median {statistics.median(seen):.2f} s, longest {max(seen):.2f} s", flush=True)
+        delays.append(_click(settings, options.line))
+        print(f"click {number}: flow run {delays[-1]:.2f} s later", flush=True)
+    print(f"{len(delays)} clicks: median {statistics.median(delays):.2f} s, longest {max(delays):.2f} s", flush=True)
     supervisor = Supervisor(settings)
     supervisor._call("stopProcess", "webhook", True)
     began = time.time()
@@ -51,7 +51,7 @@ def _restart(supervisor: Supervisor, at: float) -> None:
 
 def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
     """Click, wait for the flow run and its end; seconds from the click until Prefect had the run."""
-    # Prefect makes the schedule's runs hours ahead: one is new when it falls due.
+    # Prefect creates the schedule's runs hours ahead: a run is new when it falls due.
     known = {run["id"] for run in _runs(settings, line) if _is_due(run)}
     clicked = time.time()
     answer = _post(
@@ -63,7 +63,7 @@ def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
     while not (new := [run for run in _runs(settings, line) if run["id"] not in known and _is_due(run)]):
         time.sleep(0.02)
     run = new[-1]
-    made = max(_time(run["created"]), _time(run["expected_start_time"]))
+    created = max(_time(run["created"]), _time(run["expected_start_time"]))
     while _state(settings, run["id"]) not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
         time.sleep(0.5)
     version = answer["model_version"]["version"]
@@ -73,16 +73,16 @@ def _click(settings: Settings, line: str, meanwhile: Any = None) -> float:
     tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
     if tags.get("weighbridge.state") != "refused" or "Refused" not in found.get("description", ""):
         raise SystemExit(f"Version {version} was not refused: {tags}")
-    return made - clicked
+    return created - clicked
 
 
 def _runs(settings: Settings, line: str) -> list[dict[str, Any]]:
-    wanted = {
+    run_filter = {
         "deployments": {"name": {"any_": [line]}},
         "flows": {"name": {"any_": ["promote"]}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    found: list[dict[str, Any]] = _post(f"{settings.prefect_url}/api/flow_runs/filter", wanted)
+    found: list[dict[str, Any]] = _post(f"{settings.prefect_url}/api/flow_runs/filter", run_filter)
     return found
 
 

@@ -55,7 +55,9 @@ def compare(
         Path | None, typer.Option(help="Folder of the tokenizer; general suites need it for an endpoint.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Concurrent requests to an endpoint.")] = 8,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds for which a failing request is retried.")] = 120.0,
+    retry_seconds: Annotated[
+        float, typer.Option("--patience", min=0, help="Seconds for which a failing request is retried.")
+    ] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether one model is no worse than another, suite by suite.
@@ -76,7 +78,7 @@ def compare(
         fresh=fresh,
         may_differ=frozenset({"engine", "flags", "scorer"} if engines_may_differ else ()),
         concurrency=concurrency,
-        retry_seconds=patience,
+        retry_seconds=retry_seconds,
         tokenizer=tokenizer,
     )
     suites = {resolved.name: resolved for resolved in map(resolve_suite, suite)}

@@ -83,10 +83,10 @@ def _part_sections(path: str, part: type[BaseModel]) -> Iterator[str]:
         inner = _parts(field)
         rows.append(_field_row(name, field))
         is_dict = str(field.annotation).startswith("dict[")
-        nested += [(f"{path}.{name}{'.<name>' if is_dict else ''}", one) for one in inner]
+        nested += [(f"{path}.{name}{'.<name>' if is_dict else ''}", model) for model in inner]
     yield table(["field", "meaning", "type", "default"], rows)
-    for below, one in nested:
-        yield from _part_sections(below, one)
+    for below, model in nested:
+        yield from _part_sections(below, model)
 
 
 def _parts(field: FieldInfo) -> list[type[BaseModel]]:
@@ -96,7 +96,7 @@ def _parts(field: FieldInfo) -> list[type[BaseModel]]:
         kind = todo.pop()
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found.append(kind)
-        todo += [one for one in get_args(kind) if not isinstance(one, str)]
+        todo += [argument for argument in get_args(kind) if not isinstance(argument, str)]
     return found
 
 
@@ -210,8 +210,8 @@ def commands() -> dict[str, Any]:
         below = getattr(command, "commands", {})
         if not below or getattr(command, "invoke_without_command", False):
             found[typed] = command
-        for name, one in below.items():
-            walk(one, f"{typed} {name}")
+        for name, subcommand in below.items():
+            walk(subcommand, f"{typed} {name}")
 
     walk(typer.main.get_command(app), "weighbridge")
     return found

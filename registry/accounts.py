@@ -68,11 +68,11 @@ def given_password(settings: Settings, account: str, named: Path | None = None) 
     Raises:
         PasswordUnusable: The password cannot be used.
     """
-    variable, kept = password_variable(account), password_file(settings, account)
+    variable, default_path = password_variable(account), password_file(settings, account)
     if given := os.environ.get(variable):
         return _checked(given, f"${variable}"), f"${variable}"
-    path = named or kept
-    return (read_password(path), str(path)) if named or kept.exists() else ("", "")
+    path = named or default_path
+    return (read_password(path), str(path)) if named or default_path.exists() else ("", "")
 
 
 def keep_password(settings: Settings, account: str) -> str:

@@ -81,7 +81,7 @@ def _refused(settings: Settings, what: str) -> ReleaseNotStarted:
 
 def _lost(settings: Settings, deployment: str, how: str, key: str) -> StackFailed:
     retry = "Run the same command again: nothing is started twice."
-    look = "Look at Prefect's page before you run the same command again: a run may have been started."
+    check = "Look at Prefect's page before you run the same command again: a run may have been started."
     return StackFailed(
-        f"Prefect's answer about {deployment} was lost ({how}).", retry if key else look, where=settings.prefect_url
+        f"Prefect's answer about {deployment} was lost ({how}).", retry if key else check, where=settings.prefect_url
     )

@@ -113,13 +113,13 @@ def read_roles(path: Path, lines: list[str]) -> Roles:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise RolesInvalid(f"{field}: {first['msg']}.", NEXT, where=str(path)) from None
-    for name, held in found.held(lines).items():
-        if unknown := sorted({line for _, line in held} - set(lines)):
+    for name, named_roles in found.held(lines).items():
+        if unknown := sorted({line for _, line in named_roles} - set(lines)):
             raise RolesInvalid(
                 f"users.{name} names {', '.join(unknown)}; the lines are {', '.join(lines)}.", NEXT, where=str(path)
             )
         for line in lines:
-            if all((role, line) in held for role in APART):
+            if all((role, line) in named_roles for role in APART):
                 raise RolesInvalid(
                     f"users.{name} is builder and reviewer of {line}, and could approve their own work.",
                     NEXT,

@@ -106,8 +106,8 @@ def reaches_mlflow(*, role: RoleNeeded) -> Callable[[Operation[A, P, R]], Operat
                 except (MlflowException, RequestException) as error:
                     if not (unreachable := _unreachable(error)):
                         arguments = (*args, *kwargs.values())
-                        denied = explain_denial(operation.__name__, role, arguments, error, self.tracking_uri)
-                        raise denied or _failed(self.tracking_uri, error) from error
+                        denial = explain_denial(operation.__name__, role, arguments, error, self.tracking_uri)
+                        raise denial or _failed(self.tracking_uri, error) from error
                     if unreachable == "silent" or pause_seconds is None:
                         raise _down(self.tracking_uri, unreachable) from error
                 time.sleep(pause_seconds)

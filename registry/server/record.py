@@ -188,8 +188,8 @@ def _with_version(asked: Asked, response: Response) -> Asked:
     """Add the number of a new version, which only the answer has."""
     if asked.version is not None or asked.action != "mlflow.create_model_version":
         return asked
-    made = json.loads(response.get_data())["model_version"]["version"]
-    return asked.model_copy(update={"version": int(made)})
+    version = json.loads(response.get_data())["model_version"]["version"]
+    return asked.model_copy(update={"version": int(version)})
 
 
 def _who() -> str:

@@ -190,8 +190,8 @@ def log_of(settings: Settings) -> str:
 def wait_for_service(service: Service, settings: Settings) -> None:
     """Until it answers; MLflow and Prefect both make their tables at the same time, on cores that others use too."""
 
-    def told() -> str:
+    def server_log() -> str:
         logs = {file.name: file.read_text(errors="replace")[-3000:] for file in settings.logs_folder.glob("*.log")}
         return f"{service.name} is not healthy: {Supervisor(settings).state(service.name)}, {logs}"
 
-    wait_for(service.healthy, told, seconds=400)
+    wait_for(service.healthy, server_log, seconds=400)

@@ -9,12 +9,12 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def wait_for(condition: Callable[[], Found], told: str | Callable[[], str] = "", seconds: float = 120) -> Found:
+def wait_for(condition: Callable[[], Found], description: str | Callable[[], str] = "", seconds: float = 120) -> Found:
     """Poll until a condition holds.
 
     Args:
         condition: Polled until it returns a true value.
-        told: Explanation for the failure, or a function that returns it.
+        description: Explanation for the failure, or a function that returns it.
         seconds: Longest wait.
 
     Returns:
@@ -23,6 +23,8 @@ def wait_for(condition: Callable[[], Found], told: str | Callable[[], str] = "",
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain: {told() if callable(told) else told}")
+            raise AssertionError(
+                f"waited {seconds:.0f} s in vain: {description() if callable(description) else description}"
+            )
         time.sleep(0.05)
     return found

@@ -51,8 +51,8 @@ def wait_ready(
             return
         if waited - reported >= 10:
             reported = waited
-            again = " again" if len(processes) > 1 else ""
-            report(f"{name} is starting{again}, {waited:.0f} s")
+            restart = " again" if len(processes) > 1 else ""
+            report(f"{name} is starting{restart}, {waited:.0f} s")
         time.sleep(0.25)
     how = f"ended {MOST_STARTS} times before it answered," if len(processes) > MOST_STARTS else "did not become ready"
     raise EngineFailed(

@@ -106,12 +106,12 @@ class Admin:
         parts = {part["@type"].rsplit(".", 1)[-1]: part for part in self._get("/config_dump")["configs"]}
         clusters = parts.get("ClustersConfigDump", {})
         routes = parts.get("RoutesConfigDump", {}).get("dynamic_route_configs", [])
-        ours = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
+        line_routes = [entry for entry in routes if entry.get("route_config", {}).get("name") == ROUTE_CONFIGURATION]
         warming = clusters.get("dynamic_warming_clusters", [])
         active = clusters.get("dynamic_active_clusters", [])
         return EnvoyConfiguration(
             clusters=clusters.get("version_info", ""),
-            routes=ours[0].get("version_info", "") if ours else "",
+            routes=line_routes[0].get("version_info", "") if line_routes else "",
             warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
             active=tuple(entry["cluster"]["name"] for entry in active if "cluster" in entry),
         )

@@ -118,8 +118,8 @@ def questions(documents: Sequence[HeldDocument], longest_tokens: int, count: Cal
 
 def longest_prompt(context: int, positions: int | None) -> int:
     """Tokens of the longest prompt: the line's context or the model's own limit, less space for the answer."""
-    held = min(context, positions or context)
-    return max(held - SPARE_TOKENS, held // 2)
+    available = min(context, positions or context)
+    return max(available - SPARE_TOKENS, available // 2)
 
 
 def digest(documents: Sequence[HeldDocument], context: int) -> str:
@@ -141,9 +141,9 @@ def _page(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> lis
     """Make one page that asks for several words of its beginning: each prompt continues the previous one."""
     order = random.Random(tokens)
     words = dict(zip(PLACES, order.sample(WORDS, len(WORDS))))
-    facts = {place: f"The password of the {place} is {word}" for place, word in words.items()}
+    passwords = {place: f"The password of the {place} is {word}" for place, word in words.items()}
     recalled = order.sample(PLACES, RECALLED)
-    head, tail = (f"{'. '.join(facts[place] for place in places)}.\n" for places in (PLACES, recalled))
+    head, tail = (f"{'. '.join(passwords[place] for place in places)}.\n" for places in (PLACES, recalled))
     # As many held-out paragraphs as fit stand between. Each is counted once; joined they have no more tokens.
     paragraphs = [f"{part}\n" for text in texts for part in text.split("\n") if part.strip()]
     costs = [count(part) for part in paragraphs]
@@ -155,6 +155,6 @@ def _page(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> lis
     page, prompts = head + tail, []
     for place in recalled[-ASKED:]:
         # Up to the word that stands at the page's beginning; each prompt continues the previous one.
-        cut = page.rindex(facts[place]) + len(facts[place]) - len(f" {words[place]}")
+        cut = page.rindex(passwords[place]) + len(passwords[place]) - len(f" {words[place]}")
         prompts.append(Question(kind="long", name=f"{tokens} tokens, {place}", text=page[:cut]))
     return prompts

@@ -68,8 +68,8 @@ def run(job: Job) -> JobResult:
     model = ReferenceModel(job)
     tokenizer = model.tokenizer
     longest = longest_prompt(job.context, getattr(model.model.config, "max_position_embeddings", None))
-    made = questions(job.documents, longest, lambda text: len(tokenizer(text)["input_ids"]))
-    asked = [(prompt, list(tokenizer(prompt.text)["input_ids"])) for prompt in made]
+    written = questions(job.documents, longest, lambda text: len(tokenizer(text)["input_ids"]))
+    asked = [(prompt, list(tokenizer(prompt.text)["input_ids"])) for prompt in written]
     chats, left_out = _chats(tokenizer)
     asked += [chat for chat in chats if len(chat[1]) <= longest]
     probes = model.probes(asked)

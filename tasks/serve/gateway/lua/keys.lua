@@ -1,4 +1,4 @@
--- Who asks: the SHA-256 of the key that a request bears, looked up among the keys of `keys.json`.
+-- Authenticate a request: look up the SHA-256 of its API key among the keys of `keys.json`.
 --
 -- The route's filter context maps a digest in hex to {client, expires}; `expires` is in seconds since the epoch,
 -- 0 for never. Engines and logs get the client's name, never the key.
@@ -38,8 +38,8 @@ local function digest(text)
   local state, w = { unpack(START) }, {}
   for block = 1, #text, 64 do
     for t = 1, 16 do
-      local one, two, three, four = text:byte(block + t * 4 - 4, block + t * 4 - 1)
-      w[t] = tobit(one * 2 ^ 24 + two * 2 ^ 16 + three * 2 ^ 8 + four)
+      local b1, b2, b3, b4 = text:byte(block + t * 4 - 4, block + t * 4 - 1)
+      w[t] = tobit(b1 * 2 ^ 24 + b2 * 2 ^ 16 + b3 * 2 ^ 8 + b4)
     end
     for t = 17, 64 do
       local near, far = w[t - 2], w[t - 15]
@@ -50,10 +50,10 @@ local function digest(text)
     local a, b, c, d, e, f, g, h = unpack(state)
     for t = 1, 64 do
       local s1 = bxor(ror(e, 6), ror(e, 11), ror(e, 25))
-      local one = h + s1 + bxor(band(e, f), band(bnot(e), g)) + K[t] + w[t]
+      local t1 = h + s1 + bxor(band(e, f), band(bnot(e), g)) + K[t] + w[t]
       local s0 = bxor(ror(a, 2), ror(a, 13), ror(a, 22))
-      local two = s0 + bxor(band(a, b), band(a, c), band(b, c))
-      a, b, c, d, e, f, g, h = tobit(one + two), a, b, c, tobit(d + one), e, f, g
+      local t2 = s0 + bxor(band(a, b), band(a, c), band(b, c))
+      a, b, c, d, e, f, g, h = tobit(t1 + t2), a, b, c, tobit(d + t1), e, f, g
     end
     for place, value in ipairs({ a, b, c, d, e, f, g, h }) do
       state[place] = tobit(state[place] + value)

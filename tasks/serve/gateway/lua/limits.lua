@@ -1,28 +1,28 @@
--- How much a client may ask: requests and tokens a minute, each in a bucket that refills evenly; and, since it sees
--- streams pass anyway, when their first event came; and when a line that has no engine is expected back.
+-- Rate limits of a client: requests and tokens a minute, each a token bucket. The script also records the time of a
+-- stream's first event, and sets Retry-After while a line has no engine.
 --
--- The route's filter context maps `client:NAME` and `line:NAME` to {requests, tokens} a minute, 0 for no limit. What
--- a client's own record says goes for all lines together; else what the line says goes for each client of it. A line
--- has `back_at` too, in seconds since the epoch, 0 where that is not known.
--- A request costs 1 before it passes. Tokens are known afterwards only, so that a bucket may fall below zero; then
--- nothing passes until it has refilled.
+-- The route's filter context maps `client:NAME` and `line:NAME` to {requests, tokens} a minute, 0 for no limit. A
+-- client's own limit covers all lines together; without one, the line's limit applies to each of its clients. A line
+-- also has `back_at` in seconds since the epoch, 0 if unknown.
+-- A request costs 1 in advance. Its tokens are known only afterwards, so a bucket may fall below zero; the client's
+-- requests are then refused until it has refilled.
 
 local SPACE = "weighbridge"
 local LONGEST_NAME = 256
-local SOONEST_RETRY = 5 -- seconds, for a line that takes longer to come back than was thought
-local BYTES_PER_TOKEN = 4 -- of a prompt whose tokens no engine told: about that of English text
+local SOONEST_RETRY = 5 -- seconds, for a line whose engine starts later than expected
+local BYTES_PER_TOKEN = 4 -- estimate for a prompt whose token count is not reported; about that of English text
 
 local buckets = {}
 
 local function bucket(name, per_minute, now_ms)
-  local one = buckets[name]
-  if one == nil or one.per_minute ~= per_minute then
-    one = { left = per_minute, at_ms = now_ms, per_minute = per_minute }
-    buckets[name] = one
+  local found = buckets[name]
+  if found == nil or found.per_minute ~= per_minute then
+    found = { left = per_minute, at_ms = now_ms, per_minute = per_minute }
+    buckets[name] = found
   end
-  one.left = math.min(per_minute, one.left + (now_ms - one.at_ms) * per_minute / 60000)
-  one.at_ms = now_ms
-  return one
+  found.left = math.min(per_minute, found.left + (now_ms - found.at_ms) * per_minute / 60000)
+  found.at_ms = now_ms
+  return found
 end
 
 local function find(handle, what, line, client, now_ms)
@@ -35,25 +35,25 @@ local function find(handle, what, line, client, now_ms)
   end
 end
 
--- Seconds until `needed` is there again.
-local function wait(one, needed)
-  return one and math.max(0, math.ceil((needed - one.left) * 60 / one.per_minute)) or 0
+-- Seconds until the bucket holds `needed`.
+local function wait(limit, needed)
+  return limit and math.max(0, math.ceil((needed - limit.left) * 60 / limit.per_minute)) or 0
 end
 
-local function refuse(handle, what, one, seconds)
-  local message = ("Limit reached: %d %s a minute. Try again in %d s."):format(one.per_minute, what, seconds)
+local function refuse(handle, what, limit, seconds)
+  local message = ("Limit reached: %d %s a minute. Try again in %d s."):format(limit.per_minute, what, seconds)
   local body = '{"error":{"message":"' .. message
     .. '","type":"rate_limit_error","code":"rate_limit_exceeded","param":null}}'
   local headers = { [":status"] = "429", ["content-type"] = "application/json", ["retry-after"] = tostring(seconds) }
   handle:respond(headers, body)
 end
 
--- A conversation is named by a header or in the body; routes look at headers only, and Envoy looks at them again when
--- a script has changed one.
+-- A conversation is named by a header or in the body. Routes match headers only; Envoy matches again after a script
+-- changes a header.
 local function name_conversation(handle, headers)
   local read = handle:streamInfo():dynamicMetadata():get(SPACE)
   if read and read.conversation and not headers:get("x-conversation-id") then
-    -- Nothing that a client writes may end a header and begin another.
+    -- Replace every character by which a client could inject another header.
     local name = tostring(read.conversation):sub(1, LONGEST_NAME):gsub("[^%w._-]", "_")
     headers:add("x-conversation-id", name)
   end
@@ -79,33 +79,33 @@ function envoy_on_request(handle)
   if requests then
     requests.left = requests.left - 1
   end
-  local facts = handle:streamInfo():dynamicMetadata()
-  facts:set(SPACE, "asked_ms", now_ms)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set(SPACE, "asked_ms", now_ms)
   if tokens then
-    facts:set(SPACE, "client", client)
-    facts:set(SPACE, "limited_line", line)
-    facts:set(SPACE, "prompt_estimate", math.ceil((tonumber(headers:get("content-length")) or 0) / BYTES_PER_TOKEN))
+    metadata:set(SPACE, "client", client)
+    metadata:set(SPACE, "limited_line", line)
+    metadata:set(SPACE, "prompt_estimate", math.ceil((tonumber(headers:get("content-length")) or 0) / BYTES_PER_TOKEN))
   end
 end
 
--- Engines send the head of a stream at once: only its first event tells that they have begun.
+-- Engines send a stream's response headers at once: only its first event marks the first token.
 local function note_first_event(handle, asked)
   local first_ms = handle:timestamp() - asked.asked_ms
   handle:streamInfo():dynamicMetadata():set(SPACE, "first_token_ms", first_ms)
 end
 
--- Answered by the gateway itself, while one engine makes room for the next.
-local function tell_return(handle)
+-- Set Retry-After on the gateway's own 503 while engines are swapped.
+local function set_retry_after(handle)
   local line = handle:filterContext():get("line:" .. handle:streamInfo():routeName())
   if line and line.back_at > 0 and handle:headers():get(":status") == "503" then
     handle:headers():replace("retry-after", tostring(math.max(SOONEST_RETRY, line.back_at - os.time())))
   end
 end
 
--- What a stream costs is told by its last event, if at all, and never to a client that hangs up before.
--- So it is charged as it goes, one token an event, and put right at its end.
+-- A stream reports its tokens in its last event, if at all, which a client that disconnects early never reaches.
+-- So each event is charged one token while it passes, and the charge is corrected at the end.
 function envoy_on_response(handle)
-  tell_return(handle)
+  set_retry_after(handle)
   local asked = handle:streamInfo():dynamicMetadata():get(SPACE)
   if not asked or not asked.asked_ms then
     return
@@ -137,9 +137,9 @@ function envoy_on_response(handle)
       charge(events)
     end
   end
-  -- Asked for again: Envoy takes its objects back whenever a script waits.
-  local told = handle:streamInfo():dynamicMetadata():get(SPACE)
-  if told.prompt_tokens or told.completion_tokens then
-    charge((told.prompt_tokens or 0) + (told.completion_tokens or 0) - charged)
+  -- Fetch the metadata again: Envoy invalidates objects when a script yields.
+  local usage = handle:streamInfo():dynamicMetadata():get(SPACE)
+  if usage.prompt_tokens or usage.completion_tokens then
+    charge((usage.prompt_tokens or 0) + (usage.completion_tokens or 0) - charged)
   end
 end
