@@ -1,7 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tasks.evaluate.drift import DriftReport, SeenAnswer, answer_signals, degenerate, draw, flip_signal, language_of
-from tasks.evaluate.drift.answers import seen_answers
+from tasks.evaluate.drift import (
+    DriftReport,
+    DriftSignal,
+    ItemAnswer,
+    answer_signals,
+    degenerate,
+    draw,
+    flip_signal,
+    language_of,
+)
+from tasks.evaluate.drift.answers import item_answers
 from tasks.evaluate.drift.held_out import held_documents, text_digest
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from weighbridge.errors import LineInvalid, SuiteInvalid, SuiteUnknown, VerdictInvalid
@@ -12,16 +27,18 @@ ENGLISH = "The harbour was quiet, and the boats that were not at sea lay on the 
 GERMAN = "Der Hafen war ruhig, und die Boote, die nicht auf dem Meer waren, lagen mit ihren Netzen auf dem Sand."
 
 
-def answers(texts, **fields):
-    return [SeenAnswer(id=f"q{n}", question="?", answer=text, **fields) for n, text in enumerate(texts)]
+def answers(texts: Sequence[str], **fields: Any) -> list[ItemAnswer]:
+    return [ItemAnswer(id=f"q{n}", question="?", answer=text, **fields) for n, text in enumerate(texts)]
 
 
-def signals_of(production, candidate, bounds=None):
+def signals_of(
+    production: Sequence[ItemAnswer], candidate: Sequence[ItemAnswer], bounds: Bounds | None = None
+) -> dict[str, DriftSignal]:
     found = answer_signals(production, candidate, bounds or Bounds(), 0.95)
     return {signal.name: signal for signal in found}
 
 
-def scores(values, clusters=None, suite="regression/x"):
+def scores(values: Sequence[float], clusters: Sequence[str] | None = None, suite: str = "regression/x") -> SuiteScores:
     items = tuple(
         ItemScore(id=f"i{n}", score=value, cluster=clusters[n] if clusters else None) for n, value in enumerate(values)
     )
@@ -31,7 +48,7 @@ def scores(values, clusters=None, suite="regression/x"):
 def test_the_same_answers_are_within_every_bound() -> None:
     same = answers([f"{ENGLISH} {number}" for number in range(80)], latency_seconds=1.0, tokens=30)
     found = signals_of(same, same)
-    assert {name: one.outcome for name, one in found.items()} == {
+    assert {name: signal.outcome for name, signal in found.items()} == {
         "answer length": "ok",
         "refusals' rise": "ok",
         "answers in another language": "ok",
@@ -62,7 +79,7 @@ def test_fewer_refusals_are_no_rise_and_an_empty_answer_is_no_refusal() -> None:
     assert "an empty answer" in empty["newly degenerate answers"].note
 
 
-def test_answers_in_another_language_are_seen_and_numbers_have_none() -> None:
+def test_answers_in_another_language_are_reported_and_numbers_have_none() -> None:
     was = answers([GERMAN] * 30 + ["42"] * 40)
     now = answers([ENGLISH] * 10 + [GERMAN] * 20 + ["43"] * 40)
     signal = signals_of(was, now)["answers in another language"]
@@ -70,12 +87,12 @@ def test_answers_in_another_language_are_seen_and_numbers_have_none() -> None:
     assert "40 of 70 pairs unknown" in signal.note
 
 
-def test_where_no_answer_has_a_language_nothing_is_asked_of_it() -> None:
+def test_without_a_detectable_language_no_bound_applies() -> None:
     signal = signals_of(answers(["42"] * 50), answers(["43"] * 50))["answers in another language"]
     assert (signal.outcome, signal.low, signal.bound) == ("reported", None, None)
 
 
-def test_what_production_does_itself_is_not_held_against_the_candidate() -> None:
+def test_degenerate_answers_of_production_do_not_count_against_the_candidate() -> None:
     loops = "we go on and " * 30
     was = answers([loops] * 20 + [ENGLISH] * 80)
     assert signals_of(was, was)["newly degenerate answers"].outcome == "ok"
@@ -86,9 +103,10 @@ def test_what_production_does_itself_is_not_held_against_the_candidate() -> None
 
 
 def test_shorter_answers_and_slower_ones_are_ratios_of_pairs() -> None:
-    was = [SeenAnswer(id=f"q{n}", question="?", answer="x", tokens=20 + n, latency_seconds=1 + n) for n in range(40)]
+    was = [ItemAnswer(id=f"q{n}", question="?", answer="x", tokens=20 + n, latency_seconds=1 + n) for n in range(40)]
     now = [
-        one.model_copy(update={"tokens": one.tokens // 4, "latency_seconds": one.latency_seconds * 3}) for one in was
+        answer.model_copy(update={"tokens": (20 + n) // 4, "latency_seconds": (1 + n) * 3})
+        for n, answer in enumerate(was)
     ]
     found = signals_of(was, now, Bounds(max_latency_ratio=2, min_throughput_ratio=0.5))
     assert found["answer length"].outcome == "worse" and found["answer length"].difference < 0.3
@@ -100,13 +118,13 @@ def test_shorter_answers_and_slower_ones_are_ratios_of_pairs() -> None:
 def test_only_items_of_both_are_compared() -> None:
     assert signals_of(answers([ENGLISH] * 90), answers([ENGLISH] * 70))["answer length"].units == 70
     with pytest.raises(VerdictInvalid, match="no item in common"):
-        answer_signals(answers([ENGLISH]), [SeenAnswer(id="other", question="?", answer="x")], Bounds(), 0.95)
+        answer_signals(answers([ENGLISH]), [ItemAnswer(id="other", question="?", answer="x")], Bounds(), 0.95)
 
 
-def test_answers_that_the_api_never_gave_are_left_out() -> None:
+def test_answers_that_the_api_never_gave_are_skipped() -> None:
     item = ItemScore(id="a", score=0, answer="HTTP 400", trouble="error")
     both = scores([1.0]).model_copy(update={"items": (item, ItemScore(id="b", score=1, answer="yes", question="ok?"))})
-    assert [one.id for one in seen_answers(both)] == ["b"]
+    assert [answer.id for answer in item_answers(both)] == ["b"]
 
 
 def test_a_gain_by_accident_does_not_hide_the_flips() -> None:
@@ -115,7 +133,7 @@ def test_a_gain_by_accident_does_not_hide_the_flips() -> None:
     candidate = scores([0.0] * 90 + [1.0] * 510 + [1.0] * 100 + [0.0] * 300)
     signal = flip_signal([(production, candidate)], Bounds(), 0.95)
     assert signal.outcome == "worse" and signal.difference == 0.19
-    assert signal.candidate > signal.production
+    assert signal.candidate is not None and signal.production is not None and signal.candidate > signal.production
     assert signal.note == "+100 −90 of 1000 items"
     assert "flips 19.0% (17.0% to 21.2%), bound at most 10.0%" in signal.sentence
 
@@ -130,7 +148,7 @@ def test_few_flips_on_many_items_pass_and_on_few_items_are_unsure() -> None:
 def test_suites_are_taken_together_and_their_clusters_kept_apart() -> None:
     clusters = [f"c{number // 10}" for number in range(50)]
     pair = (scores([1.0] * 50, clusters), scores([0.0] * 10 + [1.0] * 40, clusters))
-    other = tuple(one.model_copy(update={"suite": "general/y"}) for one in pair)
+    other = (pair[0].model_copy(update={"suite": "general/y"}), pair[1].model_copy(update={"suite": "general/y"}))
     signal = flip_signal([pair, other], Bounds(), 0.95)
     assert (signal.difference, signal.units) == (0.2, 10)
     with pytest.raises(VerdictInvalid):
@@ -151,7 +169,7 @@ def test_suites_are_taken_together_and_their_clusters_kept_apart() -> None:
         ("\x00\x01\x02\x03abc", "unprintable"),
     ],
 )
-def test_degenerate_answers_are_named(answer, reason):
+def test_degenerate_answers_are_named(answer: str, reason: str) -> None:
     import re
 
     assert re.search(reason, degenerate(answer))
@@ -168,7 +186,7 @@ def test_degenerate_answers_are_named(answer, reason):
         "日本の首都は東京です。人口が多く、政治と経済の中心です。",
     ],
 )
-def test_short_answers_tables_and_markup_are_not(answer):
+def test_short_answers_tables_and_markup_are_not_degenerate(answer: str) -> None:
     assert degenerate(answer) == ""
 
 
@@ -200,7 +218,7 @@ def test_no_held_text_is_degenerate_and_its_languages_are_known() -> None:
         ("", "unknown"),
     ],
 )
-def test_a_language_is_known_or_unknown_and_never_guessed(text, language):
+def test_a_language_is_known_or_unknown_and_never_guessed(text: str, language: str) -> None:
     assert language_of(text) == language
 
 
@@ -218,7 +236,7 @@ def test_a_report_names_what_is_worse_and_survives_json() -> None:
     assert draw([worse], **digests, invalid="other vocabulary.").outcome == "invalid"
 
 
-def test_held_text_is_read_by_kind_and_a_broken_file_is_named(tmp_path):
+def test_held_text_is_read_by_kind_and_a_broken_file_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "eval_suites" / "held"
     folder.mkdir(parents=True)
     with pytest.raises(SuiteUnknown, match="no held text"):
@@ -241,7 +259,7 @@ def test_held_text_is_read_by_kind_and_a_broken_file_is_named(tmp_path):
     assert caught.value.where == "chat-a.txt"
 
 
-def test_a_line_names_its_bounds_or_takes_the_defaults(tmp_path):
+def test_a_line_names_its_bounds_or_takes_the_defaults(tmp_path: Path) -> None:
     import yaml
 
     fields = {

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.evaluate.drift import DriftReport, check_drift, distributions, distributions_child
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
-from tasks.evaluate.drift.distributions_child import Job, Message, NoDisk, Refused, run
+from tasks.evaluate.drift.distributions_child import Job, Message, NotEnoughDisk, Refused, run
 from tasks.evaluate.drift.held_out import HeldDocument, Turn
 from weighbridge.errors import DiskFull, ScoringFailed
 from weighbridge.line import Bounds
@@ -128,7 +128,7 @@ def test_a_full_disk_is_found_before_it_is_full(
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(distributions_child.shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(NoDisk, match=r"0\.0 GiB are free"):
+    with pytest.raises(NotEnoughDisk, match=r"0\.0 GiB are free"):
         compared(production, production, tmp_path, together=False)
     assert list(tmp_path.glob("*.npy")) == []
     failure = distributions._failure(Message(kind="disk full", text="No room."), 1, tmp_path / "log")
@@ -143,7 +143,7 @@ def test_a_model_without_numbers_is_refused(production: Path, tmp_path: Path) ->
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], float("nan"))
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match="the candidate gives probabilities that are no numbers"):
+    with pytest.raises(Refused, match="the candidate gives probabilities that are not numbers"):
         compared(broken, production, tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_nothing_is_kept_of_a_process_that_was_killed(
     production: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weighbridge.child_process.sys.executable", str(_killed(tmp_path)))
-    with pytest.raises(ScoringFailed, match="signal 9, often for want of memory") as caught:
+    with pytest.raises(ScoringFailed, match="signal 9, often for lack of memory") as caught:
         measure_distributions(production, production, documents=DOCUMENTS, home=tmp_path / "home")
     assert Path(caught.value.where).is_file()
     assert list((tmp_path / "home" / "scores").rglob("*.json")) == []
@@ -240,15 +240,20 @@ def test_numbers_are_kept_by_all_that_moves_them(
             "vocabulary_shared": 1,
         },
     )
-    monkeypatch.setattr(distributions, "_run_child", lambda job, log, progress: runs.append(job) or message)
+
+    def run_child(job: Job, log: Path, progress: object) -> Message:
+        runs.append(job)
+        return message
+
+    monkeypatch.setattr(distributions, "_run_child", run_child)
     for text, context in ((DOCUMENTS, 64), (DOCUMENTS, 64), (DOCUMENTS[:3], 64), (DOCUMENTS, 32)):
         measure_distributions(production, production, documents=text, context_tokens=context, home=tmp_path)
     assert len(runs) == 3
-    (kept, *_) = sorted((tmp_path / "scores" / "drift").iterdir())
-    assert json.loads(kept.read_text())["scorer"].startswith("drift 1 transformers ")
+    (stored, *_) = sorted((tmp_path / "scores" / "drift").iterdir())
+    assert json.loads(stored.read_text())["scorer"].startswith("drift 1 transformers ")
 
 
-def test_signals_rest_on_documents_and_not_on_tokens(production: Path, scaled: Path, tmp_path: Path) -> None:
+def test_intervals_count_documents_and_not_tokens(production: Path, scaled: Path, tmp_path: Path) -> None:
     message = compared(scaled, production, tmp_path)
     found = distributions.Distributions(
         production_digest="p",
@@ -262,8 +267,13 @@ def test_signals_rest_on_documents_and_not_on_tokens(production: Path, scaled: P
     )
     signals = {signal.name: signal for signal in distribution_signals(found, Bounds(), 0.95)}
     kl = signals["KL"]
+    assert kl.low is not None and kl.high is not None
     assert kl.units == len(DOCUMENTS) and 0 < kl.low < kl.difference < kl.high
     assert signals["top-1 agreement"].difference == 1.0 and signals["top-1 agreement"].outcome == "ok"
     assert signals["perplexity"].outcome == "reported"
-    one = found.model_copy(update={"documents": found.documents[:1]})
-    assert {signal.outcome for signal in distribution_signals(one, Bounds(), 0.95)} == {"ok", "unsure", "reported"}
+    of_one_document = found.model_copy(update={"documents": found.documents[:1]})
+    assert {signal.outcome for signal in distribution_signals(of_one_document, Bounds(), 0.95)} == {
+        "ok",
+        "unsure",
+        "reported",
+    }

@@ -1,24 +1,33 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluate.drift.intervals import (
+    Interval,
     mean_interval,
     positive_mean_interval,
     ratio_interval,
     rise_interval,
     share_interval,
 )
-from tasks.evaluate.drift.signals import decide, make_signal
+from tasks.evaluate.drift.signals import Side, decide, make_signal
 
 SUMS = st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 500)), min_size=2, max_size=30)
 
 
+def ends(interval: Interval) -> tuple[float, float]:
+    """Both ends of an interval that has them."""
+    assert interval.low is not None and interval.high is not None
+    return interval.low, interval.high
+
+
 @settings(deadline=None)
 @given(SUMS, st.sampled_from([0.9, 0.95, 0.99]))
-def test_an_interval_contains_its_mean_and_more_texts_narrow_it(texts, confidence):
-    sums, sizes = [one for one, _ in texts], [float(size) for _, size in texts]
+def test_more_texts_narrow_an_interval_around_its_mean(texts: list[tuple[float, int]], confidence: float) -> None:
+    sums, sizes = [total for total, _ in texts], [float(size) for _, size in texts]
     few = mean_interval(sums, sizes, confidence)
     many = mean_interval(sums * 3, sizes * 3, confidence)
     assert few.mean == pytest.approx(sum(sums) / sum(sizes))
@@ -29,8 +38,8 @@ def test_an_interval_contains_its_mean_and_more_texts_narrow_it(texts, confidenc
 
 @settings(deadline=None)
 @given(SUMS)
-def test_an_interval_of_a_divergence_is_never_below_zero(texts):
-    found = positive_mean_interval([one for one, _ in texts], [float(size) for _, size in texts], 0.95)
+def test_an_interval_of_a_divergence_is_never_below_zero(texts: list[tuple[float, int]]) -> None:
+    found = positive_mean_interval([total for total, _ in texts], [float(size) for _, size in texts], 0.95)
     assert found.low is not None and found.high is not None
     assert 0 <= found.low <= found.mean <= found.high
 
@@ -64,26 +73,29 @@ def test_skewed_divergences_stay_above_the_bound_hardly_more_often_than_stated()
 
 @given(st.integers(0, 60), st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
-def test_a_share_of_independent_items_is_clopper_pearsons(hits, more):
+def test_a_share_of_independent_items_is_clopper_pearsons(hits: int, more: int) -> None:
     from scipy.stats import binomtest
 
     items = hits + more
     found = share_interval([number < hits for number in range(items)], range(items), 0.95)
     exact = binomtest(hits, items).proportion_ci(0.90, "exact")
     assert found.low == pytest.approx(exact.low) and found.high == pytest.approx(exact.high)
-    assert found.low <= hits / items <= found.high
+    low, high = ends(found)
+    assert low <= hits / items <= high
 
 
 def test_items_of_one_conversation_count_for_less() -> None:
     hits = [number < 20 for number in range(100)]
-    alone = share_interval(hits, range(100), 0.95)
-    together = share_interval(hits, [number // 10 for number in range(100)], 0.95)
-    assert alone.mean == together.mean == 0.2
-    assert together.high > alone.high and together.low < alone.low
-    assert together.units == 10
+    independent = share_interval(hits, range(100), 0.95)
+    clustered = share_interval(hits, [number // 10 for number in range(100)], 0.95)
+    assert independent.mean == clustered.mean == 0.2
+    low, high = ends(independent)
+    clustered_low, clustered_high = ends(clustered)
+    assert clustered_high > high and clustered_low < low
+    assert clustered.units == 10
 
 
-def test_nothing_seen_in_ten_conversations_is_ten_looks_and_not_a_hundred() -> None:
+def test_no_hits_in_ten_conversations_count_as_ten_items_not_a_hundred() -> None:
     found = share_interval([False] * 100, [number // 10 for number in range(100)], 0.95)
     assert found.high == pytest.approx(1 - 0.05 ** (1 / 10))
 
@@ -98,9 +110,10 @@ def test_a_rise_is_paired() -> None:
     was, now = [False] * 200, [number < 10 for number in range(200)]
     found = rise_interval(was, now, range(200), 0.95)
     assert found.mean == 0.05
-    assert 0 < found.low < 0.05 < found.high < 0.1
-    both = rise_interval(now, now, range(200), 0.95)
-    assert both.low < 0 < both.high < 0.02
+    low, high = ends(found)
+    assert 0 < low < 0.05 < high < 0.1
+    low, high = ends(rise_interval(now, now, range(200), 0.95))
+    assert low < 0 < high < 0.02
 
 
 def test_ten_times_as_long_and_a_tenth_is_no_change() -> None:
@@ -128,5 +141,7 @@ def test_ten_times_as_long_and_a_tenth_is_no_change() -> None:
         (None, None, 0.25, "at most", "unsure"),
     ],
 )
-def test_the_interval_decides(low, high, bound, side, outcome):
+def test_the_interval_decides(
+    low: float | None, high: float | None, bound: float | None, side: Side, outcome: str
+) -> None:
     assert decide(low, high, bound, side) == outcome

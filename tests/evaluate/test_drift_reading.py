@@ -1,5 +1,10 @@
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from tasks.evaluate.drift.drift_check import config_signal, what_changed
 from tasks.evaluate.drift.free_memory import fit_together, loaded_bytes
@@ -40,25 +45,29 @@ CHAT = HeldDocument(
 class Tokens:
     """A tokenizer that knows words, and a template that puts them between brackets."""
 
-    def __init__(self, words=WORDS, *, bos=False, template="[]", refuses_system=False):
+    def __init__(
+        self, words: list[str] = WORDS, *, bos: bool = False, template: str | None = "[]", refuses_system: bool = False
+    ) -> None:
         self.vocabulary = {word: number for number, word in enumerate(words)}
         self.words, self.bos, self.chat_template, self.refuses_system = words, bos, template, refuses_system
         self.bos_token_id = self.vocabulary["<s>"] if bos else None
 
-    def __call__(self, text, add_special_tokens=True):
+    def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
         ids = [self.vocabulary[word] for word in text.replace(":", "").split()]
         return SimpleNamespace(input_ids=[self.bos_token_id, *ids] if add_special_tokens and self.bos else ids)
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         return self.vocabulary
 
-    def convert_ids_to_tokens(self, ids):
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         return [self.words[id] for id in ids]
 
-    def decode(self, ids):
+    def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.convert_ids_to_tokens(ids))
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], tokenize: bool, add_generation_prompt: bool
+    ) -> str:
         from jinja2 import TemplateError
 
         assert not tokenize and add_generation_prompt
@@ -96,7 +105,7 @@ def test_a_token_at_the_beginning_is_read_and_not_predicted() -> None:
     assert reading.differ == ("english-a",)
 
 
-def test_exchanged_entries_are_seen_and_still_compared() -> None:
+def test_exchanged_vocabulary_entries_are_reported_and_still_compared() -> None:
     exchanged = [{"cat": "dog", "dog": "cat"}.get(word, word) for word in WORDS]
     windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(exchanged), 64)
     assert reading.differ == ("english-a", "chat-a") and reading.incomparable == ()
@@ -105,7 +114,7 @@ def test_exchanged_entries_are_seen_and_still_compared() -> None:
     assert windows[0].production_ids != windows[0].candidate_ids
 
 
-def test_another_template_is_seen_on_conversations_alone() -> None:
+def test_another_template_is_reported_for_conversations_only() -> None:
     windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(template="plain"), 64)
     assert reading.differ == ("chat-a",)
     assert [window.compared for window in windows] == [12, 3, 7]
@@ -116,7 +125,7 @@ def test_another_template_is_seen_on_conversations_alone() -> None:
 class Letters(Tokens):
     """Cuts everything into letters."""
 
-    def __call__(self, text, add_special_tokens=True):
+    def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
         return SimpleNamespace(input_ids=[self.vocabulary[letter] for letter in text if letter in self.vocabulary])
 
 
@@ -126,20 +135,20 @@ def test_another_cut_is_not_compared_token_by_token() -> None:
     assert reading.vocabulary_shared < 0.1
 
 
-def test_a_template_that_refuses_a_system_turn_and_no_template_at_all_still_read() -> None:
+def test_a_template_without_system_turns_and_a_missing_template_still_read() -> None:
     merged = render(Tokens(refuses_system=True), CHAT.turns[:2])
     assert merged == "[ user the cat\n\nsees a dog ] [ assistant"
     assert render(Tokens(template=None), CHAT.turns[:2]) == "system: the cat\nuser: sees a dog\nassistant: "
 
 
-def folder(path, *, template="a", config=None):
+def folder(path: Path, *, template: str = "a", config: dict[str, object] | None = None) -> Path:
     path.mkdir()
     (path / "chat_template.jinja").write_text(template)
     (path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16", **(config or {})}))
     return path
 
 
-def test_what_changed_in_the_small_files_is_told_in_words(tmp_path):
+def test_changes_of_the_small_files_are_described_in_words(tmp_path: Path) -> None:
     production = folder(tmp_path / "p", config={"rope_theta": 1e5})
     quantized = folder(tmp_path / "q", config={"rope_theta": 1e5, "quantization_config": {"quant_method": "x"}})
     assert what_changed(quantized, production) == ()
@@ -150,7 +159,7 @@ def test_what_changed_in_the_small_files_is_told_in_words(tmp_path):
     assert window == "config.json: sliding_window is 64, and not set in production."
 
 
-def test_a_quantization_may_compute_nothing_otherwise_and_another_release_may(tmp_path):
+def test_a_config_field_may_change_with_another_release_but_not_by_quantizing(tmp_path: Path) -> None:
     production = folder(tmp_path / "p", config={"rope_theta": 1e5})
     # A default that another version of transformers writes out is no change.
     assert (
@@ -165,7 +174,7 @@ def test_a_quantization_may_compute_nothing_otherwise_and_another_release_may(tm
     assert config_signal(other, production, same_release=False).outcome == "reported"
 
 
-def test_packed_weights_are_counted_as_they_run(tmp_path):
+def test_packed_weights_are_counted_as_they_run(tmp_path: Path) -> None:
     header = {
         "a.weight_packed": {"dtype": "I32", "shape": [4, 8], "data_offsets": [0, 128]},
         "b.weight": {"dtype": "BF16", "shape": [10], "data_offsets": [128, 148]},
@@ -179,7 +188,7 @@ def test_packed_weights_are_counted_as_they_run(tmp_path):
     assert fit_together([tmp_path, tmp_path], "cpu", "float32")
 
 
-def test_a_model_larger_than_the_machine_is_not_held_beside_another(tmp_path):
+def test_a_model_larger_than_the_machine_is_not_held_beside_another(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "BF16", "shape": [2**40], "data_offsets": [0, 2**41]}}).encode()
     (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert not fit_together([tmp_path], "cpu", "auto")

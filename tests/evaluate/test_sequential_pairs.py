@@ -1,8 +1,9 @@
-"""Reading a file of paired scores: every way to be wrong names the line."""
+"""A file of paired scores: each kind of error names the line."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from weighbridge.errors import PairsInvalid
 GOOD = {"id": "a", "production": 1, "candidate": 0.5}
 
 
-def write(tmp_path, *lines):
+def write(tmp_path: Path, *lines: object) -> Path:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return path
 
 
-def test_a_good_file_comes_in_whole(tmp_path):
+def test_a_good_file_is_read_in_full(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         {**GOOD, "cluster": "doc", "margin": -2.5},
@@ -30,18 +31,18 @@ def test_a_good_file_comes_in_whole(tmp_path):
     assert pairs.ids == ("a", "7")
     assert list(pairs.production) == [1.0, 0.0]
     assert np.isnan(pairs.candidate[1])
-    assert list(pairs.clusters) == [0, 0]
-    assert list(pairs.production_confidence) == [-2.5, 1.0]
+    assert pairs.clusters is not None and list(pairs.clusters) == [0, 0]
+    assert pairs.production_confidence is not None and list(pairs.production_confidence) == [-2.5, 1.0]
 
 
-def test_without_the_optional_fields_there_are_none(tmp_path):
+def test_without_the_optional_fields_there_are_none(tmp_path: Path) -> None:
     pairs = read_pairs(write(tmp_path, GOOD))
     assert pairs.clusters is None
     assert pairs.production_confidence is None
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "problem"),
     [
         ("{not json", "not JSON"),
         ("{} {}", "not JSON"),
@@ -62,19 +63,19 @@ def test_without_the_optional_fields_there_are_none(tmp_path):
         ({"id": "b", "production": 1, "candidate": 1, "cluster": "x"}, "`cluster` is missing"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, told):
+def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None:
     path = write(tmp_path, GOOD, "", line)
     with pytest.raises(PairsInvalid) as caught:
         read_pairs(path)
-    assert told in caught.value.what
+    assert problem in caught.value.what
     assert caught.value.where.startswith(str(path))
     # Where a field is on some lines only, the first line without it is to blame.
-    blamed = 1 if told in ("`margin` is missing", "`cluster` is missing") else 3
+    blamed = 1 if problem in ("`margin` is missing", "`cluster` is missing") else 3
     assert caught.value.where == f"{path}:{blamed}"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
-def test_an_empty_or_unreadable_file_is_told(tmp_path, content):
+def test_an_empty_or_unreadable_file_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(content)
     with pytest.raises(PairsInvalid):

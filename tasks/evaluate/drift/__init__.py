@@ -5,7 +5,7 @@ the movement itself, each with an interval, and each against a bound in the line
 for, and how the defaults were chosen: docs/evidence/drift.md.
 """
 
-from tasks.evaluate.drift.answers import SeenAnswer, answer_signals, flip_signal, seen_answers
+from tasks.evaluate.drift.answers import ItemAnswer, answer_signals, flip_signal, item_answers
 from tasks.evaluate.drift.degenerate import degenerate
 from tasks.evaluate.drift.distributions import distribution_signals, measure_distributions
 from tasks.evaluate.drift.drift_check import check_drift, config_signal, what_changed
@@ -18,7 +18,7 @@ __all__ = [
     "DriftReport",
     "DriftSignal",
     "HeldDocument",
-    "SeenAnswer",
+    "ItemAnswer",
     "answer_signals",
     "check_drift",
     "config_signal",
@@ -27,9 +27,9 @@ __all__ = [
     "draw",
     "flip_signal",
     "held_documents",
+    "item_answers",
     "language_of",
     "measure_distributions",
-    "seen_answers",
     "text_digest",
     "what_changed",
 ]

@@ -1,4 +1,4 @@
-"""What answers show beside being right: length, refusals, language, degeneracy, time; and how many changed sides."""
+"""Drift signals of answers: length, refusals, language, degeneracy, time, and the share of items that flipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weighbridge.line import Bounds
 MOST_EXAMPLES = 3
 
 
-class SeenAnswer(BaseModel):
+class ItemAnswer(BaseModel):
     """One answer to one item, with the fields that these signals read."""
 
     model_config = ConfigDict(frozen=True)
@@ -28,15 +28,15 @@ class SeenAnswer(BaseModel):
     answer: str
     cluster: str | None = None
     latency_seconds: float | None = None
-    """From the request to the last token; None where nobody took the time."""
+    """From the request to the last token; None where it was not measured."""
     tokens: int | None = None
-    """Of the answer, as the engine counts; None where it does not, and characters are compared instead."""
+    """Tokens of the answer, as the engine counts them; None where it does not, so that characters are compared."""
 
 
-def seen_answers(scores: SuiteScores) -> tuple[SeenAnswer, ...]:
-    """A regression suite's answers; those that the API never gave are left out."""
+def item_answers(scores: SuiteScores) -> tuple[ItemAnswer, ...]:
+    """Answers of a regression suite, without those that the API never gave."""
     return tuple(
-        SeenAnswer(
+        ItemAnswer(
             id=item.id,
             question=item.question,
             answer=item.answer,
@@ -50,24 +50,25 @@ def seen_answers(scores: SuiteScores) -> tuple[SeenAnswer, ...]:
 
 
 def answer_signals(
-    production: Sequence[SeenAnswer], candidate: Sequence[SeenAnswer], bounds: Bounds, confidence: float
+    production: Sequence[ItemAnswer], candidate: Sequence[ItemAnswer], bounds: Bounds, confidence: float
 ) -> tuple[DriftSignal, ...]:
-    """Compare two models' answers to the same items, each item with its own counterpart.
+    """Compare two models' answers, item by item.
 
     Args:
-        production, candidate: answers; items that only one of them has are left out.
-        bounds: the line's.
-        confidence: of each bound by itself.
+        production: production's answers; items that only one model answered are left out.
+        candidate: the candidate's answers.
+        bounds: the line's bounds.
+        confidence: one-sided, of each bound.
 
     Raises:
         VerdictInvalid: the two have no item in common.
     """
-    theirs = {one.id: one for one in production}
-    pairs = [(theirs[one.id], one) for one in candidate if one.id in theirs]
+    production_by_id = {answer.id: answer for answer in production}
+    pairs = [(production_by_id[answer.id], answer) for answer in candidate if answer.id in production_by_id]
     if not pairs:
         raise VerdictInvalid(
             "The two models answered no item in common.",
-            "Ask both the same suite; then compare.",
+            "Score both on the same suite, then compare.",
         )
     return (
         _length(pairs, bounds, confidence),
@@ -79,11 +80,11 @@ def answer_signals(
 
 
 def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bounds, confidence: float) -> DriftSignal:
-    """Share of items on which the two models' scores differ, in whichever direction, over all suites together.
+    """Share of items on which the two models' scores differ, in either direction, over all suites.
 
     Gains count as much as losses: an INT4 model that changed 19 % of its answers gained two points on 4,080 minimal
-    pairs by accident (measured, docs/evidence/drift.md), and accuracy alone would have let it through. Suites are taken
-    together because one suite of a hundred items says little about a share of some per cent.
+    pairs by accident (measured, docs/evidence/drift.md), and accuracy alone would have let it through. Suites are
+    pooled because a suite of a hundred items says little about a share of a few per cent.
 
     Args:
         suites: (production, candidate) of each suite; items that only one of them has are left out.
@@ -94,10 +95,10 @@ def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bound
     names: list[Hashable] = []
     flips, gained, before, after = [], 0, 0.0, 0.0
     for production, candidate in suites:
-        theirs = {item.id: item for item in production.items}
+        production_scores = {item.id: item.score for item in production.items}
         for item in candidate.items:
-            if item.id in theirs:
-                was = theirs[item.id].score
+            if item.id in production_scores:
+                was = production_scores[item.id]
                 names.append((candidate.suite, *_cluster(item)))
                 flips.append(item.score != was)
                 gained += item.score > was
@@ -116,34 +117,34 @@ def flip_signal(suites: Sequence[tuple[SuiteScores, SuiteScores]], bounds: Bound
     )
 
 
-Pairs = list[tuple[SeenAnswer, SeenAnswer]]
+Pairs = list[tuple[ItemAnswer, ItemAnswer]]
 
 
 def _length(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
-    counted = all(one.tokens is not None for pair in pairs for one in pair)
+    counted = all(answer.tokens is not None for pair in pairs for answer in pair)
 
-    def length(one: SeenAnswer) -> float:
-        # An empty answer has a length of one, for a ratio to exist; how many are empty is told elsewhere.
-        return float(max(one.tokens or 0, 1)) if counted else float(max(len(one.answer), 1))
+    def length(answer: ItemAnswer) -> float:
+        # An empty answer has length 1, so that a ratio exists; empty answers are counted as degenerate.
+        return float(max(answer.tokens or 0, 1)) if counted else float(max(len(answer.answer), 1))
 
     return _ratio("answer length", pairs, length, bounds.max_length_ratio, confidence,
                   side="within a factor", note="" if counted else "in characters")  # fmt: skip
 
 
 def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[DriftSignal]:
-    timed = [pair for pair in pairs if all(one.latency_seconds for one in pair)]
-    counted = [pair for pair in timed if all(one.tokens for one in pair)]
+    timed = [pair for pair in pairs if all(answer.latency_seconds for answer in pair)]
+    counted = [pair for pair in timed if all(answer.tokens for answer in pair)]
     signals = []
     if timed:
         signals.append(
-            _ratio("latency", timed, lambda one: one.latency_seconds or 0.0, bounds.max_latency_ratio, confidence)
+            _ratio("latency", timed, lambda answer: answer.latency_seconds or 0.0, bounds.max_latency_ratio, confidence)
         )
     if counted:
         signals.append(
             _ratio(
                 "tokens a second",
                 counted,
-                lambda one: (one.tokens or 0) / (one.latency_seconds or 1.0),
+                lambda answer: (answer.tokens or 0) / (answer.latency_seconds or 1.0),
                 bounds.min_throughput_ratio,
                 confidence,
                 side="at least",
@@ -153,8 +154,10 @@ def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[DriftSignal]
 
 
 def _refusals(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
-    # An empty answer counts as a refusal to promptfoo's assertion; here it is degenerate, and counted once.
-    was, now = ([bool(one.answer.strip()) and is_refusal(one.answer) for one in side] for side in zip(*pairs))
+    # promptfoo's assertion takes an empty answer for a refusal; here it counts once, as degenerate.
+    was, now = (
+        [bool(answer.answer.strip()) and is_refusal(answer.answer) for answer in answers] for answers in zip(*pairs)
+    )
     return make_signal(
         "refusals' rise",
         rise_interval(was, now, _clusters(pairs), confidence),
@@ -162,36 +165,37 @@ def _refusals(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
         bound=bounds.max_refusal_rise,
         production=sum(was) / len(was),
         candidate=sum(now) / len(now),
-        note=_examples(pairs, [ours and not theirs for theirs, ours in zip(was, now)]),
+        note=_examples(pairs, [after and not before for before, after in zip(was, now)]),
     )
 
 
 def _languages(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
-    found = [(language_of(theirs.answer), language_of(ours.answer)) for theirs, ours in pairs]
-    known = [(pair, languages) for pair, languages in zip(pairs, found) if UNKNOWN not in languages]
-    kept, changed = [pair for pair, _ in known], [was != now for _, (was, now) in known]
-    # One-word answers have no language that could drift: where none changed and too few are known to tell, nothing is
-    # asked. Those that did change are judged however few they are.
-    share, bound = share_interval(changed, _clusters(kept), confidence), bounds.max_language_change_share
-    asked = any(changed) or (bound is not None and share.high is not None and share.high <= bound)
-    unknown = f"language of {len(pairs) - len(known)} of {len(pairs)} pairs unknown" if len(known) < len(pairs) else ""
+    found = [(language_of(before.answer), language_of(after.answer)) for before, after in pairs]
+    detected = [(pair, languages) for pair, languages in zip(pairs, found) if UNKNOWN not in languages]
+    compared, changed = [pair for pair, _ in detected], [was != now for _, (was, now) in detected]
+    # One-word answers have no detectable language. Where none changed and too few are detected to decide, no bound
+    # applies. Answers that did change are judged, however few they are.
+    share, bound = share_interval(changed, _clusters(compared), confidence), bounds.max_language_change_share
+    applies = any(changed) or (bound is not None and share.high is not None and share.high <= bound)
+    missing = len(pairs) - len(detected)
+    unknown = f"language of {missing} of {len(pairs)} pairs unknown" if missing else ""
     return make_signal(
         "answers in another language",
         share,
         unit="share",
-        bound=bound if asked else None,
-        note="; ".join(filter(None, [_examples(kept, changed), unknown])),
+        bound=bound if applies else None,
+        note="; ".join(filter(None, [_examples(compared, changed), unknown])),
     )
 
 
 def _degenerate(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
-    """Answers that are degenerate where production's were not: a share of its own that a line cannot inherit.
+    """Share of answers that are degenerate where production's are not.
 
-    What production does itself is no drift, and a candidate that loops elsewhere instead is no improvement.
+    Production's own degenerate answers are no drift, and a candidate that loops on other items is no improvement.
     """
-    was, now = ([degenerate(one.answer) for one in side] for side in zip(*pairs))
-    fresh = [bool(ours) and not theirs for theirs, ours in zip(was, now)]
-    reasons = [ours for ours, new in zip(now, fresh) if new]
+    was, now = ([degenerate(answer.answer) for answer in answers] for answers in zip(*pairs))
+    fresh = [bool(after) and not before for before, after in zip(was, now)]
+    reasons = [reason for reason, new in zip(now, fresh) if new]
     return make_signal(
         "newly degenerate answers",
         share_interval(fresh, _clusters(pairs), confidence),
@@ -206,35 +210,35 @@ def _degenerate(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
 def _ratio(
     name: str,
     pairs: Pairs,
-    amount: Callable[[SeenAnswer], float],
+    amount: Callable[[ItemAnswer], float],
     bound: float | None,
     confidence: float,
     side: Side = "at most",
     note: str = "",
 ) -> DriftSignal:
-    theirs, ours = ([amount(one) for one in side] for side in zip(*pairs))
+    before, after = ([amount(answer) for answer in answers] for answers in zip(*pairs))
     return make_signal(
         name,
-        ratio_interval(theirs, ours, _clusters(pairs), confidence),
+        ratio_interval(before, after, _clusters(pairs), confidence),
         unit="×",
         bound=bound,
         side=side,
-        production=sum(theirs) / len(theirs),
-        candidate=sum(ours) / len(ours),
+        production=sum(before) / len(before),
+        candidate=sum(after) / len(after),
         note=note,
     )
 
 
 def _clusters(pairs: Pairs) -> list[Hashable]:
-    return [_cluster(ours) for _, ours in pairs]
+    return [_cluster(answer) for _, answer in pairs]
 
 
-def _cluster(one: SeenAnswer | ItemScore) -> tuple[str, str]:
-    # An item without a cluster is one of its own, whatever others are called.
-    return ("item", one.id) if one.cluster is None else ("cluster", one.cluster)
+def _cluster(item: ItemAnswer | ItemScore) -> tuple[str, str]:
+    # An item without a cluster is a cluster by itself, even if a cluster has its id as a name.
+    return ("item", item.id) if item.cluster is None else ("cluster", item.cluster)
 
 
 def _examples(pairs: Pairs, chosen: Sequence[bool]) -> str:
-    ids = [ours.id for (_, ours), hit in zip(pairs, chosen) if hit]
+    ids = [answer.id for (_, answer), hit in zip(pairs, chosen) if hit]
     more = f" and {len(ids) - MOST_EXAMPLES} more" if len(ids) > MOST_EXAMPLES else ""
     return f"{', '.join(ids[:MOST_EXAMPLES])}{more}" if ids else ""

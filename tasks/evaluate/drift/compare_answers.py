@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.store import Artifact
-from tasks.evaluate.drift.answers import answer_signals, flip_signal, seen_answers
+from tasks.evaluate.drift.answers import answer_signals, flip_signal, item_answers
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.scoring.scores import SuiteScores
 from weighbridge.line import Line
@@ -38,8 +38,8 @@ def compare_answers(
     signals = [flips]
     prompts = [(before, after) for before, after in pairs if after.suite.startswith("regression/")]
     if prompts:
-        before = [answer for scores, _ in prompts for answer in seen_answers(scores)]
-        after = [answer for _, scores in prompts for answer in seen_answers(scores)]
+        before = [answer for scores, _ in prompts for answer in item_answers(scores)]
+        after = [answer for _, scores in prompts for answer in item_answers(scores)]
         signals += answer_signals(before, after, bounds, line.confidence)
     return draw(
         signals,

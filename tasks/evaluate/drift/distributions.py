@@ -1,8 +1,8 @@
 """KL divergence, top-1 agreement and perplexity of a candidate on the held text, from the two models' folders.
 
-Full distributions are needed, over the whole vocabulary, so this is for folders only. Endpoints are left out on
-purpose: vLLM's `echo` gives the likelihood of the prompt's own tokens and a few others, from which neither a KL
-divergence nor an honest bound on one follows. The regression suites weigh what the engine itself does.
+Distributions over the whole vocabulary are needed, so endpoints cannot be measured: vLLM's `echo` returns the
+likelihood of the prompt's own tokens and of a few others, which gives neither a KL divergence nor a valid bound on it.
+Errors of the engine itself show in the regression suites.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from weighbridge.line import Bounds
 from weighbridge.settings import load_settings
 
 VERSION = 1
-"""Version of the measurement; a change invalidates kept results."""
+"""Version of the measurement, part of the result's key; raise it when the numbers change."""
 CONTEXT_TOKENS = 512
 TAIL_LINES = 12
 Progress = Callable[[int, int], None]
 
 
 class Distributions(BaseModel):
-    """Divergence of two models' next-token distributions, document by document."""
+    """Divergence of two models' next-token distributions, for each document."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,10 +47,10 @@ class Distributions(BaseModel):
     candidate_digest: str
     text_digest: str
     scorer: str
-    """Versions, number format, device and context, all of which move the numbers a little."""
+    """Name of the measurement; see `measurement_name`."""
     reading: Reading
     documents: tuple[DocumentDivergence, ...]
-    """Empty where the two cannot be compared token by token."""
+    """Empty if the two models cannot be compared token by token."""
     together: bool
     """Whether both models were in memory at once."""
     seconds: float
@@ -73,29 +73,31 @@ def measure_distributions(
     progress: Progress | None = None,
     home: Path | None = None,
 ) -> Distributions:
-    """Compare two models' distributions on the held text, in a process of its own; a kept result is reused.
+    """Compare two models' distributions on the held text in a child process, or return the stored result.
 
     Args:
-        candidate_folder, production_folder: models as transformers loads them.
-        candidate_digest, production_digest: their identities; hashed from the files when not given.
+        candidate_folder: the candidate, as transformers loads it.
+        production_folder: the model to compare with.
+        candidate_digest: the candidate's identity; hashed from its files if empty.
+        production_digest: the other model's identity; hashed from its files if empty.
         documents: the text; the project's held text by default.
         context_tokens: the longest window.
-        together: whether to hold both models at once; by default as memory allows.
-        progress: called with windows done and in all, each counted once a model.
-        home: the installation's folder, where results are kept.
+        together: whether to hold both models in memory at once; by default if memory allows.
+        progress: called with windows done and in all, each counted once for each model.
+        home: the installation's folder, where results are stored.
 
     Raises:
-        ScoringFailed: a model does not load, gives no numbers, or the process died.
-        DiskFull: the models do not fit into memory at once, nor production's distributions on the disk.
+        ScoringFailed: a model does not load, its logits are not finite, or the process died.
+        DiskFull: the models do not fit into memory together, and production's distributions do not fit on the disk.
         ModelUnreadable: a folder has no model.
     """
     chosen = tuple(documents) if documents is not None else held_documents()
     candidate_digest = candidate_digest or folder_digest(candidate_folder, load_settings().home)
     production_digest = production_digest or folder_digest(production_folder, load_settings().home)
     digest, scorer = text_digest(chosen), measurement_name(context_tokens)
-    kept = _kept_at(home or load_settings().home, production_digest, candidate_digest, digest, scorer)
-    if kept.is_file():
-        return Distributions.model_validate_json(kept.read_bytes())
+    result_path = _result_path(home or load_settings().home, production_digest, candidate_digest, digest, scorer)
+    if result_path.is_file():
+        return Distributions.model_validate_json(result_path.read_bytes())
     log = load_settings().logs_folder / f"drift-{candidate_digest[:12]}.log"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weighbridge-drift-") as scratch:
@@ -111,7 +113,7 @@ def measure_distributions(
         )
         last = _run_child(job, log, progress or (lambda done, total: None))
     assert last.reading is not None
-    found = Distributions(
+    result = Distributions(
         production_digest=production_digest,
         candidate_digest=candidate_digest,
         text_digest=digest,
@@ -121,8 +123,8 @@ def measure_distributions(
         together=last.together,
         seconds=round(time.monotonic() - started, 3),
     )
-    write_whole(kept, found.model_dump_json())
-    return found
+    write_whole(result_path, result.model_dump_json())
+    return result
 
 
 def measurement_name(context_tokens: int = CONTEXT_TOKENS) -> str:
@@ -132,7 +134,7 @@ def measurement_name(context_tokens: int = CONTEXT_TOKENS) -> str:
 
 
 def distribution_signals(found: Distributions, bounds: Bounds, confidence: float) -> tuple[DriftSignal, ...]:
-    """The signals of a comparison, each with an interval over documents."""
+    """Make the signals of a comparison, each with an interval over documents."""
     signals = [_reading_signal(found.reading, bounds)]
     documents = found.documents
     if not documents:
@@ -159,7 +161,7 @@ def distribution_signals(found: Distributions, bounds: Bounds, confidence: float
 
 
 def _reading_signal(reading: Reading, bounds: Bounds) -> DriftSignal:
-    """Not a sample: each document becomes the same tokens or it does not, so the interval is a point."""
+    """The share of texts with other tokens: counted, not sampled, so its interval is a point."""
     share = len(reading.differ) / reading.documents
     note = reading.example if reading.differ else ""
     if reading.differ:
@@ -174,17 +176,17 @@ def _reading_signal(reading: Reading, bounds: Bounds) -> DriftSignal:
 
 
 def _exp(value: float) -> float:
-    # A perplexity beyond this is no number that anybody compares.
+    # Larger perplexities are not worth comparing, and exp would overflow.
     return exp(min(value, 50.0))
 
 
-def _kept_at(home: Path, production: str, candidate: str, text: str, scorer: str) -> Path:
+def _result_path(home: Path, production: str, candidate: str, text: str, scorer: str) -> Path:
     key = hashlib.sha256(json.dumps([production, candidate, text, scorer]).encode()).hexdigest()[:24]
     return home / "scores" / "drift" / f"{candidate[:12]}-{key}.json"
 
 
 def _run_child(job: Job, log: Path, progress: Progress) -> Message:
-    """Run the process and follow it to its last message.
+    """Run the process and return its last message.
 
     Raises:
         ScoringFailed, DiskFull: as for `measure_distributions`.
@@ -193,13 +195,13 @@ def _run_child(job: Job, log: Path, progress: Progress) -> Message:
     job_file.write_text(job.model_dump_json())
     last: Message | None = None
 
-    def told(line: str) -> None:
+    def read_message(line: str) -> None:
         nonlocal last
         last = Message.model_validate_json(line)
         if last.kind == "step":
             progress(last.done, last.total)
 
-    status = run_child("tasks.evaluate.drift.distributions_child", job_file, log, model_environment(), told)
+    status = run_child("tasks.evaluate.drift.distributions_child", job_file, log, model_environment(), read_message)
     if last is None or last.kind != "done" or status:
         raise _failure(last, status, log)
     return last
@@ -211,7 +213,7 @@ def _failure(last: Message | None, status: int, log: Path) -> ScoringFailed | Di
     if last is not None and last.kind == "refused":
         return ScoringFailed(last.text, "Check the model's weights; no verdict was drawn.", where=str(log))
     if status < 0:
-        ended = f"was killed by signal {-status}, often for want of memory"
+        ended = f"was killed by signal {-status}, often for lack of memory"
     else:
         tail = log_tail(log, TAIL_LINES)
         ended = f"ended with status {status}:\n{tail}\n"

@@ -1,9 +1,9 @@
 """The process that compares distributions: `python -m tasks.evaluate.drift.distributions_child JOB.json`.
 
-A process of its own, because loaders of quantized models patch what they import, and so that one that runs out of
-memory takes nothing else with it. It tells how far it is in lines of JSON on its standard output; what libraries
-print goes to standard error, which is the log. Both models are held at once where they fit; else production's
-distributions go to the disk first, one file a window.
+It is a separate process because loaders of quantized models patch modules that they import, and so that running out of
+memory kills nothing else. It reports progress as lines of JSON on standard output; the output of libraries goes to
+standard error, which is the log. Both models are held in memory together if they fit. If not, production's
+distributions are first written to the disk, one file for each window.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tasks.evaluate.scoring.model_loading import model_arguments
 from weighbridge.units import GIB
 
 SPARE_DISK_BYTES = GIB
-"""Left free for others when distributions are written."""
+"""Disk space that stays free when distributions are written."""
 
 
 class Job(BaseModel):
-    """What the child has to do."""
+    """The child's job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,15 +42,15 @@ class Job(BaseModel):
     context_tokens: int
     device: Literal["cpu", "cuda"]
     dtype: str
-    """`float32`, or `auto` for each artifact's own."""
+    """`float32`, or `auto` for the number format of each artifact."""
     scratch: Path
-    """Folder for production's distributions, where both models do not fit at once."""
+    """Folder for production's distributions if the models do not fit into memory together."""
     together: bool | None = None
-    """Whether to hold both models at once; None: as memory allows."""
+    """Whether to hold both models in memory at once; None: if memory allows."""
 
 
 class DocumentDivergence(BaseModel):
-    """Sums over one document's compared tokens."""
+    """Sums over one document's compared tokens; a conversation's turns before an answer are only read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,13 +63,13 @@ class DocumentDivergence(BaseModel):
 
 
 class Message(BaseModel):
-    """What the child tells: how far it is, and at last what it found or why it found nothing."""
+    """A message of the child: progress, or as the last one its result or the reason of its failure."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: Literal["step", "done", "refused", "disk full"]
     done: int = 0
-    """Windows, counted once a model."""
+    """Windows done, counted once for each model."""
     total: int = 0
     text: str = ""
     reading: Reading | None = None
@@ -81,40 +81,39 @@ LineUp = Callable[[int, int], Vocabularies]
 
 
 class Refused(Exception):
-    """The numbers would be wrong."""
+    """The models cannot be compared: the numbers would be wrong."""
 
 
-class NoDisk(Exception):
-    """Production's distributions do not fit on the disk."""
+class NotEnoughDisk(Exception):
+    """The disk has too little space for production's distributions."""
 
 
-def run(job: Job, tell: Callable[[Message], None]) -> Message:
+def run(job: Job, report: Callable[[Message], None]) -> Message:
     """Compare two models.
 
     Returns:
-        The last message. Without documents where the two cannot be compared token by token; its reading says why.
+        The last message. It has no documents if the two cannot be compared token by token; its reading says why.
 
     Raises:
-        Refused: a model gives no numbers, or does not load.
-        NoDisk: there is no room for production's distributions.
+        Refused: a model does not load, or its logits are not finite.
+        NotEnoughDisk: the disk has too little space for production's distributions.
     """
-    theirs, ours = load_tokenizer(job.production_folder), load_tokenizer(job.candidate_folder)
-    windows, reading = read_documents(job.documents, theirs, ours, job.context_tokens)
+    production, candidate = load_tokenizer(job.production_folder), load_tokenizer(job.candidate_folder)
+    windows, reading = read_documents(job.documents, production, candidate, job.context_tokens)
     if not windows or reading.vocabulary_shared < SMALLEST_SHARED_VOCABULARY:
         return Message(kind="done", reading=reading)
     folders = (job.production_folder, job.candidate_folder)
-    # A conversation's later answers repeat what came before; sums are over compared tokens only.
     together = job.together if job.together is not None else fit_together(folders, job.device, job.dtype)
     total, done = 2 * len(windows), 0
 
     def step() -> None:
         nonlocal done
         done += 1
-        tell(Message(kind="step", done=done, total=total))
+        report(Message(kind="step", done=done, total=total))
 
     compare = _compare_together if together else _compare_apart
     try:
-        found = compare(job, windows, partial(line_up, theirs.get_vocab(), ours.get_vocab()), step)
+        divergences = compare(job, windows, partial(line_up, production.get_vocab(), candidate.get_vocab()), step)
     except FloatingPointError as error:
         raise Refused(f"The held text cannot be compared: {error}.") from error
     return Message(
@@ -122,70 +121,76 @@ def run(job: Job, tell: Callable[[Message], None]) -> Message:
         done=total,
         total=total,
         reading=reading,
-        documents=_by_document(windows, found),
+        documents=_by_document(windows, divergences),
         together=together,
     )
 
 
 def _compare_together(
-    job: Job, windows: Sequence[Window], lined_up: LineUp, step: Callable[[], None]
+    job: Job, windows: Sequence[Window], line_up_columns: LineUp, step: Callable[[], None]
 ) -> list[Divergence]:
     production = load_model(job.production_folder, job.device, job.dtype)
     candidate = load_model(job.candidate_folder, job.device, job.dtype)
-    columns, found = None, []
+    columns, divergences = None, []
     for window in windows:
-        theirs = logits_of(production, window.production_ids, window.compared)
+        production_logits = logits_of(production, window.production_ids, window.compared)
         step()
-        ours = logits_of(candidate, window.candidate_ids, window.compared)
-        columns = columns or lined_up(theirs.shape[-1], ours.shape[-1])
-        found.append(divergence_of(theirs, ours.to(theirs.device), window, columns))
+        candidate_logits = logits_of(candidate, window.candidate_ids, window.compared)
+        columns = columns or line_up_columns(production_logits.shape[-1], candidate_logits.shape[-1])
+        divergences.append(
+            divergence_of(production_logits, candidate_logits.to(production_logits.device), window, columns)
+        )
         step()
-    return found
+    return divergences
 
 
-def _compare_apart(job: Job, windows: Sequence[Window], lined_up: LineUp, step: Callable[[], None]) -> list[Divergence]:
+def _compare_apart(
+    job: Job, windows: Sequence[Window], line_up_columns: LineUp, step: Callable[[], None]
+) -> list[Divergence]:
     import numpy as np
     import torch
 
     production = load_model(job.production_folder, job.device, job.dtype)
     remaining = sum(window.compared for window in windows)
     for number, window in enumerate(windows):
-        theirs = logits_of(production, window.production_ids, window.compared)
+        production_logits = logits_of(production, window.production_ids, window.compared)
         if number == 0:
-            _require_disk(job.scratch, remaining * theirs.shape[-1] * 4)
+            _require_disk(job.scratch, remaining * production_logits.shape[-1] * 4)
         # In float32: rounded further, a model would differ from itself.
-        np.save(job.scratch / f"{number}.npy", theirs.float().cpu().numpy())
+        np.save(job.scratch / f"{number}.npy", production_logits.float().cpu().numpy())
         step()
-    del production, theirs
+    del production, production_logits
     gc.collect()
     if job.device == "cuda":
         torch.cuda.empty_cache()
     candidate = load_model(job.candidate_folder, job.device, job.dtype)
-    columns, found = None, []
+    columns, divergences = None, []
     for number, window in enumerate(windows):
-        ours = logits_of(candidate, window.candidate_ids, window.compared)
+        candidate_logits = logits_of(candidate, window.candidate_ids, window.compared)
         path = job.scratch / f"{number}.npy"
-        theirs = torch.from_numpy(np.load(path))
+        production_logits = torch.from_numpy(np.load(path))
         path.unlink()
-        columns = columns or lined_up(theirs.shape[-1], ours.shape[-1])
-        found.append(divergence_of(theirs.to(ours.device), ours, window, columns))
+        columns = columns or line_up_columns(production_logits.shape[-1], candidate_logits.shape[-1])
+        divergences.append(
+            divergence_of(production_logits.to(candidate_logits.device), candidate_logits, window, columns)
+        )
         step()
-    return found
+    return divergences
 
 
-def divergence_of(theirs: Any, ours: Any, window: Window, columns: Vocabularies) -> Divergence:
+def divergence_of(production_logits: Any, candidate_logits: Any, window: Window, columns: Vocabularies) -> Divergence:
     """Compare the logits of one window."""
     import torch
 
     targets = torch.tensor(window.production_ids[-window.compared :])
-    return diverge(theirs, ours, targets, columns)
+    return diverge(production_logits, candidate_logits, targets, columns)
 
 
 def logits_of(model: Any, ids: Sequence[int], compared: int) -> Any:
-    """Logits that predict the last `compared` of some tokens: (compared, columns)."""
+    """Return the logits that predict the last `compared` tokens: (compared, columns)."""
     import torch
 
-    # Without it the head runs over the whole window.
+    # Without this argument the head computes logits for the whole window.
     keep = {"logits_to_keep": compared + 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     with torch.inference_mode():
         logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False, **keep).logits[0]
@@ -193,7 +198,7 @@ def logits_of(model: Any, ids: Sequence[int], compared: int) -> Any:
 
 
 def load_model(folder: Path, device: str, dtype: str) -> Any:
-    """A model on its device, to be asked for logits; across all GPUs where there are several."""
+    """Load a model on its device, or across all GPUs if there are several."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -210,7 +215,7 @@ def load_model(folder: Path, device: str, dtype: str) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A model's own tokenizer, with its chat template."""
+    """Load a model's own tokenizer, with its chat template."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -219,44 +224,45 @@ def load_tokenizer(folder: Path) -> Any:
 def _require_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed_bytes + SPARE_DISK_BYTES > free:
-        raise NoDisk(
-            f"Both models do not fit into memory at once, and production's distributions take "
+        raise NotEnoughDisk(
+            f"The two models do not fit into memory together, and production's distributions take "
             f"{needed_bytes / GIB:.1f} GiB of disk; {free / GIB:.1f} GiB are free."
         )
 
 
-def _by_document(windows: Sequence[Window], found: Sequence[Divergence]) -> tuple[DocumentDivergence, ...]:
+def _by_document(windows: Sequence[Window], divergences: Sequence[Divergence]) -> tuple[DocumentDivergence, ...]:
     names = dict.fromkeys(window.document for window in windows)
-    parts = {name: [one for window, one in zip(windows, found) if window.document == name] for name in names}
+    paired = list(zip(windows, divergences))
+    by_name = {name: [part for window, part in paired if window.document == name] for name in names}
     return tuple(
         DocumentDivergence(
             document=name,
-            tokens=sum(one.tokens for one in ones),
-            kl_nats=sum(one.kl_nats for one in ones),
-            agreed=sum(one.agreed for one in ones),
-            production_nll_nats=sum(one.production_nll_nats for one in ones),
-            candidate_nll_nats=sum(one.candidate_nll_nats for one in ones),
+            tokens=sum(part.tokens for part in parts),
+            kl_nats=sum(part.kl_nats for part in parts),
+            agreed=sum(part.agreed for part in parts),
+            production_nll_nats=sum(part.production_nll_nats for part in parts),
+            candidate_nll_nats=sum(part.candidate_nll_nats for part in parts),
         )
-        for name, ones in parts.items()
+        for name, parts in by_name.items()
     )
 
 
 def main(path: Path) -> int:
-    """Do the job that a file describes; the exit status."""
+    """Run the job in a file and return the exit status."""
     job = Job.model_validate_json(path.read_bytes())
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def tell(message: Message) -> None:
+    def report(message: Message) -> None:
         print(message.model_dump_json(), file=out, flush=True)
 
     try:
-        tell(run(job, tell))
+        report(run(job, report))
     except Refused as error:
-        tell(Message(kind="refused", text=str(error)))
+        report(Message(kind="refused", text=str(error)))
         return 1
-    except NoDisk as error:
-        tell(Message(kind="disk full", text=str(error)))
+    except NotEnoughDisk as error:
+        report(Message(kind="disk full", text=str(error)))
         return 1
     return 0
 

@@ -1,8 +1,8 @@
-"""How two models read the same text: each by its own tokenizer and its own chat template.
+"""Held text as each model reads it: by its own tokenizer and its own chat template.
 
-A swapped tokenizer or a wrong template leaves the weights as they were, so they cannot show when both models are
-given the same token ids. Here each side turns the text into tokens itself, the way an engine would, and the two are
-lined up again by what the tokens say.
+A swapped tokenizer or a wrong template leaves the weights unchanged, so it does not show when both models are given
+the same token ids. Here each model's tokenizer turns the text into tokens, as an engine would. The two readings are
+then aligned by the tokens' text.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.drift.held_out import HeldDocument, Turn
 
 SMALLEST_SHARED_VOCABULARY = 0.99
-"""Of production's tokens the candidate must know so many, by their text, or the two are predictions of other things."""
+"""Smallest share of production's vocabulary that the candidate must have, by text, for predictions to be comparable."""
 
 
 class Reading(BaseModel):
-    """What the two tokenizers and templates made of the held text."""
+    """Differences between the two models' tokens of the held text."""
 
     model_config = ConfigDict(frozen=True)
 
     documents: int
     differ: tuple[str, ...]
-    """Documents that become other tokens with the candidate's tokenizer or template."""
+    """Names of documents that become other tokens with the candidate's tokenizer or template."""
     tokens: int
-    """Of production's reading."""
+    """Number of production's tokens."""
     tokens_differ: int
-    """Of these, how many the candidate's reading does not have."""
+    """Number of production's tokens that the candidate's reading lacks."""
     incomparable: tuple[str, ...]
-    """Documents that are cut into other pieces, so that next tokens cannot be compared one by one."""
+    """Names of documents that are cut differently, so that next tokens cannot be compared one by one."""
     vocabulary_shared: float
-    """Share of production's tokens that the candidate knows by the same text, 0 to 1."""
+    """Share of production's vocabulary that the candidate has with the same text, 0 to 1."""
     example: str = ""
     """The first difference in words."""
 
@@ -48,15 +48,15 @@ class Window(BaseModel):
     production_ids: tuple[int, ...]
     candidate_ids: tuple[int, ...]
     compared: int
-    """The last so many tokens of both are the same pieces of text, and their predictions are compared."""
+    """Number of last tokens whose predictions are compared; they have the same text in both."""
 
 
-class Piece(BaseModel):
-    """A text to be predicted after a beginning that is only read."""
+class Segment(BaseModel):
+    """A text to be predicted after a prefix that is only read."""
 
     model_config = ConfigDict(frozen=True)
 
-    beginning: tuple[int, ...]
+    prefix: tuple[int, ...]
     content: tuple[int, ...]
 
 
@@ -67,9 +67,10 @@ def read_documents(
 
     Args:
         documents: the held text.
-        production, candidate: tokenizers of transformers.
-        context_tokens: the longest window. Plain text is cut into windows without overlap, of which the first
-            token is given; a conversation's answer keeps as much before it as fits.
+        production: production's tokenizer, of transformers.
+        candidate: the candidate's tokenizer.
+        context_tokens: the longest window. Plain text is cut into windows without overlap, whose first token is not
+            predicted. A conversation's answer keeps as much of the conversation before it as fits.
     """
     windows: list[Window] = []
     differ: list[str] = []
@@ -77,18 +78,18 @@ def read_documents(
     tokens = tokens_differ = 0
     example = ""
     for document in documents:
-        ours, theirs = _pieces(document, candidate), _pieces(document, production)
-        whole_theirs, whole_ours = _ids(theirs), _ids(ours)
-        tokens += len(whole_theirs)
-        if whole_theirs != whole_ours:
+        candidate_segments, production_segments = _segments(document, candidate), _segments(document, production)
+        production_ids, candidate_ids = _ids(production_segments), _ids(candidate_segments)
+        tokens += len(production_ids)
+        if production_ids != candidate_ids:
             differ.append(document.name)
-            tokens_differ += (Counter(whole_theirs) - Counter(whole_ours)).total() or 1
-            example = example or _example(document.name, theirs, ours, production, candidate)
-        if _texts(theirs, production) != _texts(ours, candidate):
+            tokens_differ += (Counter(production_ids) - Counter(candidate_ids)).total() or 1
+            example = example or _example(document.name, production_segments, candidate_segments, production, candidate)
+        if _texts(production_segments, production) != _texts(candidate_segments, candidate):
             incomparable.append(document.name)
             continue
-        for left, right in zip(theirs, ours):
-            windows += _windows(document, left, right, context_tokens)
+        for production_segment, candidate_segment in zip(production_segments, candidate_segments):
+            windows += _windows(document, production_segment, candidate_segment, context_tokens)
     return windows, Reading(
         documents=len(documents),
         differ=tuple(differ),
@@ -101,19 +102,19 @@ def read_documents(
 
 
 def shared_vocabulary(production: dict[str, int], candidate: dict[str, int]) -> float:
-    """Share of production's tokens that the candidate has too, under whatever number."""
+    """Share of production's tokens that the candidate has too, under any id, 0 to 1."""
     return sum(token in candidate for token in production) / len(production) if production else 0.0
 
 
-def _pieces(document: HeldDocument, tokenizer: Any) -> list[Piece]:
+def _segments(document: HeldDocument, tokenizer: Any) -> list[Segment]:
     if not document.turns:
-        # Only the token of the beginning: what a tokenizer puts at the end is for the end of a conversation.
+        # Only the start token: the token that a tokenizer puts at the end marks the end of a conversation.
         start = tokenizer("").input_ids[:1]
-        beginning = tuple(start) if start and start[0] == tokenizer.bos_token_id else ()
-        return [Piece(beginning=beginning, content=_encode(tokenizer, document.text))]
+        prefix = tuple(start) if start and start[0] == tokenizer.bos_token_id else ()
+        return [Segment(prefix=prefix, content=_encode(tokenizer, document.text))]
     return [
-        Piece(
-            beginning=_encode(tokenizer, render(tokenizer, document.turns[:at])),
+        Segment(
+            prefix=_encode(tokenizer, render(tokenizer, document.turns[:at])),
             content=_encode(tokenizer, turn.content),
         )
         for at, turn in enumerate(document.turns)
@@ -122,7 +123,7 @@ def _pieces(document: HeldDocument, tokenizer: Any) -> list[Piece]:
 
 
 def render(tokenizer: Any, turns: Sequence[Turn]) -> str:
-    """A conversation as the model is given it before it answers; without a template, as plain text."""
+    """Render a conversation as the model's prompt; without a chat template, as plain text."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -130,9 +131,9 @@ def render(tokenizer: Any, turns: Sequence[Turn]) -> str:
     try:
         return _rendered(tokenizer, turns)
     except TemplateError:
-        # Some templates refuse a system turn; what it says then begins the user's first.
-        first, second, *rest = turns
-        return _rendered(tokenizer, [Turn(role="user", content=f"{first.content}\n\n{second.content}"), *rest])
+        # Some templates refuse a system turn; its text is then put before the user's first.
+        first, second, *others = turns
+        return _rendered(tokenizer, [Turn(role="user", content=f"{first.content}\n\n{second.content}"), *others])
 
 
 def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
@@ -144,17 +145,17 @@ def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _ids(pieces: list[Piece]) -> list[int]:
-    return [id for piece in pieces for id in (*piece.beginning, *piece.content)]
+def _ids(segments: list[Segment]) -> list[int]:
+    return [id for segment in segments for id in (*segment.prefix, *segment.content)]
 
 
-def _texts(pieces: list[Piece], tokenizer: Any) -> list[list[str]]:
-    """What is predicted, as the vocabulary spells it."""
-    return [tokenizer.convert_ids_to_tokens(list(piece.content)) for piece in pieces]
+def _texts(segments: list[Segment], tokenizer: Any) -> list[list[str]]:
+    """The predicted tokens, as the vocabulary spells them."""
+    return [tokenizer.convert_ids_to_tokens(list(segment.content)) for segment in segments]
 
 
-def _windows(document: HeldDocument, production: Piece, candidate: Piece, context_tokens: int) -> Iterator[Window]:
-    longest = max(len(production.beginning), len(candidate.beginning))
+def _windows(document: HeldDocument, production: Segment, candidate: Segment, context_tokens: int) -> Iterator[Window]:
+    longest = max(len(production.prefix), len(candidate.prefix))
     step = max(context_tokens // 2, 1) if document.turns else max(context_tokens - longest, 2)
     for at in range(0, len(production.content), step):
         end = at + step
@@ -162,29 +163,29 @@ def _windows(document: HeldDocument, production: Piece, candidate: Piece, contex
         compared = size if document.turns else size - 1
         if compared < 1:
             continue
-        room = context_tokens - size
+        free_tokens = context_tokens - size
         yield Window(
             document=document.name,
-            production_ids=(*_before(document, production, at, room), *production.content[at:end]),
-            candidate_ids=(*_before(document, candidate, at, room), *candidate.content[at:end]),
+            production_ids=(*_before(document, production, at, free_tokens), *production.content[at:end]),
+            candidate_ids=(*_before(document, candidate, at, free_tokens), *candidate.content[at:end]),
             compared=compared,
         )
 
 
-def _before(document: HeldDocument, piece: Piece, at: int, room: int) -> tuple[int, ...]:
+def _before(document: HeldDocument, segment: Segment, at: int, free_tokens: int) -> tuple[int, ...]:
     if not document.turns:
-        return piece.beginning
-    before = (*piece.beginning, *piece.content[:at])
-    return before[max(len(before) - room, 0) :]
+        return segment.prefix
+    before = (*segment.prefix, *segment.content[:at])
+    return before[max(len(before) - free_tokens, 0) :]
 
 
-def _example(name: str, theirs: list[Piece], ours: list[Piece], production: Any, candidate: Any) -> str:
-    # What is predicted tells more than where a template differs, so it is looked at first.
-    parts = [(left.content, right.content) for left, right in zip(theirs, ours)]
-    parts += [(left.beginning, right.beginning) for left, right in zip(theirs, ours)]
-    left, right = next(pair for pair in parts if pair[0] != pair[1])
-    at = next((n for n, pair in enumerate(zip(left, right)) if pair[0] != pair[1]), min(len(left), len(right)))
-    was, now = (_shown(ids[at : at + 4], tokenizer) for ids, tokenizer in ((left, production), (right, candidate)))
+def _example(name: str, before: list[Segment], after: list[Segment], production: Any, candidate: Any) -> str:
+    # A difference in the predicted text says more than one in a template, so it comes first.
+    pairs = [(old.content, new.content) for old, new in zip(before, after)]
+    pairs += [(old.prefix, new.prefix) for old, new in zip(before, after)]
+    old, new = next(pair for pair in pairs if pair[0] != pair[1])
+    at = next((n for n, pair in enumerate(zip(old, new)) if pair[0] != pair[1]), min(len(old), len(new)))
+    was, now = (_shown(ids[at : at + 4], tokenizer) for ids, tokenizer in ((old, production), (new, candidate)))
     return f"in {name}, {was} becomes {now}"
 
 

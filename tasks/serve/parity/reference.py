@@ -102,7 +102,7 @@ def probes_digest(context: int) -> str:
 
 
 def _failure(artifact: Artifact, status: int, log: Path) -> ScoringFailed:
-    how = f"was killed by signal {-status}, often for want of memory" if status < 0 else f"ended with {status}"
+    how = f"was killed by signal {-status}, often for lack of memory" if status < 0 else f"ended with {status}"
     tail = log_tail(log, TAIL_LINES)
     return ScoringFailed(
         f"{artifact.short} has no parity reference: the process that computes it with transformers {how}: {tail}",
