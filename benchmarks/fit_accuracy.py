@@ -22,7 +22,8 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from tasks.fit.catalogue import model_of
-from tasks.fit.hardware.gpus import gpu, use_gpus
+from tasks.fit.hardware.gpus import gpu as find_gpu
+from tasks.fit.hardware.gpus import use_gpus
 from tasks.fit.model.shape import shape_of_config
 from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
@@ -98,7 +99,7 @@ def compare_all(cases: list[dict[str, Any]], models: Path) -> tuple[list[Compare
     return compared, skipped
 
 
-def predict(case: dict[str, Any], config: dict[str, Any], card: str) -> FitRow:
+def predict(case: dict[str, Any], config: dict[str, Any], gpu: str) -> FitRow:
     """The planner's row for a case."""
     if case["dtype"]:
         config = {**config, "torch_dtype": case["dtype"], "dtype": case["dtype"]}
@@ -115,7 +116,7 @@ def predict(case: dict[str, Any], config: dict[str, Any], card: str) -> FitRow:
     )
     model = model_of(shape_of_config(case["model"], config))
     scheme = find_scheme("fp8" if at_runtime else "bf16")
-    return fit_row(model, request, gpu(card), scheme, case["tp"], case.get("pp") or 1)
+    return fit_row(model, request, find_gpu(gpu), scheme, case["tp"], case.get("pp") or 1)
 
 
 def version(case: dict[str, Any]) -> str:

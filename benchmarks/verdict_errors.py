@@ -65,7 +65,7 @@ def judge_cell(cell: cells.Cell, draws: int, seed: int) -> dict[str, Rates]:
     for _ in range(draws):
         pairs = cell.draw(random)
         if compared is None:
-            compared = rules(pairs.margins is not None)
+            compared = rules(pairs.production_confidence is not None)
             counts = {name: np.zeros(3) for name in compared}
         for name, rule in compared.items():
             outcome, items = rule(pairs, MARGIN)

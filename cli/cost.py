@@ -60,7 +60,7 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Say what serving a model costs a month on each GPU that it fits, against a hosted API."""
-    from tasks.cost.monthly import Assumptions, ModelFacts
+    from tasks.cost.monthly import Assumptions, ModelSize
     from tasks.cost.monthly import cost as price
     from tasks.cost.prices import load_prices
     from tasks.cost.throughput import Traffic
@@ -70,7 +70,7 @@ def cost(
     shape, rows, at_once = _rows(target, line, request_tokens)
     report = price(
         rows,
-        ModelFacts(name=shape.name, parameters=shape.parameters, active_parameters=shape.active_parameters),
+        ModelSize(name=shape.name, parameters=shape.parameters, active_parameters=shape.active_parameters),
         volume,
         known,
         Assumptions(

@@ -1,6 +1,6 @@
 """Monthly cost of serving a model on your own GPUs, against a hosted API at the same volume.
 
-    report = cost(rows, facts, 20e6, load_prices())
+    report = cost(rows, model, 20e6, load_prices())
     report.options[0].monthly_eur          # cheapest, without spare servers
     report.break_even_tokens_per_day       # above it the cheapest option *with* spare servers undercuts the API
 
@@ -22,19 +22,19 @@ from tasks.cost.report import (
     CostOption,
     CostReport,
     HostedCost,
-    ModelFacts,
+    ModelSize,
     assumptions_in_words,
     class_of,
     warnings_in_words,
 )
-from tasks.cost.throughput import BAND_HIGH, BAND_LOW, Card, Throughput, throughput
+from tasks.cost.throughput import BAND_HIGH, BAND_LOW, GpuSpeed, Throughput, throughput
 from tasks.fit.hardware.gpus import gpu
 from weighbridge.errors import OptionInvalid, PricesInvalid
 
 if TYPE_CHECKING:
     from tasks.fit.rows import FitRow
 
-__all__ = ["Assumptions", "CostOption", "CostReport", "HostedCost", "ModelFacts", "break_even", "cost"]
+__all__ = ["Assumptions", "CostOption", "CostReport", "HostedCost", "ModelSize", "break_even", "cost"]
 
 SECONDS_PER_DAY = 86_400
 HA_FACTOR = 2
@@ -66,12 +66,12 @@ def break_even(
 
 def cost(
     rows: Iterable[FitRow],
-    model: ModelFacts,
+    model: ModelSize,
     tokens_per_day: float,
     prices: PriceList,
     assumptions: Assumptions | None = None,
     today: datetime.date | None = None,
-    card_of: Callable[[str], Card] = gpu,
+    gpu_of: Callable[[str], GpuSpeed] = gpu,
 ) -> CostReport:
     """Price every way to serve a model that fits, against a hosted API.
 
@@ -82,7 +82,7 @@ def cost(
         prices: from `load_prices`.
         assumptions: of traffic and staffing.
         today: date against which prices are stale.
-        card_of: looks up a GPU.
+        gpu_of: looks up a GPU.
 
     Raises:
         OptionInvalid: the volume is not positive.
@@ -99,7 +99,7 @@ def cost(
         if row.verdict == "no" or not offers:
             unpriced |= {row.gpu} if row.verdict != "no" else set()
             continue
-        speed = throughput(row, card_of(row.gpu), model.parameters, model.active_parameters, known.traffic)
+        speed = throughput(row, gpu_of(row.gpu), model.parameters, model.active_parameters, known.traffic)
         if speed is None:
             unknown_speed.add(row.gpu)
             continue
@@ -204,7 +204,7 @@ def _least(options: Sequence[CostOption], at: Callable[[CostOption], float | Non
     return options[min(reached)[1]] if reached else None
 
 
-def _hosted(model: ModelFacts, prices: PriceList, known: Assumptions) -> tuple[list[Hosted], Hosted | None]:
+def _hosted(model: ModelSize, prices: PriceList, known: Assumptions) -> tuple[list[Hosted], Hosted | None]:
     """List hosted models of the same class, cheapest first, and choose the one to compare with.
 
     The choice is the requested one, else the class's reference, else the cheapest.

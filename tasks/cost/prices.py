@@ -99,7 +99,7 @@ class Owned(_Servers):
 
     @field_validator("sizes")
     @classmethod
-    def _one(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    def _single(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if len(sizes) != 1:
             raise ValueError("a bought server has one size")
         return sizes
@@ -143,14 +143,14 @@ class PriceList(_Part):
     def servers_with(self, gpu: str) -> tuple[Rental | Owned, ...]:
         """Find the offers of one GPU; empty if no price is known."""
         every: tuple[Rental | Owned, ...] = (*self.rentals, *self.owned)
-        return tuple(one for one in every if one.gpu == gpu)
+        return tuple(offer for offer in every if offer.gpu == gpu)
 
     def cheapest_monthly_eur(self, gpu: str, count: int) -> float | None:
-        """Price a month of the cheapest server with so many GPUs of a kind, or None where none is known."""
+        """Monthly price of the cheapest server with this many GPUs of a kind, or None if no price is known."""
         fitting = (
-            one.server_monthly_eur(min(size for size in one.sizes if size >= count), self.exchange)
-            for one in self.servers_with(gpu)
-            if max(one.sizes) >= count
+            offer.server_monthly_eur(min(size for size in offer.sizes if size >= count), self.exchange)
+            for offer in self.servers_with(gpu)
+            if max(offer.sizes) >= count
         )
         return min(fitting, default=None)
 
@@ -223,7 +223,7 @@ def _mapping(path: Path, name: str, value: Any) -> dict[str, Any]:
 def _entries(
     kind: type[Entry], section: str, content: dict[str, Any], origin: dict[tuple[str, str], Path], shipped: Path
 ) -> tuple[Entry, ...]:
-    made = []
+    entries = []
     for name, fields in content[section].items():
         path = origin.get((section, name), shipped)
         entry = _entry(kind, {**fields, "id": str(name)}, path, f"{section}.{name}")
@@ -234,8 +234,8 @@ def _entries(
                 "Name one of these, or add yours to tasks/fit/hardware/gpus.yaml.",
                 where=f"{path}, {section}.{name}",
             )
-        made.append(entry)
-    return tuple(made)
+        entries.append(entry)
+    return tuple(entries)
 
 
 Part = TypeVar("Part", bound=_Part)
@@ -246,8 +246,8 @@ def _entry(kind: type[Part], fields: dict[str, Any], path: Path, name: str) -> P
         return kind.model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'][0].lower()}{one['msg'][1:]}"
-            for one in error.errors()
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+            for problem in error.errors()
         )
         raise PricesInvalid(
             f"{problems}.", "Correct these fields; docs/how-to/cost.md lists all.", where=f"{path}, {name}"

@@ -32,7 +32,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ModelFacts(_Part):
+class ModelSize(_Part):
     """The size of a model, which decides its speed and the hosted models that it competes with."""
 
     name: str
@@ -181,7 +181,7 @@ def assumptions_in_words(known: Assumptions, prices: PriceList) -> tuple[str, ..
 
 
 def warnings_in_words(
-    model: ModelFacts,
+    model: ModelSize,
     options: Sequence[CostOption],
     primary: HostedCost | None,
     hosted: Sequence[HostedCost],

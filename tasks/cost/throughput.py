@@ -41,7 +41,7 @@ BAND_LOW, BAND_HIGH = 0.6, 1.4
 """Factors on the estimate: somewhat wider than the spread of the ten measurements."""
 
 
-class Card(Protocol):
+class GpuSpeed(Protocol):
     """The figures of a GPU that decide its speed; `tasks.fit.hardware.gpus.Gpu` has them."""
 
     @property
@@ -98,10 +98,10 @@ class Throughput(BaseModel):
     """Concurrent requests."""
 
 
-def peak_flops(card: Card, scheme: str) -> float:
+def peak_flops(gpu: GpuSpeed, scheme: str) -> float:
     """Dense operations a second of a scheme's linear layers; as in bf16 if the GPU has no faster units for it."""
-    peaks = {"bf16": card.bf16_tflops, "int8": card.int8_tops, "fp8": card.fp8_tflops}
-    return (peaks[find_scheme(scheme).arithmetic] or card.bf16_tflops) * 1e12
+    peaks = {"bf16": gpu.bf16_tflops, "int8": gpu.int8_tops, "fp8": gpu.fp8_tflops}
+    return (peaks[find_scheme(scheme).arithmetic] or gpu.bf16_tflops) * 1e12
 
 
 def most_requests(row: FitRow, traffic: Traffic) -> int:
@@ -122,26 +122,28 @@ def touched_share(active_share: float, tokens: float) -> float:
 
 
 def step_seconds(
-    row: FitRow, card: Card, parameters: int, active_parameters: int, traffic: Traffic, batch: float
+    row: FitRow, gpu: GpuSpeed, parameters: int, active_parameters: int, traffic: Traffic, batch: float
 ) -> float:
     """Time of one step on one GPU with `batch` concurrent requests; grows with the batch."""
     # A pipeline processes as many groups of requests as it has stages, one group in each stage.
     group = batch / row.pp
     step_tokens = group / (1 - traffic.input_share)
-    bandwidth = card.bandwidth_gbs * 1e9 * MEMORY_EFFICIENCY
+    bandwidth = gpu.bandwidth_gbs * 1e9 * MEMORY_EFFICIENCY
     weights_read = row.weights_gib * GIB * touched_share(active_parameters / parameters, step_tokens)
     flops = 2 * active_parameters / (row.tp * row.pp) * step_tokens
-    linear = max(weights_read / bandwidth, flops / (peak_flops(card, row.scheme) * MATH_EFFICIENCY))
+    linear = max(weights_read / bandwidth, flops / (peak_flops(gpu, row.scheme) * MATH_EFFICIENCY))
     attention = group * traffic.mean_context_tokens * row.kv_bytes_per_token / bandwidth
     return float((linear + attention) / TENSOR_PARALLEL_EFFICIENCY ** math.log2(row.tp))
 
 
-def throughput(row: FitRow, card: Card, parameters: int, active_parameters: int, traffic: Traffic) -> Throughput | None:
+def throughput(
+    row: FitRow, gpu: GpuSpeed, parameters: int, active_parameters: int, traffic: Traffic
+) -> Throughput | None:
     """Estimate the throughput of one copy, as full as its cache and the required speed per request allow.
 
     Args:
         row: from the planner; its sizes are per GPU.
-        card: the row's GPU.
+        gpu: the row's GPU.
         parameters: of the whole model.
         active_parameters: used for each token.
         traffic: the mean request.
@@ -149,12 +151,12 @@ def throughput(row: FitRow, card: Card, parameters: int, active_parameters: int,
     Returns:
         None if the GPU's bandwidth or arithmetic is unknown.
     """
-    if card.bandwidth_gbs <= 0 or card.bf16_tflops <= 0:
+    if gpu.bandwidth_gbs <= 0 or gpu.bf16_tflops <= 0:
         return None
 
     def token_seconds(batch: int) -> float:
         # A token passes through every stage of a pipeline.
-        return row.pp * step_seconds(row, card, parameters, active_parameters, traffic, batch)
+        return row.pp * step_seconds(row, gpu, parameters, active_parameters, traffic, batch)
 
     batches = range(1, most_requests(row, traffic) + 1)
     # The largest batch in which each request is still fast enough; 1 if even a single request is not.

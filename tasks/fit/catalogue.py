@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tasks.fit.advice import cheapest_change
-from tasks.fit.hardware.gpus import HOST, Gpu, gpu, gpu_names
+from tasks.fit.hardware.gpus import HOST, Gpu, gpu_names
+from tasks.fit.hardware.gpus import gpu as find_gpu
 from tasks.fit.memory.kv import cache_of, check_against_tensors
 from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.memory.weights import KEYS_VALUES, Weights
@@ -59,13 +60,13 @@ def catalogue(
         GpuUnknown, SchemeUnknown, FitOptionUnknown: a name is unknown.
         ArchitectureUnknown: the cache of its layers is not known.
     """
-    cards = [gpu(name) for name in gpus or [name for name in gpu_names() if name != HOST]]
+    chosen_gpus = [find_gpu(name) for name in gpus or [name for name in gpu_names() if name != HOST]]
     model = model_of(shape)
     chosen = [find_scheme(name) for name in schemes or _usual(model, request)]
     rows: list[FitRow] = []
-    for card in cards:
+    for gpu in chosen_gpus:
         for scheme in chosen:
-            rows += _rows(model, request, card, scheme, tp, pp)
+            rows += _rows(model, request, gpu, scheme, tp, pp)
     return tuple(rows)
 
 
@@ -79,17 +80,17 @@ def _usual(model: PlannedModel, request: FitRequest) -> tuple[str, ...]:
 
 
 def _rows(
-    model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, tp: int | None, pp: int | None
+    model: PlannedModel, request: FitRequest, gpu: Gpu, scheme: Scheme, tp: int | None, pp: int | None
 ) -> list[FitRow]:
-    first = fit_row(model, request, card, scheme, tp or 1, pp or 1)
+    first = fit_row(model, request, gpu, scheme, tp or 1, pp or 1)
     rows = [first]
-    if first.verdict == "no" and tp is None and pp is None and not card.is_host:
-        more = (fit_row(model, request, card, scheme, count) for count in COUNTS)
+    if first.verdict == "no" and tp is None and pp is None and not gpu.is_host:
+        more = (fit_row(model, request, gpu, scheme, count) for count in COUNTS)
         enough = next((row for row in more if row.verdict != "no"), None)
         rows += [enough] if enough else []
     return [
         row
         if row.verdict == "fits"
-        else row.model_copy(update={"change": cheapest_change(model, request, card, scheme, row)})
+        else row.model_copy(update={"change": cheapest_change(model, request, gpu, scheme, row)})
         for row in rows
     ]

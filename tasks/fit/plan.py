@@ -28,13 +28,13 @@ WEIGHTS_ERROR_SHARE = 0.005
 """Share of the weights that loaders leave behind in memory (vLLM 0.19, Qwen2.5-7B: 0.06 of 14.2 GiB)."""
 
 
-def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme, tp: int = 1, pp: int = 1) -> FitRow:
+def fit_row(model: PlannedModel, request: FitRequest, gpu: Gpu, scheme: Scheme, tp: int = 1, pp: int = 1) -> FitRow:
     """Fit a model under one scheme on one kind of GPU.
 
     Args:
         model: from `catalogue.model_of`.
         request: context, concurrency and engine.
-        card: the kind of GPU.
+        gpu: the kind of GPU.
         scheme: how the weights are stored.
         tp, pp: tensor and pipeline parallelism: GPUs that share each tensor, and stages.
 
@@ -43,7 +43,7 @@ def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme,
         FitOptionUnknown: the request has an unknown dtype.
     """
     profile = request.profile
-    obstacle = _obstacle(model, profile, card, scheme, tp, pp)
+    obstacle = _obstacle(model, profile, gpu, scheme, tp, pp)
     try:
         model.weights.group_size(scheme)
     except ArchitectureUnknown as unsuitable:
@@ -51,23 +51,23 @@ def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme,
     else:
         scheme_of_bytes = scheme
     all_terms = [
-        plan_stage(model, profile, request, card, scheme_of_bytes, stage, tp, pp)
+        plan_stage(model, profile, request, gpu, scheme_of_bytes, stage, tp, pp)
         for stage in stages(model.shape.layers, min(pp, model.shape.layers))
     ]
     tightest = min(all_terms, key=lambda terms: terms.requests if terms.requests else terms.kv - terms.kv_needed)
     shown = all_terms[1] if len(all_terms) > 2 else all_terms[0]
     band = profile.band_gib * (2 if profile.nearest else 1) + WEIGHTS_ERROR_SHARE * shown.weights / GIB
     reserved = inside(profile, tightest)
-    available = share_gib(profile, request, card) * GIB if profile.share_of != "need" else card.memory_gib * GIB
-    verdict, reason = _verdict(profile, request, card, tightest, available, band * GIB, obstacle)
+    available = share_gib(profile, request, gpu) * GIB if profile.share_of != "need" else gpu.memory_gib * GIB
+    verdict, reason = _verdict(profile, request, gpu, tightest, available, band * GIB, obstacle)
     return FitRow(
-        gpu=card.name,
+        gpu=gpu.name,
         count=tp * pp,
         scheme=scheme.name,
         tp=tp,
         pp=pp,
         weights_gib=_gib(shown.weights),
-        kv_bytes_per_token=stage_kv_bytes(model, profile, request, card, shown.stage, tp),
+        kv_bytes_per_token=stage_kv_bytes(model, profile, request, gpu, shown.stage, tp),
         kv_gib=_gib(shown.kv),
         kv_needed_gib=_gib(shown.kv_needed),
         kv_tokens=tightest.tokens,
@@ -88,7 +88,7 @@ def fit_row(model: PlannedModel, request: FitRequest, card: Gpu, scheme: Scheme,
 def _verdict(
     profile: EngineProfile,
     request: FitRequest,
-    card: Gpu,
+    gpu: Gpu,
     terms: StageTerms,
     available: float,
     band: float,
@@ -98,7 +98,7 @@ def _verdict(
         return "no", obstacle
     within, beyond = inside(profile, terms), outside(profile, terms)
     spare = terms.kv - terms.kv_needed if profile.share_of != "need" else available - within - terms.kv_needed
-    beside = card.memory_gib * GIB - available - beyond if profile.share_of == "physical" else spare
+    beside = gpu.memory_gib * GIB - available - beyond if profile.share_of == "physical" else spare
     if beside < spare and beside < band and beyond:
         word: Verdict = "no" if beside < -band else "tight"
         return word, (
@@ -119,7 +119,7 @@ def _verdict(
     return ("no" if spare < -band else "tight"), why
 
 
-def _obstacle(model: PlannedModel, profile: EngineProfile, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
+def _obstacle(model: PlannedModel, profile: EngineProfile, gpu: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     """Why the combination is impossible whatever the memory; empty if it is possible."""
     shape, published = model.shape, model.weights.published
     if shape.quantized_by and scheme.name not in (AS_PUBLISHED, published.name if published else ""):
@@ -127,20 +127,20 @@ def _obstacle(model: PlannedModel, profile: EngineProfile, card: Gpu, scheme: Sc
     served = published or scheme
     if not profile.serves(served):
         return f"{profile.name} does not serve {served.name}"
-    if not card.runs(served):
-        return f"{card.name} does not run {served.name}"
-    if card.is_host and served.kernel in profile.processor_needs:
+    if not gpu.runs(served):
+        return f"{gpu.name} does not run {served.name}"
+    if gpu.is_host and served.kernel in profile.processor_needs:
         feature = profile.processor_needs[served.kernel]
         if feature is None:
             return f"{profile.name} runs {served.name} on GPUs only"
         if feature not in processor_features():
             return f"{profile.name} runs {served.name} on processors with {feature} only, and this one has none"
-    return _parallel_obstacle(model, card, scheme, tp, pp)
+    return _parallel_obstacle(model, gpu, scheme, tp, pp)
 
 
-def _parallel_obstacle(model: PlannedModel, card: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
+def _parallel_obstacle(model: PlannedModel, gpu: Gpu, scheme: Scheme, tp: int, pp: int) -> str:
     text = model.shape.text
-    if tp * pp > 1 and card.is_host:
+    if tp * pp > 1 and gpu.is_host:
         return "this machine's memory cannot be cut"
     if pp > model.shape.layers:
         return f"{pp} stages for {model.shape.layers} layers"

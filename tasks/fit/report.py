@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
-from tasks.fit.hardware.gpus import gpu
+from tasks.fit.hardware.gpus import gpu as find_gpu
 from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.model.shape import ModelShape, shape_of_folder, shape_of_source
 from tasks.fit.plan import fit_row
@@ -38,12 +38,12 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
         ArchitectureUnknown: config.json lacks what the planner needs; the field is named.
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
     """
-    cards = [gpu(name) for name in line.target.gpus]
+    target_gpus = [find_gpu(name) for name in line.target.gpus]
     schemes = [find_scheme(name) for name in line.schemes]
     shape = subject if isinstance(subject, ModelShape) else shape_of_source(subject)
     model, request = model_of(shape), FitRequest.of_line(line)
     tp, pp = _parallelism(line, request)
-    rows = tuple(fit_row(model, request, card, scheme, tp, pp) for scheme in schemes for card in cards)
+    rows = tuple(fit_row(model, request, gpu, scheme, tp, pp) for scheme in schemes for gpu in target_gpus)
     good = [row for row in rows if row.verdict != "no"]
     if not good:
         raise _does_not_fit(model, request, line, rows)
@@ -100,7 +100,7 @@ def rows_of_folder(folder: Path, line: Line, scheme: str) -> tuple[FitRow, ...]:
     tp, pp = _parallelism(line, request)
     size = find_scheme(scheme)
     return tuple(
-        fit_row(model, request, gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
+        fit_row(model, request, find_gpu(name), size, tp, pp).model_copy(update={"scheme": scheme})
         for name in line.target.gpus
     )
 
@@ -114,8 +114,8 @@ def _does_not_fit(model: PlannedModel, request: FitRequest, line: Line, rows: tu
     """Build the refusal around the row that came nearest."""
     # Rows with enough memory were refused for another reason, which more memory does not change: they come last.
     nearest = min(rows, key=lambda row: (row.total_gib <= row.capacity_gib, row.total_gib - row.capacity_gib))
-    card, scheme = gpu(nearest.gpu), find_scheme(nearest.scheme)
-    suggestions = list(changes(model, request, card, scheme, nearest.tp, nearest.pp))
+    gpu, scheme = find_gpu(nearest.gpu), find_scheme(nearest.scheme)
+    suggestions = list(changes(model, request, gpu, scheme, nearest.tp, nearest.pp))
     rest = nearest.total_gib - nearest.weights_gib - nearest.kv_needed_gib
     return DoesNotFit(
         f"No scheme of {line.name} fits any of its GPUs. Nearest: {nearest.scheme} on {nearest.gpu} needs "

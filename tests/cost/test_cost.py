@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tasks.cost.monthly import Assumptions, ModelFacts, break_even, cost
+from tasks.cost.monthly import Assumptions, ModelSize, break_even, cost
 from tasks.cost.plot import draw, shown_options, stairs_eur
 from tasks.cost.prices import PriceList, load_prices
 from tasks.cost.throughput import Throughput, Traffic, throughput, touched_share
@@ -20,11 +20,11 @@ from weighbridge.errors import OptionInvalid, PricesInvalid
 
 TODAY = datetime.date(2026, 11, 24)
 MILLION = 1e6
-LLAMA_70B = ModelFacts(name="70b", parameters=70_553_706_496, active_parameters=70_553_706_496)
+LLAMA_70B = ModelSize(name="70b", parameters=70_553_706_496, active_parameters=70_553_706_496)
 
 
 @dataclass(frozen=True)
-class Card:
+class Speed:
     bandwidth_gbs: float
     bf16_tflops: float
     int8_tops: float
@@ -50,13 +50,13 @@ class Row:
         return self.tp * self.pp
 
 
-CARDS = {
-    "L40S": Card(864, 362, 733, 733),
-    "H100-PCIe": Card(2000, 756, 1513, 1513),
-    "H100": Card(3350, 989, 1979, 1979),
-    "RTX-PRO-6000": Card(1792, 503.8, 1007.6, 1007.6),
-    "MI300X": Card(5300, 1307, 2614, 2614),
-    "host": Card(0, 0, 0, 0),
+SPEEDS = {
+    "L40S": Speed(864, 362, 733, 733),
+    "H100-PCIe": Speed(2000, 756, 1513, 1513),
+    "H100": Speed(3350, 989, 1979, 1979),
+    "RTX-PRO-6000": Speed(1792, 503.8, 1007.6, 1007.6),
+    "MI300X": Speed(5300, 1307, 2614, 2614),
+    "host": Speed(0, 0, 0, 0),
 }
 # Weights and cache of Llama 3.3 70B as the planner has them for a context of 4,096, rounded.
 ROWS_70B = (
@@ -71,17 +71,17 @@ ROWS_70B = (
 def priced(
     tokens_per_day: float,
     rows: Any = ROWS_70B,
-    model: ModelFacts = LLAMA_70B,
+    model: ModelSize = LLAMA_70B,
     prices: PriceList | None = None,
     **assumed: Any,
 ) -> Any:
     return cost(
-        rows, model, tokens_per_day, prices or load_prices(), Assumptions(**assumed), TODAY, card_of=CARDS.__getitem__
+        rows, model, tokens_per_day, prices or load_prices(), Assumptions(**assumed), TODAY, gpu_of=SPEEDS.__getitem__
     )
 
 
-def speed_of(row: Row, card: Card, parameters: int, active_parameters: int, traffic: Traffic) -> Throughput:
-    found = throughput(cast(FitRow, row), card, parameters, active_parameters, traffic)
+def speed_of(row: Row, gpu: Speed, parameters: int, active_parameters: int, traffic: Traffic) -> Throughput:
+    found = throughput(cast(FitRow, row), gpu, parameters, active_parameters, traffic)
     assert found is not None
     return found
 
@@ -109,7 +109,7 @@ def test_throughput_meets_public_measurements_within_its_band(
     weights, tokens = {"bf16": (15.26, 377_024), "fp8": (8.8, 430_272)}[scheme]
     row = Row("H100", scheme, weights, tokens, kv_bytes_per_token=147_456)
     traffic = Traffic(input_share=prompt / (prompt + answer), request_tokens=prompt + answer, max_num_seqs=clients)
-    found = speed_of(row, CARDS["H100"], 8_190_735_360, 8_190_735_360, traffic)
+    found = speed_of(row, SPEEDS["H100"], 8_190_735_360, 8_190_735_360, traffic)
     assert 0.8 < found.output_tokens_per_second / measured < 1.35
     output_share = answer / (prompt + answer)
     assert found.tokens_per_second_low * output_share < measured < found.tokens_per_second_high * output_share
@@ -117,8 +117,8 @@ def test_throughput_meets_public_measurements_within_its_band(
 
 def test_a_full_copy_still_serves_each_request_fast_enough() -> None:
     row = Row("H100-PCIe", "int4", 36.8, 101_000)
-    fast = speed_of(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=25))
-    slow = speed_of(row, CARDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=2))
+    fast = speed_of(row, SPEEDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=25))
+    slow = speed_of(row, SPEEDS["H100-PCIe"], 70 * 10**9, 70 * 10**9, Traffic(stream_tokens_per_second=2))
     assert fast.seconds_per_output_token <= 1 / 25
     assert slow.tokens_per_second > fast.tokens_per_second
     assert slow.batch == 50
@@ -126,7 +126,7 @@ def test_a_full_copy_still_serves_each_request_fast_enough() -> None:
 
 def test_int8_computes_faster_than_what_only_stores_in_8_bits() -> None:
     rows = [Row("L40S", scheme, 8.0, 150_000, kv_bytes_per_token=131_072) for scheme in ("int8", "int8-w8a16")]
-    fast, slow = (speed_of(row, CARDS["L40S"], 8 * 10**9, 8 * 10**9, Traffic()) for row in rows)
+    fast, slow = (speed_of(row, SPEEDS["L40S"], 8 * 10**9, 8 * 10**9, Traffic()) for row in rows)
     assert fast.tokens_per_second > 1.2 * slow.tokens_per_second
 
 
@@ -203,7 +203,7 @@ def test_stale_prices_are_marked_and_named() -> None:
 def test_sovereign_leaves_out_the_others() -> None:
     report = priced(20 * MILLION, sovereign_only=True)
     assert {option.provider for option in report.options} == {"Scaleway", "Hetzner"}
-    assert all(one.sovereign or one.reference for one in (report.hosted, *report.hosted_others))
+    assert all(offer.sovereign or offer.reference for offer in (report.hosted, *report.hosted_others))
 
 
 def test_a_cheaper_host_than_the_reference_is_not_kept_quiet() -> None:
@@ -220,7 +220,7 @@ def test_a_cheaper_host_than_the_reference_is_not_kept_quiet() -> None:
 def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one() -> None:
     rows = [Row("H100-PCIe", "int4", 60, 500_000, kv_bytes_per_token=20_000)]
     dense, sparse = (
-        priced(MILLION, rows, ModelFacts(name="m", parameters=117 * 10**9, active_parameters=active))
+        priced(MILLION, rows, ModelSize(name="m", parameters=117 * 10**9, active_parameters=active))
         for active in (117 * 10**9, 5 * 10**9)
     )
     assert dense.model_class == sparse.model_class == "120B"
@@ -292,7 +292,7 @@ def test_json_keys_are_stable() -> None:
 def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path: Path) -> None:
     report = priced(20 * MILLION)
     shown = shown_options(report)
-    assert len({(one.provider, one.gpu) for one in shown}) == len(shown) == 3
+    assert len({(option.provider, option.gpu) for option in shown}) == len(shown) == 3
     first = shown[0]
     assert stairs_eur(first, 1) == stairs_eur(first, first.server_tokens_per_day) == 2 * first.server_monthly_eur
     assert stairs_eur(first, first.server_tokens_per_day + 1) == 4 * first.server_monthly_eur

@@ -43,10 +43,10 @@ def test_profiles_are_sound(engine: str) -> None:
 @pytest.mark.parametrize("name", ["T4", "A100-80", "H100", "B200"])
 def test_every_profile_answers_for_every_size_of_gpu(engine: str, name: str) -> None:
     for profile in spans(engine):
-        card = gpu(name)
-        assert 0.4 < profile.share_of_memory(card) <= 1
-        assert profile.step_tokens(card, 8192, None) > 0 and profile.step_tokens(card, 8192, 99) == 99
-        assert profile.step_sequences(card, 4, None) > 0 and profile.step_sequences(card, 4, 7) == 7
+        size = gpu(name)
+        assert 0.4 < profile.share_of_memory(size) <= 1
+        assert profile.step_tokens(size, 8192, None) > 0 and profile.step_tokens(size, 8192, 99) == 99
+        assert profile.step_sequences(size, 4, None) > 0 and profile.step_sequences(size, 4, 7) == 7
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_defaults_follow_the_size_of_the_gpu() -> None:
 
 
 def test_the_first_engine_stepped_over_a_whole_prompt() -> None:
-    old, card = engine_profile("vllm", "0.6.3"), gpu("A100-80")
-    assert old.step_tokens(card, 20_000, None) == 20_000
-    assert old.step_tokens(card, 512, None) == 2048
+    old, a100 = engine_profile("vllm", "0.6.3"), gpu("A100-80")
+    assert old.step_tokens(a100, 20_000, None) == 20_000
+    assert old.step_tokens(a100, 512, None) == 2048
     # Longer ones were cut into chunks of 512.
-    assert old.step_tokens(card, 40_000, None) == 512
+    assert old.step_tokens(a100, 40_000, None) == 512
 
 
 @pytest.mark.parametrize(

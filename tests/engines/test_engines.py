@@ -16,7 +16,7 @@ from tasks.engines import EnginePlan, engine, engine_names, launch_spec, serves
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineFailed
 
-TAKEN = {
+OPTIONS = {
     "vllm": {"--model", "--served-model-name", "--host", "--port", "--max-model-len", "--max-num-seqs", "--dtype"},
     "sglang": {
         *{"--model-path", "--served-model-name", "--host", "--port", "--context-length", "--max-running-requests"},
@@ -40,21 +40,21 @@ def plan(name: str) -> EnginePlan:
     )
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_plan_becomes_options_that_the_engine_takes(name: str, tmp_path: Path) -> None:
     spec = engine(name).launch(plan(name), tmp_path / "llama", "127.0.0.1", 8200)
     options = [word for word in spec.command if word.startswith("--")]
-    assert set(options) <= TAKEN[name]
+    assert set(options) <= OPTIONS[name]
     assert len(set(options)) == len(options)
-    told = " ".join(spec.command)
-    for said in (str(tmp_path / "llama"), "127.0.0.1", "8200", "4096", "8", *map(str, FLAGS[name].values())):
-        assert f" {said}" in told
+    command = " ".join(spec.command)
+    for value in (str(tmp_path / "llama"), "127.0.0.1", "8200", "4096", "8", *map(str, FLAGS[name].values())):
+        assert f" {value}" in command
     if "--served-model-name" in options:
-        assert " --served-model-name llama" in told
+        assert " --served-model-name llama" in command
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +79,7 @@ def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(na
     if not gguf:
         (tmp_path / GGUF_FILE).touch()
     assert not serves(engine(name), tmp_path)
-    wanted = plan("vllm").model_copy(update={"engine": name, "flags": {}})
+    other_plan = plan("vllm").model_copy(update={"engine": name, "flags": {}})
     with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
-        launch_spec(engine(name), wanted, tmp_path, "127.0.0.1", 8200)
+        launch_spec(engine(name), other_plan, tmp_path, "127.0.0.1", 8200)
     assert ("q4-k-m" if gguf else "int4") in refused.value.next_step

@@ -61,7 +61,7 @@ def test_one_gpu_first_then_the_fewest_that_suffice(published_config: Callable, 
             assert row.verdict != "no" and (row.tp, row.pp) == (row.count, 1)
             # One fewer of the counts that are tried does not do.
             fewer = catalogue(llama, REQUEST, gpus=[name], schemes=["bf16"], tp=max(1, row.count // 2))
-            assert [one.verdict for one in fewer] == ["no"]
+            assert [row.verdict for row in fewer] == ["no"]
 
 
 def test_where_one_gpu_does_there_is_one_row(llama: ModelShape) -> None:

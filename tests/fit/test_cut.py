@@ -63,19 +63,19 @@ def re_sum(shape: ModelShape, names: tuple[str, ...]) -> int:
     ],
 )
 def test_layers_left_over_go_to_the_stages_before_the_last(layers: int, pp: int, counts: list[int]) -> None:
-    made = stages(layers, pp)
-    assert [stage.end_layer - stage.first_layer for stage in made] == counts
-    assert [stage.embeds for stage in made] == [True] + [False] * (pp - 1)
-    assert [stage.answers for stage in made] == [False] * (pp - 1) + [True]
+    split = stages(layers, pp)
+    assert [stage.end_layer - stage.first_layer for stage in split] == counts
+    assert [stage.embeds for stage in split] == [True] + [False] * (pp - 1)
+    assert [stage.answers for stage in split] == [False] * (pp - 1) + [True]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 130), st.integers(1, 16))
 def test_stages_hold_every_layer_once(layers: int, pp: int) -> None:
-    made = stages(layers, min(pp, layers))
-    assert made[0].first_layer == 0 and made[-1].end_layer == layers
-    assert all(one.end_layer == two.first_layer for one, two in itertools.pairwise(made))
-    assert max(one.end_layer - one.first_layer for one in made) - layers // len(made) <= 1
+    split = stages(layers, min(pp, layers))
+    assert split[0].first_layer == 0 and split[-1].end_layer == layers
+    assert all(stage.end_layer == following.first_layer for stage, following in itertools.pairwise(split))
+    assert max(stage.end_layer - stage.first_layer for stage in split) - layers // len(split) <= 1
 
 
 @pytest.mark.parametrize("tied", [True, False])

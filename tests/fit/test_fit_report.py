@@ -27,12 +27,12 @@ GIB = 2**30
 
 
 def row(report: FitReport, name: str, scheme: str) -> FitRow:
-    return next(one for one in report.rows if (one.gpu, one.scheme) == (name, scheme))
+    return next(row for row in report.rows if (row.gpu, row.scheme) == (name, scheme))
 
 
 def test_llama_8b_on_l4_and_l40s(llama: ModelShape, make_line: Any) -> None:
     report = fit(llama, make_line("L4", "L40S", schemes=["bf16", "int8", "int4"], context=8192, concurrency=8))
-    assert [(one.scheme, one.gpu) for one in report.rows] == [
+    assert [(row.scheme, row.gpu) for row in report.rows] == [
         (scheme, name) for scheme in ("bf16", "int8", "int4") for name in ("L4", "L40S")
     ]
     assert row(report, "L4", "bf16").verdict == "no"
@@ -111,7 +111,7 @@ def test_a_refusal_names_the_nearest_miss_and_what_would_change_it(llama: ModelS
     assert "missing, most of it the cache (128.00 GiB)" in refused.value.what
     changes, _, file = refused.value.next_step.removeprefix("What would fit instead, cheapest first: ").rpartition(". ")
     assert file == "Change lines/llama.yaml."
-    concurrency = int(next(one for one in changes.split("; ") if one.startswith("concurrency")).split()[1])
+    concurrency = int(next(change for change in changes.split("; ") if change.startswith("concurrency")).split()[1])
     fit(llama, make_line("T4", "L4", schemes=["bf16", "int8"], context=32768, concurrency=concurrency))
     # 128 GiB of cache: an H200 is too small, and a B200 does not run int8.
     assert changes.split("; ")[-1] == "MI300X"
@@ -159,8 +159,8 @@ def test_a_release_on_the_hub_is_planned_from_its_headers(
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         line = make_line("host", schemes=["int8"], engine="transformers", context=256, concurrency=2)
         report = fit(pin(Installation.load(), line), line)
-    weights = [one for one in faults.served if one.path.startswith("/cdn/")]
-    assert len(weights) == 2 and all(one.sent_bytes <= 100_001 for one in weights)
+    weights = [request for request in faults.served if request.path.startswith("/cdn/")]
+    assert len(weights) == 2 and all(request.sent_bytes <= 100_001 for request in weights)
     numbers = sum(math.prod(sides) for sides in tiny.shapes({**tiny.CONFIG, "vocab_size": 8192}).values())
     assert report.rows[0].weights_gib == pytest.approx(4 * numbers / GIB, abs=1e-4)
 

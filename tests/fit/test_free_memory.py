@@ -49,7 +49,7 @@ def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "total_gib", "ours"),
+    ("name", "total_gib", "expected"),
     [
         ("NVIDIA H100 80GB HBM3", 79.6, "H100"),
         ("NVIDIA H100 PCIe", 79.6, "H100-PCIe"),
@@ -62,5 +62,5 @@ def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> 
         ("NVIDIA GeForce GTX 1080", 8.0, None),
     ],
 )
-def test_nvidias_names_are_ours(name: str, total_gib: float, ours: str | None) -> None:
-    assert _catalogue_name(total_gib, name) == ours
+def test_nvidias_names_are_ours(name: str, total_gib: float, expected: str | None) -> None:
+    assert _catalogue_name(total_gib, name) == expected

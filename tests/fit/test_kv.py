@@ -69,8 +69,8 @@ def test_a_latent_is_on_every_gpu(published_config: Callable[[str], dict[str, An
 def windows(config: dict[str, Any]) -> tuple[int, int, int | None]:
     """Full layers, windowed layers, tokens of the window."""
     cache = cache_of(config)
-    full = sum(one.layers for one in cache if one.kind == "full")
-    window = next((one for one in cache if one.kind == "window"), CacheLayers("window", 0))
+    full = sum(layers.layers for layers in cache if layers.kind == "full")
+    window = next((layers for layers in cache if layers.kind == "window"), CacheLayers("window", 0))
     return full, window.layers, window.window
 
 

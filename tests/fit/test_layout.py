@@ -78,21 +78,21 @@ def kind(name: str) -> str:
     return "norm" if "norm" in name else "sinks" if "sinks" in name else "linear"
 
 
-def theirs(config: dict[str, Any], builder: Any = AutoModelForCausalLM) -> Counter[str]:
+def transformers_sizes(config: dict[str, Any], builder: Any = AutoModelForCausalLM) -> Counter[str]:
     # transformers has no class for Kimi K2, whose published code is DeepSeek-V3's.
     model_type = {"kimi_k2": "deepseek_v3"}.get(config["model_type"], config["model_type"])
     plain = {name: value for name, value in config.items() if name != "model_type"}
     with torch.device("meta"):
         model = builder.from_config(AutoConfig.for_model(model_type, **plain))
     # The router's correction is no parameter there, and is in published checkpoints.
-    corrections = [(name, one) for name, one in model.named_buffers() if name.endswith("correction_bias")]
+    corrections = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("correction_bias")]
     found: Counter[str] = Counter()
-    for name, one in [*model.named_parameters(), *corrections]:
-        found[kind(name)] += one.numel()
+    for name, tensor in [*model.named_parameters(), *corrections]:
+        found[kind(name)] += tensor.numel()
     return found
 
 
-def ours(shape: ModelShape) -> Counter[str]:
+def planned_sizes(shape: ModelShape) -> Counter[str]:
     found: Counter[str] = Counter()
     for part in shape.parts:
         found[kind(part.name)] += part.elements
@@ -105,7 +105,7 @@ def test_a_known_architecture_has_transformers_tensors(model_type: str, variant:
     config = {"model_type": model_type, **SIZES, **OWN.get(model_type, {}), **VARIANTS[variant]}
     shape = shape_of_config("tiny", config)
     assert shape.origin == "config"
-    assert ours(shape) == theirs(config)
+    assert planned_sizes(shape) == transformers_sizes(config)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_dense_and_sparse_layers_of_a_mixture_are_told_apart(
     config = {"model_type": model_type, **SIZES, **OWN[model_type], **fields}
     shape = shape_of_config("tiny", config)
     assert [layer for layer in range(4) if sparse_layer(shape.text, layer)] == sparse
-    assert ours(shape) == theirs(config)
+    assert planned_sizes(shape) == transformers_sizes(config)
 
 
 @pytest.mark.parametrize("model_type", [name for name in known_architectures() if name != "kimi_k2"])
 def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
     known = architecture(model_type)
     assert known
-    made = AutoConfig.for_model(model_type)
-    assert known.defaults == {name: getattr(made, name) for name in known.defaults}
+    built = AutoConfig.for_model(model_type)
+    assert known.defaults == {name: getattr(built, name) for name in known.defaults}
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
 def test_windows_are_where_transformers_has_them(model_type: str) -> None:
     config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), "sliding_window": 64}
     config |= {"use_sliding_window": True, "max_window_layers": 3} if model_type.startswith("qwen") else {}
-    made = AutoConfig.for_model(model_type, **config)
+    built = AutoConfig.for_model(model_type, **config)
     # Where a class lists no kinds, every layer has the window.
-    kinds = getattr(made, "layer_types", None) or ["sliding_attention"] * 13
-    (window,) = [one for one in cache_of({"model_type": model_type, **config}) if one.kind == "window"]
+    kinds = getattr(built, "layer_types", None) or ["sliding_attention"] * 13
+    (window,) = [layers for layers in cache_of({"model_type": model_type, **config}) if layers.kind == "window"]
     assert (window.layers, window.window) == (kinds.count("sliding_attention"), 64)
 
 
@@ -185,7 +185,7 @@ def test_towers_have_transformers_tensors(
     config = {"model_type": model_type, "text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
     shape = shape_of_config("tiny", {**config, **fields})
     assert shape.origin == "config"
-    assert ours(shape) == theirs({**config, **fields}, AutoModelForImageTextToText)
+    assert planned_sizes(shape) == transformers_sizes({**config, **fields}, AutoModelForImageTextToText)
     assert not any(part.is_linear for part in shape.parts if kind(part.name) in ("tower", "projector"))
 
 
@@ -199,11 +199,11 @@ OLMOE = {"model_type": "olmoe", **SIZES, "num_experts": 5, "num_experts_per_tok"
 def test_another_architecture_is_laid_out_by_transformers(config: dict[str, Any]) -> None:
     shape = shape_of_config("tiny", config)
     assert shape.origin == "transformers"
-    assert ours(shape) == theirs(config)
+    assert planned_sizes(shape) == transformers_sizes(config)
     assert model_of(shape).cache[0].numbers_per_token == 2 * 2 * 6
     if "num_experts" in config:
         # Fused by transformers: gate and up in one matrix, of all experts.
-        assert ours(shape)["experts"] == 4 * 5 * 3 * 24 * 44
+        assert planned_sizes(shape)["experts"] == 4 * 5 * 3 * 24 * 44
         assert shape.active_parameters == shape.parameters - 4 * 3 * 3 * 24 * 44
 
 

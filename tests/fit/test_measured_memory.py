@@ -83,6 +83,6 @@ def test_prediction_and_measurement_are_kept_by_artifact(
     assert measured_memory is not None and read_measurement("ab" * 32) is None
     write_measurement("ab" * 32, measured_memory)
     assert read_measurement("ab" * 32) == measured_memory
-    weights = next(one for one in measured_memory.deviations if one.term == "weights_gib")
+    weights = next(deviation for deviation in measured_memory.deviations if deviation.term == "weights_gib")
     assert abs(weights.share) < 0.001
     assert "weights_gib 14.99 measured, 14.99 predicted" in measured_memory.sentence

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.fit import plan
 from tasks.fit.catalogue import model_of
-from tasks.fit.hardware.gpus import gpu
+from tasks.fit.hardware.gpus import gpu as find_gpu
 from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.model.parts import Part
 from tasks.fit.model.shape import ModelShape, shape_of_config
@@ -18,7 +18,7 @@ from weighbridge.errors import FitOptionUnknown
 
 
 @pytest.mark.parametrize(
-    ("card", "scheme", "asked", "reason"),
+    ("gpu", "scheme", "asked", "reason"),
     [
         ("B200", "int8", {}, "B200 does not run int8"),
         ("T4", "mxfp4", {}, "T4 does not run mxfp4"),
@@ -31,9 +31,9 @@ from weighbridge.errors import FitOptionUnknown
     ],
 )
 def test_an_obstacle_is_no_whatever_the_memory(
-    model: Callable[[str], PlannedModel], card: str, scheme: str, asked: dict[str, Any], reason: str
+    model: Callable[[str], PlannedModel], gpu: str, scheme: str, asked: dict[str, Any], reason: str
 ) -> None:
-    found = row(model(LLAMA), card, scheme, **asked)
+    found = row(model(LLAMA), gpu, scheme, **asked)
     assert (found.verdict, found.reason) == ("no", reason)
 
 
@@ -127,7 +127,7 @@ def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str]
 
 def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None)
-    assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == gpu("L4").memory_gib
+    assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == find_gpu("L4").memory_gib
     assert found.verdict == "fits"
     quantized = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None, kv_dtype="q8_0")
     assert quantized.kv_gib == pytest.approx(8 * 8.5 / 16)
@@ -135,7 +135,7 @@ def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], PlannedMo
 
 def test_tensorrt_llm_takes_a_share_of_what_is_free(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "H100", "bf16", engine="tensorrt-llm", version=None)
-    free = gpu("H100").memory_gib - found.weights_gib - found.activation_gib - found.non_torch_gib
+    free = find_gpu("H100").memory_gib - found.weights_gib - found.activation_gib - found.non_torch_gib
     assert found.kv_gib == pytest.approx(0.9 * free, abs=1e-3)
 
 

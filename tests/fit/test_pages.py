@@ -168,9 +168,9 @@ def test_more_gpus_never_cost_a_gpu_more(cache: tuple[CacheLayers, ...], paging:
 @given(caches(), pagings())
 def test_a_request_takes_no_more_than_its_tokens_and_pages(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
     """At most every layer full, pages begun and not filled, and (vLLM) groups padded to the same length."""
-    tokens = max(one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache)
-    state = max(one.state_bytes(paging.state_bytes_each, paging.tp) for one in cache)
-    layers = sum(one.layers for one in cache)
+    tokens = max(kind.bytes_per_token(paging.bytes_each, paging.tp) for kind in cache)
+    state = max(kind.state_bytes(paging.state_bytes_each, paging.tp) for kind in cache)
+    layers = sum(kind.layers for kind in cache)
     # A page is no larger than a state and a block; a request begins one and crosses into one more.
     page = tokens * paging.block_tokens + state
     padded = 3 * layers if paging.grouped else layers

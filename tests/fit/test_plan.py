@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.fit.advice import changes, cheapest_change
-from tasks.fit.hardware.gpus import gpu
+from tasks.fit.hardware.gpus import gpu as find_gpu
 from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
@@ -25,7 +25,7 @@ def test_the_terms_add_up(model: Callable[[str], PlannedModel]) -> None:
     # 16,060,522,496 bytes and vLLM's tables of 131,072 rotary positions, 128 numbers each.
     assert found.weights_gib == pytest.approx((16_060_522_496 + 131_072 * 128 * 2) / 2**30, abs=1e-4)
     assert (found.kv_bytes_per_token, found.kv_needed_gib, found.count) == (131_072, 8.0, 1)
-    assert found.capacity_gib == pytest.approx(0.9 * gpu("H100").memory_gib, abs=1e-3)
+    assert found.capacity_gib == pytest.approx(0.9 * find_gpu("H100").memory_gib, abs=1e-3)
     inside = found.weights_gib + found.activation_gib + found.non_torch_gib
     assert found.total_gib == pytest.approx(inside + found.kv_needed_gib, abs=1e-3)
     # vLLM's identity: cache = utilization x physical - weights - activation - non-torch.
@@ -117,16 +117,16 @@ QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
     ASKED,
 )
 def test_every_change_named_makes_it_fit(
-    model: Callable[[str], PlannedModel], name: str, card: str, scheme: str, asked: dict[str, Any]
+    model: Callable[[str], PlannedModel], name: str, gpu: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     request = FitRequest(version="0.19", **asked)
-    found = fit_row(model(name), request, gpu(card), find_scheme(scheme))
+    found = fit_row(model(name), request, find_gpu(gpu), find_scheme(scheme))
     if found.verdict == "fits":
         return
-    offered = list(changes(model(name), request, gpu(card), find_scheme(scheme), 1, 1))
-    assert cheapest_change(model(name), request, gpu(card), find_scheme(scheme), found) == next(iter(offered), "")
+    offered = list(changes(model(name), request, find_gpu(gpu), find_scheme(scheme), 1, 1))
+    assert cheapest_change(model(name), request, find_gpu(gpu), find_scheme(scheme), found) == next(iter(offered), "")
     for clause in offered:
-        changed, on, by, tp = dict(asked), card, scheme, 1
+        changed, on, by, tp = dict(asked), gpu, scheme, 1
         if clause == "an fp8 cache (--kv-dtype fp8)":
             changed["kv_dtype"] = "fp8"
         elif said := re.fullmatch(r"(?:context (\d+) and )?concurrency (\d+)", clause):
@@ -138,20 +138,20 @@ def test_every_change_named_makes_it_fit(
             tp = int(said[1])
         else:
             on = clause
-        again = fit_row(model(name), FitRequest(version="0.19", **changed), gpu(on), find_scheme(by), tp)
+        again = fit_row(model(name), FitRequest(version="0.19", **changed), find_gpu(on), find_scheme(by), tp)
         assert again.verdict == "fits", (clause, again.reason)
 
 
 @QUIET
 @given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from(("bf16", "int8", "int4")), ASKED)
 def test_less_asked_never_fits_worse(
-    model: Callable[[str], PlannedModel], name: str, card: str, scheme: str, asked: dict[str, Any]
+    model: Callable[[str], PlannedModel], name: str, gpu: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     order = ("fits", "tight", "no")
-    found = row(model(name), card, scheme, **asked)
-    fewer = row(model(name), card, scheme, **{**asked, "concurrency": 1})
-    shorter = row(model(name), card, scheme, **{**asked, "context": 128})
-    smaller = row(model(name), card, scheme, **{**asked, "kv_dtype": "fp8"})
+    found = row(model(name), gpu, scheme, **asked)
+    fewer = row(model(name), gpu, scheme, **{**asked, "concurrency": 1})
+    shorter = row(model(name), gpu, scheme, **{**asked, "context": 128})
+    smaller = row(model(name), gpu, scheme, **{**asked, "kv_dtype": "fp8"})
     for less in (fewer, shorter, smaller):
         assert order.index(less.verdict) <= order.index(found.verdict)
         assert less.total_gib <= found.total_gib + 1e-3

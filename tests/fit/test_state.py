@@ -17,8 +17,8 @@ def parts(config: dict[str, Any]) -> tuple[CacheLayers | None, CacheLayers | Non
     """Layers that attend, and layers with a state."""
     cache = cache_of(config)
     return (
-        next((one for one in cache if one.kind == "full"), None),
-        next((one for one in cache if one.kind == "state"), None),
+        next((layers for layers in cache if layers.kind == "full"), None),
+        next((layers for layers in cache if layers.kind == "state"), None),
     )
 
 

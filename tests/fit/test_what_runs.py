@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tasks.engines import engine_names
-from tasks.fit.hardware.gpus import gpu, gpu_names
+from tasks.fit.hardware.gpus import gpu as find_gpu
+from tasks.fit.hardware.gpus import gpu_names
 from tasks.fit.memory.terms import PlannedModel
 from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
@@ -53,14 +54,12 @@ def test_the_table_has_every_gpu_engine_and_scheme() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("card", GPUS)
-def test_a_scheme_runs_where_engine_and_gpu_run_it(
-    model: Callable[[str], PlannedModel], card: str, engine: str
-) -> None:
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_scheme_runs_where_engine_and_gpu_run_it(model: Callable[[str], PlannedModel], gpu: str, engine: str) -> None:
     for scheme in all_schemes():
-        row = fit_row(model(LLAMA), FitRequest(engine=engine), gpu(card), scheme)
-        refused = row.reason.startswith((f"{engine} does not serve", f"{card} does not run"))
-        assert refused == (scheme.name not in GPUS[card] & ENGINES[engine]), f"{scheme.name}: {row.reason}"
+        row = fit_row(model(LLAMA), FitRequest(engine=engine), find_gpu(gpu), scheme)
+        refused = row.reason.startswith((f"{engine} does not serve", f"{gpu} does not run"))
+        assert refused == (scheme.name not in GPUS[gpu] & ENGINES[engine]), f"{scheme.name}: {row.reason}"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -69,7 +68,7 @@ def test_on_a_processor_the_engine_decides(
 ) -> None:
     monkeypatch.setattr("tasks.fit.plan.processor_features", lambda: frozenset())
     for scheme in all_schemes():
-        reason = fit_row(model(LLAMA), FitRequest(engine=engine), gpu("host"), scheme).reason
+        reason = fit_row(model(LLAMA), FitRequest(engine=engine), find_gpu("host"), scheme).reason
         assert reason.startswith(f"{engine} does not serve") == (scheme.name not in ENGINES[engine]), reason
         if engine == "vllm" and scheme.name in VLLM_ON_A_PROCESSOR:
             assert VLLM_ON_A_PROCESSOR[scheme.name] in reason

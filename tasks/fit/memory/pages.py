@@ -57,7 +57,7 @@ def capacity(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) ->
         return _grouped(cache, kv_bytes, paging)
     need = request_bytes(cache, paging)
     requests = kv_bytes / need
-    page = sum(one.layers * one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache) * paging.block_tokens
+    page = sum(kind.layers * kind.bytes_per_token(paging.bytes_each, paging.tp) for kind in cache) * paging.block_tokens
     if not page:  # states only: the size of a request does not depend on its length
         return Capacity(int(requests) * paging.context, requests)
     blocks = int(kv_bytes // page)
@@ -72,14 +72,14 @@ def request_bytes(cache: tuple[CacheLayers, ...], paging: Paging) -> float:
         size, page_bytes, blocks = _groups(cache, paging)
         return size * page_bytes * blocks
     return sum(
-        one.layers
+        kind.layers
         * (
-            _blocks(one, paging, paging.block_tokens)
+            _blocks(kind, paging, paging.block_tokens)
             * paging.block_tokens
-            * one.bytes_per_token(paging.bytes_each, paging.tp)
-            + one.state_bytes(paging.state_bytes_each, paging.tp)
+            * kind.bytes_per_token(paging.bytes_each, paging.tp)
+            + kind.state_bytes(paging.state_bytes_each, paging.tp)
         )
-        for one in cache
+        for kind in cache
     )
 
 
@@ -87,42 +87,42 @@ def _grouped(cache: tuple[CacheLayers, ...], kv_bytes: float, paging: Paging) ->
     size, page_bytes, blocks = _groups(cache, paging)
     pages = int(kv_bytes // (page_bytes * size))
     block_tokens = _block_tokens(cache, paging)
-    count = sum(-(-one.layers // size) for one in cache)
+    count = sum(-(-kind.layers // size) for kind in cache)
     return Capacity(pages // count * block_tokens, pages / blocks)
 
 
 def _groups(cache: tuple[CacheLayers, ...], paging: Paging) -> tuple[int, float, int]:
     """Layers in a group, bytes of one layer's page, and pages that a request takes in all groups."""
-    fewest, most = min(one.layers for one in cache), max(one.layers for one in cache)
+    fewest, most = min(kind.layers for kind in cache), max(kind.layers for kind in cache)
     size = most if most < GROUPED_UP_TO * fewest else fewest
     block_tokens = _block_tokens(cache, paging)
     page_bytes = max(
-        block_tokens * one.bytes_per_token(paging.bytes_each, paging.tp)
-        + one.state_bytes(paging.state_bytes_each, paging.tp)
-        for one in cache
+        block_tokens * kind.bytes_per_token(paging.bytes_each, paging.tp)
+        + kind.state_bytes(paging.state_bytes_each, paging.tp)
+        for kind in cache
     )
-    blocks = sum(-(-one.layers // size) * _blocks(one, paging, block_tokens) for one in cache)
+    blocks = sum(-(-kind.layers // size) * _blocks(kind, paging, block_tokens) for kind in cache)
     return size, page_bytes, blocks
 
 
 def _block_tokens(cache: tuple[CacheLayers, ...], paging: Paging) -> int:
     """Tokens of a page; in a model with states, enough to make the page at least as large as a state."""
-    states = max(one.state_bytes(paging.state_bytes_each, paging.tp) for one in cache)
-    token = max((one.bytes_per_token(paging.bytes_each, paging.tp) for one in cache), default=0)
+    states = max(kind.state_bytes(paging.state_bytes_each, paging.tp) for kind in cache)
+    token = max((kind.bytes_per_token(paging.bytes_each, paging.tp) for kind in cache), default=0)
     if not states or not token:
         return paging.block_tokens
     blocks = -(-states // (token * paging.block_tokens))
     return int(max(blocks, 1)) * paging.block_tokens
 
 
-def _blocks(one: CacheLayers, paging: Paging, block_tokens: int) -> int:
+def _blocks(kind: CacheLayers, paging: Paging, block_tokens: int) -> int:
     """Blocks that one layer of this kind holds for a request."""
-    if one.kind == "state":
+    if kind.kind == "state":
         return 1
     full = -(-paging.context // block_tokens)
-    if one.kind != "window" or one.window is None:
+    if kind.kind != "window" or kind.window is None:
         return full
     if not paging.grouped:
-        return min(full, -(-(one.window + paging.window_slack_tokens) // block_tokens))
+        return min(full, -(-(kind.window + paging.window_slack_tokens) // block_tokens))
     # A window may start anywhere in a block, and a step's tokens are added before old ones are freed.
-    return -(-min(one.window - 1 + paging.step_tokens, paging.context) // block_tokens) + 1
+    return -(-min(kind.window - 1 + paging.step_tokens, paging.context) // block_tokens) + 1

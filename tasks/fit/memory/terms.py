@@ -50,7 +50,7 @@ def plan_stage(
     model: PlannedModel,
     profile: EngineProfile,
     request: FitRequest,
-    card: Gpu,
+    gpu: Gpu,
     scheme: Scheme,
     stage: Stage,
     tp: int,
@@ -62,7 +62,7 @@ def plan_stage(
         model: what all rows of the model share.
         profile: the engine's.
         request: context, concurrency and engine settings.
-        card: the kind of GPU.
+        gpu: the kind of GPU.
         scheme: how the weights are stored.
         stage: one of `stages`.
         tp, pp: tensor and pipeline parallelism.
@@ -72,14 +72,14 @@ def plan_stage(
         FitOptionUnknown: the request has an unknown dtype.
     """
     text, layers = model.shape.text, stage.end_layer - stage.first_layer
-    number = _number_bytes(model, profile, request, card)
+    number = _number_bytes(model, profile, request, gpu)
     weights = _weights_bytes(model, profile, scheme, stage, tp, number)
-    tokens = profile.step_tokens(card, request.context, request.max_num_batched_tokens)
+    tokens = profile.step_tokens(gpu, request.context, request.max_num_batched_tokens)
     activation = activation_bytes(
         profile.activation,
         text,
         tokens=tokens,
-        sequences=profile.step_sequences(card, request.concurrency, request.max_num_seqs),
+        sequences=profile.step_sequences(gpu, request.concurrency, request.max_num_seqs),
         bytes_each=number,
         tp=tp,
         answers=stage.answers,
@@ -87,13 +87,13 @@ def plan_stage(
         towers=has_towers(model.shape.config),
         packed_experts=(model.weights.published or scheme).format == "mxfp4-pack-quantized",
     )
-    graphs = graphs_gib(profile, card, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
-    other = non_torch_gib(profile, card, tp=tp, pp=pp, answers=stage.answers) * GIB
+    graphs = graphs_gib(profile, gpu, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
+    other = non_torch_gib(profile, gpu, tp=tp, pp=pp, answers=stage.answers) * GIB
     paging = Paging(
         context=request.context,
         step_tokens=tokens,
         block_tokens=profile.block_tokens,
-        bytes_each=_kv_number_bytes(profile, request, card, number),
+        bytes_each=_kv_number_bytes(profile, request, gpu, number),
         tp=tp,
         grouped=profile.pages == "grouped",
         state_bytes_each=number,
@@ -104,12 +104,12 @@ def plan_stage(
     terms = StageTerms(stage, weights, activation, other, graphs, 0, needed, 0, 0)
     within = inside(profile, terms)
     if profile.share_of == "need":
-        free = card.memory_gib * GIB - within
+        free = gpu.memory_gib * GIB - within
         kv = needed
     elif profile.share_of == "free":
-        free = kv = (card.memory_gib * GIB - within) * (request.utilization or profile.share_of_memory(card))
+        free = kv = (gpu.memory_gib * GIB - within) * (request.utilization or profile.share_of_memory(gpu))
     else:
-        free = kv = share_gib(profile, request, card) * GIB - within
+        free = kv = share_gib(profile, request, gpu) * GIB - within
     fits = capacity(cache, free, paging)
     return terms._replace(kv=kv, tokens=fits.tokens, requests=fits.requests)
 
@@ -128,10 +128,10 @@ def _weights_bytes(
     return stored
 
 
-def _number_bytes(model: PlannedModel, profile: EngineProfile, request: FitRequest, card: Gpu) -> int:
+def _number_bytes(model: PlannedModel, profile: EngineProfile, request: FitRequest, gpu: Gpu) -> int:
     named = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4}
     if request.dtype == "auto":
-        return profile.number_bytes(card, published_dtype(model.shape.config))
+        return profile.number_bytes(gpu, published_dtype(model.shape.config))
     if request.dtype not in named:
         raise FitOptionUnknown(
             f"There is no dtype called {request.dtype!r} for weights; known: auto, {', '.join(named)}.",
@@ -140,7 +140,7 @@ def _number_bytes(model: PlannedModel, profile: EngineProfile, request: FitReque
     return named[request.dtype]
 
 
-def _kv_number_bytes(profile: EngineProfile, request: FitRequest, card: Gpu, number: int) -> float:
+def _kv_number_bytes(profile: EngineProfile, request: FitRequest, gpu: Gpu, number: int) -> float:
     if request.kv_dtype == "auto":
         return profile.kv_number_bytes or number
     if request.kv_dtype not in KV_BITS:
@@ -152,12 +152,12 @@ def _kv_number_bytes(profile: EngineProfile, request: FitRequest, card: Gpu, num
 
 
 def stage_kv_bytes(
-    model: PlannedModel, profile: EngineProfile, request: FitRequest, card: Gpu, stage: Stage, tp: int
+    model: PlannedModel, profile: EngineProfile, request: FitRequest, gpu: Gpu, stage: Stage, tp: int
 ) -> int:
     """Bytes that one GPU of a stage caches for each token, while a request is shorter than every window."""
-    number = _number_bytes(model, profile, request, card)
+    number = _number_bytes(model, profile, request, gpu)
     cache = _cache_of_stage(model.cache, stage.end_layer - stage.first_layer, model.shape.layers)
-    return kv_bytes_per_token(cache, _kv_number_bytes(profile, request, card, number), tp)
+    return kv_bytes_per_token(cache, _kv_number_bytes(profile, request, gpu, number), tp)
 
 
 def _cache_of_stage(cache: tuple[CacheLayers, ...], layers: int, of: int) -> tuple[CacheLayers, ...]:
@@ -183,6 +183,6 @@ def outside(profile: EngineProfile, terms: StageTerms) -> float:
     return terms.weights + terms.activation + terms.non_torch + terms.graphs - inside(profile, terms)
 
 
-def share_gib(profile: EngineProfile, request: FitRequest, card: Gpu) -> float:
+def share_gib(profile: EngineProfile, request: FitRequest, gpu: Gpu) -> float:
     """GiB that the engine may use."""
-    return card.memory_gib * (request.utilization or profile.share_of_memory(card))
+    return gpu.memory_gib * (request.utilization or profile.share_of_memory(gpu))

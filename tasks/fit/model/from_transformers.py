@@ -70,10 +70,10 @@ def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        made: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
+        filled: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
     except Exception as error:  # config classes raise anything for fields that they reject
         raise refused(model_type, error) from None
-    return made
+    return filled
 
 
 def _for_class(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
