@@ -169,7 +169,7 @@ class Bench:
             shutil.copytree(release, staging, dirs_exist_ok=True)
         else:
             out = self.settings.home / "quantized"
-            quantize_folder(release, out, self.options.scheme)
+            quantize_folder(self.settings, release, out, self.options.scheme)
             shutil.copytree(out, staging, dirs_exist_ok=True)
             shutil.rmtree(out)
         if edit:

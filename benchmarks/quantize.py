@@ -25,11 +25,12 @@ from pydantic import BaseModel
 
 from tasks.evaluate.drift import check_drift
 from tasks.quantize import scheme
-from tasks.quantize.calibration import calibration_documents
+from tasks.quantize.calibration import calibration_documents, calibration_files
 from tasks.quantize.methods import WITHOUT_DATA
 from tasks.quantize.plan.recipe import make_recipe
 from weighbridge.errors import QuantizationUncovered
 from weighbridge.line import Bounds
+from weighbridge.settings import load_settings
 
 MIB = 2**20
 DATA_FREE = ("int8:rtn", "int8-w8a16:rtn", "int4:rtn", "int4-asym:rtn", "fp8:rtn", "fp8-block:rtn")
@@ -41,9 +42,11 @@ WEIGHBRIDGE = """
 import json, resource, sys, time
 from pathlib import Path
 from tasks.quantize import quantize_folder
+from weighbridge.settings import load_settings
 source, out, scheme, method, *text = sys.argv[1:]
 began = time.monotonic()
-record = quantize_folder(Path(source), Path(out), scheme, method, calibration=Path(text[0]) if text else None)
+text = Path(text[0]) if text else None
+record = quantize_folder(load_settings(), Path(source), Path(out), scheme, method, calibration=text)
 seconds = time.monotonic() - began
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 cpu = sum(usage.ru_utime + usage.ru_stime for usage in used)
@@ -187,7 +190,7 @@ def measure(
 
 
 def _short_text(path: Path, count: int) -> Path:
-    documents = calibration_documents()[:count]
+    documents = calibration_documents(calibration_files(load_settings()))[:count]
     path.write_text("".join(f"{document.model_dump_json(exclude_defaults=True)}\n" for document in documents))
     return path
 

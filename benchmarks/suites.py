@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from examples import damage, smollm2
+from registry.installation import Installation
 from registry.store import Artifact, Store
 from tasks.evaluate.scoring.lm_eval import LmEvalScorer, local_scorer_name, score_by_lm_eval
 from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
@@ -33,9 +34,10 @@ SCHEMES = ("int8", "int8-w8a16", "int4")
 
 def main() -> None:
     """Score everything that is not in the book yet and print the table as Markdown."""
-    store, plan = Store(), Line.load(LINE)
+    installation, plan = Installation.load(), Line.load(LINE)
+    store = installation.store
     published = _artifact(store, "published", smollm2.build)
-    models = {scheme: quantize(published, scheme, store=store) for scheme in SCHEMES}
+    models = {scheme: quantize(installation, published, scheme) for scheme in SCHEMES}
     models["damaged"] = _artifact(store, "damaged", lambda folder: damage.damage(store.path(published), folder))
     margins = {use.name: use.margin for use in plan.suites if use.name.startswith("general/")}
     reference = _scores(store, published, list(margins))

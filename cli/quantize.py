@@ -40,11 +40,13 @@ def quantize(
     """
     from tasks.quantize import quantize_folder
     from tasks.quantize import scheme as scheme_of
+    from tasks.quantize.calibration import calibration_files
     from tasks.quantize.run import recipe_of, resources_of
     from weighbridge.errors import OptionInvalid
     from weighbridge.settings import load_settings, use_libraries
 
-    use_libraries(load_settings())
+    settings = load_settings()
+    use_libraries(settings)
     folder, artifact = _resolve(source)
     chosen = scheme_of(scheme)
     if not chosen.changes_weights:
@@ -55,7 +57,7 @@ def quantize(
     choice = _choice(recipe_file)
     method = method or (choice.methods[0] if choice.methods else None)
     recipe = recipe_of(folder, chosen, method, artifact.repo if artifact else folder.resolve().name, choice)
-    required = resources_of(folder, recipe, calibration)
+    required = resources_of(folder, recipe, calibration_files(settings, calibration))
     if dry_run:
         _show_plan(recipe, required, as_json)
         return
@@ -73,7 +75,7 @@ def quantize(
                 record, digest = _into_store(artifact, scheme, method, calibration, progress, choice)
             else:
                 assert out is not None
-                record = quantize_folder(folder, out, scheme, method, progress, calibration, choice)
+                record = quantize_folder(settings, folder, out, scheme, method, progress, calibration, choice)
         except KeyboardInterrupt:
             note("quantize", "Stopped. Finished files are kept: the same command continues from there.")
             raise typer.Exit(INTERRUPTED) from None
@@ -135,11 +137,15 @@ def _into_store(
     progress: Callable[[int, int], None],
     choice: SchemeChoice,
 ) -> tuple[QuantizationRecord, str]:
+    from registry.installation import Installation
     from tasks.quantize import quantization_record
     from tasks.quantize import quantize as into_store
 
-    quantized = into_store(artifact, scheme, method, progress=progress, calibration=calibration, choice=choice)
-    record = quantization_record(quantized)
+    installation = Installation.load()
+    quantized = into_store(
+        installation, artifact, scheme, method, progress=progress, calibration=calibration, choice=choice
+    )
+    record = quantization_record(quantized, installation.store)
     assert record is not None
     return record, quantized.uri
 

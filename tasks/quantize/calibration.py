@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.quantize.methods import FITTING, WITHOUT_DATA
 from tasks.quantize.plan.recipe import Recipe
 from weighbridge.errors import CalibrationInvalid
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,13 +54,23 @@ class CalibrationDocument(BaseModel):
     messages: tuple[Turn, ...] = ()
 
 
-def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument, ...]:
+def calibration_files(settings: Settings, path: Path | None = None) -> tuple[Path, ...]:
+    """Return the named calibration text, or the project's files.
+
+    Args:
+        settings: name the folder of the project's text.
+        path: of the user's own text; None for the project's.
+    """
+    return (path,) if path else tuple(sorted((settings.root / "eval_suites" / "calibration").glob("*.txt")))
+
+
+def calibration_documents(files: Sequence[Path]) -> tuple[CalibrationDocument, ...]:
     """Read calibration documents.
 
     Args:
-        path: a `.txt` file with lines of `====` between documents, in which a document that begins with `user:` or
-            `system:` is a conversation; or a `.jsonl` file with `{"text": …}` or `{"messages": [{"role": …,
-            "content": …}, …]}` on each line; None for the project's text.
+        files: from `calibration_files`. A `.txt` file has lines of `====` between documents, and a document in it that
+            begins with `user:` or `system:` is a conversation. A `.jsonl` file has `{"text": …}` or
+            `{"messages": [{"role": …, "content": …}, …]}` on each line.
 
     Returns:
         The documents, in a fixed order that mixes kinds.
@@ -68,11 +78,10 @@ def calibration_documents(path: Path | None = None) -> tuple[CalibrationDocument
     Raises:
         CalibrationInvalid: the file is missing or empty, a line does not parse, or the text repeats few words.
     """
-    folder, files = _own_folder(), _files(path)
     if not files:
-        raise _invalid("There is no calibration text", str(folder))
+        raise _invalid("There is no calibration text", "eval_suites/calibration")
     documents = [document for file in files for document in _read(file)]
-    where = str(path or folder)
+    where = place_of(files)
     if not documents:
         raise _invalid("The calibration text is empty", where)
     words = {word for document in documents for word in _whole(document).split()}
@@ -93,9 +102,14 @@ def target_tokens(recipe: Recipe, least: int) -> int:
     return max(least, TOKENS_PER_INPUT * recipe.widest_inputs) if recipe.method in FITTING else least
 
 
-def estimate_tokens(path: Path | None) -> int:
-    """Estimate the tokens of a text from its size, rather too high; `path` as for `calibration_documents`."""
-    return sum(file.stat().st_size for file in _files(path) if file.is_file()) // BYTES_PER_TOKEN
+def estimate_tokens(files: Sequence[Path]) -> int:
+    """Estimate the tokens of a text from the size of its files, rather too high."""
+    return sum(file.stat().st_size for file in files if file.is_file()) // BYTES_PER_TOKEN
+
+
+def place_of(files: Sequence[Path]) -> str:
+    """Return a text's file, or the folder of several, for error messages."""
+    return str(files[0] if len(files) == 1 else files[0].parent) if files else ""
 
 
 def short_text_warning(recipe: Recipe, tokens: int) -> str:
@@ -114,17 +128,17 @@ def short_text_warning(recipe: Recipe, tokens: int) -> str:
     )
 
 
-def calibration_digest(method: str, path: Path | None) -> str:
+def calibration_digest(method: str, files: Sequence[Path]) -> str:
     """SHA-256 of a method's calibration text, in hex; empty for methods without data.
 
     Args:
         method: a file of `tasks/quantize/methods/`.
-        path: as for `calibration_documents`, which reports a missing file.
+        files: as for `calibration_documents`, which reports a missing file.
     """
     if method in WITHOUT_DATA:
         return ""
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return digest.hexdigest()
 
@@ -163,14 +177,6 @@ def token_samples(
     if distinct < MIN_WORDS:
         raise _invalid(f"The release's tokenizer makes only {distinct} different tokens of the calibration text", where)
     return cut
-
-
-def _own_folder() -> Path:
-    return load_settings().root / "eval_suites" / "calibration"
-
-
-def _files(path: Path | None) -> list[Path]:
-    return [path] if path else sorted(_own_folder().glob("*.txt"))
 
 
 def _read(file: Path) -> list[CalibrationDocument]:

@@ -37,7 +37,7 @@ class QuantizationRecord(BaseModel):
         return short_text_warning(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
 
 
-def quantization_record(artifact: Artifact, store: Store | None = None) -> QuantizationRecord | None:
+def quantization_record(artifact: Artifact, store: Store) -> QuantizationRecord | None:
     """Read the record of an artifact's quantization; None for a release as published."""
-    facts = (store or Store()).facts(artifact)
+    facts = store.facts(artifact)
     return QuantizationRecord.model_validate(facts) if "recipe" in facts else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from registry.store import Artifact, Store
+from registry.installation import Installation
+from registry.store import Artifact
 from registry.store.artifact import sync, sync_one
-from tasks.quantize.calibration import calibration_digest, estimate_tokens
+from tasks.quantize.calibration import calibration_digest, calibration_files, estimate_tokens
 from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.gguf import GgufRecipe, make_gguf_recipe
@@ -39,7 +40,7 @@ from tasks.schemes import Scheme, writable_scheme
 from weighbridge import __version__
 from weighbridge.errors import OptionInvalid, QuantizationUncovered
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -54,7 +55,9 @@ class _Work:
     name: str
     """Of the release, for display."""
     commit: str
-    calibration: Path | None
+    calibration: tuple[Path, ...]
+    """Files of the calibration text."""
+    logs_folder: Path
     identity: str
     report: Progress
 
@@ -65,10 +68,10 @@ class _Work:
 
 
 def quantize(
+    installation: Installation,
     weights: Artifact,
     scheme: str,
     method: str | None = None,
-    store: Store | None = None,
     progress: Progress | None = None,
     calibration: Path | None = None,
     choice: SchemeChoice = CHOOSE_NOTHING,
@@ -76,10 +79,10 @@ def quantize(
     """Quantize a release.
 
     Args:
+        installation: the store of the release and of the result, and the settings.
         weights: the release as published.
         scheme: a file of `tasks/schemes/`.
         method: a file of `tasks/quantize/methods/`; the scheme's cheapest by default.
-        store: of the release and of the result; the installation's by default.
         progress: called with (units done, units in total): one for the source, one a layer, one for the coverage check.
         calibration: text for methods that calibrate; the project's own by default.
         choice: a group size or excluded layers, in place of the planned ones.
@@ -97,7 +100,8 @@ def quantize(
         DiskFull: before or during writing.
         ArtifactMissing: the store does not have the release.
     """
-    store = store or Store()
+    settings, store = installation.settings, installation.store
+    text = calibration_files(settings, calibration)
     chosen = writable_scheme(scheme)
     source = store.path(weights)
     if not chosen.changes_weights:
@@ -109,8 +113,9 @@ def quantize(
         recipe=recipe,
         name=weights.repo,
         commit=weights.commit,
-        calibration=calibration,
-        identity=job_identity(recipe, weights.digest + calibration_digest(recipe.method, calibration)),
+        calibration=text,
+        identity=job_identity(recipe, weights.digest + calibration_digest(recipe.method, text)),
+        logs_folder=settings.logs_folder,
         report=progress or _no_report,
     )
     key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
@@ -130,6 +135,7 @@ def quantize(
 
 
 def quantize_folder(
+    settings: Settings,
     source: Path,
     out: Path,
     scheme: str,
@@ -141,6 +147,7 @@ def quantize_folder(
     """Quantize a plain folder into another one, without a store or a line.
 
     Args:
+        settings: name the folders of logs and locks, and of the project's calibration text.
         source: folder with `config.json`, safetensors files, and their companions.
         out: must not exist; it appears when everything is written and proven. Until then a hidden folder beside it has
             the work, which the same command resumes after a kill.
@@ -156,19 +163,21 @@ def quantize_folder(
     out = out.absolute()
     if out.exists():
         raise OptionInvalid(f"{out} exists already.", "Name a folder that does not exist yet.", "--out")
+    text = calibration_files(settings, calibration)
     recipe = recipe_of(source, chosen, method, source.resolve().name, choice)
     work = _Work(
         source=source,
         recipe=recipe,
         name=source.resolve().name,
         commit="",
-        calibration=calibration,
-        identity=job_identity(recipe, folder_identity(source) + calibration_digest(recipe.method, calibration)),
+        calibration=text,
+        identity=job_identity(recipe, folder_identity(source) + calibration_digest(recipe.method, text)),
+        logs_folder=settings.logs_folder,
         report=progress or _no_report,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     hidden = out.parent / f".{out.name}.quantizing"
-    with resumable(hidden, _lock_of(out)) as staging:
+    with resumable(hidden, _lock_of(settings, out)) as staging:
         record = _build(work, staging)
         sync(staging / MODEL)
         (staging / MODEL).rename(out)
@@ -201,7 +210,7 @@ def recipe_of(
     return make_gguf_recipe(source, scheme, name)
 
 
-def resources_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Path | None = None) -> Resources:
+def resources_of(source: Path, recipe: Recipe | GgufRecipe, calibration: Sequence[Path]) -> Resources:
     """Estimate the resources for a release: those of the recipe, and disk for the files beside the weights."""
     others = (file.stat().st_size for file in source.rglob("*") if file.is_file() and file.suffix != ".safetensors")
     return estimate_resources(recipe, companions_bytes=sum(others), text_tokens=estimate_tokens(calibration))
@@ -235,7 +244,7 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
         companions=work.source,
         calibration=work.calibration,
     )
-    log = load_settings().logs_folder / f"quantize-{work.identity[:12]}-{recipe.scheme}-{recipe.method}.log"
+    log = work.logs_folder / f"quantize-{work.identity[:12]}-{recipe.scheme}-{recipe.method}.log"
     last = run_job(job, staging, log, lambda layers: work.report(1 + min(layers, work.units - 2), work.units))
     match_source_layout(out, work.source)
     coverage = _prove(recipe, out, work.source)
@@ -271,9 +280,9 @@ def _hashes(staging: Path, work: _Work) -> dict[str, str]:
     return {name: shard.sha256 for name, shard in FinishedShards.load(staging, work.identity).shards.items()}
 
 
-def _lock_of(out: Path) -> FileLock:
+def _lock_of(settings: Settings, out: Path) -> FileLock:
     """The lock for an output folder; it is in the installation, so that no file is left beside the folder."""
-    folder = load_settings().home / "locks"
+    folder = settings.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"quantize-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}.lock")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from registry.installation import Installation
 from registry.store import Artifact
-from tasks.quantize.calibration import calibration_digest
+from tasks.quantize.calibration import calibration_digest, calibration_files
 from tasks.quantize.process.job import deciding_versions
 from tasks.quantize.run import quantize as run_quantization
 from tasks.quantize.until_close import D, Quantized, quantize_until_close
@@ -15,7 +15,7 @@ from tasks.schemes import writable_scheme
 from tasks.steps import log_progress, run_logger, step
 from weighbridge import __version__
 from weighbridge.line import Line, Quantize
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 
 def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
@@ -25,13 +25,13 @@ def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
 
 @step(
     "quantize-{scheme}-{method}",
-    key=lambda weights, scheme, method, how: [
+    key=lambda installation, weights, scheme, method, how: [
         weights.line,
         weights.digest,
         scheme,
         method,
         how.choice(scheme).model_dump(exclude={"methods"}),
-        calibration_digest(method, _calibration(how)),
+        calibration_digest(method, calibration_files(installation.settings, _calibration(installation.settings, how))),
         deciding_versions(method),
         __version__,
     ],
@@ -39,12 +39,12 @@ def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
 def quantize(installation: Installation, weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
     """Quantize the published weights by one method, and check the result's coverage."""
     return run_quantization(
+        installation,
         weights,
         scheme,
         method,
-        installation.store,
         progress=log_progress(f"quantize {scheme} by {method}"),
-        calibration=_calibration(how),
+        calibration=_calibration(installation.settings, how),
         choice=how.choice(scheme),
     )
 
@@ -74,5 +74,5 @@ def quantize_scheme(
     )
 
 
-def _calibration(how: Quantize) -> Path | None:
-    return load_settings().root / how.calibration if how.calibration else None
+def _calibration(settings: Settings, how: Quantize) -> Path | None:
+    return settings.root / how.calibration if how.calibration else None

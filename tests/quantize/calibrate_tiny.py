@@ -13,10 +13,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tasks.quantize.calibration import calibration_files
 from tasks.quantize.plan.recipe import make_recipe
 from tasks.quantize.process.job import Job
 from tasks.schemes import scheme
 from weighbridge.errors import WeighbridgeError
+from weighbridge.settings import load_settings
 
 TEXT = "It rained on the third day, and the river came up to the second step of the old mill. " * 3
 # autoround last: it patches compressed-tensors in its process.
@@ -97,7 +99,7 @@ def run(name: str, folder: Path, release: Path, published: torch.Tensor) -> dict
         out=folder / name / "model",
         recipe=recipe,
         companions=folder / {"no-tokenizer": "bare", "other-tokenizer": "other"}.get(name, "release"),
-        calibration=folder / "empty.txt" if name == "empty-text" else None,
+        calibration=calibration_files(load_settings(), folder / "empty.txt" if name == "empty-text" else None),
     )
     done = 0
 

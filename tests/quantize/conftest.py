@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from registry.installation import Installation
 from registry.store import Artifact, Store
 from tasks.quantize import quantize
 from tests.quantize.quantize_support import COMMIT, stand_in, write_release
@@ -99,7 +100,9 @@ def _really(home: Path, scheme: str, hidden: int, intermediate: int) -> Iterator
         store = Store()
         source = adopt(store, write_release(home / "release", hidden, intermediate))
         progress: list[tuple[int, int]] = []
-        artifact = quantize(source, scheme, progress=lambda done, total: progress.append((done, total)))
+        artifact = quantize(
+            Installation.load(), source, scheme, progress=lambda done, total: progress.append((done, total))
+        )
         yield Done(store, source, artifact, progress)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.quantize import quantize_folder
 from weighbridge.errors import DiskFull
+from weighbridge.settings import load_settings
 
 SIZE_MIB = 16
 ROOM_WAS_CHECKED = 1
@@ -29,14 +30,14 @@ def main(release: Path, disk: Path, spare_kib: int) -> None:
             filler.write_bytes(bytes(shutil.disk_usage(disk).free - 1024 * spare_kib))
 
     try:
-        quantize_folder(release, disk / "out", "int8", progress=fill)
+        quantize_folder(load_settings(), release, disk / "out", "int8", progress=fill)
         said: dict[str, object] = {}
     except DiskFull as error:
         said = {"what": error.what, "next_step": error.next_step, "status": error.exit_status}
     said["finished_files"] = len(list(disk.glob(".out.quantizing/model/*.safetensors")))
     said["looks_like_a_model"] = [str(path) for path in disk.rglob("config.json") if not path.is_symlink()]
     filler.unlink()
-    record = quantize_folder(release, disk / "out", "int8")
+    record = quantize_folder(load_settings(), release, disk / "out", "int8")
     said["share"] = record.coverage.share_of_linear_bytes
     said["left"] = sorted(path.name for path in disk.iterdir())
     print(json.dumps(said))

@@ -12,6 +12,7 @@ import pytest
 
 from tasks.quantize.calibration import (
     calibration_documents,
+    calibration_files,
     estimate_tokens,
     short_text_warning,
     target_tokens,
@@ -20,6 +21,7 @@ from tasks.quantize.calibration import (
 from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.plan.targets import Layer
 from weighbridge.errors import CalibrationInvalid
+from weighbridge.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The ferry leaves at nine, and nobody who lives on the island has ever missed it twice in one year."
@@ -56,8 +58,8 @@ def test_calibration_text_shares_no_eight_words_with_the_held_text() -> None:
 
 
 def test_project_text_is_mixed_from_the_first_sample_on_and_always_in_one_order() -> None:
-    documents = calibration_documents()
-    assert documents == calibration_documents()
+    documents = calibration_documents(calibration_files(load_settings()))
+    assert documents == calibration_documents(calibration_files(load_settings()))
     assert len(documents) > 40
     early = documents[:20]
     assert any(document.messages for document in early)
@@ -68,7 +70,7 @@ def test_project_text_is_mixed_from_the_first_sample_on_and_always_in_one_order(
 def test_text_file_parts_documents_and_conversations(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"{TEXT}\n====\nuser: When does it leave?\nassistant: At nine.\nuser: And on Sundays?\n")
-    found = sorted(calibration_documents(file), key=lambda document: len(document.messages))
+    found = sorted(calibration_documents([file]), key=lambda document: len(document.messages))
     assert found[0].text == TEXT
     assert [(turn.role, turn.content) for turn in found[1].messages] == [
         ("user", "When does it leave?"),
@@ -81,7 +83,7 @@ def test_jsonl_takes_texts_and_messages(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     messages = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good morning"}]
     file.write_text(json.dumps({"text": TEXT}) + "\n\n" + json.dumps({"messages": messages, "id": 7}) + "\n")
-    assert {bool(document.messages) for document in calibration_documents(file)} == {True, False}
+    assert {bool(document.messages) for document in calibration_documents([file])} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_text_that_says_nothing_is_refused_by_name(tmp_path: Path, name: str, co
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(CalibrationInvalid, match=says) as refused:
-        calibration_documents(file)
+        calibration_documents([file])
     assert str(file) in refused.value.where
 
 
@@ -108,13 +110,13 @@ def test_line_of_a_broken_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text('{"text": "fine"}\n\nnot json\n')
     with pytest.raises(CalibrationInvalid) as refused:
-        calibration_documents(file)
+        calibration_documents([file])
     assert refused.value.where == f"{file}:3"
 
 
 def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CalibrationInvalid, match="cannot be read"):
-        calibration_documents(tmp_path / "gone.txt")
+        calibration_documents([tmp_path / "gone.txt"])
 
 
 def test_chinese_without_spaces_is_a_text(tmp_path: Path) -> None:
@@ -122,13 +124,13 @@ def test_chinese_without_spaces_is_a_text(tmp_path: Path) -> None:
     file.write_text(
         "村里的老桥修了三次每次都是在雨季之后第一次用的是木头第二次用的是石头第三次县里派来了工程师用钢筋混凝土重新做了桥墩"
     )
-    assert len(calibration_documents(file)) == 1
+    assert len(calibration_documents([file])) == 1
 
 
 def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"{TEXT}\n====\n{TEXT} Indeed.\n")
-    documents = calibration_documents(file)
+    documents = calibration_documents([file])
     samples = token_samples(Letters(), documents, samples=3, sample_tokens=40)
     assert [len(sample) for sample in samples] == [40, 40, 40]
     whole = token_samples(Letters(), documents, samples=99, sample_tokens=40)
@@ -139,7 +141,7 @@ def test_samples_are_equally_long_and_at_most_as_many_as_asked_for(tmp_path: Pat
 def test_conversation_passes_through_the_chat_template_if_there_is_one(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(f"user: {TEXT}\nassistant: {TEXT}\n")
-    documents = calibration_documents(file)
+    documents = calibration_documents([file])
 
     def text(tokenizer: Letters) -> str:
         return "".join(map(chr, token_samples(tokenizer, documents, samples=1, sample_tokens=150)[0]))
@@ -154,7 +156,7 @@ def test_too_short_a_text_is_refused_with_its_length(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text(TEXT)
     with pytest.raises(CalibrationInvalid, match=f"is {len(TEXT) + 1} tokens long, less than one sample of 512"):
-        token_samples(Letters(), calibration_documents(file), samples=4, sample_tokens=512, where=str(file))
+        token_samples(Letters(), calibration_documents([file]), samples=4, sample_tokens=512, where=str(file))
 
 
 def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path: Path) -> 
     file = tmp_path / "own.txt"
     file.write_text(TEXT)
     with pytest.raises(CalibrationInvalid, match="only 1 different tokens"):
-        token_samples(Unknown(), calibration_documents(file), samples=4, sample_tokens=50)
+        token_samples(Unknown(), calibration_documents([file]), samples=4, sample_tokens=50)
 
 
 def _wide(method: str, inputs: int) -> Recipe:
@@ -204,6 +206,8 @@ def test_a_texts_tokens_are_not_underestimated(tmp_path: Path) -> None:
     """More than a token a word, and fewer than one a byte, which no tokenizer of words makes."""
     file = tmp_path / "own.txt"
     file.write_text(TEXT * 100)
-    assert len(TEXT.split()) * 100 < estimate_tokens(file) < len(TEXT) * 100
-    assert estimate_tokens(None) >= 23_000, "the project's own, which SmolLM2's tokenizer makes 23,000 of"
-    assert estimate_tokens(tmp_path / "missing.txt") == 0
+    assert len(TEXT.split()) * 100 < estimate_tokens([file]) < len(TEXT) * 100
+    assert estimate_tokens(calibration_files(load_settings())) >= 23_000, (
+        "the project's own, which SmolLM2's tokenizer makes 23,000 of"
+    )
+    assert estimate_tokens([tmp_path / "missing.txt"]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.installation import Installation
 from registry.store import Artifact, Store
 from tasks.quantize import quantization_record, quantize, scheme
 from tasks.quantize.plan.recipe import make_recipe
@@ -20,8 +21,11 @@ Releases = Callable[..., Path]
 def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[..., Artifact]) -> None:
     choice = SchemeChoice(ignore=["*.mlp.down_proj"])
     source = adopted()
-    made = quantize(source, "int8", store=store, choice=choice)
-    record, whole = quantization_record(made, store), quantization_record(quantize(source, "int8", store=store), store)
+    made = quantize(Installation.load(), source, "int8", choice=choice)
+    record, whole = (
+        quantization_record(made, store),
+        quantization_record(quantize(Installation.load(), source, "int8"), store),
+    )
     assert record is not None and whole is not None
     assert record.coverage.planned == whole.coverage.planned - 2
     assert record.coverage.share_of_linear_bytes < whole.coverage.share_of_linear_bytes

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from registry.installation import Installation
 from registry.store import Store
 from tasks.quantize import check_published, quantize, scheme
 from tasks.quantize.methods import rtn
@@ -212,9 +213,9 @@ def test_our_own_artifacts_are_recognised_as_published(release: Callable[..., Pa
 
 def test_bf16_takes_it_as_published_and_other_schemes_say_so(make: Callable[..., Any], store: Store) -> None:
     source = store.adopt(make(), line="tiny", scheme="gptq", repo="test/tiny", commit="0" * 40)
-    assert quantize(source, "bf16", store=store) is source
+    assert quantize(Installation.load(), source, "bf16") is source
     with pytest.raises(QuantizationUncovered, match="quantized already, by gptq") as refused:
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert "bf16" in refused.value.next_step
 
 
@@ -222,4 +223,4 @@ def test_bf16_of_a_damaged_release_is_refused(make: Callable[..., Any], store: S
     folder = make(change=lambda tensors: tensors.pop(f"{LAYER}.scales"))
     source = store.adopt(folder, line="tiny", scheme="gptq", repo="test/tiny", commit="0" * 40)
     with pytest.raises(QuantizationUncovered, match=f"{LAYER} is not as gptq writes it: scales is missing"):
-        quantize(source, "bf16", store=store)
+        quantize(Installation.load(), source, "bf16")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from registry.installation import Installation
 from registry.store import Artifact, Store
 from tasks.quantize import quantize, scheme
 from tasks.quantize.plan import resources
@@ -81,7 +82,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch.setattr("tasks.quantize.plan.resources.available_bytes", lambda: 10 * 2**20)
     monkeypatch.setattr("weighbridge.child_process.subprocess.Popen", lambda *a, **k: pytest.fail("started"))
     with pytest.raises(MemoryShort, match=r"test/tiny as int8 needs 0\.\d+ GiB of memory and 0\.01 GiB are free"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert staged(store) == []
 
 
@@ -104,10 +105,10 @@ def test_finished_files_need_no_disk_a_second_time(
         write_sharded(tmp_path / "sharded"), line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40
     )
     with dying(14), pytest.raises(QuantizationInterrupted):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     asked: list[int] = []
     monkeypatch.setattr("tasks.quantize.run.require_disk", lambda folder, need, what: asked.append(need))
-    quantize(source, "int8", store=store)
+    quantize(Installation.load(), source, "int8")
     (folder,) = [store.path(source)]
     whole = estimate_resources(make_recipe(folder, scheme("int8"))).disk_bytes
     assert asked[0] < whole / 2
@@ -118,7 +119,7 @@ def test_what_it_needs_is_logged(
     store: Store, adopted: Callable[..., Artifact], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        quantize(adopted(), "int8", store=store)
+        quantize(Installation.load(), adopted(), "int8")
     assert "test/tiny as int8 by rtn needs" in caplog.text
 
 

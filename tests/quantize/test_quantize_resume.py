@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from registry.installation import Installation
 from registry.store import Store, clean
 from tasks.quantize import quantize, scheme
 from tasks.quantize.methods import rtn
@@ -41,7 +42,7 @@ def _finished(store: Store) -> list[Path]:
 
 
 def test_files_and_index_mirror_the_source(store: Store, sharded: Any) -> None:
-    made = quantize(sharded, "int4", store=store)
+    made = quantize(Installation.load(), sharded, "int4")
     source, out = store.path(sharded), store.path(made)
     assert sorted(path.name for path in out.glob("*.safetensors")) == sorted(
         path.name for path in source.glob("*.safetensors")
@@ -57,14 +58,14 @@ def test_a_killed_run_goes_on_after_the_finished_files(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted, match="finished files are kept"):
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     kept = _finished(store)
     assert len(kept) == SHARDS - 1
     assert store.artifacts() == [sharded]
     assert not (_staging(store) / "model" / "config.json").exists(), "nothing that looks like a model"
     before = {path.name: path.stat().st_ino for path in kept}
     progress: list[tuple[int, int]] = []
-    made = quantize(sharded, "int8", store=store, progress=lambda done, total: progress.append((done, total)))
+    made = quantize(Installation.load(), sharded, "int8", progress=lambda done, total: progress.append((done, total)))
     after = {path.name: path.stat().st_ino for path in store.path(made).glob("*.safetensors")}
     assert before.items() <= after.items(), "the same files, not written again"
     assert progress[-1] == (LAYERS + 2, LAYERS + 2)
@@ -80,32 +81,32 @@ def test_what_is_resumed_has_the_digest_of_what_ran_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with dying(9), pytest.raises(QuantizationInterrupted):
-        quantize(sharded, "int4", store=store)
-    resumed = quantize(sharded, "int4", store=store)
+        quantize(Installation.load(), sharded, "int4")
+    resumed = quantize(Installation.load(), sharded, "int4")
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "other"))
     other = Store()
     folder = write_sharded(tmp_path / "again")
     again = other.adopt(folder, line="tiny", scheme="bf16", repo="test/tiny", commit="0" * 40)
-    assert quantize(again, "int4", store=other).digest == resumed.digest
+    assert quantize(Installation.load(), again, "int4").digest == resumed.digest
 
 
 def test_a_finished_file_that_was_altered_is_written_again(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     first = _finished(store)[0]
     data = bytearray(first.read_bytes())
     data[-1] ^= 1
     first.write_bytes(data)
-    store.verify(quantize(sharded, "int8", store=store))
+    store.verify(quantize(Installation.load(), sharded, "int8"))
 
 
 def test_gc_takes_what_nobody_comes_back_for(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     assert _finished(store)
     clean(store, {sharded.digest})
     assert not list(store.folder.glob("*/.staging/*"))
@@ -173,7 +174,7 @@ def test_a_named_error_crosses_from_the_process(
     line = Message(layers_done=3, failure=failure).model_dump_json()
     stand_in(tmp_path, monkeypatch, f"echo '{line}'; exit 7")
     with pytest.raises(DiskFull, match=r"became full") as full:
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     assert (full.value.where, full.value.next_step) == ("there", "Free some.")
     assert staged(store) == [], "no file was finished, so nothing is worth keeping"
 
@@ -202,7 +203,7 @@ def test_a_wrong_file_that_was_called_finished_does_not_pass(
 ) -> None:
     """The ledger says which bytes were written; whether they are right the coverage check says."""
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     staging = _staging(store)
     ledger = json.loads((staging / "finished.json").read_text())
     first, second = sorted(ledger["shards"])
@@ -210,5 +211,5 @@ def test_a_wrong_file_that_was_called_finished_does_not_pass(
     ledger["shards"][first] = ledger["shards"][second]
     (staging / "finished.json").write_text(json.dumps(ledger))
     with pytest.raises((QuantizationUncovered, QuantizationFailed)):
-        quantize(sharded, "int8", store=store)
+        quantize(Installation.load(), sharded, "int8")
     assert not list(store.folder.glob("*/.staging/*"))

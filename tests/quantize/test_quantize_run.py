@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from registry.installation import Installation
 from registry.store import Artifact, Store
 from tasks.quantize import quantization_record, quantize
 from tasks.quantize.tensors import read_tensors
@@ -80,7 +81,7 @@ def test_unquantized_tensors_keep_dtype_and_bytes(int4: Done) -> None:
 
 
 def test_same_release_gives_the_same_digest(int4: Done, store: Store, adopted: Callable[..., Artifact]) -> None:
-    again = quantize(adopted(96, 192), "int4", store=store)
+    again = quantize(Installation.load(), adopted(96, 192), "int4")
     assert again.digest == int4.artifact.digest
 
 
@@ -102,7 +103,7 @@ def test_both_load_in_transformers_tied_and_close_to_the_release(int8: Done, int
 
 def test_bf16_is_the_release_itself(store: Store, adopted: Callable[..., Artifact]) -> None:
     source = adopted()
-    assert quantize(source, "bf16", store=store) is source
+    assert quantize(Installation.load(), source, "bf16") is source
 
 
 def test_kill_of_the_quantizer_leaves_nothing(
@@ -113,7 +114,7 @@ def test_kill_of_the_quantizer_leaves_nothing(
 ) -> None:
     source = adopted()
     with dying(3), pytest.raises(QuantizationInterrupted, match=r"killed by signal 9.*nothing was kept") as failed:
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert Path(failed.value.where).is_file(), "the log stays"
     assert store.artifacts() == [source]
     assert staged(store) == []
@@ -129,7 +130,7 @@ def test_a_failing_quantizer_shows_its_last_words(
     source = adopted()
     stand_in(tmp_path, monkeypatch, "echo first >&2; echo 'ValueError: no such thing' >&2; exit 3")
     with pytest.raises(QuantizationFailed, match=r"status 3.*ValueError: no such thing"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert store.artifacts() == [source]
     assert staged(store) == []
 
@@ -140,7 +141,7 @@ def test_a_quantizer_that_quits_in_silence_has_failed(
     source = adopted()
     stand_in(tmp_path, monkeypatch, "exit 0")
     with pytest.raises(QuantizationFailed, match="ended with status 0"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
 
 
 def test_nothing_matched_is_not_believed(
@@ -156,7 +157,7 @@ def test_nothing_matched_is_not_believed(
     message = json.dumps({"layers_done": 0, "peak_rss_bytes": 1, "versions": {"llmcompressor": "0"}})
     stand_in(tmp_path, monkeypatch, f"{copy}; echo '{message}'")
     with pytest.raises(QuantizationUncovered, match="0 of 14 planned layers are quantized"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert store.artifacts() == [source]
     assert staged(store) == []
 
@@ -176,7 +177,7 @@ def test_a_caller_who_gives_up_stops_the_quantizer(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize(source, "int8", store=store, progress=give_up)
+        quantize(Installation.load(), source, "int8", progress=give_up)
     # By its number: the tests' own process may have other children.
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert staged(store) == []
@@ -197,7 +198,7 @@ def test_a_release_with_broken_numbers_is_named_and_nothing_kept(
     weight[63, 63] = bad
     source = adopted(**{name: weight})
     with pytest.raises(QuantizationFailed, match=f"{name} holds a value"):
-        quantize(source, scheme, store=store)
+        quantize(Installation.load(), source, scheme)
     assert store.artifacts() == [source]
     assert staged(store) == []
 
@@ -209,7 +210,7 @@ def test_a_truncated_release_is_named_and_nothing_kept(
     weights = store.path(source) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(QuantizationFailed, match="truncated"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert staged(store) == []
 
 
@@ -223,7 +224,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     usage = SimpleNamespace(total=10**12, used=10**12 - 5, free=5)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFull, match="test/tiny as int8 needs"):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")
     assert staged(store) == []
 
 
@@ -231,4 +232,4 @@ def test_a_release_that_the_store_lost_is_named(store: Store, adopted: Callable[
     source = adopted()
     shutil.rmtree(store.path(source).parent)
     with pytest.raises(ArtifactMissing):
-        quantize(source, "int8", store=store)
+        quantize(Installation.load(), source, "int8")

@@ -30,7 +30,7 @@ def walk(release: Path, out: Path, port: int) -> dict[str, Any]:
     shape = shape_of_folder(release)
     report = fit(shape, line)
     elsewhere = fit(shape, line.model_copy(update={"engine": line.engine.model_copy(update={"name": "vllm"})}))
-    record = quantize_folder(release, out, line.schemes[0])
+    record = quantize_folder(load_settings(), release, out, line.schemes[0])
     chosen = engine(line.engine.name)
     plan = EnginePlan(
         engine=line.engine.name,

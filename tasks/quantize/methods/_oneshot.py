@@ -30,7 +30,7 @@ from llmcompressor.observers import Observer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.quantize.calibration import calibration_documents, target_tokens, token_samples
+from tasks.quantize.calibration import calibration_documents, place_of, target_tokens, token_samples
 from tasks.quantize.loader_config import write_config
 from tasks.quantize.methods._writing import DTYPES, write_weights
 from tasks.quantize.plan.recipe import Recipe
@@ -74,9 +74,9 @@ def calibrate(
     recipe = job.recipe
     assert isinstance(recipe, Recipe), "GGUF has its own method"
     tokenizer = load_tokenizer(job)
-    where = str(job.calibration or "")
     documents = calibration_documents(job.calibration)
     samples = ceil(target_tokens(recipe, samples * sample_tokens) / sample_tokens)
+    where = place_of(job.calibration)
     cut = token_samples(tokenizer, documents, samples=samples, sample_tokens=sample_tokens, where=where)
     quantization = scheme(recipe.scheme).compressed_tensors(recipe.group_size)
     scratch = scratch_of(job)

@@ -42,8 +42,8 @@ class Job(BaseModel):
     """Digest of source, recipe and versions; finished files of a job with the same identity are reused."""
     companions: Path | None = None
     """The release with its tokenizer, for methods that calibrate."""
-    calibration: Path | None = None
-    """The calibration text; None for the project's own."""
+    calibration: tuple[Path, ...] = ()
+    """Files of the calibration text, for methods that calibrate."""
 
 
 class ChildError(BaseModel):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from registry.installation import Installation
 from registry.store import Store
 from tasks.quantize import quantization_record, quantize
 from tasks.quantize.gguf import GgufRecipe
@@ -21,23 +22,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "home"))
     return Store()
 
 
-def test_a_release_becomes_an_artifact_that_says_how(installation: Any, tmp_path: Path, q4_k_m: Made) -> None:
+def test_a_release_becomes_an_artifact_that_says_how(store: Any, tmp_path: Path, q4_k_m: Made) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('never run')")
-    source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
+    source = store.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
     progress: list[tuple[int, int]] = []
-    artifact = quantize(source, "q4-k-m", store=installation, progress=lambda *progressed: progress.append(progressed))
-    made, published = installation.path(artifact), installation.path(source)
+    artifact = quantize(Installation.load(), source, "q4-k-m", progress=lambda *progressed: progress.append(progressed))
+    made, published = store.path(artifact), store.path(source)
     assert (made / "model.gguf").read_bytes() == q4_k_m.file.read_bytes(), "the same release gives the same bytes"
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (made / name).read_bytes() == (published / name).read_bytes()
     assert not list(made.glob("*.safetensors"))
-    record = quantization_record(artifact, installation)
+    record = quantization_record(artifact, store)
     assert record is not None
     assert isinstance(record.recipe, GgufRecipe)
     assert record.coverage.found == record.coverage.planned == 23
@@ -52,10 +53,10 @@ def test_a_release_becomes_an_artifact_that_says_how(installation: Any, tmp_path
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
 
 
-def test_a_tokenizer_that_the_converter_does_not_know_leaves_nothing(installation: Any, tmp_path: Path) -> None:
+def test_a_tokenizer_that_the_converter_does_not_know_leaves_nothing(store: Any, tmp_path: Path) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    source = installation.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
+    source = store.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)
     with pytest.raises(QuantizationFailed, match="converter ended with status 1"):
-        quantize(source, "q8-0", store=installation)
-    assert installation.artifacts() == [source]
+        quantize(Installation.load(), source, "q8-0")
+    assert store.artifacts() == [source]

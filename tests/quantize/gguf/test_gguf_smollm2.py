@@ -23,6 +23,7 @@ from tasks.evaluate.scoring.model_loading import model_arguments
 from tasks.quantize.run import quantize_folder
 from tests.support.ports import free_port
 from weighbridge.errors import QuantizationUncovered
+from weighbridge.settings import load_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -50,7 +51,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=sorted(MOST_KL_NATS))
 def artifact(request: pytest.FixtureRequest, release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifact") / request.param
-    record = quantize_folder(release, out, request.param)
+    record = quantize_folder(load_settings(), release, out, request.param)
     assert record.coverage.share_of_linear_bytes == 1
     return out
 
@@ -119,5 +120,5 @@ def test_a_tokenizer_that_the_converter_takes_for_another_is_refused(release: Pa
     tokenizer["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(QuantizationUncovered, match="took the tokenizer for a SentencePiece one"):
-        quantize_folder(spoilt, tmp_path / "out", "q8-0")
+        quantize_folder(load_settings(), spoilt, tmp_path / "out", "q8-0")
     assert not (tmp_path / "out").exists()

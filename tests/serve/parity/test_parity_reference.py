@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     release = write_telling_release(home / "release", CONTEXT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEIGHBRIDGE_HOME", str(home / "home"))
-        quantize_folder(release, home / "model", "q8-0")
+        quantize_folder(load_settings(), release, home / "model", "q8-0")
     return home / "model"
 
 
