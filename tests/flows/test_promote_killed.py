@@ -74,11 +74,11 @@ def settings(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     supervisor.start({})
     try:
         Gateway(found).bootstrap()
-        parts = [one for one in services(found) if one.name in ("mlflow", "prefect", "gateway")]
-        for one in parts:
-            supervisor.run(one.program)
-        for one in parts:
-            wait_for_service(one, found)
+        parts = [part for part in services(found) if part.name in ("mlflow", "prefect", "gateway")]
+        for part in parts:
+            supervisor.run(part.program)
+        for part in parts:
+            wait_for_service(part, found)
         yield found
     finally:
         supervisor.shut_down()
@@ -123,8 +123,8 @@ def promote(settings: Settings, number: int, kill: Callable[[subprocess.Popen[by
     process.wait(300)
     seconds = time.monotonic() - began
     for _ in range(TRIES):
-        again = reconcile()
-        if again.wait(300) == 0:
+        process = reconcile()
+        if process.wait(300) == 0:
             break
         time.sleep(2)
     else:
@@ -132,21 +132,21 @@ def promote(settings: Settings, number: int, kill: Callable[[subprocess.Popen[by
     registry = Registry()
     production = registry.production("toy")
     assert production is not None and production.version == number
-    states = {one.version: one.state for one in registry.versions("toy")}
+    states = {version.version: version.state for version in registry.versions("toy")}
     assert [version for version, state in states.items() if state == "serving"] == [number]
-    assert {one.version: one.weight for one in Gateway(settings).routes().line("toy").backends if one.weight} == {
-        str(number): 100
-    }
+    assert {
+        backend.version: backend.weight for backend in Gateway(settings).routes().line("toy").backends if backend.weight
+    } == {str(number): 100}
     headers = {"Authorization": f"Bearer {Gateway(settings).key()}"}
     body = {"model": "toy", "messages": [{"role": "user", "content": "hello"}]}
     answer = httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=20)
     assert answer.status_code == 200
     log = AuditLog()
     assert log.verify() is not None
-    aliases, told = known("toy", log)
+    aliases, logged_states = known("toy", log)
     assert (aliases["production"], aliases.get("previous")) == (number, number - 1 or None)
-    assert told == states
-    assert len([one for one in log.entries("toy") if one.action == "approve"]) == number
+    assert logged_states == states
+    assert len([entry for entry in log.entries("toy") if entry.action == "approve"]) == number
     return seconds
 
 

@@ -75,8 +75,8 @@ def test_a_step_is_known_again_whatever_its_file_was_loaded_as() -> None:
 
     def kept_under(module: str, number: int) -> str | None:
         work.__module__ = module
-        made = step("work-{number}", key=lambda number: [number])(work)
-        return made.cache_key_fn(None, {"number": number})  # type: ignore[attr-defined]
+        wrapped = step("work-{number}", key=lambda number: [number])(work)
+        return wrapped.cache_key_fn(None, {"number": number})  # type: ignore[attr-defined]
 
     assert kept_under("flows.release", 1) == kept_under("__prefect_loader_140__", 1)
     assert kept_under("flows.release", 1) != kept_under("flows.release", 2)

@@ -8,7 +8,7 @@ COMMIT = "c" * 40
 FILES = {"config.json": "{}", "sub/model.safetensors": "weights"}
 
 
-def made(
+def make_artifact(
     store: Store,
     files: dict[str, str] | None = None,
     *,

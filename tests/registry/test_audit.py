@@ -28,7 +28,7 @@ for number in range(int(sys.argv[2])):
 """
 
 
-def written(folder: Path, count: int) -> AuditLog:
+def write_log(folder: Path, count: int) -> AuditLog:
     log = AuditLog(folder)
     for number in range(1, count + 1):
         log.append("state", "toy" if number % 2 else "other", number, what="serving", reason=f"reason {number}")
@@ -37,9 +37,9 @@ def written(folder: Path, count: int) -> AuditLog:
 
 def test_what_was_appended_is_told_in_order_and_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_USER", "ann")
-    log = written(tmp_path, 4)
-    assert [(one.number, one.version, one.who) for one in log.entries()] == [(n, n, "ann") for n in range(1, 5)]
-    assert [one.version for one in log.entries("toy")] == [1, 3]
+    log = write_log(tmp_path, 4)
+    assert [(entry.number, entry.version, entry.who) for entry in log.entries()] == [(n, n, "ann") for n in range(1, 5)]
+    assert [entry.version for entry in log.entries("toy")] == [1, 3]
     last = log.verify()
     assert last is not None and last.number == 4
     assert log.append("approve", "toy", 5, who="bob").who == "bob"
@@ -54,7 +54,7 @@ def test_an_empty_log_is_whole(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_done_to_an_entry_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    log = written(tmp_path_factory.mktemp("audit"), 5)
+    log = write_log(tmp_path_factory.mktemp("audit"), 5)
     head = log.verify()
     assert head is not None
     lines = log.path.read_text().splitlines()
@@ -88,7 +88,7 @@ def test_whatever_is_done_to_an_entry_is_found(tmp_path_factory: pytest.TempPath
 
 
 def test_an_entry_that_a_kill_left_unfinished_is_no_entry_and_stops_nobody(tmp_path: Path) -> None:
-    log = written(tmp_path, 2)
+    log = write_log(tmp_path, 2)
     with log.path.open("ab") as file:
         file.write(b'{"number": 3, "at": "2026')
     last = log.verify()
@@ -100,14 +100,14 @@ def test_an_entry_that_a_kill_left_unfinished_is_no_entry_and_stops_nobody(tmp_p
 
 def test_writers_at_once_make_one_chain(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, "20", who]) for who in ("ann", "bob")]
-    assert [one.wait(60) for one in writers] == [0, 0]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
     last = AuditLog(tmp_path).verify()
     assert last is not None and last.number == 40
-    assert {one.who for one in AuditLog(tmp_path).entries()} == {"ann", "bob"}
+    assert {entry.who for entry in AuditLog(tmp_path).entries()} == {"ann", "bob"}
 
 
 def test_nothing_is_appended_to_a_log_whose_end_is_broken(tmp_path: Path) -> None:
-    log = written(tmp_path, 1)
+    log = write_log(tmp_path, 1)
     log.path.write_text("nonsense\n")
     with pytest.raises(AuditBroken, match="Entry 1 cannot be read"):
         log.append("state", "toy", 2)
@@ -120,14 +120,14 @@ def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry
     registry.set_production("toy", 1)
     registry.reconcile("toy")
     log = AuditLog()
-    assert [one.action for one in log.entries("toy")] == ["approve", "state", "production"], "nothing was missing"
+    assert [entry.action for entry in log.entries("toy")] == ["approve", "state", "production"], "nothing was missing"
     # By hand in MLflow's page.
     registry.client.set_model_version_tag("toy", "1", STATE, "retired")
     registry.client.delete_registered_model_alias("toy", "production")
     for _ in range(2):
         registry.reconcile("toy")
-    found = [one for one in log.entries("toy") if one.action == "found"]
-    assert [(one.what, one.version, one.who) for one in found] == [
+    found = [entry for entry in log.entries("toy") if entry.action == "found"]
+    assert [(entry.what, entry.version, entry.who) for entry in found] == [
         ("production", None, "unknown"),
         ("state retired", 1, "unknown"),
     ]

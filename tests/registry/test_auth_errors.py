@@ -42,19 +42,19 @@ def _signed_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_account_the_role_and_the_line_are_named() -> None:
     error = Denied("PERMISSION_DENIED")
-    denied = explain_denial("set_production", "operator", ("toy", 1), error, "http://mlflow")
-    assert denied and "ada is signed in and does not hold the role operator of toy, which `set_production`" in str(
-        denied
+    denial = explain_denial("set_production", "operator", ("toy", 1), error, "http://mlflow")
+    assert denial and "ada is signed in and does not hold the role operator of toy, which `set_production`" in str(
+        denial
     )
-    denied = explain_denial("versions", "any", ("toy",), error, "http://mlflow")
-    assert denied and "holds no role of toy" in str(denied)
-    denied = explain_denial("apply", "admin", (None,), error, "http://mlflow")
-    assert denied and "is no admin of MLflow" in str(denied)
+    denial = explain_denial("versions", "any", ("toy",), error, "http://mlflow")
+    assert denial and "holds no role of toy" in str(denial)
+    denial = explain_denial("apply", "admin", (None,), error, "http://mlflow")
+    assert denial and "is no admin of MLflow" in str(denial)
 
 
 def test_a_wrong_password_is_named_and_another_error_is_not_explained() -> None:
-    denied = explain_denial("versions", "any", ("toy",), Denied("UNAUTHENTICATED"), "http://mlflow")
-    assert denied and "does not know ada with this password" in str(denied)
+    denial = explain_denial("versions", "any", ("toy",), Denied("UNAUTHENTICATED"), "http://mlflow")
+    assert denial and "does not know ada with this password" in str(denial)
     assert explain_denial("versions", "any", ("toy",), Denied("INTERNAL_ERROR"), "http://mlflow") is None
 
 

@@ -17,7 +17,7 @@ from registry.backup import back_up, read, restore
 from registry.models.records import ReleaseRecord
 from registry.models.registry import Registry
 from registry.store import Store
-from tests.registry.store_support import made
+from tests.registry.store_support import make_artifact
 from weighbridge.errors import AuditBroken, BackupDamaged, BackupFailed, OptionInvalid
 from weighbridge.settings import Settings, load_settings
 
@@ -48,7 +48,7 @@ def installation(home: Callable[[str], Settings], empty_database: Path, release:
     registry.record_release(release())
     registry.approve("toy", 1, "better on words", "anna")
     registry.set_production("toy", 1)
-    made(Store.of(settings))
+    make_artifact(Store.of(settings))
     return settings
 
 
@@ -69,11 +69,11 @@ def test_a_backup_brings_back_versions_files_aliases_and_the_log(
     assert production is not None and production.version == 1
     assert (new.home / "mlflow" / "artifacts" / "report.html").read_text() == "<p>report</p>"
     last = AuditLog.of(new).verify(written.audit_head)
-    assert last is not None and [one.action for one in AuditLog.of(new).entries()] == [
+    assert last is not None and [entry.action for entry in AuditLog.of(new).entries()] == [
         "approve",
         "production",
     ]
-    assert [one.line for one in done.missing] == ["line"], "weights are not in it, and the restore says whose"
+    assert [artifact.line for artifact in done.missing] == ["line"], "weights are not in it, and the restore says whose"
     assert done.replaced == ()
     assert AuditLog.of(new).append("previous", "toy", None).number == last.number + 1
 
@@ -81,7 +81,7 @@ def test_a_backup_brings_back_versions_files_aliases_and_the_log(
 def test_a_backup_of_records_that_somebody_is_writing_is_whole(
     installation: Settings, home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
-    stop, numbers = threading.Event(), iter(range(2, 10_000))
+    stop, numbers = threading.Event(), iter(range(1, 10_000))
     registry = registry_of(installation)
 
     def write() -> None:
@@ -100,10 +100,10 @@ def test_a_backup_of_records_that_somebody_is_writing_is_whole(
         restore(new, tmp_path / f"{number}.tar.gz")
         entries = list(AuditLog.of(new).entries())
         assert len(entries) == written.audit_entries
-        told = int(registry_of(new).version("toy", 1).state_reason.removeprefix("number ") or 0)
+        recorded = int(registry_of(new).version("toy", 1).state_reason.removeprefix("number ") or 0)
         logged = int(entries[-1].reason.removeprefix("number ") or 0)
-        # Each change is told to MLflow first and to the log right after it, and the log is copied last.
-        assert 0 <= told <= logged + 1
+        # A change is written to MLflow first and to the log right after it; a backup copies the log last.
+        assert 0 <= recorded <= logged + 1
 
 
 @pytest.mark.parametrize("how", ["a byte", "cut off", "no archive", "a member gone", "a member more", "another head"])

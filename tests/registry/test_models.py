@@ -34,7 +34,9 @@ def contents(registry: Registry, line: str) -> dict[str, Any]:
             for name in run.data.metrics
         ),
         "outputs": sorted((names[run.info.run_id], len(run.outputs.model_outputs)) for run in runs if run.outputs),
-        "models": sorted((one.name.removeprefix(line), str(one.status), len(one.metrics or [])) for one in models),
+        "models": sorted(
+            (model.name.removeprefix(line), str(model.status), len(model.metrics or [])) for model in models
+        ),
         "versions": [(version.version, version.digest) for version in registry.candidates(line)],
     }
 
@@ -65,10 +67,10 @@ def test_a_release_becomes_runs_logged_models_and_versions_of_what_passed(regist
         "f" * 64,
     )
     assert version.tags[records.SOURCE].startswith("hf://org/toy@0123456789")
-    there = contents(registry, "toy")
-    assert len(there["runs"]) == 3 and {status for _, status, _ in there["runs"]} == {"FINISHED"}
-    assert [metrics for *_, metrics in there["models"]] == [2, 2], "metrics hang on the logged models too"
-    assert there["files"] == sorted(["report.html", "items", "plots"] * 2)
+    recorded = contents(registry, "toy")
+    assert len(recorded["runs"]) == 3 and {status for _, status, _ in recorded["runs"]} == {"FINISHED"}
+    assert [metrics for *_, metrics in recorded["models"]] == [2, 2], "metrics hang on the logged models too"
+    assert recorded["files"] == sorted(["report.html", "items", "plots"] * 2)
 
 
 def test_the_card_becomes_the_description_and_links_to_the_report(registry: Registry, release: Make) -> None:
@@ -157,14 +159,14 @@ def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Regist
 
 def test_every_change_of_what_serves_stands_in_the_audit_log(registry: Registry, release: Make) -> None:
     registry.record_release(release())
-    made = registry.approve("toy", 1, "read the report", "ada").version
-    registry.set_state("toy", made, "serving")
-    registry.set_production("toy", made)
-    registry.set_state("toy", made, "rolled_back", "errors")
+    version = registry.approve("toy", 1, "read the report", "ada").version
+    registry.set_state("toy", version, "serving")
+    registry.set_production("toy", version)
+    registry.set_state("toy", version, "rolled_back", "errors")
     registry.set_previous("toy", None)
     entries = list(AuditLog().entries("toy"))
-    assert [(one.action, one.version) for one in entries] == [
-        ("approve", made), ("state", made), ("production", made), ("state", made), ("previous", None)
+    assert [(entry.action, entry.version) for entry in entries] == [
+        ("approve", version), ("state", version), ("production", version), ("state", version), ("previous", None)
     ]  # fmt: skip
     assert (entries[0].who, entries[0].reason) == ("ada", "read the report")
     assert (entries[3].what, entries[3].reason) == ("rolled_back", "errors")

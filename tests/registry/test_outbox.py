@@ -19,12 +19,12 @@ def test_a_journal_keeps_every_file_to_the_byte(tmp_path: Path, release: Callabl
         update={"files": {"a/text.md": "Grüße", "plot.png": b"\x89PNG\xff", "log.txt": tmp_path / "on-disk.txt"}}
     )
     Outbox().add(record.model_copy(update={"candidates": (first, *record.candidates[1:])}))
-    [kept] = Outbox().waiting("toy")
-    files = {name: path.read_bytes() for name, path in kept.candidates[0].files.items() if isinstance(path, Path)}
+    [stored] = Outbox().waiting("toy")
+    files = {name: path.read_bytes() for name, path in stored.candidates[0].files.items() if isinstance(path, Path)}
     assert files == {"a/text.md": "Grüße".encode(), "plot.png": b"\x89PNG\xff", "log.txt": b"on the disk"}
     bare = {"files": {}}
-    assert [one.model_copy(update=bare) for one in kept.candidates] == [
-        one.model_copy(update=bare) for one in (first, *record.candidates[1:])
+    assert [candidate.model_copy(update=bare) for candidate in stored.candidates] == [
+        candidate.model_copy(update=bare) for candidate in (first, *record.candidates[1:])
     ]
     assert Outbox().waiting("other") == []
 
@@ -40,8 +40,8 @@ def test_a_kill_between_recording_and_forgetting_records_nothing_twice(
             outbox.deliver(registry, "toy")
     assert len(outbox.waiting("toy")) == 1
     said: list[str] = []
-    [again] = outbox.deliver(registry, "toy", said.append)
-    assert again == registry.record_release(release())
+    [delivered] = outbox.deliver(registry, "toy", said.append)
+    assert delivered == registry.record_release(release())
     assert len(registry.candidates("toy")) == 2 and len(said) == 1
     assert outbox.waiting("toy") == []
 
@@ -50,7 +50,9 @@ def test_suites_are_inputs_of_a_candidate_s_run(registry: Registry, release: Cal
     suites = (DatasetRecord(name="general/choice", digest="d" * 64, source="eval_suites/general/choice"),)
     record = release()
     record = record.model_copy(
-        update={"candidates": tuple(one.model_copy(update={"datasets": suites}) for one in record.candidates)}
+        update={
+            "candidates": tuple(candidate.model_copy(update={"datasets": suites}) for candidate in record.candidates)
+        }
     )
     recorded = registry.record_release(record)
     run = registry.client.get_run(recorded.candidates[0].run_id)

@@ -100,7 +100,7 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
         MLFLOW_ARTIFACTS_URL=f"s3://{BUCKET}/files",
         MLFLOW_PORT=str(free_port()),
     )
-    service = next(one for one in services(settings) if one.name == "mlflow")
+    service = next(item for item in services(settings) if item.name == "mlflow")
     variables = {**os.environ, **service.program.environment, "MLFLOW_S3_ENDPOINT_URL": object_store}
     with serving(service.program.command, tmp_path, variables, tmp_path / "mlflow.log", service.healthy):
         registry = Registry(settings)
@@ -109,7 +109,7 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
         report = httpx.get(f"{settings.mlflow_url}/get-artifact", params={"path": "report.html", "run_uuid": run_id})
         assert report.text == "<p>report</p>"
     listed = boto3.client("s3", endpoint_url=object_store).list_objects_v2(Bucket=BUCKET)["Contents"]
-    assert any(one["Key"].endswith(f"{run_id}/artifacts/report.html") for one in listed)
+    assert any(item["Key"].endswith(f"{run_id}/artifacts/report.html") for item in listed)
     assert not list((settings.home / "mlflow").glob("*")), "nothing of it lies in the home folder"
     production = Registry(settings.mlflow_backend).production("toy")
     assert production is not None and production.version == 1

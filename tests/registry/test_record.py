@@ -23,8 +23,10 @@ def answering(folder: Path, status: int = 200, who: str = "") -> Flask:
     app = Flask(__name__)
 
     def answer() -> Response:
-        made = {"model_version": {"name": request.get_json()["name"], "version": "7"}}
-        return Response(json.dumps(made if status < 400 else {"error_code": "X"}), status, mimetype="application/json")
+        answer = {"model_version": {"name": request.get_json()["name"], "version": "7"}}
+        return Response(
+            json.dumps(answer if status < 400 else {"error_code": "X"}), status, mimetype="application/json"
+        )
 
     for path in (VERSIONS, ALIAS):
         app.add_url_rule(path, path, answer, methods=["POST", "DELETE", "GET"])
@@ -49,16 +51,16 @@ def test_a_change_is_written_down_with_who_where_and_which_request(tmp_path: Pat
     answer = client.post(VERSIONS, json=body, environ_base={"REMOTE_ADDR": "10.1.2.3"})
     client.delete(ALIAS, json={"name": "toy-candidates", "alias": "x"})
 
-    made, removed = entries(tmp_path)
-    assert (made.who, made.action, made.line, made.model, made.version) == (
+    created, removed = entries(tmp_path)
+    assert (created.who, created.action, created.line, created.model, created.version) == (
         "ada",
         "mlflow.create_model_version",
         "toy",
         "toy",
         7,
     )
-    assert made.what == "source models:/toy-candidates/2, run_id r1"
-    assert (made.address, made.request) == ("10.1.2.3", answer.headers["X-Request-Id"]) and made.request
+    assert created.what == "source models:/toy-candidates/2, run_id r1"
+    assert (created.address, created.request) == ("10.1.2.3", answer.headers["X-Request-Id"]) and created.request
     assert (removed.line, removed.model, removed.version, removed.what) == ("toy", "toy-candidates", None, "alias x")
     assert AuditLog(tmp_path).approver("toy", 7) == "ada"
     assert AuditLog(tmp_path).approver("toy", 8) == ""
@@ -67,7 +69,7 @@ def test_a_change_is_written_down_with_who_where_and_which_request(tmp_path: Pat
 def test_without_accounts_nobody_is_named_and_what_approve_said_counts(tmp_path: Path) -> None:
     answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "models:/toy-candidates/2"})
     AuditLog(tmp_path).append("approve", "toy", 7, who="tom")
-    assert [one.who for one in entries(tmp_path)] == [NOBODY, "tom"]
+    assert [entry.who for entry in entries(tmp_path)] == [NOBODY, "tom"]
     assert AuditLog(tmp_path).approver("toy", 7) == "tom"
 
 
@@ -90,14 +92,14 @@ def test_a_log_that_takes_nothing_fails_the_request_and_is_told_at_the_next_star
     assert answer.status_code == 500 and "The change was made, but the audit log" in answer.get_json()["message"]
     log.unlink()
     answering(tmp_path)
-    (told,) = entries(tmp_path)
-    assert told.action == "mlflow.create_model_version" and "may have been made or not" in told.reason
+    (entry,) = entries(tmp_path)
+    assert entry.action == "mlflow.create_model_version" and "may have been made or not" in entry.reason
     assert list((tmp_path / "asked").iterdir()) == []
 
 
 def test_what_a_killed_server_was_busy_with_is_told_once_and_a_live_one_is_left_alone(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    asked = {
+    pending = {
         "action": "mlflow.set_registered_model_alias",
         "who": "oz",
         "line": "toy",
@@ -107,12 +109,12 @@ def test_what_a_killed_server_was_busy_with_is_told_once_and_a_live_one_is_left_
     }
     (tmp_path / "asked").mkdir()
     for pid in (int(dead.stdout), os.getppid()):
-        (tmp_path / "asked" / f"{pid}-abc.json").write_text(json.dumps(asked))
+        (tmp_path / "asked" / f"{pid}-abc.json").write_text(json.dumps(pending))
     answering(tmp_path)
     answering(tmp_path)
-    (told,) = entries(tmp_path)
-    assert (told.who, told.version, told.request) == ("oz", 3, "abc") and "ended before it answered" in told.reason
-    assert [one.name for one in (tmp_path / "asked").iterdir()] == [f"{os.getppid()}-abc.json"]
+    (entry,) = entries(tmp_path)
+    assert (entry.who, entry.version, entry.request) == ("oz", 3, "abc") and "ended before it answered" in entry.reason
+    assert [path.name for path in (tmp_path / "asked").iterdir()] == [f"{os.getppid()}-abc.json"]
 
 
 def test_entries_from_before_requests_were_recorded_still_hold(tmp_path: Path) -> None:
@@ -127,4 +129,4 @@ def test_entries_from_before_requests_were_recorded_still_hold(tmp_path: Path) -
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     (tmp_path / "log.jsonl").write_text(old.replace("HASH", digest) + "\n")
     answering(tmp_path, who="ada").test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
-    assert [one.who for one in entries(tmp_path)] == ["tom", "ada"]
+    assert [entry.who for entry in entries(tmp_path)] == ["tom", "ada"]

@@ -16,7 +16,7 @@ from weighbridge.settings import Settings, load_settings
 LINES = ["llama", "toy"]
 
 
-def written(folder: Path, text: str) -> Path:
+def write_roles(folder: Path, text: str) -> Path:
     path = folder / "roles.yaml"
     path.write_text(text)
     return path
@@ -24,7 +24,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_file_gives_roles_of_lines_and_all_means_all(tmp_path: Path) -> None:
     text = "users:\n  ada: {reviewer: [toy], password_file: ada.txt}\n  bo: {builder: all, operator: [llama]}\n"
-    roles = read_roles(written(tmp_path, text), LINES)
+    roles = read_roles(write_roles(tmp_path, text), LINES)
     assert roles.held(LINES) == {
         "ada": {("reviewer", "toy")},
         "bo": {("builder", "llama"), ("builder", "toy"), ("operator", "llama")},
@@ -54,7 +54,7 @@ def test_nobody_who_writes_candidates_writes_approvals() -> None:
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(RolesInvalid, match=re.escape(complaint)) as raised:
-        read_roles(written(tmp_path, text), LINES)
+        read_roles(write_roles(tmp_path, text), LINES)
     assert raised.value.where == str(tmp_path / "roles.yaml")
 
 
@@ -65,11 +65,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_password_is_made_once_and_nobody_else_may_read_it() -> None:
     settings = load_settings()
-    made = accounts.keep_password(settings, "ada")
+    password = accounts.keep_password(settings, "ada")
     path = accounts.password_file(settings, "ada")
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    assert len(made) >= accounts.SHORTEST_PASSWORD
-    assert accounts.keep_password(settings, "ada") == made == accounts.read_password(path)
+    assert len(password) >= accounts.SHORTEST_PASSWORD
+    assert accounts.keep_password(settings, "ada") == password == accounts.read_password(path)
     path.chmod(0o640)
     with pytest.raises(PasswordUnusable, match="can be read by others"):
         accounts.keep_password(settings, "ada")

@@ -35,7 +35,7 @@ def signed_in(settings: Settings, who: str) -> Iterator[Registry]:
         yield Registry(settings)
 
 
-def ask(settings: Settings, who: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+def request(settings: Settings, who: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
     """A request as MLflow's page sends it."""
     address = f"{settings.mlflow_url}/ajax-api/2.0/mlflow/{path}"
     return httpx.request(method, address, json=body, auth=(who, password(settings, who)), timeout=60)
@@ -50,15 +50,15 @@ def settings(accounts_server: Settings, release: Make) -> Settings:
 
 def entries(action: str = "") -> list[Entry]:
     AuditLog().verify()
-    return [one for one in AuditLog().entries("toy") if one.action.startswith(action)]
+    return [entry for entry in AuditLog().entries("toy") if entry.action.startswith(action)]
 
 
 def test_each_role_may_do_its_part_and_the_server_refuses_the_rest(settings: Settings) -> None:
-    assert ask(settings, "ada", "POST", "model-versions/create", COPY).status_code == 200, "the reviewer approves"
+    assert request(settings, "ada", "POST", "model-versions/create", COPY).status_code == 200, "the reviewer approves"
     alias = {"name": "toy", "alias": "production", "version": "1"}
     tag = {"name": "toy", "version": "1", "key": "weighbridge.state", "value": "serving"}
     candidate = {"name": "toy-candidates", "source": f"store://toy/{'a' * 64}"}
-    wanted = {
+    expected = {
         ("POST", "model-versions/create", "candidate"): {"bo"},
         ("POST", "model-versions/create", "copy"): {"ada"},
         ("POST", "registered-models/alias", "alias"): {"oz"},
@@ -81,11 +81,11 @@ def test_each_role_may_do_its_part_and_the_server_refuses_the_rest(settings: Set
     }
     before = len(entries("mlflow."))
     allowed = {
-        key: {who for who in ("ada", "bo", "oz") if _may(ask(settings, who, key[0], key[1], bodies[key[2]]))}
-        for key in wanted
+        key: {who for who in ("ada", "bo", "oz") if _may(request(settings, who, key[0], key[1], bodies[key[2]]))}
+        for key in expected
     }
-    assert allowed == wanted
-    assert len(entries("mlflow.")) == before + sum(map(len, wanted.values())), "what was refused is no change"
+    assert allowed == expected
+    assert len(entries("mlflow.")) == before + sum(map(len, expected.values())), "what was refused is no change"
 
 
 def _may(answer: httpx.Response) -> bool:
@@ -112,18 +112,26 @@ def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve_its_own_work
     assert pipeline.previous("toy") is None
 
     assert AuditLog().approver("toy", approved.version) == "ada"
-    of_it = [one for one in entries() if one.version == approved.version and one.model in ("", "toy")]
-    assert [(one.who, one.action) for one in of_it][:1] == [("ada", "mlflow.create_model_version")]
-    assert {one.who for one in of_it if one.action == "mlflow.set_registered_model_alias"} == {"weighbridge"}
-    assert all(one.address == "127.0.0.1" and one.request for one in of_it if one.action.startswith("mlflow."))
+    version_entries = [entry for entry in entries() if entry.version == approved.version and entry.model in ("", "toy")]
+    assert [(entry.who, entry.action) for entry in version_entries][:1] == [("ada", "mlflow.create_model_version")]
+    assert {entry.who for entry in version_entries if entry.action == "mlflow.set_registered_model_alias"} == {
+        "weighbridge"
+    }
+    assert all(
+        entry.address == "127.0.0.1" and entry.request
+        for entry in version_entries
+        if entry.action.startswith("mlflow.")
+    )
 
 
 def test_a_click_names_who_clicked_whatever_the_request_says(settings: Settings) -> None:
     body = {**COPY, "tags": [{"key": "weighbridge.approved_by", "value": "the boss"}]}
-    answer = ask(settings, "ada", "POST", "model-versions/create", body)
+    answer = request(settings, "ada", "POST", "model-versions/create", body)
     number = int(answer.json()["model_version"]["version"])
-    made = next(one for one in entries("mlflow.create_model_version") if one.version == number and one.model == "toy")
-    assert (made.who, made.request) == ("ada", answer.headers["X-Request-Id"])
+    created = next(
+        entry for entry in entries("mlflow.create_model_version") if entry.version == number and entry.model == "toy"
+    )
+    assert (created.who, created.request) == ("ada", answer.headers["X-Request-Id"])
     assert AuditLog().approver("toy", number) == "ada"
 
 
@@ -160,16 +168,16 @@ def test_a_role_is_given_taken_and_not_given_twice(settings: Settings, monkeypat
     ]
     assert httpx.post(create, json=COPY, auth=kim).status_code == 401
     assert apply(everyone) == ["kim is no longer reviewer of toy"]
-    told = [one for one in AuditLog().entries("") if one.action == "mlflow.roles.assign"]
-    assert told[-1].who == "admin" and told[-1].what == "username kim, role reviewer:toy"
+    assignments = [entry for entry in AuditLog().entries("") if entry.action == "mlflow.roles.assign"]
+    assert assignments[-1].who == "admin" and assignments[-1].what == "username kim, role reviewer:toy"
     assert "password" not in AuditLog().path.read_text().replace("users.update-password", "")
 
 
 def test_no_secret_is_in_a_log_or_a_configuration(settings: Settings) -> None:
     secrets = [password(settings, who) for who in ("admin", "weighbridge", "ada", "bo", "oz")]
-    kept = settings.home / "mlflow" / "passwords"
+    password_folder = settings.home / "mlflow" / "passwords"
     for path in settings.home.rglob("*"):
-        if path.is_file() and path.parent != kept and path.stat().st_size < 10_000_000:
+        if path.is_file() and path.parent != password_folder and path.stat().st_size < 10_000_000:
             content = path.read_bytes()
             assert not any(secret.encode() in content for secret in secrets), path
 

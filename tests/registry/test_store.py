@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def made(store: Store, files: dict[str, str] | None = None, key: str = "k") -> Artifact:
+def make_artifact(store: Store, files: dict[str, str] | None = None, key: str = "k") -> Artifact:
     folder = store.staging("line", key)
     for name, text in (files or {"config.json": "{}", "sub/model.safetensors": "weights"}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def made(store: Store, files: dict[str, str] | None = None, key: str = "k") -> A
 
 
 def test_an_artifact_is_found_again_whole(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     assert store.get("line", artifact.digest) == artifact
     assert (store.path(artifact) / "sub/model.safetensors").read_text() == "weights"
     assert artifact.uri == f"store://line/{artifact.digest}"
@@ -38,7 +38,7 @@ def test_an_artifact_is_found_again_whole(store: Store) -> None:
 
 
 def test_same_content_is_the_same_artifact(store: Store) -> None:
-    first, second = made(store, key="a"), made(store, key="b")
+    first, second = make_artifact(store, key="a"), make_artifact(store, key="b")
     assert first == second
     assert len(store.artifacts("line")) == 1
 
@@ -52,12 +52,12 @@ def test_same_content_is_the_same_artifact(store: Store) -> None:
     ],
 )
 def test_other_content_or_names_are_another_artifact(store: Store, files: dict[str, str]) -> None:
-    assert made(store).digest != made(store, files, key="other").digest
+    assert make_artifact(store).digest != make_artifact(store, files, key="other").digest
 
 
 @pytest.mark.parametrize("harm", ["alter", "remove", "add"])
 def test_verify_names_the_damaged_file(store: Store, harm: str) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     path = store.path(artifact) / "config.json"
     if harm == "alter":
         path.write_text("[]")
@@ -95,10 +95,10 @@ def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(
 
     monkeypatch.setattr(Path, "rename", crash)
     with pytest.raises(KeyboardInterrupt):
-        made(store)
+        make_artifact(store)
     monkeypatch.undo()
     assert store.artifacts() == []
-    artifact = made(store, key="again")
+    artifact = make_artifact(store, key="again")
     store.verify(artifact)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import Artifact, Store, clean
-from tests.registry.store_support import made
+from tests.registry.store_support import make_artifact
 
 
 @pytest.fixture
@@ -27,40 +27,40 @@ def aged(store: Store, artifact: Artifact, hours: float) -> Artifact:
 
 
 def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
-    used, idle = made(store), made(store, {"idle": "12345"}, commit="d" * 40)
+    used, idle = make_artifact(store), make_artifact(store, {"idle": "12345"}, commit="d" * 40)
     cleaned = clean(store, {used.digest})
-    assert [one.name for one in cleaned.removed] == [idle.digest]
+    assert [removal.name for removal in cleaned.removed] == [idle.digest]
     assert (cleaned.freed_bytes, cleaned.kept) == (5, 1)
     assert store.artifacts() == [used]
     store.verify(used)
 
 
 def test_a_dry_run_touches_nothing(store: Store) -> None:
-    idle = made(store)
+    idle = make_artifact(store)
     store.staging("line", "left").joinpath("x").write_text("123")
     cleaned = clean(store, set(), dry_run=True)
-    assert {one.name for one in cleaned.removed} == {idle.digest, "left"}
+    assert {removal.name for removal in cleaned.removed} == {idle.digest, "left"}
     store.verify(idle)
     assert (store.folder / "line/.staging/left/x").exists()
 
 
 def test_the_source_of_what_stays_stays(store: Store) -> None:
-    used = made(store)
-    source = made(store, {"source": ""}, scheme="bf16", by="download")
-    sibling = made(store, {"sibling": ""}, scheme="int4")
-    older = made(store, {"older": ""}, scheme="bf16", by="download", commit="d" * 40)
-    removed = {one.name for one in clean(store, {used.digest}).removed}
+    used = make_artifact(store)
+    source = make_artifact(store, {"source": ""}, scheme="bf16", by="download")
+    sibling = make_artifact(store, {"sibling": ""}, scheme="int4")
+    older = make_artifact(store, {"older": ""}, scheme="bf16", by="download", commit="d" * 40)
+    removed = {removal.name for removal in clean(store, {used.digest}).removed}
     assert removed == {sibling.digest, older.digest}
     assert source in store.artifacts()
 
 
 def test_the_newest_and_the_young_stay(store: Store) -> None:
-    old = aged(store, made(store, {"a": ""}, commit="a" * 40), 72)
-    middle = aged(store, made(store, {"b": ""}, commit="b" * 40), 48)
-    young = aged(store, made(store, {"c": ""}, commit="d" * 40), 1)
-    assert [one.name for one in clean(store, set(), newest=2, dry_run=True).removed] == [old.digest]
-    gone = {one.name for one in clean(store, set(), min_age_seconds=24 * 3600).removed}
-    assert gone == {old.digest, middle.digest}
+    old = aged(store, make_artifact(store, {"a": ""}, commit="a" * 40), 72)
+    middle = aged(store, make_artifact(store, {"b": ""}, commit="b" * 40), 48)
+    young = aged(store, make_artifact(store, {"c": ""}, commit="d" * 40), 1)
+    assert [removal.name for removal in clean(store, set(), newest=2, dry_run=True).removed] == [old.digest]
+    removed = {removal.name for removal in clean(store, set(), min_age_seconds=24 * 3600).removed}
+    assert removed == {old.digest, middle.digest}
     assert store.artifacts() == [young]
 
 
@@ -82,7 +82,7 @@ def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store:
         dead.kill()
         dead.wait()
         cleaned = clean(store, set())
-        assert [(one.name, one.size_bytes) for one in cleaned.removed] == [("dead", 5)]
+        assert [(removal.name, removal.size_bytes) for removal in cleaned.removed] == [("dead", 5)]
         assert (store.folder / "line/.staging/living/half").exists()
         assert not (store.folder / "line/.staging/dead").exists()
     finally:
@@ -93,7 +93,7 @@ def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store:
 def test_a_cleaning_that_dies_half_way_shows_nothing_and_is_finished_by_the_next(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made(store)
+    make_artifact(store)
 
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
@@ -103,5 +103,5 @@ def test_a_cleaning_that_dies_half_way_shows_nothing_and_is_finished_by_the_next
         clean(store, set())
     monkeypatch.undo()
     assert store.artifacts() == []
-    assert [one.name[:5] for one in clean(store, set()).removed] == ["gone-"]
+    assert [removal.name[:5] for removal in clean(store, set()).removed] == ["gone-"]
     assert clean(store, set()).removed == ()

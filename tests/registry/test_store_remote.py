@@ -11,7 +11,7 @@ import pytest
 
 from registry.store import Artifact, FileEntry, Manifest, Store, clean
 from registry.store.artifact import digest_of
-from tests.registry.store_support import made
+from tests.registry.store_support import make_artifact
 from tests.support.object_store import object_store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
 
@@ -50,7 +50,7 @@ def objects(store: Store) -> set[str]:
 
 
 def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, url: str, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     assert objects(store) == {"manifest.json", "manifest.sig", "model/config.json", "model/sub/model.safetensors"}
     other = Store(tmp_path / "other", url)
     assert other.artifacts() == [artifact]
@@ -63,7 +63,7 @@ def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, u
 
 def test_the_setting_alone_suffices(url: str, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_STORE_URL", url)
-    artifact = made(Store())
+    artifact = make_artifact(Store())
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "two"))
     shutil.copytree(own_home / "keys", tmp_path / "two" / "keys")
     Store().verify(artifact)
@@ -75,14 +75,14 @@ def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
     assert store.remote
     real = store.remote._fs.put_file
 
-    def cut(here: str, there: str) -> None:
-        if there.endswith("model.safetensors"):
+    def cut(local_path: str, remote_path: str) -> None:
+        if remote_path.endswith("model.safetensors"):
             raise ConnectionError("the line broke")
-        real(here, there)
+        real(local_path, remote_path)
 
     monkeypatch.setattr(store.remote._fs, "put_file", cut)
     with pytest.raises(StoreUnreachable, match="the line broke"):
-        made(store)
+        make_artifact(store)
     monkeypatch.setattr(store.remote._fs, "put_file", real)
     assert objects(store) == {"model/config.json"}
     other = Store(tmp_path / "other", url)
@@ -90,12 +90,12 @@ def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
     (line, digest) = store.listed(local_only=True)[0]
     with pytest.raises(ArtifactMissing):
         other.get(line, digest)
-    artifact = made(store)
+    artifact = make_artifact(store)
     other.verify(artifact)
 
 
 def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     assert store.remote
     store.remote._fs.pipe_file(store.remote._at("line", artifact.digest, "model/config.json"), b"[]")
     other = Store(tmp_path / "other", url)
@@ -106,7 +106,7 @@ def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_pat
 
 
 def test_what_is_not_signed_there_is_refused_here(store: Store, url: str, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     assert store.remote
     store.remote._fs.rm(store.remote._at("line", artifact.digest, "manifest.sig"))
     other = Store(tmp_path / "other", url)
@@ -131,8 +131,8 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) 
 
 
 def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:
-    artifact = made(store)
-    assert [one.name for one in clean(store, set()).removed] == [artifact.digest]
+    artifact = make_artifact(store)
+    assert [removal.name for removal in clean(store, set()).removed] == [artifact.digest]
     assert not store.holds_locally("line", artifact.digest)
     store.verify(artifact)
 
@@ -140,11 +140,11 @@ def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:
 def test_a_store_that_is_not_there_is_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Store(tmp_path / "store", "s3://no-such-bucket/models")
     with pytest.raises(StoreUnreachable, match=r"no-such-bucket|bucket"):
-        made(missing)
+        make_artifact(missing)
     with pytest.raises(SettingsInvalid, match="cannot be used as a store"):
         Store(tmp_path / "store", "nosuch://x")
 
 
 def test_a_mounted_folder_will_do(tmp_path: Path) -> None:
-    artifact = made(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
+    artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
     Store(tmp_path / "two", f"file://{tmp_path}/shared").verify(artifact)

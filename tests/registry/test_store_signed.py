@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import Store, signing
-from tests.registry.store_support import made
+from tests.registry.store_support import make_artifact
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
 from weighbridge.settings import Settings
 
@@ -36,22 +36,22 @@ def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
 
 
 def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, tmp_path: Path) -> None:
-    made(store)
+    make_artifact(store)
     private = tmp_path / "keys/weighbridge.key"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     before = private.read_bytes()
-    made(store, {"other": ""})
+    make_artifact(store, {"other": ""})
     assert private.read_bytes() == before
 
 
 def test_what_was_made_is_signed_and_verified(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     assert store.signed(artifact)
     store.verify(artifact)
 
 
 def test_the_librarys_own_command_line_verifies_it(store: Store, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(manifest)]
     command += ["--signature", str(manifest.with_suffix(".sig"))]
@@ -61,7 +61,7 @@ def test_the_librarys_own_command_line_verifies_it(store: Store, tmp_path: Path)
 
 
 def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     signing.signature_path(manifest_of(store, artifact)).unlink()
     with pytest.raises(ArtifactUnsigned, match=r"is not signed.*store sign"):
         store.verify(artifact)
@@ -70,7 +70,7 @@ def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> Non
 
 
 def test_what_is_damaged_is_not_signed(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     signing.signature_path(manifest_of(store, artifact)).unlink()
     (store.path(artifact) / "config.json").write_text("[]")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
@@ -79,60 +79,60 @@ def test_what_is_damaged_is_not_signed(store: Store) -> None:
 
 
 def test_a_manifest_altered_after_it_was_signed(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
-    told = json.loads(manifest.read_text())
-    told["facts"]["made_by"] = "somebody else"
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["facts"]["made_by"] = "somebody else"
+    manifest.write_text(json.dumps(content))
     with pytest.raises(ArtifactDamaged, match=r"manifest\.json was altered"):
         store.verify(artifact)
 
 
 def test_a_manifest_that_lists_other_files_is_anothers(store: Store) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
-    told = json.loads(manifest.read_text())
-    told["files"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["files"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
     with pytest.raises(ArtifactDamaged, match="something else"):
         store.verify(artifact)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"dsseEnvelope": {"payload": 1}}', "[" * 100_000])
 def test_a_signature_that_is_none(store: Store, content: str) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     signing.signature_path(manifest_of(store, artifact)).write_text(content)
     with pytest.raises(ArtifactUnsigned, match="no signature"):
         store.verify(artifact)
 
 
 def test_the_signature_of_another_artifact(store: Store) -> None:
-    one, other = made(store), made(store, {"other": ""})
+    artifact, other = make_artifact(store), make_artifact(store, {"other": ""})
     signature = signing.signature_path(manifest_of(store, other)).read_bytes()
-    signing.signature_path(manifest_of(store, one)).write_bytes(signature)
+    signing.signature_path(manifest_of(store, artifact)).write_bytes(signature)
     with pytest.raises(ArtifactDamaged, match="altered"):
-        store.verify(one)
+        store.verify(artifact)
 
 
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
 def test_a_key_of_your_own(tmp_path: Path, curve: str) -> None:
     store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem", curve))
-    store.verify(made(store))
+    store.verify(make_artifact(store))
 
 
 def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem"))
     with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
         store.verify(artifact)
 
 
 def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(store: Store, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     store = store_with(tmp_path, public_key=tmp_path / "keys/weighbridge.pub")
     store.verify(artifact)
     with pytest.raises(SigningKeyUnusable, match="public key only"):
-        made(store, {"other": ""})
+        make_artifact(store, {"other": ""})
     assert store.artifacts() == [artifact]
 
 
@@ -145,12 +145,12 @@ def test_a_key_that_is_none(tmp_path: Path, content: str | None) -> None:
         path.write_text(content)
     store = store_with(tmp_path, signing_key=path)
     with pytest.raises(SigningKeyUnusable, match=r"own\.pem"):
-        made(store)
+        make_artifact(store)
     assert store.artifacts() == []
 
 
 def test_verifying_imports_no_signing_library(store: Store, tmp_path: Path) -> None:
-    artifact = made(store)
+    artifact = make_artifact(store)
     code = (
         "import sys; from pathlib import Path; from registry.store import Store; "
         f"store = Store(Path({str(store.folder)!r})); store.verify(store.get('line', {artifact.digest!r})); "

@@ -42,12 +42,12 @@ POINTS = [f"{when} write {number}" for number in (1, 2, 3) for when in ("before"
 ]
 
 
-def asks(runs: Path) -> Callable[[Decision], str]:
+def make_start(runs: Path) -> Callable[[Decision], str]:
     """A Prefect that keeps its runs in a folder: the same key gives the same run, as the server's unique index does."""
     runs.mkdir(exist_ok=True)
 
-    def start(one: Decision) -> str:
-        run = runs / one.key.replace("/", "_")
+    def start(decided: Decision) -> str:
+        run = runs / decided.key.replace("/", "_")
         with run.open("a") as file:
             file.write("asked\n")
         return run.name
@@ -59,7 +59,7 @@ def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.
     """Settle in a process of its own, which is killed at a point: `before write 2`, `after start`, …"""
 
     def run() -> None:
-        writes, plain, start = 0, ledger.write_whole, asks(folder / "runs")
+        writes, plain, start = 0, ledger.write_whole, make_start(folder / "runs")
 
         def die(point: str) -> None:
             if point == kill_at:
@@ -72,12 +72,12 @@ def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.
             plain(path, content)
             die(f"after write {writes}")
 
-        def start_or_die(one: Decision) -> str:
+        def start_or_die(decided: Decision) -> str:
             die("before start")
             time.sleep(pause_seconds)
-            made = start(one)
+            run_name = start(decided)
             die("after start")
-            return made
+            return run_name
 
         ledger.write_whole = write_whole
         Ledger("toy", folder / "watch").settle(decision(), start_or_die)
@@ -97,31 +97,31 @@ def test_a_watch_killed_anywhere_starts_one_release_the_next_time(tmp_path: Path
     assert killed.exitcode == -signal.SIGKILL
     ledger = Ledger("toy", tmp_path / "watch")
     for _ in range(2):
-        assert ledger.settle(decision(), asks(tmp_path / "runs")).state == "started"
+        assert ledger.settle(decision(), make_start(tmp_path / "runs")).state == "started"
     (run,) = (tmp_path / "runs").iterdir()
     # Asked again only where nobody can know whether the first question arrived.
     assert run.read_text().count("asked") == (2 if point in ("after start", "before write 3") else 1)
 
 
 def test_two_watches_at_once_ask_for_one_release(tmp_path: Path) -> None:
-    both = [settle_in_process(tmp_path, pause_seconds=0.3) for _ in range(2)]
-    for one in both:
-        one.join(30)
-    assert [one.exitcode for one in both] == [0, 0]
+    watches = [settle_in_process(tmp_path, pause_seconds=0.3) for _ in range(2)]
+    for watch in watches:
+        watch.join(30)
+    assert [watch.exitcode for watch in watches] == [0, 0]
     assert [path.read_text() for path in (tmp_path / "runs").iterdir()] == ["asked\n"]
 
 
 def test_what_could_not_be_started_is_started_later(tmp_path: Path) -> None:
-    ledger, asked = Ledger("toy", tmp_path), []
+    ledger, started_keys = Ledger("toy", tmp_path), []
 
     def down(_: Decision) -> str:
         raise StackDown("Prefect does not answer.", "Start it.")
 
     with pytest.raises(StackDown):
         ledger.settle(decision(), down)
-    assert [one.state for one in ledger.entries()] == ["seen"]
-    entry = ledger.settle(decision(), lambda one: asked.append(one.key) or "run-1")  # type: ignore[func-returns-value]
-    assert (entry.state, entry.flow_run, asked) == ("started", "run-1", [f"watch/toy/org/toy@{COMMIT}"])
+    assert [entry.state for entry in ledger.entries()] == ["seen"]
+    entry = ledger.settle(decision(), lambda decided: started_keys.append(decided.key) or "run-1")  # type: ignore[func-returns-value]
+    assert (entry.state, entry.flow_run, started_keys) == ("started", "run-1", [f"watch/toy/org/toy@{COMMIT}"])
 
 
 def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_path: Path) -> None:
@@ -133,13 +133,16 @@ def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_p
     with pytest.raises(ReleaseNotStarted):
         ledger.settle(decision(), refuse)
     ledger.settle(decision(commit=NEWER), lambda _: "run-2")
-    assert {one.decision.commit: one.state for one in ledger.entries()} == {COMMIT: "superseded", NEWER: "started"}
+    assert {entry.decision.commit: entry.state for entry in ledger.entries()} == {
+        COMMIT: "superseded",
+        NEWER: "started",
+    }
 
 
 def test_a_start_of_which_nobody_knows_is_asked_for_again_even_under_other_rules(tmp_path: Path) -> None:
     settle_in_process(tmp_path, "after start").join(30)
     ledger = Ledger("toy", tmp_path / "watch")
-    assert ledger.settle(decision("ignore", rules="r2"), asks(tmp_path / "runs")).state == "started"
+    assert ledger.settle(decision("ignore", rules="r2"), make_start(tmp_path / "runs")).state == "started"
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
@@ -186,14 +189,14 @@ def test_mlflow_gets_each_decision_once_and_later_when_it_was_down(registry: Reg
     assert ledger.record(runs.record) == 1
     experiment = registry.client.get_experiment_by_name("toy")
     found = registry.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
-    assert [(one.data.tags["weighbridge.outcome"], one.data.tags["weighbridge.state"]) for one in found] == [
+    assert [(run.data.tags["weighbridge.outcome"], run.data.tags["weighbridge.state"]) for run in found] == [
         ("notify", "told"),
         ("release", "started"),
     ]
     assert found[0].data.metrics == {"download_gib": 1.5}
     assert found[1].data.tags[SOURCE] == f"hf://org/toy@{COMMIT}"
     assert found[1].data.tags[REASONS] == "- policy: watch.on_new is release"
-    assert {one.info.status for one in found} == {"FINISHED"}
+    assert {run.info.status for run in found} == {"FINISHED"}
 
 
 def test_what_has_been_released_is_known(registry: Registry, release: Any) -> None:

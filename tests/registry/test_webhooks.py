@@ -63,9 +63,9 @@ def test_another_body_or_another_secret_is_a_forgery() -> None:
 
 
 def test_what_is_older_than_five_minutes_or_from_the_future_is_stale() -> None:
-    for now in (NOW + 301, NOW + 3600, NOW - 301):
+    for updated in (NOW + 301, NOW + 3600, NOW - 301):
         with pytest.raises(DeliveryRefused, match="stale"):
-            read_delivery("s3", *signed(), now)
+            read_delivery("s3", *signed(), updated)
 
 
 def test_signed_rubbish_is_refused() -> None:
@@ -86,12 +86,12 @@ def test_keys_are_made_once_and_are_their_owner_s_alone(tmp_path: Path) -> None:
 
 def test_deliveries_are_remembered_over_a_restart_and_not_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "seen.json"
-    seen = Seen(path)
+    deliveries = Seen(path)
     for number in range(REMEMBERED + 5):
-        seen._ids[str(number)] = None
-    seen.add("last")
-    again = Seen(path)
-    assert "last" in again and "6" in again and "5" not in again
+        deliveries._ids[str(number)] = None
+    deliveries.add("last")
+    reloaded = Seen(path)
+    assert "last" in reloaded and "6" in reloaded and "5" not in reloaded
     assert len(json.loads(path.read_text())) == REMEMBERED
     path.write_text("{broken")
     assert "last" not in Seen(path)
@@ -101,20 +101,20 @@ def test_deliveries_are_remembered_over_a_restart_and_not_for_ever(tmp_path: Pat
 def test_there_is_one_webhook_whatever_was_there(mlflow_server: MlflowServer) -> None:
     api = f"{mlflow_server.url}/api/2.0/mlflow/webhooks"
 
-    def ours() -> list[dict[str, object]]:
-        return [one for one in httpx.get(api).json().get("webhooks", []) if one["name"] == "weighbridge"]
+    def list_webhooks() -> list[dict[str, object]]:
+        return [item for item in httpx.get(api).json().get("webhooks", []) if item["name"] == "weighbridge"]
 
     first, second = (f"http://127.0.0.1:{free_port()}/mlflow" for _ in range(2))
     ensure_webhook(mlflow_server.url, first, "a")
-    [made] = ours()
+    [webhook] = list_webhooks()
     ensure_webhook(mlflow_server.url, first, "a")
-    assert [one["webhook_id"] for one in ours()] == [made["webhook_id"]]
-    foreign = {**{name: made[name] for name in ("events", "url")}, "name": "weighbridge", "secret": "old"}
+    assert [item["webhook_id"] for item in list_webhooks()] == [webhook["webhook_id"]]
+    foreign = {**{name: webhook[name] for name in ("events", "url")}, "name": "weighbridge", "secret": "old"}
     httpx.post(api, json=foreign).raise_for_status()
-    httpx.patch(f"{api}/{made['webhook_id']}", json={"status": "DISABLED"}).raise_for_status()
+    httpx.patch(f"{api}/{webhook['webhook_id']}", json={"status": "DISABLED"}).raise_for_status()
     ensure_webhook(mlflow_server.url, second, "b")
-    [now] = ours()
-    assert (now["url"], now["status"], len(now["events"])) == (second, "ACTIVE", 2)  # type: ignore[arg-type]
+    [updated] = list_webhooks()
+    assert (updated["url"], updated["status"], len(updated["events"])) == (second, "ACTIVE", 2)  # type: ignore[arg-type]
     with pytest.raises(RegistryFailed, match="refuses the webhook: HTTP 400"):
         ensure_webhook(mlflow_server.url, "ftp://127.0.0.1/", "b")
 

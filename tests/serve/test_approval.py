@@ -183,7 +183,7 @@ def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene)
     assert override(scene.line_name, failed.short, "again", "anna", anna).version == version.version
     assert (version.passes, version.outcome, version.approved_by) == (False, "regression", "anna")
     entries = list(AuditLog().entries(scene.line_name))
-    assert [(one.action, one.who, one.what) for one in entries] == [
+    assert [(entry.action, entry.who, entry.what) for entry in entries] == [
         ("override", "anna", failed.digest), ("approve", "anna", failed.digest)
     ]  # fmt: skip
     assert scene.verify(version, anna) == failed
@@ -212,8 +212,8 @@ def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene)
     with pytest.raises(ApprovalRefused, match="more than 14 days ago"):
         scene.verify(scene.version(1))
     scene.is_refused(version, "more than 14 days ago")
-    again = scene.registry.approve(scene.line_name, 1, "still requested", "ada")
-    assert again.version == 2 and scene.verify(again) == artifact
+    renewed = scene.registry.approve(scene.line_name, 1, "still requested", "ada")
+    assert renewed.version == 2 and scene.verify(renewed) == artifact
 
 
 def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
@@ -339,8 +339,8 @@ def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene
     wait_for(lambda: (tmp_path / "ada").exists() and (tmp_path / "bob").exists())
     (tmp_path / "go").touch()
     assert [process.communicate(timeout=120)[0].strip() for process in approving] == ["1", "1"]
-    assert [one.version for one in scene.registry.versions(scene.line_name)] == [1]
-    assert [one.action for one in AuditLog().entries(scene.line_name)] == ["approve"]
+    assert [version.version for version in scene.registry.versions(scene.line_name)] == [1]
+    assert [entry.action for entry in AuditLog().entries(scene.line_name)] == ["approve"]
     assert scene.registry.approve(scene.line_name, 1, "", "carl").version == 1
     assert scene.verify(scene.version(1)) == artifact
 
@@ -354,13 +354,13 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
         click.start()
     for click in clicks:
         click.join()
-    assert [one.version for one in scene.registry.waiting(scene.line_name)] == [1, 2]
+    assert [version.version for version in scene.registry.waiting(scene.line_name)] == [1, 2]
     requested = step.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 2
     scene.verify(requested)
     monkeypatch.setattr(step, "retire_engines", lambda installation, line: None)
     body_of(step.finish_rollout)(scene.installation, scene.line, requested)
-    assert [one.state for one in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
+    assert [version.state for version in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
     requested = step.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 2, "nothing is left to be done"
@@ -406,16 +406,16 @@ def test_the_registry_says_what_serves_wherever_a_kill_came(
     )
     scene.serve(first)
     scene.registry.set_state(scene.line_name, newest.version, "rolling")
-    left = writes
+    writes_left = writes
 
     def dies(name: str) -> None:
         real = getattr(Registry, name)
 
         def write(*arguments: object) -> None:
-            nonlocal left
-            if left == 0:
+            nonlocal writes_left
+            if writes_left == 0:
                 raise Killed
-            left -= 1
+            writes_left -= 1
             real(*arguments)
 
         monkeypatch.setattr(Registry, name, write)
@@ -425,11 +425,11 @@ def test_the_registry_says_what_serves_wherever_a_kill_came(
     if writes < 5:
         with pytest.raises(Killed):
             step.record_serving(scene.installation, scene.line, scene.version(newest.version))
-    left = 100
+    writes_left = 100
     step.record_serving(scene.installation, scene.line, scene.version(newest.version))
     production, previous = scene.registry.production(scene.line_name), scene.registry.previous(scene.line_name)
     assert production == scene.version(newest.version) and production.state == "serving"
     assert previous == scene.version(first.version) and previous.state == "previous"
     assert scene.version(passed_over.version).state == "retired"
-    left = 0
+    writes_left = 0
     step.record_serving(scene.installation, scene.line, scene.version(newest.version))

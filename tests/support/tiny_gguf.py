@@ -27,10 +27,10 @@ def write_bf16(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 def vocabulary() -> list[str]:
     """Llama's special tokens and bytes, then pieces of words as they are merged."""
-    pieces = ["▁", *sorted({letter for word in WORDS for letter in word})]
+    parts = ["▁", *sorted({letter for word in WORDS for letter in word})]
     for word in WORDS:
-        pieces += [f"▁{word[: end + 1]}" for end in range(len(word))]
-    return ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys(pieces)]
+        parts += [f"▁{word[: end + 1]}" for end in range(len(word))]
+    return ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys(parts)]
 
 
 def tokenizer() -> dict[str, object]:

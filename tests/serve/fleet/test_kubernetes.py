@@ -41,24 +41,24 @@ def placed(version: int, weight: int, gpu: str = "H100", count: int = 2) -> Plac
     return PlacedVersion(version=version, digest=DIGEST, scheme="int8", weight=weight, row=row(gpu, count))
 
 
-def made(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
+def render(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
     return manifests(line(engine, **flags), [placed(7, 90), placed(8, 10)], Cluster(image="vllm@sha256:1"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "llama-cpp"])
 def test_kubernetes_takes_deployments_and_services(engine: str, version: str) -> None:
-    checked = [one for one in made(engine) if one["kind"] != "HTTPRoute"]
-    assert [one["kind"] for one in checked] == ["Deployment", "Service"] * 2
-    for one in checked:
-        kubernetes_validate.validate(one, version, strict=True)
+    checked = [manifest for manifest in render(engine) if manifest["kind"] != "HTTPRoute"]
+    assert [manifest["kind"] for manifest in checked] == ["Deployment", "Service"] * 2
+    for manifest in checked:
+        kubernetes_validate.validate(manifest, version, strict=True)
     broken = {**checked[0], "spec": {**checked[0]["spec"], "replica": 1}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, version, strict=True)
 
 
 def test_a_version_gets_what_the_line_and_the_plan_say() -> None:
-    deployment, service = made("vllm", **{"tensor-parallel-size": 2})[:2]
+    deployment, service = render("vllm", **{"tensor-parallel-size": 2})[:2]
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     command = " ".join(container["command"])
@@ -78,21 +78,21 @@ def test_a_version_gets_what_the_line_and_the_plan_say() -> None:
 
 
 def test_two_versions_share_nothing_but_the_route() -> None:
-    made_ = made()
-    names = [(one["kind"], one["metadata"]["name"]) for one in made_]
+    rendered = render()
+    names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in rendered]
     assert len(set(names)) == len(names)
-    assert made_[0]["spec"]["selector"] != made_[2]["spec"]["selector"]
-    route = made_[-1]
+    assert rendered[0]["spec"]["selector"] != rendered[2]["spec"]["selector"]
+    route = rendered[-1]
     assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
     (rule,) = route["spec"]["rules"]
-    shares = {one["name"]: (one["port"], one["weight"]) for one in rule["backendRefs"]}
+    shares = {backend["name"]: (backend["port"], backend["weight"]) for backend in rule["backendRefs"]}
     assert shares == {"llama-v7": (PORT, 90), "llama-v8": (PORT, 10)}
     assert rule["matches"][0]["path"] == {"type": "PathPrefix", "value": "/llama/v1"}
 
 
 def test_on_a_processor_memory_is_asked_for_as_planned() -> None:
-    one = PlacedVersion(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
-    deployment = manifests(line("vllm"), [one], Cluster(image="vllm"))[0]
+    placed = PlacedVersion(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
+    deployment = manifests(line("vllm"), [placed], Cluster(image="vllm"))[0]
     resources = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert resources == {"requests": {"memory": "7Gi"}, "limits": {"memory": "7Gi"}}
 

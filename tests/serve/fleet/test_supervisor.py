@@ -16,10 +16,10 @@ from weighbridge.settings import load_settings
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    made = Supervisor(load_settings())
-    made.start({"WEIGHBRIDGE_TEST": "1"})
-    yield made
-    made.shut_down()
+    supervisor = Supervisor(load_settings())
+    supervisor.start({"WEIGHBRIDGE_TEST": "1"})
+    yield supervisor
+    supervisor.shut_down()
 
 
 def sleeper(supervisor: Supervisor, name: str = "sleeper", **environment: str) -> Program:

@@ -30,12 +30,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def engine() -> Iterator[Callable[[], FakeEngine]]:
     """Makes engines that end with the test."""
-    made: list[FakeEngine] = []
+    engines: list[FakeEngine] = []
 
     def make() -> FakeEngine:
-        made.append(FakeEngine())
-        return made[-1]
+        engines.append(FakeEngine())
+        return engines[-1]
 
     yield make
-    for each in made:
-        each.stop()
+    for fake in engines:
+        fake.stop()

@@ -20,7 +20,7 @@ from weighbridge.settings import Settings
 
 
 class FakeEngine(ThreadingHTTPServer):
-    """Answers as an engine would, or badly when told so; `asked` remembers the requests."""
+    """Answers as an engine would, or badly when told so; `requests` records them."""
 
     daemon_threads = True
 
@@ -30,7 +30,7 @@ class FakeEngine(ThreadingHTTPServer):
         self.dies = False
         self.usage: dict[str, int] | None = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
         self.padding = ""
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
         super().__init__(("127.0.0.1", port), _Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        self.server.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         if body.get("stream"):
             self._stream(tells_usage=(body.get("stream_options") or {}).get("include_usage", False))
         else:
@@ -137,7 +137,7 @@ class Running:
             self.process.kill()
             self.process.wait()
 
-    def ask(self, path: str, body: object = None, *, key: str | None = "", **more: Any) -> httpx.Response:
+    def request(self, path: str, body: object = None, *, key: str | None = "", **more: Any) -> httpx.Response:
         """One request, with the default key unless another or None is named."""
         headers = dict(more.pop("headers", {}))
         if key is not None:
@@ -148,7 +148,7 @@ class Running:
         return self.client.request(method, path, headers=headers, **more)
 
     def chat(self, model: str) -> httpx.Response:
-        return self.ask("/v1/chat/completions", {"model": model, "messages": []})
+        return self.request("/v1/chat/completions", {"model": model, "messages": []})
 
 
 def make_gateway(home: Path) -> Gateway:

@@ -23,7 +23,7 @@ Make = Callable[[], FakeEngine]
 
 def stream(running: Running, model: str) -> str:
     """A whole streamed answer, or a failure."""
-    answer = running.ask("/v1/chat/completions", {"model": model, "stream": True})
+    answer = running.request("/v1/chat/completions", {"model": model, "stream": True})
     assert answer.status_code == 200
     return answer.text
 
@@ -85,7 +85,7 @@ def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engi
     assert running.chat("moved").status_code == 200
     running.gateway.set_line("moved", [second.backend("1", 100)])
     assert running.chat("moved").status_code == 200
-    assert (len(first.asked), len(second.asked)) == (1, 1)
+    assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
 def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: Make) -> None:
@@ -95,15 +95,15 @@ def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: M
     long = {"model": "coming", "messages": [{"role": "user", "content": "x" * 3 * 2**20}]}
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(stream, running, "coming") for _ in range(7)]
-        waiting.append(pool.submit(lambda: running.ask("/v1/chat/completions", long).text))
+        waiting.append(pool.submit(lambda: running.request("/v1/chat/completions", long).text))
         time.sleep(3)
-        assert not any(one.done() for one in waiting)
+        assert not any(future.done() for future in waiting)
         gateway.set_line("coming", [fake.backend("2", 100)])
-        texts = [one.result() for one in waiting]
+        texts = [future.result() for future in waiting]
     assert all(text.endswith("data: [DONE]\n\n") for text in texts[:7])
     assert "hello" in texts[7]
     # Each reached the engine once.
-    assert len(fake.asked) == 8
+    assert len(fake.requests) == 8
 
 
 def test_what_waits_for_an_engine_that_never_comes_ends_with_the_line_it_came_for(running: Running) -> None:
@@ -147,7 +147,7 @@ def test_more_requests_than_a_backend_may_hold_are_refused_with_429(
     # How many pass depends on Envoy's threads, each of which may always hold one.
     with ThreadPoolExecutor(16) as pool:
         body = {"model": "full", "stream": True}
-        answers = list(pool.map(lambda _: running.ask("/v1/chat/completions", body), range(16)))
+        answers = list(pool.map(lambda _: running.request("/v1/chat/completions", body), range(16)))
     passed = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert passed and refused and len(passed) + len(refused) == 16

@@ -30,7 +30,7 @@ def no_script_failed(running: Running) -> Iterator[None]:
 
 
 def stream(running: Running, model: str, key: str, **more: object) -> httpx.Response:
-    return running.ask("/v1/chat/completions", {"model": model, "stream": True, **more}, key=key)
+    return running.request("/v1/chat/completions", {"model": model, "stream": True, **more}, key=key)
 
 
 def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
@@ -45,26 +45,26 @@ def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
 
 def test_a_key_works_from_its_making_to_its_removal(running: Running) -> None:
     key = running.gateway.add_key("guest")
-    assert running.ask("/v1/models", key=key).status_code == 200
+    assert running.request("/v1/models", key=key).status_code == 200
     running.gateway.remove_key("guest")
-    refused = running.ask("/v1/models", key=key)
+    refused = running.request("/v1/models", key=key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_an_expired_key_is_refused_within_a_second(running: Running) -> None:
     ends = datetime.now(UTC) + timedelta(seconds=2)
     key = running.gateway.add_key("temp", ends)
-    before = running.ask("/v1/models", key=key).status_code
+    before = running.request("/v1/models", key=key).status_code
     assert before == 200 or datetime.now(UTC) >= ends
     wait_for(lambda: datetime.now(UTC) >= ends + timedelta(seconds=1), seconds=15)
-    refused = running.ask("/v1/models", key=key)
+    refused = running.request("/v1/models", key=key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert "expired" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Basic wb-x", "wb-x", f"Bearer {'x' * 600}", "Bearer a b"])
 def test_headers_that_hold_no_key_are_refused(running: Running, header: str) -> None:
-    assert running.ask("/v1/models", key=None, headers={"authorization": header}).status_code == 401
+    assert running.request("/v1/models", key=None, headers={"authorization": header}).status_code == 401
 
 
 # The digest is ours, in Lua: every length of a block's padding, and more than one block.
@@ -76,8 +76,8 @@ def test_the_gateway_hashes_as_python_does(running: Running, key: str) -> None:
     gateway._keys.save(Keys({**keys.root, "odd": record_of(key)}))
     try:
         gateway.bootstrap()
-        assert running.ask("/v1/models", key=key).status_code == 200
-        assert running.ask("/v1/models", key=f"{key}x").status_code == 401
+        assert running.request("/v1/models", key=key).status_code == 200
+        assert running.request("/v1/models", key=f"{key}x").status_code == 401
     finally:
         gateway._keys.save(keys)
 
@@ -86,7 +86,7 @@ def test_more_requests_than_a_key_may_are_told_when_to_come_back(running: Runnin
     fake = engine()
     running.gateway.set_line("rationed", [fake.backend("1", 100)])
     key = running.gateway.add_key("hasty", limits=Limits(requests_per_minute=2))
-    answers = [running.ask("/v1/chat/completions", {"model": "rationed"}, key=key) for _ in range(3)]
+    answers = [running.request("/v1/chat/completions", {"model": "rationed"}, key=key) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     refused = answers[2]
     assert (refused.json()["error"]["code"], refused.json()["error"]["type"]) == (
@@ -95,11 +95,11 @@ def test_more_requests_than_a_key_may_are_told_when_to_come_back(running: Runnin
     )
     # One of two a minute is back after half a minute.
     assert 1 <= int(refused.headers["retry-after"]) <= 30
-    assert len(fake.asked) == 2
+    assert len(fake.requests) == 2
     # Nobody else is held back, and changed routes forgive nothing.
     assert running.chat("rationed").status_code == 200
     running.gateway.set_line("rationed", [fake.backend("1", 100), fake.backend("2", 0)])
-    assert running.ask("/v1/chat/completions", {"model": "rationed"}, key=key).status_code == 429
+    assert running.request("/v1/chat/completions", {"model": "rationed"}, key=key).status_code == 429
     client = openai.OpenAI(base_url=f"{running.gateway.settings.gateway_url}/v1", api_key=key, max_retries=0)
     with pytest.raises(openai.RateLimitError, match="2 requests a minute"):
         client.chat.completions.create(model="rationed", messages=[])
@@ -109,24 +109,26 @@ def test_a_line_limits_each_client_that_has_no_limit_of_its_own(running: Running
     gateway = running.gateway
     gateway.set_line("shared", [engine().backend("1", 100)])
     gateway.set_limits("shared", Limits(requests_per_minute=1))
-    one, two = gateway.add_key("one"), gateway.add_key("two")
+    first, second = gateway.add_key("one"), gateway.add_key("two")
     own = gateway.add_key("own", limits=Limits(requests_per_minute=3))
 
     def statuses(key: str, count: int) -> list[int]:
-        return [running.ask("/shared/v1/completions", {}, key=key).status_code for _ in range(count)]
+        return [running.request("/shared/v1/completions", {}, key=key).status_code for _ in range(count)]
 
-    assert statuses(one, 2) == [200, 429]
-    assert statuses(two, 2) == [200, 429]
+    assert statuses(first, 2) == [200, 429]
+    assert statuses(second, 2) == [200, 429]
     assert statuses(own, 4) == [200, 200, 200, 429]
 
 
-@pytest.mark.parametrize("ask", [{}, {"stream": True, **USAGE}])
-def test_tokens_are_charged_as_the_engine_counts_them(running: Running, engine: Make, ask: dict[str, object]) -> None:
-    name = "counted-stream" if ask else "counted"
+@pytest.mark.parametrize("options", [{}, {"stream": True, **USAGE}])
+def test_tokens_are_charged_as_the_engine_counts_them(
+    running: Running, engine: Make, options: dict[str, object]
+) -> None:
+    name = "counted-stream" if options else "counted"
     running.gateway.set_line(name, [engine().backend("1", 100)])
     key = running.gateway.add_key(name, limits=Limits(tokens_per_minute=20))
     # 12 tokens each: after the second, 4 more than a minute's were used.
-    answers = [running.ask("/v1/chat/completions", {"model": name, **ask}, key=key) for _ in range(3)]
+    answers = [running.request("/v1/chat/completions", {"model": name, **options}, key=key) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert "20 tokens a minute" in answers[2].json()["error"]["message"]
     assert 1 <= int(answers[2].headers["retry-after"]) <= 15
@@ -137,7 +139,7 @@ def test_tokens_are_charged_as_the_engine_counts_them(running: Running, engine: 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
 def test_what_an_answer_cost_is_in_the_log(running: Running, engine: Make, path: str) -> None:
     running.gateway.set_line("costs", [engine().backend("1", 100)])
-    entry = log_of(running, running.ask(f"/v1/{path}", {"model": "costs", "input": "hi"}))
+    entry = log_of(running, running.request(f"/v1/{path}", {"model": "costs", "input": "hi"}))
     assert (entry["prompt_tokens"], entry["completion_tokens"], entry["client"]) == (5, 7, "default")
 
 
@@ -151,7 +153,7 @@ def test_a_streams_first_token_is_timed_and_not_its_head(running: Running, engin
     # Two clocks, each rounded to a millisecond.
     assert 450 <= entry["first_token_ms"] <= entry["duration_ms"] + 2
     assert entry["first_byte_ms"] < entry["first_token_ms"]
-    whole = running.ask("/v1/chat/completions", {"model": "timed"}, key=key)
+    whole = running.request("/v1/chat/completions", {"model": "timed"}, key=key)
     assert log_of(running, whole)["first_token_ms"] is None
 
 

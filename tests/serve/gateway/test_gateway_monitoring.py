@@ -26,20 +26,24 @@ OWN = {"up"}
 
 
 @pytest.fixture(scope="module")
-def told(running: Running) -> dict[str, set[str]]:
+def metric_labels(running: Running) -> dict[str, set[str]]:
     """What Envoy tells after some traffic of every kind: metric to the names of its labels."""
     fake = FakeEngine()
-    (nobody,) = free_ports(1)
+    (unused_port,) = free_ports(1)
     gateway = running.gateway
     try:
         gateway.set_line("good", [fake.backend("1", 100)])
         gateway.set_line(
             "bad",
-            [Backend(version="1", digest="a" * 64, endpoints=(Endpoint(host="127.0.0.1", port=nobody),), weight=100)],
+            [
+                Backend(
+                    version="1", digest="a" * 64, endpoints=(Endpoint(host="127.0.0.1", port=unused_port),), weight=100
+                )
+            ],
         )
         key = gateway.add_key("limited", limits=Limits(requests_per_minute=1))
-        statuses = [running.ask("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
-        running.ask("/v1/chat/completions", {"model": "good", "stream": True})
+        statuses = [running.request("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
+        running.request("/v1/chat/completions", {"model": "good", "stream": True})
         assert [*statuses, running.chat("bad").status_code] == [200, 429, 503]
         url = f"{gateway.settings.gateway_admin_url}/stats/prometheus"
         text = ""
@@ -65,26 +69,26 @@ def metrics(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("expression", [*RULES, *PANELS])
-def test_every_metric_and_label_really_exists(told: dict[str, set[str]], expression: str) -> None:
+def test_every_metric_and_label_really_exists(metric_labels: dict[str, set[str]], expression: str) -> None:
     named = metrics(expression)
-    assert named and named <= set(told) | OWN
+    assert named and named <= set(metric_labels) | OWN
     if named & OWN:
         return
     labels = {
         label for selector in re.findall(r"\{([^}]*)\}", expression) for label in re.findall(r"(\w+)[=!]", selector)
     }
-    assert labels <= set().union(*(told[name] for name in named))
+    assert labels <= set().union(*(metric_labels[name] for name in named))
 
 
-def test_a_metric_that_is_not_there_would_be_found(told: dict[str, set[str]]) -> None:
+def test_a_metric_that_is_not_there_would_be_found(metric_labels: dict[str, set[str]]) -> None:
     assert metrics('sum by (line) (rate(envoy_weighbridge_answer{a="b"}[5m])) > 0.01') == {"envoy_weighbridge_answer"}
-    assert "envoy_weighbridge_answer" not in told
+    assert "envoy_weighbridge_answer" not in metric_labels
 
 
-def test_the_dashboards_variables_are_all_made(told: dict[str, set[str]]) -> None:
-    made = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+def test_the_dashboards_variables_are_all_made(metric_labels: dict[str, set[str]]) -> None:
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     used = {name for name in re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)) if not name.startswith("__")}
-    assert used == made == {"source", "line"}
+    assert used == variables == {"source", "line"}
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     query = DASHBOARD["templating"]["list"][1]["query"]["query"]
-    assert metrics(query) - {"line"} <= set(told)
+    assert metrics(query) - {"line"} <= set(metric_labels)

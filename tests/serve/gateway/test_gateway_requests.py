@@ -25,10 +25,10 @@ def error(response: httpx.Response) -> dict[str, str]:
 
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_without_a_key_only_health_is_told(running: Running, key: str | None) -> None:
-    refused = running.ask("/v1/models", key=key)
+    refused = running.request("/v1/models", key=key)
     assert refused.status_code == 401
     assert error(refused)["code"] == "invalid_api_key"
-    assert running.ask("/healthz", key=key).json() == {"status": "ok"}
+    assert running.request("/healthz", key=key).json() == {"status": "ok"}
 
 
 def test_the_official_client_chats_streams_and_lists(running: Running, engine: Make) -> None:
@@ -71,11 +71,11 @@ def test_the_body_or_the_path_names_the_line(running: Running, engine: Make) -> 
     by_body = running.chat("n")
     assert (by_body.status_code, by_body.headers["x-weighbridge-version"]) == (200, "4")
     assert by_body.headers["x-weighbridge-digest"].endswith("04")
-    by_path = running.ask("/y/v1/completions?a=b", {"model": "n", "prompt": ""})
+    by_path = running.request("/y/v1/completions?a=b", {"model": "n", "prompt": ""})
     assert by_path.headers["x-weighbridge-version"] == "5"
-    assert [path for path, _ in first.asked] == ["/v1/chat/completions"]
-    assert [path for path, _ in second.asked] == ["/v1/completions?a=b"]
-    assert [model["id"] for model in running.ask("/y/v1/models").json()["data"]] == ["y"]
+    assert [path for path, _ in first.requests] == ["/v1/chat/completions"]
+    assert [path for path, _ in second.requests] == ["/v1/completions?a=b"]
+    assert [model["id"] for model in running.request("/y/v1/models").json()["data"]] == ["y"]
 
 
 def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make) -> None:
@@ -83,8 +83,8 @@ def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make
     running.gateway.set_line("private", [fake.backend("1", 100)])
     key = running.gateway.add_key("alice")
     claims = {"x-weighbridge-client": "mallory", "x-envoy-retry-on": "5xx"}
-    assert running.ask("/private/v1/completions", {}, key=key, headers=claims).status_code == 200
-    headers = fake.asked[0][1]
+    assert running.request("/private/v1/completions", {}, key=key, headers=claims).status_code == 200
+    headers = fake.requests[0][1]
     assert headers["x-weighbridge-client"] == "alice"
     assert "authorization" not in headers
     assert "x-envoy-retry-on" not in headers
@@ -111,7 +111,7 @@ def test_refusals_are_told_as_openai_tells_them(
 ) -> None:
     running.gateway.set_line("refusing", [engine().backend("1", 100)])
     headers = {"content-type": "application/json"}
-    refused = running.ask(path, headers=headers, **sent)
+    refused = running.request(path, headers=headers, **sent)
     assert (refused.status_code, error(refused)["code"]) == (status, code)
     if code == "model_not_found":
         assert "refusing" in error(refused)["message"]
@@ -125,7 +125,7 @@ def test_a_line_of_a_hundred_models_can_be_listed(running: Running) -> None:
     gateway._file.save(before.model_copy(update={"lines": tuple(LineRoute(line=name) for name in names)}))
     try:
         gateway.set_line("many", [])
-        listed = [model["id"] for model in running.ask("/v1/models").json()["data"]]
+        listed = [model["id"] for model in running.request("/v1/models").json()["data"]]
         assert listed == ["many", *names]
         refused = running.chat(names[0])
         assert (refused.status_code, error(refused)["code"]) == (503, "model_unavailable")
@@ -171,11 +171,11 @@ def test_a_sick_engine_answers_503_at_once_and_comes_back(running: Running, engi
 def test_the_log_tells_who_asked_what_and_holds_no_key(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("logged", [engine().backend("9", 100)])
-    asked = running.ask(f"/logged/v1/completions?key={gateway.key()}", {})
+    response = running.request(f"/logged/v1/completions?key={gateway.key()}", {})
     log = gateway.settings.logs_folder / "gateway-access.log"
-    wait_for(lambda: asked.headers["x-request-id"] in log.read_text(), seconds=15)
+    wait_for(lambda: response.headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [json.loads(line) for line in log.read_text().splitlines()]
-    entry = next(entry for entry in entries if entry["request_id"] == asked.headers["x-request-id"])
+    entry = next(entry for entry in entries if entry["request_id"] == response.headers["x-request-id"])
     expected = {"line": "logged", "version": "9", "cluster": "logged@9", "client": "default", "status": 200}
     assert {name: entry[name] for name in expected} == expected
     assert entry["path"] == "/v1/completions"

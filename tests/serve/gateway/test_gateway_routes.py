@@ -78,12 +78,12 @@ def test_routes_read_back_as_written(routes: Routes) -> None:
 
 
 def test_a_document_has_a_version_of_its_own_content() -> None:
-    one = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),), generation=1)
+    first = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),), generation=1)
     # Envoy keeps the version it has when only the order differs.
     turned = Routes(lines=(LineRoute(line="a", backends=(backend("2"), backend("1", 100))),), generation=2)
-    assert clusters_document(one)["version_info"] == clusters_document(turned)["version_info"]
-    other = one.with_line(LineRoute(line="a", backends=(backend("3", 100),)))
-    assert clusters_document(one)["version_info"] != clusters_document(other)["version_info"]
+    assert clusters_document(first)["version_info"] == clusters_document(turned)["version_info"]
+    other = first.with_line(LineRoute(line="a", backends=(backend("3", 100),)))
+    assert clusters_document(first)["version_info"] != clusters_document(other)["version_info"]
 
 
 def test_a_shift_leaves_the_clusters_alone() -> None:

@@ -21,7 +21,7 @@ def versions(running: Running, line: str, name: str, field: str, key: str = "") 
     headers = {field: name} if field.startswith("x-") else {}
     if not headers and field:
         body[field] = name
-    answers = [running.ask("/v1/chat/completions", body, headers=headers, key=key) for _ in range(5)]
+    answers = [running.request("/v1/chat/completions", body, headers=headers, key=key) for _ in range(5)]
     return [answer.headers["x-weighbridge-version"] for answer in answers]
 
 
@@ -46,10 +46,10 @@ def test_the_name_of_a_conversation_smuggles_nothing_to_the_engine(running: Runn
     fake = engine()
     running.gateway.set_line("smuggled", [fake.backend("1", 100)])
     for name in ("a\r\nx-evil: 1\r\n\r\nGET / HTTP/1.1", "ü\0", "x" * 2**20, "", 7.5):
-        answer = running.ask("/v1/chat/completions", {"model": "smuggled", "user": name})
+        answer = running.request("/v1/chat/completions", {"model": "smuggled", "user": name})
         assert answer.status_code == 200
-    assert len(fake.asked) == 5
-    for _, headers in fake.asked:
+    assert len(fake.requests) == 5
+    for _, headers in fake.requests:
         assert "x-evil" not in headers
         assert len(headers.get("x-conversation-id", "")) <= 256
 
@@ -70,7 +70,7 @@ def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, en
     keys = [gateway.add_key(f"spoken-{number}") for number in range(6)]
     sent = {"content": b"{}", "headers": {"content-type": "audio/wav"}}
     for key in keys:
-        answers = [running.ask("/spoken/v1/audio/transcriptions", key=key, **sent) for _ in range(8)]
+        answers = [running.request("/spoken/v1/audio/transcriptions", key=key, **sent) for _ in range(8)]
         assert len({answer.headers["x-weighbridge-version"] for answer in answers}) == 1
 
 
@@ -80,13 +80,13 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
     gateway.set_mirror("mirrored", Mirror(version="2", per_cent=100))
     shadows.dies = True
     answers = [running.chat("mirrored") for _ in range(10)]
-    answers += [running.ask("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
+    answers += [running.request("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
     assert {answer.headers["x-weighbridge-version"] for answer in answers} == {"1"}
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[10:])
-    wait_for(lambda: len(shadows.asked) == 20, seconds=15)
-    assert len(serves.asked) == 20
+    wait_for(lambda: len(shadows.requests) == 20, seconds=15)
+    assert len(serves.requests) == 20
     # It is told the client's name as the other is, and no key.
-    assert all("authorization" not in headers for _, headers in shadows.asked)
+    assert all("authorization" not in headers for _, headers in shadows.requests)
     log = gateway.settings.logs_folder / "gateway-access.log"
     wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "mirrored"]
@@ -101,10 +101,10 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
     gateway.set_mirror("logged", Mirror(version="2", per_cent=100))
     shadows.wait_seconds, shadows.chunks = 0.3, 5
     forged = {"x-weighbridge-shadow": "logged@1"}
-    whole = running.ask("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
+    whole = running.request("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
     # The path names the line here, and the body another model.
     stream = {"model": "base", "stream": True, "stream_options": {"include_usage": True}}
-    streamed = running.ask("/logged/v1/chat/completions", stream)
+    streamed = running.request("/logged/v1/chat/completions", stream)
     log = mirror_log(gateway.settings)
     wait_for(lambda: log.is_file() and streamed.headers["x-request-id"] in log.read_text(), seconds=15)
     first, second = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"]
@@ -114,7 +114,7 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
     assert (second["version"], second["path"], second["completion_tokens"]) == ("2", "/v1/chat/completions", 7)
     # A stream's head comes at once, its first event later.
     assert second["first_token_ms"] >= 300 > second["first_byte_ms"]
-    assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.asked, *serves.asked))
+    assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.requests, *serves.requests))
     shadows.stop()
     running.chat("logged")
     wait_for(lambda: sum('"logged"' in entry for entry in log.read_text().splitlines()) == 3, seconds=15)
@@ -130,7 +130,7 @@ def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, eng
 
     def slowest() -> float:
         stream = {"model": "hung", "stream": True}
-        answers = [running.ask("/v1/chat/completions", stream) for _ in range(20)]
+        answers = [running.request("/v1/chat/completions", stream) for _ in range(20)]
         assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
         return max(answer.elapsed.total_seconds() for answer in answers)
 
@@ -139,9 +139,9 @@ def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, eng
     shadows.stop()
     assert slowest() < 5
     gateway.set_mirror("hung", None)
-    asked = len(serves.asked)
+    count = len(serves.requests)
     assert slowest() < 5
-    assert len(serves.asked) == asked + 20
+    assert len(serves.requests) == count + 20
 
 
 def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Running, engine: Make) -> None:
@@ -178,4 +178,4 @@ def test_an_engine_that_is_cut_in_mid_stream_is_never_asked_again(running: Runni
     # What came before the cut came once, and no second answer was glued on.
     assert [received.count(b"w%d " % number) for number in range(3)] == [1, 1, 1]
     assert b"[DONE]" not in received
-    assert (len(fake.asked), len(other.asked)) == (1, 0)
+    assert (len(fake.requests), len(other.requests)) == (1, 0)

@@ -67,7 +67,7 @@ def serial(running: Running) -> int:
 def test_clients_speak_tls_and_plain_http_is_no_answer(running: Running) -> None:
     settings = running.gateway.settings
     assert settings.gateway_url.startswith("https://")
-    assert running.ask("/v1/models").status_code == 200
+    assert running.request("/v1/models").status_code == 200
     context = ssl.create_default_context(cafile=str(settings.gateway_tls_certificate))
     with httpx.Client(verify=context, trust_env=False) as client:
         answer = client.get(f"{settings.gateway_url}/healthz", extensions={"sni_hostname": "gateway.test"})
@@ -80,21 +80,21 @@ def test_a_renewed_certificate_is_taken_without_a_restart(running: Running) -> N
     assert serial(running) == 1000
     issue(running.gateway.settings.home, 2000)
     wait_for(lambda: serial(running) == 2000, seconds=15)
-    assert running.ask("/v1/models").status_code == 200
+    assert running.request("/v1/models").status_code == 200
 
 
 def test_the_metrics_port_tells_metrics_and_nothing_else(running: Running) -> None:
     base = f"http://127.0.0.1:{running.gateway.settings.gateway_metrics_port}"
     with httpx.Client(base_url=base, trust_env=False) as client:
-        told = client.get("/metrics")
-        assert told.status_code == 200 and "envoy_server_uptime" in told.text
+        response = client.get("/metrics")
+        assert response.status_code == 200 and "envoy_server_uptime" in response.text
         for path in ("/", "/stats", "/config_dump", "/metrics/../config_dump", "/quitquitquit"):
             assert client.get(path).status_code == 404, path
         assert client.post("/metrics").status_code == 404
 
 
 @pytest.mark.parametrize(
-    ("certificate", "key", "told"),
+    ("certificate", "key", "complaint"),
     [
         ("nosuch.pem", "key.pem", "No such file"),
         ("tls.pem", "nosuch.pem", "No such file"),
@@ -105,12 +105,12 @@ def test_the_metrics_port_tells_metrics_and_nothing_else(running: Running) -> No
     ],
 )
 def test_files_that_cannot_serve_are_refused_before_envoy_starts(
-    tmp_path: Path, certificate: str | None, key: str | None, told: str
+    tmp_path: Path, certificate: str | None, key: str | None, complaint: str
 ) -> None:
     (tmp_path / "other").mkdir()
     issue(tmp_path, 1)
     issue(tmp_path / "other", 2)
     files = {"gateway_tls_certificate": certificate, "gateway_tls_key": key}
     paths = {name: tmp_path / file if file else None for name, file in files.items()}
-    with pytest.raises(SettingsInvalid, match=told):
+    with pytest.raises(SettingsInvalid, match=complaint):
         Gateway(secured(tmp_path, **paths)).bootstrap()

@@ -29,7 +29,9 @@ def distribution(numbers: random.Random, first: str | None = None) -> tuple[Choi
     if first is not None:
         words, logits = [first, *words], [logits[0] + 1.5, *logits]
     total = log(sum(map(exp, logits)))
-    return tuple(Choice(text=word, log_probability=one - total, hidden=word == END) for word, one in zip(words, logits))
+    return tuple(
+        Choice(text=word, log_probability=logit - total, hidden=word == END) for word, logit in zip(words, logits)
+    )
 
 
 def make_probes(seed: int = 1) -> tuple[Probe, ...]:
@@ -54,11 +56,11 @@ def with_noise(nats: float, seed: int = 0, kind: str | None = None) -> Change:
             return probe
         numbers = random.Random(f"{seed} {probe.question.name}")
         moved = [
-            one.model_copy(update={"log_probability": one.log_probability + numbers.gauss(0, nats)})
-            for one in probe.choices
+            choice.model_copy(update={"log_probability": choice.log_probability + numbers.gauss(0, nats)})
+            for choice in probe.choices
         ]
-        own = tuple(one + numbers.gauss(0, nats) for one in probe.prompt_log_probabilities)
-        moved.sort(key=lambda one: -one.log_probability)
+        own = tuple(value + numbers.gauss(0, nats) for value in probe.prompt_log_probabilities)
+        moved.sort(key=lambda choice: -choice.log_probability)
         return probe.model_copy(update={"choices": tuple(moved), "prompt_log_probabilities": own})
 
     return change
@@ -83,13 +85,13 @@ def answering(
     tokens_added: int = 0,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The engine's address, and the requests that it has had."""
-    by_text = {one.question.text or one.question.messages[0].content: change(one) for one in probes}
-    asked: list[dict[str, Any]] = []
+    by_text = {probe.question.text or probe.question.messages[0].content: change(probe) for probe in probes}
+    requests: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
+            requests.append(body)
             probe = by_text[body["prompt"] if "prompt" in body else body["messages"][0]["content"]]
             choice = self._choice(probe, body)
             kind = "text/event-stream" if body.get("stream") else "application/json"
@@ -108,16 +110,16 @@ def answering(
                 reason = "stop"
             elif body["max_tokens"] > 1:
                 said += " and so on"
-            top = {one.text: one.log_probability for one in probe.choices[: body.get("top_logprobs", 20)]}
+            top = {choice.text: choice.log_probability for choice in probe.choices[: body.get("top_logprobs", 20)]}
             if "messages" in body:
                 content = [{"top_logprobs": [{"token": text, "logprob": value} for text, value in top.items()]}]
                 logs = {"logprobs": {"content": content}} if body.get("logprobs") else {}
                 return {"message": {"content": said}, "finish_reason": reason, **logs}
-            told = {"top_logprobs": [top], "token_logprobs": [first.log_probability]}
+            logprobs = {"top_logprobs": [top], "token_logprobs": [first.log_probability]}
             if body.get("echo"):
                 own = [*probe.prompt_log_probabilities, *[-1.0] * tokens_added]
-                told = {"token_logprobs": [None, *own, -1.0], "top_logprobs": [None, *[{}] * len(own), top]}
-            return {"text": said, "finish_reason": reason, "logprobs": told if body.get("logprobs") else None}
+                logprobs = {"token_logprobs": [None, *own, -1.0], "top_logprobs": [None, *[{}] * len(own), top]}
+            return {"text": said, "finish_reason": reason, "logprobs": logprobs if body.get("logprobs") else None}
 
         def log_message(self, *_: object) -> None:
             pass
@@ -126,7 +128,7 @@ def answering(
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         thread.join()

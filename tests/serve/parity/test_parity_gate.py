@@ -17,25 +17,25 @@ REFERENCE = Reference(artifact_digest="a" * 64, context=64, scorer="", probes=PR
 ENGINES = ("transformers", "llama-cpp", "vllm")
 
 
-def ask(
+def run_gate(
     url: str, folder: Path, engine: str = "transformers", pid: int = 1, reference: Reference = REFERENCE
 ) -> list[str]:
-    told: list[str] = []
+    messages: list[str] = []
     folder.mkdir(exist_ok=True)
-    pass_gate(load_settings(), url, plan(engine), reference, folder, pid, told.append)
-    return told
+    pass_gate(load_settings(), url, plan(engine), reference, folder, pid, messages.append)
+    return messages
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path: Path, engine: str, noise: float) -> None:
     with answering(PROBES, with_noise(noise)) as (url, _):
-        told = ask(url, tmp_path / "engine", engine)
-    assert told[0] == "No template."
-    assert "computes what the artifact does" in told[1]
-    assert "long/choice" in told[1]
-    assert ("long/top" in told[1]) == (engine != "transformers")
-    assert ("read/read" in told[1]) == (engine == "vllm")
+        messages = run_gate(url, tmp_path / "engine", engine)
+    assert messages[0] == "No template."
+    assert "computes what the artifact does" in messages[1]
+    assert "long/choice" in messages[1]
+    assert ("long/top" in messages[1]) == (engine != "transformers")
+    assert ("read/read" in messages[1]) == (engine == "vllm")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -44,7 +44,7 @@ def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_the
         return other_words(probe) if probe.question.kind == "long" else probe
 
     with answering(PROBES, long_only) as (url, _), pytest.raises(EngineDiverges, match=r"'long [0-3]': ") as refused:
-        ask(url, tmp_path / "engine", engine)
+        run_gate(url, tmp_path / "engine", engine)
     assert "neighbours" not in refused.value.what
     assert refused.value.exit_status == 13
     assert not (tmp_path / "engine" / RECORD).exists()
@@ -53,11 +53,11 @@ def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_the
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["short", "neighbours", "streamed", "chat"])
 def test_a_fault_in_any_kind_of_prompt_is_refused(tmp_path: Path, engine: str, kind: str) -> None:
-    def there(probe: Probe) -> Probe:
+    def change(probe: Probe) -> Probe:
         return other_words(probe) if probe.question.kind == kind else probe
 
-    with answering(PROBES, there) as (url, _), pytest.raises(EngineDiverges, match=f"{kind}/"):
-        ask(url, tmp_path / "engine", engine)
+    with answering(PROBES, change) as (url, _), pytest.raises(EngineDiverges, match=f"{kind}/"):
+        run_gate(url, tmp_path / "engine", engine)
 
 
 def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path: Path) 
         answering(PROBES, knows_the_end=False) as (url, _),
         pytest.raises(EngineDiverges, match=r"stop/choice.*went on with ' and so on'"),
     ):
-        ask(url, tmp_path / "engine")
+        run_gate(url, tmp_path / "engine")
 
 
 def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path: Path) 
         answering(PROBES, tokens_added=1) as (url, _),
         pytest.raises(EngineDiverges, match="read 32 tokens where the artifact's tokenizer makes 31"),
     ):
-        ask(url, tmp_path / "engine", "vllm")
+        run_gate(url, tmp_path / "engine", "vllm")
 
 
 def test_near_ties_may_fall_the_other_way(tmp_path: Path) -> None:
@@ -94,34 +94,34 @@ def test_near_ties_may_fall_the_other_way(tmp_path: Path) -> None:
 
     tied = tuple(map(flipped, PROBES))
     with answering(tied, answers) as (url, _):
-        ask(url, tmp_path / "engine", reference=REFERENCE.model_copy(update={"probes": tied}))
+        run_gate(url, tmp_path / "engine", reference=REFERENCE.model_copy(update={"probes": tied}))
 
 
 def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path: Path) -> None:
-    with answering(PROBES) as (url, asked):
-        ask(url, tmp_path / "engine")
-        count = len(asked)
-        ask(url, tmp_path / "engine")
-        assert len(asked) == count
-        ask(url, tmp_path / "engine", pid=2)
-    assert len(asked) == 2 * count
+    with answering(PROBES) as (url, requests):
+        run_gate(url, tmp_path / "engine")
+        count = len(requests)
+        run_gate(url, tmp_path / "engine")
+        assert len(requests) == count
+        run_gate(url, tmp_path / "engine", pid=2)
+    assert len(requests) == 2 * count
 
 
 def test_the_noise_of_production_narrows_what_is_allowed(tmp_path: Path) -> None:
     """An engine kind that has been exact so far is not to be loose all at once."""
     loose = with_noise(0.2)
     with answering(PROBES, loose) as (url, _):
-        ask(url, tmp_path / "before", "llama-cpp")
+        run_gate(url, tmp_path / "before", "llama-cpp")
     with answering(PROBES) as (url, _):
-        ask(url, tmp_path / "production", "llama-cpp")
+        run_gate(url, tmp_path / "production", "llama-cpp")
     keep_as_noise(load_settings(), "toy", tmp_path / "production")
     with answering(PROBES, loose) as (url, _):
         with pytest.raises(EngineDiverges, match="noise of production's engine"):
-            ask(url, tmp_path / "after", "llama-cpp")
+            run_gate(url, tmp_path / "after", "llama-cpp")
         # Of another kind of engine production says nothing.
-        assert "default limits" in ask(url, tmp_path / "other", "vllm")[1]
+        assert "default limits" in run_gate(url, tmp_path / "other", "vllm")[1]
 
 
 def test_an_engine_that_answers_a_prompt_with_an_error_has_failed(tmp_path: Path) -> None:
     with answering(PROBES[:1]) as (url, _), pytest.raises(EngineFailed, match="failed a prompt of 30 tokens"):
-        ask(url, tmp_path / "engine")
+        run_gate(url, tmp_path / "engine")

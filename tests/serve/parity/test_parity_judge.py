@@ -27,7 +27,7 @@ KINDS: dict[Kind, int] = {"short": 16, "neighbours": 32, "streamed": 8, "chat": 
 
 
 def rows(nats: Sequence[float], kind: Kind = "short", gauge: Gauge = "top") -> list[Measured]:
-    return [Measured(kind=kind, gauge=gauge, name=str(n), nats=one, detail="") for n, one in enumerate(nats)]
+    return [Measured(kind=kind, gauge=gauge, name=str(n), nats=value, detail="") for n, value in enumerate(nats)]
 
 
 def draw(numbers: Any, shape: str, scale: float, count: int) -> list[float]:
@@ -45,7 +45,7 @@ def draw(numbers: Any, shape: str, scale: float, count: int) -> list[float]:
 def test_an_engine_as_noisy_as_allowed_is_refused_no_oftener_than_stated(shape: str) -> None:
     numbers, error, runs, refused = np.random.default_rng(5), 0.05, 800, 0
     for _ in range(runs):
-        measured = [one for kind, n in KINDS.items() for one in rows(draw(numbers, shape, 0.1, n), kind)]
+        measured = [row for kind, n in KINDS.items() for row in rows(draw(numbers, shape, 0.1, n), kind)]
         refused += any(group.diverges for group in judge(measured, {"top": 0.1}, error))
     # Three standard errors of the simulation above the stated rate.
     assert refused / runs <= error + 3 * (error * (1 - error) / runs) ** 0.5
@@ -60,9 +60,9 @@ def test_an_engine_as_noisy_as_allowed_is_refused_no_oftener_than_stated(shape: 
 def test_one_kind_that_is_far_off_is_always_refused_and_named(kind: str, allowed: float, seed: int) -> None:
     numbers = np.random.default_rng(seed)
     measured = [
-        one
+        row
         for name, n in KINDS.items()
-        for one in rows(list(numbers.exponential(allowed / 3, n) + (10 * allowed if name == kind else 0)), name)
+        for row in rows(list(numbers.exponential(allowed / 3, n) + (10 * allowed if name == kind else 0)), name)
     ]
     assert [group.kind for group in judge(measured, {"top": allowed}) if group.diverges] == [kind]
 
@@ -83,7 +83,7 @@ def test_the_bound_shown_and_the_decision_agree(nats: list[float], error: float)
 def test_the_noise_scale_is_never_more_than_the_worst_and_goes_with_the_unit(nats: list[float], times: float) -> None:
     scale = noise_scale(nats)
     assert 0 <= scale <= max(nats) + 1e-12
-    assert noise_scale([times * one for one in nats]) == pytest.approx(times * scale, rel=1e-6, abs=1e-9)
+    assert noise_scale([times * value for value in nats]) == pytest.approx(times * scale, rel=1e-6, abs=1e-9)
 
 
 @given(st.lists(st.floats(0.001, 15), min_size=4, max_size=60))

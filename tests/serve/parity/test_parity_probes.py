@@ -20,22 +20,22 @@ def words(text: str) -> int:
 
 @given(st.integers(16, 6000))
 def test_every_prompt_fits(longest: int) -> None:
-    made = questions(DOCUMENTS, longest, words)
-    assert all(words(one.text) <= longest for one in made)
-    assert all(one.text == one.text.rstrip() for one in made), "the next token begins with its own space"
-    assert len({(one.kind, one.name) for one in made}) == len(made)
+    prompts = questions(DOCUMENTS, longest, words)
+    assert all(words(prompt.text) <= longest for prompt in prompts)
+    assert all(prompt.text == prompt.text.rstrip() for prompt in prompts), "the next token begins with its own space"
+    assert len({(prompt.kind, prompt.name) for prompt in prompts}) == len(prompts)
 
 
 def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be() -> None:
-    pages = [one for one in questions(DOCUMENTS, 2000, words) if one.kind == "long"]
+    pages = [prompt for prompt in questions(DOCUMENTS, 2000, words) if prompt.kind == "long"]
     assert len(pages) == 2 * len(LONG_SHARES)
     for page in pages:
-        asked = page.text.rsplit(". ", 1)[-1].rsplit("\n", 1)[-1]
-        assert asked.startswith("The password of the ")
-        first = page.text.index(asked)
+        question = page.text.rsplit(". ", 1)[-1].rsplit("\n", 1)[-1]
+        assert question.startswith("The password of the ")
+        first = page.text.index(question)
         assert first < 600, "the answer stands at the beginning"
         assert len(page.text) - first > 4000, "and far from the question"
-    assert max(words(one.text) for one in pages) > 1900
+    assert max(words(prompt.text) for prompt in pages) > 1900
 
 
 def test_a_prompt_leaves_room_for_its_answer() -> None:
@@ -76,8 +76,8 @@ def test_a_choice_costs_what_the_reference_holds_it_less_likely() -> None:
 
 
 def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely() -> None:
-    told = {one.text: one.log_probability for one in CHOICES}
-    assert mean_difference(CHOICES, told) == 0
+    reported = {choice.text: choice.log_probability for choice in CHOICES}
+    assert mean_difference(CHOICES, reported) == 0
     assert mean_difference(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9
     assert mean_difference(CHOICES, {" London": -0.1, " Rome": -3.0}) > 1
-    assert 0 < mean_difference(CHOICES, {**told, " Paris": -0.6}) < 0.1
+    assert 0 < mean_difference(CHOICES, {**reported, " Paris": -0.6}) < 0.1

@@ -38,7 +38,7 @@ def adopt(folder: Path) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def computed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Its reference, and the home that keeps it."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -47,27 +47,27 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
         return home, artifact, reference_for(load_settings(), artifact, CONTEXT)
 
 
-def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(made: Made) -> None:
-    _, _, found = made
+def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(computed: Made) -> None:
+    _, _, found = computed
     by_kind: dict[str, list[int]] = {}
     for probe in found.probes:
         by_kind.setdefault(probe.question.kind, []).append(probe.tokens)
     assert {"short", "neighbours", "streamed", "chat", "long", "read"} <= set(by_kind)
     assert max(by_kind["long"]) > 0.85 * CONTEXT
-    assert max(one for tokens in by_kind.values() for one in tokens) < CONTEXT
+    assert max(count for tokens in by_kind.values() for count in tokens) < CONTEXT
     assert len(set(by_kind["neighbours"])) > 5
     # Random weights end no answer, and the user is told what that leaves unchecked.
-    assert ("stop" in by_kind) != bool([one for one in found.left_out if "stop token" in one])
+    assert ("stop" in by_kind) != bool([message for message in found.left_out if "stop token" in message])
 
 
-def test_it_says_what_the_model_says(made: Made, model: Path) -> None:
+def test_it_says_what_the_model_says(computed: Made, model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, gguf_file="model.gguf", dtype=torch.float32).eval()
     for kind in ("short", "long", "read"):
-        probe = next(one for one in made[2].probes if one.question.kind == kind)
+        probe = next(probe for probe in computed[2].probes if probe.question.kind == kind)
         ids = tokenizer(probe.question.text, return_tensors="pt")["input_ids"]
         assert ids.shape[1] == probe.tokens
         with torch.inference_mode():
@@ -78,8 +78,8 @@ def test_it_says_what_the_model_says(made: Made, model: Path) -> None:
             assert list(probe.prompt_log_probabilities) == pytest.approx(own, abs=1e-3)
 
 
-def test_it_is_made_once_and_of_sound_weights_only(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, artifact, found = made
+def test_it_is_made_once_and_of_sound_weights_only(computed: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, artifact, found = computed
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     monkeypatch.setattr(reference, "run_child", lambda *_: pytest.fail("made again"))
     assert reference_for(load_settings(), artifact, CONTEXT) == found

@@ -13,15 +13,15 @@ from weighbridge.settings import Settings
 
 @pytest.fixture
 def gateway(settings: Settings, fleet: LocalFleet) -> Gateway:
-    made = Gateway(settings)
-    made.bootstrap()
+    gateway = Gateway(settings)
+    gateway.bootstrap()
     Supervisor(settings).run(
         Program(
             name="gateway",
-            command=tuple(made.envoy_command()),
-            folder=made.folder,
+            command=tuple(gateway.envoy_command()),
+            folder=gateway.folder,
             log=settings.logs_folder / "gateway.log",
         )
     )
-    wait_for(made.health, seconds=20)
-    return made
+    wait_for(gateway.health, seconds=20)
+    return gateway

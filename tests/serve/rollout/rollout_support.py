@@ -49,7 +49,7 @@ def with_rollout(line: Line, **changes: object) -> Line:
 
 
 def weights(gateway: Gateway) -> dict[str, int]:
-    return {one.version: one.weight for one in gateway.routes().line("toy").backends}
+    return {backend.version: backend.weight for backend in gateway.routes().line("toy").backends}
 
 
 def serve_first(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> tuple[Line, RunningEngine]:

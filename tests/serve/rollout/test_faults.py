@@ -67,7 +67,7 @@ def test_a_new_version_that_goes_bad_is_taken_back(
             roll_out(with_rollout(line, **GIVEN), "2", bad, gateway, lock)
         note(record_property, load, began)
     assert weights(gateway) == {"1": 100, "2": 0}
-    assert all(one.version in ("2", "") for one in load.failed)
+    assert all(answer.version in ("2", "") for answer in load.failed)
 
 
 def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(
@@ -83,7 +83,7 @@ def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(
         note(record_property, load, began)
     record_property("end", end)
     assert weights(gateway) in ({"1": 0, "2": 100}, {"1": 100, "2": 0})
-    assert all(one.version in ("2", "") for one in load.failed)
+    assert all(answer.version in ("2", "") for answer in load.failed)
 
 
 def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(

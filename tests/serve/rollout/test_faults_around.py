@@ -100,14 +100,14 @@ def test_a_key_that_expires_while_rolling_out_is_not_held_against_the_new_versio
     assert weights(gateway) == {"1": 0, "2": 100}
     assert load.failed == []
     assert guest.by_version, "it was answered before"
-    assert {one.problem[:10] for one in guest.failed} == {"status 401"}
+    assert {answer.problem[:10] for answer in guest.failed} == {"status 401"}
     # Both clocks are this machine's; Envoy looks at whole seconds.
-    assert min(one.started for one in guest.failed) > ends.timestamp() - 1
-    assert max(one.started for one in guest.answers if not one.problem) < ends.timestamp() + 1
+    assert min(answer.started for answer in guest.failed) > ends.timestamp() - 1
+    assert max(answer.started for answer in guest.answers if not answer.problem) < ends.timestamp() + 1
     assert len(guest.failed) > 4, "it was refused while the rollout went on"
     assert sum(step.errors for step in steps) == 0
     for step in steps:
-        [errors] = [one for one in step.signals if one.name == "errors"]
+        [errors] = [signal for signal in step.signals if signal.name == "errors"]
         assert errors.candidate == 0
         assert not errors.production
 
@@ -199,7 +199,9 @@ def test_a_rollback_goes_through_on_a_full_disk(
         assert rollback.switch_warm(settings, "toy", None, "it stutters") == 1
         switched = time.time()
         record_property("seconds", round(time.monotonic() - began, 1))
-        wait_for(lambda: any(one.version == "1" and one.started > switched for one in load.answers), seconds=60)
+        wait_for(
+            lambda: any(answer.version == "1" and answer.started > switched for answer in load.answers), seconds=60
+        )
     assert weights(gateway) == {"1": 100, "2": 0}
     assert load.last_start("2", switched) is None
     assert load.failed == []
@@ -208,5 +210,5 @@ def test_a_rollback_goes_through_on_a_full_disk(
 
 def span(failed: Sequence[Answer]) -> float:
     """Seconds from the first failed request to the last."""
-    started = [one.started for one in failed]
+    started = [answer.started for answer in failed]
     return round(max(started) - min(started), 1) if started else 0

@@ -50,11 +50,11 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         try:
             # A container's root has no sandbox to give; the page is our own MLflow.
-            made = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         except PlaywrightError as error:
             pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
-        yield made
-        made.close()
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -86,11 +86,18 @@ def plan(settings: Settings) -> Line:
     folder = Store.of(settings).staging(LINE, "make")
     (folder / "config.json").write_text("{}")
     artifact = Store.of(settings).adopt(folder, line=LINE, scheme="int8", repo="org/toy", commit="c" * 40)
-    ours, theirs = (_scores(digest, wrong) for digest, wrong in ((artifact.digest, 4), ("f" * 64, 3)))
-    verdict = judge(
-        artifact.digest, theirs.artifact_digest, [judge_suite(ours, theirs, margin=0.05, confidence=0.95)], [ours.suite]
+    candidate_scores, production_scores = (
+        _scores(digest, wrong) for digest, wrong in ((artifact.digest, 4), ("f" * 64, 3))
     )
-    weighed = Weighed(artifact=artifact, verdict=verdict, candidate_scores=(ours,), production_scores=(theirs,))
+    verdict = judge(
+        artifact.digest,
+        production_scores.artifact_digest,
+        [judge_suite(candidate_scores, production_scores, margin=0.05, confidence=0.95)],
+        [candidate_scores.suite],
+    )
+    weighed = Weighed(
+        artifact=artifact, verdict=verdict, candidate_scores=(candidate_scores,), production_scores=(production_scores,)
+    )
     source = Source(repo="org/toy", commit="c" * 40, licence="mit", gated=False, config={}, files=(), ignored=())
     propose(ServingInstallation(settings), line, source, None, [weighed])
     return line
@@ -135,8 +142,8 @@ def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
 
     reviewer = open_candidate("ada")
     for read in ("No worse than production", "general/choice", f"weighbridge approve {LINE}", "Open the report"):
-        seen = reviewer.get_by_text(read).first
-        expect(seen).to_be_in_viewport(timeout=PAGE_MS)
+        text = reviewer.get_by_text(read).first
+        expect(text).to_be_in_viewport(timeout=PAGE_MS)
     reviewer.screenshot(path=tmp_path / "card.png")
     approved = promote(reviewer)
     assert approved.status == 200, approved.text()
@@ -151,10 +158,10 @@ def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
     with step.traffic_lock(installation, LINE, 10) as lock:
         body_of(step.shift_traffic)(installation, plan, target, engine, lock)
         body_of(step.finish_rollout)(installation, plan, target)
-    asked = {"model": LINE, "messages": [{"role": "user", "content": "Hello"}]}
+    body = {"model": LINE, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(
         f"{settings.gateway_url}/v1/chat/completions",
-        json=asked,
+        json=body,
         headers={"Authorization": f"Bearer {gateway.key()}"},
         timeout=30,
     )
@@ -162,12 +169,14 @@ def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
     serving = Registry(settings).production(LINE)
     assert serving is not None and (serving.version, serving.state_reason) == (1, "approved by ada")
 
-    told = CliRunner().invoke(app, ["audit", "--line", LINE, "--json"])
+    result = CliRunner().invoke(app, ["audit", "--line", LINE, "--json"])
     entries = [
-        one for one in json.loads(told.stdout) if one["version"] == 1 and one.get("model") != f"{LINE}-candidates"
+        entry
+        for entry in json.loads(result.stdout)
+        if entry["version"] == 1 and entry.get("model") != f"{LINE}-candidates"
     ]
     assert (entries[0]["who"], entries[0]["action"]) == ("ada", "mlflow.create_model_version")
     assert entries[0]["what"].startswith(f"source models:/{LINE}-candidates/1") and entries[0]["address"] == "127.0.0.1"
-    states = [(one["what"], one["reason"]) for one in entries if one["action"] == "state"]
+    states = [(entry["what"], entry["reason"]) for entry in entries if entry["action"] == "state"]
     assert states == [("rolling", "approved by ada"), ("serving", "approved by ada")]
     AuditLog().verify()

@@ -29,20 +29,20 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
-    seen: dict[str, dict[str, int]] = {}
+    answers_at: dict[str, dict[str, int]] = {}
 
     def note(report: StepReport) -> None:
-        seen[report.name] = dict(load.by_version)
+        answers_at[report.name] = dict(load.by_version)
 
     with clients(settings, gateway) as load, lock_of(settings) as lock:
         reports = roll_out(with_rollout(line, steps=[50, 100], **HALF), "2", new, gateway, lock, on_step=note)
-    assert [one.name for one in reports] == ["mirror of 50 %", "50 %", "100 %"]
-    assert "2" not in seen["mirror of 50 %"], "nobody heard the shadow"
+    assert [report.name for report in reports] == ["mirror of 50 %", "50 %", "100 %"]
+    assert "2" not in answers_at["mirror of 50 %"], "nobody heard the shadow"
     assert load.failed == []
     shadow = reports[0]
     assert shadow.requests > 4
     assert shadow.errors == 0
-    by_name = {one.name: one for one in shadow.signals}
+    by_name = {signal.name: signal for signal in shadow.signals}
     assert by_name["errors"].candidate == 0
     # Both are read from the gateway's own clocks and counts, so that a shadow is held against what serves.
     assert (by_name["latency p50"].candidate or 0) > 0
@@ -117,5 +117,5 @@ def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(
 
 def test_a_line_has_no_shadow_unless_it_says_so() -> None:
     assert Rollout().shadow is None
-    asked = Rollout.model_validate({"shadow": {"per_cent": 5}}).shadow
-    assert asked == ShadowStep(per_cent=5, hold_seconds=60)
+    configured = Rollout.model_validate({"shadow": {"per_cent": 5}}).shadow
+    assert configured == ShadowStep(per_cent=5, hold_seconds=60)

@@ -28,13 +28,13 @@ def room_for_one(fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that holds one engine of the line."""
 
     def check(rows: object, free_gib: object, who: str) -> None:
-        if [one for one in fleet.engines("toy") if one.name != who]:
+        if [engine for engine in fleet.engines("toy") if engine.name != who]:
             raise NoRoomBeside(f"{who} needs 20 GiB.", "Let the line swap.")
 
     monkeypatch.setattr(local, "check_before_start", check)
 
 
-def ask(settings: Settings, gateway: Gateway) -> httpx.Response:
+def chat(settings: Settings, gateway: Gateway) -> httpx.Response:
     headers = {"Authorization": f"Bearer {gateway.key()}"}
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
     return httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=30)
@@ -47,7 +47,7 @@ def test_a_line_that_says_nothing_is_refused_and_serves_on(
     with pytest.raises(NoRoomBeside):
         ensure_or_swap(line, "2", make_artifact(settings, "new"), gateway, fleet)
     assert fleet.engines("toy") == [old]
-    assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
+    assert chat(settings, gateway).headers["x-weighbridge-version"] == "1"
 
 
 def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is_proven(
@@ -55,25 +55,25 @@ def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=0)
-    told: list[str] = []
+    messages: list[str] = []
     meanwhile: list[httpx.Response] = []
     proves = local.prove
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
 
     def prove(*given: Any) -> None:
-        meanwhile.append(ask(settings, gateway))
+        meanwhile.append(chat(settings, gateway))
         proves(*given)
 
     monkeypatch.setattr(local, "prove", prove)
-    new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, told.append)
+    new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, messages.append)
     [refused] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
     # As long as engines took to start, less what has gone by; what stands in the route does not age.
     assert 5 <= int(refused.headers["retry-after"]) <= 40
     assert gateway.routes().line("toy").back_at is None
     assert fleet.engines("toy") == [new]
-    assert ask(settings, gateway).headers["x-weighbridge-version"] == "2"
-    text = " ".join(told)
+    assert chat(settings, gateway).headers["x-weighbridge-version"] == "2"
+    text = " ".join(messages)
     assert "as its engines took before" in text
     assert "serves after a gap of" in text
     with lock_of(settings) as lock:
@@ -87,19 +87,21 @@ def test_requests_wait_for_the_new_engine_and_none_fails(
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap")
     proves = local.prove
-    asked: list[Future[httpx.Response]] = []
+    futures: list[Future[httpx.Response]] = []
 
     def prove(*given: Any) -> None:
-        asked.extend(pool.submit(ask, settings, gateway) for _ in range(8))
+        futures.extend(pool.submit(chat, settings, gateway) for _ in range(8))
         time.sleep(3)
-        assert not any(one.done() for one in asked)
+        assert not any(future.done() for future in futures)
         proves(*given)
 
     monkeypatch.setattr(local, "prove", prove)
     with ThreadPoolExecutor(8) as pool:
         ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
-        answers = [one.result() for one in asked]
-    assert [(one.status_code, one.headers["x-weighbridge-version"]) for one in answers] == [(200, "2")] * 8
+        answers = [future.result() for future in futures]
+    assert [(response.status_code, response.headers["x-weighbridge-version"]) for response in answers] == [
+        (200, "2")
+    ] * 8
     assert gateway.routes().line("toy").queued is None
 
 
@@ -113,7 +115,7 @@ def test_what_waited_too_long_is_told_when_to_come_again(
 
     def prove(*given: Any) -> None:
         began = time.monotonic()
-        meanwhile.append((ask(settings, gateway), time.monotonic() - began))
+        meanwhile.append((chat(settings, gateway), time.monotonic() - began))
         proves(*given)
 
     monkeypatch.setattr(local, "prove", prove)
@@ -139,5 +141,5 @@ def test_a_new_engine_that_fails_gives_its_place_back(
     monkeypatch.setattr(fleet, "ensure", ensure)
     with pytest.raises(RolloutAborted, match="serves again after a gap"):
         ensure_or_swap(bad, "2", make_artifact(settings, "new"), gateway, fleet)
-    assert ask(settings, gateway).headers["x-weighbridge-version"] == "1"
+    assert chat(settings, gateway).headers["x-weighbridge-version"] == "1"
     assert weights(gateway) == {"1": 100}
