@@ -84,7 +84,7 @@ def settings(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         supervisor.shut_down()
 
 
-def test_registry_gateway_and_log_agree_whatever_was_killed(settings: Settings) -> None:
+def test_registry_gateway_and_log_agree_after_random_kills(settings: Settings) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     print(f"seed {seed}")

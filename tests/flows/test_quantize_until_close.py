@@ -64,7 +64,7 @@ def try_methods(
     return chosen.artifact, chosen.attempts, methods
 
 
-def test_the_cheapest_method_that_is_close_enough_ends_the_search() -> None:
+def test_the_cheapest_close_enough_method_ends_the_search() -> None:
     candidate, attempts, methods = try_methods({"rtn": 0.47, "gptq": 0.15, "autoround": 0.1})
     assert methods.tried == ["rtn", "gptq"] and candidate.digest[0] == "2"
     assert [(attempt.method, attempt.outcome, attempt.kl_nats) for attempt in attempts] == [
@@ -73,23 +73,23 @@ def test_the_cheapest_method_that_is_close_enough_ends_the_search() -> None:
     ]
 
 
-def test_an_inconclusive_drift_check_goes_on_to_the_next_method_too() -> None:
+def test_an_inconclusive_drift_check_tries_the_next_method() -> None:
     _, attempts, _ = try_methods({"rtn": 0.26, "gptq": 0.15})
     assert [attempt.outcome for attempt in attempts] == ["inconclusive", "non_inferior"]
 
 
-def test_where_none_is_close_enough_the_closest_is_the_candidate() -> None:
+def test_the_closest_artifact_is_the_candidate_if_none_is_close_enough() -> None:
     candidate, attempts, _ = try_methods({"rtn": 0.47, "gptq": 0.32, "awq": 0.4})
     assert candidate.digest[0] == "2" and len(attempts) == 3
 
 
-def test_a_method_that_fails_is_passed_over_and_recorded() -> None:
+def test_a_failed_method_is_skipped_and_recorded() -> None:
     candidate, attempts, _ = try_methods({"rtn": 0.47, "gptq": FAILED, "awq": 0.2})
     assert candidate.digest[0] == "3"
     assert (attempts[1].outcome, attempts[1].sentence, attempts[1].digest) == ("failed", "it broke.", "")
 
 
-def test_where_every_method_fails_the_last_failure_is_raised() -> None:
+def test_the_last_failure_is_raised_if_every_method_fails() -> None:
     with pytest.raises(QuantizationFailed, match="it broke"):
         try_methods({"rtn": FAILED, "gptq": FAILED})
 
@@ -108,5 +108,5 @@ def test_no_time_left_ends_the_search() -> None:
     assert methods.messages == ["awq is not tried: the 90 minutes for trying methods are over."]
 
 
-def test_without_a_choice_the_scheme_s_own_methods_are_tried() -> None:
+def test_the_methods_of_the_scheme_are_the_default() -> None:
     assert methods_of("int4", Line.load("smollm2"))[0] == "rtn"

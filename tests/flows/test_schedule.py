@@ -40,7 +40,7 @@ asyncio.run(main())
 
 
 @pytest.mark.timeout(240)
-def test_prefect_makes_the_runs_of_a_schedule(tmp_path: Path) -> None:
+def test_prefect_creates_the_runs_of_a_schedule(tmp_path: Path) -> None:
     database = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
     variables = {"PREFECT_HOME": str(tmp_path), "PREFECT_API_DATABASE_CONNECTION_URL": database}
     done = subprocess.run(

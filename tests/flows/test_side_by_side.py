@@ -43,7 +43,7 @@ def fails(number: int) -> int:
     return number
 
 
-def test_steps_run_at_the_same_time_and_may_nest(prefect: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_run_concurrently_and_may_nest(prefect: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_WEIGH_AT_ONCE", "2")
 
     @flow
@@ -53,7 +53,7 @@ def test_steps_run_at_the_same_time_and_may_nest(prefect: None, monkeypatch: pyt
     assert story() == [[10, 20], [50, 60]]
 
 
-def test_the_first_failure_is_told_by_its_name(prefect: None) -> None:
+def test_the_first_failure_is_raised(prefect: None) -> None:
     @flow
     def story() -> list[int]:
         return side_by_side(fails, [{"number": 2}, {"number": 3}, {"number": 5}])
@@ -62,13 +62,13 @@ def test_the_first_failure_is_told_by_its_name(prefect: None) -> None:
         story()
 
 
-def test_a_runner_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uninstalled_task_runner_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "ray")
     with pytest.raises(SettingsInvalid, match="prefect_ray is not installed"):
         side_by_side(inner, [{"number": 1}, {"number": 2}])
 
 
-def test_a_step_is_known_again_whatever_its_file_was_loaded_as() -> None:
+def test_a_cache_key_does_not_depend_on_the_module_name() -> None:
     def work(number: int) -> int:
         """A worker loads a flow's file under a name that is new in every run."""
         return number

@@ -40,7 +40,7 @@ def test_the_deployment_runs_daily_for_all_lines() -> None:
     assert [schedule["active"] for schedule in daily["schedules"]] == [True]
 
 
-def test_a_release_is_asked_for_under_the_decision_s_key(decision: Decision, prefect: RecordedPrefect) -> None:
+def test_a_release_run_has_the_decision_s_idempotency_key(decision: Decision, prefect: RecordedPrefect) -> None:
     assert start_release(load_settings(), decision)
     start_release(load_settings(), decision.model_copy(update={"kind": "successor", "repo": "org/toy-2"}))
     assert list(prefect.runs) == [f"watch/toy/org/toy@{'a' * 40}", f"watch/toy/org/toy-2@{'a' * 40}"]
@@ -50,7 +50,7 @@ def test_a_release_is_asked_for_under_the_decision_s_key(decision: Decision, pre
 
 
 @pytest.mark.parametrize(("refusal", "named"), [(503, StackFailed), (409, ReleaseNotStarted)])
-def test_what_prefect_answers_instead_is_named(
+def test_an_unexpected_answer_of_prefect_is_reported(
     decision: Decision, prefect: RecordedPrefect, refusal: int, named: type[Exception]
 ) -> None:
     prefect.refusal = refusal
@@ -58,9 +58,7 @@ def test_what_prefect_answers_instead_is_named(
         start_release(load_settings(), decision)
 
 
-def test_an_answer_that_was_lost_and_a_server_that_is_down_are_told_apart(
-    decision: Decision, prefect: RecordedPrefect
-) -> None:
+def test_a_lost_answer_differs_from_a_server_that_is_down(decision: Decision, prefect: RecordedPrefect) -> None:
     prefect.hangs_up = True
     with pytest.raises(StackFailed):
         start_release(load_settings(), decision)
@@ -69,13 +67,13 @@ def test_an_answer_that_was_lost_and_a_server_that_is_down_are_told_apart(
         start_release(load_settings(), decision)
 
 
-def test_a_line_without_a_deployment_is_named(decision: Decision, prefect: RecordedPrefect) -> None:
+def test_a_line_without_a_deployment_is_reported(decision: Decision, prefect: RecordedPrefect) -> None:
     prefect.deployments.clear()
     with pytest.raises(ReleaseNotStarted, match="no deployment release/toy"):
         start_release(load_settings(), decision)
 
 
-def test_a_watch_ends_as_its_first_failure(decision: Decision) -> None:
+def test_a_watch_raises_its_first_failure(decision: Decision) -> None:
     well = WatchReport(rows=(Row(line="toy", decision=decision, state="started"),))
     assert conclude(well) == well
     error = SourceUnknown("There is no repository org/gone.", "Check it.", "hub")

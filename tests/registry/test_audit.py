@@ -35,7 +35,7 @@ def write_log(folder: Path, count: int) -> AuditLog:
     return log
 
 
-def test_what_was_appended_is_told_in_order_and_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_read_in_order_and_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_USER", "ann")
     log = write_log(tmp_path, 4)
     assert [(entry.number, entry.version, entry.who) for entry in log.entries()] == [(n, n, "ann") for n in range(1, 5)]
@@ -45,7 +45,7 @@ def test_what_was_appended_is_told_in_order_and_by_line(tmp_path: Path, monkeypa
     assert log.append("approve", "toy", 5, who="bob").who == "bob"
 
 
-def test_an_empty_log_is_whole(tmp_path: Path) -> None:
+def test_an_empty_log_is_valid(tmp_path: Path) -> None:
     assert AuditLog(tmp_path).verify() is None
     assert AuditLog(tmp_path).verify(NOTHING) is None
     assert list(AuditLog(tmp_path).entries()) == []
@@ -53,7 +53,7 @@ def test_an_empty_log_is_whole(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_whatever_is_done_to_an_entry_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_change_to_an_entry_is_detected(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     log = write_log(tmp_path_factory.mktemp("audit"), 5)
     head = log.verify()
     assert head is not None
@@ -87,7 +87,7 @@ def test_whatever_is_done_to_an_entry_is_found(tmp_path_factory: pytest.TempPath
         log.verify(head.hash if how == "cut" else "")
 
 
-def test_an_entry_that_a_kill_left_unfinished_is_no_entry_and_stops_nobody(tmp_path: Path) -> None:
+def test_an_entry_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
     log = write_log(tmp_path, 2)
     with log.path.open("ab") as file:
         file.write(b'{"number": 3, "at": "2026')
@@ -98,7 +98,7 @@ def test_an_entry_that_a_kill_left_unfinished_is_no_entry_and_stops_nobody(tmp_p
     assert last is not None and last.number == 3
 
 
-def test_writers_at_once_make_one_chain(tmp_path: Path) -> None:
+def test_concurrent_writers_make_one_chain(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, "20", who]) for who in ("ann", "bob")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     last = AuditLog(tmp_path).verify()
@@ -113,7 +113,7 @@ def test_nothing_is_appended_to_a_log_whose_end_is_broken(tmp_path: Path) -> Non
         log.append("state", "toy", 2)
 
 
-def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry: Registry, release: Make) -> None:
+def test_changes_missing_from_the_log_are_recorded_as_found(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     registry.approve("toy", 1, "better", "anna")
     registry.set_state("toy", 1, "serving")
@@ -134,7 +134,7 @@ def test_what_mlflow_says_and_the_log_does_not_is_written_down_as_found(registry
     assert log.verify() is not None
 
 
-def test_the_approver_is_whom_the_server_signed_in_else_whom_approve_named(tmp_path: Path) -> None:
+def test_the_approver_is_the_signed_in_account_or_else_the_name_given(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
 
     def copied(model: str, who: str) -> None:

@@ -27,7 +27,7 @@ class Denied(Exception):
 
 
 @pytest.mark.parametrize("kind", [Reader, Recorder, Registry, WatchRuns, Granting])
-def test_every_method_that_reaches_mlflow_states_the_role_that_it_needs(kind: type) -> None:
+def test_every_method_that_reaches_mlflow_states_its_role(kind: type) -> None:
     methods = {name: method for name, method in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
     missing = {name for name, method in methods.items() if not getattr(method, "role_needed", "")}
     assert not missing, "without a role, a refusal of MLflow is not explained"
@@ -40,7 +40,7 @@ def _signed_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
 
 
-def test_the_account_the_role_and_the_line_are_named() -> None:
+def test_a_denial_names_account_role_and_line() -> None:
     error = Denied("PERMISSION_DENIED")
     denial = explain_denial("set_production", "operator", ("toy", 1), error, "http://mlflow")
     assert denial and "ada is signed in and does not hold the role operator of toy, which `set_production`" in str(
@@ -52,13 +52,13 @@ def test_the_account_the_role_and_the_line_are_named() -> None:
     assert denial and "is no admin of MLflow" in str(denial)
 
 
-def test_a_wrong_password_is_named_and_another_error_is_not_explained() -> None:
+def test_a_wrong_password_is_explained_and_other_errors_are_not() -> None:
     denial = explain_denial("versions", "any", ("toy",), Denied("UNAUTHENTICATED"), "http://mlflow")
     assert denial and "does not know ada with this password" in str(denial)
     assert explain_denial("versions", "any", ("toy",), Denied("INTERNAL_ERROR"), "http://mlflow") is None
 
 
-def test_a_refusal_without_an_account_is_not_about_roles(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_denial_without_an_account_is_not_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert explain_denial("versions", "any", ("toy",), Denied("PERMISSION_DENIED"), "http://mlflow") is None

@@ -56,7 +56,7 @@ def registry_of(settings: Settings) -> Registry:
     return Registry(settings.mlflow_backend)
 
 
-def test_a_backup_brings_back_versions_files_aliases_and_the_log(
+def test_a_restore_recovers_versions_files_aliases_and_the_log(
     installation: Settings, home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
     written = back_up(installation, tmp_path / "backup.tar.gz")
@@ -78,7 +78,7 @@ def test_a_backup_brings_back_versions_files_aliases_and_the_log(
     assert AuditLog.of(new).append("previous", "toy", None).number == last.number + 1
 
 
-def test_a_backup_of_records_that_somebody_is_writing_is_whole(
+def test_a_backup_during_writes_is_consistent(
     installation: Settings, home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
     stop, numbers = threading.Event(), iter(range(1, 10_000))
@@ -145,7 +145,7 @@ def repack(good: Path, bad: Path, how: str) -> None:
             new.addfile(tarfile.TarInfo("gateway/routes.json"))
 
 
-def test_what_an_installation_has_is_replaced_only_when_told_so(installation: Settings, tmp_path: Path) -> None:
+def test_existing_records_are_replaced_only_with_replace(installation: Settings, tmp_path: Path) -> None:
     back_up(installation, backup := tmp_path / "backup.tar.gz")
     registry_of(installation).set_production("toy", 1)
     with pytest.raises(BackupFailed, match="records of its own"):
@@ -161,7 +161,7 @@ def test_what_an_installation_has_is_replaced_only_when_told_so(installation: Se
     assert done.missing == ()
 
 
-def test_a_restore_that_was_killed_goes_on_with_replace(
+def test_a_killed_restore_is_finished_with_replace(
     installation: Settings, home: Callable[[str], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back_up(installation, backup := tmp_path / "backup.tar.gz")
@@ -178,7 +178,7 @@ def test_a_restore_that_was_killed_goes_on_with_replace(
     assert AuditLog.of(new).verify() is not None
 
 
-def test_a_forged_log_is_not_backed_up(installation: Settings, tmp_path: Path) -> None:
+def test_a_backup_refuses_a_forged_log(installation: Settings, tmp_path: Path) -> None:
     log = AuditLog.of(installation).path
     log.write_text(log.read_text().replace("anna", "otto"))
     with pytest.raises(AuditBroken):

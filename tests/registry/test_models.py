@@ -41,7 +41,7 @@ def contents(registry: Registry, line: str) -> dict[str, Any]:
     }
 
 
-def test_an_experiment_opens_on_its_runs_and_keeps_a_kind_that_somebody_chose(registry: Registry) -> None:
+def test_an_experiment_opens_on_its_runs_and_keeps_a_chosen_kind(registry: Registry) -> None:
     client, kind = registry.client, "mlflow.experimentKind"
     experiment_id = registry.ensure_line("toy")
     assert client.get_experiment(experiment_id).tags[kind] == "custom_model_development"
@@ -54,7 +54,7 @@ def test_an_experiment_opens_on_its_runs_and_keeps_a_kind_that_somebody_chose(re
     assert client.get_experiment(older).tags[kind] == "custom_model_development"
 
 
-def test_a_release_becomes_runs_logged_models_and_versions_of_what_passed(registry: Registry, release: Make) -> None:
+def test_a_release_becomes_runs_logged_models_and_versions(registry: Registry, release: Make) -> None:
     recorded = registry.record_release(release(failing=("int4",)))
 
     assert [candidate.version for candidate in recorded.candidates] == [1, None]
@@ -91,7 +91,7 @@ def test_the_same_key_twice_records_once_and_another_key_records_again(registry:
     assert [version.version for version in registry.candidates("toy")] == [1, 2, 3, 4]
 
 
-def test_killed_after_any_call_and_run_again_ends_in_the_same_state(
+def test_a_rerun_after_a_kill_at_any_call_ends_in_the_same_state(
     registry: Registry, release: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -132,7 +132,7 @@ def test_killed_after_any_call_and_run_again_ends_in_the_same_state(
     assert deaths >= 15, "every writing call was died after"
 
 
-def test_approving_copies_the_version_with_who_and_why(registry: Registry, release: Make) -> None:
+def test_approving_copies_the_version_with_approver_and_reason(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     approved = registry.approve("toy", 1, "read the report", "ada")
 
@@ -144,7 +144,7 @@ def test_approving_copies_the_version_with_who_and_why(registry: Registry, relea
     registry.check_approval(approved, Approval())
 
 
-def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Registry, release: Make) -> None:
+def test_approving_an_artifact_twice_makes_one_copy(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     registry.record_release(release(key="b2"))
     first = registry.approve("toy", 1, "", "ada")
@@ -157,7 +157,7 @@ def test_approving_the_same_artifact_again_makes_no_second_copy(registry: Regist
     assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a second chance is a new approval"
 
 
-def test_every_change_of_what_serves_stands_in_the_audit_log(registry: Registry, release: Make) -> None:
+def test_every_change_of_production_is_in_the_audit_log(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     version = registry.approve("toy", 1, "read the report", "ada").version
     registry.set_state("toy", version, "serving")
@@ -187,9 +187,7 @@ def test_a_failed_candidate_cannot_be_approved_and_the_refusal_quotes_its_verdic
     assert registry.versions("toy") == []
 
 
-def test_candidates_are_found_by_number_or_digest_and_the_unknown_is_told_what_exists(
-    registry: Registry, release: Make
-) -> None:
+def test_candidates_are_found_by_number_or_digest_and_errors_list_them(registry: Registry, release: Make) -> None:
     with pytest.raises(VersionUnknown, match=r"none yet.*weighbridge release toy"):
         registry.candidate("toy", "1")
     registry.record_release(release())
@@ -202,7 +200,7 @@ def test_candidates_are_found_by_number_or_digest_and_the_unknown_is_told_what_e
         registry.version("toy", 5)
 
 
-def test_states_and_aliases_tell_what_serves(registry: Registry, release: Make) -> None:
+def test_states_and_aliases_identify_production(registry: Registry, release: Make) -> None:
     assert registry.production("toy") is None and registry.waiting("toy") == []
     registry.record_release(release())
     first, second = (registry.approve("toy", number, "", "ada").version for number in (1, 2))
@@ -236,7 +234,7 @@ def test_states_and_aliases_tell_what_serves(registry: Registry, release: Make) 
         ("models:/toy/1", {}, "was not copied from toy-candidates"),
     ],
 )
-def test_a_version_made_by_hand_is_no_approval(
+def test_a_version_created_by_hand_is_no_approval(
     registry: Registry, release: Make, source: str, altered: dict[str, str], complaint: str
 ) -> None:
     registry.record_release(release())
@@ -247,7 +245,7 @@ def test_a_version_made_by_hand_is_no_approval(
         registry.check_approval(registry.version("toy", 2), Approval())
 
 
-def test_a_candidate_that_is_gone_or_points_elsewhere_approves_nothing(registry: Registry, release: Make) -> None:
+def test_an_approval_of_a_missing_or_moved_candidate_is_refused(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     approved = registry.approve("toy", 1, "", "ada")
     registry.client.delete_model_version("toy-candidates", "1")

@@ -12,7 +12,7 @@ from registry.models.records import DatasetRecord, ReleaseRecord
 from registry.models.registry import Registry
 
 
-def test_a_journal_keeps_every_file_to_the_byte(tmp_path: Path, release: Callable[..., ReleaseRecord]) -> None:
+def test_an_outbox_keeps_every_file_byte_for_byte(tmp_path: Path, release: Callable[..., ReleaseRecord]) -> None:
     (tmp_path / "on-disk.txt").write_text("on the disk")
     record = release(line="toy")
     first = record.candidates[0].model_copy(
@@ -29,7 +29,7 @@ def test_a_journal_keeps_every_file_to_the_byte(tmp_path: Path, release: Callabl
     assert Outbox().waiting("other") == []
 
 
-def test_a_kill_between_recording_and_forgetting_records_nothing_twice(
+def test_a_kill_between_recording_and_removal_records_once(
     registry: Registry, release: Callable[..., ReleaseRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox = Outbox()

@@ -67,7 +67,7 @@ def decided(registry: Registry, release: Make) -> None:
     registry.set_production("toy", 1)
 
 
-def test_records_go_from_one_database_to_another(
+def test_records_are_restored_into_another_database(
     server: str, installation: Callable[..., Settings], release: Make, tmp_path: Path
 ) -> None:
     old = installation("old", MLFLOW_BACKEND_URI=make_database(server, "old"))

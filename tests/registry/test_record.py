@@ -45,7 +45,7 @@ def entries(folder: Path) -> list[Entry]:
     return list(AuditLog(folder).entries())
 
 
-def test_a_change_is_written_down_with_who_where_and_which_request(tmp_path: Path) -> None:
+def test_a_change_is_logged_with_account_address_and_request(tmp_path: Path) -> None:
     client = answering(tmp_path, who="ada").test_client()
     body = {"name": "toy", "source": "models:/toy-candidates/2", "run_id": "r1", "tags": [{"key": "a", "value": "b"}]}
     answer = client.post(VERSIONS, json=body, environ_base={"REMOTE_ADDR": "10.1.2.3"})
@@ -66,7 +66,7 @@ def test_a_change_is_written_down_with_who_where_and_which_request(tmp_path: Pat
     assert AuditLog(tmp_path).approver("toy", 8) == ""
 
 
-def test_without_accounts_nobody_is_named_and_what_approve_said_counts(tmp_path: Path) -> None:
+def test_without_accounts_the_approver_is_the_name_given(tmp_path: Path) -> None:
     answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "models:/toy-candidates/2"})
     AuditLog(tmp_path).append("approve", "toy", 7, who="tom")
     assert [entry.who for entry in entries(tmp_path)] == [NOBODY, "tom"]
@@ -74,18 +74,18 @@ def test_without_accounts_nobody_is_named_and_what_approve_said_counts(tmp_path:
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
-def test_what_was_not_done_is_not_written_down(tmp_path: Path, status: int) -> None:
+def test_failed_requests_are_not_logged(tmp_path: Path, status: int) -> None:
     client = answering(tmp_path, status).test_client()
     assert client.post(VERSIONS, json={"name": "toy", "source": "s"}).status_code == status
     assert entries(tmp_path) == [] and list((tmp_path / "asked").iterdir()) == []
 
 
-def test_looking_is_not_written_down(tmp_path: Path) -> None:
+def test_reads_are_not_logged(tmp_path: Path) -> None:
     answering(tmp_path).test_client().get(ALIAS, json={"name": "toy"})
     assert entries(tmp_path) == []
 
 
-def test_a_log_that_takes_nothing_fails_the_request_and_is_told_at_the_next_start(tmp_path: Path) -> None:
+def test_an_unwritable_log_fails_the_request_and_is_completed_at_the_next_start(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text("nonsense\n")
     answer = answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
@@ -97,7 +97,7 @@ def test_a_log_that_takes_nothing_fails_the_request_and_is_told_at_the_next_star
     assert list((tmp_path / "asked").iterdir()) == []
 
 
-def test_what_a_killed_server_was_busy_with_is_told_once_and_a_live_one_is_left_alone(tmp_path: Path) -> None:
+def test_pending_requests_of_a_killed_server_are_logged_once(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     pending = {
         "action": "mlflow.set_registered_model_alias",
@@ -117,7 +117,7 @@ def test_what_a_killed_server_was_busy_with_is_told_once_and_a_live_one_is_left_
     assert [path.name for path in (tmp_path / "asked").iterdir()] == [f"{os.getppid()}-abc.json"]
 
 
-def test_entries_from_before_requests_were_recorded_still_hold(tmp_path: Path) -> None:
+def test_entries_without_a_request_stay_valid(tmp_path: Path) -> None:
     """A log that Weighbridge wrote before its entries had a model, an address and a request."""
     old = (
         '{"number":1,"at":"2026-11-25T20:00:00.000+00:00","who":"tom","action":"approve","line":"toy","version":1,'

@@ -33,7 +33,7 @@ def test_a_file_gives_roles_of_lines_and_all_means_all(tmp_path: Path) -> None:
     assert role_name("reviewer", "toy") == "reviewer:toy"
 
 
-def test_nobody_who_writes_candidates_writes_approvals() -> None:
+def test_no_role_writes_both_candidates_and_approvals() -> None:
     assert rights("builder", "toy", "1")[("registered_model", "toy")] == "READ"
     for role in ("reviewer", "operator"):
         assert rights(role, "toy", "1")[("registered_model", "toy-candidates")] == "READ"  # type: ignore[arg-type]
@@ -52,18 +52,18 @@ def test_nobody_who_writes_candidates_writes_approvals() -> None:
         ("users: {", "not YAML"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_invalid_file_is_explained(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(RolesInvalid, match=re.escape(complaint)) as raised:
         read_roles(write_roles(tmp_path, text), LINES)
     assert raised.value.where == str(tmp_path / "roles.yaml")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RolesInvalid, match="cannot be read: No such file"):
         read_roles(tmp_path / "roles.yaml", LINES)
 
 
-def test_a_password_is_made_once_and_nobody_else_may_read_it() -> None:
+def test_a_password_is_generated_once_and_private() -> None:
     settings = load_settings()
     password = accounts.keep_password(settings, "ada")
     path = accounts.password_file(settings, "ada")
@@ -75,9 +75,7 @@ def test_a_password_is_made_once_and_nobody_else_may_read_it() -> None:
         accounts.keep_password(settings, "ada")
 
 
-def test_a_password_may_come_from_a_variable_or_a_file_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_comes_from_a_variable_or_a_given_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, own = load_settings(), tmp_path / "own"
     own.write_text("correct horse battery\n")
     own.chmod(0o600)
@@ -91,7 +89,7 @@ def test_a_password_may_come_from_a_variable_or_a_file_of_ones_own(
         accounts.given_password(settings, "ada", tmp_path / "nothing")
 
 
-def test_a_process_signs_in_as_the_pipeline_unless_it_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_signs_in_as_the_pipeline_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with_accounts = load_settings().model_copy(update={"mlflow_auth": True})
     pipelines = accounts.keep_password(with_accounts, accounts.PIPELINE)
     monkeypatch.setenv("HOME", str(with_accounts.home))
@@ -108,7 +106,7 @@ def test_a_process_signs_in_as_the_pipeline_unless_it_says_who_it_is(monkeypatch
     assert (accounts.signed_in_as(), os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("ada", "her own password")
 
 
-def test_mlflows_own_file_of_credentials_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_credentials_file_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings().model_copy(update={"mlflow_auth": True})
     accounts.keep_password(settings, accounts.PIPELINE)
     monkeypatch.setenv("HOME", str(settings.home))
@@ -120,7 +118,7 @@ def test_mlflows_own_file_of_credentials_will_do(monkeypatch: pytest.MonkeyPatch
     assert accounts.signed_in_as() == "ada" and not os.environ.get("MLFLOW_TRACKING_PASSWORD")
 
 
-def test_once_there_are_accounts_the_next_start_asks_for_them_too() -> None:
+def test_accounts_stay_enabled_at_the_next_start() -> None:
     settings = load_settings()
     assert not settings.mlflow_auth
     (settings.home / "mlflow").mkdir()

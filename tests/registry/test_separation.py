@@ -53,7 +53,7 @@ def entries(action: str = "") -> list[Entry]:
     return [entry for entry in AuditLog().entries("toy") if entry.action.startswith(action)]
 
 
-def test_each_role_may_do_its_part_and_the_server_refuses_the_rest(settings: Settings) -> None:
+def test_the_server_enforces_each_role(settings: Settings) -> None:
     assert request(settings, "ada", "POST", "model-versions/create", COPY).status_code == 200, "the reviewer approves"
     alias = {"name": "toy", "alias": "production", "version": "1"}
     tag = {"name": "toy", "version": "1", "key": "weighbridge.state", "value": "serving"}
@@ -93,7 +93,7 @@ def _may(answer: httpx.Response) -> bool:
     return answer.status_code == 200
 
 
-def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve_its_own_work(settings: Settings) -> None:
+def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve(settings: Settings) -> None:
     pipeline = Registry(settings)
     with pytest.raises(RegistryDenied, match="weighbridge is signed in and does not hold the role reviewer of toy"):
         pipeline.approve("toy", 1, "mine is fine", "somebody else")
@@ -124,7 +124,7 @@ def test_the_pipeline_proposes_and_moves_traffic_but_cannot_approve_its_own_work
     )
 
 
-def test_a_click_names_who_clicked_whatever_the_request_says(settings: Settings) -> None:
+def test_a_click_is_attributed_to_the_signed_in_account(settings: Settings) -> None:
     body = {**COPY, "tags": [{"key": "weighbridge.approved_by", "value": "the boss"}]}
     answer = request(settings, "ada", "POST", "model-versions/create", body)
     number = int(answer.json()["model_version"]["version"])
@@ -135,14 +135,14 @@ def test_a_click_names_who_clicked_whatever_the_request_says(settings: Settings)
     assert AuditLog().approver("toy", number) == "ada"
 
 
-def test_who_is_not_known_is_told_so(settings: Settings) -> None:
+def test_unknown_accounts_are_refused(settings: Settings) -> None:
     for name, key in (("ada", "not her password"), ("eve", "eve has no account")):
         with accounts.signed_in(name, key), pytest.raises(RegistryDenied, match=f"does not know {name}"):
             Registry(settings).candidates("toy")
     assert httpx.get(f"{settings.mlflow_url}/api/2.0/mlflow/registered-models/search").status_code == 401
 
 
-def test_a_role_is_given_taken_and_not_given_twice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roles_are_granted_revoked_and_not_granted_twice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     everyone = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
     granting = Granting(settings, ["clicked", "toy"])
 
@@ -182,7 +182,7 @@ def test_no_secret_is_in_a_log_or_a_configuration(settings: Settings) -> None:
             assert not any(secret.encode() in content for secret in secrets), path
 
 
-def test_the_webhook_is_made_by_the_administrator_alone(settings: Settings) -> None:
+def test_only_the_administrator_creates_the_webhook(settings: Settings) -> None:
     def make(account: tuple[str, str] | None) -> None:
         ensure_webhook(settings.mlflow_url, "http://127.0.0.1:9/mlflow", "secret" * 8, account)
 

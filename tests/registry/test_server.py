@@ -76,14 +76,14 @@ def test_the_request_of_the_promote_button_is_an_approval(server: str, release: 
     assert registry.approve("clicked", 1, "smaller is not better", "ada").model == "clicked"
 
 
-def test_a_server_that_is_down_is_named_within_seconds() -> None:
+def test_a_server_that_is_down_is_reported_within_seconds() -> None:
     address, started = f"http://127.0.0.1:{free_port()}", time.monotonic()
     with pytest.raises(StackDown, match=rf"does not answer\. \[{address}\] Next: .*weighbridge up"):
         Registry(address).candidates("toy")
     assert time.monotonic() - started < 20, "mostly the import of MLflow"
 
 
-def test_a_server_that_hangs_is_named_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_is_reported_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -92,7 +92,7 @@ def test_a_server_that_hangs_is_named_after_the_timeout(monkeypatch: pytest.Monk
         Registry(f"http://127.0.0.1:{silent.getsockname()[1]}").waiting("toy")
 
 
-def test_something_else_on_the_port_is_no_registry() -> None:
+def test_another_service_on_the_port_is_rejected() -> None:
     class Stranger(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(403)

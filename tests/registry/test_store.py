@@ -27,7 +27,7 @@ def make_artifact(store: Store, files: dict[str, str] | None = None, key: str = 
     return store.adopt(folder, line="line", scheme="int8", repo="org/m", commit=COMMIT, facts={"recipe": {"bits": 8}})
 
 
-def test_an_artifact_is_found_again_whole(store: Store) -> None:
+def test_an_adopted_artifact_is_found_intact(store: Store) -> None:
     artifact = make_artifact(store)
     assert store.get("line", artifact.digest) == artifact
     assert (store.path(artifact) / "sub/model.safetensors").read_text() == "weights"
@@ -69,13 +69,13 @@ def test_verify_names_the_damaged_file(store: Store, harm: str) -> None:
         store.verify(artifact)
 
 
-def test_a_missing_artifact_says_how_to_make_it_again(store: Store) -> None:
+def test_a_missing_artifact_names_the_command_that_rebuilds_it(store: Store) -> None:
     with pytest.raises(ArtifactMissing) as caught:
         store.get("line", "0" * 64)
     assert "weighbridge release line" in caught.value.next_step
 
 
-def test_a_build_that_fails_leaves_nothing(store: Store) -> None:
+def test_a_failed_build_leaves_nothing(store: Store) -> None:
     with pytest.raises(RuntimeError), store.fresh_staging("line", "k") as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
@@ -83,7 +83,7 @@ def test_a_build_that_fails_leaves_nothing(store: Store) -> None:
     assert store.artifacts() == []
 
 
-def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(
+def test_a_crash_before_the_last_rename_is_invisible_and_repaired(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.rename
@@ -102,12 +102,12 @@ def test_a_crash_before_the_last_rename_shows_nothing_and_is_repaired(
     store.verify(artifact)
 
 
-def test_no_room_is_said_before_anything_is_written(store: Store) -> None:
+def test_a_full_disk_is_reported_before_writing(store: Store) -> None:
     with pytest.raises(DiskFull, match="needs 1048576"):
         store.require_free(2**50, "The download")
 
 
-def test_two_makers_of_the_same_artifact_end_with_one(store: Store) -> None:
+def test_concurrent_adoptions_of_one_content_make_one_artifact(store: Store) -> None:
     folders: list[Path] = []
     for key in ("a", "b"):
         folder = store.staging("line", key)

@@ -26,7 +26,7 @@ def aged(store: Store, artifact: Artifact, hours: float) -> Artifact:
     return artifact
 
 
-def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
+def test_clean_keeps_used_artifacts_only(store: Store) -> None:
     used, idle = make_artifact(store), make_artifact(store, {"idle": "12345"}, commit="d" * 40)
     cleaned = clean(store, {used.digest})
     assert [removal.name for removal in cleaned.removed] == [idle.digest]
@@ -35,7 +35,7 @@ def test_what_is_used_stays_and_the_rest_goes(store: Store) -> None:
     store.verify(used)
 
 
-def test_a_dry_run_touches_nothing(store: Store) -> None:
+def test_a_dry_run_removes_nothing(store: Store) -> None:
     idle = make_artifact(store)
     store.staging("line", "left").joinpath("x").write_text("123")
     cleaned = clean(store, set(), dry_run=True)
@@ -44,7 +44,7 @@ def test_a_dry_run_touches_nothing(store: Store) -> None:
     assert (store.folder / "line/.staging/left/x").exists()
 
 
-def test_the_source_of_what_stays_stays(store: Store) -> None:
+def test_the_source_of_a_kept_artifact_is_kept(store: Store) -> None:
     used = make_artifact(store)
     source = make_artifact(store, {"source": ""}, scheme="bf16", by="download")
     sibling = make_artifact(store, {"sibling": ""}, scheme="int4")
@@ -54,7 +54,7 @@ def test_the_source_of_what_stays_stays(store: Store) -> None:
     assert source in store.artifacts()
 
 
-def test_the_newest_and_the_young_stay(store: Store) -> None:
+def test_the_newest_and_the_recent_are_kept(store: Store) -> None:
     old = aged(store, make_artifact(store, {"a": ""}, commit="a" * 40), 72)
     middle = aged(store, make_artifact(store, {"b": ""}, commit="b" * 40), 48)
     young = aged(store, make_artifact(store, {"c": ""}, commit="d" * 40), 1)
@@ -64,7 +64,7 @@ def test_the_newest_and_the_young_stay(store: Store) -> None:
     assert store.artifacts() == [young]
 
 
-def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store: Store, tmp_path: Path) -> None:
+def test_staging_folders_of_dead_processes_are_removed(store: Store, tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from registry.store import Store\n"
         "with Store(Path(sys.argv[1])).fresh_staging('line', sys.argv[2]) as folder:\n"
@@ -90,9 +90,7 @@ def test_what_a_dead_process_left_goes_and_what_a_living_one_builds_stays(store:
         living.wait()
 
 
-def test_a_cleaning_that_dies_half_way_shows_nothing_and_is_finished_by_the_next(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_clean_is_invisible_and_finished_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make_artifact(store)
 
     def die(folder: Path) -> None:

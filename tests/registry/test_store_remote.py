@@ -49,7 +49,7 @@ def objects(store: Store) -> set[str]:
     return {path.split("/", 4)[-1] for path in filesystem.find(store.remote._root)}
 
 
-def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, url: str, tmp_path: Path) -> None:
+def test_an_artifact_is_uploaded_and_fetched_on_demand(store: Store, url: str, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     assert objects(store) == {"manifest.json", "manifest.sig", "model/config.json", "model/sub/model.safetensors"}
     other = Store(tmp_path / "other", url)
@@ -61,7 +61,9 @@ def test_an_artifact_is_put_whole_and_fetched_where_it_is_needed(store: Store, u
     assert (other.path(artifact) / "sub/model.safetensors").read_text() == "weights"
 
 
-def test_the_setting_alone_suffices(url: str, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_url_setting_suffices(
+    url: str, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_STORE_URL", url)
     artifact = make_artifact(Store())
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / "two"))
@@ -69,7 +71,7 @@ def test_the_setting_alone_suffices(url: str, tmp_path: Path, own_home: Path, mo
     Store().verify(artifact)
 
 
-def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
+def test_an_interrupted_upload_is_invisible_and_finished_by_a_retry(
     store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.remote
@@ -94,7 +96,7 @@ def test_a_cut_upload_shows_nothing_and_is_finished_by_the_same_call(
     other.verify(artifact)
 
 
-def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_path: Path) -> None:
+def test_remote_changes_are_rejected_on_download(store: Store, url: str, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     assert store.remote
     store.remote._fs.pipe_file(store.remote._at("line", artifact.digest, "model/config.json"), b"[]")
@@ -105,7 +107,7 @@ def test_what_was_altered_there_never_comes_home(store: Store, url: str, tmp_pat
     assert not list((tmp_path / "other").rglob("config.json"))
 
 
-def test_what_is_not_signed_there_is_refused_here(store: Store, url: str, tmp_path: Path) -> None:
+def test_an_unsigned_remote_artifact_is_refused(store: Store, url: str, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     assert store.remote
     store.remote._fs.rm(store.remote._at("line", artifact.digest, "manifest.sig"))
@@ -116,7 +118,7 @@ def test_what_is_not_signed_there_is_refused_here(store: Store, url: str, tmp_pa
     Store(tmp_path / "third", url).verify(artifact)
 
 
-def test_a_manifest_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
+def test_a_manifest_with_paths_outside_the_store_is_rejected(tmp_path: Path) -> None:
     """Whoever may write to the bucket must not be able to write anywhere here."""
     entry = FileEntry(path="../../../../evil", size_bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
     digest = digest_of((entry,))
@@ -130,14 +132,14 @@ def test_a_manifest_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) 
     assert [path.name for path in tmp_path.rglob("evil")] == ["evil"]
 
 
-def test_cleaning_frees_this_disk_and_leaves_the_bucket(store: Store) -> None:
+def test_clean_frees_the_local_disk_and_leaves_the_bucket(store: Store) -> None:
     artifact = make_artifact(store)
     assert [removal.name for removal in clean(store, set()).removed] == [artifact.digest]
     assert not store.holds_locally("line", artifact.digest)
     store.verify(artifact)
 
 
-def test_a_store_that_is_not_there_is_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_reported(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Store(tmp_path / "store", "s3://no-such-bucket/models")
     with pytest.raises(StoreUnreachable, match=r"no-such-bucket|bucket"):
         make_artifact(missing)
@@ -145,6 +147,6 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path, url: str, monkeypatc
         Store(tmp_path / "store", "nosuch://x")
 
 
-def test_a_mounted_folder_will_do(tmp_path: Path) -> None:
+def test_a_mounted_folder_is_a_remote_store(tmp_path: Path) -> None:
     artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
     Store(tmp_path / "two", f"file://{tmp_path}/shared").verify(artifact)

@@ -35,7 +35,7 @@ def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
     return path
 
 
-def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, tmp_path: Path) -> None:
+def test_a_key_pair_is_generated_once_and_private(store: Store, tmp_path: Path) -> None:
     make_artifact(store)
     private = tmp_path / "keys/weighbridge.key"
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
@@ -44,13 +44,13 @@ def test_a_key_pair_is_made_once_and_is_nobody_elses(store: Store, tmp_path: Pat
     assert private.read_bytes() == before
 
 
-def test_what_was_made_is_signed_and_verified(store: Store) -> None:
+def test_a_new_artifact_is_signed_and_verified(store: Store) -> None:
     artifact = make_artifact(store)
     assert store.signed(artifact)
     store.verify(artifact)
 
 
-def test_the_librarys_own_command_line_verifies_it(store: Store, tmp_path: Path) -> None:
+def test_the_librarys_command_line_verifies_the_signature(store: Store, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(manifest)]
@@ -69,7 +69,7 @@ def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> Non
     store.verify(artifact)
 
 
-def test_what_is_damaged_is_not_signed(store: Store) -> None:
+def test_a_damaged_artifact_is_not_signed(store: Store) -> None:
     artifact = make_artifact(store)
     signing.signature_path(manifest_of(store, artifact)).unlink()
     (store.path(artifact) / "config.json").write_text("[]")
@@ -78,7 +78,7 @@ def test_what_is_damaged_is_not_signed(store: Store) -> None:
     assert not store.signed(artifact)
 
 
-def test_a_manifest_altered_after_it_was_signed(store: Store) -> None:
+def test_a_manifest_altered_after_signing_is_refused(store: Store) -> None:
     artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
     content = json.loads(manifest.read_text())
@@ -88,7 +88,7 @@ def test_a_manifest_altered_after_it_was_signed(store: Store) -> None:
         store.verify(artifact)
 
 
-def test_a_manifest_that_lists_other_files_is_anothers(store: Store) -> None:
+def test_a_manifest_that_lists_other_files_is_refused(store: Store) -> None:
     artifact = make_artifact(store)
     manifest = manifest_of(store, artifact)
     content = json.loads(manifest.read_text())
@@ -99,14 +99,14 @@ def test_a_manifest_that_lists_other_files_is_anothers(store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"dsseEnvelope": {"payload": 1}}', "[" * 100_000])
-def test_a_signature_that_is_none(store: Store, content: str) -> None:
+def test_an_invalid_signature_is_refused(store: Store, content: str) -> None:
     artifact = make_artifact(store)
     signing.signature_path(manifest_of(store, artifact)).write_text(content)
     with pytest.raises(ArtifactUnsigned, match="no signature"):
         store.verify(artifact)
 
 
-def test_the_signature_of_another_artifact(store: Store) -> None:
+def test_the_signature_of_another_artifact_is_refused(store: Store) -> None:
     artifact, other = make_artifact(store), make_artifact(store, {"other": ""})
     signature = signing.signature_path(manifest_of(store, other)).read_bytes()
     signing.signature_path(manifest_of(store, artifact)).write_bytes(signature)
@@ -115,19 +115,19 @@ def test_the_signature_of_another_artifact(store: Store) -> None:
 
 
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
-def test_a_key_of_your_own(tmp_path: Path, curve: str) -> None:
+def test_a_configured_key_signs(tmp_path: Path, curve: str) -> None:
     store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem", curve))
     store.verify(make_artifact(store))
 
 
-def test_another_key_than_the_one_that_signed(store: Store, tmp_path: Path) -> None:
+def test_a_signature_by_another_key_is_refused(store: Store, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem"))
     with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
         store.verify(artifact)
 
 
-def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(store: Store, tmp_path: Path) -> None:
+def test_a_public_key_alone_verifies_and_does_not_sign(store: Store, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     store = store_with(tmp_path, public_key=tmp_path / "keys/weighbridge.pub")
     store.verify(artifact)
@@ -137,7 +137,7 @@ def test_a_machine_with_a_public_key_only_verifies_and_does_not_sign(store: Stor
 
 
 @pytest.mark.parametrize("content", [None, "no key", "curve"])
-def test_a_key_that_is_none(tmp_path: Path, content: str | None) -> None:
+def test_an_invalid_key_is_rejected(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "own.pem"
     if content == "curve":
         openssl_key(path, "secp256k1")

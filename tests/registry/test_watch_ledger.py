@@ -91,7 +91,7 @@ def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_watch_killed_anywhere_starts_one_release_the_next_time(tmp_path: Path, point: str) -> None:
+def test_a_watch_killed_at_any_point_starts_one_release_on_retry(tmp_path: Path, point: str) -> None:
     killed = settle_in_process(tmp_path, point)
     killed.join(30)
     assert killed.exitcode == -signal.SIGKILL
@@ -103,7 +103,7 @@ def test_a_watch_killed_anywhere_starts_one_release_the_next_time(tmp_path: Path
     assert run.read_text().count("asked") == (2 if point in ("after start", "before write 3") else 1)
 
 
-def test_two_watches_at_once_ask_for_one_release(tmp_path: Path) -> None:
+def test_concurrent_watches_start_one_release(tmp_path: Path) -> None:
     watches = [settle_in_process(tmp_path, pause_seconds=0.3) for _ in range(2)]
     for watch in watches:
         watch.join(30)
@@ -111,7 +111,7 @@ def test_two_watches_at_once_ask_for_one_release(tmp_path: Path) -> None:
     assert [path.read_text() for path in (tmp_path / "runs").iterdir()] == ["asked\n"]
 
 
-def test_what_could_not_be_started_is_started_later(tmp_path: Path) -> None:
+def test_a_failed_start_is_retried(tmp_path: Path) -> None:
     ledger, started_keys = Ledger("toy", tmp_path), []
 
     def down(_: Decision) -> str:
@@ -124,7 +124,7 @@ def test_what_could_not_be_started_is_started_later(tmp_path: Path) -> None:
     assert (entry.state, entry.flow_run, started_keys) == ("started", "run-1", [f"watch/toy/org/toy@{COMMIT}"])
 
 
-def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_path: Path) -> None:
+def test_a_commit_that_never_started_is_superseded(tmp_path: Path) -> None:
     ledger = Ledger("toy", tmp_path)
 
     def refuse(_: Decision) -> str:
@@ -139,21 +139,21 @@ def test_a_head_that_was_left_behind_before_anything_was_started_gives_way(tmp_p
     }
 
 
-def test_a_start_of_which_nobody_knows_is_asked_for_again_even_under_other_rules(tmp_path: Path) -> None:
+def test_an_unconfirmed_start_is_retried_under_changed_rules(tmp_path: Path) -> None:
     settle_in_process(tmp_path, "after start").join(30)
     ledger = Ledger("toy", tmp_path / "watch")
     assert ledger.settle(decision("ignore", rules="r2"), make_start(tmp_path / "runs")).state == "started"
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-def test_a_person_s_change_of_mind_starts_what_was_only_told(tmp_path: Path) -> None:
+def test_a_changed_rule_starts_a_release_that_was_only_notified(tmp_path: Path) -> None:
     ledger = Ledger("toy", tmp_path)
     assert ledger.settle(decision("notify"), lambda _: "never").state == "told"
     assert ledger.settle(decision(rules="r2"), lambda _: "run-1").state == "started"
     assert ledger.settle(decision("ignore", rules="r3"), lambda _: "never").flow_run == "run-1"
 
 
-def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_ledger_is_reported(tmp_path: Path) -> None:
     ledger = Ledger("toy", tmp_path)
     ledger.path.write_text("{")
     with pytest.raises(LedgerDamaged) as caught:
@@ -161,7 +161,7 @@ def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(ledger.path)
 
 
-def test_a_watch_that_holds_a_line_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_locked_for_too_long_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.watch.ledger.LOCK_SECONDS", 0.1)
     holder = settle_in_process(tmp_path, pause_seconds=3)
     while not (tmp_path / "watch/toy.json").exists():
@@ -172,7 +172,7 @@ def test_a_watch_that_holds_a_line_for_too_long_is_named(tmp_path: Path, monkeyp
     assert Ledger("toy", tmp_path / "watch").entries()[0].state == "started"
 
 
-def test_mlflow_gets_each_decision_once_and_later_when_it_was_down(registry: Registry, tmp_path: Path) -> None:
+def test_decisions_are_recorded_once_and_after_an_outage(registry: Registry, tmp_path: Path) -> None:
     ledger, runs = Ledger("toy", tmp_path / "watch"), WatchRuns(registry)
     ledger.settle(decision("notify", numbers={"download_gib": 1.5}), lambda _: "never")
 
@@ -199,7 +199,7 @@ def test_mlflow_gets_each_decision_once_and_later_when_it_was_down(registry: Reg
     assert {run.info.status for run in found} == {"FINISHED"}
 
 
-def test_what_has_been_released_is_known(registry: Registry, release: Any) -> None:
+def test_known_sources_are_production_and_proposals(registry: Registry, release: Any) -> None:
     runs = WatchRuns(registry)
     assert (runs.known_sources("toy").serving, runs.known_sources("toy").proposed) == (None, ())
     record = release()

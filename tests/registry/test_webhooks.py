@@ -36,7 +36,7 @@ def signed(content: object = CREATED, *, secret: str = "s3", at: int = NOW) -> t
     return {SIGNATURE: signature, TIMESTAMP: str(at), DELIVERY: "id-1"}, body.encode()
 
 
-def test_what_mlflow_signs_is_believed() -> None:
+def test_a_signed_delivery_is_accepted() -> None:
     delivery = read_delivery("s3", *signed(), NOW + 299)
     assert (delivery.id, delivery.model, delivery.asks_to_serve) == ("id-1", "toy", True)
     for alias, serves in (("production", True), ("previous", False)):
@@ -62,19 +62,19 @@ def test_another_body_or_another_secret_is_a_forgery() -> None:
         read_delivery("s3", {**headers, SIGNATURE: "v1,Grüße"}, body, NOW)
 
 
-def test_what_is_older_than_five_minutes_or_from_the_future_is_stale() -> None:
+def test_deliveries_from_the_future_or_older_than_five_minutes_are_stale() -> None:
     for updated in (NOW + 301, NOW + 3600, NOW - 301):
         with pytest.raises(DeliveryRefused, match="stale"):
             read_delivery("s3", *signed(), updated)
 
 
-def test_signed_rubbish_is_refused() -> None:
+def test_signed_invalid_bodies_are_refused() -> None:
     for content in ([], {"entity": "model_version"}, "text"):
         with pytest.raises(DeliveryRefused, match="cannot be read"):
             read_delivery("s3", *signed(content), NOW)
 
 
-def test_keys_are_made_once_and_are_their_owner_s_alone(tmp_path: Path) -> None:
+def test_keys_are_generated_once_and_private(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "webhook")
     assert keys.secret == Keys(tmp_path / "webhook").secret != keys.encryption
     from cryptography.fernet import Fernet
@@ -84,7 +84,7 @@ def test_keys_are_made_once_and_are_their_owner_s_alone(tmp_path: Path) -> None:
     assert modes == {0o600}
 
 
-def test_deliveries_are_remembered_over_a_restart_and_not_for_ever(tmp_path: Path) -> None:
+def test_delivery_ids_survive_a_restart_and_expire(tmp_path: Path) -> None:
     path = tmp_path / "seen.json"
     deliveries = Seen(path)
     for number in range(REMEMBERED + 5):
@@ -98,7 +98,7 @@ def test_deliveries_are_remembered_over_a_restart_and_not_for_ever(tmp_path: Pat
 
 
 @pytest.mark.timeout(400)
-def test_there_is_one_webhook_whatever_was_there(mlflow_server: MlflowServer) -> None:
+def test_ensure_webhook_leaves_exactly_one_webhook(mlflow_server: MlflowServer) -> None:
     api = f"{mlflow_server.url}/api/2.0/mlflow/webhooks"
 
     def list_webhooks() -> list[dict[str, object]]:
@@ -119,6 +119,6 @@ def test_there_is_one_webhook_whatever_was_there(mlflow_server: MlflowServer) ->
         ensure_webhook(mlflow_server.url, "ftp://127.0.0.1/", "b")
 
 
-def test_without_mlflow_that_is_said() -> None:
+def test_an_unreachable_mlflow_is_reported() -> None:
     with pytest.raises(StackDown):
         ensure_webhook(f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:1/mlflow", "a")

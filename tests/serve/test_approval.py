@@ -141,14 +141,14 @@ def scene(
     prefect.close()
 
 
-def test_a_pass_is_held_and_its_artifact_found(scene: Scene) -> None:
+def test_an_approved_version_is_verified_and_its_artifact_found(scene: Scene) -> None:
     artifact = scene.candidate("good", "baseline")
     version = scene.click(artifact)
     assert scene.verify(version) == artifact
     assert scene.version(1).state is None and scene.comment(version) == ""
 
 
-def test_a_failed_candidate_has_no_version_and_one_made_by_hand_is_refused(scene: Scene) -> None:
+def test_failed_candidates_and_handmade_versions_are_refused(scene: Scene) -> None:
     production, failed = scene.candidate("good", "baseline"), scene.candidate("worse", "regression")
     scene.serve(scene.click(production))
     with pytest.raises(ApprovalRefused, match="lost 12 items"):
@@ -164,7 +164,7 @@ def test_a_failed_candidate_has_no_version_and_one_made_by_hand_is_refused(scene
     assert scene.registry.production(scene.line_name) == scene.version(1)
 
 
-def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene) -> None:
+def test_an_override_needs_an_allowed_name_a_reason_and_the_log(scene: Scene) -> None:
     failed, invalid = scene.candidate("worse", "regression"), scene.candidate("unknown", "invalid")
     anna, override = Approval(overriders=["anna"]), scene.registry.override
     with pytest.raises(ApprovalRefused, match=r"bob may not override .* names anna"):
@@ -202,7 +202,7 @@ def test_an_override_needs_a_name_in_the_line_a_reason_and_the_log(scene: Scene)
     scene.is_refused(version, "overridden by anna, whom")
 
 
-def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene) -> None:
+def test_an_expired_approval_is_refused_until_renewed(scene: Scene) -> None:
     artifact = scene.candidate("good", "baseline")
     version = scene.click(artifact)
     scene.age(version, 13.9)
@@ -216,7 +216,7 @@ def test_an_expired_approval_serves_nobody_until_it_is_given_again(scene: Scene)
     assert renewed.version == 2 and scene.verify(renewed) == artifact
 
 
-def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
+def test_a_rollback_to_a_served_version_is_always_allowed(scene: Scene) -> None:
     """The alias moved by hand; a tag that says so, without the log, is not believed."""
     first = scene.candidate("first", "baseline")
     second = scene.candidate("second", against=first.digest)
@@ -240,7 +240,7 @@ def test_one_may_always_go_back_to_what_served(scene: Scene) -> None:
     assert "was weighed against" in scene.comment(forged)
 
 
-def test_the_alias_on_a_version_that_nobody_weighed_is_not_obeyed(scene: Scene) -> None:
+def test_the_alias_on_a_version_without_a_verdict_is_refused(scene: Scene) -> None:
     artifact = scene.candidate("good", "baseline")
     scene.serve(scene.click(artifact))
     scene.registry.client.create_model_version(scene.line_name, source=f"store://{scene.line_name}/{'0' * 64}")
@@ -253,7 +253,7 @@ def test_the_alias_on_a_version_that_nobody_weighed_is_not_obeyed(scene: Scene) 
     assert scene.version(1).state == "serving"
 
 
-def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byte_changed_in_the_store_is_detected(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     production = scene.candidate("good", "baseline")
     altered = scene.candidate("better", against=production.digest)
     scene.serve(scene.click(production))
@@ -278,7 +278,7 @@ def test_a_byte_changed_in_the_store_is_seen(scene: Scene, monkeypatch: pytest.M
     assert scene.registry.production(scene.line_name) == scene.version(1)
 
 
-def test_what_was_weighed_against_another_production_is_weighed_again(scene: Scene) -> None:
+def test_a_verdict_against_another_production_is_repeated(scene: Scene) -> None:
     first = scene.candidate("first", "baseline")
     second, third = (scene.candidate(name, against=first.digest) for name in ("second", "third"))
     scene.serve(scene.click(first))
@@ -303,7 +303,7 @@ def test_what_was_weighed_against_another_production_is_weighed_again(scene: Sce
     assert scene.registry.production(scene.line_name) == scene.version(2)
 
 
-def test_where_prefect_cannot_be_asked_the_refusal_names_the_command(scene: Scene) -> None:
+def test_without_prefect_the_refusal_names_the_command(scene: Scene) -> None:
     first = scene.candidate("first", "baseline")
     scene.serve(scene.click(first))
     version = scene.click(scene.candidate("second", against="f" * 64))
@@ -326,7 +326,7 @@ print(registry.approve(sys.argv[2], 1, "at once", sys.argv[4]).version)
 """
 
 
-def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene, tmp_path: Path) -> None:
+def test_concurrent_and_repeated_approvals_make_one_version(scene: Scene, tmp_path: Path) -> None:
     artifact = scene.candidate("good", "baseline")
     approving = [
         subprocess.Popen(
@@ -345,9 +345,7 @@ def test_approved_twice_and_by_two_processes_at_once_is_one_version(scene: Scene
     assert scene.verify(scene.version(1)) == artifact
 
 
-def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_concurrent_clicks_the_newer_version_serves(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = scene.candidate("good", "baseline")
     clicks = [threading.Thread(target=scene.click, args=(artifact,)) for _ in range(2)]
     for click in clicks:
@@ -366,7 +364,7 @@ def test_two_clicks_at_once_make_two_versions_of_which_the_newer_serves(
     assert requested is not None and requested.version == 2, "nothing is left to be done"
 
 
-def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_is_refused(
+def test_the_older_approval_is_used_if_the_newer_is_refused(
     scene: Scene,
 ) -> None:
     production = scene.candidate("good", "baseline")
@@ -384,7 +382,7 @@ def test_of_two_different_approvals_the_newer_is_taken_and_the_older_when_that_i
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back"])
-def test_what_is_out_is_not_brought_back_by_the_alias(scene: Scene, state: State) -> None:
+def test_the_alias_does_not_restore_a_retired_version(scene: Scene, state: State) -> None:
     scene.serve(scene.click(scene.candidate("good", "baseline")))
     scene.registry.set_state(scene.line_name, 1, state, "errors")
     requested = step.requested_version(scene.installation, scene.line, None)
@@ -398,7 +396,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("writes", range(6))
-def test_the_registry_says_what_serves_wherever_a_kill_came(
+def test_the_registry_is_correct_after_a_kill_at_any_write(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     first, passed_over, newest = (

@@ -22,7 +22,7 @@ CLUSTERS_BEFORE = "a1d1ae722861c18c04844b1a4148a34c17a797f6c19df21ed98e7b76a6e00
 """Version of the clusters that Envoy ran for these routes."""
 
 
-def test_engines_with_one_port_are_still_in_the_fleet(tmp_path: Path) -> None:
+def test_engines_recorded_with_one_port_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "engines" / ENGINE
     folder.mkdir(parents=True)
     shutil.copy(RECORDED / "engine-with-port.json", folder / "engine.json")
@@ -32,7 +32,7 @@ def test_engines_with_one_port_are_still_in_the_fleet(tmp_path: Path) -> None:
     assert type(engine).model_validate_json(engine.model_dump_json()) == engine
 
 
-def test_routes_with_ports_still_lead_to_the_same_engines(tmp_path: Path) -> None:
+def test_routes_recorded_with_ports_lead_to_the_same_engines(tmp_path: Path) -> None:
     shutil.copy(RECORDED / "routes-with-ports.json", tmp_path / "routes.json")
     file = RoutesFile(tmp_path)
     routes = file.load()
@@ -47,7 +47,7 @@ def test_routes_with_ports_still_lead_to_the_same_engines(tmp_path: Path) -> Non
     assert "port" not in json.loads(file.path.read_text())["lines"][0]["backends"][0]
 
 
-def test_a_backend_with_a_name_is_found_by_it_alone(tmp_path: Path) -> None:
+def test_a_named_backend_is_found_by_its_name_only(tmp_path: Path) -> None:
     shutil.copy(RECORDED / "routes-with-ports.json", tmp_path / "routes.json")
     old, _ = RoutesFile(tmp_path).load().line("toy").backends
     backend = old.model_copy(update={"engine": ENGINE})
@@ -55,6 +55,6 @@ def test_a_backend_with_a_name_is_found_by_it_alone(tmp_path: Path) -> None:
     assert not backend.runs_on("engine-other", backend.endpoints)
 
 
-def test_distances_of_an_older_record_are_still_read() -> None:
+def test_distances_of_an_older_record_are_read() -> None:
     old = {"kind": "short", "gauge": "choice", "name": "sea", "nats": 0.01, "told": "said 'a', likeliest is 'the'"}
     assert Measured.model_validate(old).detail == "said 'a', likeliest is 'the'"

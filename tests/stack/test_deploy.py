@@ -80,7 +80,7 @@ def hasty(folder: Path) -> Path:
     return path
 
 
-def test_an_automation_is_made_once_and_changed_in_place(api: httpx.Client, tmp_path: Path) -> None:
+def test_an_automation_is_created_once_and_updated_in_place(api: httpx.Client, tmp_path: Path) -> None:
     address = str(api.base_url).rstrip("/")
     automate(address, DESCRIBED)
     [first] = known(api)
@@ -90,7 +90,7 @@ def test_an_automation_is_made_once_and_changed_in_place(api: httpx.Client, tmp_
     assert (first["trigger"]["within"], second["trigger"]["within"]) == (300, 12)
 
 
-def test_a_run_of_which_nothing_is_heard_is_called_crashed_and_another_not(api: httpx.Client, tmp_path: Path) -> None:
+def test_a_run_without_heartbeats_is_marked_crashed(api: httpx.Client, tmp_path: Path) -> None:
     automate(str(api.base_url).rstrip("/"), hasty(tmp_path))
     silent, living = a_running_run(api), a_running_run(api)
     heartbeat(api, silent)
@@ -104,7 +104,7 @@ def test_a_run_of_which_nothing_is_heard_is_called_crashed_and_another_not(api: 
     assert state(api, living)["type"] == "RUNNING"
 
 
-def test_what_prefect_does_not_take_is_told_with_the_file(api: httpx.Client, tmp_path: Path) -> None:
+def test_a_deployment_that_prefect_rejects_is_reported_with_its_file(api: httpx.Client, tmp_path: Path) -> None:
     wrong = tmp_path / "automations.yaml"
     wrong.write_text("automations: [{name: weighbridge-wrong, trigger: {type: sundial}, actions: []}]")
     with pytest.raises(StackFailed, match=r"(?s)Prefect does not take weighbridge-wrong.*Correct automations\.yaml"):

@@ -104,7 +104,7 @@ def stack(
     prefect.close()
 
 
-def test_an_approval_or_a_moved_alias_starts_promote_and_nothing_else_does(stack: Stack) -> None:
+def test_only_an_approval_or_a_moved_alias_starts_promote(stack: Stack) -> None:
     stack.approve()
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
     client, line = stack.registry.client, LINES[0]
@@ -120,9 +120,7 @@ def test_an_approval_or_a_moved_alias_starts_promote_and_nothing_else_does(stack
     assert {tuple(run["parameters"]) for run in stack.prefect.runs.values()} == {()}
 
 
-def test_a_delivery_that_was_lost_leaves_the_approval_for_the_next_poll(
-    stack: Stack, mlflow_server: MlflowServer
-) -> None:
+def test_a_lost_delivery_leaves_the_approval_to_the_next_poll(stack: Stack, mlflow_server: MlflowServer) -> None:
     stack.stop()
     given_up = f"Failed to send webhook to {stack.url}"
     stack.approve()
@@ -141,7 +139,7 @@ def test_a_delivery_that_was_lost_leaves_the_approval_for_the_next_poll(
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
 
 
-def test_delivered_twice_starts_once_also_over_a_restart(stack: Stack) -> None:
+def test_a_repeated_delivery_starts_one_run_even_after_a_restart(stack: Stack) -> None:
     assert stack.deliver("d1").status_code == 202
     assert stack.deliver("d1").status_code == 200
     stack.stop()
@@ -162,7 +160,7 @@ def test_forged_and_replayed_deliveries_start_nothing(stack: Stack) -> None:
     assert secret not in stack.log.read_text()
 
 
-def test_while_prefect_is_down_mlflow_is_asked_to_try_again(stack: Stack) -> None:
+def test_while_prefect_is_down_mlflow_gets_a_retryable_status(stack: Stack) -> None:
     stack.prefect.broken = True
     assert stack.deliver("d1").status_code == 503
     stack.approve()

@@ -69,7 +69,7 @@ def artifact(home: Settings, request: pytest.FixtureRequest) -> Artifact:
 class TestFleet:
     """The contract of `Fleet`."""
 
-    def test_an_engine_is_started_once_and_proven(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_an_engine_is_started_and_checked_once(self, fleet: Fleet, artifact: Artifact) -> None:
         sentences: list[str] = []
         engine = fleet.ensure(make_line(), artifact, sentences.append)
         assert fleet.ensure(make_line(), artifact) == engine
@@ -90,14 +90,14 @@ class TestFleet:
         assert fleet.engines() == fleet.engines("toy") == [engine]
         assert fleet.engines("another-line") == []
 
-    def test_another_plan_is_another_engine_at_other_endpoints(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_another_plan_gets_another_engine_and_other_endpoints(self, fleet: Fleet, artifact: Artifact) -> None:
         first = fleet.ensure(make_line(), artifact)
         second = fleet.ensure(make_line(delay=0.01), artifact)
         assert first.name != second.name
         assert not set(first.endpoints) & set(second.endpoints)
         assert [engine.name for engine in fleet.engines()] == sorted([first.name, second.name])
 
-    def test_a_stopped_engine_is_gone_and_may_be_stopped_again(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_stop_removes_an_engine_and_is_idempotent(self, fleet: Fleet, artifact: Artifact) -> None:
         engine = fleet.ensure(make_line(), artifact)
         fleet.stop(engine)
         assert fleet.engines() == []
@@ -108,7 +108,7 @@ class TestFleet:
             httpx.get(engine.health_urls[0])
         fleet.stop(engine)
 
-    def test_nothing_is_left_of_an_engine_that_fails(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_a_failed_engine_leaves_nothing(self, fleet: Fleet, artifact: Artifact) -> None:
         with pytest.raises(EngineFailed):
             fleet.ensure(make_line(status=500), artifact)
         assert fleet.engines() == []
@@ -124,20 +124,20 @@ class TestFleet:
             assert fleet.is_warm(engine)
         assert fleet.engines() == []
 
-    def test_a_trial_leaves_an_engine_that_runs_already(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_a_trial_does_not_stop_a_running_engine(self, fleet: Fleet, artifact: Artifact) -> None:
         engine = fleet.ensure(make_line(), artifact)
         with fleet.trial(make_line(), artifact) as same:
             assert same == engine
             assert not fleet.on_trial(engine)
         assert fleet.is_warm(engine)
 
-    def test_a_promotion_takes_over_an_engine_that_is_on_trial(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_a_promotion_takes_over_an_engine_on_trial(self, fleet: Fleet, artifact: Artifact) -> None:
         with fleet.trial(make_line(), artifact):
             engine = fleet.ensure(make_line(), artifact)
         assert fleet.is_warm(engine)
         assert not fleet.on_trial(engine)
 
-    def test_it_is_known_since_when_an_engine_is_out_of_rotation(self, fleet: Fleet, artifact: Artifact) -> None:
+    def test_the_end_of_an_engine_s_rotation_is_recorded(self, fleet: Fleet, artifact: Artifact) -> None:
         engine = fleet.ensure(make_line(), artifact)
         assert fleet.out_since(engine) == fleet.out_since(None) == 0
         fleet.mark_rotation(engine, serves=False)
@@ -148,9 +148,9 @@ class TestFleet:
         fleet.mark_rotation(engine, serves=True)
         assert fleet.out_since(engine) == 0
 
-    def test_free_memory_is_told_by_kind(self, fleet: Fleet) -> None:
+    def test_free_memory_is_reported_by_kind(self, fleet: Fleet) -> None:
         assert all(free > 0 for free in fleet.free_memory()["host"])
 
 
-def test_there_is_one_chooser_of_fleets(home: Settings) -> None:
+def test_only_fleet_of_chooses_a_fleet(home: Settings) -> None:
     assert isinstance(fleet_of(home), LocalFleet)

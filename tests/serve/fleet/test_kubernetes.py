@@ -47,7 +47,7 @@ def render(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "llama-cpp"])
-def test_kubernetes_takes_deployments_and_services(engine: str, version: str) -> None:
+def test_manifests_are_valid_kubernetes_objects(engine: str, version: str) -> None:
     checked = [manifest for manifest in render(engine) if manifest["kind"] != "HTTPRoute"]
     assert [manifest["kind"] for manifest in checked] == ["Deployment", "Service"] * 2
     for manifest in checked:
@@ -57,7 +57,7 @@ def test_kubernetes_takes_deployments_and_services(engine: str, version: str) ->
         kubernetes_validate.validate(broken, version, strict=True)
 
 
-def test_a_version_gets_what_the_line_and_the_plan_say() -> None:
+def test_a_deployment_follows_the_line_and_the_plan() -> None:
     deployment, service = render("vllm", **{"tensor-parallel-size": 2})[:2]
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -90,7 +90,7 @@ def test_two_versions_share_nothing_but_the_route() -> None:
     assert rule["matches"][0]["path"] == {"type": "PathPrefix", "value": "/llama/v1"}
 
 
-def test_on_a_processor_memory_is_asked_for_as_planned() -> None:
+def test_a_cpu_deployment_requests_the_planned_memory() -> None:
     placed = PlacedVersion(version=7, digest=DIGEST, scheme="int8", weight=100, row=row("host", 1))
     deployment = manifests(line("vllm"), [placed], Cluster(image="vllm"))[0]
     resources = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]

@@ -26,7 +26,7 @@ from weighbridge.settings import Settings
         ({"die-on-first": True}, "first real request"),
     ],
 )
-def test_a_healthy_engine_that_talks_garbage_is_refused_and_gone(
+def test_a_healthy_engine_with_garbage_answers_is_refused_and_stopped(
     fleet: LocalFleet, settings: Settings, flags: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(EngineFailed, match=reason):
@@ -34,15 +34,13 @@ def test_a_healthy_engine_that_talks_garbage_is_refused_and_gone(
     assert fleet.engines() == []
 
 
-def test_an_engine_that_does_not_start_shows_its_last_words(fleet: LocalFleet, settings: Settings) -> None:
+def test_a_failed_start_shows_the_last_log_lines(fleet: LocalFleet, settings: Settings) -> None:
     with pytest.raises(EngineFailed, match="unrecognized arguments: --nonsense"):
         fleet.ensure(make_line(nonsense=1), make_artifact(settings))
     assert fleet.engines() == []
 
 
-def test_an_engine_that_ends_again_and_again_is_given_up_before_its_time_is_over(
-    fleet: LocalFleet, settings: Settings
-) -> None:
+def test_a_crash_looping_engine_fails_before_the_timeout(fleet: LocalFleet, settings: Settings) -> None:
     with pytest.raises(EngineFailed, match=r"ended 2 times before it answered, within .* Its last words: .*libcudart"):
         fleet.ensure(make_line(**{"die-starting": 1.2}), make_artifact(settings))
     assert fleet.engines() == []
@@ -55,13 +53,13 @@ def test_damaged_weights_are_never_started(fleet: LocalFleet, settings: Settings
         fleet.ensure(make_line(), artifact)
 
 
-def test_a_port_that_somebody_else_holds_is_passed_over(fleet: LocalFleet, settings: Settings) -> None:
+def test_a_port_in_use_is_skipped(fleet: LocalFleet, settings: Settings) -> None:
     with socket.create_server((settings.host, settings.engine_port_first)):
         engine = fleet.ensure(make_line(), make_artifact(settings))
     assert engine.endpoints[0].port == settings.engine_port_first + 1
 
 
-def test_a_killed_engine_comes_back_by_itself(fleet: LocalFleet, settings: Settings) -> None:
+def test_a_killed_engine_is_restarted(fleet: LocalFleet, settings: Settings) -> None:
     engine = fleet.ensure(make_line(), make_artifact(settings))
     os.kill(pid_of(fleet, engine), signal.SIGKILL)
     wait_for(lambda: fleet.is_warm(engine), seconds=20)

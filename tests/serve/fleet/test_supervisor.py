@@ -46,7 +46,7 @@ def wait_for_running(supervisor: Supervisor, name: str = "sleeper") -> ProgramSt
     return state
 
 
-def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor: Supervisor) -> None:
+def test_a_program_runs_with_its_environment_and_outlives_its_parent(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor, SAY='100% "quoted", yes'))
     assert (supervisor.programs / "sleeper.conf").stat().st_mode & 0o077 == 0, "an environment may hold a key"
     state = wait_for_running(supervisor)
@@ -55,7 +55,7 @@ def test_a_program_runs_with_its_environment_and_outlives_its_starter(supervisor
     assert wait_for(lambda: log.exists() and log.read_text().strip(), seconds=20) == '100% "quoted", yes'
 
 
-def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervisor: Supervisor) -> None:
+def test_running_a_program_is_idempotent_and_a_changed_one_replaces_it(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor, SAY="a"))
     first = wait_for_running(supervisor).pid
     supervisor.run(sleeper(supervisor, SAY="a"))
@@ -65,7 +65,7 @@ def test_running_the_same_again_changes_nothing_and_another_replaces_it(supervis
     assert not psutil.pid_exists(first)
 
 
-def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
+def test_a_killed_program_is_restarted(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor))
     first = wait_for_running(supervisor).pid
     os.kill(first, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_removing_one_leaves_the_others(supervisor: Supervisor) -> None:
     assert wait_for_running(supervisor, "two").pid == kept
 
 
-def test_what_should_run_survives_supervisord_itself(supervisor: Supervisor) -> None:
+def test_programs_are_restarted_after_supervisord_is_killed(supervisor: Supervisor) -> None:
     supervisor.run(sleeper(supervisor))
     wait_for(lambda: running(supervisor), seconds=20)
     supervisor.shut_down()
@@ -91,7 +91,7 @@ def test_what_should_run_survives_supervisord_itself(supervisor: Supervisor) -> 
     assert wait_for(lambda: running(supervisor), seconds=20)
 
 
-def test_starting_twice_is_harmless(supervisor: Supervisor) -> None:
+def test_start_is_idempotent(supervisor: Supervisor) -> None:
     pid = supervisor.pid
     supervisor.start({})
     assert supervisor.pid == pid

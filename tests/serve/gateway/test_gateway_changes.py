@@ -28,7 +28,7 @@ def stream(running: Running, model: str) -> str:
     return answer.text
 
 
-def test_a_version_leaves_under_load_without_a_cut_stream(running: Running, engine: Make) -> None:
+def test_a_version_drains_under_load_without_a_cut_stream(running: Running, engine: Make) -> None:
     gateway, old, new = running.gateway, engine(), engine()
     old.chunks, old.pause_seconds = 20, 0.1
     gateway.set_line("busy", [old.backend("1", 100), new.backend("2", 0)])
@@ -49,7 +49,7 @@ def test_a_version_leaves_under_load_without_a_cut_stream(running: Running, engi
     assert running.chat("busy").headers["x-weighbridge-version"] == "2"
 
 
-def test_back_and_forth_under_load_fails_no_request(running: Running, engine: Make) -> None:
+def test_repeated_weight_changes_under_load_fail_no_request(running: Running, engine: Make) -> None:
     gateway, old, new = running.gateway, engine(), engine()
     for fake in (old, new):
         fake.pause_seconds = 0.05
@@ -88,7 +88,7 @@ def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engi
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
-def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: Make) -> None:
+def test_requests_wait_for_a_starting_engine(running: Running, engine: Make) -> None:
     gateway, fake = running.gateway, engine()
     gateway.set_line("coming", [], queued=QueuedRequests(version="2", digest="2".rjust(64, "0"), seconds=30))
     # What is sent again must have been kept, however long it is.
@@ -106,7 +106,7 @@ def test_requests_wait_for_an_engine_that_is_to_come(running: Running, engine: M
     assert len(fake.requests) == 8
 
 
-def test_what_waits_for_an_engine_that_never_comes_ends_with_the_line_it_came_for(running: Running) -> None:
+def test_queued_requests_end_when_their_line_is_removed(running: Running) -> None:
     gateway = running.gateway
     gateway.set_line("never", [], queued=QueuedRequests(version="2", digest="2".rjust(64, "0"), seconds=600))
     with ThreadPoolExecutor(1) as pool:
@@ -116,7 +116,7 @@ def test_what_waits_for_an_engine_that_never_comes_ends_with_the_line_it_came_fo
         assert waiting.result().status_code == 503
 
 
-def test_an_engine_that_dies_in_mid_answer_is_counted(running: Running, engine: Make) -> None:
+def test_an_engine_killed_during_an_answer_is_counted(running: Running, engine: Make) -> None:
     fake = engine()
     fake.dies = True
     running.gateway.set_line("dying", [fake.backend("1", 100)])
@@ -127,7 +127,7 @@ def test_an_engine_that_dies_in_mid_answer_is_counted(running: Running, engine: 
     assert (counters.requests, counters.errors_5xx, counters.broken) == (1, 0, 1)
 
 
-def test_an_engine_that_is_gone_answers_503_and_is_counted(running: Running, engine: Make) -> None:
+def test_requests_to_a_stopped_engine_get_503_and_are_counted(running: Running, engine: Make) -> None:
     (port,) = free_ports(1)
     running.gateway.set_line(
         "gone", [Backend(version="1", digest="a" * 64, endpoints=(Endpoint(host="127.0.0.1", port=port),), weight=100)]
@@ -137,7 +137,7 @@ def test_an_engine_that_is_gone_answers_503_and_is_counted(running: Running, eng
     assert (counters.healthy, counters.errors_5xx, counters.active) == (False, 1, 0)
 
 
-def test_more_requests_than_a_backend_may_hold_are_refused_with_429(
+def test_requests_beyond_a_backend_s_limit_get_429(
     running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "MAX_REQUESTS", 1)
@@ -185,7 +185,7 @@ def test_bootstrap_again_before_there_is_any_line_changes_nothing(tmp_path: Path
         running.stop()
 
 
-def test_what_envoy_refuses_is_told_in_time_and_mended(
+def test_a_configuration_that_envoy_rejects_is_reported_and_reverted(
     running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, fake = running.gateway, engine()
@@ -210,7 +210,7 @@ def test_what_envoy_refuses_is_told_in_time_and_mended(
 
 
 @pytest.mark.server
-def test_a_start_serves_what_was_written_down_before(tmp_path: Path, engine: Make) -> None:
+def test_a_start_serves_the_stored_routes(tmp_path: Path, engine: Make) -> None:
     gateway = make_gateway(tmp_path)
     gateway.set_line("kept", [engine().backend("3", 100)], wait=False)
     running = Running(gateway)
@@ -221,7 +221,7 @@ def test_a_start_serves_what_was_written_down_before(tmp_path: Path, engine: Mak
         running.stop()
 
 
-def test_a_stranger_on_the_admin_port_is_not_taken_for_our_envoy(running: Running, tmp_path: Path) -> None:
+def test_another_service_on_the_admin_port_is_not_taken_for_envoy(running: Running, tmp_path: Path) -> None:
     stranger = Gateway(running.gateway.settings.model_copy(update={"home": tmp_path}))
     assert not stranger.health()
     with pytest.raises(GatewayFailed, match="not up"):

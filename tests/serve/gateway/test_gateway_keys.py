@@ -43,7 +43,7 @@ def log_of(running: Running, answer: httpx.Response) -> dict[str, Any]:
     )
 
 
-def test_a_key_works_from_its_making_to_its_removal(running: Running) -> None:
+def test_a_key_works_from_creation_to_removal(running: Running) -> None:
     key = running.gateway.add_key("guest")
     assert running.request("/v1/models", key=key).status_code == 200
     running.gateway.remove_key("guest")
@@ -63,7 +63,7 @@ def test_an_expired_key_is_refused_within_a_second(running: Running) -> None:
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Basic wb-x", "wb-x", f"Bearer {'x' * 600}", "Bearer a b"])
-def test_headers_that_hold_no_key_are_refused(running: Running, header: str) -> None:
+def test_headers_without_a_valid_key_are_refused(running: Running, header: str) -> None:
     assert running.request("/v1/models", key=None, headers={"authorization": header}).status_code == 401
 
 
@@ -82,7 +82,7 @@ def test_the_gateway_hashes_as_python_does(running: Running, key: str) -> None:
         gateway._keys.save(keys)
 
 
-def test_more_requests_than_a_key_may_are_told_when_to_come_back(running: Running, engine: Make) -> None:
+def test_requests_beyond_a_key_s_limit_get_429_with_retry_after(running: Running, engine: Make) -> None:
     fake = engine()
     running.gateway.set_line("rationed", [fake.backend("1", 100)])
     key = running.gateway.add_key("hasty", limits=Limits(requests_per_minute=2))
@@ -105,7 +105,7 @@ def test_more_requests_than_a_key_may_are_told_when_to_come_back(running: Runnin
         client.chat.completions.create(model="rationed", messages=[])
 
 
-def test_a_line_limits_each_client_that_has_no_limit_of_its_own(running: Running, engine: Make) -> None:
+def test_a_line_s_limit_applies_to_clients_without_their_own(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("shared", [engine().backend("1", 100)])
     gateway.set_limits("shared", Limits(requests_per_minute=1))
@@ -137,7 +137,7 @@ def test_tokens_are_charged_as_the_engine_counts_them(
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
-def test_what_an_answer_cost_is_in_the_log(running: Running, engine: Make, path: str) -> None:
+def test_the_log_has_the_tokens_of_an_answer(running: Running, engine: Make, path: str) -> None:
     running.gateway.set_line("costs", [engine().backend("1", 100)])
     entry = log_of(running, running.request(f"/v1/{path}", {"model": "costs", "input": "hi"}))
     assert (entry["prompt_tokens"], entry["completion_tokens"], entry["client"]) == (5, 7, "default")
@@ -157,7 +157,7 @@ def test_a_streams_first_token_is_timed_and_not_its_head(running: Running, engin
     assert log_of(running, whole)["first_token_ms"] is None
 
 
-def test_a_stream_whose_tokens_nobody_tells_is_charged_by_its_events(running: Running, engine: Make) -> None:
+def test_a_stream_without_usage_is_charged_by_its_events(running: Running, engine: Make) -> None:
     fake = engine()
     fake.chunks = 100
     running.gateway.set_line("untold", [fake.backend("1", 100)])
@@ -171,7 +171,7 @@ def test_a_stream_whose_tokens_nobody_tells_is_charged_by_its_events(running: Ru
     assert 30 <= int(refused.headers["retry-after"]) <= 80
 
 
-def test_hanging_up_does_not_spare_the_tokens_that_came(running: Running, engine: Make) -> None:
+def test_a_client_that_disconnects_is_charged_for_received_tokens(running: Running, engine: Make) -> None:
     fake = engine()
     fake.chunks = 200
     running.gateway.set_line("hung-up", [fake.backend("1", 100)])
@@ -186,7 +186,7 @@ def test_hanging_up_does_not_spare_the_tokens_that_came(running: Running, engine
     assert stream(running, "hung-up", key).status_code == 429
 
 
-def test_an_answer_larger_than_a_request_may_be_passes(running: Running, engine: Make) -> None:
+def test_answers_may_exceed_the_request_size_limit(running: Running, engine: Make) -> None:
     fake = engine()
     fake.padding = "x" * 20 * 2**20
     running.gateway.set_line("large", [fake.backend("1", 100)])

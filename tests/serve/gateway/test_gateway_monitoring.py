@@ -69,7 +69,7 @@ def metrics(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("expression", [*RULES, *PANELS])
-def test_every_metric_and_label_really_exists(metric_labels: dict[str, set[str]], expression: str) -> None:
+def test_every_used_metric_and_label_exists(metric_labels: dict[str, set[str]], expression: str) -> None:
     named = metrics(expression)
     assert named and named <= set(metric_labels) | OWN
     if named & OWN:
@@ -80,12 +80,12 @@ def test_every_metric_and_label_really_exists(metric_labels: dict[str, set[str]]
     assert labels <= set().union(*(metric_labels[name] for name in named))
 
 
-def test_a_metric_that_is_not_there_would_be_found(metric_labels: dict[str, set[str]]) -> None:
+def test_a_missing_metric_is_detected(metric_labels: dict[str, set[str]]) -> None:
     assert metrics('sum by (line) (rate(envoy_weighbridge_answer{a="b"}[5m])) > 0.01') == {"envoy_weighbridge_answer"}
     assert "envoy_weighbridge_answer" not in metric_labels
 
 
-def test_the_dashboards_variables_are_all_made(metric_labels: dict[str, set[str]]) -> None:
+def test_all_variables_of_the_dashboard_are_defined(metric_labels: dict[str, set[str]]) -> None:
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     used = {name for name in re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD)) if not name.startswith("__")}
     assert used == variables == {"source", "line"}

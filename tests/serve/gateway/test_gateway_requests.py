@@ -24,7 +24,7 @@ def error(response: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_without_a_key_only_health_is_told(running: Running, key: str | None) -> None:
+def test_without_a_key_only_health_answers(running: Running, key: str | None) -> None:
     refused = running.request("/v1/models", key=key)
     assert refused.status_code == 401
     assert error(refused)["code"] == "invalid_api_key"
@@ -50,7 +50,7 @@ def test_the_official_client_chats_streams_and_lists(running: Running, engine: M
     assert caught.value.code == "model_not_found"
 
 
-def test_the_official_client_meets_errors_as_it_knows_them(running: Running, engine: Make) -> None:
+def test_the_official_client_raises_its_own_errors(running: Running, engine: Make) -> None:
     running.gateway.set_line("strict", [engine().backend("1", 100)])
     base = f"{running.gateway.settings.gateway_url}/v1"
     client = openai.OpenAI(base_url=base, api_key=running.gateway.key(), max_retries=0)
@@ -78,7 +78,7 @@ def test_the_body_or_the_path_names_the_line(running: Running, engine: Make) -> 
     assert [model["id"] for model in running.request("/y/v1/models").json()["data"]] == ["y"]
 
 
-def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make) -> None:
+def test_engines_get_the_client_s_name_but_not_its_key(running: Running, engine: Make) -> None:
     fake = engine()
     running.gateway.set_line("private", [fake.backend("1", 100)])
     key = running.gateway.add_key("alice")
@@ -106,7 +106,7 @@ def test_engines_learn_the_client_but_not_its_key(running: Running, engine: Make
         ("/refusing/health", {}, 404, "not_found"),
     ],
 )
-def test_refusals_are_told_as_openai_tells_them(
+def test_refusals_have_the_format_of_openai(
     running: Running, engine: Make, path: str, sent: dict[str, Any], status: int, code: str
 ) -> None:
     running.gateway.set_line("refusing", [engine().backend("1", 100)])
@@ -133,7 +133,7 @@ def test_a_line_of_a_hundred_models_can_be_listed(running: Running) -> None:
         gateway._file.save(before)
 
 
-def test_shares_are_kept(running: Running, engine: Make) -> None:
+def test_traffic_follows_the_weights(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("shares", [engine().backend("1", 100), engine().backend("2", 0)])
 
@@ -154,7 +154,7 @@ def test_shares_are_kept(running: Running, engine: Make) -> None:
     assert first.healthy and second.healthy
 
 
-def test_a_sick_engine_answers_503_at_once_and_comes_back(running: Running, engine: Make) -> None:
+def test_an_unhealthy_engine_gets_503_at_once_and_recovers(running: Running, engine: Make) -> None:
     gateway, fake = running.gateway, engine()
     gateway.set_line("sick", [fake.backend("1", 100)])
     fake.health_status = 500
@@ -168,7 +168,7 @@ def test_a_sick_engine_answers_503_at_once_and_comes_back(running: Running, engi
     assert running.chat("sick").status_code == 200
 
 
-def test_the_log_tells_who_asked_what_and_holds_no_key(running: Running, engine: Make) -> None:
+def test_the_log_has_client_and_request_but_no_key(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("logged", [engine().backend("9", 100)])
     response = running.request(f"/logged/v1/completions?key={gateway.key()}", {})
@@ -183,7 +183,7 @@ def test_the_log_tells_who_asked_what_and_holds_no_key(running: Running, engine:
     assert gateway.key() not in log.read_text()
 
 
-def test_statistics_are_there_for_prometheus(running: Running, engine: Make) -> None:
+def test_prometheus_statistics_are_served(running: Running, engine: Make) -> None:
     running.gateway.set_line("measured", [engine().backend("1", 100)])
     running.chat("measured")
     text = httpx.get(f"{running.gateway.settings.gateway_admin_url}/stats/prometheus", trust_env=False).text

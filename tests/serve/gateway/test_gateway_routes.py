@@ -77,7 +77,7 @@ def test_routes_read_back_as_written(routes: Routes) -> None:
     assert Routes.model_validate_json(routes.model_dump_json()) == routes
 
 
-def test_a_document_has_a_version_of_its_own_content() -> None:
+def test_the_version_of_a_document_is_its_digest() -> None:
     first = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),), generation=1)
     # Envoy keeps the version it has when only the order differs.
     turned = Routes(lines=(LineRoute(line="a", backends=(backend("2"), backend("1", 100))),), generation=2)
@@ -86,7 +86,7 @@ def test_a_document_has_a_version_of_its_own_content() -> None:
     assert clusters_document(first)["version_info"] != clusters_document(other)["version_info"]
 
 
-def test_a_shift_leaves_the_clusters_alone() -> None:
+def test_a_weight_change_leaves_the_clusters_unchanged() -> None:
     before = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),))
     after = Routes(lines=(LineRoute(line="a", backends=(backend("1"), backend("2", 100))),))
     assert clusters_document(before)["resources"] == clusters_document(after)["resources"]
@@ -104,12 +104,12 @@ def test_impossible_weights_are_refused_and_change_nothing(gateway: Gateway, bac
 
 
 @pytest.mark.parametrize("version", ["", "1.0", "a b", "../x", "a:b"])
-def test_versions_that_break_names_of_statistics_are_refused(version: str) -> None:
+def test_versions_that_break_statistic_names_are_refused(version: str) -> None:
     with pytest.raises(ValidationError):
         backend(version)
 
 
-def test_a_shift_to_an_unknown_version_names_the_known_ones(gateway: Gateway) -> None:
+def test_a_weight_for_an_unknown_version_names_the_known_versions(gateway: Gateway) -> None:
     gateway.set_line("a", [backend("1", 100), backend("2")], wait=False)
     with pytest.raises(GatewayFailed, match="no version 3 of a; it has: 1, 2"):
         gateway.shift("a", {"3": 100}, wait=False)
@@ -133,7 +133,7 @@ def test_without_envoy_a_change_is_refused_and_nothing_is_written(gateway: Gatew
     assert not gateway.health()
 
 
-def test_keys_are_the_owners_alone_and_stay_the_same(gateway: Gateway) -> None:
+def test_keys_are_private_and_stable(gateway: Gateway) -> None:
     key = gateway.key()
     assert len(key) > 40
     assert gateway.key() == key
@@ -144,7 +144,7 @@ def test_keys_are_the_owners_alone_and_stay_the_same(gateway: Gateway) -> None:
     assert gateway.add_key("bob", wait=False) != key
 
 
-def test_no_key_but_the_installations_own_is_anywhere_on_disk(gateway: Gateway) -> None:
+def test_only_the_installations_key_is_on_disk(gateway: Gateway) -> None:
     gateway.bootstrap()
     keys = {"bob": gateway.add_key("bob", wait=False), "default": gateway.key()}
     holding = {
@@ -155,7 +155,7 @@ def test_no_key_but_the_installations_own_is_anywhere_on_disk(gateway: Gateway) 
     assert (gateway.folder / "default.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_is_never_given_twice_and_can_be_taken_away(gateway: Gateway) -> None:
+def test_keys_are_unique_and_removable(gateway: Gateway) -> None:
     gateway.add_key("bob", wait=False)
     with pytest.raises(GatewayFailed, match="bob has a key already"):
         gateway.add_key("bob", wait=False)
@@ -166,7 +166,7 @@ def test_a_key_is_never_given_twice_and_can_be_taken_away(gateway: Gateway) -> N
         gateway.remove_key("bob", wait=False)
 
 
-def test_the_installations_own_key_stays_away_once_removed(gateway: Gateway) -> None:
+def test_the_installations_key_is_not_recreated_after_removal(gateway: Gateway) -> None:
     before = gateway.key()
     gateway.remove_key("default", wait=False)
     with pytest.raises(GatewayFailed, match="no API key of its own"):
@@ -175,7 +175,7 @@ def test_the_installations_own_key_stays_away_once_removed(gateway: Gateway) -> 
 
 
 @pytest.mark.parametrize("text", ["[]", "nonsense", '{"a": "wb-plain"}', '{"a": {"sha256": "wb-plain"}}'])
-def test_a_keys_file_that_cannot_be_used_is_named(gateway: Gateway, text: str) -> None:
+def test_an_unusable_keys_file_is_reported(gateway: Gateway, text: str) -> None:
     gateway.folder.mkdir(parents=True)
     (gateway.folder / "keys.json").write_text(text)
     with pytest.raises(GatewayFailed, match=r"keys\.json") as caught:
@@ -183,7 +183,7 @@ def test_a_keys_file_that_cannot_be_used_is_named(gateway: Gateway, text: str) -
     assert "wb-plain" not in str(caught.value)
 
 
-def test_damaged_routes_are_named(gateway: Gateway) -> None:
+def test_damaged_routes_are_reported(gateway: Gateway) -> None:
     gateway.folder.mkdir(parents=True)
     (gateway.folder / "routes.json").write_text('{"lines": 3}')
     with pytest.raises(GatewayFailed, match=r"routes\.json"):
@@ -201,7 +201,7 @@ gateway.set_line("a", [Backend(version="7", digest="a" * 64, endpoints=endpoints
 """
 
 
-def test_a_writer_killed_before_it_rendered_is_mended_by_the_next_start(gateway: Gateway) -> None:
+def test_the_next_start_finishes_an_interrupted_write(gateway: Gateway) -> None:
     gateway.bootstrap()
     environment = {**os.environ, **gateway.settings.as_environment()}
     ended = subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False)

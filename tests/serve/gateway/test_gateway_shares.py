@@ -26,7 +26,7 @@ def versions(running: Running, line: str, name: str, field: str, key: str = "") 
 
 
 @pytest.mark.parametrize("field", ["x-conversation-id", "prompt_cache_key", "user"])
-def test_a_conversation_stays_with_its_version(running: Running, engine: Make, field: str) -> None:
+def test_a_conversation_is_sticky_to_a_version(running: Running, engine: Make, field: str) -> None:
     gateway, line = running.gateway, f"talk-{field.replace('_', '-')}"
     gateway.set_line(line, [engine().backend("1", 50), engine().backend("2", 50)])
     gateway.set_sticky(line, "conversation")
@@ -42,7 +42,7 @@ def test_a_conversation_stays_with_its_version(running: Running, engine: Make, f
     assert gateway.routes().line(line).sticky_by == "conversation"
 
 
-def test_the_name_of_a_conversation_smuggles_nothing_to_the_engine(running: Running, engine: Make) -> None:
+def test_a_conversation_name_cannot_inject_headers(running: Running, engine: Make) -> None:
     fake = engine()
     running.gateway.set_line("smuggled", [fake.backend("1", 100)])
     for name in ("a\r\nx-evil: 1\r\n\r\nGET / HTTP/1.1", "ü\0", "x" * 2**20, "", 7.5):
@@ -54,7 +54,7 @@ def test_the_name_of_a_conversation_smuggles_nothing_to_the_engine(running: Runn
         assert len(headers.get("x-conversation-id", "")) <= 256
 
 
-def test_a_key_stays_with_its_version(running: Running, engine: Make) -> None:
+def test_a_key_is_sticky_to_a_version(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("keyed", [engine().backend("1", 50), engine().backend("2", 50)])
     gateway.set_sticky("keyed", "key")
@@ -63,7 +63,7 @@ def test_a_key_stays_with_its_version(running: Running, engine: Make) -> None:
     assert {each[0] for each in met} == {"1", "2"}
 
 
-def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, engine: Make) -> None:
+def test_a_key_is_sticky_where_no_body_is_read(running: Running, engine: Make) -> None:
     gateway = running.gateway
     gateway.set_line("spoken", [engine().backend("1", 50), engine().backend("2", 50)])
     gateway.set_sticky("spoken", "key")
@@ -74,7 +74,7 @@ def test_a_key_stays_with_its_version_where_no_body_is_read(running: Running, en
         assert len({answer.headers["x-weighbridge-version"] for answer in answers}) == 1
 
 
-def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> None:
+def test_responses_of_a_mirror_are_discarded(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("mirrored", [serves.backend("1", 100), shadows.backend("2", 0)])
     gateway.set_mirror("mirrored", Mirror(version="2", per_cent=100))
@@ -95,7 +95,7 @@ def test_a_shadow_is_asked_and_never_heard(running: Running, engine: Make) -> No
     assert gateway.client_counts()["mirrored", "1"].answers == 20
 
 
-def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: Make) -> None:
+def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("logged", [serves.backend("1", 100), shadows.backend("2", 0)])
     gateway.set_mirror("logged", Mirror(version="2", per_cent=100))
@@ -122,7 +122,7 @@ def test_a_shadows_answers_are_logged_like_any_other(running: Running, engine: M
     assert (last["version"], last["status"]) == ("2", 503)
 
 
-def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, engine: Make) -> None:
+def test_a_mirror_that_hangs_or_dies_does_not_affect_clients(running: Running, engine: Make) -> None:
     gateway, serves, shadows = running.gateway, engine(), engine()
     gateway.set_line("hung", [serves.backend("1", 100), shadows.backend("2", 0)])
     gateway.set_mirror("hung", Mirror(version="2", per_cent=100))
@@ -144,7 +144,7 @@ def test_a_shadow_that_hangs_or_dies_costs_clients_nothing(running: Running, eng
     assert len(serves.requests) == count + 20
 
 
-def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Running, engine: Make) -> None:
+def test_a_mirror_is_removed_with_its_version_only(running: Running, engine: Make) -> None:
     gateway, fakes = running.gateway, (engine(), engine())
     gateway.set_line("kept", [fakes[0].backend("1", 100), fakes[1].backend("2", 0)])
     with pytest.raises(GatewayFailed, match="no version 3"):
@@ -162,7 +162,7 @@ def test_a_shadow_goes_with_its_version_and_other_changes_keep_it(running: Runni
     assert running.chat("kept").status_code == 200
 
 
-def test_an_engine_that_is_cut_in_mid_stream_is_never_asked_again(running: Running, engine: Make) -> None:
+def test_a_cut_stream_is_not_retried(running: Running, engine: Make) -> None:
     fake, other = engine(), engine()
     fake.dies = True
     running.gateway.set_line("cut", [fake.backend("1", 100), other.backend("2", 0)])

@@ -64,7 +64,7 @@ def serial(running: Running) -> int:
     return x509.load_pem_x509_certificate(ssl.get_server_certificate(address).encode()).serial_number
 
 
-def test_clients_speak_tls_and_plain_http_is_no_answer(running: Running) -> None:
+def test_tls_is_required_of_clients(running: Running) -> None:
     settings = running.gateway.settings
     assert settings.gateway_url.startswith("https://")
     assert running.request("/v1/models").status_code == 200
@@ -76,14 +76,14 @@ def test_clients_speak_tls_and_plain_http_is_no_answer(running: Running) -> None
         httpx.get(f"http://127.0.0.1:{settings.gateway_port}/healthz", trust_env=False)
 
 
-def test_a_renewed_certificate_is_taken_without_a_restart(running: Running) -> None:
+def test_a_renewed_certificate_is_loaded_without_a_restart(running: Running) -> None:
     assert serial(running) == 1000
     issue(running.gateway.settings.home, 2000)
     wait_for(lambda: serial(running) == 2000, seconds=15)
     assert running.request("/v1/models").status_code == 200
 
 
-def test_the_metrics_port_tells_metrics_and_nothing_else(running: Running) -> None:
+def test_the_metrics_port_serves_only_metrics(running: Running) -> None:
     base = f"http://127.0.0.1:{running.gateway.settings.gateway_metrics_port}"
     with httpx.Client(base_url=base, trust_env=False) as client:
         response = client.get("/metrics")
@@ -104,7 +104,7 @@ def test_the_metrics_port_tells_metrics_and_nothing_else(running: Running) -> No
         (None, "key.pem", "only one of them"),
     ],
 )
-def test_files_that_cannot_serve_are_refused_before_envoy_starts(
+def test_unusable_tls_files_are_refused_before_envoy_starts(
     tmp_path: Path, certificate: str | None, key: str | None, complaint: str
 ) -> None:
     (tmp_path / "other").mkdir()

@@ -28,7 +28,7 @@ def run_gate(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path: Path, engine: str, noise: float) -> None:
+def test_a_correct_engine_passes_and_its_distance_is_logged(tmp_path: Path, engine: str, noise: float) -> None:
     with answering(PROBES, with_noise(noise)) as (url, _):
         messages = run_gate(url, tmp_path / "engine", engine)
     assert messages[0] == "No template."
@@ -39,7 +39,7 @@ def test_a_sound_engine_passes_and_the_log_says_how_near_it_was(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_far_off_in_long_prompts_only_is_refused_with_the_worst_of_them(tmp_path: Path, engine: str) -> None:
+def test_an_engine_wrong_on_long_prompts_is_refused_with_the_worst(tmp_path: Path, engine: str) -> None:
     def long_only(probe: Probe) -> Probe:
         return other_words(probe) if probe.question.kind == "long" else probe
 
@@ -60,7 +60,7 @@ def test_a_fault_in_any_kind_of_prompt_is_refused(tmp_path: Path, engine: str, k
         run_gate(url, tmp_path / "engine", engine)
 
 
-def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path: Path) -> None:
+def test_an_engine_without_the_stop_token_is_refused(tmp_path: Path) -> None:
     with (
         answering(PROBES, knows_the_end=False) as (url, _),
         pytest.raises(EngineDiverges, match=r"stop/choice.*went on with ' and so on'"),
@@ -68,7 +68,7 @@ def test_an_engine_that_does_not_know_the_stop_token_is_refused(tmp_path: Path) 
         run_gate(url, tmp_path / "engine")
 
 
-def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path: Path) -> None:
+def test_an_engine_with_another_tokenization_is_refused(tmp_path: Path) -> None:
     with (
         answering(PROBES, tokens_added=1) as (url, _),
         pytest.raises(EngineDiverges, match="read 32 tokens where the artifact's tokenizer makes 31"),
@@ -76,7 +76,7 @@ def test_an_engine_that_reads_a_text_as_other_tokens_is_refused(tmp_path: Path) 
         run_gate(url, tmp_path / "engine", "vllm")
 
 
-def test_near_ties_may_fall_the_other_way(tmp_path: Path) -> None:
+def test_near_ties_may_be_resolved_differently(tmp_path: Path) -> None:
     """Greedy text would part at every one of these prompts."""
 
     def flipped(probe: Probe) -> Probe:
@@ -97,7 +97,7 @@ def test_near_ties_may_fall_the_other_way(tmp_path: Path) -> None:
         run_gate(url, tmp_path / "engine", reference=REFERENCE.model_copy(update={"probes": tied}))
 
 
-def test_an_engine_is_asked_again_only_when_it_was_started_again(tmp_path: Path) -> None:
+def test_an_engine_is_measured_again_only_after_a_restart(tmp_path: Path) -> None:
     with answering(PROBES) as (url, requests):
         run_gate(url, tmp_path / "engine")
         count = len(requests)
@@ -122,6 +122,6 @@ def test_the_noise_of_production_narrows_what_is_allowed(tmp_path: Path) -> None
         assert "default limits" in run_gate(url, tmp_path / "other", "vllm")[1]
 
 
-def test_an_engine_that_answers_a_prompt_with_an_error_has_failed(tmp_path: Path) -> None:
+def test_an_engine_that_returns_an_error_fails(tmp_path: Path) -> None:
     with answering(PROBES[:1]) as (url, _), pytest.raises(EngineFailed, match="failed a prompt of 30 tokens"):
         run_gate(url, tmp_path / "engine")

@@ -42,7 +42,7 @@ def draw(numbers: Any, shape: str, scale: float, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("shape", ["exponential", "constant", "half normal", "mostly nothing"])
-def test_an_engine_as_noisy_as_allowed_is_refused_no_oftener_than_stated(shape: str) -> None:
+def test_the_false_alarm_rate_is_at_most_the_stated_one(shape: str) -> None:
     numbers, error, runs, refused = np.random.default_rng(5), 0.05, 800, 0
     for _ in range(runs):
         measured = [row for kind, n in KINDS.items() for row in rows(draw(numbers, shape, 0.1, n), kind)]
@@ -57,7 +57,7 @@ def test_an_engine_as_noisy_as_allowed_is_refused_no_oftener_than_stated(shape: 
     st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None)
-def test_one_kind_that_is_far_off_is_always_refused_and_named(kind: str, allowed: float, seed: int) -> None:
+def test_a_kind_that_is_far_off_is_refused_and_named(kind: str, allowed: float, seed: int) -> None:
     numbers = np.random.default_rng(seed)
     measured = [
         row
@@ -69,7 +69,7 @@ def test_one_kind_that_is_far_off_is_always_refused_and_named(kind: str, allowed
 
 @given(st.lists(st.floats(0, 15), min_size=2, max_size=40), st.floats(1e-6, 0.4))
 @settings(deadline=None)
-def test_the_bound_shown_and_the_decision_agree(nats: list[float], error: float) -> None:
+def test_the_reported_bound_agrees_with_the_decision(nats: list[float], error: float) -> None:
     low = lower_bound(nats, error)
     assert 0 <= low <= sum(nats) / len(nats)
     if low > 1e-6:
@@ -80,7 +80,7 @@ def test_the_bound_shown_and_the_decision_agree(nats: list[float], error: float)
 @given(st.lists(st.floats(0, 15), min_size=1, max_size=60), st.floats(0.1, 10))
 @example([5e-324], 1.0)
 @settings(deadline=None)
-def test_the_noise_scale_is_never_more_than_the_worst_and_goes_with_the_unit(nats: list[float], times: float) -> None:
+def test_the_noise_scale_is_at_most_the_maximum_and_scales_linearly(nats: list[float], times: float) -> None:
     scale = noise_scale(nats)
     assert 0 <= scale <= max(nats) + 1e-12
     assert noise_scale([times * value for value in nats]) == pytest.approx(times * scale, rel=1e-6, abs=1e-9)
@@ -88,12 +88,12 @@ def test_the_noise_scale_is_never_more_than_the_worst_and_goes_with_the_unit(nat
 
 @given(st.lists(st.floats(0.001, 15), min_size=4, max_size=60))
 @settings(deadline=None)
-def test_distances_never_contradict_the_scale_that_was_taken_from_them(nats: list[float]) -> None:
+def test_distances_do_not_contradict_their_own_noise_scale(nats: list[float]) -> None:
     groups = judge(rows(nats), {"top": noise_scale(nats)})
     assert not any(group.diverges for group in groups)
 
 
-def test_the_noise_scale_of_a_large_sample_is_that_of_its_distribution() -> None:
+def test_the_noise_scale_converges_to_that_of_the_distribution() -> None:
     nats = np.random.default_rng(1).exponential(0.2, 2_000)
     assert noise_scale(nats.tolist()) == pytest.approx(0.2, rel=0.15)
 
@@ -105,7 +105,7 @@ def test_noise_cannot_grow_from_one_promotion_to_the_next() -> None:
     assert allowed_beside([])["top"] == DEFAULT_NATS["top"]
 
 
-def test_two_wild_prompts_among_many_good_ones_are_enough() -> None:
+def test_two_outliers_among_many_prompts_suffice() -> None:
     assert judge(rows([0.001] * 30 + [7.0, 7.0]))[0].diverges
 
 

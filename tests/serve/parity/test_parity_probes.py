@@ -26,7 +26,7 @@ def test_every_prompt_fits(longest: int) -> None:
     assert len({(prompt.kind, prompt.name) for prompt in prompts}) == len(prompts)
 
 
-def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be() -> None:
+def test_pages_recall_their_first_lines_at_full_length() -> None:
     pages = [prompt for prompt in questions(DOCUMENTS, 2000, words) if prompt.kind == "long"]
     assert len(pages) == 2 * len(LONG_SHARES)
     for page in pages:
@@ -38,20 +38,20 @@ def test_pages_ask_for_words_of_their_first_lines_and_are_as_long_as_they_may_be
     assert max(words(prompt.text) for prompt in pages) > 1900
 
 
-def test_a_prompt_leaves_room_for_its_answer() -> None:
+def test_a_prompt_leaves_tokens_for_its_answer() -> None:
     assert longest_prompt(2048, 8192) < 2048
     assert longest_prompt(8192, 2048) < 2048
     assert longest_prompt(8192, None) < 8192
     assert longest_prompt(16, None) == 8
 
 
-def test_other_texts_or_another_context_need_another_reference() -> None:
+def test_the_digest_depends_on_texts_and_context() -> None:
     assert digest(DOCUMENTS, 2048) == digest(DOCUMENTS, 2048)
     assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS, 4096)
     assert digest(DOCUMENTS, 2048) != digest(DOCUMENTS[1:], 2048)
 
 
-def test_every_engine_says_what_it_tells() -> None:
+def test_every_engine_declares_its_gauges() -> None:
     assert all(engine(name).top_log_probabilities >= 0 for name in engine_names())
 
 
@@ -67,7 +67,7 @@ CHOICES = tuple(
 )
 
 
-def test_a_choice_costs_what_the_reference_holds_it_less_likely() -> None:
+def test_regret_is_the_loss_of_log_probability() -> None:
     assert regret(CHOICES, " Paris") == 0
     assert regret(CHOICES, "Paris") == 1
     assert regret(CHOICES[:1] + CHOICES[2:], "Paris") == 0, "some engines drop the space"
@@ -75,7 +75,7 @@ def test_a_choice_costs_what_the_reference_holds_it_less_likely() -> None:
     assert regret(CHOICES, " London") == 3.5, "as unlikely as the last one kept, and no more"
 
 
-def test_tokens_that_an_engine_does_not_tell_count_as_its_least_likely() -> None:
+def test_unreported_tokens_count_as_the_least_likely_reported() -> None:
     reported = {choice.text: choice.log_probability for choice in CHOICES}
     assert mean_difference(CHOICES, reported) == 0
     assert mean_difference(CHOICES, {"Paris": -1.5, " Paris": -0.5}) < 1e-9

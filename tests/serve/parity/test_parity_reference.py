@@ -47,7 +47,7 @@ def computed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
         return home, artifact, reference_for(load_settings(), artifact, CONTEXT)
 
 
-def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(computed: Made) -> None:
+def test_the_reference_has_every_kind_of_prompt_within_the_context(computed: Made) -> None:
     _, _, found = computed
     by_kind: dict[str, list[int]] = {}
     for probe in found.probes:
@@ -60,7 +60,7 @@ def test_every_kind_of_prompt_that_the_model_can_be_asked_is_there_and_fits(comp
     assert ("stop" in by_kind) != bool([message for message in found.left_out if "stop token" in message])
 
 
-def test_it_says_what_the_model_says(computed: Made, model: Path) -> None:
+def test_the_reference_agrees_with_the_model(computed: Made, model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -78,7 +78,7 @@ def test_it_says_what_the_model_says(computed: Made, model: Path) -> None:
             assert list(probe.prompt_log_probabilities) == pytest.approx(own, abs=1e-3)
 
 
-def test_it_is_made_once_and_of_sound_weights_only(computed: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_computed_once_from_intact_weights(computed: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, artifact, found = computed
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     monkeypatch.setattr(reference, "run_child", lambda *_: pytest.fail("made again"))
@@ -95,7 +95,7 @@ def test_it_is_made_once_and_of_sound_weights_only(computed: Made, monkeypatch: 
         file.write_bytes(before)
 
 
-def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
+def test_a_model_that_fails_to_load_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -19,14 +19,12 @@ from weighbridge.errors import RolloutAborted, RolloutBusy
 from weighbridge.settings import Settings
 
 
-def test_the_first_version_takes_everything(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_the_first_version_gets_all_traffic(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     serve_first(settings, fleet, gateway)
     assert weights(gateway) == {"1": 100}
 
 
-def test_what_the_line_keeps_together_stays_together_at_the_gateway(
-    settings: Settings, fleet: LocalFleet, gateway: Gateway
-) -> None:
+def test_the_line_s_stickiness_reaches_the_gateway(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, old = serve_first(settings, fleet, gateway)
     with lock_of(settings) as lock:
         roll_out(with_rollout(line, sticky_by="conversation"), "1", old, gateway, lock)
@@ -34,7 +32,9 @@ def test_what_the_line_keeps_together_stays_together_at_the_gateway(
     assert weights(gateway) == {"1": 100}
 
 
-def test_no_request_fails_on_the_way_there_and_back(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_no_request_fails_during_promotion_and_rollback(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway
+) -> None:
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with clients(settings, gateway) as load, lock_of(settings) as lock:
@@ -55,7 +55,7 @@ def test_no_request_fails_on_the_way_there_and_back(settings: Settings, fleet: L
     assert fleet.engines("toy") == [old]
 
 
-def test_a_version_that_fails_requests_is_taken_back(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_a_version_that_fails_requests_is_rolled_back(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     broken = unproven(fleet, settings, status=500)
     slow = with_rollout(line, hold_seconds=30, max_hold_seconds=60)
@@ -64,7 +64,7 @@ def test_a_version_that_fails_requests_is_taken_back(settings: Settings, fleet: 
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_an_engine_that_dies_while_rolling_out_ends_it(
+def test_an_engine_that_dies_aborts_the_rollout(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -78,7 +78,7 @@ def test_an_engine_that_dies_while_rolling_out_ends_it(
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_a_killed_rollout_goes_on_where_it_was(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_a_killed_rollout_resumes_at_its_weight(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with lock_of(settings) as lock:
@@ -88,7 +88,7 @@ def test_a_killed_rollout_goes_on_where_it_was(settings: Settings, fleet: LocalF
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_rollback_makes_a_rollout_give_way(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_a_rollback_interrupts_a_rollout(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
@@ -110,14 +110,14 @@ def test_a_rollback_makes_a_rollout_give_way(settings: Settings, fleet: LocalFle
     assert "rollback" in ended[0].what
 
 
-def test_two_movers_of_one_line_are_told_apart(settings: Settings) -> None:
+def test_a_second_rollout_of_a_line_is_refused(settings: Settings) -> None:
     with lock_of(settings), pytest.raises(RolloutBusy, match="toy"):
         TrafficLock(settings, "toy").acquire(0.2)
     with lock_of(settings):
         pass
 
 
-def test_the_latest_engine_out_of_rotation_stays_warm(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
+def test_the_previous_engine_stays_warm(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with lock_of(settings) as lock:
@@ -128,7 +128,7 @@ def test_the_latest_engine_out_of_rotation_stays_warm(settings: Settings, fleet:
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_version_on_another_engine_is_looked_at_where_that_answers(
+def test_a_version_is_checked_at_its_own_engine(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_first(settings, fleet, gateway)

@@ -14,7 +14,7 @@ from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
 
 
-def test_what_takes_traffic_away_is_done_again_without_the_reserve() -> None:
+def test_removing_traffic_is_retried_without_the_disk_reserve() -> None:
     settings = load_settings()
     keep_reserve(settings)
     reserve = settings.home / "gateway" / "reserve"
@@ -35,7 +35,7 @@ def test_what_takes_traffic_away_is_done_again_without_the_reserve() -> None:
     assert reserve.stat().st_size == RESERVE_BYTES
 
 
-def test_where_even_that_is_not_enough_it_says_so() -> None:
+def test_a_disk_too_full_without_the_reserve_is_reported() -> None:
     def move() -> None:
         raise DiskFull("There is no room.", "Free some.")
 
@@ -44,7 +44,7 @@ def test_where_even_that_is_not_enough_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_file_that_finds_no_room_is_named_and_its_old_content_stays(
+def test_a_file_that_does_not_fit_is_reported_and_keeps_its_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = tmp_path / "routes.json"

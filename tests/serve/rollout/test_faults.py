@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
     ],
     ids=["errors", "refusals", "cuts", "empty", "garbage", "slow"],
 )
-def test_a_new_version_that_goes_bad_is_taken_back(
+def test_a_new_version_that_goes_bad_is_rolled_back(
     settings: Settings,
     fleet: LocalFleet,
     gateway: Gateway,
@@ -70,7 +70,7 @@ def test_a_new_version_that_goes_bad_is_taken_back(
     assert all(answer.version in ("2", "") for answer in load.failed)
 
 
-def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(
+def test_a_killed_new_engine_recovers_or_is_rolled_back(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -86,7 +86,7 @@ def test_a_new_engine_that_is_killed_comes_back_or_is_taken_back(
     assert all(answer.version in ("2", "") for answer in load.failed)
 
 
-def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(
+def test_a_killed_old_engine_does_not_block_the_promotion(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, old = serve_first(settings, fleet, gateway)
@@ -102,7 +102,7 @@ def test_an_old_engine_that_is_killed_does_not_keep_the_new_one_from_serving(
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_an_envoy_that_is_killed_comes_back_with_the_same_weights_and_the_rollout_goes_on(
+def test_a_killed_envoy_recovers_its_weights_and_the_rollout_continues(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -121,7 +121,7 @@ def test_an_envoy_that_is_killed_comes_back_with_the_same_weights_and_the_rollou
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_mover_that_is_killed_leaves_its_weights_and_the_next_goes_on_from_there(
+def test_a_killed_rollout_keeps_its_weights_and_the_next_resumes(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)

@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 QUICK = {**GIVEN, "max_hold_seconds": 12}
 
 
-def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_ends_it(
+def test_a_restarted_machine_recovers_its_weights_and_the_rollout_finishes(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -84,7 +84,7 @@ def test_a_machine_that_restarts_has_the_weights_that_it_had_and_the_next_mover_
     assert load.failed[failed:] == []
 
 
-def test_a_key_that_expires_while_rolling_out_is_not_held_against_the_new_version(
+def test_a_key_that_expires_during_a_rollout_is_no_error_of_the_version(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -138,7 +138,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(
+def test_a_full_disk_stops_promotions_and_production_keeps_serving(
     disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -160,7 +160,7 @@ def test_on_a_full_disk_nothing_goes_up_and_the_old_version_serves_on(
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version(
+def test_a_disk_that_fills_up_at_10_per_cent_rolls_back(
     disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_at_10_per_cent_ends_the_rollout_at_the_old_version
     assert load.failed == []
 
 
-def test_a_rollback_goes_through_on_a_full_disk(
+def test_a_rollback_succeeds_on_a_full_disk(
     disk: Path, settings: Settings, fleet: LocalFleet, gateway: Gateway, record_property: Callable[[str, object], None]
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)

@@ -39,7 +39,7 @@ def outcomes(candidate: Sample, production: Sample) -> dict[str, str]:
     return {signal.name: signal.outcome for signal in judge(candidate, production, Rollout(), ERROR)}
 
 
-def test_equal_versions_are_no_worse_in_anything_that_so_many_requests_can_show() -> None:
+def test_equal_versions_are_no_worse_in_any_signal() -> None:
     found = outcomes(sample(2000, seed=1), sample(2000, seed=2))
     assert tuple(found) == NAMES
     assert set(found.values()) <= {"no_worse", "better"}
@@ -58,11 +58,11 @@ def test_equal_versions_are_no_worse_in_anything_that_so_many_requests_can_show(
         ({"tokens": 300.0}, "length"),
     ],
 )
-def test_what_is_plainly_worse_is_called_so(bad: dict[str, Any], signal: str) -> None:
+def test_clearly_worse_versions_are_judged_worse(bad: dict[str, Any], signal: str) -> None:
     assert outcomes(sample(**bad), sample(1000, seed=2))[signal] == "worse"
 
 
-def test_what_is_plainly_better_is_called_so() -> None:
+def test_clearly_better_versions_are_judged_no_worse() -> None:
     found = outcomes(sample(slower=0.5), sample(1000, failed=200, seed=2))
     assert found["errors"] == found["latency p50"] == found["first byte p50"] == "better"
 
@@ -72,7 +72,7 @@ def test_few_requests_decide_nothing() -> None:
     assert set(found.values()) == {"inconclusive"}
 
 
-def test_what_ails_both_is_not_held_against_the_new_version() -> None:
+def test_problems_of_both_versions_are_not_charged_to_the_new_one() -> None:
     assert outcomes(sample(failed=60), sample(1000, failed=200, seed=2))["errors"] != "worse"
 
 
@@ -82,7 +82,7 @@ def test_without_production_the_share_itself_is_limited() -> None:
     assert found["latency p50"] == "inconclusive"
 
 
-def test_without_token_counts_an_answer_of_hardly_any_bytes_is_empty() -> None:
+def test_without_token_counts_a_tiny_answer_is_empty() -> None:
     candidate, production = sample(empty=40), sample(1000, seed=2)
     for requests in (candidate, production):
         requests.sent_bytes = [300 + 200 * tokens for tokens in requests.tokens]
@@ -92,14 +92,14 @@ def test_without_token_counts_an_answer_of_hardly_any_bytes_is_empty() -> None:
     assert found["time per token p50"] == "inconclusive"
 
 
-def test_a_signal_says_what_was_found_and_what_is_allowed() -> None:
+def test_a_signal_states_value_and_limit() -> None:
     [errors, *_] = judge(sample(failed=30), sample(1000, seed=2), Rollout(), ERROR)
     assert "errors 10.0%" in errors.sentence
     assert "production's 0.0%" in errors.sentence
     assert "allows 0.01" in errors.sentence
 
 
-def test_interim_results_together_spend_no_more_than_their_step() -> None:
+def test_interim_results_stay_within_the_step_s_error_budget() -> None:
     budget = ErrorBudget(steps=4)
     assert budget.due(3, due=False, overdue=False) is None
     requests, spent = 4, 0.0
@@ -117,7 +117,7 @@ def test_interim_results_together_spend_no_more_than_their_step() -> None:
     assert 0 < spent < FALSE_STOP / 4
 
 
-def test_versions_at_the_very_limit_are_seldom_stopped() -> None:
+def test_versions_at_the_limit_are_seldom_stopped() -> None:
     """Errors at the allowed share, with a step's interim results; benchmarks/rollout_judge.py has the rest."""
     random, stopped, rollouts = np.random.default_rng(9), 0, 100
     for _ in range(rollouts):
@@ -182,7 +182,7 @@ def undecided(name: str, candidate: float | None, production: float | None, **ch
         ("errors", None, 0.0, False),
     ],
 )
-def test_a_signal_leans_worse_by_more_than_anyone_notices(
+def test_a_signal_leans_worse_only_beyond_the_noticeable_rise(
     name: str, candidate: float | None, production: float | None, leans: bool
 ) -> None:
     signal = undecided(name, candidate, production)
@@ -192,7 +192,7 @@ def test_a_signal_leans_worse_by_more_than_anyone_notices(
     assert signal.waits is (leans and name != "latency p99")
 
 
-def test_a_step_waits_for_what_it_is_to_hold_for_and_for_what_leans_worse() -> None:
+def test_a_step_waits_for_unsure_signals_and_those_that_lean_worse() -> None:
     assert undecided("latency p50", 30.0, 30.0, holds=True).waits
     assert not undecided("latency p50", 30.0, 30.0).waits
     assert not undecided("latency p50", 30.0, 30.0, holds=True, outcome="no_worse").waits

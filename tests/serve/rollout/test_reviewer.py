@@ -130,7 +130,7 @@ def promote(page: Page) -> Response:
     return answered.value
 
 
-def test_a_reviewers_click_is_an_approval_with_a_name_and_it_serves(
+def test_a_reviewers_click_is_a_named_approval_that_gets_served(
     open_candidate: Open, plan: Line, settings: Settings, fleet: LocalFleet, gateway: Gateway, tmp_path: Path
 ) -> None:
     builder = open_candidate("bo")

@@ -70,7 +70,7 @@ def production_of(registry: Registry) -> int:
     return production.version
 
 
-def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(
+def test_after_a_rollback_no_request_reaches_the_bad_version_or_fails(
     settings: Settings, gateway: Gateway, promoted: Promoted
 ) -> None:
     with clients(settings, gateway) as load:
@@ -86,7 +86,7 @@ def test_no_request_reaches_the_bad_version_afterwards_and_none_fails(
     assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
 
 
-def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(
+def test_a_second_rollback_before_reconciling_changes_nothing(
     settings: Settings, gateway: Gateway, promoted: Promoted
 ) -> None:
     assert rollback.switch_warm(settings, "toy", None, "bad") == 1
@@ -94,7 +94,7 @@ def test_a_second_rollback_before_the_first_is_recorded_stays_where_it_is(
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(
+def test_rollbacks_to_unknown_or_cold_versions_are_left_to_the_flow(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
 ) -> None:
     _, old, _ = promoted
@@ -106,7 +106,7 @@ def test_what_is_not_known_or_not_warm_here_is_left_to_the_flow(
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_served_before(
+def test_a_rollback_during_a_rollout_returns_to_production(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
 ) -> None:
     line, _, _ = promoted
@@ -129,7 +129,7 @@ def test_a_rollback_of_a_rollout_in_progress_ends_at_what_serves_not_at_what_ser
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
-def test_after_a_crash_in_between_the_next_flow_tells_the_registry(
+def test_the_next_flow_records_a_rollback_after_a_crash(
     settings: Settings, gateway: Gateway, promoted: Promoted, installation: ServingInstallation
 ) -> None:
     line, _, _ = promoted
@@ -152,7 +152,7 @@ def test_after_a_crash_in_between_the_next_flow_tells_the_registry(
     assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
 
 
-def test_a_rollback_that_cannot_be_is_forgotten(
+def test_an_impossible_rollback_is_discarded(
     settings: Settings,
     fleet: LocalFleet,
     gateway: Gateway,
@@ -173,7 +173,7 @@ def test_a_rollback_that_cannot_be_is_forgotten(
     assert weights(gateway) == {"1": 0, "2": 100}
 
 
-def test_the_command_moves_traffic_though_nothing_else_is_up(
+def test_the_command_moves_traffic_without_mlflow_and_prefect(
     settings: Settings, gateway: Gateway, promoted: Promoted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weighbridge.line.Line.load", lambda name: promoted[0])

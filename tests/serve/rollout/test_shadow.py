@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 HALF = {"shadow": ShadowStep(per_cent=50, hold_seconds=2), "max_hold_seconds": 15}
 
 
-def test_a_good_version_goes_on_from_its_shadow_to_its_steps(
+def test_a_good_version_goes_from_mirror_to_canary_steps(
     settings: Settings, fleet: LocalFleet, gateway: Gateway
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -63,7 +63,7 @@ def test_a_good_version_goes_on_from_its_shadow_to_its_steps(
     ],
     ids=["errors", "dying", "empty", "slow"],
 )
-def test_a_bad_version_is_stopped_before_any_user_met_it(
+def test_a_bad_version_is_stopped_before_it_answers_any_user(
     settings: Settings,
     fleet: LocalFleet,
     gateway: Gateway,
@@ -83,7 +83,7 @@ def test_a_bad_version_is_stopped_before_any_user_met_it(
     assert gateway.routes().line("toy").mirror is None
 
 
-def test_a_shadow_that_nothing_reaches_lets_no_version_through(
+def test_a_mirror_without_requests_lets_no_version_through(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -101,7 +101,7 @@ def test_a_shadow_that_nothing_reaches_lets_no_version_through(
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(
+def test_the_next_flow_ends_the_mirror_of_a_killed_rollout(
     settings: Settings, fleet: LocalFleet, gateway: Gateway
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -115,7 +115,7 @@ def test_a_shadow_that_a_killed_rollout_left_is_ended_by_the_next_flow(
     assert gateway.routes().line("toy").mirror is None
 
 
-def test_a_line_has_no_shadow_unless_it_says_so() -> None:
+def test_a_line_has_no_mirror_by_default() -> None:
     assert Rollout().shadow is None
     configured = Rollout.model_validate({"shadow": {"per_cent": 5}}).shadow
     assert configured == ShadowStep(per_cent=5, hold_seconds=60)

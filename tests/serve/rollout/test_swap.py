@@ -40,7 +40,7 @@ def chat(settings: Settings, gateway: Gateway) -> httpx.Response:
     return httpx.post(f"{settings.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
 
-def test_a_line_that_says_nothing_is_refused_and_serves_on(
+def test_without_swap_a_line_is_refused_and_keeps_serving(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None
 ) -> None:
     line, old = serve_first(settings, fleet, gateway)
@@ -50,7 +50,7 @@ def test_a_line_that_says_nothing_is_refused_and_serves_on(
     assert chat(settings, gateway).headers["x-weighbridge-version"] == "1"
 
 
-def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is_proven(
+def test_without_a_queue_a_swap_answers_503_until_the_engine_is_checked(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -81,7 +81,7 @@ def test_a_line_that_swaps_and_holds_nothing_answers_503_until_the_new_engine_is
     assert weights(gateway) == {"2": 100}
 
 
-def test_requests_wait_for_the_new_engine_and_none_fails(
+def test_queued_requests_wait_for_the_new_engine_and_none_fails(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -105,7 +105,7 @@ def test_requests_wait_for_the_new_engine_and_none_fails(
     assert gateway.routes().line("toy").queued is None
 
 
-def test_what_waited_too_long_is_told_when_to_come_again(
+def test_queued_requests_that_time_out_get_retry_after(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
@@ -127,7 +127,7 @@ def test_what_waited_too_long_is_told_when_to_come_again(
     assert 5 <= int(refused.headers["retry-after"]) <= 40
 
 
-def test_a_new_engine_that_fails_gives_its_place_back(
+def test_a_failed_swap_restarts_the_old_engine(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, room_for_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, old = serve_first(settings, fleet, gateway)

@@ -40,7 +40,7 @@ def read(log: Path, *lines: str, version: str = "2") -> Sample:
     return window.of(version)
 
 
-def test_a_whole_answer_gives_its_times_and_length(log: Path) -> None:
+def test_an_answer_is_measured_by_times_and_length(log: Path) -> None:
     found = read(log, entry())
     assert (found.requests, found.failed) == (1, 0)
     assert found.first_byte_ms == [100]
@@ -50,17 +50,17 @@ def test_a_whole_answer_gives_its_times_and_length(log: Path) -> None:
 
 
 @pytest.mark.parametrize(("token", "begins"), [(300, 300), (None, 100)])
-def test_a_stream_begins_with_its_first_token_and_not_with_its_head(log: Path, token: int | None, begins: int) -> None:
+def test_a_stream_s_first_byte_is_its_first_token(log: Path, token: int | None, begins: int) -> None:
     assert read(log, entry(first_token_ms=token)).first_byte_ms == [begins]
 
 
 @pytest.mark.parametrize(("details", "counted"), [("lua_response", 0), ("via_upstream", 1)])
-def test_a_clients_own_limit_says_nothing_of_the_version(log: Path, details: str, counted: int) -> None:
+def test_rate_limited_requests_are_not_counted(log: Path, details: str, counted: int) -> None:
     assert read(log, entry(status=429, details=details)).failed == counted
 
 
 @pytest.mark.parametrize("tokens", [None, "-"])
-def test_where_tokens_are_not_counted_nothing_is_said_of_them(log: Path, tokens: str | None) -> None:
+def test_without_token_counts_no_token_times_are_measured(log: Path, tokens: str | None) -> None:
     found = read(log, entry(completion_tokens=tokens))
     assert (found.tokens, found.token_ms, found.sent_bytes) == ([], [], [4000])
 
@@ -74,7 +74,7 @@ def test_errors_cuts_and_clients_that_gave_up_waiting_are_failures(log: Path, ba
     assert (found.requests, found.failed, found.total_ms) == (1, 1, [])
 
 
-def test_a_client_that_left_in_the_middle_is_no_failure_and_no_measure_of_length(log: Path) -> None:
+def test_a_disconnected_client_is_no_failure_and_not_measured(log: Path) -> None:
     found = read(log, entry(flags="DC"))
     assert (found.requests, found.failed, found.total_ms, found.tokens) == (1, 0, [], [])
     assert found.first_byte_ms == [100]
@@ -86,7 +86,7 @@ def test_other_lines_versions_and_older_requests_are_not_counted(log: Path) -> N
     assert found.requests == 1
 
 
-def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log: Path) -> None:
+def test_earlier_entries_are_skipped_and_new_ones_are_read_once(log: Path) -> None:
     log.write_text(entry() + "\n")
     window = Window(log, "toy")
     whole = entry() + "\n"
@@ -102,7 +102,7 @@ def test_what_was_there_before_is_passed_over_and_what_comes_is_read_once(log: P
     assert window.of("2").requests == 1
 
 
-def test_a_log_that_was_rotated_or_is_not_there_yet_is_no_matter(log: Path) -> None:
+def test_a_rotated_or_missing_log_is_tolerated(log: Path) -> None:
     window = Window(log, "toy")
     window.read()
     log.write_text(entry() + "\n" + entry() + "\n")
