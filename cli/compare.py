@@ -149,11 +149,11 @@ class _Progress:
             for name, text in self._running.items():
                 note(name.split("/")[-1][:10], text)
 
-    def progress(self, who: str, suite: str, done: int, total: int) -> None:
+    def progress(self, label: str, suite: str, done: int, total: int) -> None:
         """Show how many items of a suite are scored."""
-        key = (who, suite)
+        key = (label, suite)
         if key not in self._tasks:
-            name = f"{who} {suite}"
+            name = f"{label} {suite}"
             # Items scored by an earlier command do not count for the speed.
             self._tasks[key] = self._bars.add_task(name, total=total, completed=done, running="")
         self._bars.update(self._tasks[key], completed=done)

@@ -16,7 +16,7 @@ from weighbridge.line import Line
 from weighbridge.settings import Settings
 
 
-class NamedThing(NamedTuple):
+class UsedName(NamedTuple):
     """One name in a line's file, and the names that could stand there."""
 
     field: str
@@ -24,7 +24,7 @@ class NamedThing(NamedTuple):
     kind: str
     """What it names, for the message."""
     name: str
-    known: Sequence[str]
+    known_names: Sequence[str]
 
 
 def check_line(line: Line, settings: Settings) -> list[LineInvalid]:
@@ -45,33 +45,33 @@ def check_line(line: Line, settings: Settings) -> list[LineInvalid]:
     """
     return [
         LineInvalid(
-            f"{thing.field}: there is no {thing.kind} called {thing.name!r}{_suggestion(thing)}",
-            f"Name one of these: {', '.join(thing.known) or 'none is known yet'}.",
+            f"{used.field}: there is no {used.kind} called {used.name!r}{_suggestion(used)}",
+            f"Name one of these: {', '.join(used.known_names) or 'none is known yet'}.",
             where=f"lines/{line.name}.yaml",
         )
-        for thing in _names_in(line, settings)
-        if thing.name not in thing.known
+        for used in _names_in(line, settings)
+        if used.name not in used.known_names
     ]
 
 
-def _names_in(line: Line, settings: Settings) -> Iterator[NamedThing]:
-    yield from _each("schemes", "scheme", line.schemes, scheme_names())
-    yield from _each("target.gpus", "GPU", line.target.gpus, gpu_names())
+def _names_in(line: Line, settings: Settings) -> Iterator[UsedName]:
+    yield from _indexed_names("schemes", "scheme", line.schemes, scheme_names())
+    yield from _indexed_names("target.gpus", "GPU", line.target.gpus, gpu_names())
     for scheme, choice in line.quantize.schemes.items():
-        yield NamedThing(f"quantize.schemes.{scheme}", "scheme", scheme, scheme_names())
-        yield from _each(f"quantize.schemes.{scheme}.methods", "method", choice.methods, method_names())
-    yield NamedThing("engine.name", "engine", line.engine.name, engine_names())
+        yield UsedName(f"quantize.schemes.{scheme}", "scheme", scheme, scheme_names())
+        yield from _indexed_names(f"quantize.schemes.{scheme}.methods", "method", choice.methods, method_names())
+    yield UsedName("engine.name", "engine", line.engine.name, engine_names())
     suites = list_suites(settings.root)
     for index, use in enumerate(line.suites):
-        yield NamedThing(f"suites.{index}.name", "suite", use.name, suites)
+        yield UsedName(f"suites.{index}.name", "suite", use.name, suites)
 
 
-def _each(field: str, kind: str, names: Iterable[str], known: Sequence[str]) -> Iterator[NamedThing]:
-    return (NamedThing(f"{field}.{index}", kind, name, known) for index, name in enumerate(names))
+def _indexed_names(field: str, kind: str, names: Iterable[str], known_names: Sequence[str]) -> Iterator[UsedName]:
+    return (UsedName(f"{field}.{index}", kind, name, known_names) for index, name in enumerate(names))
 
 
-def _suggestion(thing: NamedThing) -> str:
+def _suggestion(used: UsedName) -> str:
     # Case is compared away: `l4` means L4.
-    by_lowercase = {name.lower(): name for name in thing.known}
-    close = get_close_matches(thing.name.lower(), by_lowercase, n=1)
+    by_lowercase = {name.lower(): name for name in used.known_names}
+    close = get_close_matches(used.name.lower(), by_lowercase, n=1)
     return f"; did you mean {by_lowercase[close[0]]}?" if close else "."

@@ -70,10 +70,10 @@ class Comparison(BaseModel):
 class ComparisonListener(Protocol):
     """Receives the progress of a comparison."""
 
-    def progress(self, who: str, suite: str, done: int, total: int) -> None:
+    def progress(self, label: str, suite: str, done: int, total: int) -> None:
         """Items of a suite are scored."""
 
-    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
+    def running(self, suite: str, estimate: InterimEstimate, margin: float) -> None:
         """The interim result of a suite changed."""
 
     def say(self, text: str) -> None:
@@ -218,7 +218,7 @@ class _ComparisonRun:
             try:
                 self.scores[role][suite.name] = self._score_by_chat(role, suite)
             except ScoringFailed as error:
-                self.failures[suite.name] = f"{role}: {error.what} [{error.where}] {self._kept_so_far(suite)}"
+                self.failures[suite.name] = f"{role}: {error.what} [{error.where}] {self._partial_progress(suite)}"
                 return
 
     def _score_by_chat(self, role: Role, suite: Suite) -> SuiteScores:
@@ -270,13 +270,13 @@ class _ComparisonRun:
         items = tuple(read_partial_scores(self.cache.partial_scores_path(**key)).values())
         return SuiteScores(suite=suite.name, **key, items=items, seconds=0.0, suite_items=suite.items)
 
-    def _kept_so_far(self, suite: Suite) -> str:
+    def _partial_progress(self, suite: Suite) -> str:
         counts = {
-            who: len(read_partial_scores(self.cache.partial_scores_path(**self.key(role, suite))))
-            for role, who in zip(self._roles, ("the candidate", "production"))
+            label: len(read_partial_scores(self.cache.partial_scores_path(**self.key(role, suite))))
+            for role, label in zip(self._roles, ("the candidate", "production"))
         }
-        kept = " and ".join(f"{count} of {suite.items} by {who}" for who, count in counts.items() if count)
-        return f"Answered and kept: {kept}; run the same command again to continue from there." if kept else ""
+        counted = " and ".join(f"{count} of {suite.items} by {label}" for label, count in counts.items() if count)
+        return f"Answered and kept: {counted}; run the same command again to continue from there." if counted else ""
 
     _roles: tuple[Role, Role] = ("candidate", "production")
 

@@ -47,19 +47,19 @@ class ComparedAnswers(Answers):
     def conditions(self) -> list[tuple[str, Conditions, Conditions]]:
         """Suites with how each side's scores came about, where both are known."""
         found = []
-        for name, ours in self._candidate.items():
-            theirs = self._production.get(name)
-            if ours.conditions is not None and theirs is not None and theirs.conditions is not None:
-                found.append((name, ours.conditions, theirs.conditions))
+        for name, candidate in self._candidate.items():
+            production = self._production.get(name)
+            if candidate.conditions is not None and production is not None and production.conditions is not None:
+                found.append((name, candidate.conditions, production.conditions))
         return found
 
-    def fields(self, ours: Conditions, theirs: Conditions) -> list[tuple[str, str, str]]:
+    def fields(self, candidate: Conditions, production: Conditions) -> list[tuple[str, str, str]]:
         """Each condition by name, the candidate's and production's."""
         return [
             (
                 words.removeprefix("the "),
-                str(getattr(ours, field)) or "unknown",
-                str(getattr(theirs, field)) or "unknown",
+                str(getattr(candidate, field)) or "unknown",
+                str(getattr(production, field)) or "unknown",
             )
             for field, words in (MUST_AGREE | MAY_CHANGE).items()
         ]
@@ -83,7 +83,7 @@ def make_comparison_report(comparison: Comparison, now: datetime | None = None) 
             flips={suite.suite: answers.flips(suite) for suite in suites},
             gravest_first=sorted(suites, key=lambda suite: gravity(suite.outcome)),
             most_flips=MOST_FLIPS,
-            rest_is=lambda suite: "not shown",
-            made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+            where_rest=lambda suite: "not shown",
+            created_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )

@@ -55,10 +55,10 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
             else None,
             flips={suite.suite: dossier.flips(suite) for suite in dossier.verdict.suites},
             gravest_first=sorted(dossier.verdict.suites, key=lambda suite: gravity(suite.outcome)),
-            kept=_kept(dossier),
+            unquantized=_unquantized(dossier),
             most_flips=MOST_FLIPS,
-            rest_is=lambda suite: f"in MLflow: items/{suite.suite.replace('/', '-')}.jsonl",
-            made_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+            where_rest=lambda suite: f"in MLflow: items/{suite.suite.replace('/', '-')}.jsonl",
+            created_at=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
 
@@ -80,7 +80,7 @@ def forest_words(dossier: Answers) -> str:
     )
 
 
-def _kept(dossier: Dossier) -> list[tuple[int, str]]:
+def _unquantized(dossier: Dossier) -> list[tuple[int, str]]:
     """Number of weights that were kept as published, by reason."""
     if dossier.quantization is None:
         return []

@@ -126,8 +126,8 @@ def test_answers_that_are_not_whole_are_counted_and_two_per_cent_may_be(count: i
     items = tuple(ItemScore(id=f"i{n}", score=1.0, trouble=kind if n < count else "") for n in range(300))
     verdict = weigh(scores(GOOD, items=items), scores(GOOD))
     assert verdict.outcome == outcome
-    said = verdict.reason if outcome == "invalid" else verdict.note
-    assert f"{count} " in said and f"of 300 answers ({count / 300:.1%})" in said
+    sentence = verdict.reason if outcome == "invalid" else verdict.note
+    assert f"{count} " in sentence and f"of 300 answers ({count / 300:.1%})" in sentence
     assert troubles_of(scores(GOOD, items=items)).share == pytest.approx(count / 300)
 
 
@@ -147,7 +147,7 @@ def test_a_smaller_difference_to_earlier_is_a_warning_and_noise_is_nothing() -> 
 
 
 def test_the_noise_floor_is_what_production_flips_by_itself() -> None:
-    again = scores([0.0] * 3 + [1.0] * 297)
-    assert weigh(scores(GOOD), scores(GOOD), production_rescored=again).noise_flips_share == pytest.approx(0.01)
+    rescored = scores([0.0] * 3 + [1.0] * 297)
+    assert weigh(scores(GOOD), scores(GOOD), production_rescored=rescored).noise_flips_share == pytest.approx(0.01)
     assert weigh(scores(GOOD), scores(GOOD)).noise_flips_share is None
     assert flips_share(scores([]), scores(GOOD)) is None

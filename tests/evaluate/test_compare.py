@@ -36,10 +36,10 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def progress(self, who: str, suite: str, done: int, total: int) -> None:
+    def progress(self, label: str, suite: str, done: int, total: int) -> None:
         """Ignored."""
 
-    def running(self, suite: str, seen: InterimEstimate, margin: float) -> None:
+    def running(self, suite: str, estimate: InterimEstimate, margin: float) -> None:
         """Ignored."""
 
     def say(self, text: str) -> None:
@@ -113,7 +113,7 @@ def test_a_second_comparison_needs_no_endpoint(suite: Suite) -> None:
     with Answering(right_except()) as candidate, Answering(right_except()) as production:
         first = compare_endpoints(candidate, production, suite)
     listener = Recorder()
-    again = compare(
+    repeated = compare(
         resolve_model(candidate.url, load_settings()),
         resolve_model(production.url, load_settings()),
         [suite],
@@ -121,7 +121,7 @@ def test_a_second_comparison_needs_no_endpoint(suite: Suite) -> None:
         listener,
         load_settings(),
     )
-    assert again.verdict == first.verdict
+    assert repeated.verdict == first.verdict
     assert any("does not answer" in text for text in listener.messages)
 
 
@@ -236,22 +236,22 @@ def test_folders_are_scored_by_lm_eval_and_cached(tmp_path: Path, monkeypatch: p
     candidate, production = (
         resolve_model(str(tiny.build(tmp_path / name, seed=n)), load_settings()) for n, name in enumerate(("a", "b"))
     )
-    wanted = resolve_suite("choice")
+    suite = resolve_suite("choice")
     for model in (candidate, production):
-        key = model.lm_eval_scorer(None).key(wanted)
-        items = tuple(ItemScore(id=id, score=1.0) for id in wanted.ids)
-        kept = SuiteScores(
-            suite=wanted.name, **key, items=items, seconds=3.0, conditions=model.lm_eval_scorer(None).conditions
+        key = model.lm_eval_scorer(None).key(suite)
+        items = tuple(ItemScore(id=id, score=1.0) for id in suite.ids)
+        cached = SuiteScores(
+            suite=suite.name, **key, items=items, seconds=3.0, conditions=model.lm_eval_scorer(None).conditions
         )
-        ScoreCache.of(load_settings()).keep(kept)
-    found = compare(candidate, production, [wanted], Options(margin=0.05), Recorder(), load_settings())
+        ScoreCache.of(load_settings()).keep(cached)
+    found = compare(candidate, production, [suite], Options(margin=0.05), Recorder(), load_settings())
     assert found.verdict.outcome == "non_inferior" and candidate.digest != production.digest
 
     def dies(*_: object, **__: object) -> list[SuiteScores]:
         raise ScoringFailed("The scoring process was killed by signal 9.", "Run it again.")
 
     monkeypatch.setattr(compare_module, "score_by_lm_eval", dies)
-    found = compare(candidate, production, [wanted], Options(margin=0.05, fresh=True), Recorder(), load_settings())
+    found = compare(candidate, production, [suite], Options(margin=0.05, fresh=True), Recorder(), load_settings())
     assert found.verdict.outcome == "invalid" and "signal 9" in found.verdict.suites[0].reason
 
 

@@ -99,21 +99,23 @@ def test_a_scaled_head_is_what_numpy_says(production: Path, scaled: Path, tmp_pa
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = {one.document: one for one in compared(scaled, production, tmp_path).documents}
+    found = {divergence.document: divergence for divergence in compared(scaled, production, tmp_path).documents}
     ids = AutoTokenizer.from_pretrained(production)(DOCUMENTS[3].text, add_special_tokens=False).input_ids
     tables = []
     for folder in (production, scaled):
         with torch.inference_mode():
             logits = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0, :-1].double().numpy()
         tables.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
-    theirs, ours = tables
-    one, rows = found["english-3"], np.arange(len(ids) - 1)
-    assert one.tokens == len(ids) - 1
-    assert one.kl_nats == pytest.approx((np.exp(theirs) * (theirs - ours)).sum(), rel=1e-4)
-    assert one.kl_nats > 0.1
-    assert one.agreed == one.tokens  # a scale moves no maximum
-    assert one.production_nll_nats == pytest.approx(-theirs[rows, ids[1:]].sum(), rel=1e-4)
-    assert one.candidate_nll_nats == pytest.approx(-ours[rows, ids[1:]].sum(), rel=1e-4)
+    production_logs, candidate_logs = tables
+    divergence, rows = found["english-3"], np.arange(len(ids) - 1)
+    assert divergence.tokens == len(ids) - 1
+    assert divergence.kl_nats == pytest.approx(
+        (np.exp(production_logs) * (production_logs - candidate_logs)).sum(), rel=1e-4
+    )
+    assert divergence.kl_nats > 0.1
+    assert divergence.agreed == divergence.tokens  # a scale moves no maximum
+    assert divergence.production_nll_nats == pytest.approx(-production_logs[rows, ids[1:]].sum(), rel=1e-4)
+    assert divergence.candidate_nll_nats == pytest.approx(-candidate_logs[rows, ids[1:]].sum(), rel=1e-4)
 
 
 def test_one_after_the_other_by_way_of_the_disk_is_the_same(production: Path, scaled: Path, tmp_path: Path) -> None:
@@ -161,25 +163,27 @@ def test_a_wrong_template_shows_on_the_conversation_alone(production: Path, tmp_
     other = tiny(tmp_path / "other", template=TEMPLATE.replace("sun", "river"))
     found = compared(other, production, tmp_path)
     assert found.reading is not None and found.reading.differ == ("chat-a",)
-    assert {one.document for one in found.documents if one.kl_nats > 0} == {"chat-a"}
+    assert {document.document for document in found.documents if document.kl_nats > 0} == {"chat-a"}
 
 
-def test_a_quick_look_is_kept(production: Path, scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drift_check_is_cached(
+    production: Path, scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir("/")
 
-    def look(progress: distributions.Progress | None = None) -> DriftReport:
+    def check(progress: distributions.Progress | None = None) -> DriftReport:
         return check_drift(
             scaled, production, bounds=Bounds(), documents=DOCUMENTS, progress=progress, home=tmp_path / "home"
         )
 
-    told: list[tuple[int, int]] = []
-    report = look(lambda done, total: told.append((done, total)))
-    assert told[0] == (1, 14) and told[-1] == (14, 14)
+    reported: list[tuple[int, int]] = []
+    report = check(lambda done, total: reported.append((done, total)))
+    assert reported[0] == (1, 14) and reported[-1] == (14, 14)
     assert report.outcome == "regression" and report.stops and "KL " in report.sentence and "bound" in report.sentence
     assert report.changed == ()
     monkeypatch.setattr("weighbridge.child_process.subprocess.Popen", None)
-    assert look() == report
+    assert check() == report
 
 
 def test_nothing_is_kept_of_a_process_that_was_killed(

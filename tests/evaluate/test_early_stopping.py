@@ -27,12 +27,12 @@ def constant(value: float, size: int = 400) -> dict[str, float]:
 
 def stopped(candidate: SuiteScores, production: SuiteScores, margin: float = 0.05) -> SuiteScores:
     """The candidate's scores as far as they are needed."""
-    ours, order = {item.id: item for item in candidate.items}, shuffled_order(production)
+    by_id, order = {item.id: item for item in candidate.items}, shuffled_order(production)
     for count in range(1, len(order) + 1):
-        seen = [ours[id] for id in order[:count]]
-        if interim_estimate(production, seen, margin=margin, confidence=0.95).settled:
+        scored = [by_id[id] for id in order[:count]]
+        if interim_estimate(production, scored, margin=margin, confidence=0.95).settled:
             break
-    return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(order)})
+    return candidate.model_copy(update={"items": tuple(scored), "suite_items": len(order)})
 
 
 def judged(candidate: SuiteScores, production: SuiteScores) -> SuiteVerdict:
@@ -40,9 +40,9 @@ def judged(candidate: SuiteScores, production: SuiteScores) -> SuiteVerdict:
 
 
 def test_the_same_answers_settle_it_long_before_the_end() -> None:
-    same = scores(constant(1.0))
-    part = stopped(same, same)
-    verdict = judged(part, same)
+    perfect = scores(constant(1.0))
+    part = stopped(perfect, perfect)
+    verdict = judged(part, perfect)
     assert verdict.outcome == "non_inferior"
     assert verdict.items == len(part.items) < 150
     assert verdict.suite_items == 400
@@ -56,17 +56,17 @@ def test_a_broken_model_shows_at_once() -> None:
 
 
 def test_among_many_suites_a_regression_needs_more_items() -> None:
-    theirs, ours = scores(constant(1.0)), constant(1.0)
+    production, candidate = scores(constant(1.0)), constant(1.0)
     random.seed(1)
-    ours |= dict.fromkeys(random.sample(sorted(ours), 80), 0.0)
-    order = shuffled_order(theirs)
+    candidate |= dict.fromkeys(random.sample(sorted(candidate), 80), 0.0)
+    order = shuffled_order(production)
 
     def needed(suites: int) -> int:
-        seen = [ItemScore(id=id, score=ours[id]) for id in order]
+        scored = [ItemScore(id=id, score=candidate[id]) for id in order]
         return next(
             count
             for count in range(1, 401)
-            if interim_estimate(theirs, seen[:count], margin=0.05, confidence=0.95, suites=suites).settled
+            if interim_estimate(production, scored[:count], margin=0.05, confidence=0.95, suites=suites).settled
         )
 
     assert needed(1) < needed(20) < 400
@@ -112,48 +112,48 @@ def test_a_part_that_settles_nothing_is_inconclusive() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.05, 0.3]))
-def test_what_is_not_scored_never_decides(seed: int, lost: float) -> None:
-    """Whatever the rest would have been, a stop rests on what was seen alone."""
+def test_unscored_items_never_affect_the_decision(seed: int, lost: float) -> None:
+    """A stop depends only on the scored items, whatever the others would have been."""
     numbers = random.Random(seed)
-    theirs = scores({f"i{n}": float(numbers.random() < 0.9) for n in range(200)})
-    ours = {item.id: 0.0 if numbers.random() < lost else item.score for item in theirs.items}
-    part = stopped(scores(ours), theirs, margin=0.1)
-    first = judge_sequentially(part, theirs, margin=0.1, confidence=0.95)
-    there = {item.id for item in part.items}
-    whole = scores({id: ours[id] if id in there else float(numbers.random() < 0.5) for id in ours})
-    if len(there) < 200:
-        assert judge_sequentially(whole, theirs, margin=0.1, confidence=0.95).outcome == first.outcome
+    production = scores({f"i{n}": float(numbers.random() < 0.9) for n in range(200)})
+    candidate = {item.id: 0.0 if numbers.random() < lost else item.score for item in production.items}
+    part = stopped(scores(candidate), production, margin=0.1)
+    first = judge_sequentially(part, production, margin=0.1, confidence=0.95)
+    scored = {item.id for item in part.items}
+    whole = scores({id: candidate[id] if id in scored else float(numbers.random() < 0.5) for id in candidate})
+    if len(scored) < 200:
+        assert judge_sequentially(whole, production, margin=0.1, confidence=0.95).outcome == first.outcome
 
 
 def unsure(seed: int, lost_share: float, gained_share: float) -> tuple[SuiteScores, SuiteScores]:
     """Production and candidate of 600 items, whose flips are where production was unsure."""
     chance = random.Random(seed)
-    theirs, ours = [], []
+    production, candidate = [], []
     for number in range(600):
         margin = chance.gauss(1.0, 2.0)
         score, near = float(margin > 0), abs(margin) < 0.7
         flips = chance.random() < (lost_share if score else gained_share) * (3.5 if near else 0.3)
-        theirs.append(ItemScore(id=f"i{number}", score=score, margin=margin))
-        ours.append(ItemScore(id=f"i{number}", score=1 - score if flips else score))
-    return scores({}, items=tuple(theirs)), scores({}, items=tuple(ours))
+        production.append(ItemScore(id=f"i{number}", score=score, margin=margin))
+        candidate.append(ItemScore(id=f"i{number}", score=1 - score if flips else score))
+    return scores({}, items=tuple(production)), scores({}, items=tuple(candidate))
 
 
 def scored_in_order(candidate: SuiteScores, production: SuiteScores, chunk: int = 64) -> SuiteScores:
     """The candidate's scores as far as they are needed, scored as the harness does it: some items at a time."""
-    ours = {item.id: item for item in candidate.items}
+    by_id = {item.id: item for item in candidate.items}
     scored: dict[str, ItemScore] = {}
     while True:
         order = scoring_order(production, scored, margin=0.05, confidence=0.95)
-        seen = [scored[id] for id in takewhile(scored.__contains__, order)]
+        leading = [scored[id] for id in takewhile(scored.__contains__, order)]
         missing = [id for id in order if id not in scored][:chunk]
-        if not missing or (seen and interim_estimate(production, seen, margin=0.05, confidence=0.95).settled):
-            return candidate.model_copy(update={"items": tuple(seen), "suite_items": len(ours)})
-        scored |= {id: ours[id] for id in missing}
+        if not missing or (leading and interim_estimate(production, leading, margin=0.05, confidence=0.95).settled):
+            return candidate.model_copy(update={"items": tuple(leading), "suite_items": len(by_id)})
+        scored |= {id: by_id[id] for id in missing}
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), lost=st.sampled_from([0.0, 0.05, 0.3]), gained=st.sampled_from([0.0, 0.1]))
-def test_looking_where_production_was_unsure_decides_as_if_all_had_been_there(
+def test_an_order_by_production_confidence_decides_as_the_whole_suite_would(
     seed: int, lost: float, gained: float
 ) -> None:
     production, candidate = unsure(seed, lost, gained)
@@ -177,12 +177,12 @@ def test_looking_where_production_was_unsure_decides_as_if_all_had_been_there(
 
 def test_a_killed_scoring_goes_on_in_the_same_order() -> None:
     production, candidate = unsure(3, 0.05, 0.1)
-    ours = {item.id: item for item in candidate.items}
+    by_id = {item.id: item for item in candidate.items}
     first = scoring_order(production, {}, margin=0.05, confidence=0.95)
     assert len(first) < 100, "no further than what is decided"
     assert list(first) != list(shuffled_order(production)[: len(first)])
-    some = {id: ours[id] for id in first[:7]}
+    some = {id: by_id[id] for id in first[:7]}
     assert scoring_order(production, some, margin=0.05, confidence=0.95) == first
-    all_of_them = {id: ours[id] for id in first}
+    all_of_them = {id: by_id[id] for id in first}
     longer = scoring_order(production, all_of_them, margin=0.05, confidence=0.95)
     assert longer[: len(first)] == first and len(longer) > len(first)

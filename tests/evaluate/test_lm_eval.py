@@ -158,9 +158,9 @@ def test_scores_survive_a_killed_process_and_scoring_resumes(
     use_shared_process: Callable[[], list[tuple[str, ...]]],
 ) -> None:
     monkeypatch.setattr(lm_eval, "CHUNK_ITEMS", 4)
-    cache, logs, wanted = ScoreCache(tmp_path / "scores"), tmp_path / "logs", suites(root, "first", "second", "echo")
+    cache, logs, chosen = ScoreCache(tmp_path / "scores"), tmp_path / "logs", suites(root, "first", "second", "echo")
     scorer = LmEvalScorer("a" * 64, model)
-    partial = cache.partial_scores_path(**scorer.key(wanted[1]))
+    partial = cache.partial_scores_path(**scorer.key(chosen[1]))
     monkeypatch.chdir("/")
 
     def kill_in_the_second(suite: str, done: int, total: int) -> None:
@@ -168,31 +168,31 @@ def test_scores_survive_a_killed_process_and_scoring_resumes(
             os.kill(_child_pid(), signal.SIGKILL)
 
     with pytest.raises(ScoringFailed, match="signal 9"):
-        score_by_lm_eval(scorer, wanted, cache, logs, progress=kill_in_the_second)
-    first = cache.find(artifact_digest="a" * 64, suite_digest=wanted[0].digest, scorer=local_scorer_name())
+        score_by_lm_eval(scorer, chosen, cache, logs, progress=kill_in_the_second)
+    first = cache.find(artifact_digest="a" * 64, suite_digest=chosen[0].digest, scorer=local_scorer_name())
     assert first is not None
-    _check_choices(first, wanted[0])
-    kept = read_partial_scores(partial)
-    assert len(kept) == 4 and list(kept) != list(wanted[1].ids[:4]), "not in the file's order"
+    _check_choices(first, chosen[0])
+    partial_items = read_partial_scores(partial)
+    assert len(partial_items) == 4 and list(partial_items) != list(chosen[1].ids[:4]), "not in the file's order"
 
     chunks = use_shared_process()
     reported: list[tuple[str, int, int]] = []
     scores = score_by_lm_eval(
-        scorer, wanted, cache, logs, progress=lambda suite, done, total: reported.append((suite, done, total))
+        scorer, chosen, cache, logs, progress=lambda suite, done, total: reported.append((suite, done, total))
     )
     assert {suite for suite, _, _ in reported} == {"general/second", "general/echo"}
     assert ("general/second", 4, 6) in reported and ("general/echo", 14, 14) in reported
-    assert sorted(chunks[0]) == sorted(set(wanted[1].ids) - kept.keys())
+    assert sorted(chunks[0]) == sorted(set(chosen[1].ids) - partial_items.keys())
     assert [suite.suite for suite in scores] == ["general/first", "general/second", "general/echo"]
     assert scores[0] == first
-    _check_choices(scores[1], wanted[1])
-    assert {item.id: item for item in scores[1].items}.items() >= kept.items()
-    assert [item.id for item in scores[2].items] == list(wanted[2].ids)
+    _check_choices(scores[1], chosen[1])
+    assert {item.id: item for item in scores[1].items}.items() >= partial_items.items()
+    assert [item.id for item in scores[2].items] == list(chosen[2].ids)
     assert scores[2].items[2].question == "the dog is"
 
     monkeypatch.setattr(lm_eval, "ScoringProcess", ScoringProcess)
     monkeypatch.setattr(lm_eval_process.subprocess, "Popen", None)
-    assert score_by_lm_eval(scorer, wanted[::-1], cache, logs) == scores[::-1], "no process is started"
+    assert score_by_lm_eval(scorer, chosen[::-1], cache, logs) == scores[::-1], "no process is started"
 
 
 def test_a_suite_that_stopped_early_is_not_cached_and_resumes(

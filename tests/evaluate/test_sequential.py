@@ -69,8 +69,8 @@ margins = st.sampled_from([0.005, 0.02, 0.1, 0.3])
 @given(gains, margins, st.booleans())
 @unhurried
 def test_the_numbers_fit_together(gain: list[float], margin: float, with_confidence: bool) -> None:
-    known = np.arange(len(gain), dtype=float) if with_confidence else None
-    result = decide(pairs_of(gain, production_confidence=known), margin=margin, confidence=0.95)
+    confidences = np.arange(len(gain), dtype=float) if with_confidence else None
+    result = decide(pairs_of(gain, production_confidence=confidences), margin=margin, confidence=0.95)
     low, estimate, high = bounds_of(result)
     assert -1 <= low <= estimate <= high <= 1
     assert 1 <= result.items_used <= result.items == len(gain)
@@ -107,11 +107,11 @@ def test_what_comes_after_the_decision_changes_nothing(gain: list[float], margin
 @unhurried
 def test_with_confidence_only_the_items_count_not_the_order_of_lines(gain: list[float], random: Random) -> None:
     lines = [(f"i{number}", value, float(number % 7)) for number, value in enumerate(gain)]
-    ids, values, known = zip(*lines)
-    first = decide(pairs_of(values, production_confidence=np.array(known), ids=ids), margin=0.1, confidence=0.95)
+    ids, values, confidences = zip(*lines)
+    first = decide(pairs_of(values, production_confidence=np.array(confidences), ids=ids), margin=0.1, confidence=0.95)
     random.shuffle(lines)
-    ids, values, known = zip(*lines)
-    shuffled = pairs_of(values, production_confidence=np.array(known), ids=ids)
+    ids, values, confidences = zip(*lines)
+    shuffled = pairs_of(values, production_confidence=np.array(confidences), ids=ids)
     assert decide(shuffled, margin=0.1, confidence=0.95) == first
 
 
@@ -125,8 +125,8 @@ def test_ids_do_not_matter_in_file_order(gain: list[float]) -> None:
 @given(gains)
 @unhurried
 def test_clusters_of_one_are_no_clusters(gain: list[float]) -> None:
-    alone = pairs_of(gain, clusters=np.arange(len(gain)))
-    assert decide(alone, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
+    singletons = pairs_of(gain, clusters=np.arange(len(gain)))
+    assert decide(singletons, margin=0.1, confidence=0.95) == decide(pairs_of(gain), margin=0.1, confidence=0.95)
 
 
 @given(gains, st.sampled_from([(0.02, 0.05), (0.05, 0.1), (0.1, 0.3)]))
@@ -177,8 +177,8 @@ def test_production_confidence_of_any_worth_keeps_the_error(kind: str) -> None:
     def draw(random: np.random.Generator) -> Pairs:
         chance = np.repeat([0.3, 0.05, 0.01], [300, 500, 700])
         gain = flips(random, 1500, chance, -0.02 * chance / chance.mean())
-        known = {"good": np.arange(1500.0), "useless": random.random(1500), "misleading": np.arange(1500.0)[::-1]}
-        return pairs_of(gain, production_confidence=known[kind])
+        confidences = {"good": np.arange(1500.0), "useless": random.random(1500), "misleading": np.arange(1500.0)[::-1]}
+        return pairs_of(gain, production_confidence=confidences[kind])
 
     shares, _ = outcomes(draw, draws=150)
     assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 150) ** 0.5
@@ -186,13 +186,13 @@ def test_production_confidence_of_any_worth_keeps_the_error(kind: str) -> None:
 
 def test_good_production_confidence_saves_items() -> None:
     chance = np.repeat([0.33, 0.12, 0.05, 0.005], [400, 400, 1200, 2000])
-    known = np.arange(4000.0)
+    confidences = np.arange(4000.0)
 
     def gains_of(random: np.random.Generator) -> Array:
         return flips(random, 4000, chance, 0.0)
 
     _, plain = outcomes(lambda random: pairs_of(random.permutation(gains_of(random))), draws=60)
-    _, ordered = outcomes(lambda random: pairs_of(gains_of(random), production_confidence=known), draws=60)
+    _, ordered = outcomes(lambda random: pairs_of(gains_of(random), production_confidence=confidences), draws=60)
     assert sum(decision.items_used for decision in ordered) < 0.9 * sum(decision.items_used for decision in plain)
 
 

@@ -91,12 +91,12 @@ def test_graded_scores_are_judged() -> None:
 
 def test_items_of_one_conversation_count_as_one() -> None:
     def in_groups(values: Sequence[float], size: int) -> SuiteScores:
-        made = scores(values)
-        items = [item.model_copy(update={"cluster": str(n // size)}) for n, item in enumerate(made.items)]
-        return made.model_copy(update={"items": tuple(items)})
+        grouped = scores(values)
+        items = [item.model_copy(update={"cluster": str(n // size)}) for n, item in enumerate(grouped.items)]
+        return grouped.model_copy(update={"items": tuple(items)})
 
-    alone = verdict_of(in_groups(GOOD, 1), in_groups(GOOD, 1))
-    assert (alone.outcome, alone.low) == ("non_inferior", verdict_of(scores(GOOD), scores(GOOD)).low)
+    independent = verdict_of(in_groups(GOOD, 1), in_groups(GOOD, 1))
+    assert (independent.outcome, independent.low) == ("non_inferior", verdict_of(scores(GOOD), scores(GOOD)).low)
     assert verdict_of(in_groups(GOOD, 20), in_groups(GOOD, 20)).outcome == "inconclusive"
 
 
@@ -121,29 +121,29 @@ def test_among_many_suites_a_regression_must_be_surer() -> None:
         verdict_of(scores(GOOD), scores(GOOD)).model_copy(update={"suite": f"general/s{number}"})
         for number in range(39)
     ]
-    alone = judge("a" * 64, "b" * 64, [lucky], ["general/s"])
-    assert alone.outcome == "regression"
-    among = judge("a" * 64, "b" * 64, [lucky, *fine], ["general/s", *(one.suite for one in fine)])
+    single = judge("a" * 64, "b" * 64, [lucky], ["general/s"])
+    assert single.outcome == "regression"
+    among = judge("a" * 64, "b" * 64, [lucky, *fine], ["general/s", *(suite.suite for suite in fine)])
     assert among.outcome == "inconclusive"
     assert "one of 40 suites" in among.sentence
     assert among.sentence.startswith("Inconclusive: general/s: ")
 
 
 def test_scores_kept_before_there_were_clusters_are_still_read() -> None:
-    kept = scores(GOOD).model_dump_json(exclude={"items": {"__all__": {"cluster", "margin"}}})
-    assert '"cluster"' not in kept
-    assert SuiteScores.model_validate_json(kept) == scores(GOOD)
+    stored = scores(GOOD).model_dump_json(exclude={"items": {"__all__": {"cluster", "margin"}}})
+    assert '"cluster"' not in stored
+    assert SuiteScores.model_validate_json(stored) == scores(GOOD)
 
 
 def suite_verdicts(*outcomes: str) -> list[SuiteVerdict]:
-    made = {
+    examples = {
         "non_inferior": (scores(GOOD), scores(GOOD)),
         "regression": (scores([0.0] * 200), scores(GOOD)),
         "inconclusive": (scores([1.0] * 10), scores([1.0] * 10)),
         "invalid": (scores(GOOD, scorer="other"), scores(GOOD)),
     }
     return [
-        verdict_of(*made[outcome]).model_copy(update={"suite": f"general/s{number}"})
+        verdict_of(*examples[outcome]).model_copy(update={"suite": f"general/s{number}"})
         for number, outcome in enumerate(outcomes)
     ]
 

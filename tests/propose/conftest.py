@@ -25,13 +25,13 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _scores(suite: str, who: str, size: int, wrong: set[int], must_pass: bool) -> SuiteScores:
+def _scores(suite: str, label: str, size: int, wrong: set[int], must_pass: bool) -> SuiteScores:
     items = tuple(
         ItemScore(
             id=f"{suite}-{number}",
             score=0.0 if number in wrong else 1.0,
             question=f"Question {number} of {suite}? {HOSTILE}",
-            answer=f"{who} says {HOSTILE}",
+            answer=f"{label} says {HOSTILE}",
             must_pass=must_pass and number == 0,
         )
         for number in range(size)
@@ -39,7 +39,7 @@ def _scores(suite: str, who: str, size: int, wrong: set[int], must_pass: bool) -
     return SuiteScores(
         suite=suite,
         suite_digest=_digest(suite),
-        artifact_digest=_digest(who),
+        artifact_digest=_digest(label),
         scorer="lm-eval 0.4.13, float32",
         items=items,
         seconds=12.3,
@@ -47,19 +47,23 @@ def _scores(suite: str, who: str, size: int, wrong: set[int], must_pass: bool) -
 
 
 def _weighed(line: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighed:
-    ours, theirs = [], []
+    candidate_scores, production_scores = [], []
     for suite, (size, gained, lost) in SUITES.items():
         lost += extra_lost if suite == "general/choice" else 0
-        # Item 0 must pass in the regression suite; nobody fails it unless asked to.
+        # Item 0 must pass in the regression suite; only a candidate with `extra_lost` fails it.
         must_fail = {0} if extra_lost and suite.startswith("regression") else set()
-        ours.append(_scores(suite, scheme, size, set(range(1, 1 + lost)) | must_fail, suite.startswith("regression")))
-        theirs.append(
+        candidate_scores.append(
+            _scores(suite, scheme, size, set(range(1, 1 + lost)) | must_fail, suite.startswith("regression"))
+        )
+        production_scores.append(
             _scores(suite, "bf16", size, set(range(200, 200 + gained)) if size > 200 + gained else set(), False)
         )
     margins = {use.name: use.margin for use in line.suites}
     verdicts = [
-        judge_suite(mine, None if baseline else other, margin=margins[mine.suite], confidence=line.confidence)
-        for mine, other in zip(ours, theirs)
+        judge_suite(
+            candidate, None if baseline else production, margin=margins[candidate.suite], confidence=line.confidence
+        )
+        for candidate, production in zip(candidate_scores, production_scores)
     ]
     artifact = Artifact(
         line=line.name, digest=_digest(scheme), scheme=scheme, repo="org/toy", commit=COMMIT, size_bytes=170_000_000
@@ -68,8 +72,8 @@ def _weighed(line: Line, scheme: str, extra_lost: int, baseline: bool) -> Weighe
     return Weighed(
         artifact=artifact,
         verdict=judge(artifact.digest, against, verdicts, list(SUITES)),
-        candidate_scores=tuple(ours),
-        production_scores=() if baseline else tuple(theirs),
+        candidate_scores=tuple(candidate_scores),
+        production_scores=() if baseline else tuple(production_scores),
     )
 
 

@@ -20,13 +20,13 @@ CONDITIONS = Conditions(
 )
 
 
-def scores(who: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
+def scores(label: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
     items = tuple(
         ItemScore(
             id=f"q{n}",
             score=float(n not in wrong),
             question=f"Question {n}? {HOSTILE}",
-            answer=f"{who} says {n} {HOSTILE}",
+            answer=f"{label} says {n} {HOSTILE}",
             must_pass=n == 7,
         )
         for n in range(200)
@@ -34,7 +34,7 @@ def scores(who: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
     return SuiteScores(
         suite="regression/geo",
         suite_digest="s",
-        artifact_digest=who,
+        artifact_digest=label,
         scorer="chat",
         items=items,
         seconds=130.0,
@@ -44,22 +44,22 @@ def scores(who: str, wrong: set[int], conditions: Conditions) -> SuiteScores:
 
 @pytest.fixture
 def comparison() -> Comparison:
-    ours = scores("candidate", {3, 4, 7}, CONDITIONS.model_copy(update={"chat_template": "bbbb"}))
-    theirs = scores("production", {9}, CONDITIONS)
-    suite = judge_sequentially(ours, theirs, margin=0.05, confidence=0.95)
+    candidate = scores("candidate", {3, 4, 7}, CONDITIONS.model_copy(update={"chat_template": "bbbb"}))
+    production = scores("production", {9}, CONDITIONS)
+    suite = judge_sequentially(candidate, production, margin=0.05, confidence=0.95)
     suite = suite.model_copy(
         update={"changed": ("the chat template is bbbb, and aaaa in production",), "noise_flips_share": 0.015}
     )
     sides = [
-        ComparedModel(label=f"http://127.0.0.1/{who}", kind="endpoint", digest=who * 8, model_files=ModelFiles())
-        for who in ("c", "p")
+        ComparedModel(label=f"http://127.0.0.1/{label}", kind="endpoint", digest=label * 8, model_files=ModelFiles())
+        for label in ("c", "p")
     ]
     return Comparison(
         verdict=judge("c", "p", [suite], ["regression/geo"]),
         candidate=sides[0],
         production=sides[1],
-        candidate_scores=(ours,),
-        production_scores=(theirs,),
+        candidate_scores=(candidate,),
+        production_scores=(production,),
         options=Options(margin=0.05),
     )
 

@@ -118,7 +118,7 @@ def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source
         kept_bytes=100,
     )
     coverage = Coverage(planned=210, found=210, share_of_linear_bytes=0.998, predicted_bytes=2148, written_bytes=2150)
-    made = QuantizationRecord(
+    record = QuantizationRecord(
         recipe=recipe,
         coverage=coverage,
         versions={"llmcompressor": "0.14.0"},
@@ -127,11 +127,11 @@ def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source
         peak_rss_bytes=2**30,
         calibration_tokens=2_048,
     )
-    dossier = Dossier(line, source, passed, None, made)
+    dossier = Dossier(line, source, passed, None, record)
     text = " ".join(Page(make_report(dossier)).text.split())
     assert "210 of 210 planned Linear layers (99.8% of Linear weight bytes) to 4 bits by gptq, groups of 64" in text
     assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
     assert "210 of 210 planned Linear layers" in make_card(dossier)
     assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
-    short_text = Dossier(line, source, passed, None, made.model_copy(update={"calibration_tokens": 48}))
+    short_text = Dossier(line, source, passed, None, record.model_copy(update={"calibration_tokens": 48}))
     assert "Note: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(short_text)

@@ -85,19 +85,19 @@ def describe(address: str, model: str | None, api_key: str | None, memory: Path)
         EndpointRefused: the endpoint never answered, refuses the key, or does not serve that model.
     """
     base = base_of(address)
-    known = memory / f"{hashlib.sha256(json.dumps([base, model]).encode()).hexdigest()[:24]}.json"
+    remembered_path = memory / f"{hashlib.sha256(json.dumps([base, model]).encode()).hexdigest()[:24]}.json"
     try:
         with make_client(api_key, DESCRIBE_SECONDS) as client:
             found = _request_description(client, base, model)
     except httpx.TransportError as error:
-        if known.is_file():
-            return Endpoint.model_validate_json(known.read_bytes()).model_copy(update={"remembered": True})
+        if remembered_path.is_file():
+            return Endpoint.model_validate_json(remembered_path.read_bytes()).model_copy(update={"remembered": True})
         raise EndpointRefused(
             f"The endpoint does not answer: {type(error).__name__}: {error}.",
             "Start it, or correct its address.",
             where=base,
         ) from None
-    write_whole(known, found.model_dump_json(by_alias=True))
+    write_whole(remembered_path, found.model_dump_json(by_alias=True))
     return found
 
 

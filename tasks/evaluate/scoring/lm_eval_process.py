@@ -150,7 +150,7 @@ def _lines(pipe: IO[bytes]) -> Iterator[str]:
     Raises:
         ScoringFailed: nothing arrived for SILENCE_SECONDS.
     """
-    rest = b""
+    unfinished = b""
     while True:
         if not select.select([pipe], [], [], SILENCE_SECONDS)[0]:
             raise ScoringFailed(
@@ -158,9 +158,9 @@ def _lines(pipe: IO[bytes]) -> Iterator[str]:
                 f"Check the machine's load and disk. {RESUME_HINT}",
             )
         block = os.read(pipe.fileno(), 65536)
-        *lines, rest = (rest + block).replace(b"\r", b"\n").split(b"\n")
+        *lines, unfinished = (unfinished + block).replace(b"\r", b"\n").split(b"\n")
         yield from (line.decode(errors="replace") for line in lines if line.strip())
         if not block:
-            if rest.strip():
-                yield rest.decode(errors="replace")
+            if unfinished.strip():
+                yield unfinished.decode(errors="replace")
             return

@@ -121,8 +121,8 @@ def _quantization(config: Any) -> str:
 
 
 def _short(content: Any, without: tuple[str, ...]) -> str:
-    kept = {key: value for key, value in content.items() if key not in without}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS] if kept else "none"
+    fields = {key: value for key, value in content.items() if key not in without}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS] if fields else "none"
 
 
 def _json(path: Path) -> Any:

@@ -135,8 +135,8 @@ def _read(path: Path) -> tuple[list[ScoredItem], bool]:
         return [], True
     text = path.read_text(errors="replace")
     # Not splitlines: an answer may contain the other characters that it splits at.
-    *lines, rest = text.split("\n")
-    scored, intact = [], not rest
+    *lines, last_line = text.split("\n")
+    scored, intact = [], not last_line
     for line in lines:
         try:
             scored.append(ScoredItem.model_validate_json(line))

@@ -128,10 +128,10 @@ def find_suite(name: str, root: Path | None = None) -> Suite:
         SuiteUnknown: there is no such suite.
         SuiteInvalid: its file is invalid; the error names file and line.
     """
-    known = list_suites(root)
-    if name not in known:
+    names = list_suites(root)
+    if name not in names:
         raise SuiteUnknown(
-            f"There is no suite called {name!r}; known suites: {', '.join(known) or 'none yet'}.",
+            f"There is no suite called {name!r}; known suites: {', '.join(names) or 'none yet'}.",
             "Name one of these in the line, or add the suite's file to eval_suites/.",
         )
     return suite_at(name, suite_path(name, root))

@@ -158,8 +158,8 @@ class _Test:
         from tasks.evaluate.verdict.sequential.order import walk_clusters, walk_items
         from tasks.evaluate.verdict.sequential.stratified import walk_strata
 
-        known = {item.id: item.score for item in scored}
-        self.pairs = pairs = _pairs(production, known)
+        scores_by_id = {item.id: item.score for item in scored}
+        self.pairs = pairs = _pairs(production, scores_by_id)
         self.gain = pairs.candidate - pairs.production
         self.decision: Decision = decide(pairs, margin=margin, confidence=confidence)
         final_analysis = pairs.clusters is None and is_binary(pairs)
@@ -171,10 +171,10 @@ class _Test:
         elif pairs.production_confidence is not None:
             error = self.levels.passing[0]
             self.walk = walk_strata(self.gain, pairs.production_confidence, pairs.ids, margin, error)
-            self.order = _weighted_order(pairs, self.gain, known, margin, error)
+            self.order = _weighted_order(pairs, self.gain, scores_by_id, margin, error)
         else:
             self.walk = walk_items(self.gain, margin)
-        self.scored = next((count for count, id in enumerate(self.order) if id not in known), len(self.order))
+        self.scored = next((count for count, id in enumerate(self.order) if id not in scores_by_id), len(self.order))
         self.steps = int((self.walk.items <= self.scored).sum())
 
     def loss_p_value(self) -> float:
@@ -199,7 +199,7 @@ class _Test:
 
 
 def _weighted_order(
-    pairs: Pairs, gain: Array, known: Mapping[str, float], margin: float, error: float
+    pairs: Pairs, gain: Array, scores_by_id: Mapping[str, float], margin: float, error: float
 ) -> tuple[str, ...]:
     import numpy as np
 
@@ -207,7 +207,7 @@ def _weighted_order(
     from tasks.evaluate.verdict.sequential.stratified import order_so_far
 
     assert pairs.production_confidence is not None
-    scored = np.array([id in known for id in pairs.ids])
+    scored = np.array([id in scores_by_id for id in pairs.ids])
     places = order_so_far(gain, pairs.production_confidence, pairs.ids, margin, error, scored)
     order = [pairs.ids[place] for place in places]
     if scored[places].all():

@@ -55,11 +55,11 @@ def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     edge, estimate = 1 - 1e-9, (gained - lost) / items
     if tango_z(gained, lost, items, -edge) < deviate:
         return -1.0
-    rejected, kept = -edge, estimate
+    rejected, accepted = -edge, estimate
     for _ in range(BISECTIONS):
-        middle = (rejected + kept) / 2
+        middle = (rejected + accepted) / 2
         above = tango_z(gained, lost, items, middle) >= deviate
-        rejected, kept = (middle, kept) if above else (rejected, middle)
+        rejected, accepted = (middle, accepted) if above else (rejected, middle)
     return min(rejected, _exact_lower_bound(gained - lost, items, 1 - confidence))
 
 

@@ -14,7 +14,7 @@ REAL_DIFFERENCE_P_VALUE = 0.01
 def flips_share(first: SuiteScores, second: SuiteScores) -> float | None:
     """Share of the common items whose scores differ, 0 to 1; None without common items."""
     pairs = _common_scores(first, second)
-    return sum(left != right for left, right in pairs) / len(pairs) if pairs else None
+    return sum(before != after for before, after in pairs) / len(pairs) if pairs else None
 
 
 def far_from_earlier(production: SuiteScores, earlier: Sequence[SuiteScores]) -> tuple[float, str]:

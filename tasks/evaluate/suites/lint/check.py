@@ -81,8 +81,8 @@ def locate(name_or_path: str, root: Path | None = None) -> tuple[str, Path]:
     Raises:
         SuiteUnknown: there is no such suite or file, or several.
     """
-    known = list_suites(root)
-    matches = [name for name in known if name_or_path in (name, name.split("/")[1])]
+    names = list_suites(root)
+    matches = [name for name in names if name_or_path in (name, name.split("/")[1])]
     if len(matches) == 1:
         return matches[0], suite_path(matches[0], root)
     path = Path(name_or_path)
@@ -90,6 +90,6 @@ def locate(name_or_path: str, root: Path | None = None) -> tuple[str, Path]:
         return path.stem, path.resolve()
     raise SuiteUnknown(
         f"{'Several suites are' if matches else 'No suite or file is'} called {name_or_path!r}; "
-        f"known suites: {', '.join(known) or 'none yet'}.",
+        f"known suites: {', '.join(names) or 'none yet'}.",
         "Name one of these, or the path to a .jsonl file of prompts or a .yaml task.",
     )

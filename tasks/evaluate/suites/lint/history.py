@@ -35,7 +35,7 @@ def read_scores(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScore
     Raises:
         SuiteInvalid: a file contains no scores, or scores of other items.
     """
-    known = {item.id for item in items}
+    ids = {item.id for item in items}
     scorings = []
     for path in paths:
         if not path.is_file():
@@ -47,14 +47,14 @@ def read_scores(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScore
                 "Name a file of the score cache, as `weighbridge release` writes them.",
                 where=str(path),
             )
-        kept = tuple(item for item in scores.items if item.id in known)
-        if not kept:
+        scored_items = tuple(item for item in scores.items if item.id in ids)
+        if not scored_items:
             raise SuiteInvalid(
                 f"The scores are of {scores.suite}, and none of its items is in this suite.",
                 "Name scores of this suite.",
                 where=str(path),
             )
-        scorings.append(scores.model_copy(update={"items": kept}))
+        scorings.append(scores.model_copy(update={"items": scored_items}))
     return scorings
 
 
@@ -62,17 +62,17 @@ def constant_items(scorings: Sequence[SuiteScores], items: Sequence[Item]) -> li
     """Report items that every model passed, or none."""
     if not scorings:
         return []
-    known = {item.id: item for item in items}
+    items_by_id = {item.id: item for item in items}
     scores: dict[str, list[float]] = {}
     for scoring in scorings:
         for item in scoring.items:
-            if item.id in known:
+            if item.id in items_by_id:
                 scores.setdefault(item.id, []).append(item.score)
     always = [id for id, row in scores.items() if min(row) >= 1]
     never = [id for id, row in scores.items() if max(row) <= 0]
     where = f"{len(scorings)} scoring{'s' if len(scorings) > 1 else ''}"
     findings = []
-    if blocking := [id for id in never if known[id].must_pass]:
+    if blocking := [id for id in never if items_by_id[id].must_pass]:
         what = f"must_pass items that no model has passed would make every release a regression: {list_ids(blocking)}"
         findings.append(Finding(level="warning", code="must-pass-never-passes", where=where, what=what))
     if never:
@@ -91,5 +91,5 @@ def flips_share(scorings: Sequence[SuiteScores]) -> float | None:
         second_scores = {item.id: item.score for item in second.items}
         both = [(item.score, second_scores[item.id]) for item in first.items if item.id in second_scores]
         if both and first.scorer == second.scorer and first.artifact_digest != second.artifact_digest:
-            shares.append(sum(left != right for left, right in both) / len(both))
+            shares.append(sum(before != after for before, after in both) / len(both))
     return sum(shares) / len(shares) if shares else None

@@ -109,7 +109,7 @@ def _value(kind: str, value: Any, folder: Folder) -> Any:
     if isinstance(value, list):
         return [_value(kind, part, folder) if isinstance(part, str) else part for part in value]
     if isinstance(value, str) and value.startswith(SCHEME):
-        path = folder.find_one(value)
+        path = folder.find_file(value)
         structured = kind in (*SCHEMAS, "equals", "word-count") and path.suffix in (".json", ".yaml", ".yml")
         return read_data(path) if structured else read_text(path).strip()
     if kind in SCHEMAS and isinstance(value, str):

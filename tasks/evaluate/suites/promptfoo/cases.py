@@ -52,7 +52,7 @@ def read_cases(config: dict[str, Any], folder: Folder, import_log: ImportLog) ->
     """Read a configuration's tests; those that cannot be imported are logged."""
     default = config.get("defaultTest") or {}
     if isinstance(default, str):
-        default = read_data(folder.find_one(default))
+        default = read_data(folder.find_file(default))
     default = _mapping(default, "defaultTest")
     raw = list(_tests(config.get("tests"), folder, import_log))
     raw += list(_scenarios(config.get("scenarios"), folder, import_log))
@@ -128,7 +128,7 @@ def _variables(test: dict[str, Any], folder: Folder) -> Vars:
     variables = test.get("vars") or {}
     if isinstance(variables, (str, list)):
         files = [variables] if isinstance(variables, str) else variables
-        contents = [_mapping(read_data(folder.find_one(file)), file) for file in files]
+        contents = [_mapping(read_data(folder.find_file(file)), file) for file in files]
         variables = {name: value for content in contents for name, value in content.items()}
     return {str(name): value for name, value in _mapping(variables, "vars").items()}
 

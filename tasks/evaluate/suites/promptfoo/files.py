@@ -74,7 +74,7 @@ class Folder:
             )
         return found
 
-    def find_one(self, reference: str) -> Path:
+    def find_file(self, reference: str) -> Path:
         """Find the file of a reference; see `find`."""
         return self.find(reference)[0]
 

@@ -65,7 +65,7 @@ def _config(provider: Any) -> dict[str, Any]:
 
 def _tools(raw: Any, folder: Folder) -> tuple[dict[str, Any], ...]:
     if isinstance(raw, str) and raw.startswith(SCHEME):
-        raw = read_data(folder.find_one(raw))
+        raw = read_data(folder.find_file(raw))
     entries = raw if isinstance(raw, list) else []
     tools = tuple(entry if "function" in entry else {"type": "function", "function": entry} for entry in entries)
     if problem := tools_problem(tools):

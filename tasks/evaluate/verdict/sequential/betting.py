@@ -80,7 +80,7 @@ def bound(walk: Walk, bets: tuple[Array, ...], sign: float, steps: int, error: f
     gain, size = walk.gain[:steps], walk.size[:steps]
     parts = [bet[:steps] for bet in bets]
     # Each bet by itself is monotone in the null, so their mean is too.
-    rejected, kept = -sign, sign
+    rejected, accepted = -sign, sign
     threshold = -np.log(error) + np.log(len(parts))
 
     def enough(null: float) -> bool:
@@ -91,8 +91,8 @@ def bound(walk: Walk, bets: tuple[Array, ...], sign: float, steps: int, error: f
     if not enough(rejected):
         return rejected
     for _ in range(BISECTIONS):
-        middle = (rejected + kept) / 2
-        rejected, kept = (middle, kept) if enough(middle) else (rejected, middle)
+        middle = (rejected + accepted) / 2
+        rejected, accepted = (middle, accepted) if enough(middle) else (rejected, middle)
     return rejected
 
 

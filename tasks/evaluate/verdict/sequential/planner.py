@@ -80,9 +80,9 @@ def _power(items: int, margin: float, confidence: float, discordance: float) -> 
 def _stake(margin: float, confidence: float, discordance: float) -> tuple[float, float, float]:
     """Mean and standard deviation of an item's effect on the stake's logarithm, and the threshold of the logarithm."""
     bet = min(float(best_bet(discordance, margin)), 0.95 / (1 + margin))
-    gained, same, lost = (log(1 + bet * (difference + margin)) for difference in (1, 0, -1))
-    mean = discordance / 2 * (gained + lost) + (1 - discordance) * same
-    square = discordance / 2 * (gained**2 + lost**2) + (1 - discordance) * same**2
+    gained, tied, lost = (log(1 + bet * (difference + margin)) for difference in (1, 0, -1))
+    mean = discordance / 2 * (gained + lost) + (1 - discordance) * tied
+    square = discordance / 2 * (gained**2 + lost**2) + (1 - discordance) * tied**2
     threshold = -log(Levels(margin, confidence, final_analysis=True).passing[0])
     return mean, sqrt(max(square - mean**2, 1e-12)), threshold
 

@@ -22,8 +22,8 @@ def _finish_reason(spec: AssertionSpec, answer: Answer) -> bool:
 
 def _reason_problem(spec: AssertionSpec) -> str:
     reasons = ("stop", "length", "tool_calls", "content_filter")
-    known = isinstance(spec.value, str) and spec.value.lower() in reasons
-    return "" if known else f"needs one of {', '.join(reasons)} as value"
+    is_known = isinstance(spec.value, str) and spec.value.lower() in reasons
+    return "" if is_known else f"needs one of {', '.join(reasons)} as value"
 
 
 KINDS = {
