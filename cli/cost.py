@@ -105,18 +105,21 @@ def _rows(
     from tasks.cost.rows import rows_to_price
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
+    from tasks.source.client import Hub
     from weighbridge.errors import OptionInvalid
     from weighbridge.line import Line
     from weighbridge.settings import load_settings, use_libraries
 
     if (target is None) == (line is None):
         raise OptionInvalid("A cost needs one model.", "Name hf://org/model or a folder, or a line with --line.")
-    use_libraries(load_settings())
+    settings = load_settings()
+    use_libraries(settings)
+    hub = Hub.of(settings)
     if target is not None:
-        shape = shape_of(target)
+        shape = shape_of(hub, target)
         return shape, rows_to_price(shape, FitRequest(context=max(FitRequest().context, request_tokens))), None
     configured = Line.load(str(line))
-    shape, request = shape_of(configured.source), FitRequest.of_line(configured)
+    shape, request = shape_of(hub, configured.source), FitRequest.of_line(configured)
     return shape, rows_to_price(shape, request, configured.schemes), request.max_num_seqs
 
 

@@ -97,6 +97,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     from tasks.engines import engine_names
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
+    from tasks.source.client import Hub
     from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
@@ -106,9 +107,11 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
             f"No memory profile of an engine called {options['engine']!r}; known: {', '.join(engine_names())}.",
             "Name one of these, with a version if you like: vllm@0.19.",
         )
-    use_libraries(load_settings())
+    settings = load_settings()
+    use_libraries(settings)
+    hub = Hub.of(settings)
     if target.startswith("hf://") or Path(target).expanduser().is_dir():
-        return shape_of(target), None, FitRequest(**options)
+        return shape_of(hub, target), None, FitRequest(**options)
     if target not in line_names():
         raise LineUnknown(
             f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
@@ -116,7 +119,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
         )
     line = Line.load(target)
     request = FitRequest.of_line(line)
-    return shape_of(f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **options})
+    return shape_of(hub, f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **options})
 
 
 def _best(rows: tuple[FitRow, ...]) -> list[FitRow]:

@@ -27,7 +27,7 @@ def watch(
     """
     from registry.installation import Installation
     from tasks.engines import known_architectures
-    from tasks.fit.report import fit
+    from tasks.fit.report import fit_release
     from tasks.source.start import start_release
     from tasks.source.watch import record_decisions, start_releases, triage_line
     from weighbridge.line import Line, line_names
@@ -39,7 +39,7 @@ def watch(
     names = lines or line_names()
     for name in lines or []:
         Line.load(name)  # a mistyped name is an error of the command, not of a row
-    rows = [row for name in names for row in triage_line(installation, name, fit, known_architectures)]
+    rows = [row for name in names for row in triage_line(installation, name, fit_release, known_architectures)]
     if not dry_run:
         rows = start_releases(installation, rows, partial(start_release, settings))
         for problem in record_decisions(installation, names):

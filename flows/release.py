@@ -38,7 +38,7 @@ def release(
     configured = configured.model_copy(update={name: value for name, value in changes.items() if value})
     pinned = pin(installation, configured, revision)
     admit(installation, pinned, configured)
-    report = fit(pinned, configured)
+    report = fit(installation, pinned, configured)
     production, scorer = installation.production_artifact(line), serving_scorer(installation, configured)
     forecast(installation, configured, production, scorer)
     weights = download(installation, pinned, line)
@@ -52,7 +52,7 @@ def release(
         )
         for scheme in report.schemes
     ]
-    report = refit(report, [candidate.artifact for candidate in quantized], configured)
+    report = refit(installation, report, [candidate.artifact for candidate in quantized], configured)
     quantized = [candidate for candidate in quantized if candidate.artifact.scheme in report.schemes]
     changed = what_changed(installation, production, weights)
     shared = {
@@ -63,7 +63,9 @@ def release(
         "scorer": scorer,
     }
     weighed = side_by_side(
-        weigh, [{**shared, "artifact": candidate.artifact, "drift": candidate.drift} for candidate in quantized]
+        installation.settings,
+        weigh,
+        [{**shared, "artifact": candidate.artifact, "drift": candidate.drift} for candidate in quantized],
     )
     weighed = [result.with_attempts(candidate.attempts) for result, candidate in zip(weighed, quantized, strict=True)]
     for candidate in weighed:

@@ -7,7 +7,7 @@ from prefect import flow
 import weighbridge.errors
 from registry.installation import Installation
 from tasks.engines import known_architectures
-from tasks.fit.report import fit
+from tasks.fit.report import fit_release
 from tasks.source.step import publish_table, record_decisions, start_releases, triage_line
 from tasks.source.watch_rows import WatchReport
 from weighbridge.errors import WeighbridgeError
@@ -27,7 +27,7 @@ def watch(lines: list[str] | None = None) -> WatchReport:
     installation = Installation.load()
     names, rows = lines or line_names(), []
     for line in names:
-        triaged = triage_line(installation, line, fit, known_architectures)
+        triaged = triage_line(installation, line, fit_release, known_architectures)
         rows += start_releases(installation, line, triaged)
     record_decisions(installation, names)
     publish_table(rows)

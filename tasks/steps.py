@@ -27,7 +27,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from weighbridge.errors import SettingsInvalid, WeighbridgeError
-from weighbridge.settings import load_settings
+from weighbridge.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,13 +69,14 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
     return decorate
 
 
-def side_by_side(step_function: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
+def side_by_side(settings: Settings, step_function: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
     """Run a step once for each set of arguments, concurrently up to the installation's limit.
 
     Each call has its own task runner, because a step may itself run steps side by side: in one shared pool, those would
     wait for the slot that it occupies.
 
     Args:
+        settings: name the task runner, and limit how many calls run at once.
         step_function: made by `step`.
         calls: its arguments by name, one mapping for each run.
 
@@ -85,15 +86,14 @@ def side_by_side(step_function: Callable[..., R], calls: Sequence[Mapping[str, o
     """
     if len(calls) < 2:
         return [step_function(**arguments) for arguments in calls]
-    with _task_runner() as runner:
+    with _task_runner(settings) as runner:
         futures = [runner.submit(cast("Task[..., R]", step_function), dict(arguments)) for arguments in calls]
         for future in futures:
             future.wait()
     return [future.result() for future in futures]
 
 
-def _task_runner() -> TaskRunner[Any]:
-    settings = load_settings()
+def _task_runner(settings: Settings) -> TaskRunner[Any]:
     if settings.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=settings.weigh_at_once)
     module, kind = RUNNERS[settings.task_runner]

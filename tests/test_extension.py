@@ -212,7 +212,8 @@ def test_a_gguf_scheme_is_planned_and_written_by_its_own_file(project: Path, tmp
         "import json, sys; from pathlib import Path; "
         "from tasks.fit.memory.weights import Weights; from tasks.fit.model.shape import shape_of_folder; "
         "from tasks.quantize import quantize_folder; from tasks.schemes import scheme; "
-        "release, out = map(Path, sys.argv[1:]); quantize_folder(release, out, 'q6-k'); "
+        "from weighbridge.settings import load_settings; "
+        "release, out = map(Path, sys.argv[1:]); quantize_folder(load_settings(), release, out, 'q6-k'); "
         "print(Weights(shape_of_folder(release)).total_bytes(scheme('q6-k')))"
     )
     done = run([sys.executable, "-c", code, str(release), str(out)], added, project)

@@ -166,7 +166,7 @@ class _WeighingSteps:
             "scorer": self.scorer,
             "production": production,
         }
-        lists = side_by_side(score_tasks, [{**shared, "suites": group} for group in groups])
+        lists = side_by_side(self.installation.settings, score_tasks, [{**shared, "suites": group} for group in groups])
         return [scores for group in lists for scores in group]
 
     def score_prompts(self, artifact: Artifact) -> list[SuiteScores]:

@@ -15,18 +15,20 @@ from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.schemes import scheme as find_scheme
+from tasks.source.client import Hub
 from weighbridge.errors import DoesNotFit
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
+    from registry.installation import Installation
     from tasks.source.hub import Source
 
 
-def fit(subject: Source | ModelShape, line: Line) -> FitReport:
+def fit(shape: ModelShape, line: Line) -> FitReport:
     """Decide which of a line's schemes fit which of its GPUs, before any weights are downloaded.
 
     Args:
-        subject: a pinned release, whose safetensors headers are read; or a shape.
+        shape: of the model.
         line: its schemes, target and engine.
 
     Returns:
@@ -34,13 +36,11 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
 
     Raises:
         DoesNotFit: no scheme of the line fits any of its GPUs; the nearest miss and the cheapest changes are named.
-        EngineUnknown, GpuUnknown, SchemeUnknown: the line has an unknown name; checked before the network is used.
+        EngineUnknown, GpuUnknown, SchemeUnknown: the line has an unknown name.
         ArchitectureUnknown: config.json lacks what the planner needs; the field is named.
-        SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
     """
     target_gpus = [find_gpu(name) for name in line.target.gpus]
     schemes = [find_scheme(name) for name in line.schemes]
-    shape = subject if isinstance(subject, ModelShape) else shape_of_source(subject)
     model, request = model_of(shape), FitRequest.of_line(line)
     tp, pp = _parallelism(line, request)
     rows = tuple(fit_row(model, request, gpu, scheme, tp, pp) for scheme in schemes for gpu in target_gpus)
@@ -58,6 +58,20 @@ def fit(subject: Source | ModelShape, line: Line) -> FitReport:
             kv_gib=max(row.kv_needed_gib for row in good),
         ),
     )
+
+
+def fit_release(installation: Installation, source: Source, line: Line) -> FitReport:
+    """Plan a pinned release from its safetensors headers; the line's names are checked before the network is used.
+
+    Raises:
+        SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
+        DoesNotFit, EngineUnknown, GpuUnknown, SchemeUnknown, ArchitectureUnknown: as for `fit`.
+    """
+    for name in line.target.gpus:
+        find_gpu(name)
+    for name in line.schemes:
+        find_scheme(name)
+    return fit(shape_of_source(Hub.of(installation.settings), source), line)
 
 
 def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitReport:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from registry.store import Artifact, Store
+from registry.installation import Installation
+from registry.store import Artifact
 from tasks.fit import report as reports
 from tasks.fit.rows import FitReport
 from tasks.source.hub import Source
@@ -11,9 +12,9 @@ from weighbridge.line import Line
 
 
 @step("fit", key=lambda source, line: [source.repo, source.commit, line.target, line.schemes, line.engine])
-def fit(source: Source, line: Line) -> FitReport:
+def fit(installation: Installation, source: Source, line: Line) -> FitReport:
     """Decide which of the line's schemes fit which of its GPUs, before any weights are downloaded."""
-    report = reports.fit(source, line)
+    report = reports.fit_release(installation, source, line)
     for row in report.rows:
         run_logger().info(
             "%s on %s: %s, %.2f of %.2f GiB, %s requests at once",
@@ -31,10 +32,11 @@ def fit(source: Source, line: Line) -> FitReport:
     "refit",
     key=lambda report, artifacts, line: [report, [artifact.digest for artifact in artifacts], line.target, line.engine],
 )
-def refit(report: FitReport, artifacts: list[Artifact], line: Line) -> FitReport:
+def refit(installation: Installation, report: FitReport, artifacts: list[Artifact], line: Line) -> FitReport:
     """Repeat the fit with the real sizes of the artifacts."""
-    store = Store()
-    refitted = reports.refit(report, line, {artifact.scheme: store.path(artifact) for artifact in artifacts})
+    refitted = reports.refit(
+        report, line, {artifact.scheme: installation.store.path(artifact) for artifact in artifacts}
+    )
     for row in refitted.rows:
         planned = next(planned for planned in report.rows if (planned.gpu, planned.scheme) == (row.gpu, row.scheme))
         run_logger().info(

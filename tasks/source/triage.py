@@ -53,9 +53,9 @@ class FitSummary(Protocol):
 
 
 class FitCheck(Protocol):
-    """The signature of `tasks.fit.report.fit`, which raises DoesNotFit or ArchitectureUnknown with the reason."""
+    """The signature of `tasks.fit.report.fit_release`; its DoesNotFit or ArchitectureUnknown has the reason."""
 
-    def __call__(self, subject: Source, line: Line, /) -> FitSummary:
+    def __call__(self, installation: Installation, source: Source, line: Line, /) -> FitSummary:
         """Plan a pinned release."""
 
 
@@ -107,7 +107,7 @@ def triage(
             raise
         reasons: tuple[Reason, ...] = tuple(_gated(found, line, error))
     else:
-        report, unfit = _fit(source, line, fits)
+        report, unfit = _fit(installation, source, line, fits)
         numbers = _numbers(source, report, numbers, _free_gib(installation.settings.store_folder))
         reasons = (
             *_family(source, found, line),
@@ -174,11 +174,13 @@ def _engine(source: Source, known: KnownArchitectures | None) -> Iterator[Reason
         )
 
 
-def _fit(source: Source, line: Line, fits: FitCheck) -> tuple[FitSummary | None, tuple[Reason, ...]]:
+def _fit(
+    installation: Installation, source: Source, line: Line, fits: FitCheck
+) -> tuple[FitSummary | None, tuple[Reason, ...]]:
     if not source.config or not any(file.is_weights for file in source.files):
         return None, ()  # reported by the admission rules already
     try:
-        return fits(source, line), ()
+        return fits(installation, source, line), ()
     except DoesNotFit as error:
         return None, (Reason(code="fit", text=f"{error.what} {error.next_step}", weight="refuses"),)
     except ArchitectureUnknown as error:

@@ -1,6 +1,6 @@
 """Watch one line: find new commits at its source, decide about each, and start each release once.
 
-    rows = triage_line(installation, name, fit, known_architectures)   # reads and decides; changes nothing
+    rows = triage_line(installation, name, fit_release, known_architectures)   # reads and decides; changes nothing
     rows = start_releases(installation, rows, start)     # starts each release once a commit
     record_decisions(installation, [name])               # sends MLflow the decisions that it lacks
 
@@ -38,7 +38,7 @@ def triage_line(
     Args:
         installation: the ledgers, MLflow and the Hub's endpoint.
         name: the line.
-        fits: `tasks.fit.report.fit`, passed in because this stage may not import later ones.
+        fits: `tasks.fit.report.fit_release`, passed in because this stage may not import later ones.
         known_architectures: `tasks.engines.known_architectures`, for the same reason.
 
     Returns:

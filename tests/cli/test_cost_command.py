@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cli.cost import add_to, quantity
 from tasks.cost.rows import rows_to_price
-from tasks.fit.model.shape import shape_of
+from tasks.fit.model.shape import shape_of_folder
 from weighbridge.errors import ArchitectureUnknown, LineUnknown, OptionInvalid, PricesInvalid, WeighbridgeError
 
 # meta-llama/Llama-3.3-70B-Instruct, config.json
@@ -138,8 +138,8 @@ def test_own_prices_change_the_answer(run: Run, model: Path, tmp_path: Path) -> 
 
 
 def test_a_line_brings_its_schemes_and_its_load(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = shape_of(str(model))
-    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: shape)
+    shape = shape_of_folder(model)
+    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda hub, target: shape)
     report = json.loads(run("--line", "llama", "--tokens-per-day", "20M", "--json"))
     assert {option["scheme"] for option in report["options"]} == {"int8", "int4"}
     # lines/llama.yaml: 16 requests at once.

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from cli.fit import add_to
 from examples import tiny
 from tasks.fit.hardware import gpus
-from tasks.fit.model.shape import shape_of
+from tasks.fit.model.shape import shape_of_folder
+from tasks.source.client import Hub
 from weighbridge.errors import (
     ArchitectureUnknown,
     DoesNotFit,
@@ -243,10 +244,10 @@ def test_a_target_that_is_none_is_named(run: Run, tmp_path: Path) -> None:
 def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = shape_of(str(model))
+    shape = shape_of_folder(model)
     asked: list[str] = []
 
-    def recorded_shape(target: str) -> Any:
+    def recorded_shape(hub: Hub, target: str) -> Any:
         asked.append(target)
         return shape
 
@@ -258,7 +259,7 @@ def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(
     assert answer["request"]["concurrency"] == 16 and any(row["verdict"] == "fits" for row in answer["rows"])
     assert json.loads(run("llama", "--concurrency", 2, "--json"))["request"]["concurrency"] == 2
     huge = shape.model_copy(update={"parts": tuple(one._replace(copies=400) for one in shape.parts)})
-    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda target: huge)
+    monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda hub, target: huge)
     monkeypatch.setattr("tasks.fit.catalogue.check_against_tensors", lambda *checked: None)
     assert "No scheme of llama fits" in run("llama", fails=DoesNotFit)
 

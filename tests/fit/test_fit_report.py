@@ -17,7 +17,7 @@ from tasks.fit.hardware.gpus import gpu
 from tasks.fit.model.parts import Part
 from tasks.fit.model.shape import ModelShape, shape_of_config
 from tasks.fit.plot import draw
-from tasks.fit.report import fit
+from tasks.fit.report import fit, fit_release
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitReport, FitRow
 from tasks.source.hub import pin
@@ -140,9 +140,9 @@ def test_unknown_names_are_refused_before_the_hub_is_asked(make_line: Any, monke
     monkeypatch.setattr("tasks.fit.report.shape_of_source", asked)
     source: Any = object()
     with pytest.raises(GpuUnknown, match="H100"):
-        fit(source, make_line("H1000", schemes=["int8"]))
+        fit_release(Installation.load(), source, make_line("H1000", schemes=["int8"]))
     with pytest.raises(SchemeUnknown, match="int4"):
-        fit(source, make_line("H100", schemes=["int3"]))
+        fit_release(Installation.load(), source, make_line("H100", schemes=["int3"]))
 
 
 def test_an_unknown_engine_is_refused_and_not_planned_as_another(llama: ModelShape, make_line: Any) -> None:
@@ -158,7 +158,8 @@ def test_a_release_on_the_hub_is_planned_from_its_headers(
     with serving(tmp_path / "hub", faults) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         line = make_line("host", schemes=["int8"], engine="transformers", context=256, concurrency=2)
-        report = fit(pin(Installation.load(), line), line)
+        installation = Installation.load()
+        report = fit_release(installation, pin(installation, line), line)
     weights = [request for request in faults.served if request.path.startswith("/cdn/")]
     assert len(weights) == 2 and all(request.sent_bytes <= 100_001 for request in weights)
     numbers = sum(math.prod(sides) for sides in tiny.shapes({**tiny.CONFIG, "vocab_size": 8192}).values())

@@ -11,6 +11,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from tasks.steps import side_by_side, step
 from weighbridge.errors import SettingsInvalid, VerdictInvalid
+from weighbridge.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def inner(number: int) -> int:
 def outer(number: int) -> list[int]:
     """Ends only if another of its kind runs at the same time, and has steps of its own run side by side."""
     meeting.wait()
-    return side_by_side(inner, [{"number": number}, {"number": number + 1}])
+    return side_by_side(load_settings(), inner, [{"number": number}, {"number": number + 1}])
 
 
 @step("fails-{number}")
@@ -48,7 +49,7 @@ def test_steps_run_concurrently_and_may_nest(prefect: None, monkeypatch: pytest.
 
     @flow
     def story() -> list[list[int]]:
-        return side_by_side(outer, [{"number": 1}, {"number": 5}])
+        return side_by_side(load_settings(), outer, [{"number": 1}, {"number": 5}])
 
     assert story() == [[10, 20], [50, 60]]
 
@@ -56,7 +57,7 @@ def test_steps_run_concurrently_and_may_nest(prefect: None, monkeypatch: pytest.
 def test_the_first_failure_is_raised(prefect: None) -> None:
     @flow
     def story() -> list[int]:
-        return side_by_side(fails, [{"number": 2}, {"number": 3}, {"number": 5}])
+        return side_by_side(load_settings(), fails, [{"number": 2}, {"number": 3}, {"number": 5}])
 
     with pytest.raises(VerdictInvalid, match="no 3"):
         story()
@@ -65,7 +66,7 @@ def test_the_first_failure_is_raised(prefect: None) -> None:
 def test_an_uninstalled_task_runner_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "ray")
     with pytest.raises(SettingsInvalid, match="prefect_ray is not installed"):
-        side_by_side(inner, [{"number": 1}, {"number": 2}])
+        side_by_side(load_settings(), inner, [{"number": 1}, {"number": 2}])
 
 
 def test_a_cache_key_does_not_depend_on_the_module_name() -> None:

@@ -16,7 +16,7 @@ from registry.installation import Installation
 from registry.watch.ledger import Decision, Ledger, Starter
 from registry.watch.runs import KnownSources
 from tasks.engines import known_architectures
-from tasks.fit.report import fit
+from tasks.fit.report import fit_release
 from tasks.source.watch import start_releases, triage_line
 from tasks.source.watch_rows import Row, sentences
 from weighbridge.errors import StackDown
@@ -74,7 +74,7 @@ def prefect() -> Prefect:
 
 
 def triaged(name: str = "tiny") -> list[Row]:
-    return triage_line(Installation.load(), name, fit, known_architectures)
+    return triage_line(Installation.load(), name, fit_release, known_architectures)
 
 
 def started(rows: list[Row], start: Starter) -> list[Row]:

@@ -9,13 +9,12 @@ from tasks.source.client import TIMEOUT_SECONDS, Hub
 from tasks.source.headers import Tensor
 from tasks.source.hub import Source
 from weighbridge.errors import SourceDamaged
-from weighbridge.settings import load_settings
 
 AT_ONCE = 8
 """Concurrent requests for headers."""
 
 
-def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
+def tensors_of_hub(hub: Hub, source: Source) -> tuple[Tensor, ...]:
     """Read the headers of all weight files of a pinned release.
 
     Raises:
@@ -24,13 +23,12 @@ def tensors_of_hub(source: Source) -> tuple[Tensor, ...]:
     """
     paths = [file.path for file in source.files if file.is_weights]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return tuple(tensor for found in pool.map(partial(_header, source), paths) for tensor in found)
+        return tuple(tensor for found in pool.map(partial(_header, hub, source), paths) for tensor in found)
 
 
-def _header(source: Source, path: str) -> list[Tensor]:
+def _header(hub: Hub, source: Source, path: str) -> list[Tensor]:
     from huggingface_hub.errors import SafetensorsParsingError
 
-    hub = Hub.of(load_settings())
     try:
         header = hub.call(
             lambda: hub.api.parse_safetensors_file_metadata(

@@ -23,6 +23,7 @@ from tasks.source.headers import read_header
 from weighbridge.errors import ArchitectureUnknown
 
 if TYPE_CHECKING:
+    from tasks.source.client import Hub
     from tasks.source.hub import Source
 
 CONFIG = "config.json"
@@ -92,7 +93,7 @@ class ModelShape(BaseModel):
         return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
 
 
-def shape_of(target: str) -> ModelShape:
+def shape_of(hub: Hub, target: str) -> ModelShape:
     """Read the shape of `hf://org/model[@revision]` or of a folder, which may hold only config.json.
 
     Raises:
@@ -101,15 +102,13 @@ def shape_of(target: str) -> ModelShape:
     """
     if not target.startswith("hf://"):
         return shape_of_folder(Path(target).expanduser())
-    from tasks.source.client import Hub
     from tasks.source.hub import pin_repository
-    from weighbridge.settings import load_settings
 
     repository, _, revision = target.removeprefix("hf://").partition("@")
-    return shape_of_source(pin_repository(Hub.of(load_settings()), repository, revision or "main"))
+    return shape_of_source(hub, pin_repository(hub, repository, revision or "main"))
 
 
-def shape_of_source(source: Source) -> ModelShape:
+def shape_of_source(hub: Hub, source: Source) -> ModelShape:
     """Read the shape of a pinned release from its headers on the Hub.
 
     Raises:
@@ -118,7 +117,7 @@ def shape_of_source(source: Source) -> ModelShape:
     """
     from tasks.fit.model.hub_headers import tensors_of_hub
 
-    return _shape(source.short, source.config, parts_of(tensors_of_hub(source)))
+    return _shape(source.short, source.config, parts_of(tensors_of_hub(hub, source)))
 
 
 def shape_of_folder(folder: Path) -> ModelShape:

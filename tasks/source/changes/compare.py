@@ -30,7 +30,7 @@ def changes_between(before: SmallFiles, after: SmallFiles) -> ChangeReport:
     return ChangeReport(before=before.name, after=after.name, changes=tuple(found), unread=tuple(unread))
 
 
-def changes_against(production: Artifact | None, weights: Artifact, store: Store | None = None) -> ChangeReport | None:
+def changes_against(production: Artifact | None, weights: Artifact, store: Store) -> ChangeReport | None:
     """Compare production with a release in the store.
 
     A quantized artifact has unchanged copies of its source's small files (`tasks/quantize/card.py`). Its config.json
@@ -40,7 +40,7 @@ def changes_against(production: Artifact | None, weights: Artifact, store: Store
     Args:
         production: the serving artifact; None before there is one.
         weights: the release as published.
-        store: the installation's by default.
+        store: of both.
 
     Returns:
         None if nothing serves yet.
@@ -49,11 +49,8 @@ def changes_against(production: Artifact | None, weights: Artifact, store: Store
         ArtifactMissing: the store does not hold one of them.
         SourceDamaged: a JSON file does not parse.
     """
-    from registry.store import Store
-
     if production is None:
         return None
-    store = store or Store()
     before, after = (
         files_of_folder(store.path(artifact), f"{artifact.repo}@{artifact.commit[:12]}")
         for artifact in (production, weights)
