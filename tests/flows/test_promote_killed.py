@@ -1,7 +1,7 @@
-"""MLflow and the reconciler are killed at random points of promotions, and everything agrees afterwards.
+"""Promotions with MLflow and the reconciler killed at random points: registry, gateway and audit log agree afterwards.
 
 A real MLflow on a real PostgreSQL, Prefect's server, Envoy and supervisord; stand-ins for engines. The suite does a
-few promotions; `WEIGHBRIDGE_KILLED_PROMOTIONS=20 pytest tests/flows/test_promote_killed.py -s` does so many, and says
+few promotions; `WEIGHBRIDGE_KILLED_PROMOTIONS=20 pytest tests/flows/test_promote_killed.py -s` does twenty, and prints
 what was killed when.
 """
 
@@ -98,20 +98,20 @@ def test_registry_gateway_and_log_agree_after_random_kills(settings: Settings) -
             if victim != "mlflow":
                 process.kill()
             if victim != "reconciler" and (state := Supervisor(settings).state("mlflow")):
-                # The server and its worker, as the machine's memory killer might take them.
+                # The server and its worker, as the kernel's out-of-memory killer could.
                 os.killpg(os.getpgid(state.pid), signal.SIGKILL)
 
         began = time.monotonic()
         promote(settings, number, kill)
         print(f"promotion {number}: {victim} killed after {after:.1f} s, agreed after {time.monotonic() - began:.0f} s")
-    # What a kill between the alias and the state leaves: some 40 ms, which chance hits once in a hundred promotions.
+    # State after a kill between alias and state: a window of about 40 ms, hit by chance once in a hundred promotions.
     Registry().set_state("toy", PROMOTIONS, "rolling")
     assert reconcile().wait(300) == 0, log_of(settings)
     assert Registry().version("toy", PROMOTIONS).state == "serving"
 
 
 def promote(settings: Settings, number: int, kill: Callable[[subprocess.Popen[bytes]], None]) -> float:
-    """Approve an artifact, reconcile with a kill, then until it succeeds; everything must agree.
+    """Approve an artifact, reconcile with a kill, then reconcile until it succeeds; check that all records agree.
 
     Returns:
         Seconds of the first reconciliation.
@@ -151,7 +151,7 @@ def promote(settings: Settings, number: int, kill: Callable[[subprocess.Popen[by
 
 
 def approve(number: int) -> None:
-    """Record a release that was weighed against what serves now, and approve it; MLflow may just be coming back."""
+    """Record a release with a verdict against production, and approve it; retry while MLflow restarts."""
     artifact = make_artifact(load_settings(), f"release {number}")
     for _ in range(60):
         try:
@@ -176,7 +176,7 @@ def approve(number: int) -> None:
 
 
 def reconcile() -> subprocess.Popen[bytes]:
-    """What the schedule starts every ten minutes."""
+    """Start the reconciliation that the schedule runs every ten minutes."""
     here = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONPATH": here}
     with (load_settings().logs_folder / "reconciler.log").open("ab") as log:
@@ -188,7 +188,7 @@ def log_of(settings: Settings) -> str:
 
 
 def wait_for_service(service: Service, settings: Settings) -> None:
-    """Until it answers; MLflow and Prefect both make their tables at the same time, on cores that others use too."""
+    """Wait until a service answers: MLflow and Prefect create their tables at the same time, on busy cores."""
 
     def server_log() -> str:
         logs = {file.name: file.read_text(errors="replace")[-3000:] for file in settings.logs_folder.glob("*.log")}

@@ -28,7 +28,7 @@ WEIGHTS = artifact("bf16", "0")
 
 
 class Methods:
-    """Methods with the divergence of their artifacts, or the error that they end with."""
+    """Quantize with stand-in methods: each has the divergence of its artifact, or its error."""
 
     def __init__(self, outcomes: Outcomes) -> None:
         self.outcomes, self.tried, self.messages = outcomes, list[str](), list[str]()

@@ -1,6 +1,6 @@
-"""The schedule that everything rests on: Prefect's own scheduler makes the runs of a deployment.
+"""The reconciler's schedule: Prefect's own scheduler creates the runs of a deployment.
 
-With SQLAlchemy 2.1 Prefect 3.8.8 accepts a schedule, shows it as active, and makes no run of it, ever.
+With SQLAlchemy 2.1 Prefect 3.8.8 accepts a schedule, shows it as active, and never creates a run of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps side by side, on Prefect's own engine with a server of the test's."""
+"""Concurrent steps on Prefect's own engine with a temporary server."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def inner(number: int) -> int:
 
 @step("outer-{number}")
 def outer(number: int) -> list[int]:
-    """Ends only if another of its kind runs at the same time, and has steps of its own run side by side."""
+    """Finish only if a second `outer` runs at the same time; run two steps concurrently."""
     meeting.wait()
     return side_by_side(load_settings(), inner, [{"number": number}, {"number": number + 1}])
 
 
 @step("fails-{number}")
 def fails(number: int) -> int:
-    """Ends well for even numbers."""
+    """Fail for odd numbers."""
     if number % 2:
         raise VerdictInvalid(f"no {number}", "Take another.")
     return number
@@ -71,7 +71,7 @@ def test_an_uninstalled_task_runner_is_rejected(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_cache_key_does_not_depend_on_the_module_name() -> None:
     def work(number: int) -> int:
-        """A worker loads a flow's file under a name that is new in every run."""
+        """Prefect's worker loads a flow's file under a new module name in every run."""
         return number
 
     def kept_under(module: str, number: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The audit log: whatever is done to it afterwards is found, and no kill leaves half of it."""
+"""The audit log: every later change is detected, and a kill leaves no partial entry."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_any_change_to_an_entry_is_detected(tmp_path_factory: pytest.TempPathFac
         entry[field] = 99 if field in ("version", "number") else entry[field] + "x"
         lines[at] = json.dumps(entry)
         if how == "edit and hash":
-            # A forger who knows how hashes are made mends this entry's, and the next one still has the old.
+            # A forger can recompute this entry's hash, but the next entry still has the old one.
             from registry.audit import Entry
 
             forged = Entry.model_validate(entry)
@@ -83,7 +83,7 @@ def test_any_change_to_an_entry_is_detected(tmp_path_factory: pytest.TempPathFac
         lines[at] = "{}"
     log.path.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(AuditBroken):
-        # Only a cut at the end needs the head that was noted.
+        # Only a truncated log needs the recorded head to be detected.
         log.verify(head.hash if how == "cut" else "")
 
 
@@ -121,7 +121,7 @@ def test_changes_missing_from_the_log_are_recorded_as_found(registry: Registry, 
     registry.reconcile("toy")
     log = AuditLog()
     assert [entry.action for entry in log.entries("toy")] == ["approve", "state", "production"], "nothing was missing"
-    # By hand in MLflow's page.
+    # Changes made by hand in MLflow's page.
     registry.client.set_model_version_tag("toy", "1", STATE, "retired")
     registry.client.delete_registered_model_alias("toy", "production")
     for _ in range(2):
@@ -141,13 +141,13 @@ def test_the_approver_is_the_signed_in_account_or_else_the_name_given(tmp_path: 
         log.append(COPIED, "toy", 7, who=who, request=Request(model=model, address="10.1.2.3", id="r"))
 
     log.append("state", "toy", 7, what="serving", who="sam")
-    assert log.approver("toy", 7) == "", "a state is no approval"
+    assert log.approver("toy", 7) == "", "a state change is no approval"
     log.append("approve", "toy", 7, who="tom")
     log.append("approve", "toy", 8, who="eve")
     assert [log.approver("toy", number) for number in (7, 8, 9)] == ["tom", "eve", ""]
     copied("toy", NOBODY)
     copied("toy-candidates", "bo")
-    assert log.approver("toy", 7) == "tom", "nobody signed in, and a candidate is no approval"
+    assert log.approver("toy", 7) == "tom", "neither an anonymous copy nor a candidate is an approval"
     copied("toy", "ada")
     assert [log.approver("toy", number) for number in (7, 8)] == ["ada", "eve"]
     assert log.approver("other", 7) == ""

@@ -1,4 +1,4 @@
-"""What a refusal of MLflow says: every operation states the role that it needs, and the message names it."""
+"""MLflow's authorization errors: every operation states the role that it needs, and the message names it."""
 
 from __future__ import annotations
 

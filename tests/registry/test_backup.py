@@ -1,4 +1,4 @@
-"""What people decided goes into one file and comes back from it, or is refused whole."""
+"""Backup and restore of releases, approvals and the audit log in one file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Make = Callable[..., ReleaseRecord]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Settings]:
-    """Go to an installation by name; it is empty at first."""
+    """Switch to an installation by name; a new one is empty."""
 
     def go(name: str) -> Settings:
         monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / name))
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Set
 
 @pytest.fixture
 def installation(home: Callable[[str], Settings], empty_database: Path, release: Make) -> Settings:
-    """One with a release, an approval that serves, files, and an artifact."""
+    """An installation with a release, an approved version in production, files and an artifact."""
     settings = home("old")
     (settings.home / "mlflow" / "artifacts").mkdir(parents=True)
     shutil.copy(empty_database, settings.home / "mlflow" / "mlflow.db")
@@ -60,8 +60,8 @@ def test_a_restore_recovers_versions_files_aliases_and_the_log(
     installation: Settings, home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
     written = back_up(installation, tmp_path / "backup.tar.gz")
-    assert (tmp_path / "backup.tar.gz").stat().st_mode & 0o077 == 0, "for its owner only"
-    assert not list(tmp_path.glob(".*")), "nothing half made is left beside it"
+    assert (tmp_path / "backup.tar.gz").stat().st_mode & 0o077 == 0, "readable by its owner only"
+    assert not list(tmp_path.glob(".*")), "no temporary file is left"
     assert read(tmp_path / "backup.tar.gz") == written
 
     done = restore(new := home("new"), tmp_path / "backup.tar.gz")
@@ -73,7 +73,9 @@ def test_a_restore_recovers_versions_files_aliases_and_the_log(
         "approve",
         "production",
     ]
-    assert [artifact.line for artifact in done.missing] == ["line"], "weights are not in it, and the restore says whose"
+    assert [artifact.line for artifact in done.missing] == ["line"], (
+        "a backup has no weights, and the restore lists the missing artifacts"
+    )
     assert done.replaced == ()
     assert AuditLog.of(new).append("previous", "toy", None).number == last.number + 1
 
@@ -129,7 +131,7 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(
 
 
 def repack(good: Path, bad: Path, how: str) -> None:
-    """A whole archive with another content."""
+    """Write a valid archive with changed content."""
     with tarfile.open(good) as old, tarfile.open(bad, "w:gz") as new:
         for member in old:
             content = old.extractfile(member)
@@ -156,7 +158,7 @@ def test_existing_records_are_replaced_only_with_replace(installation: Settings,
 
     done = restore(installation, backup, replace=True)
     assert len(list(AuditLog.of(installation).entries())) == 2
-    assert len(list(AuditLog(Path(done.aside) / "audit").entries())) == 3, "the old is kept aside"
+    assert len(list(AuditLog(Path(done.aside) / "audit").entries())) == 3, "the old records are kept aside"
     assert (Path(done.aside) / "mlflow" / "mlflow.db").is_file()
     assert done.missing == ()
 

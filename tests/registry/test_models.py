@@ -1,4 +1,4 @@
-"""Recording releases, approving candidates and naming what serves, on MLflow with SQLite."""
+"""Record releases, approve candidates and set production, on MLflow with SQLite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITES = ("create_", "log_", "set_", "finalize_", "restore_", "delete_")
 
 
 def contents(registry: Registry, line: str) -> dict[str, Any]:
-    """All that MLflow holds of a line, without ids, times and the line's name."""
+    """Everything that MLflow has of a line, without ids, times and the line's name."""
     client = registry.client
     experiment = client.get_experiment_by_name(line)
     runs = client.search_runs([experiment.experiment_id])
@@ -69,7 +69,7 @@ def test_a_release_becomes_runs_logged_models_and_versions(registry: Registry, r
     assert version.tags[records.SOURCE].startswith("hf://org/toy@0123456789")
     recorded = contents(registry, "toy")
     assert len(recorded["runs"]) == 3 and {status for _, status, _ in recorded["runs"]} == {"FINISHED"}
-    assert [metrics for *_, metrics in recorded["models"]] == [2, 2], "metrics hang on the logged models too"
+    assert [metrics for *_, metrics in recorded["models"]] == [2, 2], "logged models have the metrics too"
     assert recorded["files"] == sorted(["report.html", "items", "plots"] * 2)
 
 
@@ -95,7 +95,7 @@ def test_a_rerun_after_a_kill_at_any_call_ends_in_the_same_state(
     registry: Registry, release: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """Nothing catches it, as nothing catches a kill -9."""
+        """Simulated `kill -9`: no code catches it."""
 
     calls_left = 0
 
@@ -129,7 +129,7 @@ def test_a_rerun_after_a_kill_at_any_call_ends_in_the_same_state(
         except Killed:
             deaths += 1
             assert record(line) == expected, f"killed after call {deaths}"
-    assert deaths >= 15, "every writing call was died after"
+    assert deaths >= 15, "there was a kill after every write"
 
 
 def test_approving_copies_the_version_with_approver_and_reason(registry: Registry, release: Make) -> None:
@@ -151,10 +151,10 @@ def test_approving_an_artifact_twice_makes_one_copy(registry: Registry, release:
     assert registry.approve("toy", 3, "", "bob").version == first.version, "the same digest under another key"
     registry.set_state("toy", 1, "serving")
     registry.set_production("toy", 1)
-    assert registry.approve("toy", 1, "", "ada").version == 1, "it serves already"
+    assert registry.approve("toy", 1, "", "ada").version == 1, "it is in production already"
     registry.set_state("toy", 1, "rolled_back", "errors")
     registry.client.delete_registered_model_alias("toy", "production")
-    assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a second chance is a new approval"
+    assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a retry needs a new approval"
 
 
 def test_every_change_of_production_is_in_the_audit_log(registry: Registry, release: Make) -> None:

@@ -1,4 +1,4 @@
-"""What was weighed while MLflow did not answer is kept whole."""
+"""The outbox keeps releases while MLflow does not answer."""
 
 from __future__ import annotations
 

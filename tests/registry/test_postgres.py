@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
 
 
 def make_database(server: str, name: str) -> str:
-    """An empty database's address."""
+    """Address of an empty database."""
     import psycopg
 
     connection = psycopg.connect(f"{server}/postgres")
@@ -61,7 +61,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 
 def decided(registry: Registry, release: Make) -> None:
-    """A release, an approval, and what serves."""
+    """Record a release, approve it and set production."""
     registry.record_release(release())
     registry.approve("toy", 1, "better", "anna")
     registry.set_production("toy", 1)
@@ -82,7 +82,7 @@ def test_records_are_restored_into_another_database(
     assert production is not None and (production.version, production.state) == (1, None)
     assert AuditLog.of(new).verify(written.audit_head)
 
-    # Over what is there: in one transaction, and the old is dumped aside.
+    # Over existing records: in one transaction, after a dump of the old ones.
     done = restore(old, tmp_path / "backup.tar.gz", replace=True)
     assert Registry(old.mlflow_backend).version("toy", 1).state is None
     assert (Path(done.aside) / "mlflow" / "postgresql.dump").stat().st_size > 1000
@@ -110,7 +110,7 @@ def test_the_stack_keeps_records_in_postgresql_and_files_in_s3(
         assert report.text == "<p>report</p>"
     listed = boto3.client("s3", endpoint_url=object_store).list_objects_v2(Bucket=BUCKET)["Contents"]
     assert any(item["Key"].endswith(f"{run_id}/artifacts/report.html") for item in listed)
-    assert not list((settings.home / "mlflow").glob("*")), "nothing of it lies in the home folder"
+    assert not list((settings.home / "mlflow").glob("*")), "no file is in the home folder"
     production = Registry(settings.mlflow_backend).production("toy")
     assert production is not None and production.version == 1
     contents = back_up(settings, tmp_path / "backup.tar.gz")

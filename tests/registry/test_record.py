@@ -1,4 +1,4 @@
-"""What MLflow's server writes down of its requests, on a server that only answers."""
+"""The audit log of MLflow's server, on a stand-in server that only answers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_pending_requests_of_a_killed_server_are_logged_once(tmp_path: Path) -> 
 
 
 def test_entries_without_a_request_stay_valid(tmp_path: Path) -> None:
-    """A log that Weighbridge wrote before its entries had a model, an address and a request."""
+    """Logs of versions whose entries had no model, address or request are valid."""
     old = (
         '{"number":1,"at":"2026-11-25T20:00:00.000+00:00","who":"tom","action":"approve","line":"toy","version":1,'
         '"what":"d","reason":"r","previous":"' + "0" * 64 + '","hash":"HASH"}'

@@ -1,4 +1,4 @@
-"""Files of roles, and passwords on file."""
+"""Files of roles and files of passwords."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_process_signs_in_as_the_pipeline_by_default(monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
     accounts.sign_in(load_settings())
-    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "", "MLflow asks for no name"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "", "MLflow has no accounts"
     accounts.sign_in(with_accounts)
     assert (accounts.signed_in_as(), os.environ["MLFLOW_TRACKING_PASSWORD"]) == (accounts.PIPELINE, pipelines)
 

@@ -1,4 +1,4 @@
-"""Who may do what on a real MLflow with accounts, and what the audit log says of it."""
+"""Permissions of each role on a real MLflow with accounts, and the audit log of their requests."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def signed_in(settings: Settings, who: str) -> Iterator[Registry]:
 
 
 def request(settings: Settings, who: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
-    """A request as MLflow's page sends it."""
+    """Send a request as MLflow's page does."""
     address = f"{settings.mlflow_url}/ajax-api/2.0/mlflow/{path}"
     return httpx.request(method, address, json=body, auth=(who, password(settings, who)), timeout=60)
 
 
 @pytest.fixture
 def settings(accounts_server: Settings, release: Make) -> Settings:
-    """With two candidates of `toy`, which the pipeline recorded with its own rights."""
+    """Settings of a server with two candidates of `toy`, recorded by the pipeline's account."""
     Registry(accounts_server).record_release(release())
     return accounts_server
 
@@ -85,7 +85,7 @@ def test_the_server_enforces_each_role(settings: Settings) -> None:
         for key in expected
     }
     assert allowed == expected
-    assert len(entries("mlflow.")) == before + sum(map(len, expected.values())), "what was refused is no change"
+    assert len(entries("mlflow.")) == before + sum(map(len, expected.values())), "refused requests are not logged"
 
 
 def _may(answer: httpx.Response) -> bool:

@@ -1,4 +1,4 @@
-"""The registry against a real `mlflow server`, and against none."""
+"""The registry with a real `mlflow server`, and without one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 
 @pytest.fixture
 def server(mlflow_server: MlflowServer) -> str:
-    """A real MLflow server's address."""
+    """Address of a real MLflow server."""
     return mlflow_server.url
 
 
@@ -67,7 +67,7 @@ def test_the_request_of_the_promote_button_is_an_approval(server: str, release: 
     assert (approved.version, approved.digest, approved.approved_by) == (1, candidate.digest, "")
     assert approved.source_uri == "models:/clicked-candidates/2"
     registry.check_approval(approved, Approval())
-    assert registry.approve("clicked", 2, "", "ada").version == 1, "clicked already"
+    assert registry.approve("clicked", 2, "", "ada").version == 1, "the click created the version already"
 
     registry.set_production("clicked", 1)
     registry.set_state("clicked", 1, "serving")
@@ -80,7 +80,7 @@ def test_a_server_that_is_down_is_reported_within_seconds() -> None:
     address, started = f"http://127.0.0.1:{free_port()}", time.monotonic()
     with pytest.raises(StackDown, match=rf"does not answer\. \[{address}\] Next: .*weighbridge up"):
         Registry(address).candidates("toy")
-    assert time.monotonic() - started < 20, "mostly the import of MLflow"
+    assert time.monotonic() - started < 20, "most of it is the import of MLflow"
 
 
 def test_a_server_that_hangs_is_reported_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_another_service_on_the_port_is_rejected() -> None:
             self.send_error(403)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         threading.Thread(target=stranger.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Artifacts by content: whole or not at all, found again, and damage is named."""
+"""The local store: artifacts by content, adopted atomically, verified on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning: what stays, what goes, and that nothing half gone is ever seen."""
+"""Cleaning the store: which artifacts are kept, and no partial artifact is ever visible."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def url(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A bucket of this test's own."""
+    """URL of a bucket used by one test."""
     import fsspec
     import s3fs
 
@@ -56,7 +56,7 @@ def test_an_artifact_is_uploaded_and_fetched_on_demand(store: Store, url: str, t
     assert other.artifacts() == [artifact]
     assert other.get("line", artifact.digest) == artifact
     assert other.facts(artifact) == {"made_by": "quantize"}
-    assert not other.holds_locally("line", artifact.digest), "looking at it costs no download"
+    assert not other.holds_locally("line", artifact.digest), "reading the manifest downloads no weights"
     other.verify(artifact)
     assert (other.path(artifact) / "sub/model.safetensors").read_text() == "weights"
 
@@ -119,7 +119,7 @@ def test_an_unsigned_remote_artifact_is_refused(store: Store, url: str, tmp_path
 
 
 def test_a_manifest_with_paths_outside_the_store_is_rejected(tmp_path: Path) -> None:
-    """Whoever may write to the bucket must not be able to write anywhere here."""
+    """Write access to the bucket must not give write access to this machine."""
     entry = FileEntry(path="../../../../evil", size_bytes=1, sha256=hashlib.sha256(b"x").hexdigest())
     digest = digest_of((entry,))
     artifact = Artifact(line="line", digest=digest, scheme="int8", repo="o/m", commit="c" * 40, size_bytes=1)

@@ -1,4 +1,4 @@
-"""Signatures: made by model-signing, checked by us and by its own command line, refused by name."""
+"""Signatures by model-signing, checked by the store and by model-signing's own command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def manifest_of(store: Store, artifact: object) -> Path:
 
 
 def store_with(tmp_path: Path, **keys: Path) -> Store:
-    """The store of an installation whose settings name these keys."""
+    """Open the store of an installation with these keys in its settings."""
     return Store.of(Settings(home=tmp_path, **keys))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The watch's ledger: one commit starts one release, whoever else tries and whatever is killed."""
+"""The watch's ledger: one commit starts one release, despite concurrent watches and kills."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ POINTS = [f"{when} write {number}" for number in (1, 2, 3) for when in ("before"
 
 
 def make_start(runs: Path) -> Callable[[Decision], str]:
-    """A Prefect that keeps its runs in a folder: the same key gives the same run, as the server's unique index does."""
+    """Make a stand-in for Prefect that keeps runs in a folder: one key is one run, as on its server."""
     runs.mkdir(exist_ok=True)
 
     def start(decided: Decision) -> str:
@@ -56,7 +56,7 @@ def make_start(runs: Path) -> Callable[[Decision], str]:
 
 
 def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.0) -> BaseProcess:
-    """Settle in a process of its own, which is killed at a point: `before write 2`, `after start`, …"""
+    """Settle in another process, killed at a point such as `before write 2` or `after start`."""
 
     def run() -> None:
         writes, plain, start = 0, ledger.write_whole, make_start(folder / "runs")
@@ -81,7 +81,7 @@ def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.
 
         ledger.write_whole = write_whole
         Ledger("toy", folder / "watch").settle(decision(), start_or_die)
-        # At once: Prefect, if earlier tests used it here, ends its threads at exit, and a fork has none of them.
+        # Skip exit handlers: Prefect joins its threads at exit, and a fork has none of them.
         os._exit(0)
 
     (folder / "runs").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def test_a_watch_killed_at_any_point_starts_one_release_on_retry(tmp_path: Path,
     for _ in range(2):
         assert ledger.settle(decision(), make_start(tmp_path / "runs")).state == "started"
     (run,) = (tmp_path / "runs").iterdir()
-    # Asked again only where nobody can know whether the first question arrived.
+    # Requested twice only if the first request may have been lost.
     assert run.read_text().count("asked") == (2 if point in ("after start", "before write 3") else 1)
 
 
@@ -183,7 +183,7 @@ def test_decisions_are_recorded_once_and_after_an_outage(registry: Registry, tmp
         ledger.record(down)
     assert [ledger.record(runs.record) for _ in range(2)] == [1, 0]
     ledger.settle(decision(rules="r2"), lambda _: "run-1")
-    # Killed after the run was written and before the ledger knew: the same run is found again.
+    # A kill after the run was written and before the ledger was: the same run is found.
     entry = ledger.entries()[0]
     runs.record(entry)
     assert ledger.record(runs.record) == 1

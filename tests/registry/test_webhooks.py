@@ -1,4 +1,4 @@
-"""Which deliveries are believed, what is remembered of them, and how the webhook is held to what it should be."""
+"""Verification of webhook deliveries, their deduplication, and the creation of the webhook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny real server in the place of an engine, and a line and artifacts for it."""
+"""A tiny real server in place of an engine, with a line and artifacts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FakeEngine:
 
 
 def use_fake_engine(replace: Callable[[object, str, object], None] = setattr) -> None:
-    """Let every engine be the fake one.
+    """Replace every engine by the fake one.
 
     Args:
         replace: `monkeypatch.setattr`, to have it undone.
@@ -50,14 +50,14 @@ def use_fake_engine(replace: Callable[[object, str, object], None] = setattr) ->
 
 
 def pid_of(fleet: Fleet, engine: RunningEngine) -> int:
-    """Process of an engine that runs."""
+    """Process id of a running engine."""
     state = fleet.state(engine)
     assert state is not None
     return state.pid
 
 
 def body_of(step: Callable[P, R]) -> Callable[P, R]:
-    """The plain function of a step, to be called without Prefect."""
+    """Plain function of a step, to be called without Prefect."""
     plain: Callable[P, R] = step.fn  # type: ignore[attr-defined]
     return plain
 

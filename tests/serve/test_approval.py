@@ -1,4 +1,4 @@
-"""What an approval must be before it serves: on a real MLflow server and a real store, with a recorded Prefect."""
+"""Verification of approvals on a real MLflow server and a real store, with a stand-in for Prefect."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DAY_SECONDS = 86400
 
 @dataclass
 class Scene:
-    """A line of its own in the session's MLflow, with artifacts in a store of its own."""
+    """A new line in the session's MLflow, with artifacts in a temporary store."""
 
     line: Line
     registry: Registry
@@ -49,7 +49,7 @@ class Scene:
 
     @property
     def installation(self) -> ServingInstallation:
-        """What steps are given."""
+        """The installation that steps get."""
         return ServingInstallation(self.settings)
 
     @property
@@ -57,7 +57,7 @@ class Scene:
         return self.line.name
 
     def candidate(self, content: str, outcome: str = "non_inferior", against: str | None = None) -> Artifact:
-        """A weighed artifact, recorded."""
+        """Record an artifact with a verdict."""
         store = Store.of(self.settings)
         folder = store.staging(self.line_name, f"make-{content}")
         (folder / "config.json").write_text(f'{{"content": "{content}"}}')
@@ -78,7 +78,7 @@ class Scene:
         return artifact
 
     def click(self, artifact: Artifact) -> Version:
-        """What *Promote model* in MLflow's page sends."""
+        """Send the request of *Promote model* in MLflow's page."""
         candidate = self.registry.candidate(self.line_name, artifact.digest)
         body = {
             "name": self.line_name,
@@ -89,7 +89,7 @@ class Scene:
         return self.version(int(answer.raise_for_status().json()["model_version"]["version"]))
 
     def serve(self, version: Version) -> None:
-        """What the registry has once a version serves."""
+        """Record a version as production."""
         before = self.registry.production(self.line_name)
         if before is not None:
             self.registry.set_state(self.line_name, before.version, "previous")
@@ -105,19 +105,19 @@ class Scene:
         return verify_approval(self.installation, line, version)
 
     def comment(self, version: Version) -> str:
-        """What stands before the card."""
+        """Comment before a version's card."""
         text = self.registry.client.get_model_version(self.line_name, str(version.version)).description or ""
         return text.partition("\n")[0] if text.startswith(COMMENT_START) else ""
 
     def is_refused(self, version: Version, why: str) -> None:
-        """The tag, the comment and the audit log say why, and the card is there still."""
+        """Tag, comment and audit log have the reason, and the card is unchanged."""
         now = self.version(version.version)
         assert now.state == "refused" and why in now.state_reason
         assert why in self.comment(version)
         assert list(AuditLog().entries(self.line_name))[-1].what == "refused"
 
     def age(self, version: Version, days: float) -> None:
-        """Make an approval as old as that, in MLflow's database."""
+        """Change an approval's age in MLflow's database."""
         at_ms = int((time.time() - days * DAY_SECONDS) * 1000)
         with sqlite3.connect(self.server.database, timeout=30) as database:
             found = database.execute(
@@ -217,7 +217,7 @@ def test_an_expired_approval_is_refused_until_renewed(scene: Scene) -> None:
 
 
 def test_a_rollback_to_a_served_version_is_always_allowed(scene: Scene) -> None:
-    """The alias moved by hand; a tag that says so, without the log, is not believed."""
+    """The alias moved by hand: the tag alone, without the audit log, does not prove that a version was served."""
     first = scene.candidate("first", "baseline")
     second = scene.candidate("second", against=first.digest)
     third = scene.candidate("third", against=first.digest)
@@ -266,7 +266,7 @@ def test_a_byte_changed_in_the_store_is_detected(scene: Scene, monkeypatch: pyte
         patch.setattr(Store, "verify", unreachable)
         with pytest.raises(StoreUnreachable):
             scene.verify(version)
-    assert scene.version(2).state is None, "what may be well tomorrow refuses nothing for good"
+    assert scene.version(2).state is None, "a temporary failure is no permanent refusal"
 
     file = Store.of(scene.settings).path(altered) / "config.json"
     file.chmod(0o644)
@@ -361,7 +361,7 @@ def test_of_two_concurrent_clicks_the_newer_version_serves(scene: Scene, monkeyp
     assert [version.state for version in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
     requested = step.requested_version(scene.installation, scene.line, None)
-    assert requested is not None and requested.version == 2, "nothing is left to be done"
+    assert requested is not None and requested.version == 2, "no approval is left"
 
 
 def test_the_older_approval_is_used_if_the_newer_is_refused(
@@ -392,7 +392,7 @@ def test_the_alias_does_not_restore_a_retired_version(scene: Scene, state: State
 
 
 class Killed(BaseException):
-    """Stands for `kill -9`: nothing catches it."""
+    """Simulated `kill -9`: no code catches it."""
 
 
 @pytest.mark.parametrize("writes", range(6))

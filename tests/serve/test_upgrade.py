@@ -1,4 +1,4 @@
-"""State that an older version wrote is still read: a running stack loses no engine by an upgrade.
+"""State files of an older version are read: a running stack loses no engine by an upgrade.
 
 The files in `recorded/` were written by the version in which an engine was one port on 127.0.0.1.
 """

@@ -1,4 +1,4 @@
-"""What `up` sends to a real Prefect server: the work pool, and automations in place of those of the same name."""
+"""Objects that `up` creates in a real Prefect server: the work pool, and automations, replaced by name."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def state(api: httpx.Client, run: str) -> dict[str, Any]:
 
 
 def hasty(folder: Path) -> Path:
-    """The same with a few seconds for the minutes."""
+    """The automation with a few seconds instead of minutes."""
     text = yaml.safe_load(DESCRIBED.read_text())
     text["automations"][0]["trigger"]["within"] = 12
     path = folder / "automations.yaml"

@@ -29,7 +29,7 @@ LINES = ("clicked-line", "unscheduled-line")
 
 @dataclass
 class Stack:
-    """MLflow, the receiver, and what Prefect was asked for."""
+    """MLflow, the receiver, and a stand-in for Prefect that records flow runs."""
 
     home: Path
     registry: Registry
@@ -59,14 +59,14 @@ class Stack:
             self.process = None
 
     def approve(self, line: str = LINES[0]) -> None:
-        """A new version of a line's model, whatever it is worth."""
+        """Create a version of a line's model, without a verdict."""
         self.registry.client.create_model_version(line, source=f"store://{line}/{'0' * 64}")
 
     def runs(self) -> int:
         return len(self.prefect.asked(f"promote/{LINES[0]}"))
 
     def deliver(self, identity: str, *, at: float | None = None, secret: str | None = None) -> httpx.Response:
-        """Send what MLflow would."""
+        """Send a delivery as MLflow does."""
         data = {"name": LINES[0], "version": "1"}
         body = json.dumps({"entity": "model_version", "action": "created", "data": data}).encode()
         stamp = str(int(time.time() if at is None else at))
@@ -97,7 +97,7 @@ def stack(
     for line in LINES:
         stack.registry.ensure_line(line)
     stack.start()
-    # MLflow looks at its list of webhooks anew each second here.
+    # Here MLflow refreshes its list of webhooks each second.
     time.sleep(1.1)
     yield stack
     stack.stop()
@@ -124,17 +124,17 @@ def test_a_lost_delivery_leaves_the_approval_to_the_next_poll(stack: Stack, mlfl
     stack.stop()
     given_up = f"Failed to send webhook to {stack.url}"
     stack.approve()
-    # Three more tries within some ten seconds, and MLflow forgets it.
+    # MLflow retries three times within about ten seconds, then drops the delivery.
     wait_for(lambda: given_up in mlflow_server.log.read_text(), mlflow_server.log.read_text, seconds=90)
     stack.start()
     time.sleep(2)
-    assert stack.runs() == 0, "lost is lost"
+    assert stack.runs() == 0, "a dropped delivery starts no run"
     from tasks.serve import step
     from tasks.serve.installation import ServingInstallation
     from weighbridge.line import Line
 
     requested = step.requested_version(ServingInstallation.load(), Line.load(LINES[0]), None)
-    assert requested is not None and requested.state is None, "what the schedule runs finds it"
+    assert requested is not None and requested.state is None, "the scheduled reconciler finds the approval"
     stack.approve()
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
 

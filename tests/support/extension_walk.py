@@ -1,4 +1,4 @@
-"""Take the line `dummy` through check, plan, quantize and launch, in a process of its own; prints what came of each.
+"""Take the line `dummy` through check, plan, quantize and launch, in another process; prints each result.
 
 Run `python tests/support/extension_walk.py RELEASE OUT PORT`; `tests/test_extension.py` adds the engine and the scheme.
 """

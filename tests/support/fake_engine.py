@@ -1,4 +1,4 @@
-"""A tiny OpenAI-compatible server whose behaviour is chosen by flags: what an engine looks like from outside.
+"""A tiny OpenAI-compatible server whose behaviour is chosen by flags, in place of an engine.
 
 Run `python tests/support/fake_engine.py PORT [--answer TEXT] [--status N] [--delay SECONDS] [--die-on-first] [--cut]
 [--die-starting SECONDS]`.
@@ -48,7 +48,7 @@ def main() -> None:
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             if options.cut:
-                # More than is ever sent: so the other side can tell that something is missing.
+                # More than is sent, so that the client detects the missing part.
                 self.send_header("Content-Length", "100000")
             self.end_headers()
             for word in options.answer.split():

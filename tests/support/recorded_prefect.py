@@ -1,4 +1,4 @@
-"""A stand-in for Prefect's API that records the flow runs it was asked for; it answers as Prefect 3.8.8 does."""
+"""A stand-in for Prefect's API that records the requested flow runs; it answers as Prefect 3.8.8 does."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def refused(item: pytest.Item) -> Iterator[None]:
 
 
 def watch() -> None:
-    """Look at every process that is started from now on."""
+    """Check every process that is started from now on."""
     start = subprocess.Popen.__init__
 
     def checked(self: subprocess.Popen[Any], args: Any, *more: Any, **options: Any) -> None:

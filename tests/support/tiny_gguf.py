@@ -26,7 +26,7 @@ def write_bf16(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def vocabulary() -> list[str]:
-    """Llama's special tokens and bytes, then pieces of words as they are merged."""
+    """Llama's special tokens and bytes, then parts of words in the order of their merges."""
     parts = ["▁", *sorted({letter for word in WORDS for letter in word})]
     for word in WORDS:
         parts += [f"▁{word[: end + 1]}" for end in range(len(word))]
@@ -104,7 +104,7 @@ def weights(seed: int = 7) -> dict[str, np.ndarray]:
 
 
 def config() -> dict[str, object]:
-    """What `config.json` says of the same model."""
+    """`config.json` of the same model."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -126,7 +126,7 @@ def config() -> dict[str, object]:
 
 
 def write_release(folder: Path, **changed: np.ndarray) -> Path:
-    """A release with all that a real one has; `changed` replaces or adds tensors by name."""
+    """Write a complete release; `changed` replaces or adds tensors by name."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bf16(folder / "model.safetensors", {**weights(), **changed})
     (folder / "config.json").write_text(json.dumps(config()))
@@ -141,7 +141,7 @@ def write_release(folder: Path, **changed: np.ndarray) -> Path:
 
 
 def write_telling_release(folder: Path, context: int, seed: int = 7) -> Path:
-    """One whose tokens hear each other and whose next tokens differ, though its weights are random too."""
+    """Write a release with random weights whose next tokens vary and depend on all previous ones."""
     times = {"q_proj": 3.0, "k_proj": 3.0, "lm_head": 4.0}
     write_release(
         folder,

@@ -1,4 +1,4 @@
-"""What every fleet has to fulfil, whatever runs its engines: one class of tests, run on each kind of fleet.
+"""The contract of every fleet: one class of tests, run on each kind of fleet.
 
 A new kind of fleet is added to `KINDS`: a context manager that yields the fleet with `fake_engine.py` as its engine.
 """
@@ -38,7 +38,7 @@ KINDS: dict[str, Callable[[Settings], AbstractContextManager[Fleet]]] = {"local"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """An installation for the whole module: what runs its engines is started once."""
+    """An installation for the whole module, so that its supervisor is started once."""
     with pytest.MonkeyPatch.context() as patch:
         use_fake_engine(patch.setattr)
         patch.setenv("WEIGHBRIDGE_HOME", str(tmp_path_factory.mktemp("fleet")))
@@ -62,7 +62,7 @@ def fleet(running_fleet: Fleet) -> Iterator[Fleet]:
 
 @pytest.fixture
 def artifact(home: Settings, request: pytest.FixtureRequest) -> Artifact:
-    """An artifact of the test's own."""
+    """An artifact used by one test."""
     return make_artifact(home, request.node.name.replace("[", "-").replace("]", ""))
 
 
@@ -144,7 +144,7 @@ class TestFleet:
         since = fleet.out_since(engine)
         assert abs(since - time.time()) < 60
         fleet.mark_rotation(engine, serves=False)
-        assert fleet.out_since(engine) == since, "it left once"
+        assert fleet.out_since(engine) == since, "only the first change is recorded"
         fleet.mark_rotation(engine, serves=True)
         assert fleet.out_since(engine) == 0
 

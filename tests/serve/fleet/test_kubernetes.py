@@ -1,4 +1,4 @@
-"""Manifests for a cluster: Kubernetes' own schemas take them, and they say what line and plan say."""
+"""Kubernetes manifests: valid by Kubernetes' schemas, with the values of line and plan."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_deployment_follows_the_line_and_the_plan() -> None:
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     store = container["volumeMounts"][0]
     assert (store["subPath"], store["readOnly"]) == (f"llama/{DIGEST}", True)
-    # Longer than the line lets an answer take to end.
+    # Longer than the line's drain timeout.
     assert pod["terminationGracePeriodSeconds"] > 300
     assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]

@@ -1,4 +1,4 @@
-"""One Envoy for a file of tests, and engines that end with theirs."""
+"""One Envoy for each test module, and engines that stop with their test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gateway(tmp_path: Path) -> Gateway:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One Envoy a module; tests use lines of their own."""
+    """One Envoy for each module; each test uses its own lines."""
     running = Running(make_gateway(tmp_path_factory.mktemp("gateway")))
     try:
         running.start()
@@ -29,7 +29,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def engine() -> Iterator[Callable[[], FakeEngine]]:
-    """Makes engines that end with the test."""
+    """Factory of engines that stop with the test."""
     engines: list[FakeEngine] = []
 
     def make() -> FakeEngine:

@@ -1,4 +1,4 @@
-"""A real Envoy, and engines that pretend: tiny OpenAI-compatible servers in threads."""
+"""A real Envoy before fake engines: tiny OpenAI-compatible servers in threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weighbridge.settings import Settings
 
 
 class FakeEngine(ThreadingHTTPServer):
-    """Answers as an engine would, or badly when told so; `requests` records them."""
+    """A fake engine with optional faults; `requests` records what it received."""
 
     daemon_threads = True
 
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeEngine
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._whole(self.server.health_status if self.path == "/health" else 404, b"{}")
@@ -138,7 +138,7 @@ class Running:
             self.process.wait()
 
     def request(self, path: str, body: object = None, *, key: str | None = "", **more: Any) -> httpx.Response:
-        """One request, with the default key unless another or None is named."""
+        """Send a request with the default key, another key, or none if None."""
         headers = dict(more.pop("headers", {}))
         if key is not None:
             headers["authorization"] = f"Bearer {key or self.gateway.key()}"

@@ -1,4 +1,4 @@
-"""Changes under load, with a real Envoy: nothing that a client has begun is cut."""
+"""Configuration changes under load, with a real Envoy: no request in flight is cut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[[], FakeEngine]
 
 
 def stream(running: Running, model: str) -> str:
-    """A whole streamed answer, or a failure."""
+    """Read a complete streamed answer."""
     answer = running.request("/v1/chat/completions", {"model": model, "stream": True})
     assert answer.status_code == 200
     return answer.text
@@ -70,7 +70,7 @@ def test_repeated_weight_changes_under_load_fail_no_request(running: Running, en
                     time.sleep(0.1)
                 assert gateway.wait_drained("swing", "1", timeout_seconds=10)
                 gateway.remove_backend("swing", "1")
-                # And back at once, as a rollback does.
+                # Back at once, as in a rollback.
                 gateway.set_line("swing", [old.backend("1", 100), new.backend("2", 0)])
         finally:
             over.set()
@@ -91,7 +91,7 @@ def test_an_engine_that_moved_to_another_port_is_followed(running: Running, engi
 def test_requests_wait_for_a_starting_engine(running: Running, engine: Make) -> None:
     gateway, fake = running.gateway, engine()
     gateway.set_line("coming", [], queued=QueuedRequests(version="2", digest="2".rjust(64, "0"), seconds=30))
-    # What is sent again must have been kept, however long it is.
+    # A retried request must have been buffered, however long it is.
     long = {"model": "coming", "messages": [{"role": "user", "content": "x" * 3 * 2**20}]}
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(stream, running, "coming") for _ in range(7)]
@@ -102,7 +102,7 @@ def test_requests_wait_for_a_starting_engine(running: Running, engine: Make) -> 
         texts = [future.result() for future in waiting]
     assert all(text.endswith("data: [DONE]\n\n") for text in texts[:7])
     assert "hello" in texts[7]
-    # Each reached the engine once.
+    # Each request reached the engine once.
     assert len(fake.requests) == 8
 
 
@@ -123,7 +123,7 @@ def test_an_engine_killed_during_an_answer_is_counted(running: Running, engine: 
     with pytest.raises(httpx.RemoteProtocolError):
         stream(running, "dying")
     counters = running.gateway.counters("dying", "1")
-    # The status was sent before the end came, so that only `broken` tells.
+    # The status was sent before the engine died, so only `broken` counts it.
     assert (counters.requests, counters.errors_5xx, counters.broken) == (1, 0, 1)
 
 
@@ -144,7 +144,7 @@ def test_requests_beyond_a_backend_s_limit_get_429(
     gateway, fake = running.gateway, engine()
     fake.pause_seconds = 0.5
     gateway.set_line("full", [fake.backend("1", 100)])
-    # How many pass depends on Envoy's threads, each of which may always hold one.
+    # The number accepted depends on Envoy's threads: each may always hold one request.
     with ThreadPoolExecutor(16) as pool:
         body = {"model": "full", "stream": True}
         answers = list(pool.map(lambda _: running.request("/v1/chat/completions", body), range(16)))
@@ -203,7 +203,7 @@ def test_a_configuration_that_envoy_rejects_is_reported_and_reverted(
         patched.setattr(documents, "routes_document", broken)
         with pytest.raises(GatewayFailed, match=r"did not take the new routes within 1 seconds"):
             gateway.set_line("refused", [fake.backend("2", 100)])
-    # The version from before serves on, and the next writer mends it.
+    # The previous version keeps serving, and the next write repairs the configuration.
     assert running.chat("refused").headers["x-weighbridge-version"] == "1"
     gateway.set_line("refused", [fake.backend("2", 100)])
     assert running.chat("refused").headers["x-weighbridge-version"] == "2"

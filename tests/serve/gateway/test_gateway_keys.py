@@ -1,4 +1,4 @@
-"""Keys and limits as clients meet them, with a real Envoy."""
+"""API keys and rate limits, with a real Envoy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USAGE = {"stream_options": {"include_usage": True}}
 
 @pytest.fixture(autouse=True)
 def no_script_failed(running: Running) -> Iterator[None]:
-    """A Lua script that fails lets the request pass: only Envoy's own log tells."""
+    """Envoy lets requests pass when a Lua script fails, so its log must have no such failure."""
     yield
     assert "script log" not in running.envoy_log.read_text()
 
@@ -67,7 +67,7 @@ def test_headers_without_a_valid_key_are_refused(running: Running, header: str) 
     assert running.request("/v1/models", key=None, headers={"authorization": header}).status_code == 401
 
 
-# The digest is ours, in Lua: every length of a block's padding, and more than one block.
+# SHA-256 is implemented in Lua: test every padding length, and more than one block.
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=200))
 def test_the_gateway_hashes_as_python_does(running: Running, key: str) -> None:
@@ -93,10 +93,10 @@ def test_requests_beyond_a_key_s_limit_get_429_with_retry_after(running: Running
         "rate_limit_exceeded",
         "rate_limit_error",
     )
-    # One of two a minute is back after half a minute.
+    # With two requests a minute, one is allowed again after half a minute.
     assert 1 <= int(refused.headers["retry-after"]) <= 30
     assert len(fake.requests) == 2
-    # Nobody else is held back, and changed routes forgive nothing.
+    # Other clients are not limited, and a change of routes resets no bucket.
     assert running.chat("rationed").status_code == 200
     running.gateway.set_line("rationed", [fake.backend("1", 100), fake.backend("2", 0)])
     assert running.request("/v1/chat/completions", {"model": "rationed"}, key=key).status_code == 429
@@ -127,7 +127,7 @@ def test_tokens_are_charged_as_the_engine_counts_them(
     name = "counted-stream" if options else "counted"
     running.gateway.set_line(name, [engine().backend("1", 100)])
     key = running.gateway.add_key(name, limits=Limits(tokens_per_minute=20))
-    # 12 tokens each: after the second, 4 more than a minute's were used.
+    # 12 tokens each: the second exceeds the minute's tokens by 4.
     answers = [running.request("/v1/chat/completions", {"model": name, **options}, key=key) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert "20 tokens a minute" in answers[2].json()["error"]["message"]
@@ -167,7 +167,7 @@ def test_a_stream_without_usage_is_charged_by_its_events(running: Running, engin
     assert log_of(running, first)["completion_tokens"] is None
     refused = stream(running, "untold", key)
     assert refused.status_code == 429
-    # 100 events of 60 a minute: 40 seconds are owed, and the prompt's.
+    # 100 events at 60 a minute: 40 seconds of debt, and those of the prompt.
     assert 30 <= int(refused.headers["retry-after"]) <= 80
 
 

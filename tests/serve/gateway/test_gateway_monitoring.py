@@ -1,4 +1,4 @@
-"""The shipped Prometheus rules and Grafana dashboard, held against what a real Envoy tells."""
+"""The shipped Prometheus rules and Grafana dashboard, checked against a real Envoy's metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN = {"up"}
 
 @pytest.fixture(scope="module")
 def metric_labels(running: Running) -> dict[str, set[str]]:
-    """What Envoy tells after some traffic of every kind: metric to the names of its labels."""
+    """Envoy's metrics after traffic of every kind: metric -> names of its labels."""
     fake = FakeEngine()
     (unused_port,) = free_ports(1)
     gateway = running.gateway
@@ -63,7 +63,7 @@ def metric_labels(running: Running) -> dict[str, set[str]]:
 
 
 def metrics(expression: str) -> set[str]:
-    """The metrics that an expression names: words that are neither functions nor in braces, brackets or quotes."""
+    """Metrics in an expression: words that are neither functions nor in braces, brackets or quotes."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:by|without|on) *\([^)]*\)', " ", expression)
     return set(re.findall(r"\b[a-z_]\w*\b(?! *\()", bare)) - {"by", "offset", "and", "or", "unless"}
 

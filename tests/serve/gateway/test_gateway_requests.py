@@ -1,4 +1,4 @@
-"""What a client of the gateway meets, with a real Envoy."""
+"""The gateway as clients see it, with a real Envoy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_official_client_raises_its_own_errors(running: Running, engine: Mak
 
 
 def test_the_body_or_the_path_names_the_line(running: Running, engine: Make) -> None:
-    # Envoy reads YAML in which these are truth values.
+    # Envoy's YAML parser reads these as booleans.
     first, second = engine(), engine()
     running.gateway.set_line("n", [first.backend("4", 100)])
     running.gateway.set_line("y", [second.backend("5", 100)])
@@ -102,7 +102,7 @@ def test_engines_get_the_client_s_name_but_not_its_key(running: Running, engine:
         ("/v1/models/absent", {}, 404, "model_not_found"),
         ("/absent/v1/chat/completions", {"json": {}}, 404, "not_found"),
         ("/absent/v1/chat/completions", {"content": bytes(17 * 2**20)}, 413, "request_too_large"),
-        # The engine's own address for health checks, and anything else beside /v1/, stays inside.
+        # The engine's health path, and any other path outside /v1/, is not exposed.
         ("/refusing/health", {}, 404, "not_found"),
     ],
 )
@@ -118,7 +118,7 @@ def test_refusals_have_the_format_of_openai(
 
 
 def test_a_line_of_a_hundred_models_can_be_listed(running: Running) -> None:
-    # More than fits into the answer that Envoy allows by default.
+    # Larger than Envoy's default limit of a direct response.
     names = [f"many-{number:03}-{'x' * 30}" for number in range(100)]
     gateway = running.gateway
     before = gateway.routes()

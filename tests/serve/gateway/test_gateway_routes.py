@@ -1,4 +1,4 @@
-"""What is written down and rendered, without an Envoy (but for its own check of the result)."""
+"""Stored routes and rendered configuration, without a running Envoy (it only validates the result)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_routes_read_back_as_written(routes: Routes) -> None:
 
 def test_the_version_of_a_document_is_its_digest() -> None:
     first = Routes(lines=(LineRoute(line="a", backends=(backend("1", 100), backend("2"))),), generation=1)
-    # Envoy keeps the version it has when only the order differs.
+    # Envoy keeps its version if only the order differs.
     turned = Routes(lines=(LineRoute(line="a", backends=(backend("2"), backend("1", 100))),), generation=2)
     assert clusters_document(first)["version_info"] == clusters_document(turned)["version_info"]
     other = first.with_line(LineRoute(line="a", backends=(backend("3", 100),)))

@@ -1,4 +1,4 @@
-"""Who is answered by which version: sticky shares and shadows, with a real Envoy."""
+"""Weights, sticky routing and mirrors, with a real Envoy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Make = Callable[[], FakeEngine]
 
 
 def versions(running: Running, line: str, name: str, field: str, key: str = "") -> list[str]:
-    """The versions that answer five requests of one conversation, named in a header or in the body."""
+    """Versions that answer five requests of one conversation, named in a header or in the body."""
     body: dict[str, object] = {"model": line, "messages": []}
     headers = {field: name} if field.startswith("x-") else {}
     if not headers and field:
@@ -35,7 +35,7 @@ def test_a_conversation_is_sticky_to_a_version(running: Running, engine: Make, f
         (met[number],) = set(versions(running, line, f"talk {number}", field))
     # Twelve throws of a fair coin agree once in 2,048 times, and hashes of these names are always the same.
     assert set(met.values()) == {"1", "2"}
-    # More for the new version takes no conversation from it.
+    # A larger weight of the new version keeps its conversations.
     gateway.shift(line, {"1": 20, "2": 80})
     after = {number: set(versions(running, line, f"talk {number}", field)) for number in met}
     assert all(after[number] == {"2"} for number in met if met[number] == "2")
@@ -85,7 +85,7 @@ def test_responses_of_a_mirror_are_discarded(running: Running, engine: Make) -> 
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[10:])
     wait_for(lambda: len(shadows.requests) == 20, seconds=15)
     assert len(serves.requests) == 20
-    # It is told the client's name as the other is, and no key.
+    # Both engines get the client's name and no key.
     assert all("authorization" not in headers for _, headers in shadows.requests)
     log = gateway.settings.logs_folder / "gateway-access.log"
     wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text(), seconds=15)
@@ -102,7 +102,7 @@ def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> Non
     shadows.wait_seconds, shadows.chunks = 0.3, 5
     forged = {"x-weighbridge-shadow": "logged@1"}
     whole = running.request("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
-    # The path names the line here, and the body another model.
+    # Here the path names the line, and the body another model.
     stream = {"model": "base", "stream": True, "stream_options": {"include_usage": True}}
     streamed = running.request("/logged/v1/chat/completions", stream)
     log = mirror_log(gateway.settings)
@@ -112,7 +112,7 @@ def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> Non
     assert (first["version"], first["cluster"], first["client"]) == ("2", "logged@2", "default")
     assert (first["status"], first["prompt_tokens"], first["completion_tokens"]) == (200, 5, 7)
     assert (second["version"], second["path"], second["completion_tokens"]) == ("2", "/v1/chat/completions", 7)
-    # A stream's head comes at once, its first event later.
+    # A stream's headers arrive at once, its first event later.
     assert second["first_token_ms"] >= 300 > second["first_byte_ms"]
     assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.requests, *serves.requests))
     shadows.stop()
@@ -175,7 +175,7 @@ def test_a_cut_stream_is_not_retried(running: Running, engine: Make) -> None:
     ):
         for part in answer.iter_raw():
             received += part
-    # What came before the cut came once, and no second answer was glued on.
+    # The part before the cut arrived once, and no second answer was appended.
     assert [received.count(b"w%d " % number) for number in range(3)] == [1, 1, 1]
     assert b"[DONE]" not in received
     assert (len(fake.requests), len(other.requests)) == (1, 0)

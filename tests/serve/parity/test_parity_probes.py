@@ -1,4 +1,4 @@
-"""The prompts themselves, without a model: words stand in for tokens."""
+"""The prompts of the parity gate, without a model: words stand in for tokens."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_regret_is_the_loss_of_log_probability() -> None:
     assert regret(CHOICES, "Paris") == 1
     assert regret(CHOICES[:1] + CHOICES[2:], "Paris") == 0, "some engines drop the space"
     assert regret(CHOICES, "") == 1.5, "special tokens and half letters are not shown"
-    assert regret(CHOICES, " London") == 3.5, "as unlikely as the last one kept, and no more"
+    assert regret(CHOICES, " London") == 3.5, "as unlikely as the last kept choice"
 
 
 def test_unreported_tokens_count_as_the_least_likely_reported() -> None:

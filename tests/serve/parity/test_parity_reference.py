@@ -1,4 +1,4 @@
-"""What transformers says of a tiny model, and that it is kept with it."""
+"""The reference that transformers computes of a tiny model, and where it is kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Made = tuple[Path, Artifact, Reference]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model in Q8_0 whose next tokens differ and whose tokens hear each other."""
+    """A tiny model in Q8_0 with varied next tokens that depend on all previous ones."""
     home = tmp_path_factory.mktemp("tiny")
     release = write_telling_release(home / "release", CONTEXT)
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def adopt(folder: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def computed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Its reference, and the home that keeps it."""
+    """Home folder, artifact and reference of the tiny model."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEIGHBRIDGE_HOME", str(home))
@@ -56,7 +56,7 @@ def test_the_reference_has_every_kind_of_prompt_within_the_context(computed: Mad
     assert max(by_kind["long"]) > 0.85 * CONTEXT
     assert max(count for tokens in by_kind.values() for count in tokens) < CONTEXT
     assert len(set(by_kind["neighbours"])) > 5
-    # Random weights end no answer, and the user is told what that leaves unchecked.
+    # Random weights never end an answer, and the reference reports what is not checked.
     assert ("stop" in by_kind) != bool([message for message in found.left_out if "stop token" in message])
 
 

@@ -1,4 +1,4 @@
-"""A real Envoy under a real supervisord, before the fleet's tiny engines."""
+"""A real Envoy under a real supervisord, before the fleet's fake engines."""
 
 from __future__ import annotations
 

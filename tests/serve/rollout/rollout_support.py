@@ -1,4 +1,4 @@
-"""Two versions of a line: one that serves, and engines in every state of health."""
+"""Two versions of a line: one in production, and engines in every state of health."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def clients(settings: Settings, gateway: Gateway) -> Load:
 
 
 def unproven(fleet: LocalFleet, settings: Settings, **flags: object) -> RunningEngine:
-    """An engine that did well when it was proven and fails afterwards: started past the proof."""
+    """Start an engine that fails, without the readiness check, as if it failed afterwards."""
     line = make_line(**flags)
     engine = fleet._register(line, make_artifact(settings, f"unproven {flags}"), plan_engine(line))
     fleet._start(engine)
@@ -74,7 +74,7 @@ def unproven(fleet: LocalFleet, settings: Settings, **flags: object) -> RunningE
 
 
 def note(record_property: Callable[[str, object], None], load: Load, began: float, version: str = "2") -> None:
-    """Keep what users saw, for the table."""
+    """Record what users saw, for the table in the docs."""
     record_property("requests", len(load.answers))
     record_property("failed", len(load.failed))
     record_property("of version", dict(load.by_version))
@@ -82,18 +82,18 @@ def note(record_property: Callable[[str, object], None], load: Load, began: floa
 
 
 def start_mover(new: RunningEngine) -> subprocess.Popen[bytes]:
-    """A process of its own that begins to move traffic to an engine, at 10 % for a minute."""
+    """Start a rollout to an engine in another process, at 10 % for a minute."""
     here = os.pathsep.join(p for p in sys.path if p)
     return subprocess.Popen([sys.executable, "-c", MOVER, new.name], env={**os.environ, "PYTHONPATH": here})
 
 
 def wait_for_weight(gateway: Gateway, version: str, weight: int) -> None:
-    # A process that begins to move traffic imports scipy first: a minute, where others keep the processors busy.
+    # The rollout's process imports scipy first: up to a minute on busy cores.
     wait_for(lambda: weights(gateway).get(version) == weight, lambda: f"{weights(gateway)}", seconds=150)
 
 
 def kill_when(gateway: Gateway, version: str, weight: int, kill: Callable[[], object]) -> None:
-    """Kill something a second after a step has begun."""
+    """Run a kill a second after a canary step has begun."""
 
     def wait() -> None:
         wait_for_weight(gateway, version, weight)
@@ -104,7 +104,7 @@ def kill_when(gateway: Gateway, version: str, weight: int, kill: Callable[[], ob
 
 
 def outcome(roll: Callable[[], object]) -> str:
-    """What stopped a rollout, or nothing."""
+    """Run a rollout; return its error message, or an empty text."""
     try:
         roll()
     except RolloutAborted as error:

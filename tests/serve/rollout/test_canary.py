@@ -1,4 +1,4 @@
-"""Rollouts on a real Envoy before tiny real engines, with clients that keep asking."""
+"""Rollouts on a real Envoy before fake engines, under continuous client load."""
 
 from __future__ import annotations
 

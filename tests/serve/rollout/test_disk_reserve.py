@@ -1,4 +1,4 @@
-"""Room that is kept for the way back; a disk that is really full is in test_faults_around.py."""
+"""The disk reserve for rollbacks; a disk that is really full is in test_faults_around.py."""
 
 from __future__ import annotations
 

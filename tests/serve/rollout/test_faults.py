@@ -1,7 +1,7 @@
-"""Faults during a rollout, what users see of them, and where each ends: the table of docs/evidence/rollout.md.
+"""Faults during a rollout: what users see and how the rollout ends; for the table of docs/evidence/rollout.md.
 
-Each on a real Envoy before real processes, under eight streaming clients. The new engine is started past its
-proof, as if it went bad the moment after; the old one is healthy.
+Each on a real Envoy before real processes, under eight streaming clients. The new engine is started without its
+readiness check, as if it failed right after it; the old one is healthy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong around a version that goes up, with machine, disk and keys: more of docs/evidence/rollout.md's table.
+"""Faults of machine, disk and keys during a rollout: more of docs/evidence/rollout.md's table.
 
 As in test_faults.py: a real Envoy and real processes under eight streaming clients.
 """
@@ -41,7 +41,7 @@ from tests.support.waiting import wait_for
 from weighbridge.errors import DiskFull
 from weighbridge.settings import Settings
 
-# A machine that starts everything anew does so for all of it at once.
+# A restarted machine starts all services at once.
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 QUICK = {**GIVEN, "max_hold_seconds": 12}
 
@@ -55,7 +55,7 @@ def test_a_restarted_machine_recovers_its_weights_and_the_rollout_finishes(
     with clients(settings, gateway) as load:
         mover = start_mover(new)
         wait_for_weight(gateway, "2", 10)
-        # Everything at once and without a word, as when the power goes.
+        # Kill everything at once, as in a power failure.
         top = psutil.Process(Supervisor(settings).pid)
         everything = [top, *top.children(recursive=True), psutil.Process(mover.pid)]
         for process in everything:
@@ -71,7 +71,7 @@ def test_a_restarted_machine_recovers_its_weights_and_the_rollout_finishes(
         wait_for(lambda: all(gateway.counters("toy", version).healthy for version in ("1", "2")), seconds=60)
         record_property("seconds to all of it", round(time.monotonic() - began, 1))
         assert weights(gateway) == {"1": 90, "2": 10}
-        # Whoever asked a moment ago may still get its 503.
+        # Requests sent a moment ago may still get a 503.
         time.sleep(1)
         answered, failed = len(load.answers), len(load.failed)
         wait_for(lambda: len(load.answers) > answered + 20, seconds=60)
@@ -99,12 +99,12 @@ def test_a_key_that_expires_during_a_rollout_is_no_error_of_the_version(
         record_property("guest's", f"{len(guest.answers)} requests, {len(guest.failed)} refused")
     assert weights(gateway) == {"1": 0, "2": 100}
     assert load.failed == []
-    assert guest.by_version, "it was answered before"
+    assert guest.by_version, "the key worked before it expired"
     assert {answer.problem[:10] for answer in guest.failed} == {"status 401"}
-    # Both clocks are this machine's; Envoy looks at whole seconds.
+    # Both clocks are this machine's; Envoy compares whole seconds.
     assert min(answer.started for answer in guest.failed) > ends.timestamp() - 1
     assert max(answer.started for answer in guest.answers if not answer.problem) < ends.timestamp() + 1
-    assert len(guest.failed) > 4, "it was refused while the rollout went on"
+    assert len(guest.failed) > 4, "the key expired during the rollout"
     assert sum(step.errors for step in steps) == 0
     for step in steps:
         [errors] = [signal for signal in step.signals if signal.name == "errors"]
@@ -114,7 +114,7 @@ def test_a_key_that_expires_during_a_rollout_is_no_error_of_the_version(
 
 @pytest.fixture
 def disk(own_home: Path) -> Iterator[Path]:
-    """A home on a disk of its own, of 24 MiB; skipped where this user may not mount one."""
+    """A home on a separate disk of 24 MiB; skipped if this user may not mount one."""
     if shutil.which("mount") is None:
         pytest.skip("a disk that can be filled needs `mount`")
     done = subprocess.run(
@@ -127,7 +127,7 @@ def disk(own_home: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Write until nothing more can be written; what is written, to be deleted again."""
+    """Fill the disk; return the file that fills it."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
         for size in (2**20, 2**12, 1):
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_at_10_per_cent_rolls_back(
         slow = with_rollout(line, **{**GIVEN, "hold_seconds": 6, "max_hold_seconds": 10})
         filled = []
         with lock_of(settings) as lock:
-            # Before the step's first request can have ended: the log tells of none.
+            # Before the step's first request can have ended: the log has none.
             end = outcome(lambda: roll_out(slow, "2", new, gateway, lock, lambda _: filled.append(fill(disk))))
         note(record_property, load, began)
         record_property("end", end)

@@ -1,4 +1,4 @@
-"""What is called worse, what is not, and how seldom the judge is wrong."""
+"""Decisions of the rollout's judge, and its error rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ERROR = 0.01
 def sample(
     count: int = 300, failed: int = 0, slower: float = 1.0, tokens: float = 100.0, empty: int = 0, seed: int = 1
 ) -> Sample:
-    """Requests as an engine answers them: skewed times, every answer about as long as the next."""
+    """Simulate an engine's requests: skewed times, answers of similar length."""
     random = np.random.default_rng(seed)
     first = random.lognormal(4.5, 0.4, count - failed) * slower
     length = np.maximum(2, random.normal(tokens, tokens / 5, count - failed).round())
@@ -62,7 +62,7 @@ def test_clearly_worse_versions_are_judged_worse(bad: dict[str, Any], signal: st
     assert outcomes(sample(**bad), sample(1000, seed=2))[signal] == "worse"
 
 
-def test_clearly_better_versions_are_judged_no_worse() -> None:
+def test_clearly_better_versions_are_judged_better() -> None:
     found = outcomes(sample(slower=0.5), sample(1000, failed=200, seed=2))
     assert found["errors"] == found["latency p50"] == found["first byte p50"] == "better"
 
@@ -154,16 +154,16 @@ def undecided(name: str, candidate: float | None, production: float | None, **ch
 @pytest.mark.parametrize(
     ("name", "candidate", "production", "leans"),
     [
-        # A rise of 3 ms, or of just the 20 ms that nobody notices, is ignored; 21 ms are not.
+        # Rises up to 20 ms are ignored, since no user notices; 21 ms are not.
         ("latency p50", 6.0, 3.0, False),
         ("latency p50", 40.0, 20.0, False),
         ("latency p50", 41.0, 20.0, True),
         ("first byte p50", 6.0, 3.0, False),
         ("latency p99", 90.0, 30.0, True),
-        # Of the time per token 5 ms.
+        # The limit of the time per token is 5 ms.
         ("time per token p50", 10.0, 5.0, False),
         ("time per token p50", 11.0, 5.0, True),
-        # A rise within the allowed ratio is none, however many milliseconds it has.
+        # A rise within the allowed ratio is ignored, however many milliseconds it has.
         ("latency p50", 1500.0, 1000.0, False),
         ("latency p50", 1501.0, 1000.0, True),
         ("latency p50", 10.0, 90.0, False),
@@ -188,7 +188,7 @@ def test_a_signal_leans_worse_only_beyond_the_noticeable_rise(
     signal = undecided(name, candidate, production)
     assert signal.leans_worse is leans
     assert undecided(name, candidate, production, outcome="no_worse").leans_worse is False
-    # Tails take too many requests to be waited for.
+    # Tail latencies would need too many requests.
     assert signal.waits is (leans and name != "latency p99")
 
 
@@ -203,7 +203,7 @@ def test_a_step_waits_for_unsure_signals_and_those_that_lean_worse() -> None:
 @pytest.mark.parametrize(
     ("candidate_ms", "production_ms", "outcome"),
     [
-        # Around 30 against 15 ms the sum of two bounds exceeds 20 ms and their difference does not.
+        # At 30 against 15 ms the sum of two bounds exceeds 20 ms, and their difference does not.
         (30.0, 15.0, "no_worse"),
         (50.0, 15.0, "worse"),
         (7.5, 2.5, "no_worse"),

@@ -1,4 +1,4 @@
-"""A reviewer decides in a browser and what he approved serves; a builder who tries is refused by the server.
+"""A reviewer approves in a browser and the version gets served; the server refuses a builder.
 
 A real MLflow with accounts, a real Chromium, Envoy, and a tiny engine. The pictures of what people saw are kept in the
 test's folder.
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium (`apt-get install chromium`), or one of playwright's own."""
     with sync_playwright() as playwright:
         try:
-            # A container's root has no sandbox to give; the page is our own MLflow.
+            # Chromium has no sandbox for a container's root; the page is a local MLflow.
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         except PlaywrightError as error:
             pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
@@ -65,7 +65,7 @@ def settings(accounts_server: Settings, settings: Settings) -> Settings:
 
 @pytest.fixture
 def open_candidate(browser: Browser, accounts_server: Settings, plan: Line) -> Open:
-    """Opens the candidate's page as somebody, in a window of 1280 × 800."""
+    """Open the candidate's page with an account, in a window of 1280 × 800."""
 
     def opened(who: str) -> Page:
         key = accounts.read_password(accounts.password_file(accounts_server, who))
@@ -81,7 +81,7 @@ def open_candidate(browser: Browser, accounts_server: Settings, plan: Line) -> O
 
 @pytest.fixture
 def plan(settings: Settings) -> Line:
-    """The line, with a candidate that the pipeline weighed against production and recorded with its own rights."""
+    """A line with a candidate and its verdict against production, recorded by the pipeline's account."""
     line = make_line().model_copy(update={"name": LINE})
     folder = Store.of(settings).staging(LINE, "make")
     (folder / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Rollbacks: traffic first, the registry afterwards, and nothing undone by a crash in between."""
+"""Rollbacks move traffic first and the registry afterwards; a crash in between undoes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Promoted = tuple[Line, RunningEngine, RunningEngine]
 
 @pytest.fixture
 def promoted(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> Promoted:
-    """Version 2 serves, 1 served before and is warm."""
+    """A gateway with version 2 in production; version 1, the previous one, is warm."""
     line, old = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     with lock_of(settings) as lock:
@@ -145,7 +145,7 @@ def test_the_next_flow_records_a_rollback_after_a_crash(
     assert production_of(registry) == 1
     bad = registry.version("toy", 2)
     assert (bad.state, bad.state_reason) == ("rolled_back", "it stutters")
-    # What promote asks for from now on is what serves: it does not go up again.
+    # The next promotion finds the rollback's version in production and starts no rollout.
     requested = step.requested_version(installation, line, None)
     assert requested is not None and requested.version == 1
     assert step.is_serving(installation, line, requested)

@@ -1,4 +1,4 @@
-"""The step before the first: the new version is asked too, judged like any other, and heard by nobody."""
+"""The mirror before the first canary step: the new version gets copies of requests; its responses are discarded."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_a_good_version_goes_from_mirror_to_canary_steps(
     with clients(settings, gateway) as load, lock_of(settings) as lock:
         reports = roll_out(with_rollout(line, steps=[50, 100], **HALF), "2", new, gateway, lock, on_step=note)
     assert [report.name for report in reports] == ["mirror of 50 %", "50 %", "100 %"]
-    assert "2" not in answers_at["mirror of 50 %"], "nobody heard the shadow"
+    assert "2" not in answers_at["mirror of 50 %"], "responses of the mirror were discarded"
     assert load.failed == []
     shadow = reports[0]
     assert shadow.requests > 4
     assert shadow.errors == 0
     by_name = {signal.name: signal for signal in shadow.signals}
     assert by_name["errors"].candidate == 0
-    # Both are read from the gateway's own clocks and counts, so that a shadow is held against what serves.
+    # Both are measured by the gateway's clocks and counts, so mirror and production are comparable.
     assert (by_name["latency p50"].candidate or 0) > 0
     assert by_name["first byte p50"].outcome in ("better", "no_worse")
     assert by_name["length"].candidate == pytest.approx(by_name["length"].production, rel=0.5)
@@ -88,7 +88,7 @@ def test_a_mirror_without_requests_lets_no_version_through(
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
-    # As with an Envoy that was started before there were shadows: it takes the change and mirrors to nowhere.
+    # As with an Envoy started before mirrors existed: it accepts the change and mirrors nothing.
     monkeypatch.setattr(type(gateway), "set_mirror", lambda *_: None)
     quick = with_rollout(line, **{**HALF, "max_hold_seconds": 6})
     with (

@@ -1,4 +1,4 @@
-"""Where there is room for one engine only."""
+"""Swaps on a machine with memory for one engine only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from weighbridge.settings import Settings
 
 @pytest.fixture
 def room_for_one(fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that holds one engine of the line."""
+    """A fleet with memory for one engine of the line."""
 
     def check(rows: object, free_gib: object, who: str) -> None:
         if [engine for engine in fleet.engines("toy") if engine.name != who]:
@@ -68,7 +68,7 @@ def test_without_a_queue_a_swap_answers_503_until_the_engine_is_checked(
     new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, messages.append)
     [refused] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
-    # As long as engines took to start, less what has gone by; what stands in the route does not age.
+    # Duration of earlier starts, less the time since; the value in the route does not count down.
     assert 5 <= int(refused.headers["retry-after"]) <= 40
     assert gateway.routes().line("toy").back_at is None
     assert fleet.engines("toy") == [new]

@@ -1,4 +1,4 @@
-"""What is read from the gateway's log, line by line."""
+"""Measurements from the gateway's access log, line by line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_stream_s_first_byte_is_its_first_token(log: Path, token: int | None, 
 
 
 @pytest.mark.parametrize(("details", "counted"), [("lua_response", 0), ("via_upstream", 1)])
-def test_rate_limited_requests_are_not_counted(log: Path, details: str, counted: int) -> None:
+def test_only_429s_of_the_engine_are_failures(log: Path, details: str, counted: int) -> None:
     assert read(log, entry(status=429, details=details)).failed == counted
 
 
