@@ -5,7 +5,7 @@
     report.break_even_tokens_per_day       # above it the cheapest option *with* spare servers undercuts the API
 
 The break-even includes high availability, because a hosted API has it too; the figures without it and with staffing
-are reported beside it. `docs/how-to/cost.md` lists what is left out.
+are reported beside it. `docs/how-to/cost.md` lists what is not counted.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def _entries(
     for name, fields in content[section].items():
         path = origin.get((section, name), shipped)
         entry = _entry(kind, {**fields, "id": str(name)}, path, f"{section}.{name}")
-        # The list that ships may name GPUs that the planner does not know yet; a user's typing error must not pass.
+        # The built-in list may name GPUs unknown to the planner; in a user's file that is a typing error.
         if path != shipped and isinstance(entry, _Servers) and entry.gpu not in gpu_names():
             raise PricesInvalid(
                 f"gpu: there is no GPU called {entry.gpu!r}; known: {', '.join(gpu_names())}.",

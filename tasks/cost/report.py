@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class ModelSize(_Part):
-    """The size of a model, which decides its speed and the hosted models that it competes with."""
+    """The size of a model: decides its speed and the hosted models it is compared with."""
 
     name: str
     parameters: int = Field(gt=0)
@@ -160,7 +160,7 @@ class CostReport(_Part):
 
 
 def assumptions_in_words(known: Assumptions, prices: PriceList) -> tuple[str, ...]:
-    """What the figures rest on, a sentence each."""
+    """Describe the assumptions, one sentence each."""
     traffic, exchange = known.traffic, prices.exchange
     return (
         f"Of all tokens {traffic.input_share:.0%} are prompts; the mean request has {traffic.request_tokens:,} tokens; "
@@ -188,7 +188,7 @@ def warnings_in_words(
     unpriced: Iterable[str],
     unknown_speed: Iterable[str],
 ) -> tuple[str, ...]:
-    """Warnings to read before relying on the figures."""
+    """List warnings to read before relying on the figures."""
     warnings = []
     priced: list[CostOption | HostedCost] = [*options, *hosted]
     old = sorted({price.price_id for price in priced if price.stale})

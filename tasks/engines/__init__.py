@@ -1,4 +1,4 @@
-"""Engines: what turns a folder of weights into an OpenAI-compatible server, one file each.
+"""Engines: programs that serve a folder of weights by the OpenAI API, one file each.
 
 Adding an engine is adding a file here with a class `Engine`, its memory profile in it or in a YAML file beside it; a
 line names it by the file's name. An installed distribution can add one by an entry point (`weighbridge.plugins`).
@@ -72,7 +72,7 @@ def engine(name: str) -> Engine:
 
 
 def engine_profile(name: str, version: str | None = None) -> EngineProfile:
-    """The memory profile of an engine's version, or the nearest one: then `nearest` is true.
+    """Find the memory profile of an engine's version, or the nearest one, marked `nearest`.
 
     Args:
         name: such as `vllm`.
@@ -87,7 +87,7 @@ def engine_profile(name: str, version: str | None = None) -> EngineProfile:
 
 
 def known_architectures(name: str) -> KnownArchitectures | None:
-    """The architectures that an engine lists as its own, or None.
+    """Find the architectures that an engine supports by name; None if it has no list.
 
     Raises:
         EngineUnknown: there is no such engine.
@@ -101,7 +101,7 @@ def serves(engine: Engine, model_folder: Path) -> bool:
 
 
 def launch_spec(engine: Engine, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-    """Command and environment that start an engine on an artifact.
+    """Build the command and environment that start an engine on an artifact.
 
     Raises:
         EngineFailed: it does not read the artifact's files, or the line has a flag that it does not take.
@@ -124,9 +124,9 @@ def _built_in_names() -> tuple[str, ...]:
 
 
 def _checked(name: str, found: object) -> Engine:
-    """Make the engine of its class, once the class states all that planning and serving need.
+    """Check that a class states everything that planning and serving need, and instantiate it.
 
-    A memory profile of another engine is never taken in place of a missing one: a plan for vLLM says nothing of it.
+    A missing memory profile is an error: another engine's profile would give a wrong plan.
     """
     problem = ""
     if not (isinstance(found, type) and issubclass(found, Engine)):

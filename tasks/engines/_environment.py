@@ -1,4 +1,4 @@
-"""Engines in a Python environment of their own, whose pins differ from the pipeline's."""
+"""Engines in a separate Python environment, because their pins differ from the pipeline's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def version_of(name: str, package: str, title: str) -> str:
     if process.returncode:
         raise EngineFailed(
             f"{title} is not installed.",
-            f"Install it in an environment of its own and name its python in {_variable(name)}.",
+            f"Install it in a separate environment and name its python in {_variable(name)}.",
             where=python,
         )
     return process.stdout.strip()

@@ -1,4 +1,4 @@
-"""An engine's memory profile: what it takes beside weights and cache, and how it shares a GPU.
+"""An engine's memory profile: its memory beside weights and cache, and its share of a GPU.
 
 One profile for each span of versions that behaves alike, with its source. The terms (all in GiB, per GPU):
 
@@ -27,7 +27,7 @@ MemoryTerm = Literal["weights", "activation", "non_torch", "graphs"]
 
 
 class GpuMemory(Protocol):
-    """What a profile reads of a GPU; `tasks.fit.hardware.gpus.Gpu` has it."""
+    """The properties of a GPU that a profile reads; `tasks.fit.hardware.gpus.Gpu` has them."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class GpuMemory(Protocol):
 
     @property
     def is_host(self) -> bool:
-        """Whether it is this machine's own memory."""
+        """Whether it is this machine's memory."""
 
 
 class EngineFlags(BaseModel):
@@ -73,7 +73,7 @@ class Graphs(BaseModel):
 
 
 class Activation(BaseModel):
-    """Figures of one step; `tasks/fit/memory/activation.py` has the formula."""
+    """Coefficients of one step's memory; `tasks/fit/memory/activation.py` has the formula."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,7 +114,7 @@ class EngineProfile(BaseModel):
     share: BySize
     """Share of the memory that it takes, unless a flag sets it."""
     share_of: Literal["physical", "free", "need"]
-    """physical: of all memory; free: of what weights and activation leave; need: it takes what the cache needs."""
+    """physical: of all memory; free: of the memory beside weights and activation; need: only what the cache needs."""
     inside: tuple[MemoryTerm, ...]
     """Terms that lie in the share beside the cache; the others must fit outside it."""
     activation: Activation
@@ -186,7 +186,7 @@ class EngineProfile(BaseModel):
 
 
 def non_torch_gib(profile: EngineProfile, gpu: GpuMemory, *, tp: int, pp: int, answers: bool) -> float:
-    """Memory that is not the model's: the driver's context, NCCL, buffers; on a processor the process.
+    """Memory outside the model: the driver's context, NCCL, buffers; on a processor the process.
 
     Args:
         tp, pp: tensor and pipeline parallelism.
@@ -221,7 +221,7 @@ def read_profiles(name: str, path: Path) -> tuple[EngineProfile, ...]:
 
 
 def profile_of_version(spans: tuple[EngineProfile, ...], version: str | None) -> EngineProfile:
-    """Pick the profile of an engine's version, or the nearest one: then `nearest` is true.
+    """Pick the profile of an engine's version, or the nearest one, marked `nearest`.
 
     Args:
         spans: of one engine, oldest first.

@@ -1,4 +1,4 @@
-"""What every engine states of itself, and what it is given to start."""
+"""The interface of an engine: its properties, its plan and its launch."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from tasks.engines._memory import EngineProfile
 
 
 class EnginePlan(BaseModel):
-    """What one engine process is to serve, and how: part of what is weighed and approved."""
+    """Model and load of one engine process; part of every approval."""
 
     model_config = ConfigDict(frozen=True)
 
     engine: str
     engine_version: str
     model_name: str
-    """Name under which clients ask for it: the line's."""
+    """The name that clients use: the line's."""
     context: int
     """Longest prompt plus answer, tokens."""
     concurrency: int
-    """Requests at once, each of full context."""
+    """Concurrent requests, each of full context."""
     flags: dict[str, str | int | float | bool] = {}
 
     @property
     def digest(self) -> str:
-        """64 hex digits over all of it."""
+        """SHA-256 of the whole plan, 64 hex digits."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def flag_arguments(self) -> list[str]:
-        """The line's own flags as `--name value`; true is the flag alone, false is left out."""
+        """The line's flags as `--name value`; true becomes the flag alone, false is left out."""
         arguments: list[str] = []
         for name, value in self.flags.items():
             if value is False:
@@ -60,7 +60,7 @@ class KnownArchitectures(BaseModel):
     engine: str
     """Name and version for a reader."""
     unlisted: Literal["refuses", "asks", "notes"]
-    """What the watch does about an architecture that is not listed: ignore it, ask a person, or only note it."""
+    """The watch's reaction to an unlisted architecture: ignore it, ask a person, or only note it."""
     source: str
     architectures: frozenset[str]
     """Class names, as `architectures` in config.json."""
@@ -70,30 +70,30 @@ class Engine(ABC):
     """One kind of engine: a file of this folder with a class `Engine(…)`, or a plug-in."""
 
     memory: ClassVar[tuple[EngineProfile, ...]]
-    """What it takes in memory: a profile for each span of versions, oldest first. Stated by every engine."""
+    """Memory profiles, one for each span of versions, oldest first. Required."""
 
     ready_seconds: ClassVar[float] = 900.0
     """Longest sensible time from start to the first healthy answer."""
 
     reads: ClassVar[Literal["safetensors", "GGUF"]] = "safetensors"
-    """The files that it serves; `launch` is not called for an artifact of the other kind."""
+    """Format of the artifacts that it serves; `launch` is not called for the other format."""
 
     prompt_log_probabilities: ClassVar[bool] = False
     """Whether it returns a prompt's own log-probabilities (`echo`), so that general suites are scored through it."""
 
     top_log_probabilities: ClassVar[int] = 0
-    """How many alternatives it returns log-probabilities for at each generated token; 0: none."""
+    """Number of alternatives with log-probabilities at each generated token; 0: none."""
 
     architectures: ClassVar[KnownArchitectures | None] = None
-    """Architectures that it lists as its own; None: it has no list, and only its start shows."""
+    """Architectures that it supports by name; None: it has no list, and only a start shows."""
 
     def health_path(self, plan: EnginePlan) -> str:
-        """Path that answers 200 once the engine can serve, for the gateway's checks; no proof that it serves well."""
+        """Path that answers 200 once the engine can serve, for the gateway's checks; no check of its answers."""
         return "/health"
 
     @abstractmethod
     def version(self) -> str:
-        """Version of the engine that would be started; part of what is weighed.
+        """Version of the engine that would be started; part of the plan.
 
         Raises:
             EngineFailed: it is not installed.
@@ -101,7 +101,7 @@ class Engine(ABC):
 
     @abstractmethod
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
-        """Command and environment that start it.
+        """Build the command and environment that start it.
 
         Raises:
             EngineFailed: the line has a flag that the engine does not take.

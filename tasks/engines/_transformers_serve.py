@@ -1,4 +1,4 @@
-"""`transformers serve` whose answers carry the model's name as the client asked for it.
+"""`transformers serve` whose answers have the model name that the client sent.
 
     python -m tasks.engines._transformers_serve serve NAME --port N …      (as the engine `transformers` is launched)
 

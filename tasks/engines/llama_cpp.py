@@ -35,7 +35,7 @@ class Engine(engines.Engine):
     prompt_log_probabilities = False
     """It ignores `echo`; `logprobs` covers generated tokens only."""
     top_log_probabilities = 20
-    """As many as requested; 20 are enough here."""
+    """Any number; 20 are enough here."""
 
     def version(self) -> str:
         """Version of the package; its last number is llama.cpp's build."""
@@ -73,15 +73,15 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int, default=8080)
     options.add_argument("--ctx-size", type=int, default=4096, help="tokens of all slots together")
-    options.add_argument("--parallel", type=int, default=1, help="slots: requests at once")
-    options.add_argument("--batch-size", type=int, help="tokens of a prompt that are taken at once")
-    options.add_argument("--ubatch-size", type=int, help="of these, computed at once")
+    options.add_argument("--parallel", type=int, default=1, help="slots: concurrent requests")
+    options.add_argument("--batch-size", type=int, help="tokens of a prompt in one batch")
+    options.add_argument("--ubatch-size", type=int, help="tokens of these that are computed at once")
     options.add_argument("--threads", type=int, default=len(_cores()), help="the processor's cores by default")
     options.add_argument("--n-gpu-layers", type=int, help="all that fit by default")
     options.add_argument("--main-gpu", type=int)
     options.add_argument("--cache-type-k", choices=KV_TYPES)
     options.add_argument("--cache-type-v", choices=KV_TYPES)
-    options.add_argument("--swa-full", action="store_true", help="a whole cache for layers with a window too")
+    options.add_argument("--swa-full", action="store_true", help="full cache for layers with a window")
     return options
 
 

@@ -1,6 +1,6 @@
 """Ollama, from its documentation (docs.ollama.com: FAQ, Modelfile, OpenAI compatibility; version 0.40); not run here.
 
-Ollama has a model store of its own: the server is started, the artifact's GGUF is imported under the line's name, and
+Ollama has its own model store: the server is started, the artifact's GGUF is imported under the line's name, and
 then it answers. So this file is also a program, `python -m tasks.engines.ollama FOLDER NAME …`, which does both and
 ends with the server.
 
@@ -66,7 +66,7 @@ class Engine(engines.Engine):
         return f"ollama {words[-1] if words else 'of unknown version'}"
 
     def health_path(self, plan: EnginePlan) -> str:
-        """The model's own page: there is no /health, and `/` answers before the model is imported."""
+        """The model's page: there is no /health, and `/` answers before the model is imported."""
         return f"/v1/models/{plan.model_name}"
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
@@ -100,7 +100,7 @@ class Engine(engines.Engine):
 
 
 def modelfile(gguf: Path, context: int) -> str:
-    """The Modelfile that `ollama create` reads.
+    """Write the Modelfile for `ollama create`.
 
     Args:
         gguf: the weights; absolute, because Ollama resolves paths beside the Modelfile.

@@ -21,10 +21,10 @@ class Engine(engines.Engine):
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""
     top_log_probabilities = 0
-    """Not tried here; one greedy token a prompt is asked of every engine."""
+    """Not tested here; the pipeline asks every engine for one greedy token a prompt only."""
 
     def health_path(self, plan: EnginePlan) -> str:
-        """See `tasks.engines.Engine`; /health_generate would generate a token at each of the gateway's checks."""
+        """See `tasks.engines.Engine`; /health_generate would generate a token at every check of the gateway."""
         return "/health"
 
     def version(self) -> str:

@@ -22,7 +22,7 @@ class Engine(engines.Engine):
     prompt_log_probabilities = False
     """`echo` gives the prompt's text back and not its log-probabilities."""
     top_log_probabilities = 0
-    """Not tried here; one greedy token a prompt is asked of every engine."""
+    """Not tested here; the pipeline asks every engine for one greedy token a prompt only."""
 
     def version(self) -> str:
         """Version of the TensorRT-LLM that would be started.
@@ -34,7 +34,7 @@ class Engine(engines.Engine):
 
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
         """See `tasks.engines.Engine`; flags are written as its options are, with underscores: `max_num_tokens`."""
-        # Its server takes the model's name from the folder's, which is the line's.
+        # Its server names the model after its folder, which has the line's name.
         command = [python_of("tensorrt_llm"), "-m", "tensorrt_llm.commands.serve", "serve", str(model_folder)]
         command += ["--backend", "pytorch", "--host", host, "--port", str(port)]
         command += ["--max_seq_len", str(plan.context), "--max_batch_size", str(plan.concurrency)]

@@ -18,8 +18,8 @@ from tasks.engines import EnginePlan, LaunchSpec
 
 BLOCK_TOKENS = 32
 BATCH_TOKENS_CPU, BATCH_TOKENS_GPU = 512, 2048
-"""Tokens of one forward pass; longer prompts are split. Blocks and tokens must both be given, or the server infers the
-missing one from all the memory that it sees (transformers 5.17, continuous_batching/cache.py)."""
+"""Tokens of one forward pass; longer prompts are split. Both blocks and tokens must be set, or the server derives the
+missing one from all visible memory (transformers 5.17, continuous_batching/cache.py)."""
 
 
 class Engine(engines.Engine):
@@ -71,7 +71,7 @@ class Engine(engines.Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
         if not on_gpu:
             environment["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
-            # Threads that spin while they wait take the cores of the other engine.
+            # Waiting threads that spin would take cores from the other engine.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
         return LaunchSpec(command=tuple(command), environment=environment)
 

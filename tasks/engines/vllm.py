@@ -1,6 +1,6 @@
 """vLLM's OpenAI-compatible server; run in the tests with 0.32 on a processor (`make vllm`).
 
-It runs in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (one of its own: its torch and
+It runs in the environment whose Python WEIGHBRIDGE_VLLM_PYTHON names (a separate one, because its torch and
 transformers pins differ from the pipeline's), else in `.vllm` of the checkout, else in this one.
 """
 

@@ -19,14 +19,14 @@ CONCURRENCY_WORTH_KEEPING = 2
 
 
 def cheapest_change(model: PlannedModel, request: FitRequest, gpu: Gpu, scheme: Scheme, row: FitRow) -> str:
-    """Name the cheapest change with which a row fits, in one clause; empty if there is none.
+    """Name the cheapest change that makes a row fit, as a short phrase; empty if there is none.
 
     In this order: a smaller KV dtype; fewer requests at once, down to half; a smaller scheme; more GPUs;
     still fewer requests or a shorter context; a larger GPU.
 
     Args:
-        model, request, gpu, scheme: of the row.
-        row: a row that does not fit.
+        model, request, gpu, scheme: the row's.
+        row: does not fit.
     """
     return next(changes(model, request, gpu, scheme, row.tp, row.pp), "")
 

@@ -1,6 +1,6 @@
 """One row of the fit: a model under a scheme, on so many GPUs of a kind, for the requests asked for.
 
-    available:  share x physical memory (or what the engine's profile says instead)
+    available:  share x physical memory (or as the engine's profile states)
     needed:     weights + activation + non-torch (+ graphs) + cache for the requests
 
 `fits` if the memory left over exceeds the planner's own error (`band_gib`); `no` if more than that is missing; `tight`

@@ -86,7 +86,7 @@ def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitRe
         The report with those rows replaced; its schemes are those that still fit.
 
     Raises:
-        DoesNotFit: none does any more; the sizes are named.
+        DoesNotFit: no scheme fits any more; the sizes are named.
     """
     real = {
         (row.gpu, row.scheme): row for scheme, path in artifacts.items() for row in rows_of_folder(path, line, scheme)
@@ -97,7 +97,7 @@ def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitRe
         worst = "; ".join(f"{row.scheme} on {row.gpu}: {row.reason}" for row in real.values())
         raise DoesNotFit(
             f"Quantized, nothing of {report.model} fits any more: {worst}.",
-            f"Name a larger GPU in lines/{line.name}.yaml, or look at why the artifacts are larger than planned.",
+            f"Name a larger GPU in lines/{line.name}.yaml, or find out why the artifacts are larger than planned.",
             where=report.model,
         )
     return report.model_copy(update={"rows": rows, "schemes": schemes})

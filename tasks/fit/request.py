@@ -1,4 +1,4 @@
-"""What is asked of the planner: the engine with its settings, and the load that it must serve."""
+"""The planner's input: the engine with its settings, and the load to serve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KV_BITS = {"fp8": 8, "fp8_e4m3": 8, "fp8_e5m2": 8, "int8": 8, "q8_0": 8.5, "q4_0
 
 
 class FitRequest(BaseModel):
-    """The load, and how the engine is started; None leaves the engine's own default."""
+    """The load and the engine's settings; None means the engine's default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,7 +24,7 @@ class FitRequest(BaseModel):
     context: int = 4096
     """Longest prompt plus answer, tokens."""
     concurrency: int = 1
-    """Requests at once, each of full context."""
+    """Concurrent requests, each of full context."""
     kv_dtype: str = "auto"
     dtype: str = "auto"
     """Dtype of unquantized weights and activations; auto: as published."""

@@ -52,14 +52,14 @@ class FitRow(BaseModel):
     capacity_gib: float
     """Memory of the GPU that the engine may use."""
     total_gib: float
-    """Memory that is needed of it: all terms, and the cache at the requested concurrency."""
+    """Memory needed: all terms, and the cache at the requested concurrency."""
     max_concurrency: float
     """Concurrent requests at full context that the cache holds."""
     rule_of_thumb_gib: float
     """Parameters x bytes + 20 %, the common estimate; for comparison."""
     verdict: Verdict
     band_gib: float
-    """Error of the sum, either way."""
+    """Error of the sum, in both directions."""
     reason: str
     change: str = ""
     """The cheapest change that would make it fit; empty if it fits, or no change helps."""

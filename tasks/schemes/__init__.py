@@ -1,8 +1,7 @@
 """Quantization schemes, one small file each; a file dropped in here, or an installed plug-in, adds one.
 
-A scheme says *what* the numbers become, how large they are and what it takes to compute with them. *How* they are
-found is a method (`tasks/quantize/methods/`), and which layers they are found for is the recipe's
-(`tasks/quantize/plan/recipe.py`).
+A scheme states the number format, its size, and the kernel that computes with it. A method
+(`tasks/quantize/methods/`) finds the values, and the recipe (`tasks/quantize/plan/recipe.py`) chooses the layers.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ AS_PUBLISHED = "bf16"
 
 
 def scheme_names() -> tuple[str, ...]:
-    """Names that a line may ask for, sorted; `int8-w8a16` is the file `int8_w8a16.py`."""
+    """Names that a line may use, sorted; `int8-w8a16` is the file `int8_w8a16.py`."""
     return tuple(sorted(scheme.name for scheme in all_schemes() if scheme.written))
 
 
 def all_schemes() -> tuple[Scheme, ...]:
-    """Every scheme, those that are only read among them: integers before floats before GGUF, more bits first."""
+    """Every scheme, also the read-only ones: integers before floats before GGUF, more bits first."""
     names = (*_built_in_names(), *plugins.names(plugins.SCHEMES, _built_in_names()))
     return tuple(sorted(map(_load, names), key=_rank))
 
 
 def scheme(name: str) -> Scheme:
-    """Find a scheme by its name, whether a line may ask for it or not.
+    """Find a scheme by its name, whether a line may name it or not.
 
     Raises:
         SchemeUnknown: there is none of that name; the message lists all.
@@ -58,10 +57,10 @@ def scheme(name: str) -> Scheme:
 
 
 def writable_scheme(name: str) -> Scheme:
-    """Find a scheme that a line may ask for.
+    """Find a scheme that a line may name.
 
     Raises:
-        SchemeUnknown: there is none of that name, or it is only read in published releases.
+        SchemeUnknown: there is none of that name, or it is read-only (published releases).
         PluginInvalid: the plug-in of that name cannot be used.
     """
     found = scheme(name)

@@ -1,4 +1,4 @@
-"""What a scheme states of itself: numbers, layout, methods, and the kernel that computes with it."""
+"""The properties of a scheme: number formats, layout, methods, and the kernel that computes with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Format = Literal[
     "as-published", "int-quantized", "pack-quantized", "float-quantized", "mxfp4-pack-quantized", "gguf"
 ]  # fmt: skip
 Capability = Literal["weight_only", "int8_tensor_cores", "fp8", "fp8_block", "fp4", "ggml"]
-"""What a GPU may be capable of; `tasks/fit/hardware/gpus.yaml` says what each means."""
+"""Features of GPUs; `tasks/fit/hardware/gpus.yaml` explains each."""
 
 
 class GgufMixture(BaseModel):
@@ -31,16 +31,16 @@ class GgufMixture(BaseModel):
 
 
 class Scheme(BaseModel):
-    """One way to store and compute a model's Linear layers: all that planning, quantizing and serving ask of it."""
+    """One way to store and compute a model's Linear layers, as planning, quantizing and serving use it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     summary: str
-    """What it does to the weights and to the activations, for the model card."""
+    """Effect on weights and activations, for the model card."""
     weight_bits: int
     activation_bits: int
-    """16: activations stay as they are; 8: rounded to the weights' type while it serves."""
+    """16: activations are unchanged; 8: rounded to the weights' type at run time."""
     format: Format
     """How compressed-tensors lays the weights out; `as-published` leaves the release alone."""
     group_sizes: tuple[int, ...] = ()
@@ -60,18 +60,18 @@ class Scheme(BaseModel):
     by_name: tuple[str, ...] = ()
     """Further suitable methods, used only when a line or `--method` names them."""
     written: bool = True
-    """False: only read, in releases that are published so; no line can ask for it."""
+    """False: only read, in published releases; no line can name it."""
     kernel: str = ""
     """The engine's kernel that computes with it, such as `w4a16`; empty: plain 16-bit kernels, which all engines have.
 
     An engine serves the scheme if its profile lists this kernel.
     """
     capability: Capability | None = None
-    """What a GPU must be capable of to run the kernel; None: every GPU is."""
+    """The feature that a GPU needs to run the kernel; None: every GPU can."""
     gguf: GgufMixture | None = None
     """The types of its tensors; exactly if the format is `gguf`."""
     kept: tuple[str, ...] = ()
-    """Of a published checkpoint: names, or `re:` patterns, that it leaves unquantized beside the usual ones."""
+    """Names or `re:` patterns that a published checkpoint leaves unquantized, beside the usual ones."""
 
     @model_validator(mode="after")
     def _mixture_of_gguf(self) -> Self:
@@ -98,7 +98,7 @@ class Scheme(BaseModel):
 
     @property
     def is_gguf(self) -> bool:
-        """Whether it is a file type of llama.cpp's, which decides the type of each tensor by itself."""
+        """Whether it is a file type of llama.cpp's, which sets the type of each tensor."""
         return self.format == "gguf"
 
     def keeps(self, name: str) -> bool:
@@ -141,7 +141,7 @@ class Scheme(BaseModel):
 
 
 def _expression(pattern: str) -> str:
-    """As a regular expression: `re:` from the start (compressed-tensors); else a part of the name, `*` a number."""
+    """Regular expression of a pattern: `re:` matches from the start (compressed-tensors); else a part, `*` a number."""
     if pattern.startswith("re:"):
         return f"^(?:{pattern[3:]})"
     return re.escape(pattern).replace(r"\*", r"[^.]+")

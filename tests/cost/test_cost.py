@@ -1,4 +1,4 @@
-"""What serving costs: the throughput model against public measurements, the break-even, the reference points."""
+"""Cost of serving: the throughput model against public measurements, break-even, reference points."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Row:
-    """What the cost reads of a planner's row."""
+    """The fields of a planner's row that cost reads."""
 
     gpu: str
     scheme: str
@@ -103,7 +103,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("scheme", "prompt", "answer", "clients", "measured"), MEASURED)
-def test_throughput_meets_public_measurements_within_its_band(
+def test_throughput_matches_public_measurements_within_its_band(
     scheme: str, prompt: int, answer: int, clients: int, measured: int
 ) -> None:
     weights, tokens = {"bf16": (15.26, 377_024), "fp8": (8.8, 430_272)}[scheme]
@@ -124,23 +124,23 @@ def test_a_full_copy_still_serves_each_request_fast_enough() -> None:
     assert slow.batch == 50
 
 
-def test_int8_computes_faster_than_what_only_stores_in_8_bits() -> None:
+def test_int8_computes_faster_than_8_bit_storage() -> None:
     rows = [Row("L40S", scheme, 8.0, 150_000, kv_bytes_per_token=131_072) for scheme in ("int8", "int8-w8a16")]
     fast, slow = (speed_of(row, SPEEDS["L40S"], 8 * 10**9, 8 * 10**9, Traffic()) for row in rows)
     assert fast.tokens_per_second > 1.2 * slow.tokens_per_second
 
 
 @given(active=st.floats(0.01, 1), tokens=st.floats(0.1, 1e5))
-def test_a_step_reads_at_least_what_one_token_meets_and_at_most_all_weights(active: float, tokens: float) -> None:
+def test_a_step_reads_between_one_tokens_experts_and_all_weights(active: float, tokens: float) -> None:
     assert active - 1e-9 <= touched_share(active, tokens) <= 1
 
 
-def test_the_api_meets_the_reference_points() -> None:
+def test_api_prices_match_reference_points() -> None:
     for volume, euros in ((1, 90), (20, 1_800), (200, 18_000)):
         assert priced(volume * MILLION).hosted.monthly_eur == euros
 
 
-def test_own_servers_meet_the_reference_points() -> None:
+def test_own_server_costs_match_reference_points() -> None:
     report = priced(20 * MILLION, sovereign_only=True)
     cheapest: dict[str, float] = {}
     for option in report.options:
@@ -150,7 +150,7 @@ def test_own_servers_meet_the_reference_points() -> None:
     assert 15 * MILLION < report.break_even_tokens_per_day < 30 * MILLION
 
 
-def test_at_200_million_tokens_a_day_one_copy_does_not_do() -> None:
+def test_200_million_tokens_a_day_need_several_copies() -> None:
     report = priced(200 * MILLION)
     for option in report.options:
         assert option.copies > 1
@@ -160,7 +160,7 @@ def test_at_200_million_tokens_a_day_one_copy_does_not_do() -> None:
         assert peak <= option.copies * option.tokens_per_second_per_copy * 1.001
 
 
-def test_lines_of_the_bill_stand_apart_and_add_up() -> None:
+def test_cost_components_add_up() -> None:
     option = priced(20 * MILLION, staff_hours_per_month=7, staff_eur_per_hour=100).options[0]
     assert option.ha_monthly_eur == pytest.approx(2 * option.monthly_eur)
     assert option.staffing_monthly_eur == 700
@@ -168,7 +168,7 @@ def test_lines_of_the_bill_stand_apart_and_add_up() -> None:
     assert option.eur_per_million_tokens == pytest.approx(option.monthly_eur / 600, abs=1e-4)
 
 
-def test_options_are_cheapest_first_and_fit() -> None:
+def test_options_fit_and_are_sorted_by_price() -> None:
     report = priced(20 * MILLION)
     prices = [option.monthly_eur for option in report.options]
     assert prices == sorted(prices)
@@ -180,33 +180,33 @@ def test_a_copy_never_spans_servers() -> None:
     rows = [Row("L40S", "bf16", 17.5, 90_000, tp=8, kv_bytes_per_token=40_960), Row("H100", "int4", 36.8, 101_000)]
     options = {option.price_id: option for option in priced(MILLION, rows, prices=prices).options}
     assert options["scaleway-l40s"].gpus == 8
-    # A server of eight is paid whole, and holds eight copies of one GPU each.
+    # A server with eight GPUs is paid in full, and holds eight copies of one GPU each.
     assert options["aws-p5"].gpus == 8
     assert options["aws-p5"].server_tokens_per_day == pytest.approx(8 * options["lambda-h100"].server_tokens_per_day)
     assert priced(MILLION, [Row("RTX-PRO-6000", "bf16", 66, 50_000, tp=2)]).options == ()
 
 
-def test_a_gpu_without_a_price_is_named_and_not_guessed() -> None:
+def test_a_gpu_without_a_price_is_reported() -> None:
     report = priced(MILLION, [Row("MI300X", "bf16", 131.4, 100_000)])
     assert (report.options, report.unpriced_gpus) == ((), ("MI300X",))
     assert any("No price known: MI300X" in sentence for sentence in report.warnings)
     assert report.break_even_tokens_per_day is None
 
 
-def test_stale_prices_are_marked_and_named() -> None:
+def test_stale_prices_are_marked() -> None:
     report = priced(20 * MILLION)
     by_price = {option.price_id: option.stale for option in report.options}
     assert by_price["scaleway-l40s"] and not by_price["hetzner-gex63"]
     assert any("scaleway-l40s" in sentence for sentence in report.warnings if sentence.startswith("Stale"))
 
 
-def test_sovereign_leaves_out_the_others() -> None:
+def test_sovereign_only_excludes_other_providers() -> None:
     report = priced(20 * MILLION, sovereign_only=True)
     assert {option.provider for option in report.options} == {"Scaleway", "Hetzner"}
     assert all(offer.sovereign or offer.reference for offer in (report.hosted, *report.hosted_others))
 
 
-def test_a_cheaper_host_than_the_reference_is_not_kept_quiet() -> None:
+def test_a_host_cheaper_than_the_reference_is_reported() -> None:
     report = priced(20 * MILLION)
     assert report.hosted.reference
     assert any("reference" in sentence and "Groq" in sentence for sentence in report.warnings)
@@ -217,7 +217,7 @@ def test_a_cheaper_host_than_the_reference_is_not_kept_quiet() -> None:
         priced(MILLION, api="nobody")
 
 
-def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one() -> None:
+def test_a_mixture_is_priced_by_total_and_timed_by_active_parameters() -> None:
     rows = [Row("H100-PCIe", "int4", 60, 500_000, kv_bytes_per_token=20_000)]
     dense, sparse = (
         priced(MILLION, rows, ModelSize(name="m", parameters=117 * 10**9, active_parameters=active))
@@ -228,13 +228,13 @@ def test_a_mixture_is_priced_by_its_total_size_and_runs_by_its_active_one() -> N
 
 
 @pytest.mark.parametrize("volume", [0, -1, float("inf"), float("nan")])
-def test_a_volume_that_is_none_is_refused(volume: float) -> None:
+def test_an_invalid_volume_is_refused(volume: float) -> None:
     with pytest.raises(OptionInvalid, match="tokens a day"):
         priced(volume)
 
 
 def stairs(server: float, carries: float, fixed: float, volume: float) -> float:
-    """Own cost of a volume, servers counted one by one."""
+    """Own cost of a volume, by counting servers up."""
     servers = 1
     while servers * carries < volume:
         servers += 1
@@ -247,25 +247,25 @@ def stairs(server: float, carries: float, fixed: float, volume: float) -> float:
     fixed=st.just(0.0) | st.floats(1, 20_000),
     api=st.floats(0.05, 20),
 )
-def test_break_even_is_where_the_staircase_first_meets_the_line(
+def test_break_even_is_the_first_meeting_of_both_cost_curves(
     server: float, carries: float, fixed: float, api: float
 ) -> None:
     at = break_even(server, carries, fixed, api)
     line = api * 30 / 1e6
     if at is None:
-        # Not even full servers pay.
+        # Even full servers never break even.
         assert line * carries <= server
         return
     assume(at / carries < 1000)
     below = at * (1 - 1e-6)
     assert stairs(server, carries, fixed, below) >= line * below
     assert stairs(server, carries, fixed, at * (1 - 1e-12)) <= line * at * (1 + 1e-6)
-    # The volumes at which each earlier step is full are the ones that could pay before.
+    # An earlier break-even could only be at a volume that fills an earlier step.
     for servers in range(1, int(at // carries)):
         assert servers * server + fixed >= line * servers * carries * (1 - 1e-9)
 
 
-def test_dearer_servers_break_even_later() -> None:
+def test_more_expensive_servers_break_even_later() -> None:
     report = priced(20 * MILLION)
     assert report.single_break_even_tokens_per_day < report.break_even_tokens_per_day
     assert report.break_even_tokens_per_day < report.all_in_break_even_tokens_per_day
@@ -289,7 +289,7 @@ def test_json_keys_are_stable() -> None:
     } <= set(data["options"][0])
 
 
-def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path: Path) -> None:
+def test_the_plot_has_one_curve_per_provider_and_gpu(tmp_path: Path) -> None:
     report = priced(20 * MILLION)
     shown = shown_options(report)
     assert len({(option.provider, option.gpu) for option in shown}) == len(shown) == 3
@@ -300,6 +300,6 @@ def test_the_plot_has_one_line_a_provider_and_gpu(tmp_path: Path) -> None:
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plot_does_without_options(tmp_path: Path) -> None:
+def test_the_plot_works_without_options(tmp_path: Path) -> None:
     draw(priced(MILLION, [Row("MI300X", "bf16", 131.4, 100_000)]), tmp_path / "cost.svg")
     assert (tmp_path / "cost.svg").stat().st_size > 1000

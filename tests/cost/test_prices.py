@@ -1,4 +1,4 @@
-"""The price list: what ships is usable, and a user's own file overrides it or is refused by name."""
+"""The price list: the built-in entries are valid, and a user's file overrides them or is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def own_file(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_required_prices_are_there_with_date_and_source() -> None:
+def test_required_prices_have_date_and_source() -> None:
     prices = load_prices()
     assert (entry_of(prices, "scaleway-l40s").price, entry_of(prices, "scaleway-l40s").gpu) == (1.40, "L40S")
     assert (entry_of(prices, "scaleway-h100-pcie").price, entry_of(prices, "scaleway-h100-pcie").gpu) == (
@@ -42,14 +42,14 @@ def test_only_european_providers_count_as_sovereign() -> None:
     assert providers == {"Scaleway", "OVHcloud", "Hetzner"}
 
 
-def test_hours_months_dollars_and_sizes_become_euros_a_month() -> None:
+def test_prices_convert_to_euros_a_month() -> None:
     prices = load_prices()
     assert entry_of(prices, "scaleway-l40s").server_monthly_eur(2, RATE) == pytest.approx(2 * 1.40 * HOURS_PER_MONTH)
     assert entry_of(prices, "hetzner-gex44").server_monthly_eur(1, RATE) == 184
     assert entry_of(prices, "runpod-l40s").server_monthly_eur(1, RATE) == pytest.approx(1.09 / 1.25 * HOURS_PER_MONTH)
 
 
-def test_a_blend_follows_the_share_of_prompts() -> None:
+def test_the_blended_price_follows_the_share_of_prompts() -> None:
     model = entry_of(load_prices(), "scaleway-qwen3.8-27b")
     assert model.blended_eur_per_million(1, RATE) == pytest.approx(0.60)
     assert model.blended_eur_per_million(0.75, RATE) == pytest.approx(0.75 * 0.60 + 0.25 * 3.30)
@@ -61,7 +61,7 @@ def test_a_price_is_stale_after_half_a_year() -> None:
     assert entry.stale(entry.date + datetime.timedelta(days=181))
 
 
-def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path: Path) -> None:
+def test_a_user_file_overrides_fields_and_adds_entries(tmp_path: Path) -> None:
     path = own_file(
         tmp_path,
         """
@@ -103,7 +103,7 @@ def test_an_own_file_changes_single_fields_and_adds_entries(tmp_path: Path) -> N
         ("just words", ["must be a mapping", "mine.yaml"]),
     ],
 )
-def test_a_wrong_file_is_refused_by_file_entry_and_field(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_an_invalid_file_error_names_file_entry_and_field(tmp_path: Path, text: str, said: list[str]) -> None:
     with pytest.raises(PricesInvalid) as refused:
         load_prices(own_file(tmp_path, text))
     assert all(part in str(refused.value) for part in said), str(refused.value)

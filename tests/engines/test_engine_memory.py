@@ -1,4 +1,4 @@
-"""Engines' memory profiles: sound data, the right one for a version, and vLLM's own logs."""
+"""Engines' memory profiles: plausible data, the choice by version, and vLLM's logs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def spans(name: str) -> tuple[EngineProfile, ...]:
     return engine(name).memory
 
 
-def test_the_engines_that_lines_have_named_so_far_are_all_there() -> None:
+def test_all_known_engines_have_a_profile() -> None:
     assert {"vllm", "sglang", "tensorrt-llm", "llama-cpp", "ollama", "transformers"} <= set(engine_names())
 
 
 @pytest.mark.parametrize("engine", engine_names())
-def test_profiles_are_sound(engine: str) -> None:
+def test_profiles_are_plausible(engine: str) -> None:
     profiles = spans(engine)
     for profile in profiles:
         assert len(profile.source) > 40 and profile.band_gib > 0 and not profile.nearest
@@ -41,7 +41,7 @@ def test_profiles_are_sound(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", engine_names())
 @pytest.mark.parametrize("name", ["T4", "A100-80", "H100", "B200"])
-def test_every_profile_answers_for_every_size_of_gpu(engine: str, name: str) -> None:
+def test_profiles_cover_every_gpu_size(engine: str, name: str) -> None:
     for profile in spans(engine):
         size = gpu(name)
         assert 0.4 < profile.share_of_memory(size) <= 1
@@ -61,7 +61,7 @@ def test_every_profile_answers_for_every_size_of_gpu(engine: str, name: str) -> 
         ("0.7.3", "0.2", False),
         ("0.20.0", "0.20", False),
         ("99", "0.20", False),
-        # Older than all that is known: the oldest, and it says so.
+        # Older than every profile: the oldest, marked as nearest.
     ],
 )
 def test_a_version_finds_its_profile(asked: str | None, since: str, nearest: bool) -> None:
@@ -69,7 +69,7 @@ def test_a_version_finds_its_profile(asked: str | None, since: str, nearest: boo
     assert (profile.name, profile.since, profile.nearest) == ("vllm", since, nearest)
 
 
-def test_an_unknown_engine_is_not_planned_as_another() -> None:
+def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(EngineUnknown, match=r"no engine called 'new'.*vllm"):
         engine_profile("new", "1.0")
 
@@ -80,7 +80,7 @@ def test_labels_name_the_versions() -> None:
     assert engine_profile("llama-cpp", None).label == "llama-cpp"
 
 
-def test_defaults_follow_the_size_of_the_gpu() -> None:
+def test_defaults_follow_gpu_size() -> None:
     vllm = engine_profile("vllm", "0.19")
 
     def step(name: str) -> tuple[int, int]:
@@ -92,11 +92,11 @@ def test_defaults_follow_the_size_of_the_gpu() -> None:
     assert step("A100-80") == (2048, 256)
 
 
-def test_the_first_engine_stepped_over_a_whole_prompt() -> None:
+def test_vllm_v0_steps_over_a_whole_prompt() -> None:
     old, a100 = engine_profile("vllm", "0.6.3"), gpu("A100-80")
     assert old.step_tokens(a100, 20_000, None) == 20_000
     assert old.step_tokens(a100, 512, None) == 2048
-    # Longer ones were cut into chunks of 512.
+    # Longer prompts were split into chunks of 512.
     assert old.step_tokens(a100, 40_000, None) == 512
 
 
@@ -105,12 +105,12 @@ def test_the_first_engine_stepped_over_a_whole_prompt() -> None:
     # vLLM 0.19.0's logs, as above.
     [(1, 1, True, 0.25), (2, 1, True, 2.07), (4, 1, True, 2.13), (1, 2, False, 0.07)],
 )
-def test_non_torch_memory_of_vllms_logs(tp: int, pp: int, answers: bool, logged: float) -> None:
+def test_non_torch_memory_matches_vllm_logs(tp: int, pp: int, answers: bool, logged: float) -> None:
     found = non_torch_gib(engine_profile("vllm", "0.19"), gpu("H100"), tp=tp, pp=pp, answers=answers)
     assert found == pytest.approx(logged, abs=0.02)
 
 
-def test_between_known_numbers_of_gpus_the_smaller_counts() -> None:
+def test_an_unlisted_gpu_count_uses_the_next_smaller() -> None:
     profile = engine_profile("vllm", "0.19")
 
     def at(tp: int) -> float:
@@ -128,28 +128,28 @@ def test_graphs_grow_with_layers_and_experts() -> None:
     assert graphs(eager=True) == graphs(name="host") == 0
 
 
-def test_on_a_processor_the_process_counts() -> None:
+def test_on_a_processor_the_process_memory_counts() -> None:
     profile = engine_profile("transformers", None)
     assert non_torch_gib(profile, gpu("host"), tp=1, pp=1, answers=True) == profile.host_process_gib > 0
     assert profile.share_of_memory(gpu("host")) == 0.8
     assert profile.number_bytes(gpu("host"), "BF16") == 4 and profile.number_bytes(gpu("H100"), "BF16") == 2
 
 
-def test_from_0_20_on_graphs_lie_inside_the_share() -> None:
+def test_since_vllm_0_20_graphs_lie_inside_the_share() -> None:
     assert "graphs" not in engine_profile("vllm", "0.19").inside
     newer = engine_profile("vllm", "0.21")
     assert "graphs" in newer.inside and newer.share_of_memory(gpu("H100")) == 0.92
 
 
-def test_engines_share_a_gpu_each_in_their_own_way() -> None:
+def test_engines_take_different_shares_of_a_gpu() -> None:
     meanings = {name: engine_profile(name, None).share_of for name in engine_names()}
     assert meanings["vllm"] == meanings["sglang"] == "physical"
     assert meanings["tensorrt-llm"] == "free"
     assert meanings["llama-cpp"] == meanings["ollama"] == "need"
-    # SGLang's share holds weights and cache alone.
+    # SGLang's share holds only weights and cache.
     assert engine_profile("sglang", None).inside == ("weights",)
 
 
-def test_what_is_no_version_is_refused() -> None:
+def test_an_invalid_version_is_refused() -> None:
     with pytest.raises(FitOptionUnknown, match="'nightly' is no version of vllm"):
         engine_profile("vllm", "nightly")

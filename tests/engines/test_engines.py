@@ -41,7 +41,7 @@ def plan(name: str) -> EnginePlan:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_plan_becomes_options_that_the_engine_takes(name: str, tmp_path: Path) -> None:
+def test_the_plan_becomes_known_engine_options(name: str, tmp_path: Path) -> None:
     spec = engine(name).launch(plan(name), tmp_path / "llama", "127.0.0.1", 8200)
     options = [word for word in spec.command if word.startswith("--")]
     assert set(options) <= OPTIONS[name]
@@ -55,7 +55,7 @@ def test_the_plan_becomes_options_that_the_engine_takes(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(
+def test_the_configured_python_gives_the_version_and_runs_the_engine(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"
@@ -67,14 +67,14 @@ def test_the_environment_that_is_named_is_the_one_that_is_asked_and_started(
 
 
 @pytest.mark.parametrize("name", ["sglang", "tensorrt-llm"])
-def test_an_engine_that_is_not_installed_says_where_to_put_it(name: str) -> None:
+def test_a_missing_engine_says_how_to_install_it(name: str) -> None:
     with pytest.raises(EngineFailed, match="is not installed") as failed:
         engine(name).version()
     assert f"WEIGHBRIDGE_{name.replace('-', '_').upper()}_PYTHON" in failed.value.next_step
 
 
 @pytest.mark.parametrize("name", engine_names())
-def test_an_artifact_that_an_engine_does_not_read_is_refused_before_the_start(name: str, tmp_path: Path) -> None:
+def test_an_unreadable_artifact_is_refused_before_the_start(name: str, tmp_path: Path) -> None:
     gguf = engine(name).reads == "GGUF"
     if not gguf:
         (tmp_path / GGUF_FILE).touch()

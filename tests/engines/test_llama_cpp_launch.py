@@ -1,4 +1,4 @@
-"""How llama.cpp's server is started, and what it is not started with."""
+"""Launch of llama.cpp's server: options passed on, and options refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parameters(spec: LaunchSpec) -> Any:
     return _parameters(_options().parse_args(spec.command[3:]))
 
 
-def test_every_request_gets_the_lines_context(folder: Path) -> None:
+def test_every_slot_gets_the_lines_context(folder: Path) -> None:
     found = parameters(Engine().launch(plan(), folder, "127.0.0.1", 8200))
     assert (found.n_ctx, found.n_parallel) == (2048, 4)
     assert not found.kv_unified, "one long request must not take what the others were promised"
@@ -38,7 +38,7 @@ def test_every_request_gets_the_lines_context(folder: Path) -> None:
     assert found.model.path == str(folder / "model.gguf")
 
 
-def test_nothing_is_taken_that_was_not_planned(folder: Path) -> None:
+def test_unplanned_memory_use_is_switched_off(folder: Path) -> None:
     found = parameters(Engine().launch(plan(), folder, "127.0.0.1", 8200))
     assert not found.fit_params, "it would shrink what does not fit and say nothing"
     assert (found.cache_ram_mib, found.n_ctx_checkpoints) == (0, 0)
@@ -47,7 +47,7 @@ def test_nothing_is_taken_that_was_not_planned(folder: Path) -> None:
     assert not found.endpoint_slots, "it shows other people's prompts"
 
 
-def test_a_lines_flags_go_by_llama_servers_names(folder: Path) -> None:
+def test_flags_have_llama_server_names(folder: Path) -> None:
     flags: dict[str, str | int | bool] = {
         "cache-type-k": "q8_0",
         "cache-type-v": "q8_0",
@@ -61,12 +61,12 @@ def test_a_lines_flags_go_by_llama_servers_names(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["tensor-parallel-size", "batch"])
-def test_a_flag_that_nobody_passes_on_is_named(folder: Path, flag: str) -> None:
+def test_an_unsupported_flag_is_named(folder: Path, flag: str) -> None:
     with pytest.raises(EngineFailed, match=f"not given --{flag} 2 here") as refused:
         Engine().launch(plan(**{flag: 2}), folder, "127.0.0.1", 8200)
     assert "cache-type-k" in refused.value.next_step
     assert "alias" not in refused.value.next_step
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_is_the_package_version() -> None:
     assert Engine().version().startswith("xllamacpp 2026.")

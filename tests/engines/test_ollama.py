@@ -1,4 +1,4 @@
-"""Ollama as its documentation describes it; no Ollama ran here, a stand-in program plays its part."""
+"""Ollama as documented; it was never run here, and a stand-in program takes its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANSWER = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 26, "completion_tokens": 3, "total_tokens": 29},
 }
-# What `ollama` does as far as this engine leans on it: `serve` on OLLAMA_HOST, `create`, `--version`.
+# The parts of `ollama` that this engine uses: `serve` on OLLAMA_HOST, `create`, `--version`.
 STAND_IN = f"""#!{sys.executable}
 import json, os, pathlib, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -85,7 +85,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_the_plan_becomes_ollamas_settings(folder: Path) -> None:
+def test_the_plan_becomes_ollama_settings(folder: Path) -> None:
     spec = Engine().launch(plan(OLLAMA_KV_CACHE_TYPE="q8_0"), folder, "127.0.0.1", 8200)
     assert spec.environment["OLLAMA_HOST"] == "127.0.0.1:8200"
     assert spec.environment["OLLAMA_CONTEXT_LENGTH"] == "512", "of each request"
@@ -99,22 +99,22 @@ def test_the_modelfile_names_the_weights_and_the_context(tmp_path: Path) -> None
     assert modelfile(tmp_path / "model.gguf", 512) == f"FROM {tmp_path / 'model.gguf'}\nPARAMETER num_ctx 512\n"
 
 
-def test_what_it_does_not_take_is_named(folder: Path) -> None:
+def test_an_unsupported_flag_is_named(folder: Path) -> None:
     with pytest.raises(EngineFailed, match="not given num-gpu here"):
         Engine().launch(plan(**{"num-gpu": 2}), folder, "127.0.0.1", 8200)
 
 
-def test_where_it_is_not_installed_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineFailed, match="Ollama is not installed"):
         Engine().version()
 
 
-def test_its_version_is_read_though_no_server_runs(installed: None) -> None:
+def test_the_version_is_read_without_a_server(installed: None) -> None:
     assert Engine().version() == "ollama 0.40.12"
 
 
-def test_it_is_healthy_only_when_the_model_is_there_and_ends_with_its_server(folder: Path, installed: None) -> None:
+def test_health_waits_for_the_model_and_the_program_ends_with_the_server(folder: Path, installed: None) -> None:
     port = free_port()
     spec = Engine().launch(plan(), folder, "127.0.0.1", port)
     process = subprocess.Popen(spec.command, env={**os.environ, **spec.environment})

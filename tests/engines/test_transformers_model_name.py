@@ -1,4 +1,4 @@
-"""The engine `transformers` names the model in its answers as the client asked for it, without a revision."""
+"""The engine `transformers` answers with the model name that the client sent, without a revision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tasks.engines import EnginePlan, engine
 
 
-def test_streamed_and_whole_answers_name_the_model_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_name_the_model_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
     from transformers.cli.serving.model_manager import ModelManager
@@ -26,10 +26,10 @@ def test_streamed_and_whole_answers_name_the_model_as_asked(monkeypatch: pytest.
     )
     chat, completion = object.__new__(ChatCompletionHandler), object.__new__(CompletionHandler)
     chat.model_manager = completion.model_manager = manager
-    # As transformers 5.17 answers by itself; when this fails, the launcher has become needless.
+    # What transformers 5.17 answers without the launcher; if this fails, the launcher is no longer needed.
     assert chat._resolve_model({"model": "smollm2"})[0] == "smollm2@main"
 
-    monkeypatch.setattr(BaseHandler, "_resolve_model", BaseHandler._resolve_model)  # put back after the test
+    monkeypatch.setattr(BaseHandler, "_resolve_model", BaseHandler._resolve_model)  # restored after the test
     answer_by_requested_name()
     for handler in (chat, completion):
         assert handler._resolve_model({"model": "smollm2"}) == ("smollm2", "model of smollm2@main", "processor")
@@ -42,7 +42,7 @@ def test_streamed_and_whole_answers_name_the_model_as_asked(monkeypatch: pytest.
     )
 
 
-def test_the_engine_is_launched_by_the_program_that_does_so(tmp_path: Path) -> None:
+def test_the_engine_is_launched_through_that_program(tmp_path: Path) -> None:
     plan = EnginePlan(engine="transformers", engine_version="1", model_name="llama", context=64, concurrency=1)
     command = engine("transformers").launch(plan, tmp_path, "127.0.0.1", 8200).command
     assert command[1:5] == ("-m", "tasks.engines._transformers_serve", "serve", "llama")

@@ -35,13 +35,13 @@ def _shape(name: str) -> ModelShape:
 
 @pytest.fixture(scope="session")
 def published_config() -> Callable[[str], dict[str, Any]]:
-    """The config of a public model, by its file in benchmarks/fit_models; a copy to change at will."""
+    """The config of a public model, by its file in benchmarks/fit_models; a copy that tests may change."""
     return _config
 
 
 @pytest.fixture(scope="session")
 def published_shape() -> Callable[[str], ModelShape]:
-    """A public model as its config alone tells it, by its file in benchmarks/fit_models."""
+    """A public model planned from its config alone, by its file in benchmarks/fit_models."""
     return _shape
 
 
@@ -52,7 +52,7 @@ def llama() -> ModelShape:
 
 @pytest.fixture
 def fresh_gpus() -> Iterator[None]:
-    """The catalogue of GPUs is kept for a whole process; a test that adds to it begins and ends without."""
+    """Clear the process-wide catalogue of GPUs before and after a test that adds to it."""
     gpus._catalogue.cache_clear()
     yield
     gpus._catalogue.cache_clear()

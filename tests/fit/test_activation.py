@@ -1,4 +1,4 @@
-"""Memory of one step, against what vLLM's own logs say."""
+"""Activation memory of one step, against vLLM's logs."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def activation_gib(shape: ModelShape, version: str = "0.19", **given: Any) -> fl
         ("meta-llama--llama-3.1-8b-instruct", {"pipelined": True, "answers": False}, 1.1, 0.1),
     ],
 )
-def test_activations_of_vllms_logs(
+def test_activations_match_vllm_logs(
     published_shape: Callable[[str], ModelShape], name: str, given: dict[str, Any], logged: float, within: float
 ) -> None:
     assert activation_gib(published_shape(name), **given) == pytest.approx(logged, abs=within)
 
 
-def test_older_versions_took_more(llama: ModelShape) -> None:
+def test_older_versions_need_more_activation_memory(llama: ModelShape) -> None:
     # vLLM up to 0.16: 4.76 GiB for the same step (llm-d Planner's published runs).
     assert activation_gib(llama, "0.16") == pytest.approx(4.76, abs=0.1)
 
 
-def test_more_of_anything_never_takes_less(llama: ModelShape) -> None:
+def test_activation_memory_never_shrinks_as_inputs_grow(llama: ModelShape) -> None:
     for more in ({"tokens": 16_384}, {"sequences": 2048}, {"bytes_each": 4}, {"pipelined": True}):
         assert activation_gib(llama, **more) >= activation_gib(llama)
     assert activation_gib(llama, tokens=65_536) > activation_gib(llama)

@@ -1,4 +1,4 @@
-"""All rows of a model: which GPUs, schemes and numbers of GPUs, and what a row says."""
+"""The catalogue of a model's rows: GPUs, schemes, GPU counts, and the fields of a row."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REQUEST = FitRequest(version="0.19", context=8192, concurrency=8)
 LLAMA_70B = "redhatai--llama-3.3-70b-instruct-fp8-dynamic"
 
 
-def test_a_row_has_the_fields_that_the_issue_names(llama: ModelShape) -> None:
+def test_a_row_has_its_public_fields(llama: ModelShape) -> None:
     (row,) = catalogue(llama, REQUEST, gpus=["H100"], schemes=["int8"])
     assert set(KEYS.split()) <= set(row.model_dump())
 
 
-def test_every_gpu_and_every_scheme_of_the_engine_by_default(llama: ModelShape) -> None:
+def test_default_catalogue_has_every_gpu_and_served_scheme(llama: ModelShape) -> None:
     rows = catalogue(llama, REQUEST)
     assert {row.gpu for row in rows} == set(gpu_names()) - {"host"}
     assert {row.scheme for row in rows} == {scheme.name for scheme in all_schemes()} - {"q8-0", "q4-k-m"}
@@ -48,34 +48,34 @@ def test_the_catalogue_takes_under_a_second(llama: ModelShape) -> None:
     assert time.process_time() - started < 1
 
 
-def test_one_gpu_first_then_the_fewest_that_suffice(published_config: Callable, llama: ModelShape) -> None:
+def test_one_gpu_comes_first_then_the_smallest_sufficient_count(published_config: Callable, llama: ModelShape) -> None:
     rows = catalogue(llama, REQUEST, gpus=["T4", "L4"], schemes=["bf16"])
     assert [(row.gpu, row.count, row.verdict) for row in rows if row.gpu == "L4"] == [
         ("L4", 1, "no"),
         ("L4", 2, "fits"),
     ]
     for name in ("T4", "L4"):
-        one, *more = (row for row in rows if row.gpu == name)
-        assert one.count == 1
+        first, *more = (row for row in rows if row.gpu == name)
+        assert first.count == 1
         for row in more:
             assert row.verdict != "no" and (row.tp, row.pp) == (row.count, 1)
-            # One fewer of the counts that are tried does not do.
+            # The next smaller count that is tried is not enough.
             fewer = catalogue(llama, REQUEST, gpus=[name], schemes=["bf16"], tp=max(1, row.count // 2))
             assert [row.verdict for row in fewer] == ["no"]
 
 
-def test_where_one_gpu_does_there_is_one_row(llama: ModelShape) -> None:
+def test_one_row_if_one_gpu_is_enough(llama: ModelShape) -> None:
     assert [row.count for row in catalogue(llama, REQUEST, gpus=["H100"], schemes=["bf16"])] == [1]
 
 
-def test_a_number_of_gpus_that_is_given_is_kept(llama: ModelShape) -> None:
+def test_a_requested_gpu_count_is_kept(llama: ModelShape) -> None:
     (row,) = catalogue(llama, REQUEST, gpus=["T4"], schemes=["bf16"], tp=2)
     assert (row.count, row.tp, row.verdict) == (2, 2, "no")
     (row,) = catalogue(llama, REQUEST, gpus=["H100"], schemes=["bf16"], tp=2, pp=2)
     assert (row.count, row.tp, row.pp, len(row.stages)) == (4, 2, 2, 2)
 
 
-def test_only_a_row_that_does_not_fit_has_a_change(llama: ModelShape) -> None:
+def test_only_rows_that_do_not_fit_suggest_a_change(llama: ModelShape) -> None:
     rows = catalogue(llama, REQUEST)
     assert all(not row.change for row in rows if row.verdict == "fits")
     assert any(row.change for row in rows)
@@ -83,12 +83,12 @@ def test_only_a_row_that_does_not_fit_has_a_change(llama: ModelShape) -> None:
     assert small.verdict == "no" and small.change
 
 
-def test_a_quantized_release_has_its_own_scheme_alone(published_shape: Callable[[str], ModelShape]) -> None:
+def test_a_quantized_release_is_planned_in_its_own_scheme_only(published_shape: Callable[[str], ModelShape]) -> None:
     rows = catalogue(published_shape(LLAMA_70B), REQUEST, gpus=["H100"])
     assert {(row.scheme, row.count) for row in rows} == {("fp8", 1), ("fp8", 2)}
     mxfp4 = published_shape("openai--gpt-oss-120b")
     (row,) = catalogue(mxfp4, REQUEST, gpus=["H100"])
-    # 65.2 GB on one card, as its publisher promises.
+    # 65.2 GB on one GPU, as its publisher states.
     assert (row.scheme, row.count) == ("mxfp4", 1) and row.verdict != "no"
     assert row.weights_gib == pytest.approx(65_248_815_744 / 2**30, abs=0.1)
     assert Weights(mxfp4).published
@@ -119,9 +119,9 @@ def test_planning_imports_nothing_heavy() -> None:
 # --- GPUs -----------------------------------------------------------------------------------
 
 
-def test_every_gpu_of_the_catalogue_is_sound() -> None:
+def test_every_catalogue_entry_is_plausible() -> None:
     assert set(NAMED.split()) < set(gpu_names()) and gpu_names()[-1] == "host"
-    # An "80 GB" card has 79.2 GiB.
+    # An "80 GB" GPU has 79.2 GiB.
     assert gpu("H100").memory_gib == pytest.approx(79.2, abs=0.1)
     for name in gpu_names():
         assert gpu(name).memory_gib > 0 and gpu(name).source and gpu(name).runs(find_scheme("int4"))
@@ -136,14 +136,14 @@ def write(path: Path, **entries: object) -> Path:
     return path
 
 
-def test_ones_own_gpus_come_beside_and_over_the_built_in(llama: ModelShape, tmp_path: Path, fresh_gpus: None) -> None:
+def test_user_gpus_extend_and_override_the_built_in(llama: ModelShape, tmp_path: Path, fresh_gpus: None) -> None:
     use_gpus(write(tmp_path / "mine.yaml", Mine=MINE, H100={**MINE, "memory_gib": 10}))
     assert gpu("Mine").memory_gib == 31.5 and gpu("H100").memory_gib == 10 and gpu("L4").memory_gib > 20
     rows = catalogue(llama, REQUEST, gpus=["Mine"], schemes=["int8", "int4"])
     assert {row.scheme: row.verdict for row in rows if row.count == 1} == {"int8": "fits", "int4": "no"}
 
 
-def test_the_settings_may_name_them(tmp_path: Path, fresh_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_can_name_a_gpus_file(tmp_path: Path, fresh_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_GPUS_FILE", str(write(tmp_path / "mine.yaml", Mine=MINE)))
     assert "Mine" in gpu_names()
 
@@ -166,7 +166,7 @@ def test_the_settings_may_name_them(tmp_path: Path, fresh_gpus: None, monkeypatc
         (None, ["mine.yaml", "cannot be read"]),
     ],
 )
-def test_a_broken_file_of_gpus_is_named_with_entry_and_field(
+def test_an_invalid_gpus_file_error_names_entry_and_field(
     text: str | None, named: list[str], tmp_path: Path, fresh_gpus: None
 ) -> None:
     if text is not None:

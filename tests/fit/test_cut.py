@@ -1,4 +1,4 @@
-"""Weights cut by tensor and pipeline parallelism: all parts together against the whole."""
+"""Weights cut by tensor and pipeline parallelism: the shares add up to the whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def total(config: dict[str, Any], scheme: str) -> int:
 
 @pytest.mark.parametrize("scheme", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("tp", [2, 4, 8])
-def test_the_parts_together_are_the_whole_and_what_is_repeated(scheme: str, tp: int) -> None:
+def test_tensor_parallel_shares_add_up_to_the_whole_plus_repeated_tensors(scheme: str, tp: int) -> None:
     config = {**TINY, "tie_word_embeddings": False}
     weights, size = Weights(shape_of_config("tiny", config)), find_scheme(scheme)
     whole = Stage(0, 4, True, True)
@@ -39,7 +39,7 @@ def test_the_parts_together_are_the_whole_and_what_is_repeated(scheme: str, tp: 
     assert weights.gpu_bytes(size, tp, whole) * tp == pytest.approx(weights.total_bytes(size) + repeated, abs=tp)
 
 
-def test_latents_and_routers_are_on_every_gpu(published_shape: Callable[[str], ModelShape]) -> None:
+def test_latent_projections_and_routers_are_on_every_gpu(published_shape: Callable[[str], ModelShape]) -> None:
     shape = published_shape("deepseek-ai--deepseek-v2-lite")
     kept = re_sum(shape, ("kv_a_proj_with_mqa", "kv_a_layernorm", ".mlp.gate.", "norm0", "norm1", "model.norm"))
     weights, whole = Weights(shape), Stage(0, shape.layers, True, True)
@@ -56,13 +56,13 @@ def re_sum(shape: ModelShape, names: tuple[str, ...]) -> int:
     [
         (32, 1, [32]),
         (32, 4, [8, 8, 8, 8]),
-        # vLLM: one more for the stages before the last, which has the head.
+        # vLLM gives an extra layer to the stages before the last, which has the head.
         (30, 4, [7, 8, 8, 7]),
         (61, 8, [7, 7, 8, 8, 8, 8, 8, 7]),
         (5, 2, [3, 2]),
     ],
 )
-def test_layers_left_over_go_to_the_stages_before_the_last(layers: int, pp: int, counts: list[int]) -> None:
+def test_leftover_layers_go_to_the_stages_before_the_last(layers: int, pp: int, counts: list[int]) -> None:
     split = stages(layers, pp)
     assert [stage.end_layer - stage.first_layer for stage in split] == counts
     assert [stage.embeds for stage in split] == [True] + [False] * (pp - 1)
@@ -79,11 +79,11 @@ def test_stages_hold_every_layer_once(layers: int, pp: int) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_stages_together_are_the_whole_and_a_tied_head_twice(tied: bool) -> None:
+def test_stages_add_up_to_the_whole_plus_a_second_tied_head(tied: bool) -> None:
     weights = Weights(shape_of_config("tiny", {**TINY, "tie_word_embeddings": tied}))
     size, embedding = find_scheme("int8"), 2 * 512 * 128
     parts = [weights.gpu_bytes(size, 1, stage) for stage in stages(4, 3)]
-    # The last stage answers with the embedding, so it needs one of its own.
+    # The last stage uses the tied embedding as its head, so it holds a second copy.
     assert sum(parts) == weights.total_bytes(size) + (embedding if tied else 0)
     layer = 147_456 + 2 * 1024 + 2 * 256
     assert parts == [layer + embedding, 2 * layer, layer + 256 + embedding]
@@ -94,8 +94,8 @@ def test_the_vocabulary_is_padded_as_engines_do() -> None:
     assert total({**TINY, "vocab_size": 100}, "bf16") == total({**TINY, "vocab_size": 128}, "bf16")
 
 
-def test_groups_must_survive_the_cut() -> None:
+def test_tensor_parallelism_must_not_split_groups() -> None:
     weights = Weights(shape_of_config("tiny", TINY))
-    # int4 takes groups of 128 here: o_proj's 128 columns cannot be halved.
+    # int4 uses groups of 128 here, so o_proj's 128 columns cannot be halved.
     assert "TP 2 leaves 64 columns" in weights.odd_cut(find_scheme("int4"), 2)
     assert weights.odd_cut(find_scheme("int4"), 1) == weights.odd_cut(find_scheme("int8"), 8) == ""

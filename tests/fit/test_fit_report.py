@@ -1,4 +1,4 @@
-"""What of a line fits where, and what a refusal says."""
+"""The fit of a line: rows, schemes that stay, and the error if nothing fits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_llama_8b_on_l4_and_l40s(llama: ModelShape, make_line: Any) -> None:
     assert report.profile == "vllm 0.20 and newer"
 
 
-def test_the_engines_flags_count(llama: ModelShape, make_line: Any) -> None:
+def test_engine_flags_change_the_plan(llama: ModelShape, make_line: Any) -> None:
     target = {"context": 8192, "concurrency": 8}
     plain = row(fit(llama, make_line("L40S", schemes=["bf16"], **target)), "L40S", "bf16")
     flags = {"gpu-memory-utilization": 0.8, "kv-cache-dtype": "fp8"}
@@ -59,7 +59,7 @@ def test_the_engines_flags_count(llama: ModelShape, make_line: Any) -> None:
     assert (staged.pp, staged.count, staged.cuda_graph_gib) == (2, 2, 0)
 
 
-def test_a_line_asks_for_its_own_concurrency_and_its_engines_names(make_line: Any) -> None:
+def test_a_request_takes_the_lines_concurrency_and_the_engines_flag_names(make_line: Any) -> None:
     request = FitRequest.of_line(make_line("L4", schemes=["int4"], concurrency=16, context=2048))
     assert (request.context, request.concurrency, request.max_num_seqs) == (2048, 16, 16)
     line = make_line(
@@ -67,11 +67,11 @@ def test_a_line_asks_for_its_own_concurrency_and_its_engines_names(make_line: An
     )
     request = FitRequest.of_line(line)
     assert (request.engine, request.utilization, request.max_num_batched_tokens) == ("sglang", 0.7, 99)
-    # Another engine's flag means nothing here.
+    # Flags of another engine are ignored.
     assert FitRequest.of_line(make_line("L4", schemes=["int4"], flags={"mem-fraction-static": 0.7})).utilization is None
 
 
-def test_tight_goes_on(llama: ModelShape, make_line: Any) -> None:
+def test_a_tight_scheme_stays_in_the_release(llama: ModelShape, make_line: Any) -> None:
     verdicts = {}
     for concurrency in range(8, 20):
         try:
@@ -84,13 +84,13 @@ def test_tight_goes_on(llama: ModelShape, make_line: Any) -> None:
     assert list(dict.fromkeys(verdicts.values())) == ["fits", "tight", "refused"]
 
 
-def test_only_schemes_that_fit_somewhere_go_on(llama: ModelShape, make_line: Any) -> None:
+def test_only_schemes_that_fit_a_gpu_stay_in_the_release(llama: ModelShape, make_line: Any) -> None:
     report = fit(llama, make_line("T4", schemes=["bf16", "int4"], context=2048, concurrency=4))
     assert report.schemes == ("int4",)
     assert "weights alone" in row(report, "T4", "bf16").reason
 
 
-def test_a_scheme_that_the_gpu_lacks_is_no(llama: ModelShape, make_line: Any) -> None:
+def test_a_scheme_without_gpu_support_does_not_fit(llama: ModelShape, make_line: Any) -> None:
     report = fit(llama, make_line("B200", schemes=["int8", "fp8"]))
     assert (row(report, "B200", "int8").verdict, report.schemes) == ("no", ("fp8",))
     assert row(report, "B200", "int8").reason == "B200 does not run int8"
@@ -103,7 +103,7 @@ def test_a_quantized_release_is_only_served_as_published(published_shape: Any, m
     assert "compressed-tensors" in row(report, "H100", "int8").reason
 
 
-def test_a_refusal_names_the_nearest_miss_and_what_would_change_it(llama: ModelShape, make_line: Any) -> None:
+def test_does_not_fit_names_the_nearest_row_and_changes_that_help(llama: ModelShape, make_line: Any) -> None:
     line = make_line("T4", "L4", schemes=["bf16", "int8"], context=32768, concurrency=32)
     with pytest.raises(DoesNotFit) as refused:
         fit(llama, line)
@@ -118,7 +118,7 @@ def test_a_refusal_names_the_nearest_miss_and_what_would_change_it(llama: ModelS
     assert refused.value.where == llama.name
 
 
-def test_a_refusal_may_suggest_another_scheme_or_gpu(llama: ModelShape, make_line: Any) -> None:
+def test_does_not_fit_can_suggest_another_scheme_or_gpu(llama: ModelShape, make_line: Any) -> None:
     with pytest.raises(DoesNotFit) as refused:
         fit(llama, make_line("T4", schemes=["bf16"], context=1024, concurrency=4))
     *first, larger = refused.value.next_step.removesuffix(". Change lines/llama.yaml.").split("; ")
@@ -126,14 +126,14 @@ def test_a_refusal_may_suggest_another_scheme_or_gpu(llama: ModelShape, make_lin
     assert 18 < gpu(larger).memory_gib < 24
 
 
-def test_where_nothing_helps_a_refusal_says_so(llama: ModelShape, make_line: Any) -> None:
+def test_does_not_fit_says_if_no_change_helps(llama: ModelShape, make_line: Any) -> None:
     more = Part("model.layers.0.mlp.up_proj.weight", (14_336, 4096), "BF16", copies=100_000)
     huge = llama.model_copy(update={"parts": (*llama.parts, more)})
     with pytest.raises(DoesNotFit, match="no known GPU holds this one"):
         fit(huge, make_line("H100", schemes=["int4"], concurrency=1))
 
 
-def test_unknown_names_are_refused_before_the_hub_is_asked(make_line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_are_refused_before_any_hub_request(make_line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(source: Any) -> None:
         raise AssertionError("the Hub was asked")
 
@@ -174,7 +174,7 @@ def test_a_missing_field_is_named(published_config: Callable[[str], dict[str, An
             fit(shape_of_config("broken", without), make_line("H100", schemes=["bf16"]))
 
 
-def test_a_picture_of_the_rows(llama: ModelShape, make_line: Any, tmp_path: Path) -> None:
+def test_rows_are_drawn(llama: ModelShape, make_line: Any, tmp_path: Path) -> None:
     report = fit(llama, make_line("L4", "H100", schemes=["bf16", "int4"]))
     for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
         draw(report.rows, tmp_path / f"fit.{suffix}")

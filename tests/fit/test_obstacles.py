@@ -1,4 +1,4 @@
-"""What makes a row impossible whatever the memory, and how settings and engines change one."""
+"""Obstacles that make a row impossible whatever the memory; effects of settings and engines on a row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from weighbridge.errors import FitOptionUnknown
         ("host", "int8-w8a16", {}, "vllm runs int8-w8a16 on GPUs only"),
     ],
 )
-def test_an_obstacle_is_no_whatever_the_memory(
+def test_an_obstacle_means_no_whatever_the_memory(
     model: Callable[[str], PlannedModel], gpu: str, scheme: str, asked: dict[str, Any], reason: str
 ) -> None:
     found = row(model(LLAMA), gpu, scheme, **asked)
@@ -63,8 +63,8 @@ def test_tensor_parallelism_must_divide_heads_and_vocabulary(
     assert row(model_of(shape), "H100", "bf16").verdict == "fits"
 
 
-def test_groups_must_survive_the_cut(published_config: Callable[[str], dict[str, Any]]) -> None:
-    # Groups of 32 divide 14,368; a quarter of it, 3,592, they do not.
+def test_tensor_parallelism_must_not_split_groups(published_config: Callable[[str], dict[str, Any]]) -> None:
+    # Groups of 32 divide 14,368, but not a quarter of it, 3,592.
     shape = shape_of_config("odd", {**published_config(LLAMA), "intermediate_size": 14_368})
     assert row(model_of(shape), "H100", "int4").verdict == "fits"
     found = row(model_of(shape), "H100", "int4", tp=4)
@@ -72,7 +72,7 @@ def test_groups_must_survive_the_cut(published_config: Callable[[str], dict[str,
     assert row(model_of(shape), "H100", "int8", tp=4).verdict == "fits"
 
 
-def test_a_scheme_without_a_group_size_is_no_and_the_layer_is_named(
+def test_a_scheme_without_a_suitable_group_size_names_the_layer(
     published_config: Callable[[str], dict[str, Any]],
 ) -> None:
     shape = shape_of_config("odd", {**published_config(LLAMA), "intermediate_size": 14_340})
@@ -85,7 +85,7 @@ def test_a_quantized_release_is_only_served_as_published(published_shape: Callab
     fp8, bf16, int8 = (row(published, "H100", scheme) for scheme in ("fp8", "bf16", "int8"))
     assert fp8.verdict == bf16.verdict == "fits" and fp8.weights_gib == bf16.weights_gib
     assert int8.verdict == "no" and "quantized already (compressed-tensors)" in int8.reason
-    # What it was published in must run there.
+    # The published scheme must run on the GPU.
     w8a8 = model_of(published_shape("redhatai--qwen2.5-7b-instruct-quantized.w8a8"))
     assert row(w8a8, "B200", "bf16").reason == "B200 does not run int8"
 
@@ -93,14 +93,14 @@ def test_a_quantized_release_is_only_served_as_published(published_shape: Callab
 @pytest.mark.parametrize(
     ("asked", "named"), [({"kv_dtype": "fp7"}, "KV dtype called 'fp7'"), ({"dtype": "int3"}, "dtype called 'int3'")]
 )
-def test_unknown_options_name_those_that_are_known(
+def test_unknown_options_list_the_known_ones(
     model: Callable[[str], PlannedModel], asked: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(FitOptionUnknown, match=f"{named}.*auto, .*bfloat16"):
         row(model(LLAMA), "H100", "bf16", **asked)
 
 
-def test_settings_change_what_they_should(model: Callable[[str], PlannedModel]) -> None:
+def test_engine_settings_change_their_terms(model: Callable[[str], PlannedModel]) -> None:
     plain = row(model(LLAMA), "L40S", "bf16")
     assert row(model(LLAMA), "L40S", "bf16", kv_dtype="fp8").kv_needed_gib == plain.kv_needed_gib / 2
     assert row(model(LLAMA), "L40S", "bf16", utilization=0.45).capacity_gib == pytest.approx(
@@ -114,9 +114,9 @@ def test_settings_change_what_they_should(model: Callable[[str], PlannedModel]) 
     assert full.kv_bytes_per_token == 2 * plain.kv_bytes_per_token
 
 
-def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str], dict[str, Any]]) -> None:
+def test_the_cache_dtype_does_not_change_a_state(published_config: Callable[[str], dict[str, Any]]) -> None:
     config = {**published_config("state-spaces--mamba-2.8b-hf"), "torch_dtype": "bfloat16"}
-    # By hand: laying Mamba out would import torch.
+    # Written by hand, because laying out Mamba would import torch.
     parts = (Part("backbone.layers.0.mixer.in_proj.weight", (10_240, 2560), "BF16"),)
     mamba = model_of(ModelShape(name="mamba", config=config, parts=parts))
     for kv_dtype in ("auto", "fp8"):
@@ -125,7 +125,7 @@ def test_the_cache_dtype_does_not_touch_a_state(published_config: Callable[[str]
         assert needed == pytest.approx(8 * 64 * 97_280 * 2 / 2**30, abs=1e-4)
 
 
-def test_llama_cpp_takes_what_the_requests_need(model: Callable[[str], PlannedModel]) -> None:
+def test_llama_cpp_allocates_what_the_requests_need(model: Callable[[str], PlannedModel]) -> None:
     found = row(model(LLAMA), "L4", "q4-k-m", engine="llama-cpp", version=None)
     assert found.kv_gib == found.kv_needed_gib == 8.0 and found.capacity_gib == find_gpu("L4").memory_gib
     assert found.verdict == "fits"

@@ -1,4 +1,4 @@
-"""How many tokens and requests a cache holds: vLLM's own logs, and what must hold for every model."""
+"""Capacity of a cache in tokens and requests: vLLM's logs, and properties of every model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VLLM = Paging(context=8192, step_tokens=8192, block_tokens=16, bytes_each=2, tp=
         ("google--gemma-3-27b-it", {}, 19.53, 36_560, 4.46),
     ],
 )
-def test_vllms_own_logs(
+def test_capacity_matches_vllm_logs(
     published_config: Callable[[str], dict[str, Any]],
     name: str,
     paging: dict[str, Any],
@@ -63,34 +63,34 @@ def test_requests_take_whole_blocks() -> None:
 def test_windowed_layers_stop_growing() -> None:
     assert request_bytes((FULL, WINDOW), PLAIN) == TOKEN * (8 * 8192 + 24 * 1024)
     assert request_bytes((FULL, WINDOW), PLAIN._replace(context=512)) == TOKEN * 32 * 512
-    # llama.cpp keeps a step more beside the window.
+    # llama.cpp keeps one more step beside the window.
     slack = PLAIN._replace(window_slack_tokens=512)
     assert request_bytes((FULL, WINDOW), slack) == TOKEN * (8 * 8192 + 24 * 1536)
 
 
-def test_vllm_gives_each_group_of_layers_its_own_pages() -> None:
+def test_vllm_groups_layers_by_kind() -> None:
     # 24 windowed layers are three groups as large as the one of 8 full layers. A full one takes 512 pages, a windowed
-    # one room for its window and a step of 2,048 tokens, wherever in a page it begins: (1024 - 1 + 2048) / 16, and 1.
+    # one space for its window and a step of 2,048 tokens, wherever in a page it begins: (1024 - 1 + 2048) / 16, and 1.
     paging = VLLM._replace(step_tokens=2048)
     pages = 512 + 3 * (192 + 1)
     assert request_bytes((FULL, WINDOW), paging) == pages * 8 * 16 * TOKEN
     fits = capacity((FULL, WINDOW), 1000 * 8 * 16 * TOKEN, paging)
     assert fits.requests == pytest.approx(1000 / pages)
     assert fits.tokens == 1000 // 4 * 16
-    # Kinds nearly as many become one group each, the smaller padded.
+    # Kinds with nearly as many layers become one group each; the smaller is padded.
     nearly = (FULL._replace(layers=20), WINDOW)
     assert request_bytes(nearly, paging) == (512 + 193) * 24 * 16 * TOKEN
 
 
-def test_pages_beside_a_state_are_as_large_as_it() -> None:
+def test_pages_are_at_least_as_large_as_a_state() -> None:
     # 1 MB of state are 245 tokens, which take 16 blocks of 16.
     state = CacheLayers("state", 24, state_numbers=500_000)
     assert request_bytes((FULL, state), VLLM) == 8 * (256 * TOKEN) * (32 + 3)
-    # Beside a cache of half-sized numbers the state stays, so a page takes twice the tokens.
+    # A smaller cache dtype does not shrink the state, so a page holds twice the tokens.
     assert request_bytes((FULL, state), VLLM._replace(bytes_each=1)) == 8 * (496 * TOKEN / 2) * (17 + 3)
 
 
-def test_only_states_cost_the_same_at_any_length() -> None:
+def test_states_take_the_same_at_any_length() -> None:
     state = (CacheLayers("state", 64, state_numbers=1000),)
     for paging in (VLLM, PLAIN, VLLM._replace(context=100_000)):
         assert request_bytes(state, paging) == 128_000
@@ -98,11 +98,11 @@ def test_only_states_cost_the_same_at_any_length() -> None:
         assert fits.requests == pytest.approx(10.16, abs=0.01) and fits.tokens == 10 * paging.context
 
 
-def test_nothing_holds_nothing() -> None:
+def test_an_empty_cache_holds_no_requests() -> None:
     assert capacity((), 1e9, VLLM) == capacity((FULL,), 0, VLLM) == capacity((FULL,), -5, VLLM) == (0, 0.0)
 
 
-# --- what must always hold ------------------------------------------------------------------
+# --- properties of every model ------------------------------------------------------------------
 
 LAYERS = st.integers(1, 80)
 HEADS = st.sampled_from([1, 2, 4, 8, 32])
@@ -138,7 +138,9 @@ def pagings(draw: st.DrawFn) -> Paging:
 
 @settings(deadline=None)
 @given(caches(), pagings(), st.floats(0, 1e12), st.floats(0, 1e12))
-def test_more_bytes_never_hold_less(cache: tuple[CacheLayers, ...], paging: Paging, one: float, two: float) -> None:
+def test_capacity_never_shrinks_with_more_memory(
+    cache: tuple[CacheLayers, ...], paging: Paging, one: float, two: float
+) -> None:
     less, more = sorted((one, two))
     fits, holds = capacity(cache, less, paging), capacity(cache, more, paging)
     assert holds.tokens >= fits.tokens and holds.requests >= fits.requests >= 0
@@ -146,7 +148,9 @@ def test_more_bytes_never_hold_less(cache: tuple[CacheLayers, ...], paging: Pagi
 
 @settings(deadline=None)
 @given(caches(), pagings(), st.integers(1, 200_000), st.floats(1e6, 1e12))
-def test_longer_requests_are_fewer(cache: tuple[CacheLayers, ...], paging: Paging, other: int, kv_bytes: float) -> None:
+def test_longer_requests_lower_the_concurrency(
+    cache: tuple[CacheLayers, ...], paging: Paging, other: int, kv_bytes: float
+) -> None:
     short, long = sorted((paging.context, other))
     few = capacity(cache, kv_bytes, paging._replace(context=long)).requests
     many = capacity(cache, kv_bytes, paging._replace(context=short)).requests
@@ -156,18 +160,18 @@ def test_longer_requests_are_fewer(cache: tuple[CacheLayers, ...], paging: Pagin
 
 @settings(deadline=None)
 @given(caches(states=False), pagings())
-def test_more_gpus_never_cost_a_gpu_more(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
+def test_more_gpus_never_raise_bytes_per_gpu(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
     one, many = paging._replace(tp=1), paging
     assert request_bytes(cache, many) <= request_bytes(cache, one)
     assert kv_bytes_per_token(cache, 2, paging.tp) <= kv_bytes_per_token(cache, 2, 1)
-    # And all together never less than one alone.
+    # All GPUs together never take less than a single one.
     assert request_bytes(cache, many) * paging.tp >= request_bytes(cache, one) * (1 - 1e-9)
 
 
 @settings(deadline=None)
 @given(caches(), pagings())
-def test_a_request_takes_no_more_than_its_tokens_and_pages(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
-    """At most every layer full, pages begun and not filled, and (vLLM) groups padded to the same length."""
+def test_a_request_takes_at_most_its_tokens_and_partial_pages(cache: tuple[CacheLayers, ...], paging: Paging) -> None:
+    """Upper bound: every layer full, partial pages, and (vLLM) groups padded to the same length."""
     tokens = max(kind.bytes_per_token(paging.bytes_each, paging.tp) for kind in cache)
     state = max(kind.state_bytes(paging.state_bytes_each, paging.tp) for kind in cache)
     layers = sum(kind.layers for kind in cache)
@@ -179,6 +183,6 @@ def test_a_request_takes_no_more_than_its_tokens_and_pages(cache: tuple[CacheLay
 
 @settings(deadline=None)
 @given(caches(), pagings(), st.floats(1e8, 1e12))
-def test_what_is_held_fits_the_bytes(cache: tuple[CacheLayers, ...], paging: Paging, kv_bytes: float) -> None:
+def test_held_requests_fit_the_memory(cache: tuple[CacheLayers, ...], paging: Paging, kv_bytes: float) -> None:
     whole = int(capacity(cache, kv_bytes, paging).requests)
     assert whole * request_bytes(cache, paging) <= kv_bytes * (1 + 1e-9)

@@ -1,4 +1,4 @@
-"""One row: what its verdict means, what stands in the way, and whether the advice holds."""
+"""One row of the fit: its terms, its verdict, and the suggested changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_terms_add_up(model: Callable[[str], PlannedModel]) -> None:
     assert found.rule_of_thumb_gib == pytest.approx(8_030_261_248 * 2 * 1.2 / 2**30, abs=1e-3)
 
 
-def test_vllms_own_log_is_met(model: Callable[[str], PlannedModel]) -> None:
+def test_a_row_matches_a_vllm_log(model: Callable[[str], PlannedModel]) -> None:
     # vLLM 0.19.0 on an H100 of 79.19 GiB, utilization 0.95: 14.99 + 1.89 + 0.25, 58.11 GiB for 476,000 tokens.
     found = row(model(LLAMA), "H100", "bf16", utilization=0.95)
     assert found.weights_gib == pytest.approx(14.99, abs=0.01)
@@ -46,14 +46,14 @@ def test_vllms_own_log_is_met(model: Callable[[str], PlannedModel]) -> None:
     assert found.max_concurrency == pytest.approx(58.11, rel=0.005)
 
 
-def test_stages_of_a_pipeline_are_told_apart(model: Callable[[str], PlannedModel]) -> None:
+def test_pipeline_stages_have_their_own_terms(model: Callable[[str], PlannedModel]) -> None:
     # vLLM 0.19.0, four stages at 0.95: 3.28 GiB on an inner one, 2,257,264 tokens, 275.54 requests at once.
     found = row(model(LLAMA), "H100", "bf16", pp=4, utilization=0.95)
     assert (found.count, found.pp, [stage.layers for stage in found.stages]) == (4, 4, [8, 8, 8, 8])
     assert found.weights_gib == pytest.approx(3.28, abs=0.05)
     assert found.kv_tokens == min(stage.kv_tokens for stage in found.stages)
     assert found.kv_tokens == pytest.approx(2_257_264, rel=0.02)
-    # The first embeds and the last answers.
+    # The first stage has the embedding, the last the head.
     first, *inner, last = (stage.weights_gib for stage in found.stages)
     assert min(first, last) > max(inner) == found.weights_gib
     assert found.stages[-1].activation_gib > found.stages[0].activation_gib
@@ -67,18 +67,18 @@ def test_stages_of_a_pipeline_are_told_apart(model: Callable[[str], PlannedModel
         ({"concurrency": 4000}, "no", "most of it the cache"),
         ({"utilization": 0.1}, "no", "the weights alone are"),
         ({"max_num_seqs": 60_000}, "no", "most of it activations"),
-        # Graphs are captured out of what the engine leaves.
+        # Graphs are captured in the memory outside the engine's share.
         ({"utilization": 1.0}, "no", "outside the engine's share"),
     ],
 )
-def test_a_verdict_says_what_binds(
+def test_a_verdict_names_the_limiting_term(
     model: Callable[[str], PlannedModel], asked: dict[str, Any], verdict: str, reason: str
 ) -> None:
     found = row(model(LLAMA), "H100", "bf16", **asked)
     assert (found.verdict, reason in found.reason) == (verdict, True), found.reason
 
 
-def test_tight_is_what_lies_within_the_band(model: Callable[[str], PlannedModel]) -> None:
+def test_tight_lies_within_the_error_band(model: Callable[[str], PlannedModel]) -> None:
     verdicts = []
     for concurrency in range(1, 80):
         found = row(model(LLAMA), "H100", "bf16", concurrency=concurrency)
@@ -96,7 +96,7 @@ def test_an_unknown_version_has_a_wider_band(model: Callable[[str], PlannedModel
     )
 
 
-# --- what must always hold ------------------------------------------------------------------
+# --- properties of every row ------------------------------------------------------------------
 
 ASKED = st.fixed_dictionaries(
     {
@@ -116,7 +116,7 @@ QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
     st.sampled_from(SCHEMES),
     ASKED,
 )
-def test_every_change_named_makes_it_fit(
+def test_every_suggested_change_makes_it_fit(
     model: Callable[[str], PlannedModel], name: str, gpu: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     request = FitRequest(version="0.19", **asked)
@@ -144,7 +144,7 @@ def test_every_change_named_makes_it_fit(
 
 @QUIET
 @given(st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(GPUS), st.sampled_from(("bf16", "int8", "int4")), ASKED)
-def test_less_asked_never_fits_worse(
+def test_smaller_requests_never_fit_worse(
     model: Callable[[str], PlannedModel], name: str, gpu: str, scheme: str, asked: dict[str, Any]
 ) -> None:
     order = ("fits", "tight", "no")

@@ -1,4 +1,4 @@
-"""What a config alone tells of public models, against numbers that their publishers' files carry."""
+"""Sizes derived from public models' configs, against the figures in their publishers' files."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_of_public_models(published_shape: Callable[[str], ModelShape], name: str) -> None:
+def test_parameter_counts_of_public_models(published_shape: Callable[[str], ModelShape], name: str) -> None:
     shape = published_shape(name)
     assert (shape.origin, shape.parameters) == ("config", PARAMETERS[name])
     assert sum(part.size_bytes for part in shape.parts) == 2 * PARAMETERS[name]
 
 
-def test_kimi_vl_with_its_tower(published_shape: Callable[[str], ModelShape]) -> None:
+def test_kimi_vl_counts_its_vision_tower(published_shape: Callable[[str], ModelShape]) -> None:
     shape = published_shape("moonshotai--kimi-vl-a3b-instruct")
     # Named in two public files; this config lays out 1,728 numbers less.
     assert shape.origin == "config"
@@ -50,14 +50,14 @@ def test_kimi_vl_with_its_tower(published_shape: Callable[[str], ModelShape]) ->
         ("openai--gpt-oss-120b", 65_248_815_744, 116_829_156_672),
     ],
 )
-def test_mxfp4_releases_to_the_byte(
+def test_mxfp4_releases_match_to_the_byte(
     published_shape: Callable[[str], ModelShape], name: str, size_bytes: int, parameters: int
 ) -> None:
     shape = published_shape(name)
     assert shape.parameters == parameters
     weights = Weights(shape)
     assert weights.published and weights.published.name == "mxfp4"
-    # Whichever scheme is asked for, it stays as published.
+    # Its size does not depend on the requested scheme.
     assert {weights.total_bytes(find_scheme(scheme)) for scheme in ("bf16", "mxfp4", "int4")} == {size_bytes}
 
 
@@ -71,7 +71,9 @@ def test_mxfp4_releases_to_the_byte(
         ("mistralai--mixtral-8x7b-instruct-v0.1", 12.9e9),  # arXiv 2401.04088: 13B active
     ],
 )
-def test_active_parameters_of_mixtures(published_shape: Callable[[str], ModelShape], name: str, active: float) -> None:
+def test_active_parameter_counts_of_mixtures(
+    published_shape: Callable[[str], ModelShape], name: str, active: float
+) -> None:
     shape = published_shape(name)
     # Publishers count with or without the embedding of the input.
     embedding = next(part.elements for part in shape.parts if "embed_tokens" in part.name)

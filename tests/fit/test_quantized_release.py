@@ -1,4 +1,4 @@
-"""Releases that were quantized by their publisher: what their config says, and what they weigh."""
+"""Releases quantized by their publisher: scheme and size from their config."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_unknown_method_is_refused_by_name(found: dict[str, Any], named: str)
     assert published_scheme({}) is None
 
 
-def test_the_files_say_what_an_unknown_method_weighs(tmp_path: Path) -> None:
+def test_headers_give_the_size_of_an_unknown_method(tmp_path: Path) -> None:
     found = {"quant_method": "bitsandbytes"}
     from_headers = Weights(shape_of_folder(tiny.build(tmp_path / "tiny", quantization_config=found)))
     assert from_headers.published is None
@@ -90,7 +90,7 @@ TINY_LINEAR, TINY_KEPT = 4 * 147_456, 2 * (512 * 128 + 9 * 128)
             TINY_LINEAR // 2 + TINY_LINEAR // 64 * 5 // 2 + 28 * 16 + TINY_KEPT,
         ),
         ({"quant_method": "mxfp4"}, TINY_LINEAR // 2 + TINY_LINEAR // 32 + TINY_KEPT),
-        # Attention left alone by `*`; by `re:`; by the layers' whole name.
+        # Attention excluded by `*`, by `re:`, and by the layers' full names.
         (
             {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
             4 * (98_304 // 2 + 98_304 // 32 + 2 * 49_152) + TINY_KEPT,
@@ -101,11 +101,11 @@ TINY_LINEAR, TINY_KEPT = 4 * 147_456, 2 * (512 * 128 + 9 * 128)
         ),
     ],
 )
-def test_a_published_scheme_weighs_what_its_config_says(found: dict[str, Any], expected: int) -> None:
+def test_a_published_scheme_has_the_size_its_config_implies(found: dict[str, Any], expected: int) -> None:
     assert total({**TINY, "quantization_config": found}, "bf16") == expected
 
 
-def test_a_release_on_disk_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_quantized_release_on_disk_keeps_its_size(tmp_path: Path) -> None:
     found = {"quant_method": "awq", "bits": 4, "group_size": 64}
     plain = shape_of_folder(tiny.build(tmp_path / "plain"))
     quantized = Weights(shape_of_folder(tiny.build(tmp_path / "awq", quantization_config=found)))

@@ -1,4 +1,4 @@
-"""What Mamba, linear attention and short convolutions keep of a request, worked out by hand."""
+"""State of Mamba, linear attention and short convolutions, against sizes computed by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Config = Callable[[str], dict[str, Any]]
 
 
 def parts(config: dict[str, Any]) -> tuple[CacheLayers | None, CacheLayers | None]:
-    """Layers that attend, and layers with a state."""
+    """Attention layers, and layers with a state."""
     cache = cache_of(config)
     return (
         next((layers for layers in cache if layers.kind == "full"), None),
@@ -22,7 +22,7 @@ def parts(config: dict[str, Any]) -> tuple[CacheLayers | None, CacheLayers | Non
     )
 
 
-def test_qwen3_next(published_config: Config) -> None:
+def test_qwen3_next_state_and_cache(published_config: Config) -> None:
     attending, state = parts(published_config("qwen--qwen3-next-80b-a3b-instruct"))
     assert attending and state
     # Every fourth of 48 layers attends with 2 heads of 256.
@@ -31,7 +31,7 @@ def test_qwen3_next(published_config: Config) -> None:
     assert (state.layers, state.state_numbers) == (36, 3 * (2 * 16 * 128 + 32 * 128) + 32 * 128 * 128)
 
 
-def test_jamba(published_config: Config) -> None:
+def test_jamba_state_and_cache(published_config: Config) -> None:
     attending, state = parts(published_config("ai21labs--jamba-v0.1"))
     assert attending and state
     # Layers 4, 12, 20 and 28 attend; the others widen 4,096 to 8,192 numbers, with 16 states and 3 inputs each.
@@ -39,7 +39,7 @@ def test_jamba(published_config: Config) -> None:
     assert (state.layers, state.state_numbers) == (28, 8192 * (16 + 3))
 
 
-def test_mamba_has_no_cache_that_grows(published_config: Config) -> None:
+def test_mamba_has_no_growing_cache(published_config: Config) -> None:
     cache = cache_of(published_config("state-spaces--mamba-2.8b-hf"))
     assert cache == (CacheLayers("state", 64, state_numbers=5120 * (16 + 3)),)
     assert kv_bytes_per_token(cache, 2, 1) == 0
@@ -68,14 +68,14 @@ MAMBA2 = {
         ("tiiuae--falcon-h1-7b-instruct", 44, 44, 3 * (24 * 128 + 2 * 256) + 24 * 128 * 256),
     ],
 )
-def test_mamba2(published_config: Config, config: Any, attending: int, stateful: int, numbers: int) -> None:
+def test_mamba2_state(published_config: Config, config: Any, attending: int, stateful: int, numbers: int) -> None:
     fields = published_config(config) if isinstance(config, str) else config
     full, state = parts(fields)
     assert (full.layers if full else 0, state.layers if state else 0) == (attending, stateful)
     assert state and state.state_numbers == numbers
 
 
-def test_short_convolutions() -> None:
+def test_short_convolution_state() -> None:
     kinds = ["conv", "conv", "full_attention"] * 4
     config = {"model_type": "lfm2", "num_hidden_layers": 12, "hidden_size": 1024, "num_attention_heads": 16}
     attending, state = parts({**config, "num_key_value_heads": 8, "conv_L_cache": 3, "layer_types": kinds})
@@ -83,7 +83,7 @@ def test_short_convolutions() -> None:
     assert (attending.layers, state.layers, state.state_numbers) == (4, 8, 2 * 1024)
 
 
-def test_a_state_is_cut_by_tensor_parallelism_and_the_cache_as_ever(published_config: Config) -> None:
+def test_tensor_parallelism_splits_state_and_cache(published_config: Config) -> None:
     attending, state = parts(published_config("ai21labs--jamba-v0.1"))
     assert attending and state
     assert state.state_bytes(2, 4) * 4 == state.state_bytes(2, 1) == 2 * 155_648

@@ -1,4 +1,4 @@
-"""Bytes of weights under every scheme and cut, against numbers worked out by hand."""
+"""Bytes of weights under every scheme and parallelism, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ def total(config: dict[str, Any], scheme: str) -> int:
         ("mxfp4", LINEAR // 2 + LINEAR // 32 + KEPT_BYTES),
     ],
 )
-def test_llama_8b_weighs_what_it_should(llama: ModelShape, scheme: str, expected: int) -> None:
+def test_llama_8b_has_the_expected_size(llama: ModelShape, scheme: str, expected: int) -> None:
     assert Weights(llama).total_bytes(find_scheme(scheme)) == expected
 
 
-def test_smollm2_is_as_large_as_it_was_when_quantized() -> None:
+def test_smollm2_matches_its_measured_artifacts() -> None:
     # Measured: W8A8 163 MB; W4A16 113 MB in groups of 64, because 576 is not divisible by 128.
     assert total(SMOLLM2, "int8") == pytest.approx(163e6, rel=0.005)
     assert total(SMOLLM2, "int4") == pytest.approx(113e6, rel=0.005)
 
 
-def test_a_width_that_no_group_divides_is_named() -> None:
+def test_a_layer_width_without_a_group_size_is_named() -> None:
     with pytest.raises(ArchitectureUnknown, match=r"q_proj\.weight is 100 wide \(tried 128, 64, 32\)"):
         total({**TINY, "hidden_size": 100}, "int4")
     assert total({**TINY, "hidden_size": 100}, "int8")
 
 
-def test_an_unknown_scheme_names_those_that_are_known() -> None:
+def test_an_unknown_scheme_lists_the_known_ones() -> None:
     with pytest.raises(SchemeUnknown, match="int4"):
         find_scheme("int3")
 
@@ -99,29 +99,29 @@ def test_an_unknown_scheme_names_those_that_are_known() -> None:
         ("multi_modal_projector.linear_1.weight", (8, 8), False),
     ],
 )
-def test_what_a_scheme_touches(name: str, shape: tuple[int, ...], quantized: bool) -> None:
+def test_tensors_that_a_scheme_quantizes(name: str, shape: tuple[int, ...], quantized: bool) -> None:
     (part,) = parts_of([Tensor(name=name, shape=shape, dtype="BF16")])
     assert part.is_linear is quantized
 
 
-def test_a_tied_head_is_held_once() -> None:
+def test_a_tied_head_counts_once() -> None:
     both = [Part(name, (10, 4), "BF16") for name in ("model.embed_tokens.weight", "lm_head.weight")]
     assert [part.name for part in kept_by_engine(both, tied=True, layers=None)] == ["model.embed_tokens.weight"]
     assert len(kept_by_engine(both, tied=False, layers=None)) == 2
     assert len(kept_by_engine(both[1:], tied=True, layers=None)) == 1
 
 
-def test_a_layer_that_predicts_further_tokens_is_left_out() -> None:
+def test_multi_token_prediction_layers_are_left_out() -> None:
     names = [f"model.layers.{layer}.self_attn.o_proj.weight" for layer in (0, 60, 61)]
     parts = [Part(name, (8, 8), "BF16") for name in names]
     assert len(kept_by_engine(parts, tied=False, layers=61)) == 2
-    # A tower counts its layers itself.
+    # A tower numbers its own layers.
     tower = [Part("vision_tower.layers.80.fc1.weight", (8, 8), "BF16")]
     assert len(kept_by_engine(tower, tied=False, layers=61)) == 1
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": False}, {"num_hidden_layers": 3, "vocab_size": 100}])
-def test_headers_and_config_alone_weigh_the_same(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_headers_and_config_give_the_same_size(tmp_path: Path, config: dict[str, Any]) -> None:
     from_headers = shape_of_folder(tiny.build(tmp_path / "tiny", shards=2, **config))
     from_config = shape_of_config("tiny", {**tiny.CONFIG, **config})
     assert (from_headers.origin, from_config.origin) == ("headers", "config")
@@ -142,7 +142,7 @@ def test_a_folder_without_a_usable_config_is_refused(tmp_path: Path) -> None:
 # --- llama.cpp ------------------------------------------------------------------------------
 
 
-def test_blocks_are_those_of_the_gguf_package() -> None:
+def test_gguf_blocks_match_the_gguf_package() -> None:
     from gguf import GGML_QUANT_SIZES
 
     known = {kind.name.lower(): (size, numbers) for kind, (numbers, size) in GGML_QUANT_SIZES.items()}
@@ -150,7 +150,7 @@ def test_blocks_are_those_of_the_gguf_package() -> None:
 
 
 @pytest.mark.parametrize("sides", [(3, 576), (5, 1536), (1, 4096)])
-def test_q8_0_is_as_large_as_what_the_gguf_package_writes(sides: tuple[int, int], llama: ModelShape) -> None:
+def test_q8_0_size_matches_the_gguf_package(sides: tuple[int, int], llama: ModelShape) -> None:
     import numpy
     from gguf import GGMLQuantizationType, quants
 
@@ -158,14 +158,14 @@ def test_q8_0_is_as_large_as_what_the_gguf_package_writes(sides: tuple[int, int]
     assert gguf_bytes("model.layers.0.mlp.up_proj.weight", sides, mixture_of("q8-0"), llama) == written.nbytes
 
 
-def test_llama_8b_has_llama_cpps_bits_per_weight(llama: ModelShape) -> None:
+def test_llama_8b_matches_llama_cpp_bits_per_weight(llama: ModelShape) -> None:
     # llama.cpp, tools/quantize/README.md, Llama 3.1 8B: 4.8944 and 8.5008 bits per weight.
     for scheme, bits in (("q4-k-m", 4.8944), ("q8-0", 8.5008)):
         size = Weights(llama).total_bytes(find_scheme(scheme))
         assert size * 8 / llama.parameters == pytest.approx(bits, abs=5e-5)
 
 
-def test_q4_k_m_spends_more_on_some_layers(llama: ModelShape) -> None:
+def test_q4_k_m_gives_some_layers_more_bits(llama: ModelShape) -> None:
     # Of 32 layers the first and last four, and every third between: 6, 9, … 27.
     chosen = [layer for layer in range(32) if more_bits(layer, 32)]
     assert chosen == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
@@ -183,7 +183,7 @@ def test_q4_k_m_spends_more_on_some_layers(llama: ModelShape) -> None:
     assert bytes_of("model.layers.0.mlp.gate.weight") == 4 * 4096
 
 
-def test_rows_that_are_no_multiple_of_256_get_smaller_blocks() -> None:
+def test_widths_not_divisible_by_256_use_smaller_blocks() -> None:
     shape = shape_of_config("smollm2", SMOLLM2)
 
     def bytes_of(name: str, width: int) -> float:

@@ -1,4 +1,4 @@
-"""Which scheme runs where: all GPUs and engines, written down before it was derived from capabilities."""
+"""The support table of schemes by GPU and engine, written out in full, against the capabilities."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ENGINES = {
 VLLM_ON_A_PROCESSOR = {"fp8-block": "amx_tile", "int8-w8a16": "on GPUs only", "int4": "avx512f", "int4-asym": "avx512f"}
 
 
-def test_the_table_has_every_gpu_engine_and_scheme() -> None:
+def test_the_support_table_is_complete() -> None:
     assert set(GPUS) == set(gpu_names()) - {"host"}
     assert sorted(ENGINES) == engine_names()
     assert {scheme.name for scheme in all_schemes()} == HOPPER
@@ -55,7 +55,7 @@ def test_the_table_has_every_gpu_engine_and_scheme() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("gpu", GPUS)
-def test_a_scheme_runs_where_engine_and_gpu_run_it(model: Callable[[str], PlannedModel], gpu: str, engine: str) -> None:
+def test_a_scheme_needs_engine_and_gpu_support(model: Callable[[str], PlannedModel], gpu: str, engine: str) -> None:
     for scheme in all_schemes():
         row = fit_row(model(LLAMA), FitRequest(engine=engine), find_gpu(gpu), scheme)
         refused = row.reason.startswith((f"{engine} does not serve", f"{gpu} does not run"))
@@ -63,7 +63,7 @@ def test_a_scheme_runs_where_engine_and_gpu_run_it(model: Callable[[str], Planne
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_on_a_processor_the_engine_decides(
+def test_on_a_processor_the_engine_profile_decides(
     model: Callable[[str], PlannedModel], engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.fit.plan.processor_features", lambda: frozenset())

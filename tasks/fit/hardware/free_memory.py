@@ -11,12 +11,12 @@ from weighbridge.units import GIB
 
 
 def require_free_memory(rows: Sequence[FitRow], free_gib: dict[str, tuple[float, ...]], who: str) -> None:
-    """Refuse to start an engine for which there is too little free memory beside what runs already.
+    """Refuse to start an engine if there is too little free memory beside the running ones.
 
     Args:
         rows: the artifact on each of the line's GPUs.
         free_gib: from `free_memory`; a GPU that is not in it is not checked.
-        who: what is to start, for the message.
+        who: the engine to start, for the message.
 
     Raises:
         NoRoomBeside: none of the line's GPUs has enough; the needed and the free memory are named.
@@ -39,7 +39,7 @@ def require_free_memory(rows: Sequence[FitRow], free_gib: dict[str, tuple[float,
 
 
 def needed_gib(row: FitRow) -> float:
-    """GiB that must be free on each GPU: the whole share if the engine takes one at start, else what it needs."""
+    """GiB that must be free on each GPU: the engine's share if it reserves one at start, else the sum of terms."""
     return row.total_gib if gpu(row.gpu).is_host else max(row.total_gib, row.capacity_gib)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of GPUs that a line may name, and `host`: this machine's own memory."""
+"""The catalogue of GPUs that a line may name, and `host`: this machine's memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gpu(BaseModel):
     memory_gib: float
     """Total, as the driver reports it to programs."""
     bandwidth_gbs: float = 0
-    """0: unknown; so for the next three."""
+    """0: unknown, also for the next three."""
     bf16_tflops: float = 0
     """Without sparsity."""
     fp8_tflops: float = 0
@@ -38,7 +38,7 @@ class Gpu(BaseModel):
     compute_capability: str = ""
     """NVIDIA's number, such as 8.9, or AMD's architecture name."""
     capabilities: tuple[Capability, ...]
-    """What engines have kernels for on it, beside plain 16-bit ones."""
+    """Features that engines have kernels for on this GPU, beside plain 16-bit ones."""
     source: str
 
     @property
@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Gpu]:
 
 
 def _capabilities_instead(supports: Any) -> str:
-    """The error for an entry in the form of earlier versions, which listed schemes; it says what to write instead."""
+    """Error text for an entry in the format of earlier versions, which listed schemes; it names the replacement."""
     listed = supports if isinstance(supports, list) else []
     needed = sorted({scheme.capability for scheme in all_schemes() if scheme.capability and scheme.name in listed})
     return f"supports: a GPU lists capabilities now, not schemes; write `capabilities: [{', '.join(needed)}]` instead."

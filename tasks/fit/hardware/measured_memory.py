@@ -1,4 +1,4 @@
-"""The memory that an engine really took, read from its log or its process, against the prediction.
+"""Memory that an engine took, read from its log or its process, compared with the prediction.
 
 Stored in `<home>/fit/reality/` by the artifact's digest, for the release's record.
 """
@@ -57,7 +57,7 @@ class Deviation(BaseModel):
 
 
 class MeasuredMemory(BaseModel):
-    """The terms that were measured at one start of an engine."""
+    """Terms measured at one start of an engine."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What each layer caches of a request, from `config.json` alone: bytes per token, or a fixed state.
+"""Size of each layer's cache, from `config.json` alone: bytes per token, or a fixed state.
 
 Attention with grouped, single or all heads (GQA, MQA, MHA) and an explicit `head_dim`; MLA (one latent,
 whatever the number of heads); layers with a window or chunks; layers that share another's cache; linear

@@ -65,7 +65,7 @@ def _cache_file(what: str, config: Mapping[str, Any]) -> Path:
 
 
 def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a config through transformers' class."""
+    """Read a config through its transformers class."""
     model_type, plain = _for_class(config)
     from transformers import AutoConfig
 

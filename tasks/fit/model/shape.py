@@ -168,7 +168,7 @@ def _shape(name: str, config: dict[str, Any], parts: tuple[Part, ...]) -> ModelS
 
 
 def _silent(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
-    """Whether a composite config leaves fields of its text model to class defaults: some are saved without."""
+    """Whether a composite config omits fields of its text model, which then have their class defaults."""
     return text_part(config) is not None and any(text.get(field) is None for field in DECISIVE)
 
 
