@@ -40,7 +40,7 @@ def score_tasks(
         installation: has the artifact and earlier scores.
         artifact: the model to score.
         line: its margins.
-        scorer: scores through the engine that is to serve, where the engine can.
+        scorer: scores through the engine that will serve, if it returns prompt log-probabilities.
         suites: names of general suites.
         production: production's scores; the first suite that is not shown to be no worse ends the scoring.
     """

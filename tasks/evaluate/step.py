@@ -130,7 +130,7 @@ def weigh(
         drift: its drift check; None for the release as published.
         production: the artifact that serves; None before there is any.
         weights: the release as published.
-        scorer: scores through the engine that is to serve.
+        scorer: scores through the engine that will serve.
     """
     steps = _WeighingSteps(installation, line, scorer)
     return weigh_candidate(line, artifact, drift, production, weights, steps)

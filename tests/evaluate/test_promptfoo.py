@@ -195,7 +195,7 @@ def test_tools_and_max_tokens_come_from_the_provider(tmp_path: Path) -> None:
         ({"assert": [{"$ref": "#/assertionTemplates/gone"}]}, "no assertion with a `type`"),
         ({"assert": [{"type": "regex", "value": r"\p{L}"}]}, "does not compile in Python"),
         ({"assert": [{"type": "assert-set", "assert": [*CONTAINS, {"type": "cost", "threshold": 1}]}]}, "'cost'"),
-        ({"assert": []}, "no assertion: whatever"),
+        ({"assert": []}, "no assertion: any answer"),
         ({"assert": CONTAINS, "options": {"transform": "output.trim()"}}, "`options.transform`"),
         ({"assert": CONTAINS, "options": {"storeOutputAs": "a"}}, "`options.storeOutputAs`"),
         ({"assert": CONTAINS, "options": {"response_format": {}}}, "`options.response_format`"),
@@ -285,11 +285,11 @@ def test_templates_cannot_reach_python(tmp_path: Path, template: str) -> None:
     ("text", "reason"),
     [
         ("prompts: [a\ntests: b", "not YAML"),
-        ("- just\n- a list\n", "no mapping"),
+        ("- just\n- a list\n", "not a mapping"),
         ("tests: file://gone.yaml\n", "no such file"),
         ("tests: [file://bad.json]\n", "not JSON"),
         ("tests: [file://bad.csv]\n", "number of cells"),
-        ("tests: [7]\n", "no mapping of names"),
+        ("tests: [7]\n", "not a mapping of names"),
         ("prompts: [x]\ndefaultTest: {vars: 3}\ntests: [{assert: []}]\n", "vars"),
     ],
 )

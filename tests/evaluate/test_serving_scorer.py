@@ -57,13 +57,13 @@ def test_general_suites_are_scored_through_an_engine_with_prompt_log_probabiliti
             assert lm_eval.name == scorer.lm_eval_name() and "toyworks 1 abc" in lm_eval.name
             assert lm_eval.conditions.engine == "toyworks 1 abc" and lm_eval.conditions.tokenizer
         assert scorer.lm_eval_name(5) != scorer.lm_eval_name()
-    assert "scored through the engine that is to serve, toyworks 1 abc" in scorer.sentence
+    assert "scored through the engine that will serve, toyworks 1 abc" in scorer.sentence
 
 
 def test_an_engine_that_ignores_echo_is_refused_by_name(line: Line, artifact: Artifact, store: Store) -> None:
     with (
         Answering(lambda _: "", model=line.name) as toy,
-        pytest.raises(SuiteNeedsMore, match=r"toyworks 1 abc is to score general suites.*ignores `echo`"),
+        pytest.raises(SuiteNeedsMore, match=r"toyworks 1 abc is needed for general suites.*ignores `echo`"),
         serving_scorer(store, toy, True).lm_eval_scorer(line, artifact, print),
     ):
         pytest.fail("scores at the level of chance would have been taken")

@@ -70,7 +70,7 @@ def test_the_page_says_what_a_reviewer_asks(comparison: Comparison) -> None:
         "✗ regression",
         "http://127.0.0.1/c",
         "the chat template is bbbb, and aaaa in production",
-        "production alone flips 1.5%",
+        "production flips 1.5%",
         "Must pass, failed",
         "candidate says 3",
         "production says 3",

@@ -45,7 +45,7 @@ def degenerate(answer: str) -> str:
 
 
 def new_phrase_share(words: Sequence[str]) -> float:
-    """Share of new phrases of four words; 1 where there are too few to tell."""
+    """Share of new phrases of four words; 1 if there are too few to decide."""
     phrases = [tuple(words[at : at + PHRASE_WORDS]) for at in range(len(words) - PHRASE_WORDS + 1)]
     return len(set(phrases)) / len(phrases) if len(phrases) >= FEWEST_PHRASES else 1.0
 

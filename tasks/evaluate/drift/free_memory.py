@@ -1,4 +1,4 @@
-"""Whether two models fit into memory at once, from the headers of their files alone."""
+"""Whether two models fit into memory together, from the headers of their files."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def mean_interval(sums: Sequence[float], sizes: Sequence[float], confidence: flo
     Args:
         sums: the sum over the tokens of each text.
         sizes: tokens of each text, all above 0.
-        confidence: of each bound by itself.
+        confidence: one-sided, of each bound.
 
     The estimate is the ratio of the two totals; its variance is that of the residuals `sum - mean * size` (the
     linearised ratio estimator: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13). Its quantile is Student's with
@@ -74,7 +74,7 @@ def share_interval(hits: Sequence[bool], clusters: Sequence[Hashable], confidenc
     Args:
         hits: whether each item has the property.
         clusters: name of each item's cluster; different names for independent items.
-        confidence: of each bound by itself.
+        confidence: one-sided, of each bound.
     """
     from scipy.special import betaincinv
 

@@ -42,10 +42,10 @@ class DriftSignal(BaseModel):
         spread = (
             "no interval" if self.low is None or self.high is None else f"{self._of(self.low)} to {self._of(self.high)}"
         )
-        asked = "" if self.bound is None else f", bound {self.side} {self._of(self.bound)}"
+        limit = "" if self.bound is None else f", bound {self.side} {self._of(self.bound)}"
         tail = f" {self.unit}" if self.unit not in ("share", "×") else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.name} {self._of(self.difference)}{tail} ({spread}){asked}{note}"
+        return f"{self.name} {self._of(self.difference)}{tail} ({spread}){limit}{note}"
 
     def _of(self, value: float) -> str:
         if self.unit == "share":

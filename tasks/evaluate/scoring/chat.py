@@ -25,7 +25,7 @@ from tasks.evaluate.verdict.comparable import MAX_TROUBLE_SHARE
 from weighbridge.errors import ScoringFailed
 
 STOP_CHECK_ITEMS = 8
-"""Early stopping is checked at most every so many items: a check costs milliseconds."""
+"""Smallest number of items between two checks for early stopping; a check costs milliseconds."""
 
 LOOKAHEAD = 4
 """Answers beyond the first missing one, as a multiple of the concurrency: only items without a gap before them may

@@ -23,7 +23,7 @@ BATCH_SIZE = 8
 NOISE_BATCH_SIZE = BATCH_SIZE // 2 + 1
 """For production's second scoring: sums are rounded in another order."""
 CHUNK_ITEMS = 64
-"""Items scored and kept together: a killed process loses at most so many."""
+"""Items scored and kept together: the most that a killed process loses."""
 PACKAGES = ("transformers", "torch", "compressed-tensors")
 
 Progress = Callable[[str, int, int], None]

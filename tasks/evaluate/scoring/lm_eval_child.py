@@ -1,6 +1,6 @@
 """The scoring process: it loads a model once, then scores chunks of items on request.
 
-A process of its own, so that running out of memory ends nothing else, and so that a program that only compares
+It is a separate process so that running out of memory ends nothing else, and so that a program that only compares
 scores imports neither torch nor lm-eval. The first line on stdin is the job, each further line a chunk. The process
 ends with stdin, so it never outlives its parent. Events go to stdout, one per line after MARK, between the output of
 the libraries.

@@ -14,7 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
 RETRY_SECONDS = 120.0
-"""A killed engine is up again within a minute (measured: vLLM on a CPU 45 to 60 s, transformers 25 s)."""
+"""A killed engine answers again within a minute (measured: vLLM on a CPU 45 to 60 s, transformers 25 s)."""
 BUDGET_REQUESTS = 5
 """All requests of a suite together may wait this many times as long as one request."""
 PERMANENT_STATUSES = (401, 403, 404)
@@ -56,7 +56,7 @@ class RetryBudget:
         return retrying(lambda: client.post(url, json=body).raise_for_status())
 
     def end(self) -> None:
-        """Give up all requests that wait for a retry, because nobody needs their answers any more."""
+        """Give up all requests that wait for a retry, because their answers are no longer needed."""
         self._ended.set()
 
     def _wait_seconds(self, state: RetryCallState) -> float:

@@ -57,9 +57,9 @@ class ServingScorer:
     def sentence(self) -> str:
         """What scored the general suites, and what that leaves open, for the report."""
         if self.prompt_log_probabilities:
-            return f"General suites were scored through the engine that is to serve, {self.engine}."
+            return f"General suites were scored through the engine that will serve, {self.engine}."
         return (
-            "General suites were scored by transformers on the same files, because the engine that is to serve "
+            "General suites were scored by transformers on the same files, because the engine that will serve "
             f"({self.engine}) returns no prompt log-probabilities. Errors of the engine itself show only in the "
             "regression suites, which were scored through it."
         )
@@ -87,7 +87,7 @@ class ServingScorer:
             base = base_of(engine.url)
             if missing := lacks_log_probabilities(base, line.name, None):
                 raise SuiteNeedsMore(
-                    f"{self.engine} is to score general suites and returns no prompt log-probabilities: {missing}.",
+                    f"{self.engine} is needed for general suites, but returns no prompt log-probabilities: {missing}.",
                     "Look at its log and flags; a newer version may have changed its API.",
                     where=base,
                 )

@@ -1,6 +1,6 @@
 """Whether two scorings may be compared, and what differs between their conditions, in words.
 
-A verdict on scores that were produced differently would be wrong without anybody noticing, so it is `invalid`
+A verdict on scores that were produced differently would be wrong without notice, so it is `invalid`
 instead. Permitted differences between a candidate and production, such as the quantization, are named as changes.
 """
 
@@ -142,11 +142,11 @@ def _different_items(candidate: SuiteScores, production: SuiteScores, whole: boo
         pairs = zip_longest(only_production[:2], only_candidate[:2])
         examples = ", ".join(id for pair in pairs for id in pair if id)
         return (
-            f"the two were not asked the same items: {len(only_production)} only production's, {len(only_candidate)} "
-            f"only the candidate's ({examples})"
+            f"the two were not scored on the same items: {len(only_production)} by production only, "
+            f"{len(only_candidate)} by the candidate only ({examples})"
         )
     if whole and [item.id for item in candidate.items] != [item.id for item in production.items]:
-        return "the two were not asked the same items in the same order"
+        return "the two were not scored on the same items in the same order"
     return ""
 
 

@@ -30,7 +30,7 @@ def judge_suites(
         candidate: the candidate's scores.
         production: production's scores; None while nothing serves.
         production_rescored: production scored a second time, for the noise floor.
-        unpaired_suites: suites that only the candidate could be asked; they are a baseline for later releases.
+        unpaired_suites: suites with scores of the candidate only; they are a baseline for later releases.
     """
     rescored = {scores.suite: scores for scores in production_rescored}
     margins = {use.name: use.margin for use in line.suites}

@@ -29,7 +29,7 @@ class OutcomeKind:
     text_colour: str
     """On a white page, with a contrast of at least 5.9 to 1."""
     plot_colour: str
-    """Of Okabe and Ito's palette where it has one: told apart with any colour vision."""
+    """From Okabe and Ito's palette where possible, which is distinguishable with any colour vision."""
     plot_marker: str
     """matplotlib's; the shape says the same as the colour."""
 

@@ -73,7 +73,7 @@ def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tupl
 
     Args:
         gained, lost, items: as for `tango_z`.
-        confidence: of each bound by itself, such as 0.95; the two together hold 2 * confidence - 1.
+        confidence: one-sided, of each bound, such as 0.95; the interval has 2 * confidence - 1.
 
     Returns:
         (low, high), candidate minus production, within -1 and 1.
@@ -82,7 +82,7 @@ def paired_bounds(gained: int, lost: int, items: int, confidence: float) -> tupl
 
 
 def loss_p_value(gained: int, lost: int) -> float:
-    """How easily chance alone would lose so many more than it gains: the exact sign test on the flips (McNemar).
+    """P-value of the losses under chance: the exact sign test on the flips (McNemar).
 
     Valid at any discordance and any number of items.
     """
@@ -95,16 +95,16 @@ def _exact_lower_bound(net: int, items: int, error: float) -> float:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if net > 0:
-            # The smallest gain that is not too small for so many.
+            # The smallest true gain under which at least `net` gained items are not too unlikely.
             low, high = (middle, high) if 1 - binomial_cdf(net - 1, items, middle) <= error else (low, middle)
         else:
-            # The largest loss that is not too large for so few.
+            # The largest true loss under which at most `-net` lost items are not too unlikely.
             low, high = (low, middle) if binomial_cdf(-net, items, middle) <= error else (middle, high)
     return low if net > 0 else -high
 
 
 def binomial_cdf(successes: int, trials: int, chance: float) -> float:
-    """Probability of at most so many successes; by numpy, for scipy takes a second to import."""
+    """Probability of at most `successes` in `trials`; with numpy, because scipy takes a second to import."""
     import numpy as np
 
     if successes < 0 or chance >= 1:

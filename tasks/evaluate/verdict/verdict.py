@@ -254,7 +254,7 @@ def _pairs(candidate: SuiteScores, production: SuiteScores) -> Pairs:
 
 
 def _correct_for_many_suites(suites: list[SuiteVerdict]) -> list[SuiteVerdict]:
-    """Make those regressions inconclusive that chance explains among so many suites; neither outcome passes.
+    """Make regressions inconclusive that chance explains among the number of suites; neither outcome passes.
 
     With twenty suites, one chance in a hundred for each adds up. Source: Holm, Scandinavian Journal of Statistics 6
     (1979) 65-70. A failed must-pass item is not a matter of chance and stays a regression.

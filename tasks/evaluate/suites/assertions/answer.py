@@ -1,4 +1,4 @@
-"""A model's answer, as far as assertions may look at it."""
+"""A model's answer, with the fields that assertions read."""
 
 from __future__ import annotations
 

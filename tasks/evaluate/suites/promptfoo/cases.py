@@ -203,7 +203,7 @@ def _part(test: dict[str, Any], field: str) -> dict[str, Any]:
 def _mapping(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ImportRefused(
-            f"The configuration's {what} is no mapping of names to values.",
+            f"The configuration's {what} is not a mapping of names to values.",
             "Correct it, then import again.",
             where=what,
         )

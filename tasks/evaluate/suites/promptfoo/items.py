@@ -64,7 +64,9 @@ def import_config(path: Path, *, graded: bool = False, max_tokens: int | None = 
         raise ImportRefused(f"There is no file {path}.", "Name promptfoo's configuration file.", where=str(path))
     config = read_data(path)
     if not isinstance(config, dict):
-        raise ImportRefused("The configuration is no mapping.", "Name promptfoo's configuration file.", where=str(path))
+        raise ImportRefused(
+            "The configuration is not a mapping.", "Name promptfoo's configuration file.", where=str(path)
+        )
     import_log, folder = ImportLog(), Folder(path.parent)
     _log_other_parts(config, import_log)
     offer = read_offer(config, folder, import_log, max_tokens)
@@ -159,7 +161,7 @@ def _assertions(
         CannotConvert: none can be imported, or a threshold depends on one that cannot.
     """
     if not case.assertions:
-        raise CannotConvert("it has no assertion: whatever a model answers would pass")
+        raise CannotConvert("it has no assertion: any answer would pass")
     converted, skipped, own = [], 0, 0
     for where, raw in case.assertions:
         shared = where.startswith("defaultTest")

@@ -31,7 +31,7 @@ def write_suite(imported: Imported, path: Path, *, force: bool = False) -> bool:
         force: whether an existing file may be replaced.
 
     Returns:
-        Whether anything changed: an equal file is left alone.
+        True if the file changed; an equal file is not rewritten.
 
     Raises:
         SuiteExists: there is another suite of that name.

@@ -79,7 +79,7 @@ def bound(walk: Walk, bets: tuple[Array, ...], sign: float, steps: int, error: f
     """
     gain, size = walk.gain[:steps], walk.size[:steps]
     parts = [bet[:steps] for bet in bets]
-    # Each bet by itself is monotone in the null, so their mean is too.
+    # Each bet is monotone in the null, so their mean is too.
     rejected, accepted = -sign, sign
     threshold = -np.log(error) + np.log(len(parts))
 

@@ -1,6 +1,6 @@
 """Assertion on refusals, by a list of phrases in eight languages.
 
-Phrases are searched only at the beginning of an answer, so that a story in which somebody says "I cannot help you" is
+Phrases are searched only at the beginning of an answer, so that a story in which a person says "I cannot help you" is
 not a refusal. As in promptfoo, an empty answer and one that the engine marks as a refusal count too; promptfoo's own
 list of phrases differs. A list knows only its own phrases: docs/how-to/add-a-suite.md says what that means for a
 gate. To add a language, add a key to PHRASES.
