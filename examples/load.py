@@ -97,12 +97,12 @@ class Load:
             for turn in itertools.count():
                 if self._stop.is_set():
                     return
-                answer = self._ask(client, PROMPTS[(number + turn) % len(PROMPTS)])
+                answer = self._request(client, PROMPTS[(number + turn) % len(PROMPTS)])
                 self.answers.append(answer)
                 # A refused connection answers at once; do not spin on it.
                 self._stop.wait(max(self.pause_seconds, REFUSED_SECONDS) if answer.problem else self.pause_seconds)
 
-    def _ask(self, client: httpx.Client, prompt: str) -> Answer:
+    def _request(self, client: httpx.Client, prompt: str) -> Answer:
         started, clock = time.time(), time.monotonic()
         body = {
             "model": self.model,

@@ -47,7 +47,7 @@ class Receiver:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         folder = settings.home / "webhook"
-        self.keys, self._seen, self._lock = Keys(folder), Seen(folder / "seen.json"), threading.Lock()
+        self.keys, self._delivered, self._lock = Keys(folder), Seen(folder / "seen.json"), threading.Lock()
         self.answered = threading.Event()
         """Set once MLflow has answered, even with a refusal."""
 
@@ -70,7 +70,7 @@ class Receiver:
             return 200, f"{line} {delivery.entity}: nothing to do"
         # One after the other: of two copies of a delivery the second must find the first.
         with self._lock:
-            if delivery.id in self._seen:
+            if delivery.id in self._delivered:
                 return 200, f"{line}: delivery {delivery.id} was handled already"
             try:
                 run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}", only_scheduled=True)
@@ -78,7 +78,7 @@ class Receiver:
                 return 503, str(error)
             except ReleaseNotStarted as error:
                 return 200, str(error)
-            self._seen.add(delivery.id)
+            self._delivered.add(delivery.id)
         return (202, f"{line}: flow run {run}") if run else (200, f"{line}: promote/{line} is not scheduled")
 
     def keep_webhook(self) -> None:

@@ -46,11 +46,11 @@ def walk(release: Path, out: Path, port: int) -> dict[str, Any]:
         "vllm_reasons": [row.reason for row in elsewhere.rows],
         "coverage": record.coverage.share_of_linear_bytes,
         "config": json.loads((out / "config.json").read_text())["quantization_config"],
-        "answer": _ask(spec.command, spec.environment, f"http://127.0.0.1:{port}", chosen.health_path(plan)),
+        "answer": _request(spec.command, spec.environment, f"http://127.0.0.1:{port}", chosen.health_path(plan)),
     }
 
 
-def _ask(command: tuple[str, ...], environment: dict[str, str], url: str, health_path: str) -> str:
+def _request(command: tuple[str, ...], environment: dict[str, str], url: str, health_path: str) -> str:
     server = subprocess.Popen(command, env={**os.environ, **environment})
     try:
         wait_for(lambda: _healthy(url + health_path), "the engine is healthy", seconds=30)

@@ -111,7 +111,7 @@ class _Asker:
 
     def _measured(self, probe: Probe) -> Iterator[Measured]:
         question = probe.question
-        answer = self._ask(probe)
+        answer = self._request(probe)
 
         def row(gauge: Gauge, nats: float, detail: str) -> Measured:
             nats = min(nats, LARGEST_NATS)
@@ -134,7 +134,7 @@ class _Asker:
             detail = f"{text!r} at {value:.2f}, by the reference {first.text!r} at {first.log_probability:.2f}"
             yield row("top", mean_difference(probe.choices, answer.top), detail)
 
-    def _ask(self, probe: Probe) -> _Answer:
+    def _request(self, probe: Probe) -> _Answer:
         question, chat = probe.question, bool(probe.question.messages)
         body: dict[str, Any] = {"model": self._model, "temperature": 0, "max_tokens": 1}
         if chat:

@@ -39,10 +39,10 @@ def test_a_good_version_goes_from_mirror_to_canary_steps(
     assert [report.name for report in reports] == ["mirror of 50 %", "50 %", "100 %"]
     assert "2" not in answers_at["mirror of 50 %"], "responses of the mirror were discarded"
     assert load.failed == []
-    shadow = reports[0]
-    assert shadow.requests > 4
-    assert shadow.errors == 0
-    by_name = {signal.name: signal for signal in shadow.signals}
+    mirror_step = reports[0]
+    assert mirror_step.requests > 4
+    assert mirror_step.errors == 0
+    by_name = {signal.name: signal for signal in mirror_step.signals}
     assert by_name["errors"].candidate == 0
     # Both are measured by the gateway's clocks and counts, so mirror and production are comparable.
     assert (by_name["latency p50"].candidate or 0) > 0
