@@ -94,7 +94,7 @@ def quantize_until_close(
             last method's error.
         QuantizationInterrupted: the process was killed; the next run continues this method's work.
     """
-    started, made = clock(), list[tuple[Artifact, D]]()
+    started, candidates = clock(), list[tuple[Artifact, D]]()
     attempts, failure = list[Attempt](), None
     for method in methods:
         if attempts and clock() - started > 60 * minutes:
@@ -103,7 +103,7 @@ def quantize_until_close(
         try:
             artifact = quantize(method)
         except QuantizationInterrupted:
-            # Somebody stopped it. The next run continues it; another method must not take its place.
+            # The process was stopped: the next run continues this method, and no other method may replace it.
             raise
         except (QuantizationFailed, QuantizationUncovered, CalibrationInvalid, MemoryShort) as error:
             failure = error
@@ -113,13 +113,13 @@ def quantize_until_close(
             return Quantized(artifact, None, ())
         drift = check_drift(artifact)
         attempts.append(_attempt(method, artifact, drift))
-        made.append((artifact, drift))
+        candidates.append((artifact, drift))
         if drift.outcome == "non_inferior":
             return Quantized(artifact, drift, tuple(attempts))
-    if not made:
+    if not candidates:
         assert failure is not None
         raise failure
-    artifact, drift = min(made, key=lambda pair: math.inf if pair[1].kl_nats is None else pair[1].kl_nats)
+    artifact, drift = min(candidates, key=lambda pair: math.inf if pair[1].kl_nats is None else pair[1].kl_nats)
     return Quantized(artifact, drift, tuple(attempts))
 
 

@@ -37,25 +37,25 @@ LAYERS_OF_70B = 80
 EIGHT_EXPERTS = 8
 
 
-def gguf_bytes(name: str, sides: tuple[int, ...], mixture: GgufMixture, shape: ModelShape) -> float:
+def gguf_bytes(name: str, dimensions: tuple[int, ...], mixture: GgufMixture, shape: ModelShape) -> float:
     """Bytes of one tensor.
 
     Args:
-        name, sides: as published.
+        name, dimensions: as published.
         mixture: the scheme's.
         shape: the model; its number of layers and experts decide some types.
     """
-    elements = math.prod(sides)
+    elements = math.prod(dimensions)
     if TOWER.search(name):
         return elements * 2  # in a file of its own (mmproj), as float16
-    if len(sides) < 2 or name.endswith("bias") or ROUTER.search(name) or "norm" in name or "conv1d" in name:
+    if len(dimensions) < 2 or name.endswith("bias") or ROUTER.search(name) or "norm" in name or "conv1d" in name:
         return elements * 4
     base = mixture.base.lower()
     kind = base if base == "q8_0" else _mixed_type(name, base, shape)
-    if sides[-1] % BLOCKS[kind][1]:
+    if dimensions[-1] % BLOCKS[kind][1]:
         kind = NARROW.get(kind, kind)
     size, numbers = BLOCKS[kind]
-    return elements // sides[-1] * -(-sides[-1] // numbers) * size
+    return elements // dimensions[-1] * -(-dimensions[-1] // numbers) * size
 
 
 def more_bits(layer: int, layers: int) -> bool:
