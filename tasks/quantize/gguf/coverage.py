@@ -75,12 +75,12 @@ def _problem(planned: PlannedTensor, tensor: GgufTensor | None) -> str:
     if tensor is None:
         return "it is missing"
     # GGUF drops leading dimensions of 1, such as that of a gate with one row.
-    if (tensor.kind.name, _sides(tensor.shape)) != (planned.kind, _sides(planned.shape)):
+    if (tensor.kind.name, _significant_shape(tensor.shape)) != (planned.kind, _significant_shape(planned.shape)):
         return f"it is {tensor.kind.name} {list(tensor.shape)}, not {planned.kind} {list(planned.shape)}"
     return ""
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _significant_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape
