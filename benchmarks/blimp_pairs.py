@@ -1,9 +1,9 @@
 """Real per-item scores for `benchmarks.verdict_errors`: minimal pairs (BLiMP) under a model and its quantizations.
 
 Run `python -m benchmarks.blimp_pairs --pairs FOLDER --models fp32=FOLDER int8=FOLDER --cache FOLDER`: about four
-minutes a model on one core for 4,000 pairs of SmolLM2-135M; each model's scores are kept and not computed again.
-An item is right when the grammatical sentence has the larger log-probability; its margin is the difference of the
-two in nats. Scored in float32 with plain transformers, sentences sorted by length, no padding inside a score.
+minutes a model on one core for 4,000 pairs of SmolLM2-135M; scores are cached. An item is right if the grammatical
+sentence has the larger log-probability; the difference of the two, in nats, is the model's confidence. Scored in
+float32 with plain transformers, sentences sorted by length; padding does not enter a score.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ SEED = 7
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "weighbridge-verdict-errors"
 
 
-def read_pairs(folder: Path, wanted: int) -> list[tuple[str, str, str]]:
-    """(id, good sentence, bad sentence) of `wanted` pairs, drawn evenly at random from all files of a folder."""
+def read_pairs(folder: Path, count: int) -> list[tuple[str, str, str]]:
+    """Draw pairs uniformly at random from all files of a folder: id, good sentence, bad sentence."""
     pairs = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text().splitlines()):
             item = json.loads(line)
             pairs.append((f"{path.stem}-{number}", item["sentence_good"], item["sentence_bad"]))
-    order = np.random.default_rng(SEED).permutation(len(pairs))[:wanted]
+    order = np.random.default_rng(SEED).permutation(len(pairs))[:count]
     return [pairs[number] for number in sorted(order)]
 
 
-def nat_margins(model_folder: Path, pairs: list[tuple[str, str, str]], cache: Path) -> np.ndarray:
-    """Log-probability of the good minus that of the bad sentence, in nats, one a pair; from the cache if there."""
+def log_probability_differences(model_folder: Path, pairs: list[tuple[str, str, str]], cache: Path) -> np.ndarray:
+    """Log-probability of the good minus that of the bad sentence of each pair, in nats; cached."""
     key = hashlib.sha256(json.dumps([str(model_folder.resolve()), pairs]).encode()).hexdigest()[:16]
-    kept = cache / f"blimp-{key}.npy"
-    if kept.is_file():
-        return np.load(kept)
-    margins = _score(model_folder, pairs)
+    cached = cache / f"blimp-{key}.npy"
+    if cached.is_file():
+        return np.load(cached)
+    differences = _score(model_folder, pairs)
     cache.mkdir(parents=True, exist_ok=True)
-    np.save(kept, margins)
-    return margins
+    np.save(cached, differences)
+    return differences
 
 
 def _score(model_folder: Path, pairs: list[tuple[str, str, str]]) -> np.ndarray:
@@ -66,7 +66,7 @@ def _score(model_folder: Path, pairs: list[tuple[str, str, str]]) -> np.ndarray:
             ids[row, : len(tokens[number])] = torch.tensor(tokens[number])
             mask[row, : len(tokens[number])] = 1
         with torch.inference_mode():
-            # Padded on the right: a causal model's earlier positions do not see it.
+            # Padding on the right does not affect earlier positions of a causal model.
             logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
             taken = torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])[..., 0]
         scores[batch] = (taken * mask[:, 1:]).sum(-1).double().numpy()
@@ -76,21 +76,21 @@ def _score(model_folder: Path, pairs: list[tuple[str, str, str]]) -> np.ndarray:
 
 
 def main() -> None:
-    """Score each model and print how often it flips against the first."""
+    """Score each model, and print how many items it gains and loses against the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of BLiMP's JSON-lines files")
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER", help="production first")
     parser.add_argument("--items", type=int, default=4000)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
-    given = parser.parse_args()
-    pairs = read_pairs(given.pairs, given.items)
+    options = parser.parse_args()
+    pairs = read_pairs(options.pairs, options.items)
     scores = {}
-    for name, _, folder in (text.partition("=") for text in given.models):
-        scores[name] = nat_margins(Path(folder), pairs, given.cache)
+    for name, _, folder in (text.partition("=") for text in options.models):
+        scores[name] = log_probability_differences(Path(folder), pairs, options.cache)
     production = next(iter(scores.values())) > 0
     print("| model | right | gained | lost | flips |\n| --- | --- | --- | --- | --- |")
-    for name, margins in scores.items():
-        right = margins > 0
+    for name, differences in scores.items():
+        right = differences > 0
         gained, lost = (right & ~production).sum(), (~right & production).sum()
         print(f"| {name} | {right.mean():.1%} | {gained} | {lost} | {(gained + lost) / len(right):.1%} |")
 

@@ -1,14 +1,13 @@
-"""What each signal of `tasks/evaluate/drift` sees of a damaged model: a table for docs/evidence/drift.md.
+"""Sensitivity of each drift signal (`tasks/evaluate/drift`) to damaged models: a table for docs/evidence/drift.md.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.damage --production FOLDER [--int8 FOLDER] [--int4 FOLDER]` with a release
-of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` leaves them in the store). It took
-1,053 s on two cores that ten other processes shared. Production's distributions are computed once and kept in memory
-(0.9 GB).
+of SmolLM2-135M-Instruct and two quantizations of it (`weighbridge release smollm2` stores them). It took 1,053 s on two
+cores shared with ten other processes. Production's distributions are computed once and kept in memory (0.9 GB).
 
-Damages are what careless hands do: a scale gone wrong in a merge, a head pruned away, the chat template of another
-family, a tokenizer with entries exchanged, a config with another RoPE base, a context cut to a window. Beside the KL
-of each stands how many documents, in order of their names, its gate would have needed to be sure by itself, and the
-share of minimal pairs (`general/agreement`) on which right and wrong changed places.
+The damages are typical mistakes: a wrong scale after a merge, a pruned head, the chat template of another family,
+exchanged tokenizer entries, another RoPE base in the config, a context limited to a window. Beside the KL of each is
+the number of documents, in order of their names, after which its interval alone decides, and the share of minimal
+pairs (`general/agreement`) that flip.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.blimp_pairs import DEFAULT_CACHE, nat_margins
+from benchmarks.blimp_pairs import DEFAULT_CACHE, log_probability_differences
 from examples.damage import damage
 from tasks.evaluate.drift.distributions import Distributions, distribution_signals
 from tasks.evaluate.drift.distributions_child import (
@@ -99,13 +98,13 @@ def other_template(source: Path, out: Path) -> None:
 
 
 def exchanged_entries(source: Path, out: Path) -> None:
-    """Two hundred entries of the vocabulary exchanged in pairs, as by a careless merge of tokenizers."""
+    """Two hundred entries of the vocabulary exchanged in pairs, as by a faulty merge of tokenizers."""
     _copy(source, out, but=("tokenizer.json",))
     content = json.loads((source / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     by_id = sorted(vocabulary, key=vocabulary.__getitem__)[300 : 300 + EXCHANGED_ENTRIES]
-    for one, other in zip(by_id[::2], by_id[1::2]):
-        vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    for first, second in zip(by_id[::2], by_id[1::2]):
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (out / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
 
 
@@ -117,7 +116,7 @@ def other_rope_base(source: Path, out: Path) -> None:
 
 
 def context_cut(source: Path, out: Path) -> None:
-    """No token sees further back than 64, as with a sliding window where none belongs (or a KV cache cut off)."""
+    """Attention limited to 64 tokens, as by a wrong sliding window or a truncated KV cache."""
     _copy(source, out, but=("config.json",))
     # A Mistral is a Llama with a window.
     _edit_json(
@@ -146,32 +145,39 @@ DAMAGES: dict[str, Damage] = {
 
 
 class Production:
-    """The model that everything is compared with, its distributions in memory."""
+    """The production model, with its distributions in memory."""
 
     def __init__(self, folder: Path, pairs: list[tuple[str, str, str]], cache: Path) -> None:
         self.folder, self.pairs, self.cache = folder, pairs, cache
         self.tokenizer, self.model = load_tokenizer(folder), load_model(folder, "cpu", "float32")
         self.documents = held_documents(load_settings().root)
         self._logits: dict[tuple[tuple[int, ...], int], Any] = {}
-        self.right = nat_margins(folder, pairs, cache) > 0 if pairs else None
+        self.right = log_probability_differences(folder, pairs, cache) > 0 if pairs else None
 
     def logits(self, ids: tuple[int, ...], compared: int) -> Any:
-        """Of one window."""
+        """Compute the logits of one window, once."""
         if (ids, compared) not in self._logits:
             self._logits[ids, compared] = logits_of(self.model, ids, compared).clone()
         return self._logits[ids, compared]
 
     def compare(self, folder: Path) -> Distributions:
-        """What `check_drift` measures, without loading production again."""
+        """Measure the same as `check_drift`, without loading production again."""
         started = time.monotonic()
         tokenizer, model = load_tokenizer(folder), load_model(folder, "cpu", "float32")
         windows, reading = read_documents(self.documents, self.tokenizer, tokenizer, CONTEXT_TOKENS)
         found: dict[str, list[Any]] = {}
         for window in windows:
-            theirs = self.logits(window.production_ids, window.compared)
-            ours = logits_of(model, window.candidate_ids, window.compared)
-            columns = line_up(self.tokenizer.get_vocab(), tokenizer.get_vocab(), theirs.shape[-1], ours.shape[-1])
-            found.setdefault(window.document, []).append(divergence_of(theirs, ours, window, columns))
+            production_logits = self.logits(window.production_ids, window.compared)
+            candidate_logits = logits_of(model, window.candidate_ids, window.compared)
+            columns = line_up(
+                self.tokenizer.get_vocab(),
+                tokenizer.get_vocab(),
+                production_logits.shape[-1],
+                candidate_logits.shape[-1],
+            )
+            found.setdefault(window.document, []).append(
+                divergence_of(production_logits, candidate_logits, window, columns)
+            )
         return Distributions(
             production_digest="",
             candidate_digest="",
@@ -182,58 +188,60 @@ class Production:
                 DocumentDivergence(
                     document=name,
                     **{
-                        field: sum(getattr(one, field) for one in ones)
+                        field: sum(getattr(divergence, field) for divergence in divergences)
                         for field in ("tokens", "kl_nats", "agreed", "production_nll_nats", "candidate_nll_nats")
                     },
                 )
-                for name, ones in found.items()
+                for name, divergences in found.items()
             ),
             together=True,
             seconds=time.monotonic() - started,
         )
 
     def flips(self, folder: Path) -> str:
-        """Share of minimal pairs that changed sides, with its interval."""
+        """Share of minimal pairs that flip, with its interval."""
         if self.right is None:
             return "–"
-        flips = list(map(bool, self.right != (nat_margins(folder, self.pairs, self.cache) > 0)))
+        flips = list(map(bool, self.right != (log_probability_differences(folder, self.pairs, self.cache) > 0)))
         share = share_interval(flips, range(len(flips)), CONFIDENCE)
         return f"{share.mean:.1%} ({share.low:.1%}–{share.high:.1%})"
 
 
-def settled(found: Distributions, bound: float) -> str:
-    """After how many documents and tokens the KL interval lay on one side of the bound, and which."""
+def documents_to_decide(found: Distributions, bound: float) -> str:
+    """Documents and tokens after which the KL interval lies on one side of the bound, and the side."""
     for count in range(2, len(found.documents) + 1):
         first = found.documents[:count]
-        one = positive_mean_interval([one.kl_nats for one in first], [one.tokens for one in first], CONFIDENCE)
-        assert one.low is not None and one.high is not None
-        if one.low > bound or one.high < bound:
-            tokens = sum(one.tokens for one in first)
-            return f"{'beyond' if one.low > bound else 'within'}: {count} ({tokens:,})"
-    return "not settled"
+        kl = positive_mean_interval(
+            [document.kl_nats for document in first], [document.tokens for document in first], CONFIDENCE
+        )
+        assert kl.low is not None and kl.high is not None
+        if kl.low > bound or kl.high < bound:
+            tokens = sum(document.tokens for document in first)
+            return f"{'beyond' if kl.low > bound else 'within'}: {count} ({tokens:,})"
+    return "undecided"
 
 
 def row(production: Production, name: str, folder: Path, bounds: Bounds) -> str:
-    """One line of the table."""
+    """Measure one variant, as a line of the table."""
     found = production.compare(folder)
     config = config_signal(folder, production.folder, same_release=True)
     signals = {signal.name: signal for signal in (config, *distribution_signals(found, bounds, CONFIDENCE))}
     caught = [f"{signal.name}" for signal in signals.values() if signal.outcome == "worse"]
     unsure = [f"{signal.name} (unsure)" for signal in signals.values() if signal.outcome == "unsure"]
-    # The chat template's digest and the config's fields, which cost milliseconds.
+    # Differences of the chat template and the config, found in milliseconds.
     files = [sentence.split(" is ")[0] for sentence in what_changed(folder, production.folder)]
     kl, top1, perplexity = (signals[key] for key in ("KL", "top-1 agreement", "perplexity"))
     read = found.reading
-    chat = [one for one in found.documents if one.document.startswith("chat")]
+    chat = [document for document in found.documents if document.document.startswith("chat")]
     cells = (
         name,
         f"{kl.difference:.3f} ({kl.low:.3f}–{kl.high:.3f})",
-        f"{sum(one.kl_nats for one in chat) / sum(one.tokens for one in chat):.3f}",
+        f"{sum(text.kl_nats for text in chat) / sum(text.tokens for text in chat):.3f}",
         f"{top1.difference:.1%} ({top1.low:.1%}–{top1.high:.1%})",
         f"{perplexity.candidate:.1f}",
         f"{len(read.differ)}/{read.documents}",
         production.flips(folder),
-        settled(found, bounds.max_kl_nats or 0.0),
+        documents_to_decide(found, bounds.max_kl_nats or 0.0),
         ", ".join([*caught, *unsure]) or "nothing",
         ", ".join(files) or "–",
     )
@@ -248,27 +256,27 @@ HEADER = (
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is there."""
+    """Print the table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--production", type=Path, required=True, help="a release as published")
     parser.add_argument("--int8", type=Path, help="its INT8 quantization")
     parser.add_argument("--int4", type=Path, help="its INT4 quantization")
     parser.add_argument("--pairs", type=int, default=120, help="minimal pairs for the flips; 0: none")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder for the pairs' scores")
-    given = parser.parse_args()
+    options = parser.parse_args()
     started = time.monotonic()
     suite = load_settings().root / "eval_suites" / "general" / "agreement.jsonl"
-    rows = [json.loads(line) for line in suite.read_text().splitlines()[: given.pairs]]
-    pairs = [(one["id"], one["right"], one["wrong"]) for one in rows]
-    production = Production(given.production, pairs, given.cache)
+    items = [json.loads(line) for line in suite.read_text().splitlines()[: options.pairs]]
+    pairs = [(item["id"], item["right"], item["wrong"]) for item in items]
+    production = Production(options.production, pairs, options.cache)
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix="weighbridge-damage-") as scratch:
-        for name, folder in {"INT8 W8A8": given.int8, "INT4 W4A16": given.int4}.items():
+        for name, folder in {"INT8 W8A8": options.int8, "INT4 W4A16": options.int4}.items():
             if folder is not None:
                 print(row(production, name, folder, Bounds()), flush=True)
         for number, (name, change) in enumerate(DAMAGES.items()):
             out = Path(scratch) / f"{number}"
-            change(given.production, out)
+            change(options.production, out)
             print(row(production, name, out, Bounds()), flush=True)
             shutil.rmtree(out)
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)

@@ -1,14 +1,13 @@
-"""How far off is the memory planner? Its predictions against what vLLM's own logs said.
+"""Errors of the memory planner, against the memory in vLLM's logs.
 
     python -m benchmarks.fit_accuracy [--cases FILE] [--models FOLDER] [--plot FILE.png] [--rows]
 
 Cases: a JSON list in the layout of `memory_cases.json` (shared/data): public issue threads of vLLM 0.2 to 0.11,
 and llm-d Planner's published sweep of vLLM 0.19 on H100. The models' configs are in `fit_models/`. Nothing is
-downloaded and no weights are read. Errors are of one prediction each; a group's figure is the mean of their absolute
-values. Beside them what llm-d Planner published of itself on its sweep, and the rule of thumb on the same rows.
+downloaded and no weights are read. A group's figure is the mean absolute error of its predictions. The table also has
+llm-d Planner's published errors on its sweep, and the rule of thumb on the same rows.
 
-A case whose pipeline has several stages is compared by an inner stage, whose log was recorded; its cache by the
-tightest.
+A pipeline with several stages is compared by an inner stage, whose log was recorded; its cache by the tightest stage.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from tasks.schemes import scheme as find_scheme
 
 HERE = Path(__file__).parent
 CASES = HERE.parent.parent / "shared" / "data" / "memory_cases.json"
-# Ours, and whether an error is a share of the measured value or GiB.
+# Field of `FitRow`, and whether its error is a share of the measured value or GiB.
 TERMS = {
     "weights_gib": "%",
     "kv_gib": "%",
@@ -57,37 +56,37 @@ GPU_NAMES = {
 
 
 class Compared(NamedTuple):
-    """A case and what was predicted."""
+    """A case and its predicted row."""
 
     case: dict[str, Any]
     row: FitRow
 
 
 def main() -> None:
-    """Print the errors by term and group; draw them when asked."""
+    """Print the errors by term and group, and draw them with `--plot`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, default=CASES)
     parser.add_argument("--models", type=Path, default=HERE / "fit_models")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--rows", action="store_true", help="print every case too")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     use_gpus(HERE / "fit_gpus.yaml")
-    if not asked.cases.is_file():
-        parser.error(f"{asked.cases} is not there: name a file of cases by --cases")
-    cases = json.loads(asked.cases.read_text())
-    compared, skipped = compare_all(cases, asked.models)
-    if asked.rows:
+    if not options.cases.is_file():
+        parser.error(f"{options.cases} does not exist: name a file of cases with --cases")
+    cases = json.loads(options.cases.read_text())
+    compared, skipped = compare_all(cases, options.models)
+    if options.rows:
         print_rows(compared)
     print_errors(compared)
     print_outcomes(compared)
     for case, why in skipped:
         print(f"not compared: {case['model']} on {case['gpu']}: {why}")
-    if asked.plot:
-        draw(compared, asked.plot)
+    if options.plot:
+        draw(compared, options.plot)
 
 
 def compare_all(cases: list[dict[str, Any]], models: Path) -> tuple[list[Compared], list[tuple[dict[str, Any], str]]]:
-    """Predict every case whose GPU and model are known."""
+    """Predict every case with a known GPU and model; return the others with the reason."""
     compared, skipped = [], []
     for case in cases:
         name = gpu_name(case["gpu"])
@@ -100,7 +99,7 @@ def compare_all(cases: list[dict[str, Any]], models: Path) -> tuple[list[Compare
 
 
 def predict(case: dict[str, Any], config: dict[str, Any], gpu: str) -> FitRow:
-    """The planner's row for a case."""
+    """Predict the row of a case."""
     if case["dtype"]:
         config = {**config, "torch_dtype": case["dtype"], "dtype": case["dtype"]}
     at_runtime = "runtime" in (case["quantization"] or "")
@@ -120,7 +119,7 @@ def predict(case: dict[str, Any], config: dict[str, Any], gpu: str) -> FitRow:
 
 
 def version(case: dict[str, Any]) -> str:
-    """The engine's version, out of what people wrote."""
+    """Parse the engine's version from a report's free text."""
     text = str(case.get("vllm") or "0.16")
     if "Mistral" in text:
         return "0.11.0" if "istral" in case["model"] else "0.16"
@@ -128,19 +127,19 @@ def version(case: dict[str, Any]) -> str:
 
 
 def slug(model: str) -> str:
-    """The name of a model's file."""
+    """File name of a model's config, without its suffix."""
     if "name not shown" in model:
         return "qwen2.5-7b-class"
     return model.lower().replace("/", "--")
 
 
 def gpu_name(text: str) -> str | None:
-    """Our name of a case's GPU, or None when its memory is not stated."""
+    """Find the catalogue's name of a case's GPU; None if its memory is not stated."""
     return next((name for part, name in GPU_NAMES.items() if part in text), None)
 
 
 def errors(compared: Iterable[Compared], term: str) -> list[float]:
-    """Signed errors of a term: per cent of the measured value, or GiB."""
+    """Compute the signed errors of a term: per cent of the measured value, or GiB."""
     found = []
     for case, row in compared:
         measured = case.get(term)
@@ -152,19 +151,19 @@ def errors(compared: Iterable[Compared], term: str) -> list[float]:
 
 
 def print_errors(compared: list[Compared]) -> None:
-    """A markdown table of mean absolute errors."""
+    """Print a Markdown table of mean absolute errors."""
     groups: dict[str, list[Compared]] = defaultdict(list)
-    for one in compared:
-        groups[one.case["group"]].append(one)
+    for comparison in compared:
+        groups[comparison.case["group"]].append(comparison)
     print("| group | rows | term | mean absolute error | largest | target | llm-d Planner's own |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for group, ones in sorted(groups.items(), reverse=True):
+    for group, members in sorted(groups.items(), reverse=True):
         sweep = "sweep" in group
         for term, unit in TERMS.items():
-            found = errors(ones, term)
+            found = errors(members, term)
             if not found:
                 continue
-            size = mean(abs(one) for one in found)
+            size = mean(abs(error) for error in found)
             target = TARGETS.get(term) if sweep else None
             word = "" if target is None else f"{target} {unit}: {'held' if size <= target else 'MISSED'}"
             largest = max(found, key=abs)
@@ -172,28 +171,28 @@ def print_errors(compared: list[Compared]) -> None:
                 f"| {group} | {len(found)} | {term} | {size:.2f} {unit} | {largest:+.2f} {unit} | {word} "
                 f"| {PEER.get(term, '') if sweep else ''} |"
             )
-        thumb = [100 * (thumb_gib(one) / taken(one) - 1) for one in ones if taken(one)]
+        thumb = [100 * (thumb_gib(case) / taken_gib(case) - 1) for case in members if taken_gib(case)]
         if thumb:
             print(
                 f"| {group} | {len(thumb)} | rule of thumb (weights + 20 %) against weights + activation + non-torch "
-                f"| {mean(abs(one) for one in thumb):.1f} % | {max(thumb, key=abs):+.1f} % | | |"
+                f"| {mean(abs(error) for error in thumb):.1f} % | {max(thumb, key=abs):+.1f} % | | |"
             )
 
 
-def thumb_gib(one: Compared) -> float:
-    """What the rule of thumb says of a GPU."""
-    bits = 8 if "8" in (one.case["quantization"] or "") else 16
-    return one.row.rule_of_thumb_gib * bits / 16
+def thumb_gib(comparison: Compared) -> float:
+    """Memory of one GPU by the rule of thumb."""
+    bits = 8 if "8" in (comparison.case["quantization"] or "") else 16
+    return comparison.row.rule_of_thumb_gib * bits / 16
 
 
-def taken(one: Compared) -> float:
-    """What a GPU really lost to other things than the cache."""
-    parts = [one.case.get(term) for term in ("weights_gib", "activation_gib", "non_torch_gib")]
+def taken_gib(comparison: Compared) -> float:
+    """Measured memory of one GPU without the cache; 0 if a term was not measured."""
+    parts = [comparison.case.get(term) for term in ("weights_gib", "activation_gib", "non_torch_gib")]
     return sum(parts) if all(part is not None for part in parts) else 0.0  # type: ignore[arg-type]
 
 
 def print_outcomes(compared: list[Compared]) -> None:
-    """Refused and out of memory must be `no` or `tight`; what ran must not be `no`."""
+    """Count the outcomes: a failed start must be predicted `no` or `tight`, a successful one not `no`."""
     wrong = []
     counted: dict[str, int] = defaultdict(int)
     for case, row in compared:
@@ -206,7 +205,7 @@ def print_outcomes(compared: list[Compared]) -> None:
 
 
 def print_rows(compared: list[Compared]) -> None:
-    """Every case, predicted / measured."""
+    """Print every case as predicted / measured."""
     for case, row in compared:
         cells = [f"{term} {getattr(row, term):,.2f}/{case[term]:,.2f}" for term in TERMS if case.get(term) is not None]
         print(f"{case['model']} {case.get('vllm')} tp{row.tp} pp{row.pp}: {row.verdict}, {', '.join(cells)}")
@@ -214,7 +213,7 @@ def print_rows(compared: list[Compared]) -> None:
 
 
 def draw(compared: list[Compared], path: Path) -> None:
-    """Predicted against measured, one panel a term."""
+    """Draw predicted against measured, one panel for each term."""
     from matplotlib.figure import Figure
 
     terms = ("weights_gib", "kv_gib", "activation_gib", "non_torch_gib", "cuda_graph_gib", "max_concurrency")

@@ -1,7 +1,7 @@
 """Every scheme and method on a small real model and a large synthetic one: the tables of docs/evidence/quantization.md.
 
 Run `python -m benchmarks.quantize --smollm2 FOLDER` with a release of SmolLM2-135M-Instruct. A row is a scheme and a
-method: `--row int4:gptq` adds one, `--only int8:rtn` (repeatable) measures only the named ones. Each row runs in a
+method: `--row int4:gptq` adds a row, `--only int8:rtn` (repeatable) measures only the named rows. Each row runs in a
 separate process: CPU seconds are those of the whole step with imports, coverage check and hashing; memory is that of
 the quantizing process. If llm-compressor's `model_free_ptq` supports the scheme, it then quantizes the same model in
 another process, with the same targets and groups. The synthetic model (1.2 billion random weights in eight files,
@@ -87,12 +87,12 @@ class Run(BaseModel):
 
     @property
     def above_imports_mib(self) -> float:
-        """Memory of the work itself."""
+        """Peak memory without the imports."""
         return max(1.0, self.peak_mib - self.imports_mib)
 
 
 class Quality(BaseModel):
-    """How far a quantized model is from its release, on the project's held text."""
+    """Distance of a quantized model from its release, on the project's held-out text."""
 
     kl_nats: float
     top1: float
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--documents", type=int, default=LARGE_DOCUMENTS, help="of the calibration text, for the synthetic model"
     )
-    parser.add_argument("--json", type=Path, help="write all rows here too")
+    parser.add_argument("--json", type=Path, help="also write all rows to this file")
     options = parser.parse_args()
     entries = [entry.split(":", 1) for entry in options.only or (*DATA_FREE, *options.row)]
     rows: list[Row] = []
@@ -143,15 +143,15 @@ def main() -> None:
         if options.smollm2 and not options.no_small:
             source = options.smollm2.resolve()
             with_quality = not options.no_quality
-            for name, how in entries:
-                keep(measure("SmolLM2", source, name, how, scratch, quality=with_quality))
+            for name, method in entries:
+                keep(measure("SmolLM2", source, name, method, scratch, quality=with_quality))
         if not options.no_large:
             large = build(scratch / "large", tokenizer_of=options.smollm2)
             text = _short_text(scratch / "calibration.jsonl", options.documents)
             with_quality = bool(options.smollm2) and not options.no_quality
-            for name, how in entries:
-                if how in WITHOUT_DATA or options.smollm2:
-                    keep(measure("1.2 B", large, name, how, scratch, quality=with_quality, text=text))
+            for name, method in entries:
+                if method in WITHOUT_DATA or options.smollm2:
+                    keep(measure("1.2 B", large, name, method, scratch, quality=with_quality, text=text))
     print(as_markdown(rows))
 
 
@@ -222,7 +222,7 @@ def _only_weights(source: Path, view: Path) -> Path:
 
 
 def _quality(candidate: Path, source: Path, scratch: Path) -> Quality:
-    report = check_drift(candidate, source, bounds=Bounds(), home=scratch / "looks")
+    report = check_drift(candidate, source, bounds=Bounds(), home=scratch / "drift")
     signals = {signal.name: signal for signal in report.signals}
     perplexity = signals["perplexity"]
     return Quality(

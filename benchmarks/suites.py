@@ -1,8 +1,8 @@
-"""Tell SmolLM2 from its quantizations and a damaged release by the general suites: docs/evidence/verdict.md.
+"""Compare SmolLM2 with its quantizations and a damaged release on the general suites: docs/evidence/verdict.md.
 
-Run `python -m benchmarks.suites`: ten minutes on two cores the first time, then seconds, for scores are kept in the
-installation's own book. No stack is needed. Behind each outcome stands how many of 100 candidates pass that gain and
-lose each item with the shares seen here: what the next release of the same worth would meet.
+Run `python -m benchmarks.suites`: ten minutes on two cores the first time, then seconds, because the
+installation caches scores. No stack is needed. After each outcome comes the percentage of simulated candidates that
+pass, if each item is gained or lost with the measured shares: the chance of another release of the same quality.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
 LINE = "smollm2"
-SHELF = "benchmark"
-"""Artifacts made here are kept apart from those of a real release, whose commit they do not know."""
+LINE_IN_STORE = "benchmark"
+"""Separates these artifacts, which have no commit, from those of a real release."""
 DRAWS = 2000
 SCHEMES = ("int8", "int8-w8a16", "int4")
 
 
 def main() -> None:
-    """Score everything that is not in the book yet and print the table as Markdown."""
-    installation, plan = Installation.load(), Line.load(LINE)
+    """Score everything that is not cached yet, and print the table as Markdown."""
+    installation, line = Installation.load(), Line.load(LINE)
     store = installation.store
     published = _artifact(store, "published", smollm2.build)
     models = {scheme: quantize(installation, published, scheme) for scheme in SCHEMES}
     models["damaged"] = _artifact(store, "damaged", lambda folder: damage.damage(store.path(published), folder))
-    margins = {use.name: use.margin for use in plan.suites if use.name.startswith("general/")}
+    margins = {use.name: use.margin for use in line.suites if use.name.startswith("general/")}
     reference = _scores(store, published, list(margins))
     print(f"{local_scorer_name()}\n")
     print(f"| suite (items) | margin | bf16 | {' | '.join(models)} |")
@@ -48,18 +48,18 @@ def main() -> None:
     for number, (suite, margin) in enumerate(margins.items()):
         cells = []
         for name in models:
-            result = judge_suite(compared[name][number], reference[number], margin=margin, confidence=plan.confidence)
+            result = judge_suite(compared[name][number], reference[number], margin=margin, confidence=line.confidence)
             assert result.estimate is not None and result.low is not None and result.high is not None
             flips = f"+{result.gained}, −{result.lost}"
             interval = f"{result.low:+.1%} to {result.high:+.1%}"
-            share = passing_share(result.gained, result.lost, len(reference[number].items), margin, plan.confidence)
+            share = passing_share(result.gained, result.lost, len(reference[number].items), margin, line.confidence)
             cells.append(f"{result.estimate:+.1%} ({interval}) {flips}: {result.outcome} ({100 * share:.1f})")
         base = reference[number]
         print(f"| {suite} ({len(base.items)}) | {margin} | {base.mean:.1%} | {' | '.join(cells)} |")
 
 
 def passing_share(gained: int, lost: int, items: int, margin: float, confidence: float) -> float:
-    """Share of suites of as many items that pass, where each is gained or lost with the shares seen."""
+    """Share of simulated suites of the same size that pass, with the measured shares of gained and lost items."""
     shares = np.array([gained, lost, items - gained - lost]) / items
     drawn, counts = np.unique(np.random.default_rng(0).multinomial(items, shares, DRAWS), axis=0, return_counts=True)
     lows = [lower_bound(int(plus), int(minus), items, confidence) for plus, minus, _ in drawn]
@@ -79,9 +79,9 @@ def _scores(store: Store, artifact: Artifact, suites: list[str]) -> list[SuiteSc
 
 
 def _artifact(store: Store, name: str, make: Callable[[Path], object]) -> Artifact:
-    with store.fresh_staging(SHELF, f"benchmark-{name}") as folder:
+    with store.fresh_staging(LINE_IN_STORE, f"benchmark-{name}") as folder:
         make(folder / "model")
-        return store.adopt(folder / "model", line=SHELF, scheme="bf16", repo=smollm2.REPO, commit="0" * 40)
+        return store.adopt(folder / "model", line=LINE_IN_STORE, scheme="bf16", repo=smollm2.REPO, commit="0" * 40)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `benchmarks.verdict_errors` draws, and the rules it judges by; pairs are synthetic or resampled."""
+"""Simulated suites and decision rules for `benchmarks.verdict_errors`; pairs are synthetic or resampled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +14,27 @@ from numpy.typing import NDArray
 from tasks.evaluate.verdict.sequential import Pairs, decide
 
 Array = NDArray[np.float64]
+Numbers = NDArray[Any] | np.integer[Any] | int
 Judged = tuple[str, int]
 """Outcome and items scored."""
 
 SUITE_ITEMS = 4000
 IDS = tuple(f"item-{number}" for number in range(SUITE_ITEMS))
 PRODUCTION_RIGHT = 0.6
-LOOKS = 20
+INTERIM_ANALYSES = 20
 """Of the group-sequential designs: every 200 items."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One row of the table: where pairs come from and what is true of them."""
+    """One row of the table: the source of its pairs, and their true discordance and difference."""
 
     source: str
     discordance: float
     difference: float
 
     def draw(self, random: np.random.Generator) -> Pairs:
-        """Independent items; flips in both directions as the true difference asks."""
+        """Draw independent items, with flips in both directions by the true difference."""
         chance = random.random(SUITE_ITEMS)
         gained, lost = (self.discordance + self.difference) / 2, (self.discordance - self.difference) / 2
         gain = (chance < gained).astype(float) - (chance >= 1 - lost)
@@ -43,10 +45,10 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class RealCell(Cell):
-    """Real items drawn with replacement, each with both models' margins; scores are 1 where the right answer led.
+    """Real items drawn with replacement, with production's confidence; a score is 1 if the right answer leads.
 
-    Gained and lost items keep their joint share; their proportion is set to what the true difference asks, and within
-    each the items are drawn evenly.
+    Gained and lost items keep their joint share; the true difference sets their proportion. Within each group items are
+    drawn uniformly.
     """
 
     production: Array
@@ -55,7 +57,7 @@ class RealCell(Cell):
 
     @classmethod
     def of(cls, source: str, production: Array, candidate: Array, difference: float) -> RealCell:
-        """A cell from two models' margins on the same items."""
+        """Make a cell of two models' log-probability differences on the same items."""
         gain = (candidate > 0).astype(float) - (production > 0)
         flips = float(np.abs(gain).mean())
         weight = np.ones(len(gain)) / len(gain)
@@ -64,20 +66,20 @@ class RealCell(Cell):
         return cls(source, flips, difference, production, gain, np.cumsum(weight / weight.sum()))
 
     def draw(self, random: np.random.Generator) -> Pairs:
-        """A suite of items drawn with replacement."""
+        """Draw a suite of items with replacement."""
         chosen = np.searchsorted(self.edges, random.random(SUITE_ITEMS)).clip(max=len(self.gain) - 1)
         right = (self.production[chosen] > 0).astype(float)
         return Pairs(IDS, right, right + self.gain[chosen], None, self.production[chosen])
 
 
-def ours(pairs: Pairs, margin: float) -> Judged:
+def weighbridge(pairs: Pairs, margin: float) -> Judged:
     """Weighbridge's rule in the file's order."""
     decision = decide(Pairs(pairs.ids, pairs.production, pairs.candidate), margin=margin, confidence=0.95)
     return decision.outcome, decision.items_used
 
 
-def ours_by_margin(pairs: Pairs, margin: float) -> Judged:
-    """Weighbridge's rule in its own order, by production's margins."""
+def weighbridge_by_confidence(pairs: Pairs, margin: float) -> Judged:
+    """Weighbridge's rule in its own order, by production's confidence."""
     decision = decide(pairs, margin=margin, confidence=0.95)
     return decision.outcome, decision.items_used
 
@@ -90,9 +92,9 @@ def point_estimate(pairs: Pairs, margin: float) -> Judged:
 
 def unpaired(pairs: Pairs, margin: float) -> Judged:
     """Two independent proportions on the whole suite, bounds one-sided at 95 %."""
-    items, (one, other) = len(pairs), (pairs.candidate.mean(), pairs.production.mean())
-    spread = 1.6449 * np.sqrt((one * (1 - one) + other * (1 - other)) / items)
-    return _by_bounds(one - other - spread, one - other + spread, margin), items
+    items, (candidate, production) = len(pairs), (pairs.candidate.mean(), pairs.production.mean())
+    spread = 1.6449 * np.sqrt((candidate * (1 - candidate) + production * (1 - production)) / items)
+    return _by_bounds(candidate - production - spread, candidate - production + spread, margin), items
 
 
 def fixed_paired(pairs: Pairs, margin: float) -> Judged:
@@ -104,20 +106,20 @@ def fixed_paired(pairs: Pairs, margin: float) -> Judged:
 
 
 def group_sequential(spending: str) -> Callable[[Pairs, float], Judged]:
-    """Tango's statistic at 20 looks against alpha-spending boundaries, for passing only."""
-    boundaries = spending_boundaries(spending, 0.05, LOOKS)
-    looks = np.arange(1, LOOKS + 1) * SUITE_ITEMS // LOOKS
+    """Tango's statistic at 20 interim analyses against alpha-spending boundaries, for passing only."""
+    boundaries = spending_boundaries(spending, 0.05, INTERIM_ANALYSES)
+    sizes = np.arange(1, INTERIM_ANALYSES + 1) * SUITE_ITEMS // INTERIM_ANALYSES
 
     def judge(pairs: Pairs, margin: float) -> Judged:
         gain = pairs.candidate - pairs.production
-        gained, lost = np.cumsum(gain > 0)[looks - 1], np.cumsum(gain < 0)[looks - 1]
-        passed = tango(gained, lost, looks, -margin) > boundaries
-        return ("non_inferior", int(looks[passed.argmax()])) if passed.any() else ("inconclusive", len(gain))
+        gained, lost = np.cumsum(gain > 0)[sizes - 1], np.cumsum(gain < 0)[sizes - 1]
+        passed = tango(gained, lost, sizes, -margin) > boundaries
+        return ("non_inferior", int(sizes[passed.argmax()])) if passed.any() else ("inconclusive", len(gain))
 
     return judge
 
 
-def tango(gained: Array | int, lost: Array | int, items: Array | int, null: float) -> Array:
+def tango(gained: Numbers, lost: Numbers, items: Numbers, null: float) -> Array:
     """Tango's statistic on arrays; the same as `tasks.evaluate.verdict.paired.tango_z`."""
     gained, lost, items = (np.asarray(value, dtype=float) for value in (gained, lost, items))
     b = -gained - lost + (2 * items - gained + lost) * null
@@ -128,30 +130,30 @@ def tango(gained: Array | int, lost: Array | int, items: Array | int, null: floa
 
 
 @lru_cache
-def spending_boundaries(spending: str, error: float, looks: int) -> Array:
-    """Boundaries on the z scale at equally spaced looks that spend an error as a function of time.
+def spending_boundaries(spending: str, error: float, analyses: int) -> Array:
+    """Boundaries on the z scale at equally spaced interim analyses that spend an error as a function of time.
 
     By recursive numerical integration of the score process (Armitage, McPherson and Rowe, JRSS A 132, 1969) for the
     spending functions of Lan and DeMets (Biometrika 70, 1983): `pocock` or `obrien-fleming`.
     """
     normal = NormalDist()
-    times = np.arange(1, looks + 1) / looks
+    times = np.arange(1, analyses + 1) / analyses
     if spending == "pocock":
         spent = error * np.log(1 + (np.e - 1) * times)
     else:
         spent = np.array([2 - 2 * normal.cdf(normal.inv_cdf(1 - error / 2) / np.sqrt(time)) for time in times])
     step, grid = 0.005, np.arange(-5, 5, 0.005)
-    increment = np.exp(-np.square(grid) * looks / 2) * np.sqrt(looks / (2 * np.pi)) * step
+    increment = np.exp(-np.square(grid) * analyses / 2) * np.sqrt(analyses / (2 * np.pi)) * step
     density, boundaries = increment / step, []
     for number, time in enumerate(times):
         if number:
             size = 1 << 13
             product = np.fft.irfft(np.fft.rfft(density, size) * np.fft.rfft(increment, size), size)
             density = np.maximum(product[len(grid) // 2 : len(grid) // 2 + len(grid)], 0)
-        wanted = spent[number] - (spent[number - 1] if number else 0)
+        to_spend = spent[number] - (spent[number - 1] if number else 0)
         tail = np.cumsum(density[::-1])[::-1] * step
         # Integration by FFT is exact to about 1e-16; an error smaller than that is not spent.
-        cut = int((tail <= wanted).argmax()) if wanted > 1e-12 else len(grid) - 1
+        cut = int((tail <= to_spend).argmax()) if to_spend > 1e-12 else len(grid) - 1
         boundaries.append(grid[cut] / np.sqrt(time))
         density = np.where(grid >= grid[cut], 0, density)
     return np.array(boundaries)
