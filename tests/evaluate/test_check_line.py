@@ -62,11 +62,11 @@ def test_a_line_of_known_names_has_no_problem(settings: Settings) -> None:
         ),
     ],
 )
-def test_a_wrong_name_is_told_with_its_field(settings: Settings, changed: dict[str, Any], problem: str) -> None:
+def test_an_unknown_name_is_reported_with_its_field(settings: Settings, changed: dict[str, Any], problem: str) -> None:
     assert problems(settings, **changed)[0] == problem
 
 
-def test_every_wrong_name_is_told(settings: Settings) -> None:
+def test_every_unknown_name_is_reported(settings: Settings) -> None:
     found = problems(
         settings,
         engine={"name": "nosuch"},
@@ -79,7 +79,7 @@ def test_every_wrong_name_is_told(settings: Settings) -> None:
     assert [problem.split(":")[0] for problem in found] == fields
 
 
-def test_the_next_step_lists_what_is_known(settings: Settings) -> None:
+def test_the_next_step_lists_known_names(settings: Settings) -> None:
     (settings.root / "lines" / "toy.yaml").write_text(yaml.safe_dump({**FIELDS, "engine": {"name": "nosuch"}}))
     assert "vllm" in check_line(Line.load("toy"), settings)[0].next_step
 

@@ -60,7 +60,7 @@ def test_scores_of_other_conditions_are_invalid_in_words(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", MAY_CHANGE)
-def test_what_may_change_is_named_and_stops_nothing(field: str) -> None:
+def test_permitted_changes_are_named_and_do_not_invalidate(field: str) -> None:
     other = SAME.model_copy(update={field: "another"})
     verdict = weigh(scores(GOOD, conditions=other, scorer="x 1 another"), scores(GOOD))
     assert verdict.outcome == "non_inferior"
@@ -68,12 +68,12 @@ def test_what_may_change_is_named_and_stops_nothing(field: str) -> None:
     assert MAY_CHANGE[field] in verdict.changed[0] and "another" in verdict.changed[0]
 
 
-def test_what_an_endpoint_does_not_tell_is_no_change() -> None:
+def test_a_field_that_an_endpoint_does_not_report_is_no_change() -> None:
     assert changes(SAME.model_copy(update={"tokenizer": ""}), SAME) == ()
     assert changes(None, SAME) == ()
 
 
-def test_engines_may_differ_when_somebody_says_so() -> None:
+def test_engines_may_differ_if_a_person_allows_it() -> None:
     other = SAME.model_copy(update={"engine": "llama.cpp 1"})
     allowed = frozenset({"engine"})
     verdict = weigh(scores(GOOD, conditions=other, scorer="x 2"), scores(GOOD), may_differ=allowed)
@@ -131,14 +131,14 @@ def test_answers_that_are_not_whole_are_counted_and_two_per_cent_may_be(count: i
     assert troubles_of(scores(GOOD, items=items)).share == pytest.approx(count / 300)
 
 
-def test_production_far_from_its_own_earlier_scoring_is_not_believed() -> None:
+def test_production_far_from_its_earlier_scoring_is_invalid() -> None:
     now, before = scores([0.0] * 40 + [1.0] * 260), scores(GOOD, scorer="old 1")
     verdict = weigh(now, now, earlier=[before])
     assert verdict.outcome == "invalid"
     assert "its own earlier scoring" in verdict.reason and "old 1" in verdict.reason and "-13.3%" in verdict.reason
 
 
-def test_a_smaller_difference_to_earlier_is_a_warning_and_noise_is_nothing() -> None:
+def test_a_smaller_difference_to_earlier_scorings_is_a_warning_and_noise_is_ignored() -> None:
     now = scores([0.0] * 10 + [1.0] * 290)
     verdict = weigh(now, now, earlier=[scores(GOOD, scorer="old 1")])
     assert verdict.outcome == "non_inferior" and "its own earlier scoring" in verdict.note
@@ -146,7 +146,7 @@ def test_a_smaller_difference_to_earlier_is_a_warning_and_noise_is_nothing() -> 
     assert far_from_earlier(noisy, [scores([1.0] * 10 + [0.0] * 5 + [1.0] * 285)]) == (0.0, "")
 
 
-def test_the_noise_floor_is_what_production_flips_by_itself() -> None:
+def test_the_noise_floor_is_the_share_of_production_s_flips_between_two_scorings() -> None:
     rescored = scores([0.0] * 3 + [1.0] * 297)
     assert weigh(scores(GOOD), scores(GOOD), production_rescored=rescored).noise_flips_share == pytest.approx(0.01)
     assert weigh(scores(GOOD), scores(GOOD)).noise_flips_share is None

@@ -125,7 +125,7 @@ def test_a_second_comparison_needs_no_endpoint(suite: Suite) -> None:
     assert any("does not answer" in text for text in listener.messages)
 
 
-def test_fresh_scores_again(suite: Suite) -> None:
+def test_fresh_ignores_the_cache(suite: Suite) -> None:
     with Answering(right_except()) as candidate, Answering(right_except()) as production:
         compare_endpoints(candidate, production, suite)
         production.says = right_except(*range(60))
@@ -192,7 +192,7 @@ def test_the_noise_floor_scores_production_twice(suite: Suite) -> None:
         assert verdict.noise_flips_share == pytest.approx(12 / ITEMS)
 
 
-def test_a_failed_must_pass_item_is_a_regression_whatever_the_rest(suite: Suite) -> None:
+def test_a_failed_must_pass_item_is_always_a_regression(suite: Suite) -> None:
     with Answering(right_except(ITEMS - 1)) as candidate, Answering(right_except()) as production:
         (verdict,) = compare_endpoints(candidate, production, suite).verdict.suites
         assert verdict.outcome == "regression" and verdict.must_pass_failed == (f"q{ITEMS - 1}",)

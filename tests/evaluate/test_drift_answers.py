@@ -222,7 +222,7 @@ def test_a_language_is_known_or_unknown_and_never_guessed(text: str, language: s
     assert language_of(text) == language
 
 
-def test_a_report_names_what_is_worse_and_survives_json() -> None:
+def test_a_report_names_worse_signals_and_survives_json() -> None:
     worse = flip_signal([(scores([1.0] * 100), scores([0.0] * 50 + [1.0] * 50))], Bounds(), 0.95)
     ok = flip_signal([(scores([1.0] * 100), scores([1.0] * 100))], Bounds(), 0.95)
     unsure = flip_signal([(scores([1.0] * 5), scores([1.0] * 5))], Bounds(), 0.95)

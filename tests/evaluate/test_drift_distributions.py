@@ -95,7 +95,7 @@ def test_a_copy_does_not_differ_at_all(production: Path, tmp_path: Path) -> None
     assert {document.document for document in found.documents} == {document.name for document in DOCUMENTS}
 
 
-def test_a_scaled_head_is_what_numpy_says(production: Path, scaled: Path, tmp_path: Path) -> None:
+def test_divergences_of_a_scaled_head_equal_numpys(production: Path, scaled: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -125,7 +125,7 @@ def test_one_after_the_other_by_way_of_the_disk_is_the_same(production: Path, sc
     assert list(tmp_path.glob("*.npy")) == []
 
 
-def test_a_full_disk_is_found_before_it_is_full(
+def test_too_little_disk_space_is_found_before_writing(
     production: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=2**20)
@@ -159,7 +159,7 @@ def test_exchanged_tokens_show_although_the_weights_are_the_same(production: Pat
     assert sum(document.kl_nats for document in found.documents) > 0.1
 
 
-def test_a_wrong_template_shows_on_the_conversation_alone(production: Path, tmp_path: Path) -> None:
+def test_a_wrong_template_shows_only_on_conversations(production: Path, tmp_path: Path) -> None:
     other = tiny(tmp_path / "other", template=TEMPLATE.replace("sun", "river"))
     found = compared(other, production, tmp_path)
     assert found.reading is not None and found.reading.differ == ("chat-a",)
@@ -186,7 +186,7 @@ def test_a_drift_check_is_cached(
     assert check() == report
 
 
-def test_nothing_is_kept_of_a_process_that_was_killed(
+def test_no_result_is_stored_when_the_process_is_killed(
     production: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weighbridge.child_process.sys.executable", str(_killed(tmp_path)))
@@ -206,7 +206,7 @@ def _killed(folder: Path) -> Path:
     return program
 
 
-def test_a_process_that_fails_is_told_with_the_logs_tail(tmp_path: Path) -> None:
+def test_an_error_of_the_process_has_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("Traceback …\nOSError: no file named model.safetensors")
     failure = distributions._failure(None, 1, log)

@@ -9,7 +9,7 @@ LOGITS = st.lists(st.lists(st.floats(-30, 30, width=32), min_size=6, max_size=6)
 
 @settings(deadline=None)
 @given(LOGITS, LOGITS)
-def test_a_divergence_is_never_negative_and_nothing_between_equals(
+def test_a_divergence_is_never_negative_and_zero_between_equals(
     first: list[list[float]], second: list[list[float]]
 ) -> None:
     import torch

@@ -39,7 +39,7 @@ def judged(candidate: SuiteScores, production: SuiteScores) -> SuiteVerdict:
     return judge_sequentially(candidate, production, margin=0.05, confidence=0.95)
 
 
-def test_the_same_answers_settle_it_long_before_the_end() -> None:
+def test_equal_answers_pass_long_before_the_last_item() -> None:
     perfect = scores(constant(1.0))
     part = stopped(perfect, perfect)
     verdict = judged(part, perfect)
@@ -48,7 +48,7 @@ def test_the_same_answers_settle_it_long_before_the_end() -> None:
     assert verdict.suite_items == 400
 
 
-def test_a_broken_model_shows_at_once() -> None:
+def test_a_broken_model_fails_within_twenty_items() -> None:
     part = stopped(scores(constant(0.0)), scores(constant(1.0)))
     verdict = judged(part, scores(constant(1.0)))
     assert verdict.outcome == "regression" and len(part.items) < 20
@@ -101,7 +101,7 @@ def test_must_pass_items_beyond_the_stop_still_fail_the_suite() -> None:
     assert verdict.outcome == "regression" and verdict.must_pass_failed == (late.id,)
 
 
-def test_a_part_that_settles_nothing_is_inconclusive() -> None:
+def test_an_undecided_part_is_inconclusive() -> None:
     production = scores(constant(1.0))
     part = production.model_copy(
         update={"items": tuple(ItemScore(id=id, score=1.0) for id in shuffled_order(production)[:5])}
@@ -175,7 +175,7 @@ def test_an_order_by_production_confidence_decides_as_the_whole_suite_would(
     assert (verdict.low, verdict.high) == (whole.low, whole.high)
 
 
-def test_a_killed_scoring_goes_on_in_the_same_order() -> None:
+def test_a_killed_scoring_resumes_in_the_same_order() -> None:
     production, candidate = unsure(3, 0.05, 0.1)
     by_id = {item.id: item for item in candidate.items}
     first = scoring_order(production, {}, margin=0.05, confidence=0.95)

@@ -295,7 +295,7 @@ def test_a_model_that_does_not_load_fails_with_the_tail_of_the_log(root: Path, t
     assert "Traceback" in Path(caught.value.where).read_text()
 
 
-def test_the_scorers_name_contains_what_changes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scorers_name_contains_every_version_that_changes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(part in local_scorer_name() for part in ("lm-eval 0.", "transformers 5.", "torch 2.", "0-shot"))
     before = local_scorer_name()
     monkeypatch.setattr(lm_eval, "BATCH_SIZE", 4)

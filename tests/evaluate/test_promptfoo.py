@@ -212,7 +212,9 @@ def test_tools_and_max_tokens_come_from_the_provider(tmp_path: Path) -> None:
         ({"assert": CONTAINS, "vars": {"q": "file://code.py"}}, "programs are not run"),
     ],
 )
-def test_what_cannot_be_imported_is_listed_with_its_test(tmp_path: Path, test: dict[str, Any], reason: str) -> None:
+def test_parts_that_cannot_be_imported_are_listed_with_their_test(
+    tmp_path: Path, test: dict[str, Any], reason: str
+) -> None:
     (tmp_path / "pic.png").write_bytes(b"\x89PNG")
     (tmp_path / "code.py").write_text("raise SystemExit")
     found = imported(tmp_path, tests=[{"vars": {"q": "x"}, **test}])

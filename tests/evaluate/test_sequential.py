@@ -85,7 +85,7 @@ def test_the_numbers_fit_together(gain: list[float], margin: float, with_confide
 
 @given(gains, margins)
 @unhurried
-def test_nothing_passes_on_fewer_items_than_could_rule_out_an_unseen_loss(gain: list[float], margin: float) -> None:
+def test_no_suite_passes_with_too_few_items_to_rule_out_an_unseen_loss(gain: list[float], margin: float) -> None:
     """Were a share `margin` of items lost, so few could all look fine more than one time in twenty."""
     result = decide(pairs_of(gain), margin=margin, confidence=0.95)
     if result.outcome == "non_inferior" and min(gain) == max(gain) == 0:
@@ -94,7 +94,7 @@ def test_nothing_passes_on_fewer_items_than_could_rule_out_an_unseen_loss(gain: 
 
 @given(gains, margins, st.randoms(use_true_random=False))
 @unhurried
-def test_what_comes_after_the_decision_changes_nothing(gain: list[float], margin: float, random: Random) -> None:
+def test_items_after_the_decision_do_not_change_it(gain: list[float], margin: float, random: Random) -> None:
     result = decide(pairs_of(gain), margin=margin, confidence=0.95)
     rest = gain[result.items_used :]
     random.shuffle(rest)
@@ -166,7 +166,7 @@ def test_a_broken_model_is_caught_within_a_few_dozen_items() -> None:
 
 
 @pytest.mark.parametrize("discordance", [0.02, 0.1])
-def test_a_loss_of_the_margin_hardly_ever_passes(discordance: float) -> None:
+def test_a_loss_of_the_margin_passes_at_most_at_the_error_rate(discordance: float) -> None:
     """5 % and three standard errors; the long version with 5,000 draws is benchmarks/verdict_errors.py."""
     shares, _ = outcomes(lambda random: pairs_of(flips(random, 4000, discordance, -0.02)))
     assert shares["non_inferior"] <= 0.05 + 3 * (0.05 * 0.95 / 250) ** 0.5
@@ -196,7 +196,7 @@ def test_good_production_confidence_saves_items() -> None:
     assert sum(decision.items_used for decision in ordered) < 0.9 * sum(decision.items_used for decision in plain)
 
 
-def test_the_estimate_is_unbiased_in_an_order_of_its_own() -> None:
+def test_the_estimate_is_unbiased_with_weighted_sampling() -> None:
     """A suite too small to stop early at so narrow a margin: the mean over suites is the true difference."""
     chance = np.repeat([0.4, 0.1, 0.02], [200, 300, 500])
 
@@ -238,7 +238,7 @@ def test_no_loss_is_no_regression_even_where_the_margin_is_far_below_the_noise()
     assert shares["regression"] <= 0.01 + 3 * (0.01 * 0.99 / 600) ** 0.5
 
 
-def test_lost_scores_count_against_the_candidate_and_many_make_it_invalid() -> None:
+def test_missing_scores_count_against_the_candidate_and_many_make_it_invalid() -> None:
     gain = np.zeros(1000)
     pairs = pairs_of(gain)
     production = np.ones(1000)
@@ -258,7 +258,7 @@ def test_a_sorted_file_can_be_shuffled() -> None:
     assert decide(pairs_of(gain), margin=0.02, confidence=0.95, shuffle=True).outcome == "regression"
 
 
-def test_the_planner_agrees_with_what_happens() -> None:
+def test_the_planner_agrees_with_simulation() -> None:
     shares, decisions = outcomes(lambda random: pairs_of(flips(random, 4000, 0.05, 0.0)), draws=200)
     expected = forecast(4000, 0.02, 0.95, 0.05)
     assert expected.power == pytest.approx(shares["non_inferior"], abs=0.03)

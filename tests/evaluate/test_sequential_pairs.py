@@ -35,7 +35,7 @@ def test_a_good_file_is_read_in_full(tmp_path: Path) -> None:
     assert pairs.production_confidence is not None and list(pairs.production_confidence) == [-2.5, 1.0]
 
 
-def test_without_the_optional_fields_there_are_none(tmp_path: Path) -> None:
+def test_optional_fields_default_to_none(tmp_path: Path) -> None:
     pairs = read_pairs(write(tmp_path, GOOD))
     assert pairs.clusters is None
     assert pairs.production_confidence is None

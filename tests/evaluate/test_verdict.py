@@ -68,7 +68,7 @@ def test_a_must_pass_item_fails_the_suite_however_good_the_rest() -> None:
         ({"items": ()}, "no item"),
     ],
 )
-def test_what_cannot_be_compared_is_invalid_not_wrong(changes: dict[str, Any], reason: str) -> None:
+def test_incomparable_scores_are_invalid(changes: dict[str, Any], reason: str) -> None:
     result = verdict_of(scores(GOOD, **changes), scores(GOOD))
     assert result.outcome == "invalid"
     assert reason in result.reason
@@ -129,7 +129,7 @@ def test_among_many_suites_a_regression_must_be_surer() -> None:
     assert among.sentence.startswith("Inconclusive: general/s: ")
 
 
-def test_scores_kept_before_there_were_clusters_are_still_read() -> None:
+def test_scores_stored_by_versions_without_clusters_are_still_read() -> None:
     stored = scores(GOOD).model_dump_json(exclude={"items": {"__all__": {"cluster", "margin"}}})
     assert '"cluster"' not in stored
     assert SuiteScores.model_validate_json(stored) == scores(GOOD)

@@ -112,14 +112,14 @@ def test_a_candidate_that_failed_a_general_suite_starts_no_engine(line: Line) ->
     assert weigher.steps == ["tasks int8", "tasks int4", "answers int4 int8"]
 
 
-def test_a_line_s_first_release_is_scored_once_and_compared_with_nothing(line: Line) -> None:
+def test_a_first_release_is_scored_once_and_not_compared(line: Line) -> None:
     weigher = RecordingWeigher(line.model_copy(update={"noise_floor": True}))
     weighed = weigh(weigher.line, WEIGHTS, None, None, WEIGHTS, weigher)
     assert weigher.steps == ["tasks bf16", "prompts bf16"]
     assert weighed.verdict.production_digest is None and weighed.production_scores == ()
 
 
-def test_before_there_is_production_a_candidate_is_weighed_against_its_release(line: Line) -> None:
+def test_without_production_a_candidate_is_weighed_against_its_release(line: Line) -> None:
     weigher = RecordingWeigher(line.model_copy(update={"noise_floor": True}))
     weighed = weigh(weigher.line, CANDIDATE, drift_report(0.1), None, WEIGHTS, weigher)
     assert weigher.steps[-2:] == ["answers int4 bf16", "noise bf16"] and len(weigher.rescored) == 1

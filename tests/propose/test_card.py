@@ -29,7 +29,7 @@ def test_the_verdict_comes_first_and_every_suite_has_its_row(dossier: Dossier) -
     assert all(row.count("|") == 8 for row in rows), "no cell is broken by what stands in it"
 
 
-def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -> None:
+def test_the_card_names_source_licence_size_fit_and_approval_command(dossier: Dossier) -> None:
     card = plain(make_card(dossier))
     for expected in (
         "`org/toy` at `0123456789ab`",
@@ -45,7 +45,7 @@ def test_it_names_source_licence_size_fit_and_how_to_approve(dossier: Dossier) -
     assert "0.97" not in card, "the other scheme's memory is on the other candidate's card"
 
 
-def test_a_failed_candidate_names_what_failed_and_offers_no_approval(
+def test_a_failed_candidate_s_card_names_the_failure_and_offers_no_approval(
     line: Line, source: Source, damaged: Weighed
 ) -> None:
     card = make_card(Dossier(line, source, damaged, None, None))
@@ -54,7 +54,7 @@ def test_a_failed_candidate_names_what_failed_and_offers_no_approval(
     assert "Cannot be approved" in card and "weighbridge approve" not in card
 
 
-def test_a_failed_candidate_names_who_may_override_it(line: Line, source: Source, damaged: Weighed) -> None:
+def test_a_failed_candidate_s_card_names_the_override(line: Line, source: Source, damaged: Weighed) -> None:
     named = line.model_copy(update={"approval": Approval(overriders=["anna", "carl"])})
     card = make_card(Dossier(named, source, damaged, None, None))
     assert "Only anna, carl may override" in card
@@ -67,7 +67,7 @@ def test_a_first_release_has_nothing_to_compare_with(line: Line, source: Source,
     assert "| 98.8% | – | – | 5.0% |" in card and "as published" in card
 
 
-def test_a_line_of_many_suites_still_fits_and_says_what_it_left_out(
+def test_a_card_of_many_suites_is_shortened_and_says_so(
     line: Line, source: Source, passed: Weighed, fit: FitReport
 ) -> None:
     many = tuple(

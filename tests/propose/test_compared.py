@@ -1,4 +1,4 @@
-"""A comparison's page: one file, both answers, what changed, and a filter that nobody needs."""
+"""A comparison's page: one file with both answers, changed conditions and an optional filter."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def comparison() -> Comparison:
     )
 
 
-def test_the_page_says_what_a_reviewer_asks(comparison: Comparison) -> None:
+def test_the_report_answers_a_reviewers_questions(comparison: Comparison) -> None:
     page = " ".join(make_comparison_report(comparison).split())
     for expected in (
         "✗ regression",
@@ -80,13 +80,13 @@ def test_the_page_says_what_a_reviewer_asks(comparison: Comparison) -> None:
         assert expected in page, expected
 
 
-def test_it_reaches_for_nothing_and_believes_nobody(comparison: Comparison) -> None:
+def test_the_page_needs_no_network_and_escapes_all_text(comparison: Comparison) -> None:
     page = make_comparison_report(comparison)
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert page.count("<script") == page.count("</script>") == 1
 
 
-def test_every_flip_can_be_filtered_and_all_stand_there_without_scripts(comparison: Comparison) -> None:
+def test_every_flip_can_be_filtered_and_shows_without_scripts(comparison: Comparison) -> None:
     page = make_comparison_report(comparison)
     kinds = re.findall(r'<details class="flip" data-kind="(\w+)" data-suite="regression/geo"', page)
     assert sorted(kinds) == ["gained", "lost", "lost", "lost", "must"]

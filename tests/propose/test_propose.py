@@ -55,7 +55,7 @@ class RecordingRegistry:
         return RecordedRelease(run_id="p", run_url="http://mlflow/parent", candidates=candidates)
 
 
-def test_what_passed_gets_a_version_and_what_failed_only_a_report(
+def test_a_passed_candidate_gets_a_version_and_a_failed_one_only_a_report(
     line: Line, source: Source, fit: FitReport, passed: Weighed, damaged: Weighed
 ) -> None:
     registry = RecordingRegistry()
@@ -113,7 +113,7 @@ class FailingRegistry:
         raise self.error
 
 
-def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
+def test_a_release_without_mlflow_is_recorded_later_and_once(
     line: Line, source: Source, fit: FitReport, passed: Weighed
 ) -> None:
     down: Any = FailingRegistry(StackDown("The MLflow server does not answer.", "Start it."))
@@ -138,7 +138,7 @@ def test_while_mlflow_is_down_nothing_is_lost_and_it_is_recorded_later_and_once(
     assert installation.outbox.waiting(line.name) == []
 
 
-def test_what_mlflow_refuses_is_not_tried_for_ever(line: Line, source: Source, passed: Weighed) -> None:
+def test_a_record_that_mlflow_refuses_is_not_retried_for_ever(line: Line, source: Source, passed: Weighed) -> None:
     installation = installation_with(FailingRegistry(RegistryFailed("No.", "Ask why.")))
     with pytest.raises(RegistryFailed):
         propose(installation, line, source, None, [passed])

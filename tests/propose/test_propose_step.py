@@ -29,7 +29,7 @@ def prefect() -> Iterator[None]:
         yield
 
 
-def test_a_release_ends_well_without_mlflow_and_is_recorded_when_it_answers(
+def test_a_release_succeeds_without_mlflow_and_is_recorded_when_it_answers(
     prefect: None,
     line: Line,
     source: Source,

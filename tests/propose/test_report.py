@@ -1,4 +1,4 @@
-"""The report is one page that holds everything and believes nobody's text."""
+"""The report: one page with everything, which escapes all text of models and users."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_verdict_suites_and_both_answers_are_there(dossier: Dossier) -> None:
+def test_the_page_shows_verdict_suites_and_both_answers(dossier: Dossier) -> None:
     page = Page(make_report(dossier))
     text = " ".join(page.text.split())
     assert "✓ no worse No worse than production within every suite's margin, on 820 items in 3 suites." in text
@@ -64,7 +64,7 @@ def test_hostile_answers_stay_text(dossier: Dossier) -> None:
     assert not any(name.startswith("on") for _, attributes in Page(html).tags for name in attributes)
 
 
-def test_it_needs_no_network_and_its_plots_have_words(dossier: Dossier) -> None:
+def test_the_report_needs_no_network_and_its_plots_have_alternative_text(dossier: Dossier) -> None:
     html = make_report(dossier)
     images = [attributes for tag, attributes in Page(html).tags if tag == "img"]
     assert len(images) == 2 and all((image["src"] or "").startswith("data:image/svg+xml;base64,") for image in images)
@@ -102,7 +102,7 @@ def test_plots_are_drawn(dossier: Dossier) -> None:
     assert as_png(figure).startswith(b"\x89PNG") and len(as_png(figure)) > 5000
 
 
-def test_what_was_quantized_and_what_was_kept_is_told(line: Line, source: Source, passed: Weighed) -> None:
+def test_the_report_names_quantized_and_unquantized_weights(line: Line, source: Source, passed: Weighed) -> None:
     ignored = tuple(
         Ignored(name=name, reason="embeddings are looked up, not multiplied", linear_bytes=0) for name in ("a", "b")
     )
