@@ -44,7 +44,7 @@ def add(
     try:
         _record(installation, "key added", f"{name}, {_until(expires)}, {_in_words(limits)}")
     except (WeighbridgeError, OSError):
-        # Nobody has seen the key, and the audit log does not have it.
+        # The key was not printed, and the audit log does not have it.
         installation.gateway.remove_key(name, wait=running)
         raise
     if as_json:

@@ -63,7 +63,7 @@ def say(*what: Any, error: bool = False) -> None:
 
 
 def bars(*fields: str) -> Progress:
-    """Progress bars with time left on standard error; silent where nobody watches a terminal.
+    """Progress bars with time left on standard error; silent without a terminal.
 
     Args:
         fields: names of a task's own fields, shown after its bar.

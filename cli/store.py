@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.serve.installation import ServingInstallation
 
 CLOSED = ("retired", "refused")
-"""States of approved versions to which nobody rolls back."""
+"""States of approved versions that are no targets of a rollback."""
 
 store = typer.Typer(help="Artifacts: list, verify, sign, and remove those that nothing uses.")
 LineOption = Annotated[str | None, typer.Option(help="Only artifacts of this line.")]

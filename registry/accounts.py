@@ -53,7 +53,7 @@ def read_password(path: Path) -> str:
     if mode & OTHERS:
         raise PasswordUnusable(
             f"The password can be read by others (mode {mode & 0o777:04o}).",
-            f"Run `chmod 600 {path}`, and change the password if somebody else was on this machine.",
+            f"Run `chmod 600 {path}`, and change the password if others could log in to this machine.",
             where=str(path),
         )
     return _checked(password, str(path))

@@ -7,8 +7,8 @@ it), and check the log against it later.
 
 There are two kinds of entries. Weighbridge's own say what it intended: approve, override, state, production, previous
 (and so all rollouts and rollbacks), and changes of clients' keys. Their `who` is what the process claims. MLflow's
-server writes the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, whoever sent
-it, with the account that the server verified, the address and the request's id. If both exist for one change, the
+server writes the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, with the
+account that the server verified, the address and the request's id. If both exist for one change, the
 server's entry names the person.
 """
 

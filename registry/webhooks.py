@@ -35,7 +35,7 @@ VERSION = "v1"
 LONGEST_AGE_SECONDS = 300
 """Oldest accepted time of a delivery; also the furthest in the future, since two clocks may differ."""
 REMEMBERED = 1000
-"""Delivery ids that are kept. Five minutes' worth would suffice, and nobody approves a thousand times in that."""
+"""Delivery ids that are kept. Those of five minutes would suffice: far fewer than a thousand approvals."""
 TIMEOUT_SECONDS = 10
 
 

@@ -46,7 +46,7 @@ def up(settings: Settings, report: Report) -> list[ServiceStatus]:
     """Start every service that does not run, and wait until all are healthy.
 
     Raises:
-        PortTaken: a port belongs to somebody else; nothing was started.
+        PortTaken: another process has a port; nothing was started.
         StackFailed: a service did not become healthy; its log is named.
     """
     settings.home.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class VersionStatus(BaseModel):
 
 
 class CandidateStatus(BaseModel):
-    """A candidate that nobody has approved yet."""
+    """A candidate without an approval."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -135,7 +135,7 @@ def _worker(settings: Settings) -> Service:
         "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
     }
     if settings.mlflow_auth:
-        # The worker signs in as the pipeline, whoever typed `up`; its password is on file.
+        # The worker always signs in as the pipeline; its password is on file.
         environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
     return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
 

@@ -1,4 +1,4 @@
-"""What makes a version of `<line>` an approval: a candidate that passed, or an override by somebody who may override.
+"""What makes a version of `<line>` an approval: a candidate that passed, or an override by a person who may override.
 
 Everybody with EDIT on `<line>` can create a version there and tag it freely. So nothing is trusted without a second
 source: for the verdict it is the candidate, which only the pipeline writes; for an override, and for whether a version
@@ -77,7 +77,7 @@ def moved_production(version: Version, reader: Reader, log: AuditLog) -> Version
     """
     serving, approved = reader.production(version.line), version.model == version.line
     if approved and serving is not None and serving.version == version.version:
-        # Somebody moved the alias to it by hand. What really serves is the newest other version in that state.
+        # The alias was moved to it by hand. Production is the newest other version in that state.
         others = [other for other in reader.versions(version.line) if other.version != version.version]
         serving = next((other for other in reversed(others) if other.state == "serving"), None)
     if serving is None or serving.digest in (version.digest, version.production_digest):

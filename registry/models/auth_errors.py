@@ -42,7 +42,7 @@ def explain_denial(
     lacks = f"holds no role of {line}" if role == "any" else f"does not hold the role {role} of {line}"
     return RegistryDenied(
         f"{account} is signed in and {lacks}, which `{operation}` needs.",
-        f"Sign in as somebody who holds it ({USERNAME}, {PASSWORD}), or ask an admin to run `weighbridge roles apply "
+        f"Use an account that has it ({USERNAME}, {PASSWORD}), or ask an admin to run `weighbridge roles apply "
         "FILE`, which also prepares a new line.",
         where=address,
     )

@@ -89,7 +89,7 @@ def reaches_mlflow(*, role: RoleNeeded) -> Callable[[Operation[A, P, R]], Operat
         role: Role of the line that the method needs, for the message when MLflow refuses.
 
     Raises:
-        StackDown: From the method, if nobody answers at the address, or not in time.
+        StackDown: From the method, if the address does not answer, or not in time.
         RegistryDenied: From the method, if MLflow does not know the account or refuses it.
         RegistryFailed: From the method, if MLflow answers with another error.
     """

@@ -74,7 +74,7 @@ class Recorder(Connection):
             if experiment.lifecycle_stage == "deleted":
                 self.client.restore_experiment(experiment_id)
             for name, kind in records.EXPERIMENT_KIND.items():
-                # Experiments of earlier versions have no kind. A kind that somebody chose in the UI stays.
+                # Experiments of earlier versions have no kind. A kind chosen in the UI stays.
                 if name not in experiment.tags:
                     self.client.set_experiment_tag(experiment_id, name, kind)
         for model, description in (

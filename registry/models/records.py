@@ -164,7 +164,7 @@ class Version(_Frozen):
     """`<line>-candidates` or `<line>`."""
     version: int
     digest: str
-    """Empty if somebody made the version by hand, without our tags; so are the next two."""
+    """Empty for a version created by hand, without Weighbridge's tags; so are the next two."""
     scheme: str
     outcome: str
     passes: bool

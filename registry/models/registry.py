@@ -122,7 +122,7 @@ class Registry(Reader, Recorder):
         """Check that an approved version is a candidate that passed, or an override, and not too old.
 
         Raises:
-            ApprovalRefused: It is neither, so somebody may have made it by hand; or it is too old.
+            ApprovalRefused: It is neither, so it may have been created by hand; or it is too old.
         """
         approvals.check_approval(version, rules, self, self._log)
 

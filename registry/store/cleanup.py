@@ -1,4 +1,4 @@
-"""Cleaning the store: which artifacts may go, and removing them so that nobody ever sees half of one.
+"""Cleaning the store: which artifacts may be removed, and their removal without a visible partial state.
 
 The caller, who asks MLflow and the fleet, says which artifacts are in use. The following stay as well: the sources of
 what stays (same repository and commit, as published); each line's newest artifacts, if asked for; and whatever is too

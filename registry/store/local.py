@@ -144,7 +144,7 @@ class Store:
         return folder
 
     def building(self, line: str, key: str) -> FileLock:
-        """Return the lock of a staging folder. A killed process leaves the file, but nobody holds the lock."""
+        """Return the lock of a staging folder. A killed process leaves the file, but the lock is free."""
         folder = self.folder / line / LOCKS
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{key}.lock")

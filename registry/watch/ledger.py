@@ -184,7 +184,7 @@ class Ledger:
         return [entry for entry in self.entries() if entry.settled and entry.recorded != entry.digest]
 
     def settle(self, decision: Decision, start: Starter) -> Entry:
-        """Write a decision, and start its release if it asks for one: once, whoever else tries and whatever was killed.
+        """Write a decision, and start its release if it asks for one: once, despite concurrent watches and kills.
 
         Raises:
             StackDown, ReleaseNotStarted: The release could not be started. The next watch tries again.

@@ -50,7 +50,7 @@ class Keys(RootModel[dict[ClientName, KeyRecord]]):
         """
         if name in self.root:
             raise GatewayFailed(
-                f"{name} has a key already, and nobody can read it any more.",
+                f"{name} has a key already, which cannot be read any more.",
                 f"Remove it with `weighbridge key remove {name}` and add it again, or choose another name.",
             )
         try:

@@ -112,7 +112,7 @@ class CanaryStep:
                 self._signals = self._interim_result(candidate, moment)
             if problem := self._interrupted(now, counters) or self._worse():
                 return self._end(seconds, problem, problem)
-            # While nobody can see its health, the step neither ends well nor counts as held long enough.
+            # While its health is unknown, the step neither passes nor counts time towards its hold.
             if counters is not None and counters.healthy:
                 if due and self._counts.quiet:
                     return self._end(seconds, "no requests came", "")

@@ -1,6 +1,6 @@
 """How often a canary step may take an interim result, and how much error each of these may make.
 
-Whoever tests repeatedly while data come in finds something sooner or later. The permitted error of a whole rollout is
+Repeated tests while data come in find a false difference sooner or later. The permitted error of a whole rollout is
 therefore shared out over its steps, and within a step over its interim results.
 """
 

@@ -24,7 +24,7 @@ def retire(line: Line, gateway: Gateway, fleet: Fleet, report: Report = no_repor
         report: called with a sentence for each engine that is stopped, or not drained yet.
     """
     if gateway.routes().line(line.name).mirror is not None:
-        # A rollout that was killed before its first step; nobody reads the mirror's log any more.
+        # A rollout was killed before its first canary step; its mirror's log is not read any more.
         gateway.set_mirror(line.name, None)
     backends = gateway.routes().line(line.name).backends
     engines = fleet.engines(line.name)

@@ -1,4 +1,4 @@
-"""Rollback: traffic first, with what lies on this machine; the registry is told afterwards.
+"""Rollback: move traffic first, with this machine's files; update the registry afterwards.
 
 A rollback is written down (`<line>.going-back.json`) before traffic moves, and stays written until the registry has
 it. If the process is killed in between, the next `rollback` or `promote` finishes it, and none undoes it. What served

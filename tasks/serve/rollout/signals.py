@@ -18,7 +18,7 @@ UNNOTICED_MS = 20.0
 """Rises of a latency below this are ignored, whatever the ratio: no user notices."""
 
 UNNOTICED_TOKEN_MS = 5.0
-"""The same for the time per token: nobody reads as fast (250 words a minute are some 180 ms a token)."""
+"""The same for the time per token: no user reads as fast (250 words a minute are some 180 ms a token)."""
 
 
 def unnoticed_ms(name: str) -> float:

@@ -75,18 +75,18 @@ def test_a_key_is_sticky_where_no_body_is_read(running: Running, engine: Make) -
 
 
 def test_responses_of_a_mirror_are_discarded(running: Running, engine: Make) -> None:
-    gateway, serves, shadows = running.gateway, engine(), engine()
-    gateway.set_line("mirrored", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway, serves, mirrored = running.gateway, engine(), engine()
+    gateway.set_line("mirrored", [serves.backend("1", 100), mirrored.backend("2", 0)])
     gateway.set_mirror("mirrored", Mirror(version="2", per_cent=100))
-    shadows.dies = True
+    mirrored.dies = True
     answers = [running.chat("mirrored") for _ in range(10)]
     answers += [running.request("/v1/chat/completions", {"model": "mirrored", "stream": True}) for _ in range(10)]
     assert {answer.headers["x-weighbridge-version"] for answer in answers} == {"1"}
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[10:])
-    wait_for(lambda: len(shadows.requests) == 20, seconds=15)
+    wait_for(lambda: len(mirrored.requests) == 20, seconds=15)
     assert len(serves.requests) == 20
     # Both engines get the client's name and no key.
-    assert all("authorization" not in headers for _, headers in shadows.requests)
+    assert all("authorization" not in headers for _, headers in mirrored.requests)
     log = gateway.settings.logs_folder / "gateway-access.log"
     wait_for(lambda: answers[-1].headers["x-request-id"] in log.read_text(), seconds=15)
     entries = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "mirrored"]
@@ -96,10 +96,10 @@ def test_responses_of_a_mirror_are_discarded(running: Running, engine: Make) -> 
 
 
 def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> None:
-    gateway, serves, shadows = running.gateway, engine(), engine()
-    gateway.set_line("logged", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway, serves, mirrored = running.gateway, engine(), engine()
+    gateway.set_line("logged", [serves.backend("1", 100), mirrored.backend("2", 0)])
     gateway.set_mirror("logged", Mirror(version="2", per_cent=100))
-    shadows.wait_seconds, shadows.chunks = 0.3, 5
+    mirrored.wait_seconds, mirrored.chunks = 0.3, 5
     forged = {"x-weighbridge-shadow": "logged@1"}
     whole = running.request("/v1/chat/completions", {"model": "logged", "messages": []}, headers=forged)
     # Here the path names the line, and the body another model.
@@ -114,8 +114,8 @@ def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> Non
     assert (second["version"], second["path"], second["completion_tokens"]) == ("2", "/v1/chat/completions", 7)
     # A stream's headers arrive at once, its first event later.
     assert second["first_token_ms"] >= 300 > second["first_byte_ms"]
-    assert all("x-weighbridge-shadow" not in headers for _, headers in (*shadows.requests, *serves.requests))
-    shadows.stop()
+    assert all("x-weighbridge-shadow" not in headers for _, headers in (*mirrored.requests, *serves.requests))
+    mirrored.stop()
     running.chat("logged")
     wait_for(lambda: sum('"logged"' in entry for entry in log.read_text().splitlines()) == 3, seconds=15)
     last = [entry for entry in map(json.loads, log.read_text().splitlines()) if entry["line"] == "logged"][-1]
@@ -123,10 +123,10 @@ def test_responses_of_a_mirror_are_logged(running: Running, engine: Make) -> Non
 
 
 def test_a_mirror_that_hangs_or_dies_does_not_affect_clients(running: Running, engine: Make) -> None:
-    gateway, serves, shadows = running.gateway, engine(), engine()
-    gateway.set_line("hung", [serves.backend("1", 100), shadows.backend("2", 0)])
+    gateway, serves, mirrored = running.gateway, engine(), engine()
+    gateway.set_line("hung", [serves.backend("1", 100), mirrored.backend("2", 0)])
     gateway.set_mirror("hung", Mirror(version="2", per_cent=100))
-    shadows.wait_seconds = 20
+    mirrored.wait_seconds = 20
 
     def slowest() -> float:
         stream = {"model": "hung", "stream": True}
@@ -136,7 +136,7 @@ def test_a_mirror_that_hangs_or_dies_does_not_affect_clients(running: Running, e
 
     assert slowest() < 5
     assert gateway.active_requests("hung", "2") == 20
-    shadows.stop()
+    mirrored.stop()
     assert slowest() < 5
     gateway.set_mirror("hung", None)
     count = len(serves.requests)
