@@ -9,8 +9,8 @@ from tasks.quantize.coverage import SIZE_TOLERANCE, Coverage
 from tasks.quantize.gguf.metadata import disagreement
 from tasks.quantize.gguf.recipe import GgufRecipe, PlannedTensor
 from tasks.quantize.tensors import StoredTensor, opened, read_part, read_tensors
-from tasks.source.gguf.kinds import OF_SAFETENSORS, Kind
 from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
+from tasks.source.gguf.tensor_types import OF_SAFETENSORS, TensorType
 from weighbridge.errors import QuantizationUncovered
 
 BLOCK_BYTES = 16 * 2**20
@@ -124,7 +124,7 @@ def _zero_blocks(file: int, tensor: GgufTensor) -> int:
     return zeros
 
 
-def _small_blocks(tensor: StoredTensor, kind: Kind) -> int:
+def _small_blocks(tensor: StoredTensor, kind: TensorType) -> int:
     """Number of blocks of a source's tensor whose scale is too small for float16."""
     import numpy as np
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.source.gguf.kinds import Kind
+from tasks.source.gguf.tensor_types import TensorType
 
 
-def to_float32(data: bytes, kind: Kind) -> np.ndarray:
+def to_float32(data: bytes, kind: TensorType) -> np.ndarray:
     """Convert bytes to float32 values, exactly.
 
     Args:

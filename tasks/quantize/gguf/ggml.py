@@ -12,7 +12,7 @@ import importlib.util
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.source.gguf.kinds import KINDS, Kind
+from tasks.source.gguf.tensor_types import TENSOR_TYPES, TensorType
 from weighbridge.errors import QuantizationFailed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _C_INT, _C_I64, _POINTER, _SIZE = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_size_t
 
 
-def quantize_rows(rows: np.ndarray, kind: Kind, out: np.ndarray) -> None:
+def quantize_rows(rows: np.ndarray, kind: TensorType, out: np.ndarray) -> None:
     """Quantize float32 rows.
 
     Args:
@@ -52,7 +52,7 @@ def _library() -> ctypes.CDLL:
         library.ggml_quantize_chunk.restype = _SIZE
     except AttributeError as missing:
         raise _library_error(f"its library lacks a required function ({missing})") from None
-    for kind in KINDS.values():
+    for kind in TENSOR_TYPES.values():
         name = (library.ggml_type_name(kind.number) or b"").decode()
         size = library.ggml_row_size(kind.number, kind.values)
         if (name, size) != (kind.name, kind.block_bytes):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from tasks.fit.memory.gguf_sizes import more_bits
-from tasks.source.gguf.kinds import KINDS, Kind
+from tasks.source.gguf.tensor_types import TENSOR_TYPES, TensorType
 
 LAYERS_OF_70B = 80
 EIGHT_EXPERTS = 8
@@ -56,7 +56,7 @@ def kept_reason(name: str, dimensions: int) -> str:
     return "a vector is added or multiplied, once a row" if dimensions < 2 else ""
 
 
-def kind_of(name: str, columns: int, base: str, structure: Structure) -> Kind:
+def tensor_type_of(name: str, columns: int, base: str, structure: Structure) -> TensorType:
     """The type of a quantized tensor.
 
     Args:
@@ -66,16 +66,16 @@ def kind_of(name: str, columns: int, base: str, structure: Structure) -> Kind:
         structure: of the model.
     """
     chosen = base if base == "q8_0" else _mixed(name, columns, base, structure)
-    if columns % KINDS[chosen].values:
+    if columns % TENSOR_TYPES[chosen].values:
         chosen = _NARROW.get(chosen, chosen)
     # The row may not be a multiple of 32 either.
-    return KINDS["f16"] if columns % KINDS[chosen].values else KINDS[chosen]
+    return TENSOR_TYPES["f16"] if columns % TENSOR_TYPES[chosen].values else TENSOR_TYPES[chosen]
 
 
 def _mixed(name: str, columns: int, base: str, structure: Structure) -> str:
     """The type in a mixture of K types, before the row's width is considered."""
     if name == "output.weight" or (structure.tied and name == "token_embd.weight"):
-        return "q8_0" if columns % KINDS[base].values else "q6_K"
+        return "q8_0" if columns % TENSOR_TYPES[base].values else "q6_K"
     found = _LAYER.search(name)
     more = found is not None and more_bits(int(found[1]), structure.layers)
     eight = structure.experts == EIGHT_EXPERTS
@@ -96,8 +96,8 @@ def _at_least_q5(base: str) -> str:
     return "q5_K" if base == "q4_K" else base
 
 
-def histogram(kinds: Iterable[Kind]) -> str:
+def histogram(kinds: Iterable[TensorType]) -> str:
     """`Q6_K × 15, Q4_K × 197`, the smallest blocks last."""
     names = [kind.name for kind in kinds]
-    order = sorted(set(names), key=lambda name: -KINDS[name].block_bytes / KINDS[name].values)
+    order = sorted(set(names), key=lambda name: -TENSOR_TYPES[name].block_bytes / TENSOR_TYPES[name].values)
     return ", ".join(f"{name.upper()} × {names.count(name)}" for name in order)

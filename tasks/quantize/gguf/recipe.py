@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.gguf.convert import converter_version
-from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, kind_of
+from tasks.quantize.gguf.mixture import Structure, histogram, kept_reason, tensor_type_of
 from tasks.quantize.gguf.names import MappedTensor, architecture_of, map_tensors, rope_factors
 from tasks.quantize.plan.recipe import Ignored, unquantized_config
 from tasks.quantize.tensors import read_tensors
 from tasks.schemes import GgufMixture, Scheme
 from tasks.schemes import scheme as find_scheme
-from tasks.source.gguf.kinds import KINDS, OF_SAFETENSORS, Kind
+from tasks.source.gguf.tensor_types import OF_SAFETENSORS, TENSOR_TYPES, TensorType
 
 METHOD = "ggml"
 ALIGNMENT = 32
@@ -43,7 +43,7 @@ class PlannedTensor(BaseModel):
     @property
     def size_bytes(self) -> int:
         """Of its values."""
-        return KINDS[self.kind].size_bytes(self.shape)
+        return TENSOR_TYPES[self.kind].size_bytes(self.shape)
 
 
 class GgufRecipe(BaseModel):
@@ -99,7 +99,7 @@ class GgufRecipe(BaseModel):
     @property
     def granularity(self) -> str:
         """What shares a scale, in words."""
-        return f"blocks of 32 and 256 weights, {histogram(KINDS[layer.kind] for layer in self.layers)}"
+        return f"blocks of 32 and 256 weights, {histogram(TENSOR_TYPES[layer.kind] for layer in self.layers)}"
 
     @property
     def linear_bytes(self) -> int:
@@ -122,7 +122,7 @@ class GgufRecipe(BaseModel):
     def converted_bytes(self) -> int:
         """Size of the unquantized file, which is kept beside the result until the end."""
         return self.metadata_bytes + sum(
-            _converted_kind(tensor, self.dtype).size_bytes(tensor.shape) for tensor in self.tensors
+            _converted_type(tensor, self.dtype).size_bytes(tensor.shape) for tensor in self.tensors
         )
 
 
@@ -170,7 +170,7 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
 
 def _planned(mapped: MappedTensor, base: str, structure: Structure) -> PlannedTensor:
     reason = kept_reason(mapped.name, len(mapped.shape)) if mapped.sources else "it is computed from config.json"
-    kind = KINDS["f32"] if reason else kind_of(mapped.name, mapped.shape[-1], base, structure)
+    kind = TENSOR_TYPES["f32"] if reason else tensor_type_of(mapped.name, mapped.shape[-1], base, structure)
     if not kind.is_quantized and not reason:
         reason = f"its rows of {mapped.shape[-1]} are not a multiple of 32"
     return PlannedTensor(
@@ -183,8 +183,8 @@ def _planned(mapped: MappedTensor, base: str, structure: Structure) -> PlannedTe
     )
 
 
-def _converted_kind(tensor: PlannedTensor, dtype: str) -> Kind:
-    return KINDS["f32"] if tensor.kind == "f32" else OF_SAFETENSORS[dtype]
+def _converted_type(tensor: PlannedTensor, dtype: str) -> TensorType:
+    return TENSOR_TYPES["f32"] if tensor.kind == "f32" else OF_SAFETENSORS[dtype]
 
 
 def _aligned(size_bytes: int) -> int:

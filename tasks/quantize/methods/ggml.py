@@ -22,8 +22,8 @@ from tasks.quantize.gguf.ggml import quantize_rows
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.process.job import Job
 from tasks.quantize.tensors import opened
-from tasks.source.gguf.kinds import KINDS, Kind
 from tasks.source.gguf.reader import GGUF_FILE, GgufFile, GgufTensor, read_gguf, read_rows
+from tasks.source.gguf.tensor_types import TENSOR_TYPES, TensorType
 
 BLOCK_VALUES = 2 * 2**20
 """Weights that a thread rounds at once."""
@@ -63,7 +63,7 @@ def rewrite(source: GgufFile, out: Path, recipe: GgufRecipe, written: Callable[[
         recipe: the types.
         written: called after each tensor.
     """
-    kinds = {tensor.name: KINDS[tensor.kind] for tensor in recipe.tensors}
+    kinds = {tensor.name: TENSOR_TYPES[tensor.kind] for tensor in recipe.tensors}
     writer = GGUFWriter(out, recipe.architecture)
     _copy_metadata(source, writer, recipe)
     for tensor in source.tensors:
@@ -93,7 +93,7 @@ def _copy_metadata(source: GgufFile, writer: GGUFWriter, recipe: GgufRecipe) -> 
     writer.add_quantization_version(2)
 
 
-def _add_tensor_info(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None:
+def _add_tensor_info(writer: GGUFWriter, tensor: GgufTensor, kind: TensorType) -> None:
     # For block types the writer expects the row's size in bytes.
     shape = (*tensor.shape[:-1], kind.row_bytes(tensor.shape[-1])) if kind.is_quantized else tensor.shape
     size = kind.size_bytes(tensor.shape)
@@ -101,7 +101,7 @@ def _add_tensor_info(writer: GGUFWriter, tensor: GgufTensor, kind: Kind) -> None
     writer.add_tensor_info(tensor.name, shape, np.dtype(values), size, raw_dtype=GGMLQuantizationType(kind.number))
 
 
-def _values(file: int, tensor: GgufTensor, kind: Kind, pool: ThreadPoolExecutor) -> np.ndarray:
+def _values(file: int, tensor: GgufTensor, kind: TensorType, pool: ThreadPoolExecutor) -> np.ndarray:
     """A tensor's bytes in its target type."""
     columns = tensor.shape[-1]
     out = np.empty((tensor.rows, kind.row_bytes(columns)), np.uint8)

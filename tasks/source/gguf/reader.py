@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.source.gguf.kinds import BY_NUMBER, Kind
+from tasks.source.gguf.tensor_types import BY_NUMBER, TensorType
 from weighbridge.errors import QuantizationFailed
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class GgufTensor:
     """One tensor of a file."""
 
     name: str
-    kind: Kind
+    kind: TensorType
     shape: tuple[int, ...]
     """In safetensors' order, the row last."""
     start: int

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tasks.quantize.gguf import check_coverage
-from tasks.source.gguf.kinds import KINDS
 from tasks.source.gguf.reader import read_gguf
+from tasks.source.gguf.tensor_types import TENSOR_TYPES
 from tests.support.tiny_gguf import weights, write_bf16
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
@@ -77,7 +77,7 @@ def test_a_file_in_the_releases_own_numbers_is_not_believed(copied: Callable[[],
 def test_a_scale_that_is_no_number_is_named(copied: Callable[[], Made], bad: Any) -> None:
     made = copied()
     place = tensor(made, "blk.1.ffn_up.weight")
-    patch(made, place.start + 5 * KINDS["q4_K"].block_bytes, np.float16(bad).tobytes())
+    patch(made, place.start + 5 * TENSOR_TYPES["q4_K"].block_bytes, np.float16(bad).tobytes())
     assert refused(made).endswith("blk.1.ffn_up.weight: a scale is infinite or not a number.")
 
 
@@ -89,7 +89,7 @@ def test_a_float_that_is_no_number_is_named(copied: Callable[[], Made]) -> None:
 
 def test_a_zero_scale_where_the_release_has_weights_is_named(copied: Callable[[], Made]) -> None:
     made = copied()
-    patch(made, tensor(made, "output.weight").start + KINDS["q6_K"].scales[0], b"\0\0")
+    patch(made, tensor(made, "output.weight").start + TENSOR_TYPES["q6_K"].scales[0], b"\0\0")
     assert "output.weight: 1 blocks have a zero scale where the release has weights" in refused(made)
 
 

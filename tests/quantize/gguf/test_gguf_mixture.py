@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.quantize.gguf.mixture import Structure, kept_reason, kind_of
-from tasks.source.gguf.kinds import KINDS
+from tasks.quantize.gguf.mixture import Structure, kept_reason, tensor_type_of
+from tasks.source.gguf.tensor_types import TENSOR_TYPES
 
 LLAMA = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -24,7 +24,7 @@ def types(model: Structure, names: tuple[str, ...] = LLAMA, hidden: int = 4096, 
     """How many tensors of each type a model's matrices become."""
     matrices = [f"blk.{layer}.{name}.weight" for layer in range(model.layers) for name in names]
     ends = ["token_embd.weight", *([] if model.tied else ["output.weight"])]
-    return Counter(kind_of(name, hidden, base, model).name for name in (*matrices, *ends))
+    return Counter(tensor_type_of(name, hidden, base, model).name for name in (*matrices, *ends))
 
 
 def test_llama_3_8b_has_the_types_that_llama_cpp_prints() -> None:
@@ -52,15 +52,15 @@ def test_q5_k_m_and_q6_k_follow_from_their_base_type() -> None:
 
 def test_a_width_of_576_gets_smaller_blocks() -> None:
     smollm2 = structure(layers=30, tied=True)
-    assert kind_of("token_embd.weight", 576, "q4_K", smollm2).name == "q8_0"
-    assert kind_of("blk.9.ffn_up.weight", 576, "q4_K", smollm2).name == "q5_0"
-    assert kind_of("blk.0.attn_v.weight", 576, "q4_K", smollm2).name == "q8_0"
-    assert kind_of("blk.0.ffn_down.weight", 1536, "q4_K", smollm2).name == "q6_K"
+    assert tensor_type_of("token_embd.weight", 576, "q4_K", smollm2).name == "q8_0"
+    assert tensor_type_of("blk.9.ffn_up.weight", 576, "q4_K", smollm2).name == "q5_0"
+    assert tensor_type_of("blk.0.attn_v.weight", 576, "q4_K", smollm2).name == "q8_0"
+    assert tensor_type_of("blk.0.ffn_down.weight", 1536, "q4_K", smollm2).name == "q6_K"
 
 
 def test_q8_0_is_one_type() -> None:
-    assert kind_of("output.weight", 4096, "q8_0", structure()).name == "q8_0"
-    assert kind_of("blk.0.attn_v.weight", 576, "q8_0", structure()).name == "q8_0"
+    assert tensor_type_of("output.weight", 4096, "q8_0", structure()).name == "q8_0"
+    assert tensor_type_of("blk.0.attn_v.weight", 576, "q8_0", structure()).name == "q8_0"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_matrices_are_quantized(name: str) -> None:
 def test_rows_are_whole_blocks_whatever_the_width(
     name: str, columns: int, base: str, layers: int, tied: Any, experts: int
 ) -> None:
-    kind = kind_of(name, columns, base, structure(layers=layers, tied=tied, experts=experts))
+    kind = tensor_type_of(name, columns, base, structure(layers=layers, tied=tied, experts=experts))
     assert columns % kind.values == 0
     assert kind.is_quantized == (columns % 32 == 0)
     assert kind.size_bytes((3, columns)) == 3 * columns // kind.values * kind.block_bytes
@@ -103,6 +103,6 @@ def test_rows_are_whole_blocks_whatever_the_width(
 def test_blocks_are_those_of_the_gguf_package() -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    for kind in KINDS.values():
+    for kind in TENSOR_TYPES.values():
         assert GGML_QUANT_SIZES[GGMLQuantizationType(kind.number)] == (kind.values, kind.block_bytes)
         assert GGMLQuantizationType(kind.number).name.lower() == kind.name.lower()

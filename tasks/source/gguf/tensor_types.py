@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorType:
     """One type of tensor values."""
 
     name: str
@@ -39,21 +39,21 @@ class Kind:
         return bool(self.scales)
 
 
-KINDS = {
+TENSOR_TYPES = {
     kind.name: kind
     for kind in (
-        Kind("f32", 0, 1, 4),
-        Kind("f16", 1, 1, 2),
-        Kind("q5_0", 6, 32, 22, scales=(0,), reach=16),
-        Kind("q5_1", 7, 32, 24, scales=(0, 2), reach=31),
-        Kind("q8_0", 8, 32, 34, scales=(0,), reach=127),
+        TensorType("f32", 0, 1, 4),
+        TensorType("f16", 1, 1, 2),
+        TensorType("q5_0", 6, 32, 22, scales=(0,), reach=16),
+        TensorType("q5_1", 7, 32, 24, scales=(0, 2), reach=31),
+        TensorType("q8_0", 8, 32, 34, scales=(0,), reach=127),
         # A block of 256 has scales within it, of 6 bits (K types 4 and 5) or 8 bits (type 6), under the one float16.
-        Kind("q4_K", 12, 256, 144, scales=(0, 2), reach=63 * 15),
-        Kind("q5_K", 13, 256, 176, scales=(0, 2), reach=63 * 31),
-        Kind("q6_K", 14, 256, 210, scales=(208,), reach=128 * 32),
-        Kind("bf16", 30, 1, 2),
+        TensorType("q4_K", 12, 256, 144, scales=(0, 2), reach=63 * 15),
+        TensorType("q5_K", 13, 256, 176, scales=(0, 2), reach=63 * 31),
+        TensorType("q6_K", 14, 256, 210, scales=(208,), reach=128 * 32),
+        TensorType("bf16", 30, 1, 2),
     )
 }
-BY_NUMBER = {kind.number: kind for kind in KINDS.values()}
-OF_SAFETENSORS = {"F32": KINDS["f32"], "F16": KINDS["f16"], "BF16": KINDS["bf16"]}
+BY_NUMBER = {kind.number: kind for kind in TENSOR_TYPES.values()}
+OF_SAFETENSORS = {"F32": TENSOR_TYPES["f32"], "F16": TENSOR_TYPES["f16"], "BF16": TENSOR_TYPES["bf16"]}
 """The types of a release, by safetensors' name."""
