@@ -5,6 +5,7 @@ A test adds faults while the server runs. Each applies to the next requests that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from threading import Lock
@@ -27,6 +28,7 @@ class Fault:
         hang_after_bytes: send nothing more after this much of a file, and keep the connection.
         truncated_to_bytes: serve this much of a file, as if that were its length.
         bytes_per_second: send a file no faster than this.
+        paused_while: send no further block while this returns True.
         damaged: send a file with one byte changed.
     """
 
@@ -40,6 +42,7 @@ class Fault:
     hang_after_bytes: int | None = None
     truncated_to_bytes: int | None = None
     bytes_per_second: float | None = None
+    paused_while: Callable[[], bool] | None = None
     damaged: bool = False
 
 

@@ -34,6 +34,7 @@ from examples.hub_repository import HubError, Repository, publish
 LOOPBACK = "127.0.0.1"
 BLOCK_BYTES = 256 * 1024
 SLOW_BLOCK_BYTES = 16 * 1024
+PAUSE_SECONDS = 0.005
 LONGEST_HANG_SECONDS = 600.0
 
 __all__ = ["create_app", "publish", "serving"]
@@ -161,6 +162,8 @@ async def _blocks(path: Path, start: int, stop: int, fault: Fault) -> AsyncItera
             start += len(block)
             if damaged:
                 block, damaged = block[:-1] + bytes([block[-1] ^ 1]), False
+            while fault.paused_while and fault.paused_while():
+                await asyncio.sleep(PAUSE_SECONDS)
             yield block
             # Even a wait of 0 lets the server notice that its client has left, and stop counting.
             behind = (start - first) / fault.bytes_per_second if fault.bytes_per_second else 0.0
