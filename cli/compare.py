@@ -15,7 +15,7 @@ from weighbridge.errors import OptionInvalid, SuiteUnknown
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from tasks.evaluate.compare import Comparison
+    from tasks.evaluate.comparison import Comparison
     from tasks.evaluate.verdict.early_stopping import InterimEstimate
     from tasks.evaluate.verdict.verdict import SuiteVerdict
 
@@ -65,9 +65,9 @@ def compare(
     Scores are kept: comparing again runs no model. Exit status 0 when no worse, 20 regression, 21 inconclusive,
     22 invalid.
     """
-    from tasks.evaluate.compare import Options
     from tasks.evaluate.compare import compare as compare_models
     from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
+    from tasks.evaluate.comparison import Options
     from weighbridge.settings import load_settings
 
     options = Options(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict
+from typing import Literal
 
 from tasks.evaluate.compare_inputs import ComparedModel
+from tasks.evaluate.comparison import Comparison, ComparisonListener, Options
 from tasks.evaluate.scoring.chat import score_by_chat
 from tasks.evaluate.scoring.endpoint import Endpoint, lacks_log_probabilities
 from tasks.evaluate.scoring.lm_eval import NOISE_BATCH_SIZE, LmEvalScorer, score_by_lm_eval
@@ -17,67 +15,18 @@ from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, Sui
 from tasks.evaluate.suites.suite import Suite
 from tasks.evaluate.verdict.comparable import disagreements
 from tasks.evaluate.verdict.early_stopping import (
-    InterimEstimate,
     interim_estimate,
     judge_sequentially,
     scoring_order,
     shuffled_order,
 )
 from tasks.evaluate.verdict.judge_suites import weigh_suite
-from tasks.evaluate.verdict.verdict import SuiteVerdict, Verdict, invalid_verdict, judge
+from tasks.evaluate.verdict.verdict import SuiteVerdict, invalid_verdict, judge
 from weighbridge.errors import EndpointRefused, ScoringFailed, SuiteNeedsMore
 from weighbridge.settings import Settings
 
 Role = Literal["candidate", "production", "production rescored"]
 """Whose scores; production is scored a second time for the noise floor."""
-
-
-class Options(BaseModel):
-    """Settings of a comparison."""
-
-    model_config = ConfigDict(frozen=True)
-
-    margin: float = 0.02
-    confidence: float = 0.95
-    noise_floor: bool = False
-    """Whether production is scored twice."""
-    all_items: bool = False
-    """Whether the candidate is scored on every item, also after the verdict is decided."""
-    fresh: bool = False
-    """Whether cached scores are deleted first."""
-    may_differ: frozenset[str] = frozenset()
-    """Fields of `Conditions` that may differ although that changes what the scores mean."""
-    concurrency: int = 8
-    retry_seconds: float | None = None
-    """Time limit of one request with its retries; the default of `RetryBudget` if None."""
-    tokenizer: Path | None = None
-    """For general suites of an endpoint that does not provide its tokenizer."""
-
-
-class Comparison(BaseModel):
-    """The result of a comparison: the verdict and the scores behind it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    verdict: Verdict
-    candidate: ComparedModel
-    production: ComparedModel
-    candidate_scores: tuple[SuiteScores, ...]
-    production_scores: tuple[SuiteScores, ...]
-    options: Options
-
-
-class ComparisonListener(Protocol):
-    """Receives the progress of a comparison."""
-
-    def progress(self, label: str, suite: str, done: int, total: int) -> None:
-        """Items of a suite are scored."""
-
-    def running(self, suite: str, estimate: InterimEstimate, margin: float) -> None:
-        """The interim result of a suite changed."""
-
-    def say(self, text: str) -> None:
-        """A message for the reader."""
 
 
 class _ComparisonRun:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tasks.evaluate.compare import Comparison
+from tasks.evaluate.comparison import Comparison
 from tasks.evaluate.scoring.scores import Conditions
 from tasks.evaluate.verdict.comparable import MAY_CHANGE, MUST_AGREE
 from tasks.evaluate.verdict.outcomes import gravity

@@ -11,8 +11,9 @@ import pytest
 from examples import tiny
 from examples.answering import Answering
 from tasks.evaluate import compare as compare_module
-from tasks.evaluate.compare import Comparison, Options, compare
+from tasks.evaluate.compare import compare
 from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
+from tasks.evaluate.comparison import Comparison, Options
 from tasks.evaluate.scoring import retries
 from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite, suite_at

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tasks.evaluate.compare import Comparison, Options
 from tasks.evaluate.compare_inputs import ComparedModel
+from tasks.evaluate.comparison import Comparison, Options
 from tasks.evaluate.scoring.model_files import ModelFiles
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, SuiteScores
 from tasks.evaluate.verdict.early_stopping import judge_sequentially
