@@ -102,7 +102,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
 
-    if options.get("engine", "vllm") not in engine_names():
+    if "engine" in options and options["engine"] not in engine_names():
         raise FitOptionUnknown(
             f"No memory profile of an engine called {options['engine']!r}; known: {', '.join(engine_names())}.",
             "Name one of these, with a version if you like: vllm@0.19.",

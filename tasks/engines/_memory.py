@@ -103,7 +103,7 @@ class EngineProfile(BaseModel):
     until: str = ""
     """Last version that it holds for; empty: the newest."""
     nearest: bool = False
-    """Whether another version was asked for: the error band is doubled then."""
+    """Whether another version was requested for: the error band is doubled then."""
     flags: EngineFlags = EngineFlags()
     weights: Literal["stored", "dense"] = "stored"
     """dense: the engine unpacks weights to its own dtype, so quantizing saves disk and not memory."""
@@ -137,7 +137,7 @@ class EngineProfile(BaseModel):
     batched_tokens: BySize = 0.0
     """Tokens of one step by default; 0: the context."""
     sequences: BySize = 0.0
-    """Sequences of one step by default; 0: the concurrency asked for."""
+    """Sequences of one step by default; 0: the concurrency requested for."""
     small: tuple[str, ...] = ()
     """Prefixes of names of GPUs that get the defaults of the smallest."""
     chunked_from_tokens: int | None = None
@@ -160,18 +160,18 @@ class EngineProfile(BaseModel):
         """Bytes of an unquantized number at work: 4 on a processor, where bfloat16 is slow."""
         return 4 if gpu.is_host or published == "F32" else 2
 
-    def step_tokens(self, gpu: GpuMemory, context: int, asked: int | None) -> int:
+    def step_tokens(self, gpu: GpuMemory, context: int, requested: int | None) -> int:
         """Tokens that one step may hold."""
-        if asked:
-            return asked
+        if requested:
+            return requested
         default = int(self.sized(self.batched_tokens, gpu))
         if default:
             return default
         return 512 if self.chunked_from_tokens and context > self.chunked_from_tokens else max(context, 2048)
 
-    def step_sequences(self, gpu: GpuMemory, concurrency: int, asked: int | None) -> int:
+    def step_sequences(self, gpu: GpuMemory, concurrency: int, requested: int | None) -> int:
         """Sequences that one step may hold."""
-        return asked or int(self.sized(self.sequences, gpu)) or concurrency
+        return requested or int(self.sized(self.sequences, gpu)) or concurrency
 
     def share_of_memory(self, gpu: GpuMemory) -> float:
         """Share of a GPU that the engine takes by default."""
@@ -185,17 +185,17 @@ class EngineProfile(BaseModel):
         return next((number for up_to, number in value if smallest or gpu.memory_gib < up_to), value[-1][1])
 
 
-def non_torch_gib(profile: EngineProfile, gpu: GpuMemory, *, tp: int, pp: int, answers: bool) -> float:
+def non_torch_gib(profile: EngineProfile, gpu: GpuMemory, *, tp: int, pp: int, has_head: bool) -> float:
     """Memory outside the model: the driver's context, NCCL, buffers; on a processor the process.
 
     Args:
         tp, pp: tensor and pipeline parallelism.
-        answers: whether this stage is the pipeline's last.
+        has_head: whether this stage is the pipeline's last.
     """
     if gpu.is_host:
         return profile.host_process_gib
     if pp > 1 and tp == 1 and profile.pipeline_non_torch_gib:
-        return profile.pipeline_non_torch_gib[answers]
+        return profile.pipeline_non_torch_gib[has_head]
     known = sorted(profile.non_torch_gib)
     return profile.non_torch_gib[max((count for count in known if count <= tp), default=known[0])]
 
@@ -232,19 +232,19 @@ def profile_of_version(spans: tuple[EngineProfile, ...], version: str | None) ->
     """
     if version is None:
         return spans[-1]
-    asked = _version_numbers(version)
-    if not asked:
+    requested = _version_numbers(version)
+    if not requested:
         name = spans[-1].name
         raise FitOptionUnknown(
             f"{version!r} is no version of {name}.", f"Write it as {name}@{spans[-1].since}, or leave it out."
         )
     for profile in spans:
         # The newest span is open, although versions that did not exist when it was written may differ.
-        if _version_numbers(profile.since) <= asked and (
-            not profile.until or asked[:2] <= _version_numbers(profile.until)
+        if _version_numbers(profile.since) <= requested and (
+            not profile.until or requested[:2] <= _version_numbers(profile.until)
         ):
             return profile
-    below = [profile for profile in spans if _version_numbers(profile.since) <= asked]
+    below = [profile for profile in spans if _version_numbers(profile.since) <= requested]
     return (below[-1] if below else spans[0]).model_copy(update={"nearest": True})
 
 

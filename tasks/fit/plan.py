@@ -155,7 +155,7 @@ def _parallel_obstacle(model: PlannedModel, gpu: Gpu, scheme: Scheme, tp: int, p
     keys = kv_heads(text) if heads and not text.get("kv_lora_rank") else 0
     if keys and keys % tp and tp % keys:
         return f"TP {tp} and {keys} key-value heads do not divide each other"
-    return model.weights.odd_cut(scheme, tp)
+    return model.weights.group_split_reason(scheme, tp)
 
 
 def _rule_of_thumb(model: PlannedModel, scheme: Scheme) -> float:

@@ -101,12 +101,12 @@ def test_vllm_v0_steps_over_a_whole_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tp", "pp", "answers", "logged"),
+    ("tp", "pp", "has_head", "logged"),
     # vLLM 0.19.0's logs, as above.
     [(1, 1, True, 0.25), (2, 1, True, 2.07), (4, 1, True, 2.13), (1, 2, False, 0.07)],
 )
-def test_non_torch_memory_matches_vllm_logs(tp: int, pp: int, answers: bool, logged: float) -> None:
-    found = non_torch_gib(engine_profile("vllm", "0.19"), gpu("H100"), tp=tp, pp=pp, answers=answers)
+def test_non_torch_memory_matches_vllm_logs(tp: int, pp: int, has_head: bool, logged: float) -> None:
+    found = non_torch_gib(engine_profile("vllm", "0.19"), gpu("H100"), tp=tp, pp=pp, has_head=has_head)
     assert found == pytest.approx(logged, abs=0.02)
 
 
@@ -114,7 +114,7 @@ def test_an_unlisted_gpu_count_uses_the_next_smaller() -> None:
     profile = engine_profile("vllm", "0.19")
 
     def at(tp: int) -> float:
-        return non_torch_gib(profile, gpu("H100"), tp=tp, pp=1, answers=True)
+        return non_torch_gib(profile, gpu("H100"), tp=tp, pp=1, has_head=True)
 
     assert at(3) == at(2) and at(16) == at(8) and at(8) >= at(4) >= at(2) > at(1)
 
@@ -130,7 +130,7 @@ def test_graphs_grow_with_layers_and_experts() -> None:
 
 def test_on_a_processor_the_process_memory_counts() -> None:
     profile = engine_profile("transformers", None)
-    assert non_torch_gib(profile, gpu("host"), tp=1, pp=1, answers=True) == profile.host_process_gib > 0
+    assert non_torch_gib(profile, gpu("host"), tp=1, pp=1, has_head=True) == profile.host_process_gib > 0
     assert profile.share_of_memory(gpu("host")) == 0.8
     assert profile.number_bytes(gpu("host"), "BF16") == 4 and profile.number_bytes(gpu("H100"), "BF16") == 2
 

@@ -14,7 +14,7 @@ from weighbridge.units import GIB
 
 
 def activation_gib(shape: ModelShape, version: str = "0.19", **given: Any) -> float:
-    step: dict[str, Any] = {"tokens": 8192, "sequences": 1024, "bytes_each": 2, "tp": 1, "answers": True}
+    step: dict[str, Any] = {"tokens": 8192, "sequences": 1024, "bytes_each": 2, "tp": 1, "has_head": True}
     step |= {"pipelined": False, "towers": False, **given}
     return activation_bytes(engine_profile("vllm", version).activation, shape.text, **step) / GIB
 
@@ -35,7 +35,7 @@ def activation_gib(shape: ModelShape, version: str = "0.19", **given: Any) -> fl
         ("moonshotai--kimi-vl-a3b-instruct", {"towers": True}, 2.92, 0.1),
         ("moonshotai--kimi-vl-a3b-instruct", {"towers": True, "tp": 2}, 2.85, 0.1),
         # A stage without the head samples nothing.
-        ("meta-llama--llama-3.1-8b-instruct", {"pipelined": True, "answers": False}, 1.1, 0.1),
+        ("meta-llama--llama-3.1-8b-instruct", {"pipelined": True, "has_head": False}, 1.1, 0.1),
     ],
 )
 def test_activations_match_vllm_logs(

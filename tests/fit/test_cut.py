@@ -65,8 +65,8 @@ def re_sum(shape: ModelShape, names: tuple[str, ...]) -> int:
 def test_leftover_layers_go_to_the_stages_before_the_last(layers: int, pp: int, counts: list[int]) -> None:
     split = stages(layers, pp)
     assert [stage.end_layer - stage.first_layer for stage in split] == counts
-    assert [stage.embeds for stage in split] == [True] + [False] * (pp - 1)
-    assert [stage.answers for stage in split] == [False] * (pp - 1) + [True]
+    assert [stage.has_embedding for stage in split] == [True] + [False] * (pp - 1)
+    assert [stage.has_head for stage in split] == [False] * (pp - 1) + [True]
 
 
 @settings(deadline=None)
@@ -97,5 +97,7 @@ def test_the_vocabulary_is_padded_as_engines_do() -> None:
 def test_tensor_parallelism_must_not_split_groups() -> None:
     weights = Weights(shape_of_config("tiny", TINY))
     # int4 uses groups of 128 here, so o_proj's 128 columns cannot be halved.
-    assert "TP 2 leaves 64 columns" in weights.odd_cut(find_scheme("int4"), 2)
-    assert weights.odd_cut(find_scheme("int4"), 1) == weights.odd_cut(find_scheme("int8"), 8) == ""
+    assert "TP 2 leaves 64 columns" in weights.group_split_reason(find_scheme("int4"), 2)
+    assert (
+        weights.group_split_reason(find_scheme("int4"), 1) == weights.group_split_reason(find_scheme("int8"), 8) == ""
+    )

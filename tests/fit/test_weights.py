@@ -11,7 +11,7 @@ import pytest
 from examples import tiny
 from tasks.fit.memory.gguf_sizes import BLOCKS, gguf_bytes, more_bits
 from tasks.fit.memory.weights import Weights
-from tasks.fit.model.parts import Part, kept_by_engine, parts_of
+from tasks.fit.model.parts import Part, loaded_parts, parts_of
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
 from tasks.schemes import GgufMixture, all_schemes
 from tasks.schemes import scheme as find_scheme
@@ -106,18 +106,18 @@ def test_tensors_that_a_scheme_quantizes(name: str, shape: tuple[int, ...], quan
 
 def test_a_tied_head_counts_once() -> None:
     both = [Part(name, (10, 4), "BF16") for name in ("model.embed_tokens.weight", "lm_head.weight")]
-    assert [part.name for part in kept_by_engine(both, tied=True, layers=None)] == ["model.embed_tokens.weight"]
-    assert len(kept_by_engine(both, tied=False, layers=None)) == 2
-    assert len(kept_by_engine(both[1:], tied=True, layers=None)) == 1
+    assert [part.name for part in loaded_parts(both, tied=True, layers=None)] == ["model.embed_tokens.weight"]
+    assert len(loaded_parts(both, tied=False, layers=None)) == 2
+    assert len(loaded_parts(both[1:], tied=True, layers=None)) == 1
 
 
 def test_multi_token_prediction_layers_are_left_out() -> None:
     names = [f"model.layers.{layer}.self_attn.o_proj.weight" for layer in (0, 60, 61)]
     parts = [Part(name, (8, 8), "BF16") for name in names]
-    assert len(kept_by_engine(parts, tied=False, layers=61)) == 2
+    assert len(loaded_parts(parts, tied=False, layers=61)) == 2
     # A tower numbers its own layers.
     tower = [Part("vision_tower.layers.80.fc1.weight", (8, 8), "BF16")]
-    assert len(kept_by_engine(tower, tied=False, layers=61)) == 1
+    assert len(loaded_parts(tower, tied=False, layers=61)) == 1
 
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": False}, {"num_hidden_layers": 3, "vocab_size": 100}])

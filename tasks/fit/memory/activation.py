@@ -17,7 +17,7 @@ def activation_bytes(
     sequences: int,
     bytes_each: int,
     tp: int,
-    answers: bool,
+    has_head: bool,
     pipelined: bool,
     towers: bool,
     packed_experts: bool = False,
@@ -40,7 +40,7 @@ def activation_bytes(
         tokens, sequences: in one step.
         bytes_each: bytes of an unquantized number.
         tp: GPUs that share each tensor.
-        answers: whether this stage has the head and samples.
+        has_head: whether this stage has the head and samples.
         pipelined: whether hidden states pass between stages.
         towers: whether the model has vision or audio towers.
         packed_experts: whether the experts are MXFP4, whose kernels need less (gpt_oss_triton_kernels_moe.py: only
@@ -56,7 +56,7 @@ def activation_bytes(
     forward = tokens * bytes_each * (activation.hidden_numbers * hidden + activation.inner_numbers * inner + between)
     forward += _unfolded(activation, text, bytes_each, tp)
     sampling = tokens * hidden * bytes_each + sequences * vocabulary * (activation.logits_bytes + bytes_each)
-    peak = max(forward, sampling if answers else 0)
+    peak = max(forward, sampling if has_head else 0)
     if activation.expert_workspace:
         peak += workspace
     if activation.tower_cache and towers:

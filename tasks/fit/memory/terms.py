@@ -82,13 +82,13 @@ def plan_stage(
         sequences=profile.step_sequences(gpu, request.concurrency, request.max_num_seqs),
         bytes_each=number,
         tp=tp,
-        answers=stage.answers,
+        has_head=stage.has_head,
         pipelined=pp > 1,
         towers=has_towers(model.shape.config),
         packed_experts=(model.weights.published or scheme).format == "mxfp4-pack-quantized",
     )
     graphs = graphs_gib(profile, gpu, layers=layers, experts=model.shape.has_experts, eager=request.eager) * GIB
-    other = non_torch_gib(profile, gpu, tp=tp, pp=pp, answers=stage.answers) * GIB
+    other = non_torch_gib(profile, gpu, tp=tp, pp=pp, has_head=stage.has_head) * GIB
     paging = Paging(
         context=request.context,
         step_tokens=tokens,

@@ -53,8 +53,8 @@ class Stage(NamedTuple):
 
     first_layer: int
     end_layer: int
-    embeds: bool
-    answers: bool
+    has_embedding: bool
+    has_head: bool
 
 
 class Weights:
@@ -147,7 +147,7 @@ class Weights:
                 found.setdefault(part.shape[-1], part.name)
         return found
 
-    def odd_cut(self, scheme: Scheme, tp: int) -> str:
+    def group_split_reason(self, scheme: Scheme, tp: int) -> str:
         """Why tensor parallelism would split a scheme's groups; empty if it does not.
 
         Engines refuse a layer whose share on one GPU is not a whole number of groups (vLLM: "not divisible by
@@ -249,10 +249,10 @@ def _on_stage(part: Part, stage: Stage, *, tied: bool) -> bool:
     if part.layer is not None:
         return stage.first_layer <= part.layer < stage.end_layer
     if HEAD.search(part.name):
-        return stage.answers
+        return stage.has_head
     if EMBEDDING.search(part.name):
-        return stage.embeds or (tied and stage.answers)
-    return stage.embeds if part.is_tower else stage.answers
+        return stage.has_embedding or (tied and stage.has_head)
+    return stage.has_embedding if part.is_tower else stage.has_head
 
 
 def _rule(part: Part) -> Rule:

@@ -87,7 +87,7 @@ def parts_of(tensors: Iterable[Tensor]) -> tuple[Part, ...]:
     return tuple(Part(name, shape, dtype, copies) for (name, shape, dtype), copies in counted.items())
 
 
-def kept_by_engine(parts: Iterable[Part], *, tied: bool, layers: int | None) -> tuple[Part, ...]:
+def loaded_parts(parts: Iterable[Part], *, tied: bool, layers: int | None) -> tuple[Part, ...]:
     """Select the parts that an engine loads: a tied head once, and no layers beyond the model's own.
 
     Args:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.fit.model.architectures import architecture, has_towers, required, text_config, text_part
 from tasks.fit.model.layout import text_layout
-from tasks.fit.model.parts import Part, kept_by_engine, parts_of
+from tasks.fit.model.parts import Part, loaded_parts, parts_of
 from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.towers import tower_layout
 from tasks.source.headers import read_header
@@ -154,7 +154,7 @@ def _shape(name: str, config: dict[str, Any], parts: tuple[Part, ...]) -> ModelS
     text = text_config(config)
     known = architecture(str(text.get("model_type")))
     origin: Literal["headers", "config", "transformers"] = "headers"
-    if known is None or _silent(config, text):
+    if known is None or _is_incomplete(config, text):
         # Headers are not enough: the cache of this architecture must be known too.
         from tasks.fit.model.from_transformers import completed
 
@@ -164,10 +164,10 @@ def _shape(name: str, config: dict[str, Any], parts: tuple[Part, ...]) -> ModelS
         parts, origin = _layout(config, published_dtype(config))
     layers = required(text, "num_hidden_layers")
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings")))
-    return ModelShape(name=name, config=config, parts=kept_by_engine(parts, tied=tied, layers=layers), origin=origin)
+    return ModelShape(name=name, config=config, parts=loaded_parts(parts, tied=tied, layers=layers), origin=origin)
 
 
-def _silent(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+def _is_incomplete(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
     """Whether a composite config omits fields of its text model, which then have their class defaults."""
     return text_part(config) is not None and any(text.get(field) is None for field in DECISIVE)
 
