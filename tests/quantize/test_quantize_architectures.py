@@ -89,7 +89,7 @@ def _far(folder: Path, release: Any, dtype: str) -> float:
 
 
 @pytest.mark.parametrize("architecture", DENSE)
-def test_every_scheme_covers_a_dense_model_and_loads_near_it(architecture: str, tmp_path: Path) -> None:
+def test_every_scheme_covers_a_dense_model_and_loads_close_to_it(architecture: str, tmp_path: Path) -> None:
     source = _save(tmp_path / "release", architecture, *DENSE[architecture])
     release = _logits(source, "float32")
     for name, bound in BOUNDS.items():

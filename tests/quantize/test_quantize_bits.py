@@ -120,7 +120,7 @@ def test_packing_is_compressed_tensors_own(bits: int, columns: int) -> None:
 
 @pytest.mark.parametrize("name", DATA_FREE)
 @pytest.mark.parametrize(("dtype", "bad"), [("BF16", 0x7F80), ("BF16", 0xFFC0), ("F16", 0x7C00), ("F32", 0x7FC00000)])
-def test_what_has_no_scale_is_refused(name: str, dtype: Any, bad: Any) -> None:
+def test_values_without_a_scale_are_refused(name: str, dtype: Any, bad: Any) -> None:
     bits = np.ones((128, 128), "<u4" if dtype == "F32" else "<u2")
     bits[77, 5] = bad
     with pytest.raises(NotFinite):

@@ -63,7 +63,7 @@ def _bits(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_a_method_writes_is_what_was_planned(calibrated: Any, name: str) -> None:
+def test_a_method_writes_the_planned_tensors(calibrated: Any, name: str) -> None:
     report = calibrated.report[name]
     recipe = Recipe.model_validate(report["recipe"])
     coverage = check_coverage(recipe, calibrated.model(name), calibrated.folder / "release")
@@ -84,12 +84,14 @@ def test_what_a_method_writes_is_what_was_planned(calibrated: Any, name: str) ->
         ("smoothquant-int8", 0.05),
     ],
 )
-def test_it_loads_in_transformers_and_is_still_the_model(calibrated: Any, name: str, farthest: Any) -> None:
+def test_the_artifact_loads_in_transformers_and_is_close_to_the_release(
+    calibrated: Any, name: str, farthest: Any
+) -> None:
     assert calibrated.report[name]["finite"]
     assert 0 < calibrated.report[name]["moved"] < farthest
 
 
-def test_gptq_stays_nearer_to_the_release_than_rounding_to_nearest(calibrated: Any) -> None:
+def test_gptq_is_closer_to_the_release_than_rounding_to_nearest(calibrated: Any) -> None:
     assert calibrated.report["gptq-int4"]["moved"] < 0.8 * calibrated.report["rtn-int4"]["moved"]
 
 
@@ -110,7 +112,7 @@ def test_methods_that_scale_change_norms_and_nothing_else(calibrated: Any, name:
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("rtn-int4", 0), ("gptq-int4", 1024), ("awq-int4", 1024)])
-def test_a_method_says_how_much_text_it_watched(calibrated: Any, name: str, tokens: Any) -> None:
+def test_a_method_reports_its_calibration_tokens(calibrated: Any, name: str, tokens: Any) -> None:
     assert calibrated.report[name]["tokens"] == tokens
 
 
@@ -128,7 +130,7 @@ def test_same_release_and_text_give_the_same_bytes(calibrated: Any) -> None:
         ("autoround-int4-asym", "QuantizationFailed", "does not import zero points"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name_and_leaves_nothing(
+def test_an_invalid_job_is_refused_with_a_named_error_and_leaves_nothing(
     calibrated: Any, name: str, code: str, says: str
 ) -> None:
     report = calibrated.report[name]

@@ -98,7 +98,7 @@ def test_jsonl_takes_texts_and_messages(tmp_path: Path) -> None:
         ("role.jsonl", b'{"messages": [{"content": "no role"}]}\n', "does not parse"),
     ],
 )
-def test_text_that_says_nothing_is_refused_by_name(tmp_path: Path, name: str, content: Any, says: str) -> None:
+def test_uninformative_text_is_refused_with_a_named_error(tmp_path: Path, name: str, content: Any, says: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(CalibrationInvalid, match=says) as refused:
@@ -159,7 +159,7 @@ def test_too_short_a_text_is_refused_with_its_length(tmp_path: Path) -> None:
         token_samples(Letters(), calibration_documents([file]), samples=4, sample_tokens=512, where=str(file))
 
 
-def test_tokenizer_that_knows_nothing_of_the_text_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_tokens_for_the_text_is_refused(tmp_path: Path) -> None:
     class Unknown(Letters):
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             return {"input_ids": [3] * len(text)}
@@ -186,16 +186,16 @@ def _wide(method: str, inputs: int) -> Recipe:
 
 
 @pytest.mark.parametrize("method", ["gptq", "smoothquant_gptq"])
-def test_a_method_that_fits_errors_to_inputs_wants_several_tokens_for_each(method: str) -> None:
+def test_methods_that_fit_errors_use_several_tokens_for_each_input(method: str) -> None:
     assert target_tokens(_wide(method, 1536), 16_384) == 16_384
     assert target_tokens(_wide(method, 28_672), 16_384) == 114_688
 
 
-def test_a_method_that_does_not_wants_no_more() -> None:
+def test_other_methods_use_no_more_tokens() -> None:
     assert target_tokens(_wide("awq", 28_672), 4_096) == 4_096
 
 
-def test_a_text_shorter_than_the_widest_layer_is_told_with_what_would_do() -> None:
+def test_a_text_shorter_than_the_widest_layer_gives_a_warning_with_the_needed_length() -> None:
     warning = short_text_warning(_wide("gptq", 28_672), 23_040)
     assert "23,040 tokens, fewer than the 28,672 inputs" in warning
     assert "a text of 114,688 tokens as quantize.calibration" in warning

@@ -18,7 +18,7 @@ from weighbridge.line import SchemeChoice
 Releases = Callable[..., Path]
 
 
-def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[..., Artifact]) -> None:
+def test_excluded_layers_stay_as_published(store: Store, adopted: Callable[..., Artifact]) -> None:
     choice = SchemeChoice(ignore=["*.mlp.down_proj"])
     source = adopted()
     made = quantize(Installation.load(), source, "int8", choice=choice)
@@ -35,7 +35,7 @@ def test_layers_left_alone_stay_as_published(store: Store, adopted: Callable[...
     assert "2 because the recipe excludes it" in (store.path(made) / "README.md").read_text()
 
 
-def test_a_glob_that_fits_no_layer_is_named(release: Releases) -> None:
+def test_a_pattern_that_matches_no_layer_is_named(release: Releases) -> None:
     with pytest.raises(QuantizationUncovered, match=r"'\*.mlp.dwon_proj', which matches no layer"):
         make_recipe(release(), scheme("int8"), choice=SchemeChoice(ignore=["*.mlp.dwon_proj", "*.mlp.up_proj"]))
 

@@ -93,7 +93,7 @@ def test_a_layer_of_another_shape_or_type_is_named(written: Path, check: Callabl
         check()
 
 
-def test_a_layer_that_is_there_twice_is_named(written: Path, check: Callable[..., Any]) -> None:
+def test_a_duplicate_layer_is_named(written: Path, check: Callable[..., Any]) -> None:
     header, data = _open(written)
     header[f"{LAYER}.weight"] = header["model.embed_tokens.weight"]
     _close(written, header, data)

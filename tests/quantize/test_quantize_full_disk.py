@@ -28,7 +28,7 @@ def _mounts_work() -> bool:
 
 @pytest.mark.skipif(not _mounts_work(), reason="no mounts in a user namespace here")
 @pytest.mark.parametrize("spare_kib", [0, 80])
-def test_a_disk_that_is_full_on_the_way_is_named_and_the_same_command_goes_on(tmp_path: Path, spare_kib: int) -> None:
+def test_a_disk_that_becomes_full_is_named_and_the_same_command_resumes(tmp_path: Path, spare_kib: int) -> None:
     release, disk = write_sharded(tmp_path / "release"), tmp_path / "disk"
     disk.mkdir()
     program = [sys.executable, str(Path(__file__).with_name("full_disk.py")), str(release), str(disk), str(spare_kib)]

@@ -52,7 +52,7 @@ def test_a_width_that_no_group_divides_is_refused_by_name(release: Callable[...,
     assert len(make_recipe(folder, scheme("int8")).layers) == 14, "rows have no groups"
 
 
-def test_routers_towers_and_untied_heads_stay(release: Callable[..., Path]) -> None:
+def test_routers_towers_and_untied_heads_are_not_quantized(release: Callable[..., Path]) -> None:
     square = np.ones((64, 64), np.float32)
     names = ("model.layers.0.mlp.gate.weight", "model.vision_tower.blocks.0.fc1.weight", "lm_head.weight")
     recipe = make_recipe(release(**dict.fromkeys(names, square)), scheme("int8"))
@@ -163,7 +163,7 @@ def test_a_missing_shard_is_named(release: Callable[..., Path]) -> None:
         make_recipe(folder, scheme("int8"))
 
 
-def test_importing_the_room_costs_no_torch() -> None:
+def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, tasks.quantize; print([name for name in ('torch', 'prefect', 'mlflow') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd(), check=True)
     assert run.stdout.strip() == "[]"

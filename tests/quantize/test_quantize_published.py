@@ -87,7 +87,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     ("config", "layer", "bits", "group"),
     [(GPTQ, _gptq_layer, 4, GROUP), (AWQ, _awq_layer, 4, GROUP), (FP8, _fp8_layer, 8, None)],
 )
-def test_what_publishers_wrote_is_recognised_and_whole(
+def test_published_formats_are_recognised_and_complete(
     make: Callable[..., Any], config: Any, layer: Any, bits: int, group: Any
 ) -> None:
     found = check_published(make(config, layer))
@@ -101,7 +101,7 @@ def test_a_release_as_trained_is_not_called_quantized(release: Callable[..., Pat
     assert check_published(release()) is None
 
 
-def test_layers_left_alone_are_missing_from_the_share(make: Callable[..., Any]) -> None:
+def test_excluded_layers_are_missing_from_the_share(make: Callable[..., Any]) -> None:
     head = {"lm_head.weight": ("F16", np.ones((64, HIDDEN), "<f2"))}
     found = check_published(make(change=lambda tensors: tensors.update(head)))
     quantized = sum(values.size for name, values in llama_weights(HIDDEN, INTERMEDIATE).items() if "_proj" in name)
@@ -166,7 +166,7 @@ def test_scales_must_be_finite(make: Callable[..., Any], config: Any, layer: Any
 
 
 @pytest.mark.parametrize("group", [-1, INTERMEDIATE // GROUP])
-def test_an_index_of_no_group_is_damage(make: Callable[..., Any], group: Any) -> None:
+def test_an_index_outside_the_groups_is_refused_as_damage(make: Callable[..., Any], group: Any) -> None:
     def spoil(tensors: Raw) -> None:
         tensors[f"{LAYER}.g_idx"][1][7] = group
 
@@ -174,7 +174,7 @@ def test_an_index_of_no_group_is_damage(make: Callable[..., Any], group: Any) ->
         check_published(make(change=spoil))
 
 
-def test_a_config_that_promises_what_no_file_holds(release: Callable[..., Path]) -> None:
+def test_a_config_that_names_missing_tensors_is_refused(release: Callable[..., Path]) -> None:
     folder = release()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": GPTQ}))
@@ -189,12 +189,12 @@ def test_a_truncated_file_is_named(make: Callable[..., Any]) -> None:
         check_published(weights.parent)
 
 
-def test_another_layout_of_awq_is_not_taken_for_this_one(make: Callable[..., Any]) -> None:
+def test_another_layout_of_awq_is_not_recognised(make: Callable[..., Any]) -> None:
     with pytest.raises(QuantizationUncovered, match="'gemv'"):
         check_published(make({**AWQ, "version": "gemv"}, _awq_layer))
 
 
-def test_a_method_that_nobody_here_knows_is_said_to_be_unchecked(make: Callable[..., Any]) -> None:
+def test_an_unknown_method_is_reported_as_unchecked(make: Callable[..., Any]) -> None:
     found = check_published(make({"quant_method": "bitsandbytes"}))
     assert found is not None
     assert (found.method, found.checked, found.layers) == ("bitsandbytes", False, 0)

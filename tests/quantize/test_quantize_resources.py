@@ -54,7 +54,7 @@ def test_a_terabyte_needs_no_more_memory_than_a_gigabyte(name: str) -> None:
     assert large.seconds > 200 * small.seconds
 
 
-def test_what_is_watched_longer_takes_longer() -> None:
+def test_more_calibration_text_takes_longer() -> None:
     recipe = _recipe(28672, 8192, 2).model_copy(update={"method": "gptq"})
     little, much = (estimate_resources(recipe, text_tokens=tokens) for tokens in (16_384, 1_000_000))
     assert much.seconds == pytest.approx(7 * little.seconds, rel=0.05), "4 × 28,672 tokens, not a million"
@@ -63,7 +63,7 @@ def test_what_is_watched_longer_takes_longer() -> None:
     assert estimate_resources(other, text_tokens=1_000_000) == estimate_resources(other, text_tokens=16_384)
 
 
-def test_what_was_promised_held(int8: Done) -> None:
+def test_the_estimates_hold(int8: Done) -> None:
     from tasks.quantize import quantization_record
 
     record = quantization_record(int8.artifact, int8.store)
@@ -72,7 +72,7 @@ def test_what_was_promised_held(int8: Done) -> None:
     assert record.coverage.written_bytes < record.resources.disk_bytes
 
 
-def test_too_little_memory_is_said_before_anything_starts(
+def test_too_little_memory_is_reported_before_the_start(
     store: Store,
     adopted: Callable[..., Artifact],
     staged: Callable[[Store], list[str]],
@@ -95,7 +95,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert available_bytes() == free if free is not None else available_bytes() > 2**20
 
 
-def test_finished_files_need_no_disk_a_second_time(
+def test_finished_files_need_no_more_disk(
     store: Store, tmp_path: Path, dying: Callable[[int], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.quantize.process import staging
@@ -115,7 +115,7 @@ def test_finished_files_need_no_disk_a_second_time(
     assert staging.MODEL == "model"
 
 
-def test_what_it_needs_is_logged(
+def test_needed_resources_are_logged(
     store: Store, adopted: Callable[..., Artifact], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -123,7 +123,7 @@ def test_what_it_needs_is_logged(
     assert "test/tiny as int8 by rtn needs" in caplog.text
 
 
-def test_a_full_disk_is_said_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_with_the_missing_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.quantize.process.staging import require_disk
 
     with pytest.raises(DiskFull, match=r"as int8 needs 1048576\.00 GiB"):

@@ -54,7 +54,7 @@ def test_files_and_index_mirror_the_source(store: Store, sharded: Any) -> None:
     store.verify(made)
 
 
-def test_a_killed_run_goes_on_after_the_finished_files(
+def test_a_killed_run_resumes_after_the_finished_files(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted, match="finished files are kept"):
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_after_the_finished_files(
     store.verify(made)
 
 
-def test_what_is_resumed_has_the_digest_of_what_ran_through(
+def test_a_resumed_run_has_the_digest_of_an_uninterrupted_run(
     store: Store,
     sharded: Any,
     dying: Callable[[int], AbstractContextManager[None]],
@@ -102,7 +102,7 @@ def test_a_finished_file_that_was_altered_is_written_again(
     store.verify(quantize(Installation.load(), sharded, "int8"))
 
 
-def test_gc_takes_what_nobody_comes_back_for(
+def test_store_clean_removes_abandoned_work(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with dying(LAYERS), pytest.raises(QuantizationInterrupted):
@@ -112,7 +112,7 @@ def test_gc_takes_what_nobody_comes_back_for(
     assert not list(store.folder.glob("*/.staging/*"))
 
 
-def test_finished_files_of_another_recipe_count_for_nothing(tmp_path: Path) -> None:
+def test_finished_files_of_another_recipe_are_not_reused(tmp_path: Path) -> None:
     source = write_sharded(tmp_path / "release")
 
     def run(name: str, identity: str) -> FinishedShards:
@@ -152,7 +152,7 @@ def test_a_disk_that_becomes_full_is_named_and_finished_files_stay(
     assert len(list(job.out.glob("*.safetensors"))) == SHARDS
 
 
-def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(
+def test_too_little_disk_for_a_file_is_found_before_its_first_weight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_sharded(tmp_path / "release")
@@ -167,7 +167,7 @@ def test_no_room_for_a_whole_file_is_seen_before_the_first_weight(
     assert not list(job.out.iterdir())
 
 
-def test_a_named_error_crosses_from_the_process(
+def test_a_named_error_of_the_child_process_is_raised_by_the_parent(
     store: Store, sharded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: Callable[[Store], list[str]]
 ) -> None:
     failure = ChildError.of(DiskFull("The disk became full.", "Free some.", where="there"))
@@ -198,7 +198,7 @@ def test_a_source_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None
         rtn.quantize(job, shrink)
 
 
-def test_a_wrong_file_that_was_called_finished_does_not_pass(
+def test_a_wrong_file_recorded_as_finished_fails_the_check(
     store: Store, sharded: Any, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     """The ledger says which bytes were written; whether they are right the coverage check says."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_int8_covers_every_layer_and_says_how(int8: Done) -> None:
+def test_int8_covers_every_layer_and_records_its_recipe(int8: Done) -> None:
     record = quantization_record(int8.artifact, int8.store)
     assert record is not None
     assert record.coverage.found == record.coverage.planned == 14
@@ -57,7 +57,7 @@ def test_progress_counts_layers_to_the_end(int8: Done) -> None:
     assert {done for done, _ in int8.progress} == set(range(17))
 
 
-def test_everything_but_the_weights_travels_with_them(int8: Done) -> None:
+def test_companion_files_are_copied(int8: Done) -> None:
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (int8.folder / name).read_bytes() == (int8.source_folder / name).read_bytes()
     card = (int8.folder / "README.md").read_text()
@@ -120,7 +120,7 @@ def test_kill_of_the_quantizer_leaves_nothing(
     assert staged(store) == []
 
 
-def test_a_failing_quantizer_shows_its_last_words(
+def test_the_error_of_a_failed_quantizer_has_the_end_of_its_log(
     store: Store,
     adopted: Callable[..., Artifact],
     staged: Callable[[Store], list[str]],
@@ -135,7 +135,7 @@ def test_a_failing_quantizer_shows_its_last_words(
     assert staged(store) == []
 
 
-def test_a_quantizer_that_quits_in_silence_has_failed(
+def test_a_quantizer_that_ends_without_a_result_has_failed(
     store: Store, adopted: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = adopted()
@@ -144,7 +144,7 @@ def test_a_quantizer_that_quits_in_silence_has_failed(
         quantize(Installation.load(), source, "int8")
 
 
-def test_nothing_matched_is_not_believed(
+def test_an_unquantized_result_is_refused_whatever_the_quantizer_reports(
     store: Store,
     adopted: Callable[..., Artifact],
     staged: Callable[[Store], list[str]],
@@ -162,7 +162,7 @@ def test_nothing_matched_is_not_believed(
     assert staged(store) == []
 
 
-def test_a_caller_who_gives_up_stops_the_quantizer(
+def test_an_interrupt_of_the_caller_stops_the_quantizer(
     store: Store,
     adopted: Callable[..., Artifact],
     tmp_path: Path,
@@ -186,7 +186,7 @@ def test_a_caller_who_gives_up_stops_the_quantizer(
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["model.layers.1.self_attn.v_proj.weight", "model.embed_tokens.weight"])
 @pytest.mark.parametrize("scheme", ["int8", "int4-asym", "fp8"])
-def test_a_release_with_broken_numbers_is_named_and_nothing_kept(
+def test_a_release_with_non_finite_weights_is_refused_and_nothing_is_kept(
     store: Store,
     adopted: Callable[..., Artifact],
     staged: Callable[[Store], list[str]],
@@ -214,7 +214,7 @@ def test_a_truncated_release_is_named_and_nothing_kept(
     assert staged(store) == []
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_writing(
     store: Store,
     adopted: Callable[..., Artifact],
     staged: Callable[[Store], list[str]],

@@ -92,7 +92,7 @@ def test_vllm_reads_every_scheme_as_transformers_does(folders: dict[str, Path]) 
 
 
 @pytest.mark.skipif(not AVX512, reason="tried with AVX-512 only")
-def test_what_the_planner_calls_an_obstacle_is_refused_by_vllm_itself(folders: dict[str, Path]) -> None:
+def test_vllm_refuses_the_obstacles_of_the_planner(folders: dict[str, Path]) -> None:
     refused = {"w8a8_fp8_block", *(kernel for kernel, feature in NEEDS.items() if feature is None)}
     for name in (found.name for found in all_schemes() if found.kernel in refused):
         if NEEDS[scheme(name).kernel] in processor_features():

@@ -27,12 +27,12 @@ def source(**changes: Any) -> Source:
     return Source.model_validate({**fields, **changes})
 
 
-def test_a_release_that_keeps_the_rules_is_admitted(make_line: Any) -> None:
+def test_a_release_that_satisfies_the_rules_is_admitted(make_line: Any) -> None:
     admit(source(), make_line())
     admit(source(licence="Apache-2.0", ignored=("pytorch_model.bin", "original/params.json")), make_line())
 
 
-def test_every_reason_is_told_at_once(make_line: Any) -> None:
+def test_all_reasons_are_reported_together(make_line: Any) -> None:
     bad = source(
         licence="cc-by-nc-4.0",
         config={"architectures": ["TinyForCausalLM"], "auto_map": {"AutoModel": "modeling_tiny.TinyModel"}},
@@ -63,7 +63,7 @@ def test_every_reason_is_told_at_once(make_line: Any) -> None:
         ({"files": (SourceFile(path="model.safetensors", size_bytes=8),)}, "no hash"),
     ],
 )
-def test_one_reason_suffices(make_line: Any, changes: dict[str, Any], reason: str) -> None:
+def test_one_reason_is_enough_to_refuse(make_line: Any, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(SourceRefused) as refused:
         admit(source(**changes), make_line(max_download_gib=8))
     assert reason in refused.value.what and ";" not in refused.value.what

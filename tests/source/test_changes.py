@@ -71,7 +71,7 @@ def as_dict(report: ChangeReport) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def test_nothing_changed_is_said(release: Callable[..., Path]) -> None:
+def test_no_change_is_reported_as_such(release: Callable[..., Path]) -> None:
     report = between(release("old"), release("new"))
     assert (report.changes, report.sentence) == ((), "Nothing changed except the weights.")
     assert changes_markdown(report).startswith("**Nothing changed** except the weights (`new` against `old`)")
@@ -108,7 +108,7 @@ def test_a_template_in_one_line_is_broken_for_its_diff(release: Callable[..., Pa
     assert len(diff) < 12
 
 
-def test_generation_config_tells_what_moves_answers(release: Callable[..., Path]) -> None:
+def test_generation_config_changes_that_affect_answers_are_reported(release: Callable[..., Path]) -> None:
     changed = {"eos_token_id": [3, 7], "temperature": 0.7, "transformers_version": "5.0", "max_length": 9}
     assert as_dict(between(release("old"), release("new", **{"generation_config.json": changed}))) == {
         "generation config: eos_token_id": ("3", "[3, 7]", "warn"),
@@ -117,7 +117,7 @@ def test_generation_config_tells_what_moves_answers(release: Callable[..., Path]
     }
 
 
-def test_the_tokenizer_is_told_piece_by_piece(release: Callable[..., Path]) -> None:
+def test_each_part_of_the_tokenizer_is_compared(release: Callable[..., Path]) -> None:
     changed = {
         **TOKENIZER,
         "added_tokens": [{"id": 5, "content": "<|im_end|>", "special": True, "normalized": False}],
@@ -141,7 +141,7 @@ def test_merges_written_the_newer_way_are_the_same(release: Callable[..., Path])
     assert between(release("old"), release("new", **{"tokenizer.json": newer})).changes == ()
 
 
-def test_a_tokenizer_of_other_files_is_held_against_their_hashes(release: Callable[..., Path]) -> None:
+def test_other_tokenizer_files_are_compared_by_hash(release: Callable[..., Path]) -> None:
     old = release("old", **{"tokenizer.json": None, "tokenizer.model": "one"})
     new = release("new", **{"tokenizer.json": None, "tokenizer.model": "two"})
     assert [change.what for change in between(old, new).changes] == ["tokenizer.model"]
@@ -164,7 +164,7 @@ def test_a_licence_that_changed_is_a_warning(release: Callable[..., Path]) -> No
     assert found["licence: LICENSE"] == ("–", "Not for sale.", "warn")
 
 
-def test_what_a_publisher_wrote_cannot_leave_its_cell(release: Callable[..., Path]) -> None:
+def test_published_text_is_escaped_in_table_cells(release: Callable[..., Path]) -> None:
     hostile = {**SETTINGS, "eos_token": "| **x** </td>\n<script>"}
     report = between(release("old"), release("new", **{"tokenizer_config.json": hostile}))
     text = changes_markdown(report, diffs=False)
@@ -174,12 +174,12 @@ def test_what_a_publisher_wrote_cannot_leave_its_cell(release: Callable[..., Pat
     assert "`````diff" in changes_markdown(between(release("a"), release("b", **{"chat_template.jinja": fenced})))
 
 
-def test_a_file_that_is_no_json_is_named(release: Callable[..., Path]) -> None:
+def test_invalid_json_is_named(release: Callable[..., Path]) -> None:
     with pytest.raises(SourceDamaged, match=r"generation_config\.json of new"):
         between(release("old"), release("new", **{"generation_config.json": "{"}))
 
 
-def test_the_hub_s_files_are_read_at_the_commit(hub: Any, release: Callable[..., Path], line: Line) -> None:
+def test_files_on_the_hub_are_read_at_the_commit(hub: Any, release: Callable[..., Path], line: Line) -> None:
     old = release("old")
     hub.publish(release("new", **{"chat_template.jinja": "other"}))
     source = pin(hub.installation, line)
@@ -187,7 +187,7 @@ def test_the_hub_s_files_are_read_at_the_commit(hub: Any, release: Callable[...,
     assert (report.after, [change.kind for change in report.changes]) == (source.short, ["chat template"])
 
 
-def test_what_serves_is_held_against_a_release_in_the_store(release: Callable[..., Path]) -> None:
+def test_production_is_compared_with_a_release_in_the_store(release: Callable[..., Path]) -> None:
     folders = {"1" * 64: release("old"), "2" * 64: release("new", **{"chat_template.jinja": "x"})}
 
     class Shelf(Store):
@@ -204,7 +204,7 @@ def test_what_serves_is_held_against_a_release_in_the_store(release: Callable[..
     assert changes_against(None, weights, Shelf()) is None
 
 
-def test_a_file_too_large_is_told(release: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_to_read_is_reported(release: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.source.changes.files.MAX_FILE_BYTES", 200)
     report = between(release("old"), release("new"))
     assert "tokenizer.json" in report.unread

@@ -46,7 +46,7 @@ def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, 
     assert len(hub.faults.served) == before
 
 
-def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+def test_a_killed_download_resumes_where_it_stopped(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     folder = tiny.build(tmp_path / "big", vocab_size=8192)
     hub.publish(folder)
     source = pin(hub.installation, line)
@@ -71,7 +71,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Any, tmp_path: Path, line: 
     assert hub.faults.sent_bytes() == size - partial, "the small files were there already"
 
 
-def test_a_cut_connection_is_taken_up_again(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
+def test_a_cut_connection_is_resumed(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     folder = tiny.build(tmp_path / "big", vocab_size=8192)
     hub.publish(folder)
     source = pin(hub.installation, line)
@@ -95,7 +95,7 @@ def test_a_file_that_stays_damaged_leaves_nothing_visible(
     store.verify(download(hub.client, source, "tiny", store))
 
 
-def test_a_hub_that_goes_away_keeps_what_is_here(hub: Any, release: Path, line: Line, store: Store) -> None:
+def test_received_bytes_are_kept_when_the_hub_disappears(hub: Any, release: Path, line: Line, store: Store) -> None:
     hub.publish(release)
     source = pin(hub.installation, line)
     hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
@@ -108,7 +108,7 @@ def test_a_hub_that_goes_away_keeps_what_is_here(hub: Any, release: Path, line: 
     assert {Path(request.path).name for request in hub.faults.served} == {"model-00002-of-00002.safetensors"}
 
 
-def test_too_small_a_disk_is_told_before_anything_comes(
+def test_too_small_a_disk_is_reported_before_the_download(
     hub: Any, release: Path, line: Line, store: Store, monkeypatch: Any
 ) -> None:
     hub.publish(release)

@@ -138,7 +138,7 @@ def test_a_hang_for_ever_is_named(hub: Any, source: Source, store: Store) -> Non
     assert time.monotonic() - began < 10
 
 
-def test_a_file_changed_under_its_commit(hub: Any, source: Source, store: Store) -> None:
+def test_a_file_that_no_longer_matches_its_commit_is_refused(hub: Any, source: Source, store: Store) -> None:
     path = hub.root / REPO / source.commit / SHARD
     content = path.read_bytes()
     swap_content(hub.root, REPO, source.commit, SHARD, content[:-1] + bytes([content[-1] ^ 1]))
@@ -180,12 +180,12 @@ def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: S
     succeeds(hub, source, store)
 
 
-def test_a_shard_that_is_gone(hub: Any, source: Source, store: Store) -> None:
+def test_a_missing_shard_is_named(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault(f"*/resolve/*{SHARD}", status=404, times=FOR_EVER))
     fails(hub, store, source, SourceUnknown, "no repository|no file")
 
 
-def test_an_index_that_names_a_file_that_is_not_there(hub: Any, release: Path, line: Line, store: Store) -> None:
+def test_an_index_that_names_a_missing_file_is_refused(hub: Any, release: Path, line: Line, store: Store) -> None:
     (release / SHARD).unlink()
     hub.publish(release)
     fails(hub, store, pin(hub.installation, line), SourceDamaged, f"it names {SHARD}")
@@ -217,7 +217,7 @@ def test_a_tensor_that_lies_in_two_files(hub: Any, release: Path, line: Line, st
     ],
     ids=["overlap", "dtype", "shape", "offsets"],
 )
-def test_a_header_that_lies(hub: Any, release: Path, line: Line, store: Store, change: Any) -> None:
+def test_a_wrong_header_is_refused(hub: Any, release: Path, line: Line, store: Store, change: Any) -> None:
     path = release / SHARD
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -240,7 +240,7 @@ def test_a_header_that_claims_to_be_longer_than_its_file(hub: Any, release: Path
     "name",
     ["../tokenizer.json", "/etc/tokenizer.json", "..\\tokenizer.json", "C:\\tokenizer.json", "a\0b", "CONFIG.json"],
 )
-def test_a_name_that_leads_astray_is_refused_before_anything_is_fetched(
+def test_a_path_outside_the_folder_is_refused_before_the_download(
     hub: Any, source: Source, line: Line, store: Store, tmp_path: Path, name: str
 ) -> None:
     misname(hub.root, REPO, source.commit, "README.md", name)

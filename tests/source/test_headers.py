@@ -62,12 +62,12 @@ def test_a_good_header_is_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_headers_that_lie_are_noticed(tmp_path: Path, header: Any, data: bytes, length: int | None) -> None:
+def test_wrong_headers_are_refused(tmp_path: Path, header: Any, data: bytes, length: int | None) -> None:
     with pytest.raises(SourceDamaged, match=r"x\.safetensors is damaged"):
         read_header(write(tmp_path, header, data, length))
 
 
-def test_a_file_of_less_than_eight_bytes_is_none(tmp_path: Path) -> None:
+def test_a_file_of_less_than_eight_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"1234567")
     with pytest.raises(SourceDamaged):
@@ -99,7 +99,7 @@ def test_what_is_accepted_opens_with_the_formats_own_library(header: Any, size: 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
-def test_noise_is_damaged_or_opens(content: bytes) -> None:
+def test_random_bytes_are_refused_or_open_in_safetensors(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.safetensors")
         path.write_bytes(content)

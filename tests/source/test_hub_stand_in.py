@@ -62,7 +62,7 @@ def test_a_snapshot_is_the_whole_repository(hub: Any, release: Path, tmp_path: P
     assert all((got / name).read_bytes() == (release / name).read_bytes() for name in names)
 
 
-def test_what_is_missing_is_told_apart(hub: Any, release: Path) -> None:
+def test_missing_repositories_revisions_and_files_are_distinct_errors(hub: Any, release: Path) -> None:
     hub.publish(release)
     api = HfApi(endpoint=hub.endpoint)
     with pytest.raises(RepositoryNotFoundError):

@@ -51,7 +51,7 @@ def test_unknown_repository_and_revision_are_named(hub: Any, release: Path, line
         pin(hub.installation, line, "v9")
 
 
-def test_a_gated_repository_says_where_to_ask(hub: Any, release: Path, line: Line, monkeypatch: Any) -> None:
+def test_a_gated_repository_is_reported_with_its_address(hub: Any, release: Path, line: Line, monkeypatch: Any) -> None:
     hub.publish(release)
     (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
     with pytest.raises(SourceUnknown, match=r"gated.*accept its terms there, and set HF_TOKEN"):
@@ -60,7 +60,7 @@ def test_a_gated_repository_says_where_to_ask(hub: Any, release: Path, line: Lin
     assert pin(hub.installation, line).gated
 
 
-def test_a_busy_hub_is_asked_again_after_the_time_it_names(hub: Any, release: Path, line: Line) -> None:
+def test_a_busy_hub_is_retried_after_its_retry_after(hub: Any, release: Path, line: Line) -> None:
     hub.publish(release)
     hub.faults.add(Fault("/api/models/*", status=429, headers={"Retry-After": "1"}))
     hub.faults.add(Fault("*/config.json", status=503, times=2))

@@ -40,7 +40,7 @@ def test_a_terminal_shows_bytes_speed_and_time_left() -> None:
     assert "10.0 MB" in text and "MB/s" in text and "0:00:0" in text
 
 
-def test_elsewhere_nothing_is_drawn_and_the_other_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_only_the_callback_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[tuple[int, int]] = []
     with byte_bar("download", also=lambda done, total: calls.append((done, total))) as progress:
         progress(1, 2)

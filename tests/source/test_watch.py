@@ -105,7 +105,7 @@ def test_a_new_commit_is_released_once_and_the_next_one_too(
     assert list(prefect.runs) == [f"watch/tiny/acme/tiny@{commit}" for commit in (first, second)]
 
 
-def test_when_nothing_is_new_the_hub_is_asked_once(
+def test_one_request_when_nothing_is_new(
     write: Any, release: Callable[..., str], prefect: Prefect, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release()
@@ -122,7 +122,7 @@ def test_when_nothing_is_new_the_hub_is_asked_once(
     assert asked == ["/api/models/acme/tiny/revision/main"]
 
 
-def test_what_serves_or_has_been_released_is_nothing_new(
+def test_commits_in_production_or_released_before_are_not_new(
     write: Any, release: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"hf://acme/tiny@{release()}"
@@ -136,7 +136,7 @@ def test_what_serves_or_has_been_released_is_nothing_new(
     assert (outcomes([row]), row.notes) == (["release"], (f"production is {uri}",))
 
 
-def test_a_prefect_that_is_down_is_tried_again(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
+def test_a_start_is_retried_when_prefect_was_down(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
     commit = release()
     prefect.down = True
     (row,) = started(triaged(), prefect.start)
@@ -161,7 +161,7 @@ def test_a_start_that_was_killed_is_finished_although_the_head_has_moved_on(
     assert {key[-40:] for key in prefect.runs} == {first, second}
 
 
-def test_what_was_told_is_not_told_twice_until_the_rules_change(
+def test_a_decision_is_reported_again_only_after_the_rules_change(
     write: Any, release: Callable[..., str], prefect: Prefect
 ) -> None:
     release(licence="cc-by-nc-4.0")
@@ -177,7 +177,7 @@ def test_what_was_told_is_not_told_twice_until_the_rules_change(
     assert started(triaged(), prefect.start)[0].state == "started"
 
 
-def test_every_reason_is_told(write: Any, release: Callable[..., str]) -> None:
+def test_every_reason_is_reported(write: Any, release: Callable[..., str]) -> None:
     write(target={"gpus": ["L4"], "context": 131072, "concurrency": 1000}, engine={"name": "vllm"})
     release(licence="cc-by-nc-4.0", auto_map={"AutoModelForCausalLM": "modeling.X"})
     (row,) = triaged()
@@ -194,7 +194,7 @@ def test_no_safetensors_is_a_reason(write: Any, release: Callable[..., str], tmp
     assert (outcomes([row]), "no safetensors" in codes(row)["admission"]) == (["ignore"], True)
 
 
-def test_a_full_disk_waits_and_is_looked_at_again(
+def test_a_full_disk_is_checked_again_by_the_next_watch(
     write: Any, release: Callable[..., str], prefect: Prefect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release()
@@ -213,7 +213,7 @@ def test_an_architecture_that_the_engine_does_not_name_asks_a_person(write: Any,
     assert (outcomes([row]), "vLLM 0.32 does not list HeliumForCausalLM" in codes(row)["engine"]) == (["notify"], True)
 
 
-def test_a_gated_repository_says_where_to_ask_and_is_looked_at_again(
+def test_a_gated_repository_is_reported_and_checked_again_by_the_next_watch(
     write: Any, release: Callable[..., str], prefect: Prefect, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release()
@@ -226,14 +226,16 @@ def test_a_gated_repository_says_where_to_ask_and_is_looked_at_again(
     assert started(triaged(), prefect.start)[0].state == "started"
 
 
-def test_nobody_is_sent_to_accept_forbidden_terms(write: Any, release: Callable[..., str], hub: Any) -> None:
+def test_a_gated_repository_under_a_forbidden_licence_is_ignored(
+    write: Any, release: Callable[..., str], hub: Any
+) -> None:
     release(licence="llama3.1")
     (hub.root / "acme/tiny/gated.txt").write_text("hf_granted\n")
     (row,) = triaged()
     assert (outcomes([row]), "licence llama3.1 is not allowed" in codes(row)["admission"]) == (["ignore"], True)
 
 
-def test_a_successor_waits_for_a_person_and_is_news_once(
+def test_a_successor_needs_a_person_and_is_reported_once(
     write: Any, release: Callable[..., str], prefect: Prefect
 ) -> None:
     write(watch={"successors": ["tiny-*"], "architectures": ["LlamaForCausalLM"]})
@@ -250,7 +252,7 @@ def test_a_successor_waits_for_a_person_and_is_news_once(
     assert len(prefect.runs) == 1
 
 
-def test_a_successor_is_released_where_the_line_says_so(
+def test_a_successor_is_released_if_the_line_allows_it(
     write: Any, release: Callable[..., str], prefect: Prefect
 ) -> None:
     write(watch={"successors": ["tiny-*"], "on_successor": "release"})
@@ -260,7 +262,7 @@ def test_a_successor_is_released_where_the_line_says_so(
     assert f"watch/tiny/acme/tiny-2@{commit}" in prefect.runs
 
 
-def test_one_line_s_failure_is_a_row(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
+def test_the_failure_of_a_line_is_a_row(write: Any, release: Callable[..., str], prefect: Prefect) -> None:
     write("gone", source="hf://acme/gone")
     (row,) = started(triaged("gone"), prefect.start)
     assert row.error and (row.error.code, row.error.exit_status) == ("SourceUnknown", 4)
@@ -270,7 +272,7 @@ def test_one_line_s_failure_is_a_row(write: Any, release: Callable[..., str], pr
     assert row.error and row.error.code == "GpuUnknown"
 
 
-def test_a_dry_look_writes_nothing(write: Any, release: Callable[..., str]) -> None:
+def test_a_dry_run_writes_nothing(write: Any, release: Callable[..., str]) -> None:
     release()
     triaged()
     assert Ledger("tiny").entries() == ()

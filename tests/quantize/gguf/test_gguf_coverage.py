@@ -42,14 +42,14 @@ def with_tensors(made: Made, change: Any) -> Any:
     return made._replace(recipe=made.recipe.model_copy(update={"tensors": tuple(change(planned).values())}))
 
 
-def test_a_tensor_that_is_not_there_is_named(copied: Callable[[], Made]) -> None:
+def test_a_missing_tensor_is_named(copied: Callable[[], Made]) -> None:
     made = with_tensors(
         copied(), lambda known: {**known, "more": known["output.weight"].model_copy(update={"name": "more.weight"})}
     )
     assert "23 of 24 planned tensors are quantized; more.weight: it is missing" in refused(made)
 
 
-def test_a_tensor_that_nobody_planned_is_named(copied: Callable[[], Made]) -> None:
+def test_an_unplanned_tensor_is_named(copied: Callable[[], Made]) -> None:
     made = with_tensors(
         copied(), lambda known: {name: tensor for name, tensor in known.items() if name != "output.weight"}
     )
@@ -63,7 +63,7 @@ def test_another_type_is_named(copied: Callable[[], Made]) -> None:
     assert "output.weight: it is q6_K [295, 256], not q8_0 [295, 256]" in refused(with_tensors(copied(), change))
 
 
-def test_a_file_in_the_releases_own_numbers_is_not_believed(copied: Callable[[], Made]) -> None:
+def test_an_unquantized_file_fails_the_check(copied: Callable[[], Made]) -> None:
     def change(known: Any) -> Any:
         return {
             name: tensor.model_copy(update={"kind": "bf16"}) if not tensor.kept else tensor
@@ -74,14 +74,14 @@ def test_a_file_in_the_releases_own_numbers_is_not_believed(copied: Callable[[],
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_scale_that_is_no_number_is_named(copied: Callable[[], Made], bad: Any) -> None:
+def test_a_non_finite_scale_is_named(copied: Callable[[], Made], bad: Any) -> None:
     made = copied()
     place = tensor(made, "blk.1.ffn_up.weight")
     patch(made, place.start + 5 * TENSOR_TYPES["q4_K"].block_bytes, np.float16(bad).tobytes())
     assert refused(made).endswith("blk.1.ffn_up.weight: a scale is infinite or not a number.")
 
 
-def test_a_float_that_is_no_number_is_named(copied: Callable[[], Made]) -> None:
+def test_a_non_finite_float_is_named(copied: Callable[[], Made]) -> None:
     made = copied()
     patch(made, tensor(made, "output_norm.weight").start, np.float32(np.nan).tobytes())
     assert "output_norm.weight: a value is infinite or not a number" in refused(made)
@@ -118,7 +118,7 @@ def test_a_file_with_more_than_its_tensors_is_named(copied: Callable[[], Made]) 
     assert "the tensors take" in refused(made)
 
 
-def test_a_file_that_is_no_gguf_and_one_that_is_missing_are_named(copied: Callable[[], Made]) -> None:
+def test_an_invalid_file_and_a_missing_file_are_named(copied: Callable[[], Made]) -> None:
     made = copied()
     patch(made, 0, b"GGML")
     with pytest.raises(QuantizationFailed, match=r"model\.gguf is truncated or damaged"):

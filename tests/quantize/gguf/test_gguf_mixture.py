@@ -73,7 +73,7 @@ def test_q8_0_is_one_type() -> None:
         ("blk.0.attn_q_norm.weight", 2),
     ],
 )
-def test_what_llama_cpp_leaves_alone_says_why(name: str, sides: int) -> None:
+def test_tensors_that_llama_cpp_does_not_quantize_have_a_reason(name: str, sides: int) -> None:
     assert kept_reason(name, sides)
 
 

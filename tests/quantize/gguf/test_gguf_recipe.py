@@ -32,7 +32,7 @@ def test_every_matrix_is_planned_and_every_norm_kept(tmp_path: Path) -> None:
     assert "Q6_K × " in recipe.granularity
 
 
-def test_each_tensor_names_what_it_is_made_of(tmp_path: Path) -> None:
+def test_each_tensor_names_its_source_tensors(tmp_path: Path) -> None:
     recipe = make_gguf_recipe(write_release(tmp_path), Q8, "org/tiny")
     found = [name for tensor in recipe.tensors for name in tensor.sources]
     assert sorted(found) == sorted(weights())
@@ -102,7 +102,9 @@ def test_a_truncated_release_is_named(tmp_path: Path) -> None:
         make_gguf_recipe(tmp_path, Q8, "org/tiny")
 
 
-def test_without_the_converter_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_converter_is_reported_with_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_GGUF_CONVERTER", str(tmp_path / "nowhere"))
     with pytest.raises(ConverterMissing) as missing:
         make_gguf_recipe(write_release(tmp_path / "release"), Q8, "org/tiny")

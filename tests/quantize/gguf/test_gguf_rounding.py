@@ -35,13 +35,13 @@ def test_small_blocks_are_byte_for_byte_those_of_the_gguf_package(name: str) -> 
 @pytest.mark.parametrize(
     "name, bound", [("q8_0", 0.006), ("q6_K", 0.02), ("q5_K", 0.04), ("q5_0", 0.05), ("q4_K", 0.08)]
 )
-def test_what_another_reader_gets_back_is_near(name: str, bound: Any) -> None:
+def test_the_gguf_package_dequantizes_close_to_the_original(name: str, bound: Any) -> None:
     back = quants.dequantize(quantized(name), GGMLQuantizationType(TENSOR_TYPES[name].number))
     assert 0 < np.linalg.norm(back - ROWS) / np.linalg.norm(ROWS) < bound
 
 
 @pytest.mark.parametrize("name", [name for name, kind in TENSOR_TYPES.items() if kind.is_quantized])
-def test_scales_stand_where_the_check_looks_for_them(name: str) -> None:
+def test_scales_are_at_the_checked_offsets(name: str) -> None:
     kind = TENSOR_TYPES[name]
     blocks = quantized(name, ROWS).reshape(-1, kind.block_bytes)
     doubled = quantized(name, ROWS * 2).reshape(-1, kind.block_bytes)
@@ -67,7 +67,7 @@ def test_a_block_is_zero_only_below_its_reach(name: str, seed: int, magnitude: A
     assert not zero or np.abs(row).max() < kind.reach * 2.0**-24
 
 
-def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ggml._library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(QuantizationFailed, match="xllamacpp cannot quantize: it is not installed"):

@@ -27,7 +27,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return Store()
 
 
-def test_a_release_becomes_an_artifact_that_says_how(store: Any, tmp_path: Path, q4_k_m: Made) -> None:
+def test_a_release_becomes_an_artifact_with_its_record(store: Any, tmp_path: Path, q4_k_m: Made) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('never run')")
     source = store.adopt(folder, line="tiny", scheme="bf16", repo="org/tiny", commit=COMMIT)

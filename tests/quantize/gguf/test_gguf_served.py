@@ -70,12 +70,12 @@ def test_the_first_real_request_is_answered_with_log_probabilities(url: str) -> 
     assert all(entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 3 for entry in tokens)
 
 
-def test_it_is_called_as_the_line_is_and_counts(url: str) -> None:
+def test_the_model_is_named_after_the_line_and_counts_tokens(url: str) -> None:
     assert [entry["id"] for entry in httpx.get(f"{url}/v1/models").json()["data"]] == ["tiny"]
     assert "llamacpp:tokens_predicted_total" in httpx.get(f"{url}/metrics").text
 
 
-def test_its_tokens_are_the_releases(url: str, q4_k_m: Made) -> None:
+def test_tokens_are_those_of_the_release(url: str, q4_k_m: Made) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(q4_k_m.source)

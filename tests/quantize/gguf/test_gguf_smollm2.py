@@ -90,7 +90,7 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def test_little_is_lost_and_the_server_agrees(artifact: Path, release: Path) -> None:
+def test_kl_divergence_is_small_and_the_server_agrees(artifact: Path, release: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(artifact)

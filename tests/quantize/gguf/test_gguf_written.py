@@ -30,7 +30,7 @@ def values(path: Path, name: str) -> np.ndarray:
     return quants.dequantize(data, GGMLQuantizationType(tensor.kind.number))
 
 
-def test_both_are_covered_and_as_large_as_predicted(q8_0: Made, q4_k_m: Made) -> None:
+def test_both_files_are_covered_and_as_large_as_predicted(q8_0: Made, q4_k_m: Made) -> None:
     for made in (q8_0, q4_k_m):
         coverage = check_coverage(made.recipe, made.folder, made.source)
         assert coverage.found == coverage.planned == len(made.recipe.layers)
@@ -40,7 +40,7 @@ def test_both_are_covered_and_as_large_as_predicted(q8_0: Made, q4_k_m: Made) ->
     assert q4_k_m.file.stat().st_size < 0.75 * q8_0.file.stat().st_size
 
 
-def test_weights_come_back_near_the_releases(q8_0: Made, q4_k_m: Made) -> None:
+def test_dequantized_weights_are_close_to_the_release(q8_0: Made, q4_k_m: Made) -> None:
     published = weights()
     for name, source in (
         ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"),
@@ -52,7 +52,7 @@ def test_weights_come_back_near_the_releases(q8_0: Made, q4_k_m: Made) -> None:
             assert np.linalg.norm(difference) / np.linalg.norm(published[source]) < bound
 
 
-def test_the_file_says_what_the_release_says(q4_k_m: Made) -> None:
+def test_the_file_has_the_metadata_of_the_release(q4_k_m: Made) -> None:
     file = read_gguf(q4_k_m.file)
     assert file.value("general.name") == "org/tiny"
     assert file.value("general.license") == "apache-2.0"

@@ -69,7 +69,7 @@ def listed_sources(line: Line) -> SourceListing:
     return list_sources(Hub.of(load_settings()), line)
 
 
-def test_without_patterns_one_request_with_them_two(counted: Any, shelf: Callable[..., str]) -> None:
+def test_one_request_without_successor_patterns_and_two_with_them(counted: Any, shelf: Callable[..., str]) -> None:
     commit = shelf("acme/Tiny-3.1-8B-Instruct")
     assert listed_sources(line()).head.commit == commit
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main"]
@@ -78,7 +78,7 @@ def test_without_patterns_one_request_with_them_two(counted: Any, shelf: Callabl
     assert counted[1].asked == ["/api/models/acme/Tiny-3.1-8B-Instruct/revision/main", "/api/models"]
 
 
-def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[..., str]) -> None:
+def test_a_successor_matches_by_name_and_size_and_is_newer(shelf: Callable[..., str]) -> None:
     shelf("acme/Tiny-2-8B-Instruct")
     shelf("acme/Tiny-3.1-8B-Instruct")
     commit = shelf("acme/tiny-4-8b-instruct", seed=1)
@@ -99,7 +99,7 @@ def test_a_successor_matches_by_name_and_size_and_is_younger(shelf: Callable[...
     ]
 
 
-def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> None:
+def test_a_new_commit_makes_no_repository_newer(shelf: Callable[..., str]) -> None:
     first = shelf("acme/Tiny-3.1-8B-Instruct")
     shelf("acme/Tiny-4-8B-Instruct", seed=1)
     second = shelf("acme/Tiny-3.1-8B-Instruct", seed=2)
@@ -108,14 +108,14 @@ def test_a_new_commit_makes_no_repository_younger(shelf: Callable[..., str]) -> 
     assert [listed.repo for listed in listing.successors] == ["acme/Tiny-4-8B-Instruct"]
 
 
-def test_the_hub_s_wish_to_wait_is_honoured(counted: Any, shelf: Callable[..., str]) -> None:
+def test_the_retry_after_of_the_hub_is_respected(counted: Any, shelf: Callable[..., str]) -> None:
     shelf("acme/Tiny-3.1-8B-Instruct")
     counted[1].add(Fault("/api/models", status=429, headers={"Retry-After": "1"}))
     assert listed_sources(line(successors=["Tiny-*"])).successors == ()
     assert counted[1].asked.count("/api/models") == 2
 
 
-def test_what_the_hub_does_not_tell_is_a_named_error(counted: Any, shelf: Callable[..., str]) -> None:
+def test_an_unreachable_or_unknown_source_is_a_named_error(counted: Any, shelf: Callable[..., str]) -> None:
     with pytest.raises(SourceUnknown, match=r"acme/Tiny-3\.1"):
         listed_sources(line())
     shelf("acme/Tiny-3.1-8B-Instruct")
