@@ -36,7 +36,7 @@ def test_a_file_gives_roles_of_lines_and_all_means_all(tmp_path: Path) -> None:
 def test_no_role_writes_both_candidates_and_approvals() -> None:
     assert rights("builder", "toy", "1")[("registered_model", "toy")] == "READ"
     for role in ("reviewer", "operator"):
-        assert rights(role, "toy", "1")[("registered_model", "toy-candidates")] == "READ"  # type: ignore[arg-type]
+        assert rights(role, "toy", "1")[("registered_model", "toy-candidates")] == "READ"
 
 
 @pytest.mark.parametrize(

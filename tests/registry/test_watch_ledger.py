@@ -19,6 +19,7 @@ from registry.watch import ledger
 from registry.watch.ledger import Decision, Ledger, Reason
 from registry.watch.runs import REASONS, WatchRuns
 from weighbridge.errors import LedgerDamaged, ReleaseNotStarted, StackDown, WatchBusy
+from weighbridge.files import PRIVATE
 
 COMMIT, NEWER = "0" * 39 + "1", "0" * 39 + "2"
 
@@ -65,11 +66,11 @@ def settle_in_process(folder: Path, kill_at: str = "", pause_seconds: float = 0.
             if point == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def write_whole(path: Path, content: str | bytes) -> None:
+        def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
             nonlocal writes
             writes += 1
             die(f"before write {writes}")
-            plain(path, content)
+            plain(path, content, mode)
             die(f"after write {writes}")
 
         def start_or_die(decided: Decision) -> str:
