@@ -25,7 +25,8 @@ from pathlib import Path
 from benchmarks.damage import DAMAGES, EXCHANGED_ENTRIES, WINDOW_TOKENS, exchanged_entries
 from registry.store import Artifact, Store
 from tasks.quantize import quantize_folder, scheme
-from tasks.serve.fleet.protocol import RunningEngine, fleet_of
+from tasks.serve.fleet.choice import fleet_of
+from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.parity.gate import RECORD, ParityRecord
 from tasks.serve.parity.judge import judge, noise_scale

@@ -29,7 +29,8 @@ import numpy as np
 
 from examples.load import Load
 from registry.store import Artifact, Store
-from tasks.serve.fleet.protocol import RunningEngine, fleet_of
+from tasks.serve.fleet.choice import fleet_of
+from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.supervisor import Program, Supervisor
 from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import rollback

@@ -15,8 +15,8 @@ from registry import accounts
 from registry.store.signing import KeyPair
 from stack.deploy import Report, deploy, ensure_work_pool
 from stack.services import POOL, Service, services
+from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.ports import port_is_free
-from tasks.serve.fleet.protocol import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError

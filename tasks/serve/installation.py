@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 
 from registry.installation import Installation
-from tasks.serve.fleet.protocol import Fleet, fleet_of
+from tasks.serve.fleet.choice import fleet_of
+from tasks.serve.fleet.protocol import Fleet
 from tasks.serve.gateway import Gateway
 
 

@@ -15,7 +15,7 @@ from examples.load import Load
 from registry import accounts
 from registry.models.registry import Registry
 from registry.store import Store
-from tasks.serve.fleet.protocol import fleet_of
+from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.e2e.e2e_support import LINE, Road
 from tests.support.waiting import wait_for

@@ -14,7 +14,7 @@ import yaml
 
 from examples.load import Load
 from tasks.evaluate.drift.degenerate import degenerate
-from tasks.serve.fleet.protocol import fleet_of
+from tasks.serve.fleet.choice import fleet_of
 from tests.e2e.e2e_support import Road
 from tests.support.waiting import wait_for
 from weighbridge.processor import processor_features

@@ -22,7 +22,7 @@ def test_an_outbox_keeps_every_file_byte_for_byte(tmp_path: Path, release: Calla
     [stored] = Outbox().waiting("toy")
     files = {name: path.read_bytes() for name, path in stored.candidates[0].files.items() if isinstance(path, Path)}
     assert files == {"a/text.md": "Grüße".encode(), "plot.png": b"\x89PNG\xff", "log.txt": b"on the disk"}
-    bare = {"files": {}}
+    bare: dict[str, object] = {"files": {}}
     assert [candidate.model_copy(update=bare) for candidate in stored.candidates] == [
         candidate.model_copy(update=bare) for candidate in (first, *record.candidates[1:])
     ]

@@ -69,7 +69,8 @@ def test_deliveries_from_the_future_or_older_than_five_minutes_are_stale() -> No
 
 
 def test_signed_invalid_bodies_are_refused() -> None:
-    for content in ([], {"entity": "model_version"}, "text"):
+    contents: tuple[object, ...] = ([], {"entity": "model_version"}, "text")
+    for content in contents:
         with pytest.raises(DeliveryRefused, match="cannot be read"):
             read_delivery("s3", *signed(content), NOW)
 

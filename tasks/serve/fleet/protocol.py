@@ -1,7 +1,7 @@
 """Where engines run, as an interface: every other room knows a fleet and its engines, not the machines below.
 
 `LocalFleet` (local.py) runs engines on this machine. Another kind of fleet is a class that fulfils `Fleet`, chosen in
-`fleet_of`, and that passes `tests/serve/fleet/test_fleet_contract.py`.
+`choice.py`, and that passes `tests/serve/fleet/test_fleet_contract.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from tasks.engines import EnginePlan
 from tasks.engines import engine as engine_kind
 from tasks.serve.endpoint import Endpoint
 from weighbridge.line import Line
-from weighbridge.settings import Settings
 
-__all__ = ["Endpoint", "EngineState", "Fleet", "Report", "RunningEngine", "fleet_of", "no_report", "plan_engine"]
+__all__ = ["Endpoint", "EngineState", "Fleet", "Report", "RunningEngine", "no_report", "plan_engine"]
 
 Report = Callable[[str], None]
 """Takes a sentence on the progress of something that lasts."""
@@ -142,13 +141,6 @@ class Fleet(Protocol):
 
     def free_memory(self) -> dict[str, tuple[float, ...]]:
         """Free memory in GiB by kind of GPU, one number a device; `host` is the machine's own memory."""
-
-
-def fleet_of(settings: Settings) -> Fleet:
-    """Choose the fleet of an installation; the only place that does."""
-    from tasks.serve.fleet.local import LocalFleet  # it imports this module
-
-    return LocalFleet(settings)
 
 
 def plan_engine(line: Line, version: str | None = None) -> EnginePlan:

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from registry.store import Artifact, Store
+from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.local import LocalFleet
-from tasks.serve.fleet.protocol import Fleet, fleet_of
+from tasks.serve.fleet.protocol import Fleet
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.serve.serve_support import make_artifact, make_line, use_fake_engine
 from tests.support.ports import free_ports

@@ -28,7 +28,7 @@ import sys
 from tests.serve.serve_support import make_line, use_fake_engine
 use_fake_engine()
 from tests.serve.rollout.rollout_support import lock_of, with_rollout
-from tasks.serve.fleet.protocol import fleet_of
+from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.canary import roll_out
 from weighbridge.settings import load_settings
