@@ -67,10 +67,10 @@ def test_a_release_becomes_runs_logged_models_and_versions(registry: Registry, r
         "f" * 64,
     )
     assert version.tags[records.SOURCE].startswith("hf://org/toy@0123456789")
-    recorded = contents(registry, "toy")
-    assert len(recorded["runs"]) == 3 and {status for _, status, _ in recorded["runs"]} == {"FINISHED"}
-    assert [metrics for *_, metrics in recorded["models"]] == [2, 2], "logged models have the metrics too"
-    assert recorded["files"] == sorted(["report.html", "items", "plots"] * 2)
+    written = contents(registry, "toy")
+    assert len(written["runs"]) == 3 and {status for _, status, _ in written["runs"]} == {"FINISHED"}
+    assert [metrics for *_, metrics in written["models"]] == [2, 2], "logged models have the metrics too"
+    assert written["files"] == sorted(["report.html", "items", "plots"] * 2)
 
 
 def test_the_card_becomes_the_description_and_links_to_the_report(registry: Registry, release: Make) -> None:
