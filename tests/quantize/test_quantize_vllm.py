@@ -33,6 +33,7 @@ QUANTIZED = {"int8": 0.15, "int4": 0.05, "int4-asym": 0.05, "fp8": 0.25}
 BOUNDS = {"bf16": 0.05, **(QUANTIZED if AVX512 else {})}
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not INSTALLED.exists(), reason="vLLM is not installed: make vllm"),
 ]
