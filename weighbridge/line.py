@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from weighbridge.errors import LineInvalid, LineUnknown
 from weighbridge.files import read_yaml
 from weighbridge.settings import load_settings
+from weighbridge.suggestions import did_you_mean
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 StickyBy = Literal["none", "conversation", "key"]
@@ -318,10 +319,39 @@ class Line(_Part):
             return cls.model_validate({**fields, "name": name})
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+                f"{'.'.join(str(part) for part in problem['loc'])}: "
+                f"{_describe(problem['type'], problem['loc'], problem['msg'])}"
                 for problem in error.errors()
             )
-            raise LineInvalid(f"{problems}.", "Correct them; docs/reference/line.md lists all.", where=place) from None
+            raise LineInvalid(
+                f"{problems}.", "Correct them; docs/reference/line.md lists all fields.", where=place
+            ) from None
+
+
+def _describe(kind: str, path: tuple[int | str, ...], message: str) -> str:
+    """Say what is wrong with one field; pydantic calls an unknown field an extra input."""
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        suggestion = did_you_mean(str(path[-1]), _fields_at(path[:-1])).removeprefix("; ")
+        return f"unknown field ({suggestion})" if suggestion else "unknown field"
+    return f"{message[0].lower()}{message[1:]}"
+
+
+def _fields_at(path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields at a place in the file; empty where a dictionary takes any name."""
+    part: Any = Line
+    for name in path:
+        if isinstance(name, str):
+            field = part.model_fields.get(name)
+            part = next(filter(_is_part, (field.annotation, *get_args(field.annotation))), None) if field else None
+        if part is None:
+            return []
+    return [name for name in part.model_fields if name != "name" or path]
+
+
+def _is_part(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, _Part)
 
 
 def line_names(folder: Path | None = None) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
-from tasks.engines import engine_names
+from tasks.engines import engine, engine_names
 from tasks.evaluate.suites.suite import list_suites
 from tasks.fit.hardware.gpus import gpu_names
 from tasks.quantize.methods import method_names
 from tasks.schemes import scheme_names
-from weighbridge.errors import LineInvalid
+from weighbridge.errors import LineInvalid, PluginInvalid
 from weighbridge.line import Line
 from weighbridge.settings import Settings
+from weighbridge.suggestions import did_you_mean
 
 
 class UsedName(NamedTuple):
@@ -37,21 +37,30 @@ def check_line(line: Line, settings: Settings) -> list[LineInvalid]:
         settings: of the installation; its `root` holds `eval_suites/`.
 
     Returns:
-        A problem for each unknown name, with the file and field; empty when the line can be used.
+        A problem for each unknown name, with the file and field, and one for an engine that is incomplete; empty when
+        the line can be used.
 
     Raises:
         GpuFileInvalid: the installation's own file of GPUs cannot be read.
         PluginInvalid: the name of a plug-in is taken.
     """
-    return [
+    problems = [
         LineInvalid(
-            f"{used.field}: there is no {used.kind} called {used.name!r}{_suggestion(used)}",
+            f"{used.field}: there is no {used.kind} called {used.name!r}"
+            f"{did_you_mean(used.name, used.known_names) or '.'}",
             f"Name one of these: {', '.join(used.known_names) or 'none is known yet'}.",
             where=f"lines/{line.name}.yaml",
         )
         for used in _names_in(line, settings)
         if used.name not in used.known_names
     ]
+    if line.engine.name in engine_names():
+        try:
+            engine(line.engine.name)
+        except PluginInvalid as error:
+            what = f"engine.name: {error.what}  [{error.where}]"
+            problems.append(LineInvalid(what, error.next_step, where=f"lines/{line.name}.yaml"))
+    return problems
 
 
 def _names_in(line: Line, settings: Settings) -> Iterator[UsedName]:
@@ -68,10 +77,3 @@ def _names_in(line: Line, settings: Settings) -> Iterator[UsedName]:
 
 def _indexed_names(field: str, kind: str, names: Iterable[str], known_names: Sequence[str]) -> Iterator[UsedName]:
     return (UsedName(f"{field}.{index}", kind, name, known_names) for index, name in enumerate(names))
-
-
-def _suggestion(used: UsedName) -> str:
-    # Case is compared away: `l4` means L4.
-    by_lowercase = {name.lower(): name for name in used.known_names}
-    close = get_close_matches(used.name.lower(), by_lowercase, n=1)
-    return f"; did you mean {by_lowercase[close[0]]}?" if close else "."

@@ -81,6 +81,15 @@ def test_all_wrong_fields_are_named_at_once(tmp_path: Path) -> None:
     assert "source" in caught.value.what
 
 
+def test_an_unknown_field_is_met_with_the_one_that_it_resembles(tmp_path: Path) -> None:
+    target = {"gpus": ["L4"], "contxt": 5}
+    with pytest.raises(LineInvalid) as caught:
+        Line.load("m", written(tmp_path, target=target, suits=[], zebra=1, name="m"))
+    assert "target.contxt: unknown field (did you mean context?)" in caught.value.what
+    assert "suits: unknown field (did you mean suites?)" in caught.value.what
+    assert "zebra: unknown field" in caught.value.what and "zebra: unknown field (" not in caught.value.what
+
+
 def test_bad_yaml_names_line_and_column(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("source: hf://a/b\nschemes: [int8\ntarget: {")
     with pytest.raises(LineInvalid) as caught:

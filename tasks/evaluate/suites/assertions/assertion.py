@@ -11,6 +11,7 @@ from tasks.evaluate.suites.assertions.base import AssertionSpec, is_share
 from tasks.evaluate.suites.assertions.registry import assertion_kinds
 from tasks.evaluate.suites.assertions.unsupported import alternative
 from weighbridge.errors import SuiteInvalid
+from weighbridge.suggestions import did_you_mean
 
 SET = "assert-set"
 MS = 1000.0
@@ -46,7 +47,8 @@ class Assertion(AssertionSpec):
             problem = _set_problem(self)
         elif self.kind not in kinds:
             supported = [*kinds, SET]
-            raise AssertionRefused(f"The assertion {self.type!r} is not supported.", alternative(self.kind, supported))
+            what = f"The assertion {self.type!r} is not supported{did_you_mean(self.kind, supported) or '.'}"
+            raise AssertionRefused(what, alternative(self.kind, supported))
         else:
             problem = _fields_problem(self) or kinds[self.kind].problem(self)
         if problem:
