@@ -186,7 +186,8 @@ def test_a_dummy_engine_and_scheme_go_all_the_way(add: Any, project: Path, tmp_p
     assert 0.25 <= planned["band_gib"] < 0.26
     assert planned["weights_gib"] < rows["L4", "bf16"]["weights_gib"]
     assert rows["B200", "int8-g32"]["reason"] == "B200 does not run int8-g32"
-    assert "vllm does not serve int8-g32" in came_of["vllm_reasons"]
+    missing = "vllm does not serve int8-g32: its memory profile lists no kernel w8a16_grouped"
+    assert missing in came_of["vllm_reasons"]
 
     assert came_of["coverage"] == 1
     weights = came_of["config"]["config_groups"]["config_group_0"]["weights"]
@@ -242,6 +243,7 @@ def test_without_them_the_lines_names_are_problems(project: Path) -> None:
         (ENGINE.replace("memory =", "figures ="), "'echo' states no memory profile"),
         (ENGINE.replace("def launch", "def start"), "'echo' lacks launch"),
         (ENGINE.replace("class Engine(engines.Engine)", "class Engine"), "not a subclass of `tasks.engines.Engine`"),
+        (ENGINE.replace("def launch", "def start"), "somebodys_engine:Engine of somebodys-plugins 1.0"),
         ("import no_such_module", "of somebodys-plugins 1.0 cannot be loaded: ModuleNotFoundError"),
     ],
 )
@@ -253,3 +255,34 @@ def test_an_incomplete_engine_is_refused_and_never_planned_as_another(
     code = "from tasks.engines import engine_profile; engine_profile('echo')"
     failed = run([sys.executable, "-c", code], added, project)
     assert failed.returncode == 1 and "PluginInvalid" in failed.stderr and problem in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("tasks/engines/echo.py", "def (:", "cannot be loaded: SyntaxError"),
+        ("tasks/engines/echo.py", "Engine = 1", "is not a subclass of `tasks.engines.Engine`"),
+        ("tasks/schemes/int8_g32.py", "", "has no attribute 'SCHEME'"),
+        ("tasks/schemes/int8_g32.py", SCHEME.replace('"int8-g32"', '"int8-g64"'), "calls itself 'int8-g64'"),
+        ("tasks/schemes/int8_g32.py", SCHEME.replace('kernel="w8a16_grouped",', ""), "`kernel` is missing"),
+    ],
+)
+def test_an_unfinished_file_is_named(file: str, text: str, problem: str, project: Path, tmp_path: Path) -> None:
+    added = drop_in_place(tmp_path / "added")
+    (added / file).write_text(text)
+    code = "from tasks.engines import engine; from tasks.schemes import scheme; scheme('int8-g32'); engine('echo')"
+    failed = run([sys.executable, "-c", code], added, project)
+    last = failed.stderr.splitlines()[-1]
+    assert "PluginInvalid" in last and problem in last and file in last and "docs/how-to/add-a" in last
+
+
+def test_checking_a_line_finds_its_incomplete_engine(project: Path, tmp_path: Path) -> None:
+    added = install(tmp_path / "added")
+    (added / "somebodys_engine.py").write_text(ENGINE.replace("memory =", "figures ="))
+    code = (
+        "from tasks.evaluate.check_line import check_line; from weighbridge.line import Line; "
+        "from weighbridge.settings import load_settings; "
+        "print(*(problem.what for problem in check_line(Line.load('dummy'), load_settings())), sep='\\n')"
+    )
+    found = run([sys.executable, "-c", code], added, project).stdout
+    assert "engine.name: The engine 'echo' states no memory profile" in found and "somebodys-plugins 1.0" in found

@@ -106,7 +106,7 @@ class OptionInvalid(WeighbridgeError):
 
 
 class PluginInvalid(WeighbridgeError):
-    """A plug-in cannot be loaded, lacks what it must state, or has a taken name; it is named with its distribution."""
+    """An engine, scheme or assertion cannot be loaded, lacks what it must state, or has a taken name."""
 
     exit_status = ExitStatus.INPUT
 

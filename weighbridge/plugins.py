@@ -1,4 +1,4 @@
-"""Plug-ins: engines, schemes and assertions that other distributions add by entry points.
+"""Plug-ins: engines, schemes and assertions, in files of this project or added by other distributions.
 
 A distribution names its objects in its own pyproject.toml, and installing it is enough:
 
@@ -13,7 +13,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+
+from pydantic import ValidationError
 
 from weighbridge.errors import PluginInvalid
 
@@ -71,11 +74,38 @@ def load_one(group: str, name: str) -> object:
         return point.load()
     except Exception as error:  # A foreign module may raise anything while it is imported.
         raise PluginInvalid(
-            f"The plug-in {name!r} ({group}) of {_distribution(point)} cannot be loaded: "
-            f"{type(error).__name__}: {error}.",
+            f"The plug-in {name!r} ({group}) of {_distribution(point)} cannot be loaded: {_cause(error)}.",
             f"Repair or uninstall {_distribution(point)}.",
             where=point.value,
         ) from error
+
+
+def load_file(package: str, file: str, attribute: str, page: str) -> object:
+    """Load an object from one of the project's own files.
+
+    Args:
+        package: Package of the file, such as `tasks.engines`.
+        file: Its name without `.py`.
+        attribute: Name of the object in it, such as `Engine`.
+        page: Page of the documentation that describes such a file, for the message.
+
+    Raises:
+        PluginInvalid: The file fails to import, or lacks the object.
+    """
+    try:
+        return getattr(import_module(f"{package}.{file}"), attribute)
+    except Exception as error:  # A contributor's unfinished file may raise anything.
+        raise PluginInvalid(
+            f"The file cannot be loaded: {_cause(error)}.",
+            f"Correct it; {page} shows a whole file.",
+            where=f"{package.replace('.', '/')}/{file}.py",
+        ) from error
+
+
+def place(group: str, name: str) -> str:
+    """Say which distribution adds a plug-in, and from where; empty for a name that none adds."""
+    points = _by_name(group).get(name, [])
+    return f"{points[0].value} of {_distribution(points[0])}" if points else ""
 
 
 def _by_name(group: str) -> dict[str, list[EntryPoint]]:
@@ -89,6 +119,14 @@ def _by_name(group: str) -> dict[str, list[EntryPoint]]:
 def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """All of a group on this search path; the metadata of every distribution is read, which takes tens of ms."""
     return tuple(entry_points(group=group))
+
+
+def _cause(error: Exception) -> str:
+    """Describe an error on one line; pydantic spreads its own over several, with a link."""
+    if isinstance(error, ValidationError):
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return "; ".join(problem.removeprefix(": Value error, ") for problem in problems)
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -6,7 +6,6 @@ line names it by the file's name. An installed distribution can add one by an en
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from tasks.schemes import all_schemes
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge import plugins
 from weighbridge.errors import EngineFailed, EngineUnknown, PluginInvalid
+
+HOW_TO = "docs/how-to/add-an-engine.md"
 
 __all__ = [
     "Activation",
@@ -60,13 +61,13 @@ def engine(name: str) -> Engine:
         PluginInvalid: the plug-in of that name cannot be used.
     """
     if name in _built_in_names():
-        found: object = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Engine
+        found = plugins.load_file(__name__, name.replace("-", "_"), "Engine", HOW_TO)
     elif name in engine_names():
         found = plugins.load_one(plugins.ENGINES, name)
     else:
         raise EngineUnknown(
             f"There is no engine called {name!r}; known engines: {', '.join(engine_names())}.",
-            "Name one of these under `engine:` in the line's file.",
+            f"Name one of these under `engine:` in the line's file, or add yours ({HOW_TO}).",
         )
     return _checked(name, found)
 
@@ -130,7 +131,7 @@ def _checked(name: str, found: object) -> Engine:
     """
     problem = ""
     if not (isinstance(found, type) and issubclass(found, Engine)):
-        problem = f"is {found!r}, not a subclass of `tasks.engines.Engine`"
+        problem = "is not a subclass of `tasks.engines.Engine`"
     elif missing := sorted(found.__abstractmethods__):
         problem = f"lacks {', '.join(missing)}"
     elif not getattr(found, "memory", ()):
@@ -138,8 +139,8 @@ def _checked(name: str, found: object) -> Engine:
     if problem:
         raise PluginInvalid(
             f"The engine {name!r} {problem}.",
-            "Complete its class; tasks/engines/vllm.py and its memory profile beside it show one.",
-            where=name,
+            f"Complete its class; {HOW_TO} shows a whole one.",
+            where=plugins.place(plugins.ENGINES, name) or f"tasks/engines/{name.replace('-', '_')}.py",
         )
     assert isinstance(found, type) and issubclass(found, Engine)
     return found()

@@ -6,7 +6,6 @@ A scheme states the number format, its size, and the kernel that computes with i
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,8 @@ __all__ = [
     "scheme_names",
     "writable_scheme",
 ]
+
+HOW_TO = "docs/how-to/add-a-scheme.md"
 
 AS_PUBLISHED = "bf16"
 """The scheme that leaves a release alone."""
@@ -51,7 +52,7 @@ def scheme(name: str) -> Scheme:
         return _load(name)
     raise SchemeUnknown(
         f"There is no scheme called {name!r}; known schemes: {', '.join(scheme_names())}.",
-        "Name one of these in the line's `schemes`.",
+        f"Name one of these, or add yours ({HOW_TO}).",
         where=name,
     )
 
@@ -82,15 +83,21 @@ def _built_in_names() -> tuple[str, ...]:
 
 def _load(name: str) -> Scheme:
     if name in _built_in_names():
-        found: object = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").SCHEME
+        found = plugins.load_file(__name__, name.replace("-", "_"), "SCHEME", HOW_TO)
     else:
         found = plugins.load_one(plugins.SCHEMES, name)
-    if not isinstance(found, Scheme) or found.name != name:
+    problem = ""
+    if not isinstance(found, Scheme):
+        problem = f"is of type {type(found).__name__}, not a `tasks.schemes.Scheme`"
+    elif found.name != name:
+        problem = f"calls itself {found.name!r}: its `name` must be that of its file or entry point"
+    if problem:
         raise PluginInvalid(
-            f"The scheme {name!r} is {found!r}, not a `tasks.schemes.Scheme` of that name.",
-            "Correct the object, or uninstall its distribution.",
-            where=name,
+            f"The scheme {name!r} {problem}.",
+            f"Correct it ({HOW_TO} shows a whole one), or uninstall its distribution.",
+            where=plugins.place(plugins.SCHEMES, name) or f"tasks/schemes/{name.replace('-', '_')}.py",
         )
+    assert isinstance(found, Scheme)
     return found
 
 

@@ -62,9 +62,9 @@ class Scheme(BaseModel):
     written: bool = True
     """False: only read, in published releases; no line can name it."""
     kernel: str = ""
-    """The engine's kernel that computes with it, such as `w4a16`; empty: plain 16-bit kernels, which all engines have.
+    """The engine's kernel that computes with it, such as `w4a16`; an engine serves the scheme if its profile lists it.
 
-    An engine serves the scheme if its profile lists this kernel.
+    Empty for `as-published` only: every engine has plain 16-bit kernels.
     """
     capability: Capability | None = None
     """The feature that a GPU needs to run the kernel; None: every GPU can."""
@@ -74,7 +74,10 @@ class Scheme(BaseModel):
     """Names or `re:` patterns that a published checkpoint leaves unquantized, beside the usual ones."""
 
     @model_validator(mode="after")
-    def _mixture_of_gguf(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.changes_weights and not self.kernel:
+            # Without a kernel every engine would seem to serve it.
+            raise ValueError(f"{self.name}: `kernel` is missing; name the one that an engine computes with")
         if (self.format == "gguf") != (self.gguf is not None):
             raise ValueError(f"{self.name}: `gguf` must be set exactly if the format is gguf")
         return self

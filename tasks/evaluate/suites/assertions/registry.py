@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
@@ -13,6 +12,7 @@ from tasks.evaluate.suites.assertions.base import AssertionKind
 from weighbridge import plugins
 from weighbridge.errors import PluginInvalid
 
+HOW_TO = "docs/how-to/add-an-assertion.md"
 VERSION = 2
 """Part of every score's key: raise it when an assertion decides differently than before.
 
@@ -39,13 +39,19 @@ def _find_kinds(folders: tuple[str, ...], path: tuple[str, ...]) -> dict[str, As
     """The arguments are the cache's key: where kinds are looked for."""
     found: dict[str, AssertionKind] = {}
     for name in sorted(module.name for module in iter_modules(folders)):
-        found |= import_module(f"{kinds.__name__}.{name}").KINDS
+        added = plugins.load_file(kinds.__name__, name, "KINDS", HOW_TO)
+        if not isinstance(added, dict) or (taken := sorted(added.keys() & found.keys())):
+            problem = f"adds {', '.join(taken)} again" if isinstance(added, dict) else "has no dictionary `KINDS`"
+            raise PluginInvalid(
+                f"The file {problem}.", f"Correct it ({HOW_TO}).", where=f"{kinds.__name__.replace('.', '/')}/{name}.py"
+            )
+        found |= added
     for name, kind in plugins.load(plugins.ASSERTIONS, builtin=found).items():
         if not isinstance(kind, AssertionKind):
             raise PluginInvalid(
                 f"The plug-in {name!r} ({plugins.ASSERTIONS}) is not an AssertionKind but {type(kind).__name__}.",
-                "Let its entry point name an AssertionKind.",
-                where=name,
+                f"Let its entry point name an AssertionKind ({HOW_TO}).",
+                where=plugins.place(plugins.ASSERTIONS, name),
             )
         found[name] = kind
     return found
