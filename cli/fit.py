@@ -24,7 +24,7 @@ COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
 Target = Annotated[str, typer.Argument(help="hf://org/model[@revision], a folder (config.json is enough), or a line.")]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="Only this GPU; may be given many times.")]
 Schemes = Annotated[list[str] | None, typer.Option("--scheme", help="Only this scheme; may be given many times.")]
-Engine = Annotated[str | None, typer.Option(help="vllm, sglang, tensorrt-llm, llama-cpp, ollama; vllm@0.19.")]
+Engine = Annotated[str | None, typer.Option(help="An engine, with a version if you like: llama-cpp, vllm@0.19.")]
 Utilization = Annotated[float | None, typer.Option(min=0.05, max=1.0, help="Share of a GPU that the engine may take.")]
 
 
@@ -101,11 +101,14 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
+    from weighbridge.suggestions import did_you_mean
 
-    if "engine" in options and options["engine"] not in engine_names():
+    name, known = options.get("engine"), engine_names()
+    if name is not None and name not in known:
         raise FitOptionUnknown(
-            f"No memory profile of an engine called {options['engine']!r}; known: {', '.join(engine_names())}.",
-            "Name one of these, with a version if you like: vllm@0.19.",
+            f"There is no engine called {name!r}{did_you_mean(name, known) or '.'}",
+            f"Name one of {', '.join(known)}, with a version if you like: vllm@0.19.",
+            where="--engine",
         )
     settings = load_settings()
     use_libraries(settings)
@@ -171,7 +174,7 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
         f"{' [yellow](nearest profile; wider band)[/]' if profile.nearest else ''}, GiB per GPU"
     )
     table_ = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
-    notes: dict[str, list[str]] = {}
+    notes: dict[tuple[str, str], list[str]] = {}
     previous = ""
     for row, eur in rows:
         name = f"{row.gpu} ×{row.count}" if row.count > 1 else row.gpu
@@ -191,11 +194,11 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
         if row.verdict != "fits":
             why = f"[{COLOURS[row.verdict]}]{row.verdict}[/], {row.reason}"
             what = f"{why}; would fit: {row.change}" if row.change else why
-            notes.setdefault(what, []).append(f"{name} {row.scheme}")
+            notes.setdefault((row.scheme, what), []).append(name)
     say(table_)
     say(f"[dim]{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.[/]")
-    for note, names in notes.items():
-        say(f"{', '.join(names)}: {note}")
+    for (scheme, note), names in notes.items():
+        say(f"{', '.join(names)} {scheme}: {note}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -126,7 +126,7 @@ def _obstacle(model: PlannedModel, profile: EngineProfile, gpu: Gpu, scheme: Sch
         return f"the release is quantized already ({shape.quantized_by}); it can only be served as published"
     served = published or scheme
     if not profile.serves(served):
-        return f"{profile.name} does not serve {served.name}"
+        return f"{profile.name} does not serve {served.name}: its memory profile lists no kernel {served.kernel}"
     if not gpu.runs(served):
         return f"{gpu.name} does not run {served.name}"
     if gpu.is_host and served.kernel in profile.processor_needs:

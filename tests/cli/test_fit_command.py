@@ -217,7 +217,7 @@ def test_ones_own_gpus_and_prices(run: Run, model: Path, tmp_path: Path) -> None
     [
         ("--gpu H1000", GpuUnknown, "no GPU called 'H1000'; known: T4, L4"),
         ("--scheme int3", SchemeUnknown, "no scheme called 'int3'"),
-        ("--engine warp", FitOptionUnknown, "engine called 'warp'; known: llama-cpp, ollama"),
+        ("--engine warp", FitOptionUnknown, "engine called 'warp'. [--engine] Next: Name one of llama-cpp, ollama"),
         ("--engine warp@1", FitOptionUnknown, "engine called 'warp'"),
         ("--kv-dtype fp7", FitOptionUnknown, "KV dtype called 'fp7'; known: auto, fp8"),
         ("--dtype int3", FitOptionUnknown, "dtype called 'int3' for weights; known: auto"),

@@ -16,14 +16,21 @@ from tasks.fit.model.shape import ModelShape, shape_of_config
 from tests.fit.fit_support import LLAMA, row
 from weighbridge.errors import FitOptionUnknown
 
+UNLISTED = "its memory profile lists no kernel"
+
 
 @pytest.mark.parametrize(
     ("gpu", "scheme", "asked", "reason"),
     [
         ("B200", "int8", {}, "B200 does not run int8"),
         ("T4", "mxfp4", {}, "T4 does not run mxfp4"),
-        ("H100", "q8-0", {}, "vllm does not serve q8-0"),
-        ("H100", "int8", {"engine": "llama-cpp", "version": None}, "llama-cpp does not serve int8"),
+        ("H100", "q8-0", {}, f"vllm does not serve q8-0: {UNLISTED} gguf"),
+        (
+            "H100",
+            "int8",
+            {"engine": "llama-cpp", "version": None},
+            f"llama-cpp does not serve int8: {UNLISTED} w8a8_int8",
+        ),
         ("H100", "bf16", {"tp": 3}, "TP 3 does not divide 32 attention heads"),
         ("H100", "bf16", {"pp": 33}, "33 stages for 32 layers"),
         ("host", "bf16", {"tp": 2}, "this machine's memory cannot be cut"),
