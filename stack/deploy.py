@@ -16,13 +16,13 @@ from stack.services import POOL, POOL_TYPE
 from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings
 
-Report = Callable[[str, str], None]
+ReportService = Callable[[str, str], None]
 """Called with a service's name and what has become of it."""
 MESSAGE_CHARACTERS = 600
 """So much of what Prefect says, from its end, goes into an error."""
 
 
-def deploy(settings: Settings, report: Report) -> None:
+def deploy(settings: Settings, report: ReportService) -> None:
     """Send deployments and automations to the server; skipped when nothing changed.
 
     Raises:

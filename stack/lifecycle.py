@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry import accounts
 from registry.store.signing import KeyPair
-from stack.deploy import Report, deploy, ensure_work_pool
+from stack.deploy import ReportService, deploy, ensure_work_pool
 from stack.services import POOL, Service, services
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.ports import port_is_free
@@ -42,7 +42,7 @@ class ServiceStatus(BaseModel):
     log: str = ""
 
 
-def up(settings: Settings, report: Report) -> list[ServiceStatus]:
+def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
     """Start every service that does not run, and wait until all are healthy.
 
     Raises:
@@ -61,7 +61,7 @@ def up(settings: Settings, report: Report) -> list[ServiceStatus]:
     return status(settings)
 
 
-def _start_all(settings: Settings, report: Report) -> None:
+def _start_all(settings: Settings, report: ReportService) -> None:
     supervisor = Supervisor(settings)
     worker = next(service for service in services(settings) if service.name == "worker")
     servers = [service for service in services(settings) if service.name != "worker"]
@@ -132,7 +132,7 @@ def require_up(settings: Settings) -> None:
         )
 
 
-def down(settings: Settings, report: Report) -> None:
+def down(settings: Settings, report: ReportService) -> None:
     """Stop every process of the stack and wait until all have ended; harmless when nothing runs.
 
     Raises:
@@ -192,7 +192,7 @@ def _record(settings: Settings) -> None:
     write_whole(settings.stack_file, json.dumps(values, indent=1), READABLE)
 
 
-def _wait_until_healthy(supervisor: Supervisor, expected: list[Service], report: Report) -> None:
+def _wait_until_healthy(supervisor: Supervisor, expected: list[Service], report: ReportService) -> None:
     start = time.monotonic()
     missing = list(expected)
     while missing:
@@ -211,7 +211,7 @@ def _wait_until_healthy(supervisor: Supervisor, expected: list[Service], report:
         time.sleep(0.3)
 
 
-def _wait_for_worker(settings: Settings, service: Service, report: Report) -> None:
+def _wait_for_worker(settings: Settings, service: Service, report: ReportService) -> None:
     start = time.monotonic()
     while (waited := time.monotonic() - start) < service.ready_seconds:
         if worker_is_online(settings):
@@ -234,7 +234,7 @@ def worker_is_online(settings: Settings) -> bool:
         return False
 
 
-def _warm_engines(settings: Settings, report: Report) -> None:
+def _warm_engines(settings: Settings, report: ReportService) -> None:
     """Warm the engines that supervisord has restarted, so that no user waits for their first answer."""
     fleet = fleet_of(settings)
     for engine in fleet.engines():

@@ -33,7 +33,7 @@ FOLDER = "watch"
 LOCK_SECONDS = 120.0
 """Longest wait for another watch of the same line, which holds the lock for one request to Prefect or MLflow."""
 
-Outcome = Literal["release", "notify", "ignore"]
+DecidedAction = Literal["release", "notify", "ignore"]
 Kind = Literal["commit", "successor"]
 State = Literal["seen", "starting", "started", "told", "superseded"]
 
@@ -77,7 +77,7 @@ class Decision(_Frozen):
     repo: str
     commit: str
     """40 hex digits."""
-    outcome: Outcome
+    outcome: DecidedAction
     reasons: tuple[Reason, ...]
     numbers: Numbers = Numbers()
     rules: str

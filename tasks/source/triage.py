@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from registry.installation import Installation
-from registry.watch.ledger import Decision, Numbers, Outcome, Reason
+from registry.watch.ledger import DecidedAction, Decision, Numbers, Reason
 from tasks.source import admission
 from tasks.source.client import Hub
 from tasks.source.hub import Source, pin_repository
@@ -129,7 +129,7 @@ def triage(
     )
 
 
-def _outcome(reasons: Sequence[Reason]) -> Outcome:
+def _outcome(reasons: Sequence[Reason]) -> DecidedAction:
     weights = {reason.weight for reason in reasons}
     return "ignore" if "refuses" in weights else "notify" if "asks" in weights else "release"
 
