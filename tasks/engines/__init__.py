@@ -108,7 +108,11 @@ def launch_spec(engine: Engine, plan: EnginePlan, model_folder: Path, host: str,
         EngineFailed: it does not read the artifact's files, or the line has a flag that it does not take.
     """
     if not serves(engine, model_folder):
-        readable = [scheme.name for scheme in all_schemes() if scheme.is_gguf == (engine.reads == "GGUF")]
+        readable = [
+            scheme.name
+            for scheme in all_schemes()
+            if scheme.written and scheme.is_gguf == (engine.reads == "GGUF") and engine.memory[-1].serves(scheme)
+        ]
         raise EngineFailed(
             f"{plan.engine} serves {engine.reads}, and this artifact is none.",
             f"Name one of these under `schemes:` in the line's file: {', '.join(readable)}; or another engine under "

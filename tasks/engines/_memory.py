@@ -103,7 +103,7 @@ class EngineProfile(BaseModel):
     until: str = ""
     """Last version that it holds for; empty: the newest."""
     nearest: bool = False
-    """Whether another version was requested for: the error band is doubled then."""
+    """Whether no profile covers the requested version; the error band is doubled then."""
     flags: EngineFlags = EngineFlags()
     weights: Literal["stored", "dense"] = "stored"
     """dense: the engine unpacks weights to its own dtype, so quantizing saves disk and not memory."""
@@ -137,7 +137,7 @@ class EngineProfile(BaseModel):
     batched_tokens: BySize = 0.0
     """Tokens of one step by default; 0: the context."""
     sequences: BySize = 0.0
-    """Sequences of one step by default; 0: the concurrency requested for."""
+    """Sequences of one step by default; 0: the requested concurrency."""
     small: tuple[str, ...] = ()
     """Prefixes of names of GPUs that get the defaults of the smallest."""
     chunked_from_tokens: int | None = None

@@ -42,7 +42,7 @@ def check_line(line: Line, settings: Settings) -> list[LineInvalid]:
 
     Raises:
         GpuFileInvalid: the installation's own file of GPUs cannot be read.
-        PluginInvalid: the name of a plug-in is taken.
+        PluginInvalid: the name of a plug-in is taken, or a scheme cannot be loaded.
     """
     problems = [
         LineInvalid(

@@ -71,7 +71,7 @@ def _smaller_schemes(model: PlannedModel, request: FitRequest, gpu: Gpu, scheme:
     smaller = (
         other
         for other in all_schemes()
-        if other.weight_bits < scheme.weight_bits and profile.serves(other) and gpu.runs(other)
+        if other.written and other.weight_bits < scheme.weight_bits and profile.serves(other) and gpu.runs(other)
     )
     return sorted(smaller, key=lambda other: -other.weight_bits)
 

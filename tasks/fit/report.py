@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.engines import engine_profile
 from tasks.fit.advice import changes
 from tasks.fit.catalogue import model_of
 from tasks.fit.hardware.gpus import gpu as find_gpu
@@ -71,6 +72,7 @@ def fit_release(installation: Installation, source: Source, line: Line) -> FitRe
         find_gpu(name)
     for name in line.schemes:
         find_scheme(name)
+    engine_profile(line.engine.name)
     return fit(shape_of_source(Hub.of(installation.settings), source), line)
 
 

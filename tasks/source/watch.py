@@ -99,7 +99,7 @@ def record_decisions(installation: Installation, names: Sequence[str]) -> list[s
 
 
 def _ledger(installation: Installation, name: str) -> Ledger:
-    return Ledger(name, installation.settings.home / "watch")
+    return Ledger.of(installation.settings, name)
 
 
 def _record(installation: Installation, ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engines import EnginePlan, engine, engine_names, launch_spec, serves
+from tasks.schemes import writable_scheme
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineFailed
 
@@ -82,4 +83,8 @@ def test_an_unreadable_artifact_is_refused_before_the_start(name: str, tmp_path:
     other_plan = plan("vllm").model_copy(update={"engine": name, "flags": {}})
     with pytest.raises(EngineFailed, match=f"{name} serves .*this artifact is none") as refused:
         launch_spec(engine(name), other_plan, tmp_path, "127.0.0.1", 8200)
-    assert ("q4-k-m" if gguf else "int4") in refused.value.next_step
+    suggested = refused.value.next_step.removeprefix("Name one of these under `schemes:` in the line's file: ")
+    schemes = suggested.partition(";")[0].split(", ")
+    assert ("q4-k-m" if gguf else "int4") in schemes
+    # A line can name each, and the engine has its kernel.
+    assert all(engine(name).memory[-1].serves(writable_scheme(scheme)) for scheme in schemes)

@@ -134,7 +134,7 @@ def test_does_not_fit_says_if_no_change_helps(llama: ModelShape, make_line: Any)
 
 
 def test_unknown_names_are_refused_before_any_hub_request(make_line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(source: Any) -> None:
+    def asked(hub: Any, source: Any) -> None:
         raise AssertionError("the Hub was asked")
 
     monkeypatch.setattr("tasks.fit.report.shape_of_source", asked)
@@ -143,6 +143,8 @@ def test_unknown_names_are_refused_before_any_hub_request(make_line: Any, monkey
         fit_release(Installation.load(), source, make_line("H1000", schemes=["int8"]))
     with pytest.raises(SchemeUnknown, match="int4"):
         fit_release(Installation.load(), source, make_line("H100", schemes=["int3"]))
+    with pytest.raises(EngineUnknown, match="vllm"):
+        fit_release(Installation.load(), source, make_line("H100", schemes=["int4"], engine="vlm"))
 
 
 def test_an_unknown_engine_is_refused_and_not_planned_as_another(llama: ModelShape, make_line: Any) -> None:
