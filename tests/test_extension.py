@@ -227,6 +227,28 @@ def test_a_gguf_scheme_is_planned_and_written_by_its_own_file(project: Path, tmp
     assert int(done.stdout.splitlines()[-1]) == sum(tensor.kind.size_bytes(tensor.shape) for tensor in file.tensors)
 
 
+def test_a_new_version_of_a_plugin_quantizes_again(project: Path, tmp_path: Path) -> None:
+    added = install_schemes(tmp_path / "added", int8_plain=W8A8_SCHEME)
+    code = (
+        "from registry.installation import Installation; from registry.store import Artifact; "
+        "from tasks.quantize.step import quantize; from weighbridge.line import Quantize; "
+        "weights = Artifact(line='l', scheme='bf16', repo='a/b', commit='c' * 40, digest='d' * 64, size_bytes=1); "
+        "common = dict(installation=Installation.load(), weights=weights, method='rtn', how=Quantize()); "
+        "print(*(quantize.cache_key_fn(None, {**common, 'scheme': name}) for name in ('int8-plain', 'int8')))"
+    )
+
+    def keys() -> list[str]:
+        found = run([sys.executable, "-c", code], added, project)
+        assert found.returncode == 0, found.stderr[-3000:]
+        return found.stdout.split()
+
+    first = keys()
+    metadata = added / "somebodys_schemes-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    second = keys()
+    assert first[0] != second[0] and first[1] == second[1]
+
+
 def test_without_them_the_lines_names_are_problems(project: Path) -> None:
     code = (
         "from tasks.evaluate.check_line import check_line; from weighbridge.line import Line; "

@@ -13,7 +13,7 @@ from tasks.quantize.run import quantize as run_quantization
 from tasks.quantize.until_close import D, Quantized, quantize_until_close
 from tasks.schemes import writable_scheme
 from tasks.steps import log_progress, run_logger, step
-from weighbridge import __version__
+from weighbridge import __version__, plugins
 from weighbridge.line import Line, Quantize
 from weighbridge.settings import Settings
 
@@ -34,6 +34,7 @@ def methods_of(scheme: str, line: Line) -> tuple[str, ...]:
         calibration_digest(method, calibration_files(installation.settings, _calibration(installation.settings, how))),
         deciding_versions(method),
         __version__,
+        *_plugin_of(scheme),
     ],
 )
 def quantize(installation: Installation, weights: Artifact, scheme: str, method: str, how: Quantize) -> Artifact:
@@ -76,3 +77,9 @@ def quantize_scheme(
 
 def _calibration(settings: Settings, how: Quantize) -> Path | None:
     return settings.root / how.calibration if how.calibration else None
+
+
+def _plugin_of(scheme: str) -> list[str]:
+    """The distribution and version of a scheme that a plug-in adds; empty for a built-in one."""
+    place = plugins.place(plugins.SCHEMES, scheme)
+    return [place] if place else []
