@@ -29,7 +29,7 @@ def test_all_known_engines_have_a_profile() -> None:
 def test_profiles_are_plausible(engine: str) -> None:
     profiles = spans(engine)
     for profile in profiles:
-        assert len(profile.source) > 40 and profile.band_gib > 0 and not profile.nearest
+        assert profile.name == engine and len(profile.source) > 40 and profile.band_gib > 0 and not profile.nearest
         assert set(profile.kernels) <= {scheme.kernel for scheme in all_schemes()}
         assert set(profile.processor_needs) <= set(profile.kernels)
         assert "weights" in profile.inside and 1 in profile.non_torch_gib

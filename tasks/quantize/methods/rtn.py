@@ -1,8 +1,8 @@
 """rtn: round to nearest, without data, in blocks of rows.
 
-Peak memory is the imports (60 MiB) plus a few dozen times a block of rows, independent of tensor, file and model size:
-a laptop can quantize a terabyte if its disk is large enough. The method ignores activations; where that loses too much
-accuracy, use one of the calibrated methods.
+Peak memory is the imports (60 MiB) plus about a dozen times a block of rows, whatever the size of tensors, files and
+model: a laptop can quantize a terabyte if its disk is large enough. The method ignores activations; where that loses
+too much accuracy, use one of the calibrated methods.
 """
 
 from __future__ import annotations
