@@ -89,7 +89,7 @@ class Fetcher:
             place.unlink()
         if problem:
             raise SourceDamaged(
-                f"{file.path} of {self._source.short} arrived twice, not as the Hub describes it: {problem}.",
+                f"{file.path} of {self._source.short} arrived twice and not as the Hub describes it: {problem}.",
                 "Try again later or through another network; if the error persists, tell the repository's publisher.",
                 where=self._hub.endpoint,
             )
