@@ -225,7 +225,9 @@ def is_serving(installation: ServingInstallation, line: Line, target: Version) -
     if [backend.version for backend in serving] != [str(target.version)] or serving[0].digest != target.digest:
         return False
     engine = engine_behind(serving[0], installation.fleet.engines(line.name))
-    return engine is not None and installation.fleet.is_warm(engine)
+    if engine is None or serving[0].is_outdated(engine.endpoints):
+        return False
+    return installation.fleet.is_warm(engine)
 
 
 def rollback_target(installation: ServingInstallation, line: Line, number: int | None) -> Version:

@@ -5,9 +5,13 @@ The files in `recorded/` were written by the version in which an engine was one 
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import shutil
 from pathlib import Path
+
+import pytest
 
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
@@ -58,3 +62,11 @@ def test_a_named_backend_is_found_by_its_name_only(tmp_path: Path) -> None:
 def test_distances_of_an_older_record_are_read() -> None:
     old = {"kind": "short", "gauge": "choice", "name": "sea", "nats": 0.01, "told": "said 'a', likeliest is 'the'"}
     assert Measured.model_validate(old).detail == "said 'a', likeliest is 'the'"
+
+
+@pytest.mark.parametrize("module", ["llama_cpp", "ollama"])
+def test_the_command_of_an_older_engine_starts_the_present_one(module: str) -> None:
+    """supervisord restarts an engine by the command that it was started with."""
+    older, present = (importlib.import_module(f"tasks.{room}.{module}") for room in ("serve.engines", "engines"))
+    assert older.main is present.main
+    assert '__name__ == "__main__"' in inspect.getsource(older)

@@ -110,10 +110,12 @@ class LocalFleet:
             self._store.verify(artifact)
         rows = planned_rows(line, artifact.scheme, self._store.path(artifact), report)
         try:
+            began = time.monotonic()
             if not running:
                 check_before_start(rows, self.free_memory(), engine.name)
-            began = time.monotonic()
-            self._start(engine)
+                # Only here: a newer Weighbridge may have another command for the same plan, and a program whose command
+                # changes is restarted, under its traffic.
+                self._start(engine)
             self.warm_up(engine, report)
             if not running:
                 note_start(self._settings, engine.line, engine.plan.engine_version, time.monotonic() - began)

@@ -73,6 +73,15 @@ class Backend(_Part):
             return self.engine == name
         return [endpoint.port for endpoint in self.endpoints] == [endpoint.port for endpoint in endpoints]
 
+    def is_outdated(self, endpoints: Sequence[Endpoint]) -> bool:
+        """True if the backend's engine has other endpoints now: it was stopped and started at another port.
+
+        Args:
+            endpoints: the engine's.
+        """
+        # A route without a name was found by its ports, which therefore are the engine's.
+        return bool(self.engine) and self.endpoints != tuple(endpoints)
+
 
 class Limits(_Part):
     """Limits of requests and tokens a minute: a token bucket of one minute's worth that refills evenly."""

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from registry.store import Store
+from tasks.engines import LaunchSpec
 from tasks.serve.fleet.local import LocalFleet
-from tests.serve.serve_support import make_artifact, make_line, pid_of
+from tests.serve.serve_support import FakeEngine, make_artifact, make_line, pid_of
 from tests.support.waiting import wait_for
 from weighbridge.errors import ArtifactDamaged, EngineFailed
 from weighbridge.settings import Settings
@@ -63,6 +64,23 @@ def test_a_killed_engine_is_restarted(fleet: LocalFleet, settings: Settings) -> 
     engine = fleet.ensure(make_line(), make_artifact(settings))
     os.kill(pid_of(fleet, engine), signal.SIGKILL)
     wait_for(lambda: fleet.is_warm(engine), seconds=20)
+
+
+def test_a_running_engine_is_not_restarted_for_another_command(
+    fleet: LocalFleet, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, artifact = make_line(), make_artifact(settings)
+    engine = fleet.ensure(line, artifact)
+    pid, launch = pid_of(fleet, engine), FakeEngine.launch
+
+    def launch_otherwise(self: FakeEngine, *arguments: Any) -> LaunchSpec:
+        return launch(self, *arguments).model_copy(update={"environment": {"NEWER": "1"}})
+
+    monkeypatch.setattr(FakeEngine, "launch", launch_otherwise)
+    with fleet.trial(line, artifact) as on_trial:
+        assert on_trial == engine
+    assert fleet.ensure(line, artifact) == engine
+    assert pid_of(fleet, engine) == pid
 
 
 def test_nothing_of_the_fleet_is_left_after_shutdown(fleet: LocalFleet, settings: Settings) -> None:

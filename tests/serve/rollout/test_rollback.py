@@ -14,6 +14,7 @@ from cli.main import app
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from tasks.serve import step
+from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.gateway import Gateway
@@ -150,6 +151,21 @@ def test_the_next_flow_records_a_rollback_after_a_crash(
     assert requested is not None and requested.version == 1
     assert step.is_serving(installation, line, requested)
     assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
+
+
+def test_a_route_to_an_address_that_its_engine_has_left_does_not_serve(
+    gateway: Gateway, promoted: Promoted, installation: ServingInstallation
+) -> None:
+    """As after a kill between the start of an engine and the shift of traffic to it: `promote` must go on."""
+    line, _, _ = promoted
+    production = installation.registry.version("toy", 2)
+    assert step.is_serving(installation, line, production)
+    routes = gateway.routes()
+    left = (Endpoint(host="127.0.0.1", port=1),)
+    backends = [backend.model_copy(update={"endpoints": left}) for backend in routes.line("toy").backends]
+    # Not through the gateway, which would wait for the engine at that address.
+    gateway._file.save(routes.with_line(routes.line("toy").model_copy(update={"backends": tuple(backends)})))
+    assert not step.is_serving(installation, line, production)
 
 
 def test_an_impossible_rollback_is_discarded(
