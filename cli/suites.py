@@ -26,7 +26,7 @@ def import_(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     name: Annotated[str | None, typer.Option(help="Write to eval_suites/regression/NAME.jsonl.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what would be written.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Write nothing if any test cannot be imported.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Write nothing if anything cannot be imported.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a suite of that name.")] = False,
     graded: Annotated[
         bool, typer.Option("--graded", help="Score the weighted share of an item's assertions instead of 0 or 1.")
@@ -38,8 +38,8 @@ def import_(
 ) -> None:
     """Import the tests of a promptfoo configuration as a regression suite.
 
-    Tests that cannot be imported are listed with the reason. Exit status 23 if none can be imported, or with --strict
-    if any cannot.
+    Whatever cannot be imported is listed, each part with its test and the reason. Exit status 23 if that is everything,
+    or with --strict anything.
     """
     from tasks.evaluate.suites.promptfoo import import_config, write_suite
     from weighbridge.errors import ImportIncomplete
@@ -53,7 +53,7 @@ def import_(
         )
     elif strict and imported.lost:
         failure = ImportIncomplete(
-            f"{len(imported.lost)} tests cannot be imported, and --strict allows none.",
+            f"{_counted(len(imported.lost), 'thing')} cannot be imported, and --strict allows none.",
             "Change them in the configuration, or import without --strict.",
         )
     written = not dry_run and failure is None and write_suite(imported, target, force=force)

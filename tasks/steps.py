@@ -37,13 +37,17 @@ QUIET_SECONDS = 5.0
 """Minimum time between two progress lines."""
 
 
-def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def step(
+    name: str, key: Callable[..., list[object]] | None = None, version: int = 1
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a step of a flow.
 
     Args:
         name: shown by Prefect; may contain parameters, as in `quantize-{scheme}`.
         key: called with the step's arguments that it names; its return value identifies the result. Without a key
             the step runs every time.
+        version: raise it when the class of the result moves or changes its fields. Prefect returns a stored result of
+            a class that is gone as a plain dictionary, so a result of an earlier version must not be found.
     """
     key_arguments = list(signature(key).parameters) if key else []
 
@@ -53,11 +57,14 @@ def step(name: str, key: Callable[..., list[object]] | None = None) -> Callable[
                 return None
             # Without the module's name: a worker loads a flow's file under a new name in every run.
             depends_on = key(**{name: arguments[name] for name in key_arguments})
-            text = json.dumps([name, function.__name__, depends_on], sort_keys=True, default=str)
+            # The first version is not part of the key, like results that were stored before versions existed.
+            parts = [name, function.__name__, depends_on, *([version] if version > 1 else [])]
+            text = json.dumps(parts, sort_keys=True, default=str)
             return f"{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
 
         return task(
             name=function.__name__,
+            version=str(version),
             task_run_name=name,
             cache_key_fn=cache_key if key else None,
             persist_result=key is not None,

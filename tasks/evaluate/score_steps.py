@@ -61,6 +61,7 @@ def score_tasks(
         scorer.lm_eval_name(NOISE_BATCH_SIZE),
         result_type(SuiteScores),
     ],
+    version=2,
 )
 def noise_floor(installation: Installation, artifact: Artifact, line: Line, scorer: ServingScorer) -> list[SuiteScores]:
     """Score production a second time at another batch size: flips between the two are rounding, not loss."""

@@ -48,6 +48,7 @@ def compare_answers(
         sorted(unpaired_suites),
         result_type(Verdict),
     ],
+    version=2,
 )
 def draw_verdict(
     installation: Installation,

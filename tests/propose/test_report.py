@@ -132,6 +132,6 @@ def test_the_report_names_quantized_and_unquantized_weights(line: Line, source: 
     assert "210 of 210 planned Linear layers (99.8% of Linear weight bytes) to 4 bits by gptq, groups of 64" in text
     assert "2 because embeddings are looked up" in text and "llmcompressor 0.14.0; 42 s, at most 1.00 GiB" in text
     assert "210 of 210 planned Linear layers" in make_card(dossier)
-    assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Mind:" not in make_card(dossier)
+    assert "Calibrated on 2,048 tokens." in make_card(dossier) and "Note:" not in make_card(dossier)
     short_text = Dossier(line, source, passed, None, record.model_copy(update={"calibration_tokens": 48}))
     assert "Note: gptq watched 48 tokens, fewer than the 64 inputs of the widest layer" in make_card(short_text)

@@ -74,7 +74,7 @@ class ServingScorer:
             line: its name is the model's name, its target gives context and concurrency.
             artifact: the model to score.
             log: called with progress messages of the engine's start.
-            batch_size: items at once; lm_eval's default if None.
+            batch_size: items at once; `lm_eval.BATCH_SIZE` if None.
 
         Raises:
             SuiteNeedsMore: the engine returns no prompt log-probabilities although its kind is known to.

@@ -50,8 +50,8 @@ def read_pairs(path: Path) -> Pairs:
     if not lines:
         raise PairsInvalid("The file has no items.", FORM, where=str(path))
     try:
-        # Parsing the whole file at once is three times faster than line by line. Lines that are JSON only together are
-        # found by their number.
+        # Parsing the whole file at once is three times faster than line by line. Lines that are JSON only when joined
+        # give another number of rows than there are lines.
         rows = json.loads(f"[{','.join(lines)}]")
     except (json.JSONDecodeError, RecursionError):
         rows = []
