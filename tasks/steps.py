@@ -76,14 +76,6 @@ def step(
     return decorate
 
 
-def result_type(result: type) -> str:
-    """Name a result's class with its module, for the key of a step whose class has moved.
-
-    Prefect stores that name with the result. A result whose class is no longer found under it is read as a plain dict.
-    """
-    return f"{result.__module__}.{result.__qualname__}"
-
-
 def side_by_side(settings: Settings, step_function: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
     """Run a step once for each set of arguments, concurrently up to the installation's limit.
 

@@ -13,7 +13,7 @@ from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.evaluate.suites.suite import Suite, find_suite
 from tasks.evaluate.verdict import judge_suites
 from tasks.evaluate.weigh import suite_digests, suites_of
-from tasks.steps import log_progress, result_type, run_logger, step
+from tasks.steps import log_progress, run_logger, step
 from weighbridge.line import Line
 
 
@@ -59,7 +59,6 @@ def score_tasks(
         artifact.digest,
         suite_digests(line, ["general"]),
         scorer.lm_eval_name(NOISE_BATCH_SIZE),
-        result_type(SuiteScores),
     ],
     version=2,
 )

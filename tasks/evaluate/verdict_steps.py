@@ -10,7 +10,7 @@ from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.verdict import judge_suites
 from tasks.evaluate.verdict.verdict import Verdict
 from tasks.evaluate.weigh import draw_verdict as draw_together
-from tasks.steps import result_type, run_logger, step
+from tasks.steps import run_logger, step
 from weighbridge.line import Line
 
 
@@ -46,7 +46,6 @@ def compare_answers(
         [[name, report] for name, report in drift.items()],
         [[scores.suite_digest, scores.scorer] for scores in production_rescored],
         sorted(unpaired_suites),
-        result_type(Verdict),
     ],
     version=2,
 )

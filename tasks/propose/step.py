@@ -12,7 +12,7 @@ from tasks.propose.propose import unrecorded
 from tasks.propose.release import Release
 from tasks.source.changes import ChangeReport
 from tasks.source.hub import Source
-from tasks.steps import result_type, run_logger, step
+from tasks.steps import run_logger, step
 from weighbridge.errors import StackDown
 from weighbridge.line import Line
 
@@ -46,8 +46,8 @@ def propose(
         source.commit,
         line.model_dump(),
         [candidate.verdict.model_dump() for candidate in weighed],
-        result_type(Release),
     ],
+    version=2,
 )
 def record_candidates(
     installation: Installation,

@@ -10,15 +10,10 @@ import pytest
 
 from registry.store import Artifact, Store
 from tasks.evaluate.drift import distributions
-from tasks.evaluate.score_steps import noise_floor, score_prompts
-from tasks.evaluate.scoring.scores import SuiteScores
+from tasks.evaluate.score_steps import score_prompts
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
 from tasks.evaluate.step import drift_check, forecast, weigh
 from tasks.evaluate.suites.assertions import registry as assertions
-from tasks.evaluate.verdict.verdict import Verdict
-from tasks.evaluate.verdict_steps import draw_verdict
-from tasks.propose.release import Release
-from tasks.propose.step import record_candidates
 from weighbridge.line import Line
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,19 +66,4 @@ def test_a_raised_version_of_the_drift_measurement_changes_the_key(
 ) -> None:
     before = key_of(step, arguments)
     monkeypatch.setattr(distributions, "VERSION", distributions.VERSION + 1)
-    assert key_of(step, arguments) != before
-
-
-@pytest.mark.parametrize(
-    ("step", "result"), [(noise_floor, SuiteScores), (draw_verdict, Verdict), (record_candidates, Release)]
-)
-def test_a_stored_result_is_not_taken_once_its_class_has_moved(
-    step: Callable[..., object], result: type, arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Prefect stores a class by its name, and reads a result of an unknown class as a plain dict."""
-    arguments |= {"candidate": [], "production_digest": None, "against": "production", "drift": {}, "weighed": []}
-    arguments |= {"production_rescored": [], "unpaired_suites": frozenset(), "registry_identity": "1"}
-    arguments |= {"source": arguments["published"]}
-    before = key_of(step, arguments)
-    monkeypatch.setattr(result, "__module__", "tasks.elsewhere")
     assert key_of(step, arguments) != before
