@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -61,9 +62,10 @@ def ensure_work_pool(api: str) -> None:
         api: the server's address with `/api`.
 
     Raises:
-        StackFailed: the server refuses.
+        StackFailed: the server refuses, or does not answer.
     """
-    answer = httpx.post(f"{api}/work_pools/", json={"name": POOL, "type": POOL_TYPE}, timeout=30)
+    with _named_failures(api):
+        answer = httpx.post(f"{api}/work_pools/", json={"name": POOL, "type": POOL_TYPE}, timeout=30)
     if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
         raise StackFailed(
             f"Prefect does not take the work pool {POOL}: {answer.text[-MESSAGE_CHARACTERS:]}",
@@ -80,10 +82,10 @@ def automate(api: str, file: Path) -> None:
         file: as `prefect automation create --from-file` takes it.
 
     Raises:
-        StackFailed: the server refuses one.
+        StackFailed: the server refuses one, or does not answer.
     """
     # Prefect's own command creates a second one of the same name.
-    with httpx.Client(base_url=api, timeout=30) as server:
+    with _named_failures(api), httpx.Client(base_url=api, timeout=30) as server:
         for automation in yaml.safe_load(file.read_text())["automations"]:
             same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
             known = server.post("/automations/filter", json=same_name).raise_for_status().json()
@@ -94,6 +96,18 @@ def automate(api: str, file: Path) -> None:
             if answer.is_error:
                 message = answer.text[-MESSAGE_CHARACTERS:]
                 raise _refused(f"Prefect does not take {automation['name']}: {message}", file)
+
+
+@contextmanager
+def _named_failures(api: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise StackFailed(
+            f"Prefect did not answer, or answered with an error ({type(error).__name__}).",
+            "Read `weighbridge logs prefect`, then run `weighbridge up` again.",
+            where=api,
+        ) from None
 
 
 def _refused(what: str, file: Path) -> StackFailed:

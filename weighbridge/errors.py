@@ -43,7 +43,7 @@ class ExitStatus(IntEnum):
     REGRESSION = 20, "no candidate passed: regression"
     INCONCLUSIVE = 21, "no candidate passed: inconclusive"
     INVALID = 22, "no candidate passed: the scores cannot be compared"
-    IMPORT = 23, "an import with --strict would leave something behind"
+    IMPORT = 23, "an import that is empty, or with --strict incomplete"
     SUITE = 24, "`suite check` found flaws"
     INTERRUPTED = 130, "Ctrl-C, as shells have it: 128 and the signal's number"
 
@@ -292,7 +292,7 @@ class ImportRefused(WeighbridgeError):
 
 
 class ImportIncomplete(WeighbridgeError):
-    """A part of a promptfoo configuration cannot be converted, and `--strict` allows no omission."""
+    """No test of a promptfoo configuration can be imported; or, with `--strict`, a part of it cannot."""
 
     exit_status = ExitStatus.IMPORT
 

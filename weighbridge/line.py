@@ -253,7 +253,7 @@ class Line(_Part):
     quantize: Quantize = Quantize()
     engine: Engine = Engine()
     suites: list[SuiteUse] = Field(min_length=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided, of each suite's verdict")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided, of `non_inferior` in each suite")
     bounds: Bounds = Bounds()
     noise_floor: bool = Field(
         False, description="score production twice, and show the flips between the two runs beside the verdict"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from registry.accounts import signed_in_as
 from registry.models import records
 from registry.models.client import Connection, reaches_mlflow, run_url, web_address
-from registry.models.records import FailedCandidate, Version, candidates_model, line_of
+from registry.models.records import FailedCandidate, Version, candidates_model
 from weighbridge.errors import ApprovalRefused, VersionUnknown
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class Reader(Connection):
     @reaches_mlflow(role="any")
     def candidates(self, line: str) -> list[Version]:
         """List versions of `<line>-candidates`, oldest first; empty if the line never had a release."""
-        return self._versions(candidates_model(line))
+        return self._versions(line, candidates_model(line))
 
     @reaches_mlflow(role="any")
     def versions(self, line: str) -> list[Version]:
         """List versions of `<line>`, which is everything ever approved, oldest first."""
-        return self._versions(line)
+        return self._versions(line, line)
 
     @reaches_mlflow(role="any")
     def version(self, line: str, number: int) -> Version:
@@ -40,7 +40,7 @@ class Reader(Connection):
         Raises:
             VersionUnknown: There is no version of that number; the existing ones are named.
         """
-        return self._pick(line, number)
+        return self._pick(line, line, number)
 
     @reaches_mlflow(role="any")
     def candidate_version(self, line: str, number: int) -> Version:
@@ -49,7 +49,7 @@ class Reader(Connection):
         Raises:
             VersionUnknown: There is no version of that number; the existing ones are named.
         """
-        return self._pick(candidates_model(line), number)
+        return self._pick(line, candidates_model(line), number)
 
     @reaches_mlflow(role="any")
     def candidate(self, line: str, reference: str | int) -> Version:
@@ -65,8 +65,8 @@ class Reader(Connection):
         """
         model, reference = candidates_model(line), str(reference)
         if reference.isdecimal() and len(reference) < SHORTEST_DIGEST:
-            return self._pick(model, int(reference))
-        known = self._versions(model)
+            return self._pick(line, model, int(reference))
+        known = self._versions(line, model)
         matches = [version for version in known if reference and version.digest.startswith(reference.lower())]
         if len({version.digest for version in matches}) > 1:
             raise VersionUnknown(
@@ -78,7 +78,7 @@ class Reader(Connection):
             return matches[-1]
         if reference and (failed := self.failed(line, reference)):
             raise _refusal(failed[-1])
-        raise self._unknown(model, reference, known)
+        raise _unknown(line, model, reference, known)
 
     @reaches_mlflow(role="any")
     def failed(self, line: str, digest_prefix: str) -> list[FailedCandidate]:
@@ -116,7 +116,7 @@ class Reader(Connection):
     @reaches_mlflow(role="any")
     def waiting(self, line: str) -> list[Version]:
         """List approved versions that are not decided yet, or that are rolling out, oldest first."""
-        return [version for version in self._versions(line) if version.state in (None, "rolling")]
+        return [version for version in self._versions(line, line) if version.state in (None, "rolling")]
 
     @reaches_mlflow(role="any")
     def production(self, line: str) -> Version | None:
@@ -128,7 +128,7 @@ class Reader(Connection):
         """Find the version that a rollback returns to; None if there is none."""
         return self._by_alias(line, records.PREVIOUS)
 
-    def _versions(self, model: str) -> list[Version]:
+    def _versions(self, line: str, model: str) -> list[Version]:
         aliases = self._aliases(model)
         found: list[ModelVersion] = []
         token = None
@@ -137,30 +137,30 @@ class Reader(Connection):
             found += page
             if not (token := page.token):
                 break
-        return sorted((self._read(version, aliases) for version in found), key=lambda version: version.version)
+        return sorted((self._read(line, version, aliases) for version in found), key=lambda version: version.version)
 
-    def _pick(self, model: str, number: int) -> Version:
-        known = self._versions(model)
+    def _pick(self, line: str, model: str, number: int) -> Version:
+        known = self._versions(line, model)
         for version in known:
             if version.version == number:
                 return version
-        raise self._unknown(model, str(number), known)
+        raise _unknown(line, model, str(number), known)
 
     def _by_alias(self, line: str, alias: str) -> Version | None:
         aliases = self._aliases(line)
         if alias not in aliases:
             return None
-        return self._read(self.client.get_model_version(line, aliases[alias]), aliases)
+        return self._read(line, self.client.get_model_version(line, aliases[alias]), aliases)
 
     def _aliases(self, model: str) -> dict[str, str]:
         found = self.client.search_registered_models(f"name='{model}'")
         return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
 
-    def _read(self, version: ModelVersion, aliases: dict[str, str]) -> Version:
+    def _read(self, line: str, version: ModelVersion, aliases: dict[str, str]) -> Version:
         # A version number is a str from a server and an int from a database.
         number, tags = int(version.version), dict(version.tags)
         return Version(
-            line=line_of(version.name),
+            line=line,
             model=version.name,
             version=number,
             digest=tags.get(records.DIGEST, ""),
@@ -194,17 +194,16 @@ class Reader(Connection):
             run_url=run_url(self.client, run),
         )
 
-    def _unknown(self, model: str, reference: str, known: list[Version]) -> VersionUnknown:
-        if known:
-            return VersionUnknown(
-                f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these."
-            )
-        line, account = line_of(model), signed_in_as()
-        # MLflow silently leaves out of a list what the account may not read.
-        hint = f" {account} is signed in: an account without a role of {line} sees none." if account else ""
-        return VersionUnknown(
-            f"{model} has no version {reference!r}; it has none yet.{hint}", f"Run `weighbridge release {line}` first."
-        )
+
+def _unknown(line: str, model: str, reference: str, known: list[Version]) -> VersionUnknown:
+    if known:
+        return VersionUnknown(f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these.")
+    account = signed_in_as()
+    # MLflow silently leaves out of a list what the account may not read.
+    hint = f" {account} is signed in: an account without a role of {line} sees none." if account else ""
+    return VersionUnknown(
+        f"{model} has no version {reference!r}; it has none yet.{hint}", f"Run `weighbridge release {line}` first."
+    )
 
 
 def _listed(versions: list[Version]) -> str:

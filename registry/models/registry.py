@@ -115,7 +115,7 @@ class Registry(Reader, Recorder):
                 await_creation_for=0,
             )
             self._log.append("approve", line, int(created.version), what=failed.digest, reason=reason, who=who)
-        return self._read(created, {})
+        return self._read(line, created, {})
 
     @reaches_mlflow(role="any")
     def check_approval(self, version: Version, rules: Approval) -> None:
@@ -194,4 +194,4 @@ class Registry(Reader, Recorder):
             description=original.description,
             await_creation_for=0,
         )
-        return self._read(created, {})
+        return self._read(candidate.line, created, {})

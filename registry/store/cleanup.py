@@ -82,10 +82,11 @@ def clean(
 
 
 def _staying(store: Store, local: list[Artifact], keep: set[str], newest: int, min_age_seconds: float) -> set[str]:
-    created_at = {artifact.digest: store.created_at(artifact) for artifact in local}
-    newest_first = sorted(local, key=lambda artifact: (created_at[artifact.digest], artifact.digest), reverse=True)
+    # Two lines may hold the same digest, each with a time of its own.
+    dated = [(store.created_at(artifact), artifact) for artifact in local]
+    newest_first = [found for _, found in sorted(dated, key=lambda pair: (pair[0], pair[1].digest), reverse=True)]
     staying = {artifact.digest for artifact in local if artifact.digest in keep}
-    staying |= {digest for digest, seconds in created_at.items() if time.time() - seconds < min_age_seconds}
+    staying |= {artifact.digest for seconds, artifact in dated if time.time() - seconds < min_age_seconds}
     for line in {artifact.line for artifact in local}:
         staying |= {artifact.digest for artifact in [a for a in newest_first if a.line == line][:newest]}
     used_sources = {_source(artifact) for artifact in local if artifact.digest in staying}

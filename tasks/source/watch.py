@@ -47,7 +47,7 @@ def triage_line(
     """
     try:
         line = Line.load(name)
-        ledger, known = _ledger(installation, name), known_sources(installation, name)
+        ledger, known = installation.ledger(name), known_sources(installation, name)
         listing = list_sources(Hub.of(installation.settings), line)
     except WeighbridgeError as error:
         return [Row(line=name, error=Failure.of(error))]
@@ -86,7 +86,7 @@ def record_decisions(installation: Installation, names: Sequence[str]) -> list[s
     Returns:
         Why decisions were not recorded, a sentence a problem. They stay in the ledger for the next watch.
     """
-    ledgers = [ledger for name in names if (ledger := _ledger(installation, name)).path.exists()]
+    ledgers = [ledger for name in names if (ledger := installation.ledger(name)).path.exists()]
     if ledgers and not mlflow_answers(installation):
         return ["MLflow does not answer: the decisions are kept in the ledger and recorded by a later watch."]
     problems = []
@@ -96,10 +96,6 @@ def record_decisions(installation: Installation, names: Sequence[str]) -> list[s
         except WeighbridgeError as error:
             problems.append(f"{ledger.line}: {error}")
     return problems
-
-
-def _ledger(installation: Installation, name: str) -> Ledger:
-    return Ledger.of(installation.settings, name)
 
 
 def _record(installation: Installation, ledger: Ledger) -> None:
@@ -142,7 +138,7 @@ def _start(installation: Installation, row: Row, start: Starter) -> Row:
     if row.decision is None or not (row.decision.new or row.state):
         return row
     try:
-        entry = _ledger(installation, row.line).settle(row.decision, start)
+        entry = installation.ledger(row.line).settle(row.decision, start)
     except (StackDown, ReleaseNotStarted) as error:
         return row.model_copy(update={"error": Failure.of(error), "state": "seen"})
     except WeighbridgeError as error:

@@ -200,6 +200,17 @@ def test_candidates_are_found_by_number_or_digest_and_errors_list_them(registry:
         registry.version("toy", 5)
 
 
+def test_a_version_belongs_to_its_line_whatever_the_line_is_called(registry: Registry, release: Make) -> None:
+    line = "toy-candidates"
+    registry.record_release(release(line=line))
+    [first, _] = registry.candidates(line)
+    approved = registry.approve(line, first.version, "", "ada")
+    registry.set_production(line, approved.version)
+    production = registry.production(line)
+    assert production is not None and {first.line, approved.line, production.line} == {line}
+    registry.check_approval(production, Approval())
+
+
 def test_states_and_aliases_identify_production(registry: Registry, release: Make) -> None:
     assert registry.production("toy") is None and registry.waiting("toy") == []
     registry.record_release(release())

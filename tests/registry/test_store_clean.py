@@ -64,6 +64,13 @@ def test_the_newest_and_the_recent_are_kept(store: Store) -> None:
     assert store.artifacts() == [young]
 
 
+def test_a_recent_artifact_is_kept_beside_an_old_one_of_the_same_digest(store: Store) -> None:
+    recent = aged(store, make_artifact(store, line="a"), 1)
+    old = aged(store, make_artifact(store, line="b"), 72)
+    assert recent.digest == old.digest
+    assert clean(store, set(), min_age_seconds=24 * 3600).removed == ()
+
+
 def test_staging_folders_of_dead_processes_are_removed(store: Store, tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from registry.store import Store\n"

@@ -63,9 +63,9 @@ def test_another_body_or_another_secret_is_a_forgery() -> None:
 
 
 def test_deliveries_from_the_future_or_older_than_five_minutes_are_stale() -> None:
-    for updated in (NOW + 301, NOW + 3600, NOW - 301):
+    for now in (NOW + 301, NOW + 3600, NOW - 301):
         with pytest.raises(DeliveryRefused, match="stale"):
-            read_delivery("s3", *signed(), updated)
+            read_delivery("s3", *signed(), now)
 
 
 def test_signed_invalid_bodies_are_refused() -> None:

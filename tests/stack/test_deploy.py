@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from stack.deploy import automate
-from stack.services import services
+from stack.deploy import automate, ensure_work_pool
+from stack.services import POOL, POOL_TYPE, services
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 from weighbridge.errors import StackFailed
@@ -80,6 +80,15 @@ def hasty(folder: Path) -> Path:
     return path
 
 
+def test_the_work_pool_is_created_once(api: httpx.Client) -> None:
+    address = str(api.base_url).rstrip("/")
+    ensure_work_pool(address)
+    created = api.get(f"/work_pools/{POOL}").raise_for_status().json()
+    ensure_work_pool(address)
+    assert api.get(f"/work_pools/{POOL}").json() == created
+    assert (created["name"], created["type"]) == (POOL, POOL_TYPE)
+
+
 def test_an_automation_is_created_once_and_updated_in_place(api: httpx.Client, tmp_path: Path) -> None:
     address = str(api.base_url).rstrip("/")
     automate(address, DESCRIBED)
@@ -104,7 +113,7 @@ def test_a_run_without_heartbeats_is_marked_crashed(api: httpx.Client, tmp_path:
     assert state(api, living)["type"] == "RUNNING"
 
 
-def test_a_deployment_that_prefect_rejects_is_reported_with_its_file(api: httpx.Client, tmp_path: Path) -> None:
+def test_an_automation_that_prefect_rejects_is_reported_with_its_file(api: httpx.Client, tmp_path: Path) -> None:
     wrong = tmp_path / "automations.yaml"
     wrong.write_text("automations: [{name: weighbridge-wrong, trigger: {type: sundial}, actions: []}]")
     with pytest.raises(StackFailed, match=r"(?s)Prefect does not take weighbridge-wrong.*Correct automations\.yaml"):
