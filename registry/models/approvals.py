@@ -77,7 +77,7 @@ def moved_production(version: Version, reader: Reader, log: AuditLog) -> Version
     """
     serving, approved = reader.production(version.line), version.model == version.line
     if approved and serving is not None and serving.version == version.version:
-        # The alias was moved to it by hand. Production is the newest other version in that state.
+        # The alias was moved to it by hand. What serves is the newest other version whose state is `serving`.
         others = [other for other in reader.versions(version.line) if other.version != version.version]
         serving = next((other for other in reversed(others) if other.state == "serving"), None)
     if serving is None or serving.digest in (version.digest, version.production_digest):

@@ -176,8 +176,8 @@ class Registry(Reader, Recorder):
 
     def _approved_already(self, line: str, digest: str) -> Version | None:
         """Find the version of an artifact that waits or serves."""
-        candidates = filter(None, (*self.waiting(line), self.production(line)))
-        return next((version for version in candidates if version.digest == digest), None)
+        active = filter(None, (*self.waiting(line), self.production(line)))
+        return next((version for version in active if version.digest == digest), None)
 
     def _copy(self, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))

@@ -258,7 +258,7 @@ def test_a_line_brings_its_target_and_is_refused_where_nothing_fits(
     assert {row["scheme"] for row in answer["rows"]} == {"int8", "int4"}
     assert answer["request"]["concurrency"] == 16 and any(row["verdict"] == "fits" for row in answer["rows"])
     assert json.loads(run("llama", "--concurrency", 2, "--json"))["request"]["concurrency"] == 2
-    huge = shape.model_copy(update={"parts": tuple(one._replace(copies=400) for one in shape.parts)})
+    huge = shape.model_copy(update={"parts": tuple(part._replace(copies=400) for part in shape.parts)})
     monkeypatch.setattr("tasks.fit.model.shape.shape_of", lambda hub, target: huge)
     monkeypatch.setattr("tasks.fit.catalogue.check_against_tensors", lambda *checked: None)
     assert "No scheme of llama fits" in run("llama", fails=DoesNotFit)
