@@ -14,7 +14,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo check static test up down clean vllm docs
+.PHONY: demo check static test vllm-if-possible up down clean vllm docs
 .DEFAULT_GOAL := help
 
 help:
@@ -53,10 +53,14 @@ check: static
 	$(PYTEST) $(PARALLEL) -m "not server and not e2e"
 
 # The stack's own tests come last and alone: they measure what users wait for, and other tests would be in the way.
-test: static
-	@$(MAKE) vllm || echo "vLLM could not be installed: its tests are skipped, and say so."
+test: $(STAMP)
+	@# The linters need no network, and vLLM's download no processor.
+	@$(MAKE) --no-print-directory -j2 --output-sync=target static vllm-if-possible
 	$(PYTEST) $(PARALLEL) -m "not e2e"
 	$(PYTEST) -m e2e
+
+vllm-if-possible:
+	@$(MAKE) --no-print-directory vllm || echo "vLLM could not be installed: its tests are skipped, and say so."
 
 # vLLM for a processor, a third party's build, in an environment of its own; with a GPU install vllm there instead.
 VLLM := .vllm
