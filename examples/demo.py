@@ -37,12 +37,12 @@ CLIENTS = 8
 ANSWER_TOKENS, PAUSE_SECONDS = 12, 4.0
 """Users read before they ask again; without a pause the clients take both cores from the engine that is to start."""
 CHAPTERS = {
-    "Make the releases and start the stack": 60,
-    "1  First production, as published": 85,
-    "2  Release: INT8 and INT4 against production": 80,
-    "3  Approve and promote under load": 55,
-    "4  Roll back under load": 20,
-    "5  A damaged release goes nowhere": 45,
+    "Make the releases and start the stack": 27,
+    "1  First production, as published": 70,
+    "2  Release: INT8 and INT4 against production": 113,
+    "3  Approve and promote under load": 69,
+    "4  Roll back under load": 14,
+    "5  A damaged release goes nowhere": 53,
 }
 """Seconds of each chapter on two quiet cores, for the estimate of what is left."""
 
