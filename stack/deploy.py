@@ -24,7 +24,7 @@ MESSAGE_CHARACTERS = 600
 
 
 def deploy(settings: Settings, report: ReportService) -> None:
-    """Send deployments and automations to the server; skipped when nothing changed.
+    """Send deployments and automations to the server; skipped when nothing changed. The work pool is there already.
 
     Raises:
         StackFailed: the server or its command line refuses a file; the file is named.
@@ -39,8 +39,6 @@ def deploy(settings: Settings, report: ReportService) -> None:
     }
     if marker.is_file() and json.loads(marker.read_text()) == stamp:
         return
-    api = f"{settings.prefect_url}/api"
-    ensure_work_pool(api)
     environment = {**os.environ, **settings.as_environment(), **settings.library_environment()}
     command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=settings.root, env=environment, capture_output=True, text=True, check=False)
@@ -48,7 +46,7 @@ def deploy(settings: Settings, report: ReportService) -> None:
         output = (done.stdout + done.stderr).strip()[-MESSAGE_CHARACTERS:]
         raise _refused(f"`{' '.join(command[1:])}` failed: {output}", deployments)
     if automations.is_file():
-        automate(api, automations)
+        automate(f"{settings.prefect_url}/api", automations)
     marker.write_text(json.dumps(stamp))
     report("prefect", "deployments and automations are known")
 

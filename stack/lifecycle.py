@@ -63,8 +63,9 @@ def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
 
 def _start_all(settings: Settings, report: ReportService) -> None:
     supervisor = Supervisor(settings)
-    worker = next(service for service in services(settings) if service.name == "worker")
-    servers = [service for service in services(settings) if service.name != "worker"]
+    all_services = services(settings)
+    worker = next(service for service in all_services if service.name == "worker")
+    servers = [service for service in all_services if service.name != "worker"]
     if not supervisor.answers():
         for service in servers:
             _require_port(settings, service)
