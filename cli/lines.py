@@ -9,24 +9,24 @@ import typer
 from cli.output import JsonOption, say, show_json, table
 
 if TYPE_CHECKING:
-    from weighbridge.errors import LineInvalid
+    from weighbridge.errors import WeighbridgeError
     from weighbridge.line import Line
 
 
 def lines(as_json: JsonOption = False) -> None:
     """List the lines and check each one's file. Exit status 2 when a file has a mistake; all of them are shown."""
     from tasks.evaluate.check_line import check_line
-    from weighbridge.errors import LineInvalid
+    from weighbridge.errors import LineInvalid, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings
 
     settings = load_settings()
     loaded: list[Line] = []
-    problems: list[LineInvalid] = []
+    problems: list[WeighbridgeError] = []
     for name in line_names():
         try:
             line = Line.load(name)
-        except LineInvalid as error:
+        except (LineInvalid, LineUnknown) as error:
             problems.append(error)
             continue
         loaded.append(line)
@@ -41,7 +41,7 @@ def lines(as_json: JsonOption = False) -> None:
         raise typer.Exit(problems[0].exit_status)
 
 
-def _show(loaded: list[Line], problems: list[LineInvalid]) -> None:
+def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
     from rich.markup import escape
 
     rows = table("line", "source", "schemes", "runs on", "engine", "suites")

@@ -110,18 +110,17 @@ def _resolve(source: str) -> tuple[Path, Artifact | None]:
 
 def _choice(path: Path | None) -> SchemeChoice:
     """Read a recipe file; its fields are those of a line's `quantize.schemes.<scheme>`."""
-    import yaml
     from pydantic import ValidationError
 
-    from weighbridge.errors import OptionInvalid
-    from weighbridge.files import read_yaml
+    from weighbridge.documents import read_yaml
+    from weighbridge.errors import DocumentInvalid, OptionInvalid
     from weighbridge.line import SchemeChoice
 
     if path is None:
         return SchemeChoice()
     try:
         return SchemeChoice.model_validate(read_yaml(path) or {})
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (DocumentInvalid, ValidationError) as error:
         raise OptionInvalid(
             f"{path} is no recipe: {' '.join(str(error).split())}.",
             "Write YAML with methods, group_size or ignore; `docs/how-to/write-a-line.md` has one.",

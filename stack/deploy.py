@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import yaml
 
 from stack.services import POOL, POOL_TYPE
+from weighbridge.documents import read_yaml
 from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings
 
@@ -84,7 +84,7 @@ def automate(api: str, file: Path) -> None:
     """
     # Prefect's own command creates a second one of the same name.
     with _named_failures(api), httpx.Client(base_url=api, timeout=30) as server:
-        for automation in yaml.safe_load(file.read_text())["automations"]:
+        for automation in read_yaml(file)["automations"]:
             same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
             known = server.post("/automations/filter", json=same_name).raise_for_status().json()
             if known:

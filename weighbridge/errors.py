@@ -93,6 +93,15 @@ class LineInvalid(WeighbridgeError):
     exit_status = ExitStatus.INPUT
 
 
+class DocumentInvalid(WeighbridgeError):
+    """A YAML, JSON or text file cannot be read, is no such file, or is larger or deeper than any real one."""
+
+    exit_status = ExitStatus.INPUT
+    line: int | None = None
+    column: int | None = None
+    """Of the fault, if known; `where` names both too."""
+
+
 class SettingsInvalid(WeighbridgeError):
     """A `WEIGHBRIDGE_*` variable has a value that cannot be used."""
 

@@ -1,4 +1,4 @@
-"""Small files: read as YAML, and written whole or not at all."""
+"""Small files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,30 +6,15 @@ import errno
 import os
 import secrets
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from weighbridge.errors import DiskFull
 
-# libyaml's own scanner is ten times as fast, and most wheels have it.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PRIVATE, READABLE = 0o600, 0o666
 
 
 def is_full(error: BaseException) -> bool:
     """Return whether an error means that a disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file, with plain types only: no tag of it can run code.
-
-    Raises:
-        OSError: It cannot be read.
-        yaml.YAMLError: It is not YAML.
-    """
-    return yaml.load(path.read_text(), Loader=LOADER)
 
 
 def write_whole(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:

@@ -9,11 +9,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from weighbridge.errors import LineInvalid, LineUnknown
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
 from weighbridge.settings import load_settings
 from weighbridge.suggestions import did_you_mean
 
@@ -308,11 +307,9 @@ class Line(_Part):
         place = f"{path.parent.name}/{path.name}"
         try:
             fields: Any = read_yaml(path)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            at = f"{place}, line {mark.line + 1}, column {mark.column + 1}" if mark else place
-            problem = getattr(error, "problem", None) or str(error)
-            raise LineInvalid(f"The file is not YAML: {problem}.", "Correct the place named.", where=at) from None
+        except DocumentInvalid as error:
+            at = error.where.replace(str(path), place, 1)
+            raise LineInvalid(error.what, error.next_step, where=at) from None
         if not isinstance(fields, dict):
             raise LineInvalid("The file must be a mapping of fields.", "See docs/how-to/write-a-line.md.", where=place)
         try:

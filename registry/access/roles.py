@@ -14,13 +14,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from registry.accounts import ADMIN, PIPELINE
 from registry.models.records import candidates_model
-from weighbridge.errors import RolesInvalid
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, RolesInvalid
 
 Role = Literal["builder", "reviewer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -105,10 +104,8 @@ def read_roles(path: Path, lines: list[str]) -> Roles:
     """
     try:
         found = Roles.model_validate(read_yaml(path))
-    except OSError as error:
-        raise RolesInvalid(f"The file cannot be read: {error.strerror}.", NEXT, where=str(path)) from None
-    except yaml.YAMLError as error:
-        raise RolesInvalid(f"The file is not YAML: {error}.", NEXT, where=str(path)) from None
+    except DocumentInvalid as error:
+        raise RolesInvalid(error.what, NEXT, where=error.where) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"

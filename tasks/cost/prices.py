@@ -10,12 +10,11 @@ import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.fit.hardware.gpus import gpu_names
-from weighbridge.errors import PricesInvalid
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, PricesInvalid
 
 HOURS_PER_MONTH = 730
 """Hours that clouds bill for a month: 8,760 a year / 12."""
@@ -191,18 +190,8 @@ def load_prices(own: Path | None = None) -> PriceList:
 def _sections(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = read_yaml(path)
-    except OSError as error:
-        raise PricesInvalid(
-            f"{path} cannot be read: {error.strerror}.", "Name a price list that is there.", where=str(path)
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise PricesInvalid(
-            f"The price list is not YAML: {getattr(error, 'problem', None) or error}.",
-            "Correct the place named.",
-            where=at,
-        ) from None
+    except DocumentInvalid as error:
+        raise PricesInvalid(error.what, error.next_step, where=error.where) from None
     content = _mapping(path, "the file", content or {})
     unknown = sorted(set(content) - set(SECTIONS), key=str)
     if unknown:

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tasks.schemes import Scheme
+from weighbridge.documents import read_yaml
 from weighbridge.errors import FitOptionUnknown
-from weighbridge.files import read_yaml
 
 BySize = float | tuple[tuple[float, float], ...]
 """A number, or pairs (GPU memory in GiB below which it holds, number), smallest first."""

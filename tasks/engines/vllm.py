@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks import engines
 from tasks.engines import EnginePlan, KnownArchitectures, LaunchSpec
 from tasks.engines._environment import python_of, version_of
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
 
 
 class Engine(engines.Engine):

@@ -162,7 +162,7 @@ def test_the_settings_can_name_a_gpus_file(tmp_path: Path, fresh_gpus: None, mon
         ("Mine: [1]", ["mine.yaml, Mine"]),
         ("Mine:", ["mine.yaml, Mine", "memory_gib"]),
         ("- 1", ["mine.yaml", "map names"]),
-        ("{", ["mine.yaml", "cannot be read"]),
+        ("{", ["mine.yaml", "not YAML"]),
         (None, ["mine.yaml", "cannot be read"]),
     ],
 )

@@ -55,7 +55,7 @@ def test_no_role_writes_both_candidates_and_approvals() -> None:
 def test_an_invalid_file_is_explained(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(RolesInvalid, match=re.escape(complaint)) as raised:
         read_roles(write_roles(tmp_path, text), LINES)
-    assert raised.value.where == str(tmp_path / "roles.yaml")
+    assert raised.value.where.startswith(str(tmp_path / "roles.yaml"))
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:

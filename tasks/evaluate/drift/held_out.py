@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from weighbridge.errors import SuiteInvalid, SuiteUnknown
+from weighbridge.documents import read_utf8
+from weighbridge.errors import DocumentInvalid, SuiteInvalid, SuiteUnknown
 from weighbridge.settings import load_settings
 
 TURN = re.compile(r"^(system|user|assistant):[ \t]*", re.MULTILINE)
@@ -70,7 +71,10 @@ def text_digest(documents: Sequence[HeldDocument]) -> str:
 
 
 def _read(path: Path) -> HeldDocument:
-    text = path.read_text(encoding="utf-8").strip()
+    try:
+        text = read_utf8(path).strip()
+    except DocumentInvalid as error:
+        raise SuiteInvalid(error.what, error.next_step, where=path.name) from None
     if not text:
         raise SuiteInvalid("The held text is empty.", "Write a text there, or remove the file.", where=path.name)
     name = path.stem

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.evaluate.suites.assertions import Answer, Assertion, AssertionRefused, Grade, assertion_kinds, grade
 from tasks.evaluate.suites.assertions.kinds.calls import tools_problem
 from tasks.evaluate.suites.item_lines import FlawedLine, lines_of
-from weighbridge.errors import SuiteInvalid, SuiteUnknown
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, SuiteInvalid, SuiteUnknown
 from weighbridge.settings import load_settings
 
 SUFFIX = {"general": ".yaml", "regression": ".jsonl"}
@@ -231,11 +230,9 @@ def definition_of(path: Path) -> dict[str, Any]:
     """
     try:
         config = read_yaml(path)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not plain YAML"
+    except DocumentInvalid as error:
         raise _invalid(
-            f"{problem} (tags such as !function are not supported).", path, mark.line + 1 if mark else 1
+            f"{error.what[:-1]} (tags such as !function are not supported).", path, error.line or 1
         ) from None
     if not isinstance(config, dict) or config.get("task") != path.stem:
         raise _invalid(f"it must be a mapping with `task: {path.stem}`, the file's own name.", path, 1)

@@ -6,12 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.schemes import Capability, Scheme, all_schemes
-from weighbridge.errors import GpuFileInvalid, GpuUnknown
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, GpuFileInvalid, GpuUnknown
 from weighbridge.settings import load_settings
 from weighbridge.units import GIB
 
@@ -101,8 +100,8 @@ def _read(path: Path) -> dict[str, Gpu]:
 
     try:
         entries: Any = read_yaml(path)
-    except (OSError, yaml.YAMLError) as error:
-        raise invalid(f"The file of GPUs cannot be read: {str(error).splitlines()[0]}.", str(path)) from None
+    except DocumentInvalid as error:
+        raise invalid(error.what, error.where) from None
     if not isinstance(entries, dict):
         raise invalid("The file of GPUs must map names to their fields.", str(path))
     found = {}

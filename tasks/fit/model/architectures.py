@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from weighbridge.documents import read_yaml
 from weighbridge.errors import ArchitectureUnknown
-from weighbridge.files import read_yaml
 
 # Older configs use other names for the same fields.
 ALIASES = {

@@ -15,7 +15,7 @@ from tasks.serve.gateway import Backend, Limits
 from tests.serve.gateway.gateway_support import FakeEngine, Running
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
-from weighbridge.files import read_yaml
+from weighbridge.documents import read_yaml
 
 MONITORING = Path(__file__).parents[3] / "examples" / "monitoring"
 RULES = [rule["expr"] for group in read_yaml(MONITORING / "rules.yaml")["groups"] for rule in group["rules"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.evaluate.suites.assertions.answer import Answer
+from weighbridge import documents
+from weighbridge.errors import DocumentInvalid
 
 
 class AssertionSpec(BaseModel):
@@ -49,6 +50,10 @@ class AssertionKind:
     """Whether its specs may name a provider."""
 
 
+ANSWER_BYTES = 64 * 2**20
+"""Of a text that is parsed; answers of models are kilobytes, files of an import megabytes."""
+
+
 class NotJson(ValueError):
     """A text that is not a JSON document."""
 
@@ -59,14 +64,10 @@ def parse_json(text: str) -> Any:
     Raises:
         NotJson: the text is not JSON.
     """
-
-    def refuse(constant: str) -> Any:
-        raise NotJson(constant)
-
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise NotJson(str(error)) from None
+        return documents.parse_json(text, "", ANSWER_BYTES, constants=False)
+    except DocumentInvalid as error:
+        raise NotJson(error.what.removeprefix("The file is not JSON: ").removesuffix(".")) from None
 
 
 def json_equal(left: Any, right: Any) -> bool:

@@ -15,14 +15,14 @@ from weighbridge.errors import SuiteInvalid
 
 def find_cached_scores(folder: Path, suite_digest: str) -> list[SuiteScores]:
     """Read all scores of exactly this suite from a score cache's folder."""
-    texts = (path.read_text() for path in sorted(folder.rglob("*.json")))
+    texts = (path.read_bytes() for path in sorted(folder.rglob("*.json")))
     # Parsing the scores of every other suite would take most of the time. The cache holds other files too, such as
     # partial scores: they are skipped.
-    found = [_scores(text) for text in texts if suite_digest in text]
+    found = [_scores(text) for text in texts if suite_digest.encode() in text]
     return [scores for scores in found if scores is not None and scores.suite_digest == suite_digest]
 
 
-def _scores(text: str) -> SuiteScores | None:
+def _scores(text: bytes) -> SuiteScores | None:
     try:
         return SuiteScores.model_validate_json(text)
     except ValidationError:
@@ -40,7 +40,7 @@ def read_scores(paths: Sequence[Path], items: Sequence[Item]) -> list[SuiteScore
     for path in paths:
         if not path.is_file():
             raise SuiteInvalid(f"There is no file {path}.", "Name a file of the score cache.", where=str(path))
-        scores = _scores(path.read_text())
+        scores = _scores(path.read_bytes())
         if scores is None:
             raise SuiteInvalid(
                 "The file contains no scores of a suite.",

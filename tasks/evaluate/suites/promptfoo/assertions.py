@@ -7,7 +7,6 @@ import re
 from functools import cache
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from tasks.evaluate.suites.assertions import Assertion, AssertionRefused, assertion_kinds
@@ -17,6 +16,8 @@ from tasks.evaluate.suites.assertions.unsupported import CODE, FORMATS, JUDGES, 
 from tasks.evaluate.suites.promptfoo.files import SCHEME, Folder, read_data, read_text
 from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
 from tasks.evaluate.suites.promptfoo.templates import Vars, render_all
+from weighbridge.documents import parse_yaml
+from weighbridge.errors import DocumentInvalid
 
 FIELDS = {"type", "value", "threshold", "weight", "provider", "metric", "assert", "config", "rubricPrompt"}
 JUDGE_FIELDS = ("config", "rubricPrompt")
@@ -123,8 +124,8 @@ def _value(kind: str, value: Any, folder: Folder) -> Any:
 
 def _schema(text: str) -> Any:
     try:
-        return yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError:
+        return parse_yaml(text, "") if text.strip() else None
+    except DocumentInvalid:
         raise CannotConvert(f"its schema is neither JSON nor YAML: {text[:60]!r}") from None
 
 

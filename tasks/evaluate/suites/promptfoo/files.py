@@ -15,12 +15,15 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.evaluate.suites.assertions.base import NotJson, parse_json
 from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
-from weighbridge.errors import ImportRefused
+from weighbridge.documents import TooMuch, check_events, read_utf8
+from weighbridge.errors import DocumentInvalid, ImportRefused
 
 SCHEME = "file://"
 CODE = (".js", ".cjs", ".mjs", ".ts", ".cts", ".mts", ".py", ".rb", ".sh", ".bash", ".pl")
 SHEETS = (".xlsx", ".xls")
 TEXTS = (".txt", ".md", ".j2", ".csv", ".json", ".jsonl", ".yaml", ".yml")
+MAX_BYTES = 64 * 2**20
+"""Of one file; the largest test tables are some megabytes."""
 OTHER_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|exec:|package:", re.IGNORECASE)
 
 
@@ -33,6 +36,7 @@ _Plain.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value
 
 def _load_yaml(text: str) -> Any:
     # promptfoo reads YAML 1.2. PyYAML reads 1.1, where `no` is false and `{ask: How long?}` an error.
+    check_events(YAML(typ="safe", pure=True).parse(text))
     reader = YAML(typ="safe", pure=True)
     reader.Constructor = _Plain
     return reader.load(text)
@@ -108,9 +112,9 @@ def read_text(path: Path) -> str:
         ImportRefused: it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, f"it is not UTF-8 text (byte {error.start})") from None
+        return read_utf8(path, MAX_BYTES)
+    except DocumentInvalid as error:
+        raise _unreadable(path, error.what.removesuffix("."), error.line or 1) from None
 
 
 def read_data(path: Path) -> Any:
@@ -129,10 +133,12 @@ def read_data(path: Path) -> Any:
         return _json(path, text, 1)
     try:
         return _load_yaml(text)
-    except YAMLError as error:
+    except (YAMLError, TooMuch) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         raise _unreadable(path, f"it is not YAML: {problem}", mark.line + 1 if mark else 1) from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # such as `!!int x`
+        raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def read_variable(path: Path) -> str:
@@ -158,10 +164,13 @@ def _json(path: Path, text: str, first_line: int) -> Any:
 def _rows(path: Path, text: str) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise _unreadable(path, "a row has another number of cells than the header", reader.line_num)
-        rows.append({str(name).strip(): value for name, value in row.items()})
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise _unreadable(path, "a row has another number of cells than the header", reader.line_num)
+            rows.append({str(name).strip(): value for name, value in row.items()})
+    except csv.Error as error:  # such as a cell of more than 128 KiB
+        raise _unreadable(path, f"it is not CSV: {error}", reader.line_num) from None
     return rows
 
 

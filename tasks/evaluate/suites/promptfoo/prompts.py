@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from tasks.evaluate.suites.assertions.base import ANSWER_BYTES
 from tasks.evaluate.suites.promptfoo.files import CODE, OTHER_SCHEME, SCHEME, TEXTS, Folder, read_data, read_text
 from tasks.evaluate.suites.promptfoo.import_log import CannotConvert, ImportLog
 from tasks.evaluate.suites.promptfoo.templates import Vars, render, render_all
 from tasks.evaluate.suites.suite import Message
+from weighbridge.documents import parse_json, parse_yaml
+from weighbridge.errors import DocumentInvalid
 
 DEFAULT_PROMPT = "{{prompt}}"
 """promptfoo's prompt for a configuration without prompts."""
@@ -109,8 +111,8 @@ def render_messages(raw: str, variables: Vars, prefix: str = "", suffix: str = "
 def _as_json(text: str) -> Any:
     """Parse a list or object; None for any other text."""
     try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError:
+        parsed = parse_json(text, "", ANSWER_BYTES)
+    except DocumentInvalid:
         return None
     return parsed if isinstance(parsed, (list, dict)) else None
 
@@ -119,8 +121,8 @@ def _as_yaml(text: str) -> Any:
     if not text.lstrip().startswith("- role:"):
         return None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, "")
+    except DocumentInvalid:
         raise CannotConvert("the prompt begins as a chat in YAML and does not parse once it is rendered") from None
 
 

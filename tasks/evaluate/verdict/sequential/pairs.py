@@ -53,7 +53,7 @@ def read_pairs(path: Path) -> Pairs:
         # Parsing the whole file at once is three times faster than line by line. Lines that are JSON only when joined
         # give another number of rows than there are lines.
         rows = json.loads(f"[{','.join(lines)}]")
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of 5,000 digits is no JSONDecodeError
         rows = []
     if len(rows) != len(lines) or not all(type(row) is dict for row in rows):
         _blame_line(path, text)
@@ -141,7 +141,7 @@ def _blame_line(path: Path, text: str) -> NoReturn:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise PairsInvalid(f"Line {number} is not JSON: {error}.", FORM, where=f"{path}:{number}") from error
         if type(row) is not dict:
             raise PairsInvalid(f"Line {number} is not a JSON object.", FORM, where=f"{path}:{number}")
