@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from registry import accounts
-from registry.store.signing import KeyPair
+from registry.signing import KeyPair
 from stack.deploy import ReportService, deploy, ensure_work_pool
 from stack.services import POOL, Service, services
 from tasks.serve.fleet.choice import fleet_of
@@ -70,7 +70,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         for service in servers:
             _require_port(settings, service)
     Gateway(settings).bootstrap()
-    KeyPair.of(settings).files()
+    KeyPair.of(settings).prepare()
     if settings.mlflow_auth:
         # On file before anything starts that reads it. The shell's own environment is not passed on.
         accounts.keep_password(settings, accounts.ADMIN)

@@ -375,6 +375,24 @@ class SigningKeyUnusable(WeighbridgeError):
     exit_status = ExitStatus.INPUT
 
 
+class SigningKeyMissing(SigningKeyUnusable):
+    """The private key is gone from an installation that has signed before; no new pair is made silently."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class SigningKeyChanged(SigningKeyUnusable):
+    """The private key is another one than the installation signs with, or was replaced meanwhile."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class SignatureRefused(WeighbridgeError):
+    """A signed statement is signed by no key that counts for it, or is about something else."""
+
+    exit_status = ExitStatus.STORE
+
+
 class StoreUnreachable(WeighbridgeError):
     """The store at WEIGHBRIDGE_STORE_URL did not answer, or refuses access."""
 
@@ -419,6 +437,18 @@ class DeliveryRefused(WeighbridgeError):
 
 class ApprovalRefused(WeighbridgeError):
     """An approved version fails a check, and does not serve."""
+
+    exit_status = ExitStatus.APPROVAL
+
+
+class VerdictUnsigned(ApprovalRefused):
+    """A candidate's verdict carries no signature of the pipeline."""
+
+    exit_status = ExitStatus.APPROVAL
+
+
+class VerdictForged(ApprovalRefused):
+    """A candidate's tags say something else than the verdict that the pipeline signed."""
 
     exit_status = ExitStatus.APPROVAL
 

@@ -87,9 +87,15 @@ class Settings(BaseSettings):
     store_url: str | None = Field(
         None, description="remote store of artifacts beside the local one, as s3://bucket/prefix"
     )
-    signing_key: Path | None = Field(None, description="PEM file with your own private key for signing manifests")
+    signing_key: str | None = Field(
+        None,
+        description="your own private key for signing artifacts and verdicts: a PEM file, or the URI of a key in a key "
+        "management service (`awskms:…`, `gcpkms:…`, `azurekms:…`)",
+    )
     public_key: Path | None = Field(
-        None, description="PEM file with the public key for verifying manifests; by default that of the signing key"
+        None,
+        description="file with the public keys for verifying: PEM, or a copy of another installation's keyring.json; "
+        "by default the other halves of all keys that this installation signed with",
     )
     hf_endpoint: str = Field(
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),

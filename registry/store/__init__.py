@@ -3,7 +3,7 @@
 `store://<line>/<sha256>` is the SHA-256 of the manifest's list of files, so two identical models are one artifact, and
 an altered model is another. A model is built in a staging folder on the same disk, synced, and renamed into place: it
 is there whole or not at all. Beside the model's files lies `manifest.json`, which says what they are and where they
-came from, and `manifest.sig`, which says who made it (registry/store/signing.py).
+came from, and `manifest.sig`, which says who made it (registry/signing/).
 
     store = Store.of(settings)                  # of an installation, with its remote store if it has one
     with store.fresh_staging("llama", key) as folder:

@@ -10,7 +10,7 @@ from typing import Self
 
 from filelock import FileLock
 
-from registry.store import signing
+from registry.signing import KEYS_FOLDER, KeyPair, manifests
 from registry.store.artifact import (
     MANIFEST,
     MODEL,
@@ -26,7 +26,6 @@ from registry.store.artifact import (
 )
 from registry.store.check import Progress, wrong_files
 from registry.store.remote import Remote
-from registry.store.signing import KEYS_FOLDER, KeyPair
 from weighbridge.errors import ArtifactMissing, DiskFull
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
@@ -54,7 +53,7 @@ class Store:
             folder, url, keys = settings.store_folder, settings.store_url, KeyPair.of(settings)
         self.folder = folder
         self.remote = Remote(url) if url else None
-        self._keys = keys or KeyPair(folder.parent / KEYS_FOLDER)
+        self._keys = keys or KeyPair(folder.parent / KEYS_FOLDER, store=folder)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -233,7 +232,7 @@ class Store:
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(parents=True)
         write_whole(entry / MANIFEST, manifest.as_json())
-        signing.sign(entry / MANIFEST, self._keys)
+        manifests.sign(entry / MANIFEST, self._keys)
         folder.rename(entry / MODEL)
         self._publish(entry, artifact)
 
@@ -252,7 +251,7 @@ class Store:
             ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: Nothing is signed.
         """
         self.verify(artifact, signed=False)
-        signing.sign(self.path(artifact).parent / MANIFEST, self._keys)
+        manifests.sign(self.path(artifact).parent / MANIFEST, self._keys)
         if self.remote:
             manifest = self.manifest(artifact.line, artifact.digest)
             self.remote.put(self._place(artifact.line, artifact.digest), manifest, overwrite=True)
@@ -273,13 +272,13 @@ class Store:
         folder = self.path(artifact)
         files = self.files(artifact)
         if signed:
-            signing.verify(folder.parent / MANIFEST, artifact.uri, self._keys)
+            manifests.verify(folder.parent / MANIFEST, artifact.uri, self._keys)
         if wrong := wrong_files(folder, files, progress):
             raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
 
     def signed(self, artifact: Artifact) -> bool:
         """Return whether a signature lies beside the local manifest. `verify` checks it."""
-        return signing.signature_path(self._place(artifact.line, artifact.digest) / MANIFEST).is_file()
+        return manifests.signature_path(self._place(artifact.line, artifact.digest) / MANIFEST).is_file()
 
     def _fetch(self, line: str, digest: str) -> None:
         """Fetch an artifact from the remote store: whole and hashed, or not at all."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from registry.signing.manifests import signature_path
 from registry.store.artifact import MANIFEST, MODEL, FileEntry, Manifest, damaged, sha256_of
-from registry.store.signing import signature_path
 from weighbridge.errors import DiskFull, SettingsInvalid, StoreUnreachable
 from weighbridge.files import is_full, write_whole
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import Store, signing
+from registry.signing import manifests
+from registry.store import Store
 from tests.registry.store_support import make_artifact
-from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyUnusable
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyChanged, SigningKeyUnusable
 from weighbridge.settings import Settings
 
 
@@ -25,9 +27,11 @@ def manifest_of(store: Store, artifact: object) -> Path:
     return store.path(artifact).parent / "manifest.json"  # type: ignore[arg-type]
 
 
-def store_with(tmp_path: Path, **keys: Path) -> Store:
+def store_with(tmp_path: Path, signing_key: Path | None = None, public_key: Path | None = None) -> Store:
     """Open the store of an installation with these keys in its settings."""
-    return Store.of(Settings(home=tmp_path, **keys))  # type: ignore[arg-type]
+    return Store.of(
+        Settings(home=tmp_path, signing_key=str(signing_key) if signing_key else None, public_key=public_key)
+    )
 
 
 def openssl_key(path: Path, curve: str = "prime256v1") -> Path:
@@ -62,7 +66,7 @@ def test_the_librarys_command_line_verifies_the_signature(store: Store, tmp_path
 
 def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> None:
     artifact = make_artifact(store)
-    signing.signature_path(manifest_of(store, artifact)).unlink()
+    manifests.signature_path(manifest_of(store, artifact)).unlink()
     with pytest.raises(ArtifactUnsigned, match=r"is not signed.*store sign"):
         store.verify(artifact)
     store.sign(artifact)
@@ -71,7 +75,7 @@ def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> Non
 
 def test_a_damaged_artifact_is_not_signed(store: Store) -> None:
     artifact = make_artifact(store)
-    signing.signature_path(manifest_of(store, artifact)).unlink()
+    manifests.signature_path(manifest_of(store, artifact)).unlink()
     (store.path(artifact) / "config.json").write_text("[]")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.sign(artifact)
@@ -101,15 +105,15 @@ def test_a_manifest_that_lists_other_files_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"dsseEnvelope": {"payload": 1}}', "[" * 100_000])
 def test_an_invalid_signature_is_refused(store: Store, content: str) -> None:
     artifact = make_artifact(store)
-    signing.signature_path(manifest_of(store, artifact)).write_text(content)
+    manifests.signature_path(manifest_of(store, artifact)).write_text(content)
     with pytest.raises(ArtifactUnsigned, match="no signature"):
         store.verify(artifact)
 
 
 def test_the_signature_of_another_artifact_is_refused(store: Store) -> None:
     artifact, other = make_artifact(store), make_artifact(store, {"other": ""})
-    signature = signing.signature_path(manifest_of(store, other)).read_bytes()
-    signing.signature_path(manifest_of(store, artifact)).write_bytes(signature)
+    signature = manifests.signature_path(manifest_of(store, other)).read_bytes()
+    manifests.signature_path(manifest_of(store, artifact)).write_bytes(signature)
     with pytest.raises(ArtifactDamaged, match="altered"):
         store.verify(artifact)
 
@@ -120,11 +124,22 @@ def test_a_configured_key_signs(tmp_path: Path, curve: str) -> None:
     store.verify(make_artifact(store))
 
 
-def test_a_signature_by_another_key_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_signature_by_another_installation_is_refused(store: Store, tmp_path: Path) -> None:
+    artifact = make_artifact(store)
+    other = Store(tmp_path / "other" / "store")
+    make_artifact(other, {"other": ""})
+    shutil.copytree(store.folder / artifact.line, other.folder / artifact.line, dirs_exist_ok=True)
+    with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
+        other.verify(artifact)
+
+
+def test_another_key_does_not_sign_until_the_keys_are_rotated(store: Store, tmp_path: Path) -> None:
     artifact = make_artifact(store)
     store = store_with(tmp_path, signing_key=openssl_key(tmp_path / "own.pem"))
-    with pytest.raises(ArtifactUnsigned, match="not signed by the key of this installation"):
-        store.verify(artifact)
+    store.verify(artifact)
+    with pytest.raises(SigningKeyChanged, match=r"another key.*keys rotate"):
+        make_artifact(store, {"other": ""})
+    assert store.artifacts() == [artifact]
 
 
 def test_a_public_key_alone_verifies_and_does_not_sign(store: Store, tmp_path: Path) -> None:
@@ -154,7 +169,7 @@ def test_verifying_imports_no_signing_library(store: Store, tmp_path: Path) -> N
     code = (
         "import sys; from pathlib import Path; from registry.store import Store; "
         f"store = Store(Path({str(store.folder)!r})); store.verify(store.get('line', {artifact.digest!r})); "
-        "print(sorted({'model_signing', 'sigstore', 'boto3', 'fsspec'} & set(sys.modules)))"
+        "print(sorted({'model_signing', 'securesystemslib', 'sigstore', 'boto3', 'fsspec'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
