@@ -30,8 +30,9 @@ import numpy as np
 from examples.load import Load
 from registry.store import Artifact, Store
 from tasks.serve.fleet.choice import fleet_of
+from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.protocol import RunningEngine
-from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out

@@ -27,6 +27,7 @@ from cli import (
     watch,
 )
 from weighbridge.errors import WeighbridgeError
+from weighbridge.private_files import keep_files_private
 
 app = typer.Typer(
     name="weighbridge",
@@ -80,6 +81,7 @@ def options(
 
 def run() -> None:
     """Run the command line; a named error becomes one message and its exit status."""
+    keep_files_private()
     try:
         app()
     except WeighbridgeError as error:

@@ -25,7 +25,8 @@ from rich.table import Table
 from examples import damage, hub, smollm2
 from examples.load import Load
 from stack.report import LineStatus, line_statuses
-from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.fleet.program import Program
+from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.installation import ServingInstallation
 from weighbridge.errors import VerdictRegression
 from weighbridge.health import answers

@@ -13,6 +13,7 @@ from registry.models.outbox import Outbox
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
 from registry.watch.ledger import Ledger
+from weighbridge.private_files import keep_files_private
 from weighbridge.settings import Settings, load_settings
 
 
@@ -28,11 +29,12 @@ class Installation:
 
     @classmethod
     def load(cls) -> Self:
-        """Load the installation that the environment names.
+        """Load the installation that the environment names; from then on this process's files are its user's only.
 
         Raises:
             SettingsInvalid: A variable has a value that cannot be used.
         """
+        keep_files_private()
         return cls(load_settings())
 
     @cached_property

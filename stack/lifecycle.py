@@ -14,7 +14,15 @@ from pydantic import BaseModel, ConfigDict
 from registry import accounts
 from registry.signing import KeyPair
 from stack.deploy import ReportService, deploy, ensure_work_pool
-from stack.services import POOL, Service, services
+from stack.services import (
+    POOL,
+    SERVICE_NAMES,
+    Service,
+    environments_are_kept,
+    forget_environments,
+    keep_environments,
+    services,
+)
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
@@ -22,10 +30,15 @@ from tasks.serve.gateway import Gateway
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import line_names
+from weighbridge.private_files import private_home
 from weighbridge.settings import Settings
 
-NO_SECRETS = dict.fromkeys((accounts.USERNAME, accounts.PASSWORD, accounts.ADMIN_PASSWORD), "")
-"""Variables that services would inherit from the shell that typed `up`, and must not."""
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+"""For every program, engines too."""
+_OLD_ENVIRONMENT = (
+    "supervisord was started by an older Weighbridge and still has {count} variables of a shell ({names}, …). What is "
+    "started from now on gets them empty; engines that run keep them until `weighbridge down` and `weighbridge up`"
+)
 
 
 class ServiceStatus(BaseModel):
@@ -49,7 +62,8 @@ def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
         PortTaken: another process has a port; nothing was started.
         StackFailed: a service did not become healthy; its log is named.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    for sentence in private_home(settings.home):
+        report("home", sentence)
     # Two `up` at once would both find the ports free, and both start the services.
     try:
         with FileLock(settings.home / ".up.lock", timeout=300):
@@ -63,19 +77,26 @@ def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
 
 def _start_all(settings: Settings, report: ReportService) -> None:
     supervisor = Supervisor(settings)
+    running = supervisor.answers()
+    if not running or not environments_are_kept(settings):
+        keep_environments(settings)
     all_services = services(settings)
     worker = next(service for service in all_services if service.name == "worker")
     servers = [service for service in all_services if service.name != "worker"]
-    if not supervisor.answers():
+    if not running:
         for service in servers:
             _require_port(settings, service)
+        # They are started below, one by one; only engines start with supervisord.
+        supervisor.forget_files(SERVICE_NAMES)
+    elif inherited := supervisor.inherited_names():
+        report("stack", _OLD_ENVIRONMENT.format(count=len(inherited), names=", ".join(inherited[:3])))
     Gateway(settings).bootstrap()
     KeyPair.of(settings).prepare()
     if settings.mlflow_auth:
         # On file before anything starts that reads it. The shell's own environment is not passed on.
         accounts.keep_password(settings, accounts.ADMIN)
     _record(settings)
-    supervisor.start({**settings.as_environment(), **settings.library_environment(), **NO_SECRETS})
+    supervisor.start({**settings.as_environment(), **NO_TELEMETRY})
     for service in servers:
         supervisor.run(service.program)
     _wait_until_healthy(supervisor, servers, report)
@@ -145,6 +166,8 @@ def down(settings: Settings, report: ReportService) -> None:
     else:
         report("stack", "stopping")
         supervisor.shut_down()
+    supervisor.forget_files(SERVICE_NAMES)
+    forget_environments(settings)
     _end_orphans(settings)
     settings.stack_file.unlink(missing_ok=True)
     report("stack", "is down")

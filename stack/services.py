@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,13 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.accounts import PIPELINE
 from registry.webhooks import Keys
-from tasks.serve.fleet.supervisor import Program
+from tasks.serve.fleet.program import Program
 from tasks.serve.gateway import Gateway
+from weighbridge.environment import PASS_VARIABLE, private_environment
+from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
 POOL = "weighbridge"
 """The work pool that `prefect.yaml` names."""
 POOL_TYPE = "process"
+SERVICE_NAMES = ("mlflow", "prefect", "worker", "gateway", "webhook")
 
 
 class Service(BaseModel):
@@ -180,10 +185,43 @@ def _program(
     settings: Settings, name: str, command: tuple[str, ...], environment: dict[str, str], folder: Path
 ) -> Program:
     folder.mkdir(parents=True, exist_ok=True)
-    everything = {**settings.as_environment(), **settings.library_environment(), **environment}
+    kept = _kept_environments(settings).get(name, {})
+    everything = {**kept, **settings.as_environment(), **settings.library_environment(), **environment}
     return Program(
         name=name, command=command, environment=everything, folder=folder, log=settings.logs_folder / f"{name}.log"
     )
+
+
+def keep_environments(settings: Settings) -> None:
+    """Note what each service gets of this shell's environment, until `down`.
+
+    A later `up` from another shell must not restart a service, and with it the runs of a worker.
+    """
+    shell = {**os.environ, PASS_VARIABLE: settings.pass_environment}
+    kept = {name: private_environment(name, shell) for name in SERVICE_NAMES}
+    write_whole(_kept_file(settings), json.dumps(kept, indent=1))
+
+
+def forget_environments(settings: Settings) -> None:
+    """Remove what `keep_environments` noted, which may contain tokens."""
+    _kept_file(settings).unlink(missing_ok=True)
+
+
+def environments_are_kept(settings: Settings) -> bool:
+    """True if the services' environments are noted."""
+    return _kept_file(settings).is_file()
+
+
+def _kept_environments(settings: Settings) -> dict[str, dict[str, str]]:
+    try:
+        kept: dict[str, dict[str, str]] = json.loads(_kept_file(settings).read_text())
+    except FileNotFoundError:
+        return {}
+    return kept
+
+
+def _kept_file(settings: Settings) -> Path:
+    return settings.home / "supervisor" / "environments.json"
 
 
 def _tool(name: str) -> str:

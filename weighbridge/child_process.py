@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from weighbridge.environment import allowed_environment
+from weighbridge.private_files import UMASK
+
 
 def run_child(
     module: str, job_file: Path, log: Path, environment: Mapping[str, str], on_line: Callable[[str], None]
@@ -32,6 +35,7 @@ def run_child(
             stdout=subprocess.PIPE,
             stderr=log_file,
             env=dict(environment),
+            umask=UMASK,
             text=True,
         )
         try:
@@ -55,7 +59,8 @@ def log_tail(log: Path, lines: int) -> str:
 def model_environment() -> dict[str, str]:
     """Return the environment for a process that runs a model: offline, and with threads that sleep while they wait.
 
-    Spinning threads of several processes on the same cores slow each other down several times.
+    It gets no token and no password of this process. Spinning threads of several processes on the same cores
+    slow each other down several times.
     """
     source = Path(__file__).resolve().parents[1]
     paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -63,7 +68,7 @@ def model_environment() -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(cores),
         "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
+        **allowed_environment("model"),
         "PYTHONPATH": os.pathsep.join(paths),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

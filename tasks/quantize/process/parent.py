@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tasks.quantize.process.job import Job, Message
 from tasks.quantize.process.shards import LEDGER
 from weighbridge.child_process import run_child
+from weighbridge.environment import allowed_environment
 from weighbridge.errors import QuantizationFailed, QuantizationInterrupted
 
 LOG_TAIL_LINES = 6
@@ -42,7 +42,7 @@ def run_job(job: Job, staging: Path, log: Path, layers_done: Callable[[int], Non
         layers_done(last.layers_done)
 
     # The process reads local files only. A library that requests one from the Hub must fail rather than wait.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**allowed_environment("model"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     status = run_child("tasks.quantize.process.child", job_file, log, environment, handle_line)
     if last is not None and last.failure is not None:
         raise last.failure.error()

@@ -20,11 +20,12 @@ from tasks.engines import EnginePlan, launch_spec
 from tasks.engines import engine as engine_kind
 from tasks.fit.hardware.free_memory import free_memory
 from tasks.serve.fleet.ports import port_is_free
+from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.protocol import Endpoint, EngineState, Report, RunningEngine, no_report, plan_engine
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.ready import wait_ready
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
-from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
 from tasks.serve.parity.gate import keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference, reference_for

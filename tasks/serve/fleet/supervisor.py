@@ -2,22 +2,17 @@
 
 Each program is one file in `<home>/supervisor/programs/`, so the set of programs survives a restart of the machine:
 `weighbridge up` starts supervisord, which starts them all. It is controlled through its XML-RPC interface, on a Unix
-socket that only this user can open.
+socket that only this user can open. It has an allow-listed environment, because all programs inherit it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import shlex
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import psutil
@@ -25,28 +20,15 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
+from tasks.serve.fleet.program import Program, escape_expansions, program_section
+from weighbridge.environment import allowed_environment, is_open
 from weighbridge.errors import StackDown, StackFailed
 from weighbridge.files import write_whole
-from weighbridge.settings import Settings
+from weighbridge.private_files import UMASK, socket_path
+from weighbridge.settings import PREFIX, Settings
 
-# A Unix socket's path may be 107 bytes long (sun_path in unix(7)).
-LONGEST_SOCKET_PATH = 100
 NO_SUCH_PROGRAM = 10
 ALREADY_ADDED = 90
-
-
-class Program(BaseModel):
-    """One long-lived process."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    command: tuple[str, ...]
-    environment: dict[str, str] = {}
-    folder: Path
-    log: Path
-    stop_seconds: int = 20
-    """Time between SIGTERM and SIGKILL."""
 
 
 class ProgramState(BaseModel):
@@ -88,7 +70,8 @@ class Supervisor:
         self.programs = self.folder / "programs"
         self.log = settings.logs_folder / "supervisord.log"
         self.pid_file = self.folder / "supervisord.pid"
-        self.socket = _socket_path(self.folder)
+        self.socket = socket_path(self.folder, "supervisor.sock")
+        self._harmless = set(settings.library_environment())
         self._lock = FileLock(self.folder / ".lock")
 
     @property
@@ -105,7 +88,7 @@ class Supervisor:
         """Start supervisord and all programs on file; harmless when it runs.
 
         Args:
-            environment: added to the present one, for supervisord and its programs.
+            environment: added to what supervisord and its programs may have of the present one.
 
         Raises:
             StackFailed: it did not start; the message names its log.
@@ -116,10 +99,11 @@ class Supervisor:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         configuration = self.folder / "supervisord.conf"
-        configuration.write_text(self._configuration())
+        write_whole(configuration, self._configuration())
         done = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
-            env={**os.environ, **environment},
+            env={**allowed_environment("supervisor"), **environment},
+            umask=UMASK,
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -132,6 +116,24 @@ class Supervisor:
             "Read its log, then run `weighbridge up` again.",
             where=str(self.log),
         )
+
+    def inherited_names(self) -> list[str]:
+        """Names of variables that the running supervisord has and should not.
+
+        One that an older Weighbridge started has the whole environment of a shell. Only its end clears that, and its
+        end is that of all engines; so programs that start meanwhile get these variables empty.
+        """
+        try:
+            present = psutil.Process(self.pid).environ() if self.pid else {}
+        except psutil.Error:
+            return []
+        return sorted(
+            name for name, value in present.items() if value and name.isidentifier() and self._is_leaked(name)
+        )
+
+    def _is_leaked(self, name: str) -> bool:
+        ours = name.startswith(("SUPERVISOR_", PREFIX)) and not name.startswith(f"{PREFIX}PASSWORD_")
+        return not (is_open(name) or ours or name in self._harmless)
 
     def answers(self) -> bool:
         """True if supervisord runs and answers."""
@@ -146,7 +148,8 @@ class Supervisor:
         """Write a program's file and start it; a program that runs with the same file is left alone."""
         with self._lock:
             path = self.programs / f"{program.name}.conf"
-            text = _section(program)
+            blanked = dict.fromkeys(self.inherited_names(), "")
+            text = program_section(program.model_copy(update={"environment": {**blanked, **program.environment}}))
             known = self.state(program.name)
             if known is not None and path.is_file() and path.read_text() == text:
                 if known.state not in ("RUNNING", "STARTING", "BACKOFF"):
@@ -168,6 +171,11 @@ class Supervisor:
             if self.answers() and self.state(name) is not None:
                 self._forget(name)
                 self._call("reloadConfig")
+
+    def forget_files(self, names: Iterable[str]) -> None:
+        """Remove programs' files while supervisord does not run, so that it does not start them."""
+        for name in names:
+            (self.programs / f"{name}.conf").unlink(missing_ok=True)
 
     def state(self, name: str) -> ProgramState | None:
         """State of a program; None if supervisord does not know it."""
@@ -238,68 +246,21 @@ class Supervisor:
         return "\n".join(
             [
                 "[unix_http_server]",
-                f"file={_escape(str(self.socket))}",
+                f"file={escape_expansions(str(self.socket))}",
                 "chmod=0600",
                 "[supervisord]",
-                f"logfile={_escape(str(self.log))}",
-                f"pidfile={_escape(str(self.pid_file))}",
+                f"logfile={escape_expansions(str(self.log))}",
+                f"pidfile={escape_expansions(str(self.pid_file))}",
+                f"umask={UMASK:03o}",
                 "logfile_maxbytes=5MB",
                 "logfile_backups=2",
                 "[rpcinterface:supervisor]",
                 "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
                 "[include]",
-                f"files={_escape(str(self.programs))}/*.conf",
+                f"files={escape_expansions(str(self.programs))}/*.conf",
                 "",
             ]
         )
-
-
-def _section(program: Program) -> str:
-    environment = ",".join(f"{name}={_quoted(value)}" for name, value in sorted(program.environment.items()))
-    return "\n".join(
-        [
-            f"[program:{program.name}]",
-            f"command={_escape(shlex.join(program.command))}",
-            f"directory={_escape(str(program.folder))}",
-            f"environment={environment}",
-            f"stdout_logfile={_escape(str(program.log))}",
-            "redirect_stderr=true",
-            "stdout_logfile_maxbytes=20MB",
-            "stdout_logfile_backups=2",
-            "autostart=true",
-            "autorestart=true",
-            "startsecs=1",
-            "startretries=5",
-            f"stopwaitsecs={program.stop_seconds}",
-            # Servers start workers of their own: unless the whole group ends, the port stays taken.
-            "stopasgroup=true",
-            "killasgroup=true",
-            "",
-        ]
-    )
-
-
-def _escape(text: str) -> str:
-    """Escape `%`: supervisord expands %(name)s everywhere."""
-    return text.replace("%", "%%")
-
-
-def _quoted(value: str) -> str:
-    """Quote a value: supervisord takes either quote around it and has no escape for quotes within."""
-    quote = "'" if '"' in value else '"'
-    if quote in value or "\n" in value:
-        raise ValueError(f"supervisord cannot carry this value: {value!r}")
-    return f"{quote}{_escape(value)}{quote}"
-
-
-def _socket_path(folder: Path) -> Path:
-    path = folder / "supervisor.sock"
-    if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
-        return path
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    private = Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}"
-    private.mkdir(mode=0o700, exist_ok=True)
-    return private / f"{name}.sock"
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:

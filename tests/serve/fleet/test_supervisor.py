@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tasks.serve.fleet.supervisor import Program, ProgramState, Supervisor
+from tasks.serve.fleet.program import Program
+from tasks.serve.fleet.supervisor import ProgramState, Supervisor
 from tests.support.waiting import wait_for
 from weighbridge.errors import StackDown
 from weighbridge.settings import load_settings
@@ -104,3 +106,40 @@ def test_the_socket_is_private(supervisor: Supervisor) -> None:
 def test_without_supervisord_the_error_says_what_to_do() -> None:
     with pytest.raises(StackDown, match="weighbridge up"):
         Supervisor(load_settings()).states()
+
+
+@pytest.mark.server
+def test_supervisord_has_nothing_of_the_shell_that_a_program_may_not_have(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    supervisor = Supervisor(load_settings())
+    supervisor.start({})
+    try:
+        supervisor.run(sleeper(supervisor))
+        pid = wait_for_running(supervisor).pid
+        for process in (psutil.Process(supervisor.pid), psutil.Process(pid)):
+            assert "canary" not in process.environ().values() and process.environ()["CUDA_VISIBLE_DEVICES"] == "1"
+        assert supervisor.inherited_names() == []
+        umask = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Umask"))
+        assert umask.split()[1] == "0077"
+    finally:
+        supervisor.shut_down()
+
+
+@pytest.mark.server
+def test_a_program_below_an_old_supervisord_gets_the_shells_secrets_empty(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(load_settings())
+    # As an older Weighbridge started it: with everything.
+    supervisor.start({"AWS_SECRET_ACCESS_KEY": "canary", "WEIGHBRIDGE_SIGNING_KEY": "/a/path", "MINE": "yes"})
+    try:
+        assert supervisor.inherited_names() == ["AWS_SECRET_ACCESS_KEY", "MINE"]
+        supervisor.run(sleeper(supervisor, MINE="given"))
+        environment = psutil.Process(wait_for_running(supervisor).pid).environ()
+        assert environment["AWS_SECRET_ACCESS_KEY"] == "" and environment["MINE"] == "given"
+        assert environment["WEIGHBRIDGE_SIGNING_KEY"] == "/a/path"
+    finally:
+        supervisor.shut_down()

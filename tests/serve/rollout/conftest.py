@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.serve.fleet.local import LocalFleet
-from tasks.serve.fleet.supervisor import Program, Supervisor
+from tasks.serve.fleet.program import Program
+from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tests.support.waiting import wait_for
 from weighbridge.settings import Settings

@@ -1,0 +1,94 @@
+"""A program of supervisord, and its file, in the form that supervisord reads back as it was meant."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from weighbridge.errors import SettingsInvalid
+from weighbridge.private_files import UMASK
+
+
+class Program(BaseModel):
+    """One long-lived process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+    folder: Path
+    log: Path
+    stop_seconds: int = 20
+    """Time between SIGTERM and SIGKILL."""
+
+
+def program_section(program: Program) -> str:
+    """Write the file of a program.
+
+    Raises:
+        SettingsInvalid: supervisord would read something else.
+    """
+    environment = ",".join(f"{name}={_quoted(name, value)}" for name, value in sorted(program.environment.items()))
+    return "\n".join(
+        [
+            f"[program:{program.name}]",
+            f"command={_command(program)}",
+            f"directory={escape_expansions(str(program.folder))}",
+            f"umask={UMASK:03o}",
+            f"environment={environment}",
+            f"stdout_logfile={escape_expansions(str(program.log))}",
+            "redirect_stderr=true",
+            "stdout_logfile_maxbytes=20MB",
+            "stdout_logfile_backups=2",
+            "autostart=true",
+            "autorestart=true",
+            "startsecs=1",
+            "startretries=5",
+            f"stopwaitsecs={program.stop_seconds}",
+            # Servers start workers of their own: unless the whole group ends, the port stays taken.
+            "stopasgroup=true",
+            "killasgroup=true",
+            "",
+        ]
+    )
+
+
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|\s[;#]|^[;#]")
+"""Line breaks end a value in supervisord's files, and a space before `;` or `#` begins a comment."""
+
+
+def escape_expansions(text: str) -> str:
+    """Escape `%`: supervisord expands %(name)s everywhere."""
+    return text.replace("%", "%%")
+
+
+def _command(program: Program) -> str:
+    command = shlex.join(program.command)
+    if _UNREADABLE.search(command):
+        raise SettingsInvalid(
+            f"The command of {program.name} has a line break, ` #` or ` ;` in it, which supervisord does not read.",
+            "Write the engine's flag without it.",
+            where=program.name,
+        )
+    return escape_expansions(command)
+
+
+def _quoted(name: str, value: str) -> str:
+    """Quote a variable's value: supervisord takes either quote around it, and has no escape for quotes within.
+
+    Raises:
+        SettingsInvalid: supervisord would read another value.
+    """
+    quote = "'" if '"' in value else '"'
+    if quote in value or value != value.strip("'\"") or _UNREADABLE.search(value):
+        raise SettingsInvalid(
+            f"The value of {name} cannot be handed to a service: it has line breaks, quotes at an end or of both "
+            "kinds, or ` #` or ` ;` in it.",
+            "Put it into a file that the program reads, or unset the variable.",
+            where=name,
+        )
+    return f"{quote}{escape_expansions(value)}{quote}"

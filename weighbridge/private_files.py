@@ -1,0 +1,165 @@
+"""Files of an installation that only its own user may read: the umask, the home, and a place for sockets.
+
+The home holds password digests, keys, databases and the commands that supervisord runs. Whoever may read it reads
+secrets, and whoever may write it runs programs as the installation's user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from weighbridge.errors import HomeUnsafe
+
+UMASK = 0o077
+"""Of every process: what it creates is for its user only, temporary files included."""
+
+OTHERS, WRITE = 0o077, 0o022
+"""Permission bits of everybody else, and those by which they write."""
+
+STORE = "store"
+"""Folder of the home whose files are no secrets: of weights only the right to write is taken from others."""
+
+LONGEST_SOCKET_PATH = 100
+"""A Unix socket's path may be 107 bytes long (sun_path in unix(7))."""
+SHORT_PLACE = Path("/tmp")
+"""Sockets of homes with a long path; not $TMPDIR, which differs from shell to shell."""
+
+
+def keep_files_private() -> None:
+    """Let this process, and those that it starts, create files for its user only."""
+    os.umask(UMASK)
+
+
+def private_home(home: Path) -> list[str]:
+    """Create an installation's home, or make an existing one private.
+
+    Args:
+        home: Absolute, without symbolic links.
+
+    Returns:
+        Sentences on what was changed, and on what deserves a look.
+
+    Raises:
+        HomeUnsafe: It is no folder, it belongs to another user, or everybody could put another in its place.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = home.lstat()
+    except OSError as error:
+        raise HomeUnsafe(
+            f"The home cannot be made: {error.strerror}.",
+            "Set WEIGHBRIDGE_HOME to a folder that this user may create.",
+            where=str(home),
+        ) from None
+    _require_own(home, state)
+    said = [_looked_at(parent) for parent in home.parents]
+    # The home first: from then on nobody else reaches what is below.
+    changed = _tighten(home) + sum(_tighten(path, bits) for path, bits in _below(home))
+    if changed:
+        said.append(f"made private: {changed} files and folders of {home} were open to other users of this machine")
+    return [sentence for sentence in said if sentence]
+
+
+def private_folder(folder: Path) -> Path:
+    """Create a folder for this user only, or check an existing one.
+
+    Raises:
+        HomeUnsafe: There is something else, or it belongs to another user.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _require_own(folder, folder.lstat())
+    _tighten(folder)
+    return folder
+
+
+def socket_path(folder: Path, name: str) -> Path:
+    """Return where a socket of a folder lies: in it, or below `/tmp` if its path would be too long for a socket.
+
+    Args:
+        folder: Folder of the service.
+        name: The socket's.
+
+    Raises:
+        HomeUnsafe: Another user has made the folder below `/tmp`.
+    """
+    path = folder / name
+    if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return private_folder(SHORT_PLACE / f"weighbridge-{os.getuid()}") / f"{digest}{path.suffix}"
+
+
+def _require_own(folder: Path, state: os.stat_result) -> None:
+    if not stat.S_ISDIR(state.st_mode):
+        raise HomeUnsafe(
+            "This is no folder.", "Set WEIGHBRIDGE_HOME to a folder of your own, or move this away.", where=str(folder)
+        )
+    if state.st_uid != os.geteuid():
+        raise HomeUnsafe(
+            f"This folder belongs to user {state.st_uid}, who could change what runs here; you are {os.geteuid()}.",
+            "Work as that user, set WEIGHBRIDGE_HOME to a folder of your own, or change the owner with `chown -R`.",
+            where=str(folder),
+        )
+
+
+def _looked_at(parent: Path) -> str:
+    """Look at a folder above the home: whoever writes there can put another home in its place.
+
+    Raises:
+        HomeUnsafe: Everybody may.
+    """
+    state = parent.stat()
+    if state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX:
+        raise HomeUnsafe(
+            f"Every user of this machine may write to {parent}, and so replace the home.",
+            f"Run `chmod o-w {parent}`, or set WEIGHBRIDGE_HOME to another place.",
+            where=str(parent),
+        )
+    if state.st_uid not in (0, os.geteuid()):
+        return f"note: {parent} belongs to user {state.st_uid}, who can replace the home"
+    if state.st_mode & stat.S_IWGRP and not state.st_mode & stat.S_ISVTX and state.st_gid not in (0, os.getegid()):
+        return f"note: group {state.st_gid} may write to {parent}, and so replace the home"
+    return ""
+
+
+def _below(home: Path) -> Iterator[tuple[Path, int]]:
+    """Find everything below the home, with the permission bits that it must not have.
+
+    Raises:
+        HomeUnsafe: Something there belongs to another user, who may have put it there to be run.
+    """
+    for folder, folders, files in os.walk(home):
+        bits = WRITE if home / STORE in (Path(folder), *Path(folder).parents) else OTHERS
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if (owner := _owner(path)) not in (0, os.geteuid()):
+                raise HomeUnsafe(
+                    f"This belongs to user {owner}, and lies in a home of user {os.geteuid()}.",
+                    "Look at it; remove it, or change its owner with `chown`, then run the command again.",
+                    where=str(path),
+                )
+            yield path, bits
+
+
+def _owner(path: Path) -> int:
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        # Services write and remove files meanwhile.
+        return os.geteuid()
+
+
+def _tighten(path: Path, wrong: int = OTHERS) -> bool:
+    """Take permission bits from a file or folder of this user; true if it had any of them."""
+    try:
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode) or not state.st_mode & wrong or state.st_uid != os.geteuid():
+            return False
+        path.chmod(stat.S_IMODE(state.st_mode) & ~wrong)
+    except FileNotFoundError:
+        return False
+    return True
