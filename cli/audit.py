@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import JsonOption, say, show_json, table
+from weighbridge.terminal import on_one_line, styled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +44,6 @@ def entries_table(entries: list[Entry]) -> Table:
     Each entry is one cell of two lines: who did what to which version; then what it was about, and why. Seven columns
     of their own leave five letters for each in a narrow terminal.
     """
-    from rich.markup import escape
 
     rows = table("#", "when (UTC)", "entry")
     for column in rows.columns[:2]:
@@ -53,9 +53,9 @@ def entries_table(entries: list[Entry]) -> Table:
         version = "" if entry.version is None else f"version {entry.version}"
         target = " ".join(filter(None, (entry.model or entry.line, version)))
         who = f"{entry.who} at {entry.address}" if entry.address else entry.who
-        text = f"[bold]{escape(entry.action)}[/] {escape(f'{target} by {who}' if target else f'by {who}')}"
+        text = f"{styled(entry.action, 'bold')} {on_one_line(f'{target} by {who}' if target else f'by {who}')}"
         if detail := ". ".join(filter(None, (what, entry.reason))):
-            text += f"\n{escape(detail)}"
+            text += f"\n{on_one_line(detail)}"
         rows.add_row(str(entry.number), entry.at[:19].replace("T", " "), text)
     return rows
 
@@ -74,7 +74,7 @@ def verify(
     if as_json:
         show_json(found)
         return
-    say(f"{found['entries']} entries, each chained to the one before. Head: [bold]{found['head']}[/]")
+    say(f"{found['entries']} entries, each chained to the one before. Head: {styled(found['head'], 'bold')}")
     say("Note the head elsewhere: `audit verify --head` shows later that nothing before it was removed or rewritten.")
 
 

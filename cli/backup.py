@@ -9,6 +9,7 @@ import typer
 
 from cli.output import JsonOption, say, show_json
 from weighbridge.errors import StackFailed
+from weighbridge.terminal import styled
 
 
 def backup(
@@ -24,7 +25,7 @@ def backup(
         show_json(contents.model_dump())
         return
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(contents.sha256)} files, {contents.database}")
-    say(f"{contents.audit_entries} audit entries, head [bold]{contents.audit_head}[/]")
+    say(f"{contents.audit_entries} audit entries, head {styled(contents.audit_head, 'bold')}")
     say(f"{len(contents.artifacts)} artifacts by name; their weights and the signing key are not in it.")
 
 
@@ -59,7 +60,9 @@ def restore(
         )
     for artifact in restored.missing:
         origin = f"{artifact.repo}@{artifact.commit[:12]}"
-        say(f"[yellow]Not in this store:[/] {artifact.line} {artifact.short} ({artifact.scheme} of {origin})")
+        say(
+            f"{styled('Not in this store:', 'yellow')} {artifact.line} {artifact.short} ({artifact.scheme} of {origin})"
+        )
     if restored.missing:
         say("Fetch these from the remote store, or make them again with `weighbridge release LINE --fresh`.")
     say("Nothing was changed." if dry_run else "Restored. `weighbridge up` starts with it.")

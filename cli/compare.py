@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.errors import OptionInvalid, SuiteUnknown
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -104,7 +104,7 @@ def compare(
     else:
         _show(comparison)
         if report is not None:
-            say(f"Report: {escape(str(report))}")
+            say(f"Report: {report}")
     if failure:
         raise typer.Exit(failure.exit_status)
 
@@ -178,8 +178,8 @@ def _show(comparison: Comparison) -> None:
     rows = table("suite", "verdict", "candidate", "production", "difference", "interval", "flips", "items")
     for suite in comparison.verdict.suites:
         rows.add_row(
-            escape(suite.suite),
-            f"[{OUTCOMES[suite.outcome].terminal_colour}]{suite.outcome}[/]",
+            suite.suite,
+            styled(suite.outcome, OUTCOMES[suite.outcome].terminal_colour),
             f"{suite.candidate_mean:.1%}",
             "–" if suite.production_mean is None else f"{suite.production_mean:.1%}",
             "–" if suite.estimate is None else f"{suite.estimate:+.1%}",
@@ -190,8 +190,8 @@ def _show(comparison: Comparison) -> None:
     say(rows)
     for suite in comparison.verdict.suites:
         for text in _remarks(suite):
-            say(escape(f"{suite.suite}: {text}"))
-    say(escape(comparison.verdict.sentence))
+            say(f"{suite.suite}: {text}")
+    say(comparison.verdict.sentence)
 
 
 def _remarks(suite: SuiteVerdict) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import JsonOption, say, show_json, table
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,8 +138,8 @@ def _draw(report: CostReport, path: Path) -> None:
 
 def _show(report: CostReport) -> None:
     say(
-        f"[bold]{report.model}[/] ({report.parameters / 1e9:.1f} billion parameters, {report.model_class} class) at "
-        f"{_millions(report.tokens_per_day)} tokens a day"
+        f"{styled(report.model, 'bold')} ({report.parameters / 1e9:.1f} billion parameters, {report.model_class} "
+        f"class) at {_millions(report.tokens_per_day)} tokens a day"
     )
     groups = _groups(report.options)
     if groups:
@@ -157,13 +158,13 @@ def _show(report: CostReport) -> None:
         ):
             say(
                 f"Break-even {name}: "
-                f"{f'[bold]{_millions(tokens_per_day)}[/] tokens a day{by}' if tokens_per_day else 'never'}"
+                f"{styled(_millions(tokens_per_day), 'bold') + f' tokens a day{by}' if tokens_per_day else 'never'}"
             )
-    say("\n[bold]Assumed[/]")
+    say("\n" + styled("Assumed", "bold"))
     for sentence in report.assumptions:
         say(f"- {sentence}")
     for sentence in report.warnings:
-        say(f"[yellow]![/] {sentence}")
+        say(f"{styled('!', 'yellow')} {sentence}")
 
 
 def _options_table(groups: list[list[CostOption]]) -> Table:
@@ -228,7 +229,7 @@ def _scheme(option: CostOption) -> str:
 
 
 def _age(priced: CostOption | HostedCost) -> str:
-    return f" [yellow]{priced.price_date:%Y-%m}, stale[/]" if priced.stale else f" {priced.price_date:%Y-%m}"
+    return styled(f" {priced.price_date:%Y-%m}, stale", "yellow") if priced.stale else f" {priced.price_date:%Y-%m}"
 
 
 def _millions(tokens: float) -> str:

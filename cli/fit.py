@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.output import JsonOption, say, show_json, table
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from tasks.fit.model.shape import ModelShape
@@ -169,9 +170,9 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
     profile = request.profile
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters < shape.parameters else ""
     say(
-        f"[bold]{shape.name}[/] ({shape.parameters / 1e9:.2f} billion parameters{active}; weights from {shape.origin}) "
-        f"for {request.concurrency} × {request.context} tokens on {profile.label}"
-        f"{' [yellow](nearest profile; wider band)[/]' if profile.nearest else ''}, GiB per GPU"
+        f"{styled(shape.name, 'bold')} ({shape.parameters / 1e9:.2f} billion parameters{active}; weights from "
+        f"{shape.origin}) for {request.concurrency} × {request.context} tokens on {profile.label}"
+        f"{styled(' (nearest profile; wider band)', 'yellow') if profile.nearest else ''}, GiB per GPU"
     )
     table_ = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
     notes: dict[tuple[str, str], list[str]] = {}
@@ -188,15 +189,15 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
             f"{row.rule_of_thumb_gib:.0f}",
             f"{row.max_concurrency:,.0f}" if row.max_concurrency >= 10 else f"{row.max_concurrency:.1f}",
             f"{eur:,.0f}" if eur is not None else "",
-            f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
+            styled(row.verdict, COLOURS[row.verdict]),
         )
         previous = name
         if row.verdict != "fits":
-            why = f"[{COLOURS[row.verdict]}]{row.verdict}[/], {row.reason}"
+            why = f"{styled(row.verdict, COLOURS[row.verdict])}, {row.reason}"
             what = f"{why}; would fit: {row.change}" if row.change else why
             notes.setdefault((row.scheme, what), []).append(name)
     say(table_)
-    say(f"[dim]{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.[/]")
+    say(styled(f"{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.", "dim"))
     for (scheme, note), names in notes.items():
         say(f"{', '.join(names)} {scheme}: {note}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from pydantic import BaseModel, ConfigDict
 
 import weighbridge.errors
+from cli.output import say_plain
 from weighbridge.deployments import start
 from weighbridge.errors import StackDown, StackFailed, WeighbridgeError
 
@@ -202,7 +202,7 @@ def _show(client: SyncPrefectClient, record: Log, task_names: dict[UUID | None, 
     if record.task_run_id not in task_names:
         assert record.task_run_id
         task_names[record.task_run_id] = client.read_task_run(record.task_run_id).name
-    print(f"{record.timestamp:%H:%M:%S} | {task_names[record.task_run_id]} | {record.message}", file=sys.stderr)
+    say_plain(f"{record.timestamp:%H:%M:%S} | {task_names[record.task_run_id]} | {record.message}", error=True)
 
 
 def _steps(client: SyncPrefectClient, run_id: UUID) -> list[StepRow]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, LineArgument, note, say, show_json, table
+from cli.output import JsonOption, LineArgument, note, say, say_plain, show_json, table
 from weighbridge.errors import WeighbridgeError
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from tasks.serve.gateway import Limits
@@ -50,7 +51,7 @@ def add(
     if as_json:
         show_json({"name": name, "key": secret, "expires": expires.isoformat() if expires else None})
         return
-    print(secret)
+    say_plain(secret)
     note("key", f"{name}, {_until(expires)}; keep it now, it cannot be shown again")
     _note_if_down(running)
 
@@ -65,7 +66,7 @@ def list_keys(as_json: JsonOption = False) -> None:
         return
     rows = table("name", "added", "until", "requests a minute", "tokens a minute")
     for name, record in records.items():
-        until = "[red]expired[/]" if record.expired else _until(record.expires)
+        until = styled("expired", "red") if record.expired else _until(record.expires)
         limits = record.limits
         rows.add_row(
             name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cli.output import JsonOption, say, show_json, table
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from weighbridge.errors import WeighbridgeError
@@ -42,7 +43,6 @@ def lines(as_json: JsonOption = False) -> None:
 
 
 def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
-    from rich.markup import escape
 
     rows = table("line", "source", "schemes", "runs on", "engine", "suites")
     for line in loaded:
@@ -61,7 +61,7 @@ def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
     mistakes = table("file", "mistake", "next")
     mistakes.columns[0].no_wrap = True
     for problem in problems:
-        mistakes.add_row(escape(problem.where), f"[red]{escape(problem.what)}[/]", escape(problem.next_step))
+        mistakes.add_row(problem.where, styled(problem.what, "red"), problem.next_step)
     say(mistakes, error=True)
 
 

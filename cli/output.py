@@ -4,39 +4,65 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from weighbridge.errors import ExitStatus, WeighbridgeError
+from weighbridge.terminal import console, on_one_line, styled, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
 PIPE_COLUMNS = 120
-INTERRUPTED = ExitStatus.INTERRUPTED
+INPUT, INTERRUPTED = ExitStatus.INPUT, ExitStatus.INTERRUPTED
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
 
 
-def show_error(error: WeighbridgeError) -> None:
-    """Print what is wrong, where, and what to do next; as JSON if the command was given `--json`."""
-    if "--json" in sys.argv:
-        print(json.dumps(error.as_dict()))
-        return
-    from rich.console import Console
-    from rich.text import Text
+class Documents:
+    """The JSON documents that this process prints, and the stream for them."""
 
-    console = Console(stderr=True, soft_wrap=True)
-    place = f"  [{error.where}]" if error.where else ""
-    console.print(Text.assemble((error.code, "bold red"), ": ", error.what, (place, "dim")))
-    console.print(Text.assemble(("Next: ", "bold"), error.next_step))
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
+        """Standard output, while everything else that is printed goes to standard error; None without `--json`."""
+        self.printed = 0
+
+    def reserve(self) -> None:
+        """Keep standard output for documents: whatever a library prints goes to standard error."""
+        self.stream, sys.stdout = sys.stdout, sys.stderr
+
+    def write(self, text: str) -> None:
+        """Print a document."""
+        # JSON may contain DEL as it is; a terminal should not.
+        print(text.replace("\x7f", "\\u007f"), file=self.stream or sys.stdout, flush=True)
+        self.printed += 1
+
+
+documents = Documents()
+
+
+def show_error(error: WeighbridgeError) -> None:
+    """Print what is wrong, where, and what to do next; with `--json` as the document, if none was printed yet."""
+    if documents.stream is not None and not documents.printed:
+        documents.write(json.dumps(error.as_dict()))
+        return
+    place = styled(f"  [{error.where}]", "dim") if error.where else ""
+    printer = console(stderr=True, soft_wrap=True)
+    printer.print(f"{styled(error.code, 'bold red')}: {error.what}{place}")
+    printer.print(f"{styled('Next: ', 'bold')}{error.next_step}")
 
 
 def show_json(value: Any) -> None:
     """Print JSON, and nothing else, on standard output."""
-    print(json.dumps(value, indent=2, default=str))
+    documents.write(json.dumps(value, indent=2, default=str))
+
+
+def show_json_line(value: Any) -> None:
+    """Print one line of JSON, for commands that print a line for each file or second."""
+    documents.write(json.dumps(value, default=str))
 
 
 def table(*columns: str, title: str = "", compact: bool = False) -> Table:
@@ -51,15 +77,23 @@ def table(*columns: str, title: str = "", compact: bool = False) -> Table:
     return rows
 
 
-def say(*what: Any, error: bool = False) -> None:
-    """Print for a person, on standard error if it is about a mistake; long addresses are not broken."""
-    from rich.console import Console
-
+def terminal(*, error: bool = False) -> Console:
+    """The console for people; long addresses are not broken."""
+    printer = console(soft_wrap=True, stderr=error)
     # A pipe has no width of its own; 80 columns would cut tables that a file or a pager can show whole.
-    console = Console(soft_wrap=True, stderr=error)
-    if not console.is_terminal:
-        console = Console(soft_wrap=True, stderr=error, width=max(console.width, PIPE_COLUMNS))
-    console.print(*what, highlight=False)
+    if not printer.is_terminal:
+        return console(soft_wrap=True, stderr=error, width=max(printer.width, PIPE_COLUMNS))
+    return printer
+
+
+def say(*what: Any, error: bool = False) -> None:
+    """Print for a person, on standard error if it is about a mistake."""
+    terminal(error=error).print(*what)
+
+
+def say_plain(text: str, *, error: bool = False) -> None:
+    """Print a text as it is, without a layout, such as a line of a log or a secret."""
+    print(visible(text), file=sys.stderr if error else sys.stdout)
 
 
 def bars(*fields: str) -> Progress:
@@ -68,24 +102,20 @@ def bars(*fields: str) -> Progress:
     Args:
         fields: names of a task's own fields, shown after its bar.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    printer = console(stderr=True)
     return Progress(
-        TextColumn("{task.description:>34}"),
+        TextColumn("{task.description:>34}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
-        console=console,
-        disable=not console.is_terminal,
+        *(TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in fields),
+        console=printer,
+        disable=not printer.is_terminal,
     )
 
 
 def note(who: str, text: str) -> None:
     """A line of progress on standard error, so that standard output stays clean."""
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{who:>10}  ", "bold cyan"), text))
+    console(stderr=True, soft_wrap=True).print(f"{styled(f'{who:>10}  ', 'bold cyan')}{on_one_line(text)}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
+from weighbridge.terminal import styled
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ def _show_published(folder: Path, scheme: str, as_json: bool) -> None:
     elif published is None:
         say(f"{scheme} is the model as published: nothing to do.")
     elif not published.checked:
-        say(f"Quantized by {escape(published.method)} as published; its files cannot be checked here.")
+        say(f"Quantized by {published.method} as published; its files cannot be checked here.")
     else:
         say(
-            f"Quantized by {escape(published.method)} as published, {published.bits} bits: "
+            f"Quantized by {published.method} as published, {published.bits} bits: "
             f"{published.layers} layers whole, {published.share_of_linear_bytes:.1%} of Linear bytes. Nothing to do."
         )
 
@@ -184,11 +184,12 @@ def _show_plan(recipe: Recipe | GgufRecipe, required: Resources, as_json: bool) 
         return
     groups = f", groups of {recipe.group_size}" if recipe.group_size else ""
     say(
-        f"[bold]{recipe.scheme}[/] by {recipe.method}{groups}: {len(recipe.layers)} layers, {share:.1%} of Linear bytes"
+        f"{styled(recipe.scheme, 'bold')} by {recipe.method}{groups}: {len(recipe.layers)} layers, {share:.1%} of "
+        "Linear bytes"
     )
     rows = table("not quantized", "reason")
     for layer in recipe.ignored:
-        rows.add_row(escape(layer.name), layer.reason)
+        rows.add_row(layer.name, layer.reason)
     if recipe.ignored:
         say(rows)
     say(
@@ -203,7 +204,7 @@ def _show_record(record: QuantizationRecord, place: str, as_json: bool) -> None:
         return
     coverage = record.coverage
     say(
-        f"[bold]{escape(place)}[/]: {coverage.found} of {coverage.planned} layers, "
+        f"{styled(place, 'bold')}: {coverage.found} of {coverage.planned} layers, "
         f"{coverage.share_of_linear_bytes:.1%} of Linear bytes, {coverage.written_bytes / GIB:.2f} GiB; "
         f"{record.seconds:.0f} s, {record.cpu_seconds:.0f} CPU-s, {record.peak_rss_bytes / GIB:.2f} GiB of memory."
     )

@@ -9,6 +9,7 @@ import typer
 
 from cli.output import JsonOption, LineArgument, note, say, show_json, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from cli.flowrun import StepRow, WorkerRun
@@ -50,7 +51,7 @@ def release(
         candidates.add_row(
             candidate["scheme"],
             candidate["digest"][:SHORT_DIGEST],
-            f"[{colour}]{candidate['outcome']}[/]",
+            styled(candidate["outcome"], colour),
             str(candidate["version"]) if candidate["version"] is not None else "–",
             candidate["sentence"],
         )
@@ -60,7 +61,8 @@ def release(
     say(f"MLflow: {result['run_url']}")
     waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
     if waiting:
-        say(f"Approve: [bold]weighbridge approve {line} {waiting[0]} --reason …[/], or *Promote model* in MLflow")
+        approve_command = styled(f"weighbridge approve {line} {waiting[0]} --reason …", "bold")
+        say(f"Approve: {approve_command}, or *Promote model* in MLflow")
 
 
 def approve(
@@ -96,7 +98,8 @@ def approve(
         show_json(version.model_dump())
         return
     say(f"Version {version.version} of {line} is approved ({version.scheme}, {version.digest[:SHORT_DIGEST]}).")
-    say(f"[bold]weighbridge promote {line}[/] makes it serve; a schedule of promote/{line} does so by itself.")
+    promote_command = styled(f"weighbridge promote {line}", "bold")
+    say(f"{promote_command} makes it serve; a schedule of promote/{line} does so by itself.")
     say(f"{settings.mlflow_url}/#/models/{line}")
 
 
@@ -204,7 +207,7 @@ def _show_steps(steps: list[StepRow]) -> None:
     rows = table("step", "state", "seconds")
     for step in steps:
         colour = {"Completed": "green", "Cached": "cyan"}.get(step.state, "red")
-        rows.add_row(step.name, f"[{colour}]{step.state}[/]", f"{step.seconds:.1f}")
+        rows.add_row(step.name, styled(step.state, colour), f"{step.seconds:.1f}")
     say(rows)
 
 

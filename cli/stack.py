@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import JsonOption, note, say, show_json, table
+from cli.output import JsonOption, note, say, say_plain, show_json, table
+from weighbridge.terminal import styled, without_colours
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +41,7 @@ def up(
         show_json({"services": [row.model_dump() for row in rows]})
         return
     for row in rows:
-        say(f"{row.name:>10}  [{COLOURS[row.state]}]{row.state}[/]  {row.url}")
+        say(f"{row.name:>10}  {styled(row.state, COLOURS[row.state])}  {row.url}")
     say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
     if settings.mlflow_auth:
         from registry.accounts import ADMIN, password_file
@@ -97,7 +98,7 @@ def status(
 def _services_table(services: list[ServiceStatus]) -> Table:
     rows = table("service", "state", "up", "pid", "address")
     for service in services:
-        state = f"[{COLOURS[service.state]}]{service.state}[/]"
+        state = styled(service.state, COLOURS[service.state])
         rows.add_row(service.name, state, f"{service.up_seconds:.0f} s", str(service.pid or "–"), service.url)
     return rows
 
@@ -144,7 +145,7 @@ def logs(
     known = sorted(path.stem for path in folder.glob("*.log"))
     if not name:
         for stem in known:
-            print(f"{stem}  {folder / stem}.log")
+            say_plain(f"{stem}  {folder / stem}.log")
         return
     if name not in known:
         raise StackDown(
@@ -153,7 +154,7 @@ def logs(
             where=str(folder),
         )
     with (folder / f"{name}.log").open(errors="replace") as file:
-        print("".join(deque(file, maxlen=lines)), end="")
+        say_plain(without_colours("".join(deque(file, maxlen=lines))).removesuffix("\n"))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -5,18 +5,17 @@ It asks the gateway alone: it starts at once, and works while MLflow and Prefect
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from time import monotonic, sleep
 from typing import NoReturn
 
 import typer
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cli.output import INTERRUPTED, say, table
+from cli.output import INTERRUPTED, say, show_json_line, table, terminal
 from tasks.serve.gateway import Backend, ClientCounts, Gateway
 from weighbridge.errors import GatewayFailed
 
@@ -147,12 +146,12 @@ def watch(gateway: Gateway, as_json: bool) -> NoReturn:
     Raises:
         typer.Exit: with status 130, at Ctrl-C.
     """
-    watcher, console = Watcher(gateway), Console()
+    watcher, console = Watcher(gateway), terminal()
     try:
         if as_json or not console.is_terminal:
             while True:
                 snapshot = watcher.take()
-                print(json.dumps(snapshot.model_dump(mode="json")), flush=True) if as_json else say(render(snapshot))
+                show_json_line(snapshot.model_dump(mode="json")) if as_json else say(render(snapshot))
                 sleep(TICK_SECONDS)
         with Live(render(watcher.take()), console=console, auto_refresh=False) as live:
             while True:

@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cli.output import JsonOption, note, say, show_json, table
+from weighbridge.terminal import styled
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
         where = row["source"] if row["here"] else f"{row['source']} (remote)"
         used = "?" if row["uses"] is None else ", ".join(row["uses"]) or "–"
         age = _age(row["age_seconds"]) if row["here"] else "–"
-        signed = "–" if row["signed"] is None else "yes" if row["signed"] else "[red]no[/]"
+        signed = "–" if row["signed"] is None else "yes" if row["signed"] else styled("no", "red")
         size = f"{row['size_bytes'] / GIB:.2f} GiB"
-        table_.add_row(row["line"], row["digest"][:12], row["scheme"], size, escape(where), age, escape(used), signed)
+        table_.add_row(row["line"], row["digest"][:12], row["scheme"], size, where, age, used, signed)
     say(table_)
     if problems:
         raise problems[0]
@@ -83,9 +83,9 @@ def verify(digests: DigestArguments = None, as_json: JsonOption = False) -> None
             rows.append({"uri": artifact.uri, "right": False, **error.as_dict()})
         if not as_json:
             say(
-                f"[green]right[/]  {artifact.uri}"
+                f"{styled('right', 'green')}  {artifact.uri}"
                 if rows[-1]["right"]
-                else f"[red]{rows[-1]['error']}[/]  {artifact.uri}"
+                else f"{styled(rows[-1]['error'], 'red')}  {artifact.uri}"
             )
     if as_json:
         show_json({"artifacts": rows})
@@ -103,7 +103,7 @@ def sign(digests: Annotated[list[str], typer.Argument(help="Digests, or their fi
     artifact_store = installation.store
     for artifact in _named(artifact_store, digests)[0]:
         artifact_store.sign(artifact)
-        say(f"[green]signed[/]  {artifact.uri}")
+        say(f"{styled('signed', 'green')}  {artifact.uri}")
 
 
 @store.command()
@@ -240,9 +240,7 @@ def _show_cleaned(cleaned: Cleaned) -> None:
         table_ = table("line", "what", "scheme", "size", "why")
         for removed in cleaned.removed:
             what = removed.name[:12] if removed.scheme else removed.name
-            table_.add_row(
-                removed.line, escape(what), removed.scheme or "–", _mebibytes(removed.size_bytes), removed.why
-            )
+            table_.add_row(removed.line, what, removed.scheme or "–", _mebibytes(removed.size_bytes), removed.why)
         say(table_)
     verb = "would be freed" if cleaned.dry_run else "freed"
     say(f"{cleaned.freed_bytes / GIB:.2f} GiB {verb}; {cleaned.kept} artifacts are kept.")

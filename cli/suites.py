@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from cli.output import JsonOption, note, say, show_json, table
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from tasks.evaluate.suites.lint import SuiteCheck
@@ -79,14 +79,14 @@ def import_(
     if imported.lost:
         say(f"Not imported: {_counted(len(imported.lost), 'thing')}, listed above.")
     if dry_run:
-        say(f"{count} would be written to {escape(str(target))}.")
+        say(f"{count} would be written to {target!s}.")
     elif written:
-        say(f"{count} in {escape(str(target))}.")
+        say(f"{count} in {target!s}.")
     else:
-        say(f"{count}: {escape(str(target))} has exactly these already.")
+        say(f"{count}: {target!s} has exactly these already.")
     if not dry_run:
         suite_name = target.stem if output is None else str(target)
-        say(f"Next: [bold]weighbridge suite check {escape(suite_name)}[/], then name it in a line.")
+        say(f"Next: {styled(f'weighbridge suite check {suite_name}', 'bold')}, then name it in a line.")
 
 
 @suite.command()
@@ -157,7 +157,7 @@ def _show_import(imported: Imported) -> None:
         rows = table("where", "not imported", "reason")
         for lost in imported.lost:
             where = "config" if lost.test is None else f"test {lost.test}"
-            rows.add_row(where, escape(lost.what), escape(lost.reason))
+            rows.add_row(where, lost.what, lost.reason)
         say(rows)
     for text in imported.notes:
         note("note", text)
@@ -166,9 +166,7 @@ def _show_import(imported: Imported) -> None:
 def _show_check(checked: SuiteCheck) -> None:
     rows = table("", "where", "what", "code")
     for finding in checked.findings:
-        rows.add_row(
-            f"[{COLOURS[finding.level]}]{finding.level}[/]", escape(finding.where), escape(finding.what), finding.code
-        )
+        rows.add_row(styled(finding.level, COLOURS[finding.level]), finding.where, finding.what, finding.code)
     say(rows)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, say, show_error, table
+from cli.output import JsonOption, say, show_error, show_json_line, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.errors import OptionInvalid, WeighbridgeError
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from tasks.evaluate.verdict.sequential import Decision
@@ -52,12 +52,12 @@ def verdict(
         except WeighbridgeError as error:
             status = status or error.exit_status
             if as_json:
-                print(json.dumps({"file": str(path), "verdict": "invalid", "reason": error.what, **error.as_dict()}))
+                show_json_line({"file": str(path), "verdict": "invalid", "reason": error.what, **error.as_dict()})
             else:
                 show_error(error)
             continue
         if as_json:
-            print(json.dumps({"file": str(path), **as_row(decision), "margin": margin, "confidence": confidence}))
+            show_json_line({"file": str(path), **as_row(decision), "margin": margin, "confidence": confidence})
         else:
             judged.append((path, decision))
     if judged:
@@ -79,13 +79,12 @@ def as_row(decision: Decision) -> dict[str, Any]:
 
 
 def _show(judged: list[tuple[Path, Decision]]) -> None:
-    from rich.markup import escape
 
     rows = table("file", "verdict", "difference", "interval", "items used", "of")
     for path, decision in judged:
         rows.add_row(
-            escape(str(path)),
-            f"[{OUTCOMES[decision.outcome].terminal_colour}]{decision.outcome}[/]",
+            str(path),
+            styled(decision.outcome, OUTCOMES[decision.outcome].terminal_colour),
             "–" if decision.estimate is None else f"{decision.estimate:+.2%}",
             "–" if decision.low is None or decision.high is None else f"{decision.low:+.2%} to {decision.high:+.2%}",
             str(decision.items_used),
@@ -93,7 +92,7 @@ def _show(judged: list[tuple[Path, Decision]]) -> None:
         )
     say(rows)
     for path, decision in judged:
-        say(escape(f"{path}: {decision.reason}"))
+        say(f"{path}: {decision.reason}")
 
 
 def add_to(app: typer.Typer) -> None:

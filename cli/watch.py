@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.output import JsonOption, note, say, show_json, table
+from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from tasks.source.watch_rows import Row
@@ -74,7 +75,7 @@ def _show(rows: list[Row]) -> None:
         outcome = decision.outcome if decision else "error"
         table_.add_row(
             row.line,
-            f"[{COLOURS.get(outcome, 'red')}]{outcome}[/]",
+            styled(outcome, COLOURS.get(outcome, "red")),
             decision.repo if decision else "",
             decision.commit[:12] if decision else "",
             row.state,

@@ -202,7 +202,7 @@ def errors_page() -> str:
 
 def commands() -> dict[str, Any]:
     """Every command by what is typed, `weighbridge store ls`, groups that run by themselves included."""
-    from cli.main import app
+    from cli.app import app
 
     found: dict[str, Any] = {}
 

@@ -21,12 +21,14 @@ from tasks.serve.step import (
     traffic_lock,
     unfinished_rollback,
 )
+from tasks.steps import named_failures
 from weighbridge.line import Line
 
 LOCK_SECONDS = 900
 
 
 @flow(name="promote", flow_run_name="promote-{line}", persist_result=True, result_serializer="json")
+@named_failures
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.
 

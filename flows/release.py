@@ -13,11 +13,12 @@ from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import keep_reference, serving_scorer
 from tasks.source.hub import pin
 from tasks.source.step import admit, download, what_changed
-from tasks.steps import side_by_side
+from tasks.steps import named_failures, side_by_side
 from weighbridge.line import Line
 
 
 @flow(name="release", flow_run_name="release-{line}", persist_result=True, result_serializer="json")
+@named_failures
 def release(
     line: str, revision: str | None = None, schemes: list[str] | None = None, source: str | None = None
 ) -> Release:

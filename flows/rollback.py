@@ -14,10 +14,12 @@ from tasks.serve.step import (
     rollback_target,
     traffic_lock,
 )
+from tasks.steps import named_failures
 from weighbridge.line import Line
 
 
 @flow(name="rollback", flow_run_name="rollback-{line}", persist_result=True, result_serializer="json")
+@named_failures
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.
 

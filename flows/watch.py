@@ -10,11 +10,13 @@ from tasks.engines import known_architectures
 from tasks.fit.report import fit_release
 from tasks.source.step import publish_table, record_decisions, start_releases, triage_line
 from tasks.source.watch_rows import WatchReport
+from tasks.steps import named_failures
 from weighbridge.errors import WeighbridgeError
 from weighbridge.line import line_names
 
 
 @flow(name="watch", flow_run_name="watch", persist_result=True, result_serializer="json")
+@named_failures
 def watch(lines: list[str] | None = None) -> WatchReport:
     """Check every line's source, decide about each new commit, and start each release once.
 

@@ -7,6 +7,7 @@ except the rooms' `step.py` that imports Prefect.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -27,7 +28,9 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from weighbridge.errors import SettingsInvalid, WeighbridgeError
+from weighbridge.failures import named
 from weighbridge.settings import Settings
+from weighbridge.terminal import watch_log_records
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,9 +74,28 @@ def step(
             result_serializer="json",
             # A stored result is read back from storage; any other must stay in memory for the caller.
             cache_result_in_memory=key is None,
-        )(function)
+        )(named_failures(function))
 
     return decorate
+
+
+def named_failures(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a step or a flow raise named errors only, so that Prefect's state says what to do next.
+
+    Args:
+        function: The step or the flow; it keeps its signature.
+    """
+
+    @functools.wraps(function)
+    def named_function(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except WeighbridgeError:
+            raise
+        except Exception as error:
+            raise named(error) from error
+
+    return named_function
 
 
 def side_by_side(settings: Settings, step_function: Callable[..., R], calls: Sequence[Mapping[str, object]]) -> list[R]:
@@ -203,5 +225,7 @@ class _NamedErrorsWithoutTraceback(logging.Filter):
         return True
 
 
+# Names and tags from outside reach log lines, which reach terminals.
+watch_log_records()
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(_name).addFilter(_NamedErrorsWithoutTraceback())

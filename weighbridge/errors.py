@@ -22,7 +22,7 @@ class ExitStatus(IntEnum):
         return member
 
     OK = 0, "success"
-    FAILED = 1, "a failure without a name"
+    FAILED = 1, "a fault that has no name yet"
     INPUT = 2, "something you wrote: a file, a setting, an option"
     STACK = 3, "the local stack"
     HUB = 4, "the Hub, or the way there"
@@ -112,6 +112,42 @@ class OptionInvalid(WeighbridgeError):
     """An option on the command line cannot be used as it was given."""
 
     exit_status = ExitStatus.INPUT
+
+
+class UsageInvalid(WeighbridgeError):
+    """A command was typed with an unknown option, without an argument, or with a value of another kind."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class FileUnusable(WeighbridgeError):
+    """A file or folder cannot be read or written, or holds something else than it should."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class InstallationBroken(WeighbridgeError):
+    """A package that Weighbridge is made of is missing or cannot be loaded."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class RequestFailed(WeighbridgeError):
+    """A request over the network failed, and no other failure of this list says more."""
+
+    exit_status = ExitStatus.STACK
+
+
+class Interrupted(WeighbridgeError):
+    """Ctrl-C, or a signal that means the same."""
+
+    exit_status = ExitStatus.INTERRUPTED
+
+
+class Unexpected(WeighbridgeError):
+    """A fault that has no name yet: in Weighbridge, or in a library."""
+
+    exit_status = ExitStatus.FAILED
 
 
 class PluginInvalid(WeighbridgeError):

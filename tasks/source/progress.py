@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from weighbridge.terminal import console
+
 Progress = Callable[[int, int], None]
 
 
@@ -24,12 +26,11 @@ def byte_bar(what: str, also: Progress | None = None) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield also or (lambda done, total: None)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True) as bar:
         task = None
 
         def progress(done: int, total: int) -> None:

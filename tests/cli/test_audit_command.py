@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from cli.audit import entries_table
 from registry.audit import Entry
+from weighbridge.terminal import console
 
 ENTRIES = [
     Entry(
@@ -40,9 +40,9 @@ ENTRIES = [
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
 def test_no_word_is_broken_and_each_entry_says_who_did_what_to_which_version(columns: int) -> None:
-    console = Console(width=columns, record=True, soft_wrap=True, force_terminal=False)
-    with console.capture() as captured:
-        console.print(entries_table(ENTRIES))
+    printer = console(width=columns, record=True, soft_wrap=True, force_terminal=False)
+    with printer.capture() as captured:
+        printer.print(entries_table(ENTRIES))
     text = captured.get()
     assert max(map(len, text.splitlines())) <= columns
     words = text.split()

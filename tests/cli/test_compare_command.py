@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from examples.answering import Answering
 from weighbridge.errors import WeighbridgeError
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli.main import app
+from cli.app import app
 from weighbridge.errors import OptionInvalid
 
 
@@ -109,7 +109,7 @@ def test_a_sorted_file_can_be_shuffled(tmp_path: Path) -> None:
 def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
     path = pairs_file(tmp_path, "same.jsonl", scored_rows(100))
     code = (
-        "import sys; from typer.testing import CliRunner; from cli.main import app\n"
+        "import sys; from typer.testing import CliRunner; from cli.app import app\n"
         f"CliRunner().invoke(app, ['verdict', '--pairs', {path!r}, '--json'])\n"
         "heavy = {'prefect', 'mlflow', 'torch', 'transformers', 'huggingface_hub', 'scipy', 'matplotlib', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))"

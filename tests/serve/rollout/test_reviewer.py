@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Response, ViewportSize, expect, s
 from playwright.sync_api import Error as PlaywrightError
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from registry import accounts
 from registry.audit import AuditLog
 from registry.models.registry import Registry

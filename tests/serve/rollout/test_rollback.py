@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from tasks.serve import step
