@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from tasks.serve.fleet.supervisor import Supervisor
+from weighbridge import prefect_api
 from weighbridge.settings import Settings, load_settings
 
 
@@ -82,7 +83,8 @@ def _runs(settings: Settings, line: str) -> list[dict[str, Any]]:
         "flows": {"name": {"any_": ["promote"]}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    found: list[dict[str, Any]] = _post(f"{settings.prefect_url}/api/flow_runs/filter", run_filter)
+    with prefect_api.client(settings, timeout=60) as prefect:
+        found: list[dict[str, Any]] = prefect.post("/flow_runs/filter", json=run_filter).raise_for_status().json()
     return found
 
 
@@ -91,7 +93,8 @@ def _is_due(run: dict[str, Any]) -> bool:
 
 
 def _state(settings: Settings, run: str) -> str:
-    return str(httpx.get(f"{settings.prefect_url}/api/flow_runs/{run}", timeout=30).json()["state_type"])
+    with prefect_api.client(settings) as prefect:
+        return str(prefect.get(f"/flow_runs/{run}").raise_for_status().json()["state_type"])
 
 
 def _time(text: str) -> float:

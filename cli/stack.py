@@ -30,6 +30,7 @@ def up(
 ) -> None:
     """Start MLflow, Prefect, a worker, the gateway and the engines that should run; harmless if they run."""
     from stack import lifecycle
+    from weighbridge import prefect_api
     from weighbridge.settings import load_settings, use_libraries
 
     settings = load_settings()
@@ -43,6 +44,7 @@ def up(
     for row in rows:
         say(f"{row.name:>10}  {styled(row.state, COLOURS[row.state])}  {row.url}")
     say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
+    say(f"Secret of Prefect, which its page asks for: {prefect_api.secret_file(settings)}")
     if settings.mlflow_auth:
         from registry.accounts import ADMIN, password_file
 

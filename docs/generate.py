@@ -158,7 +158,10 @@ def settings_page() -> str:
                 ["`WEIGHBRIDGE_GGUF_CONVERTER`", "the folder of llama.cpp's converter"],
                 ["`VLLM_CPU_KVCACHE_SPACE`", "GiB of cache for vLLM on a processor; set it before `weighbridge up`"],
                 ["`HF_TOKEN`", "access to gated repositories of the Hub, for the worker"],
-                ["`PREFECT_API_URL`", "another Prefect server for a `prefect` command typed by hand"],
+                [
+                    "`PREFECT_PROFILES_PATH`",
+                    "another installation's `prefect/profiles.toml`, for a `prefect` typed by hand",
+                ],
                 ["`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`", "who a command signs in as, with accounts"],
             ],
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from stack.services import POOL, POOL_TYPE
+from weighbridge import prefect_api
 from weighbridge.documents import read_yaml
 from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings
@@ -46,44 +47,39 @@ def deploy(settings: Settings, report: ReportService) -> None:
         output = (done.stdout + done.stderr).strip()[-MESSAGE_CHARACTERS:]
         raise _refused(f"`{' '.join(command[1:])}` failed: {output}", deployments)
     if automations.is_file():
-        automate(f"{settings.prefect_url}/api", automations)
+        automate(settings, automations)
     marker.write_text(json.dumps(stamp))
     report("prefect", "deployments and automations are known")
 
 
-def ensure_work_pool(api: str) -> None:
+def ensure_work_pool(settings: Settings) -> None:
     """Create the work pool where there is none; a worker fills in the template of its type.
-
-    Plain HTTP: `prefect work-pool create` takes seconds to import Prefect.
-
-    Args:
-        api: the server's address with `/api`.
 
     Raises:
         StackFailed: the server refuses, or does not answer.
     """
-    with _named_failures(api):
-        answer = httpx.post(f"{api}/work_pools/", json={"name": POOL, "type": POOL_TYPE}, timeout=30)
+    with _named_failures(settings), prefect_api.client(settings) as server:
+        answer = server.post("/work_pools/", json={"name": POOL, "type": POOL_TYPE})
     if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
         raise StackFailed(
             f"Prefect does not take the work pool {POOL}: {answer.text[-MESSAGE_CHARACTERS:]}",
             "Read `weighbridge logs prefect`, then run `weighbridge up` again.",
-            where=api,
+            where=settings.prefect_url,
         )
 
 
-def automate(api: str, file: Path) -> None:
+def automate(settings: Settings, file: Path) -> None:
     """Send a file's automations to a Prefect server, each in place of the one of the same name.
 
     Args:
-        api: the server's address with `/api`.
+        settings: of the installation; they name the server.
         file: as `prefect automation create --from-file` takes it.
 
     Raises:
         StackFailed: the server refuses one, or does not answer.
     """
     # Prefect's own command creates a second one of the same name.
-    with _named_failures(api), httpx.Client(base_url=api, timeout=30) as server:
+    with _named_failures(settings), prefect_api.client(settings) as server:
         for automation in read_yaml(file)["automations"]:
             same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
             known = server.post("/automations/filter", json=same_name).raise_for_status().json()
@@ -97,14 +93,14 @@ def automate(api: str, file: Path) -> None:
 
 
 @contextmanager
-def _named_failures(api: str) -> Iterator[None]:
+def _named_failures(settings: Settings) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
         raise StackFailed(
             f"Prefect did not answer, or answered with an error ({type(error).__name__}).",
             "Read `weighbridge logs prefect`, then run `weighbridge up` again.",
-            where=api,
+            where=settings.prefect_url,
         ) from None
 
 

@@ -27,6 +27,7 @@ from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from weighbridge import prefect_api
 from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import line_names
@@ -80,6 +81,8 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     running = supervisor.answers()
     if not running or not environments_are_kept(settings):
         keep_environments(settings)
+    # Services with another secret than this one are started again.
+    prefect_api.keep_secret(settings)
     all_services = services(settings)
     worker = next(service for service in all_services if service.name == "worker")
     servers = [service for service in all_services if service.name != "worker"]
@@ -105,7 +108,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
 
         Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: report("mlflow", text))
     # The worker imports Prefect for as long as the deployments are sent: both at once.
-    ensure_work_pool(f"{settings.prefect_url}/api")
+    ensure_work_pool(settings)
     supervisor.run(worker.program)
     deploy(settings, report)
     _wait_for_worker(settings, worker, report)
@@ -252,7 +255,8 @@ def _wait_for_worker(settings: Settings, service: Service, report: ReportService
 def worker_is_online(settings: Settings) -> bool:
     """True if a worker of the pool sends heartbeats."""
     try:
-        answer = httpx.post(f"{settings.prefect_url}/api/work_pools/{POOL}/workers/filter", json={}, timeout=5)
+        with prefect_api.client(settings, timeout=5) as server:
+            answer = server.post(f"/work_pools/{POOL}/workers/filter", json={})
         return any(worker["status"] == "ONLINE" for worker in answer.json()) if answer.status_code == 200 else False
     except httpx.HTTPError:
         return False

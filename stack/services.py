@@ -14,6 +14,7 @@ from registry.accounts import PIPELINE
 from registry.webhooks import Keys
 from tasks.serve.fleet.program import Program
 from tasks.serve.gateway import Gateway
+from weighbridge import prefect_api
 from weighbridge.environment import PASS_VARIABLE, private_environment
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings
@@ -97,18 +98,16 @@ def _mlflow(settings: Settings) -> Service:
 
 
 def _prefect(settings: Settings) -> Service:
-    command = (
-        _tool("prefect"),
-        "server",
-        "start",
-        "--host",
-        settings.host,
-        "--port",
-        str(settings.prefect_port),
-    )
+    command = (sys.executable, "-m", "stack.prefect_server")
     # Leases are kept on disk. In memory they die with the server, and with them what frees the slot of a run that was
     # killed too: after a restart of the machine no later `promote` would ever begin.
-    environment = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    environment = {
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # Its page calls the server that it came from; no page of another site may.
+        "PREFECT_UI_API_URL": "/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": settings.prefect_page_url or settings.prefect_url,
+        **_secret_mark(settings),
+    }
     return Service(
         name="prefect",
         program=_program(settings, "prefect", command, environment, settings.home / "prefect"),
@@ -117,6 +116,11 @@ def _prefect(settings: Settings) -> Service:
         health_url=f"{settings.prefect_url}/api/health",
         page_url=settings.prefect_url,
     )
+
+
+def _secret_mark(settings: Settings) -> dict[str, str]:
+    """A variable that changes with the secret: a service with the old one is started again."""
+    return {"WEIGHBRIDGE_PREFECT_SECRET_MARK": prefect_api.secret_mark(settings)}
 
 
 def _worker(settings: Settings) -> Service:
@@ -138,6 +142,7 @@ def _worker(settings: Settings) -> Service:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PYTHONUNBUFFERED": "1",
         "WEIGHBRIDGE_MLFLOW_AUTH": str(settings.mlflow_auth),
+        **_secret_mark(settings),
     }
     if settings.mlflow_auth:
         # The worker always signs in as the pipeline; its password is on file.

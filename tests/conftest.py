@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 if TYPE_CHECKING:
     from weighbridge.settings import Settings
 
-OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_URL", "MLFLOW_")
+OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_", "PREFECT_PROFILES_PATH", "MLFLOW_")
 EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
 
 
@@ -93,6 +93,23 @@ def accounts_server(_accounts_server: Settings, own_home: Path, monkeypatch: pyt
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(_accounts_server.home))
     monkeypatch.setenv("WEIGHBRIDGE_MLFLOW_PORT", str(_accounts_server.mlflow_port))
     return _accounts_server
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Prefect's server as the stack starts it; mark the test with a timeout of 600 s."""
+    from stack.services import services
+    from weighbridge import prefect_api
+    from weighbridge.settings import Settings
+
+    settings = Settings(home=tmp_path_factory.mktemp("prefect"), prefect_port=free_port())
+    prefect_api.keep_secret(settings)
+    service = next(service for service in services(settings) if service.name == "prefect")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    environment = {**inherited, **service.program.environment}
+    log = settings.home / "prefect.log"
+    with serving(service.program.command, service.program.folder, environment, log, service.healthy):
+        yield settings
 
 
 @pytest.fixture(scope="session")

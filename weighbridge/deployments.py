@@ -1,4 +1,4 @@
-"""Start a deployment: the one way, over plain HTTP, because importing Prefect takes seconds and 200 MiB."""
+"""Start a deployment: the one way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from weighbridge import prefect_api
 from weighbridge.errors import ReleaseNotStarted, StackDown, StackFailed
 from weighbridge.settings import Settings
 
@@ -33,14 +34,13 @@ def start(
         ReleaseNotStarted: Prefect has no such deployment, or refuses the parameters. Nothing was started.
         StackFailed: Prefect's answer was lost, or reports an error of Prefect's own. A run may exist.
     """
-    api = f"{settings.prefect_url}/api/deployments"
-    with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-        known = _find(client, f"{api}/name/{deployment}", settings, deployment)
+    with prefect_api.client(settings, TIMEOUT_SECONDS) as client:
+        known = _find(client, f"/deployments/name/{deployment}", settings, deployment)
         if only_scheduled and (known["paused"] or not any(schedule["active"] for schedule in known["schedules"])):
             return ""
         body = {"parameters": parameters, **({"idempotency_key": key} if key else {})}
         try:
-            answer = client.post(f"{api}/{known['id']}/create_flow_run", json=body)
+            answer = client.post(f"/deployments/{known['id']}/create_flow_run", json=body)
         except httpx.ConnectError:
             raise _down(settings, deployment) from None
         except httpx.HTTPError as error:

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         description="whether MLflow has accounts; true once `weighbridge up --auth` has created them",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect's server")
+    prefect_page_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#\s@]+)?$",
+        description="address under which browsers reach Prefect's page through a proxy, as https://prefect.example.com",
+    )
     webhook_port: int = Field(
         8090, ge=1, le=65535, description="port that MLflow's webhook calls on an approval, on loopback only"
     )
@@ -164,6 +169,11 @@ class Settings(BaseSettings):
         return f"http://{self.host}:{self.prefect_port}"
 
     @property
+    def prefect_profiles(self) -> Path:
+        """File from which Prefect takes the address and the secret of its server (weighbridge/prefect_api.py)."""
+        return self.home / "prefect" / "profiles.toml"
+
+    @property
     def gateway_url(self) -> str:
         """Address for the clients of the models (append `/v1`)."""
         scheme = "https" if self.gateway_tls_certificate else "http"
@@ -187,6 +197,8 @@ class Settings(BaseSettings):
         """Return the variables that point Prefect, MLflow and huggingface_hub at this installation."""
         return {
             "PREFECT_HOME": str(self.home / "prefect"),
+            # Else a pyproject.toml in the working directory would name another installation's.
+            "PREFECT_PROFILES_PATH": str(self.prefect_profiles),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "PREFECT_LOCAL_STORAGE_PATH": str(self.home / "prefect" / "results"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

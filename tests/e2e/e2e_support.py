@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from examples import hub, smollm2
 from registry import accounts
 from tasks.serve.gateway import Gateway
+from weighbridge import prefect_api
 from weighbridge.settings import Settings
 
 LINE = "smollm2"
@@ -68,11 +67,11 @@ class Road:
 
     def stop_schedules(self) -> None:
         """Stop the schedule, so that it does not reconcile before a test does."""
-        api = f"{self.settings.prefect_url}/api/deployments"
-        deployment = httpx.get(f"{api}/name/promote/{LINE}").json()
-        for schedule in deployment["schedules"]:
-            url = f"{api}/{deployment['id']}/schedules/{schedule['id']}"
-            httpx.patch(url, json={"active": False}).raise_for_status()
+        with prefect_api.client(self.settings) as prefect:
+            deployment = prefect.get(f"/deployments/name/promote/{LINE}").raise_for_status().json()
+            for schedule in deployment["schedules"]:
+                url = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
+                prefect.patch(url, json={"active": False}).raise_for_status()
 
     def line(self) -> dict[str, Any]:
         """Return the line's part of `weighbridge status --json`."""

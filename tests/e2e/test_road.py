@@ -19,6 +19,7 @@ from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.e2e.e2e_support import LINE, Road
 from tests.support.waiting import wait_for
+from weighbridge import prefect_api
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -130,9 +131,9 @@ def test_a_second_run_reports_every_step_as_cached(road: Road) -> None:
     assert done.returncode == 0
     run_id = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
     assert run_id, done.stdout
-    tasks = httpx.post(
-        f"{road.settings.prefect_url}/api/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id[1]]}}}
-    ).json()
+    with prefect_api.client(road.settings) as prefect:
+        of_run = {"flow_runs": {"id": {"any_": [run_id[1]]}}}
+        tasks = prefect.post("/task_runs/filter", json=of_run).raise_for_status().json()
     assert len(tasks) >= 10
     assert {task["state_name"] for task in tasks} == {"Cached"}
 

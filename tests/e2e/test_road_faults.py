@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import psutil
 import pytest
 
@@ -23,6 +22,7 @@ from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tests.e2e.e2e_support import LINE, Road
 from tests.support.waiting import wait_for
+from weighbridge import prefect_api
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -146,7 +146,8 @@ def leases(road: Road) -> set[str]:
 
 def slots_taken(road: Road) -> int:
     """Of the deployment's, which has one."""
-    deployment = httpx.get(f"{road.settings.prefect_url}/api/deployments/name/{ROLLOUT}").json()
+    with prefect_api.client(road.settings) as prefect:
+        deployment = prefect.get(f"/deployments/name/{ROLLOUT}").raise_for_status().json()
     return int(deployment["global_concurrency_limit"]["active_slots"])
 
 

@@ -30,6 +30,7 @@ from tests.serve.serve_support import make_artifact
 from tests.support.ports import free_ports
 from tests.support.postgres import postgres, postgres_programs
 from tests.support.waiting import wait_for
+from weighbridge import prefect_api
 from weighbridge.errors import RegistryFailed, StackDown
 from weighbridge.settings import Settings, load_settings
 
@@ -70,6 +71,7 @@ def settings(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     found = load_settings()
     for name, value in found.library_environment().items():
         monkeypatch.setenv(name, value)
+    prefect_api.keep_secret(found)
     supervisor = Supervisor(found)
     supervisor.start({})
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +13,9 @@ import pytest
 import yaml
 
 from stack.deploy import automate, ensure_work_pool
-from stack.services import POOL, POOL_TYPE, services
-from tests.support.ports import free_port
+from stack.services import POOL, POOL_TYPE
 from tests.support.waiting import wait_for
+from weighbridge import prefect_api
 from weighbridge.errors import StackFailed
 from weighbridge.settings import Settings, project_root
 
@@ -26,22 +24,10 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 DESCRIBED = project_root() / "automations.yaml"
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Prefect's server as the stack starts it."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), prefect_port=free_port())
-    prefect = next(service for service in services(settings) if service.name == "prefect")
-    environment = {**os.environ, **settings.library_environment(), **prefect.program.environment}
-    log = settings.home / "log"
-    with log.open("wb") as file:
-        server = subprocess.Popen(prefect.program.command, env=environment, stdout=file, stderr=file)
-    try:
-        wait_for(prefect.healthy, lambda: log.read_text()[-3000:], seconds=400)
-        with httpx.Client(base_url=f"{settings.prefect_url}/api", timeout=60) as client:
-            yield client
-    finally:
-        server.terminate()
-        server.wait()
+@pytest.fixture
+def api(prefect_server: Settings) -> Iterator[httpx.Client]:
+    with prefect_api.client(prefect_server, timeout=60) as client:
+        yield client
 
 
 def known(api: httpx.Client) -> list[dict[str, Any]]:
@@ -80,27 +66,29 @@ def hasty(folder: Path) -> Path:
     return path
 
 
-def test_the_work_pool_is_created_once(api: httpx.Client) -> None:
-    address = str(api.base_url).rstrip("/")
-    ensure_work_pool(address)
+def test_the_work_pool_is_created_once(prefect_server: Settings, api: httpx.Client) -> None:
+    ensure_work_pool(prefect_server)
     created = api.get(f"/work_pools/{POOL}").raise_for_status().json()
-    ensure_work_pool(address)
+    ensure_work_pool(prefect_server)
     assert api.get(f"/work_pools/{POOL}").json() == created
     assert (created["name"], created["type"]) == (POOL, POOL_TYPE)
 
 
-def test_an_automation_is_created_once_and_updated_in_place(api: httpx.Client, tmp_path: Path) -> None:
-    address = str(api.base_url).rstrip("/")
-    automate(address, DESCRIBED)
+def test_an_automation_is_created_once_and_updated_in_place(
+    prefect_server: Settings, api: httpx.Client, tmp_path: Path
+) -> None:
+    automate(prefect_server, DESCRIBED)
     [first] = known(api)
-    automate(address, hasty(tmp_path))
+    automate(prefect_server, hasty(tmp_path))
     [second] = known(api)
     assert first["id"] == second["id"]
     assert (first["trigger"]["within"], second["trigger"]["within"]) == (300, 12)
 
 
-def test_a_run_without_heartbeats_is_marked_crashed(api: httpx.Client, tmp_path: Path) -> None:
-    automate(str(api.base_url).rstrip("/"), hasty(tmp_path))
+def test_a_run_without_heartbeats_is_marked_crashed(
+    prefect_server: Settings, api: httpx.Client, tmp_path: Path
+) -> None:
+    automate(prefect_server, hasty(tmp_path))
     silent, living = a_running_run(api), a_running_run(api)
     heartbeat(api, silent)
 
@@ -113,8 +101,8 @@ def test_a_run_without_heartbeats_is_marked_crashed(api: httpx.Client, tmp_path:
     assert state(api, living)["type"] == "RUNNING"
 
 
-def test_an_automation_that_prefect_rejects_is_reported_with_its_file(api: httpx.Client, tmp_path: Path) -> None:
+def test_an_automation_that_prefect_rejects_is_reported_with_its_file(prefect_server: Settings, tmp_path: Path) -> None:
     wrong = tmp_path / "automations.yaml"
     wrong.write_text("automations: [{name: weighbridge-wrong, trigger: {type: sundial}, actions: []}]")
     with pytest.raises(StackFailed, match=r"(?s)Prefect does not take weighbridge-wrong.*Correct automations\.yaml"):
-        automate(str(api.base_url).rstrip("/"), wrong)
+        automate(prefect_server, wrong)

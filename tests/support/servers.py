@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-PROGRAMS = frozenset({"chromium", "envoy", "initdb", "mlflow", "pg_ctl", "postgres", "supervisord", "uvicorn", "vllm"})
+PROGRAMS = frozenset(
+    {"chromium", "envoy", "initdb", "mlflow", "pg_ctl", "postgres", "prefect_server", "supervisord", "uvicorn", "vllm"}
+)
 """Servers that take seconds to start. A thread of the test's own that answers HTTP is none of them."""
-SHARED = frozenset({"accounts_server", "mlflow_server", "road"})
+SHARED = frozenset({"accounts_server", "mlflow_server", "prefect_server", "road"})
 """Fixtures of servers that several files share."""
 FIXTURES = SHARED | {"fleet", "prefect", "running", "running_fleet", "supervisor"}
 """A test that asks for one of these fixtures needs its server."""
