@@ -72,7 +72,7 @@ def test_no_route_of_the_installed_prefect_answers_without_the_secret(page: http
     assert len(http) > 150, "Prefect has more routes than were found"
 
     def is_open(method: str, path: str) -> bool:
-        content = {} if method in ("POST", "PUT", "PATCH") else None
+        content: dict[str, object] | None = {} if method in ("POST", "PUT", "PATCH") else None
         return page.request(method, path, json=content).status_code != 401
 
     answered = {(method, path) for method, path in http if is_open(method, path) and method != "HEAD"}
