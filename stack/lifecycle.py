@@ -28,7 +28,7 @@ from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from weighbridge import prefect_api
-from weighbridge.errors import PortTaken, StackDown, StackFailed, WeighbridgeError
+from weighbridge.errors import GatewayFailed, PortTaken, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import line_names
 from weighbridge.private_files import private_home
@@ -36,6 +36,7 @@ from weighbridge.settings import Settings
 
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 """For every program, engines too."""
+PAUSE_SECONDS = 30.0
 _OLD_ENVIRONMENT = (
     "supervisord was started by an older Weighbridge and still has {count} variables of a shell ({names}, …). What is "
     "started from now on gets them empty; engines that run keep them until `weighbridge down` and `weighbridge up`"
@@ -93,7 +94,10 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         supervisor.forget_files(SERVICE_NAMES)
     elif inherited := supervisor.inherited_names():
         report("stack", _OLD_ENVIRONMENT.format(count=len(inherited), names=", ".join(inherited[:3])))
-    Gateway(settings).bootstrap()
+    gateway = Gateway(settings)
+    if running and (port := gateway.old_admin):
+        _await_pause(gateway, report, port)
+    gateway.bootstrap()
     KeyPair.of(settings).prepare()
     if settings.mlflow_auth:
         # On file before anything starts that reads it. The shell's own environment is not passed on.
@@ -113,6 +117,23 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     deploy(settings, report)
     _wait_for_worker(settings, worker, report)
     _warm_engines(settings, report)
+
+
+def _await_pause(gateway: Gateway, report: ReportService, port: str) -> None:
+    """Wait for a moment without requests before the gateway of an older version is restarted.
+
+    Its admin interface has a port, by which any local user or web page can stop it, so the restart is not put off for
+    longer than PAUSE_SECONDS.
+    """
+    report("gateway", f"is restarted, because its admin interface is open at {port}; waits for its requests to end")
+    deadline = time.monotonic() + PAUSE_SECONDS
+    try:
+        while (active := gateway.client_requests()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    except GatewayFailed:
+        return
+    if active:
+        report("gateway", f"{active} requests did not end within {PAUSE_SECONDS:.0f} s and are cut")
 
 
 def status(settings: Settings) -> list[ServiceStatus]:

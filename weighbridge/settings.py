@@ -42,14 +42,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that every service listens on")
     gateway_port: int = Field(8080, ge=1, le=65535, description="port for the clients of the models")
     gateway_admin_port: int = Field(
-        9901, ge=1, le=65535, description="port of Envoy's admin interface, on loopback only"
+        9901, ge=1, le=65535, description="not used any more: Envoy's admin interface is a socket of the home"
     )
     gateway_tls_certificate: Path | None = Field(
         None, description="PEM file with the certificate and its chain; none: plain HTTP"
     )
     gateway_tls_key: Path | None = Field(None, description="PEM file with the certificate's private key")
     gateway_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="port of the metrics for Prometheus; none: on Envoy's admin interface only"
+        None,
+        ge=1,
+        le=65535,
+        description="port of the metrics for Prometheus; none: on Envoy's admin socket only",
     )
     gateway_metrics_host: str = Field("127.0.0.1", description="address that the metrics' port listens on")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow's server")
@@ -178,11 +181,6 @@ class Settings(BaseSettings):
         """Address for the clients of the models (append `/v1`)."""
         scheme = "https" if self.gateway_tls_certificate else "http"
         return f"{scheme}://{self.host}:{self.gateway_port}"
-
-    @property
-    def gateway_admin_url(self) -> str:
-        """Address of Envoy's admin interface, always on loopback."""
-        return f"http://127.0.0.1:{self.gateway_admin_port}"
 
     def as_environment(self) -> dict[str, str]:
         """Return the settings as variables, for the processes that the stack starts.

@@ -12,9 +12,7 @@ from weighbridge.settings import load_settings
 
 
 def test_nothing_binds_beyond_loopback_by_default() -> None:
-    settings = load_settings()
-    assert settings.host == "127.0.0.1"
-    assert settings.gateway_admin_url.startswith("http://127.0.0.1:")
+    assert load_settings().host == "127.0.0.1"
 
 
 def test_a_running_stacks_ports_are_found_by_another_shell(own_home: Path) -> None:

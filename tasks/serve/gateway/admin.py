@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +77,30 @@ class EnvoyConfiguration(BaseModel):
 
 
 class Admin:
-    """A client of Envoy's admin interface.
+    """A client of Envoy's admin interface, on a socket that only this user can open.
 
     Args:
-        url: of the interface.
-        config: the bootstrap file; it distinguishes our Envoy from any other on the same port.
+        socket: of the interface.
+        config: the bootstrap file; it distinguishes our Envoy from any other.
     """
 
-    def __init__(self, url: str, config: Path) -> None:
-        self.url, self.config = url, config
+    def __init__(self, socket: Path, config: Path) -> None:
+        self._socket, self.config = socket, config
+        self._clients: dict[str, httpx.Client] = {}
+
+    @property
+    def address(self) -> str:
+        """The socket; or, of an Envoy that an older Weighbridge started and no `up` has restarted, its port's URL."""
+        return str(self._socket) if self._socket.exists() else self.old_address or str(self._socket)
+
+    @property
+    def old_address(self) -> str:
+        """URL of the interface, if the bootstrap file on disk is of an older Weighbridge; else empty."""
+        try:
+            address = json.loads(self.config.read_bytes())["admin"]["address"]["socket_address"]
+            return f"http://{address['address']}:{address['port_value']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def up(self) -> bool:
         """True if our Envoy runs and has finished starting."""
@@ -131,7 +145,7 @@ class Admin:
             raise GatewayFailed(
                 f"The gateway does not run {cluster}.",
                 "Run `weighbridge promote` again; it brings the gateway to what the registry asks for.",
-                where=self.url,
+                where=self.address,
             )
         return BackendCounters(
             requests=counts.get("upstream_rq_completed", 0),
@@ -155,22 +169,39 @@ class Admin:
                 totals["errors"] += entry["value"] if (count["status"] or "").startswith("5") else 0
         return {key: ClientCounts(**counts) for key, counts in sums.items()}
 
-    @cached_property
-    def _client(self) -> httpx.Client:
+    def client_requests(self) -> int:
+        """Number of clients' requests in progress.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        answer = self._get("/stats", {"format": "json", "filter": r"^http\.gateway\.downstream_rq_active$"})
+        return sum(int(entry["value"]) for entry in answer["stats"] if "value" in entry)
+
+    def _client(self, address: str) -> httpx.Client:
         import httpx  # takes half a second, which callers without Envoy need not spend
 
-        # A proxy from the environment is not for this address.
-        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, trust_env=False)
+        if address not in self._clients:
+            is_url = address.startswith("http://")
+            # A proxy from the environment is not for this address.
+            self._clients[address] = httpx.Client(
+                base_url=address if is_url else "http://envoy",
+                transport=httpx.HTTPTransport(uds=None if is_url else address, trust_env=False),
+                timeout=ANSWER_SECONDS,
+                trust_env=False,
+            )
+        return self._clients[address]
 
     def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
         import httpx
 
+        address = self.address
         try:
-            answer = self._client.get(path, params=params)
+            answer = self._client(address).get(path, params=params)
             return dict(answer.raise_for_status().json())
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise GatewayFailed(
                 f"The gateway does not answer: {error or type(error).__name__}.",
                 "Start the stack with `weighbridge up`, or see why with `weighbridge status`.",
-                where=self.url,
+                where=address,
             ) from None

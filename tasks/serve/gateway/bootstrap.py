@@ -17,6 +17,7 @@ from tasks.serve.gateway.filters import http_filters, router
 from tasks.serve.gateway.logs import access_loggers
 from tasks.serve.gateway.mirrors import mirror_cluster, mirror_extension, mirror_listener
 from tasks.serve.gateway.tls import transport_socket
+from weighbridge.private_files import socket_path
 from weighbridge.settings import Settings
 
 ANSWER_BYTES = 64 * 2**20
@@ -43,7 +44,9 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
             {"filters": [_connection_manager(settings, folder)], **transport_socket(settings, folder)},
         ],
     }
-    admin = _address("127.0.0.1", settings.gateway_admin_port)
+    # The admin interface takes commands, such as one to stop, from whoever reaches it: a port would be open to every
+    # user of the machine, and to pages of any site in their browsers.
+    admin = {"pipe": {"path": str(admin_socket(folder.parent)), "mode": 0o600}}
     listeners, clusters = _metrics(settings, admin)
     return {
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
@@ -55,6 +58,15 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
             "clusters": [mirror_cluster(), *clusters],
         },
     }
+
+
+def admin_socket(folder: Path) -> Path:
+    """The socket of Envoy's admin interface.
+
+    Args:
+        folder: the gateway's.
+    """
+    return socket_path(folder, "admin.sock")
 
 
 def envoy_command(config: Path) -> list[str]:

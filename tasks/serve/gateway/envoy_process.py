@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.serve.gateway.admin import Admin
-from tasks.serve.gateway.bootstrap import bootstrap_document, envoy_command
+from tasks.serve.gateway.bootstrap import admin_socket, bootstrap_document, envoy_command
 from tasks.serve.gateway.documents import Documents
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import KeysFile
@@ -13,6 +13,7 @@ from tasks.serve.gateway.routes import RoutesFile
 from tasks.serve.gateway.tls import secret_document
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
+from weighbridge.private_files import private_folder
 from weighbridge.settings import Settings, load_settings
 
 
@@ -27,7 +28,7 @@ class EnvoyProcess:
         self.settings = settings or load_settings()
         self.folder = self.settings.home / "gateway"
         self._file, self._keys = RoutesFile(self.folder), KeysFile(self.folder)
-        self._admin = Admin(self.settings.gateway_admin_url, self.folder / "envoy.json")
+        self._admin = Admin(admin_socket(self.folder), self.folder / "envoy.json")
         self._documents = Documents(self.folder / "discovery", self._admin)
 
     def bootstrap(self) -> Path:
@@ -38,10 +39,12 @@ class EnvoyProcess:
 
         Raises:
             SettingsInvalid: the certificate or its key cannot be used.
+            HomeUnsafe: the gateway's folder belongs to another user.
         """
         secret = secret_document(self.settings)
         self.settings.logs_folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "envoy.json"
+        private_folder(self.folder)
         with self._file.writing():
             write_whole(config, as_json(bootstrap_document(self.settings, self._documents.folder)))
             if secret:
@@ -67,12 +70,25 @@ class EnvoyProcess:
         except httpx.HTTPError:
             return False
 
+    @property
+    def old_admin(self) -> str:
+        """Address of the admin interface of a gateway that an older Weighbridge configured; else empty."""
+        return self._admin.old_address
+
+    def client_requests(self) -> int:
+        """Number of clients' requests in progress.
+
+        Raises:
+            GatewayFailed: Envoy does not answer.
+        """
+        return self._admin.client_requests()
+
     def _require_up(self, wait: bool) -> None:
         if wait and not self._admin.up():
             raise GatewayFailed(
                 "The gateway is not up.",
                 "Start the stack with `weighbridge up`, then run the command again.",
-                where=self._admin.url,
+                where=self._admin.address,
             )
 
     def _render(self, wait: bool) -> None:

@@ -14,7 +14,8 @@ import httpx
 
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Gateway
-from tests.support.ports import free_ports
+from tasks.serve.gateway.bootstrap import admin_socket
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 from weighbridge.settings import Settings
 
@@ -152,6 +153,12 @@ class Running:
 
 
 def make_gateway(home: Path) -> Gateway:
-    """A gateway on free ports, not started."""
-    port, admin_port = free_ports(2)
-    return Gateway(Settings(home=home, gateway_port=port, gateway_admin_port=admin_port))
+    """A gateway on a free port, not started."""
+    return Gateway(Settings(home=home, gateway_port=free_port()))
+
+
+def ask_admin(gateway: Gateway, path: str, method: str = "GET") -> httpx.Response:
+    """Send a request to Envoy's admin interface, through its socket."""
+    transport = httpx.HTTPTransport(uds=str(admin_socket(gateway.folder)))
+    with httpx.Client(transport=transport, base_url="http://envoy", trust_env=False) as client:
+        return client.request(method, path)

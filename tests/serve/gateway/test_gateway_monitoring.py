@@ -7,12 +7,11 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Limits
-from tests.serve.gateway.gateway_support import FakeEngine, Running
+from tests.serve.gateway.gateway_support import FakeEngine, Running, ask_admin
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge.documents import read_yaml
@@ -45,12 +44,11 @@ def metric_labels(running: Running) -> dict[str, set[str]]:
         statuses = [running.request("/v1/chat/completions", {"model": "good"}, key=key).status_code for _ in range(2)]
         running.request("/v1/chat/completions", {"model": "good", "stream": True})
         assert [*statuses, running.chat("bad").status_code] == [200, 429, 503]
-        url = f"{gateway.settings.gateway_admin_url}/stats/prometheus"
         text = ""
 
         def all_there() -> bool:
             nonlocal text
-            text = httpx.get(url, trust_env=False).text
+            text = ask_admin(gateway, "/stats/prometheus").text
             return all(f'status="{status}"' in text for status in (200, 429, 503))
 
         wait_for(all_there, seconds=15)

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tasks.serve.gateway import LineRoute
-from tests.serve.gateway.gateway_support import FakeEngine, Running
+from tests.serve.gateway.gateway_support import FakeEngine, Running, ask_admin
 from tests.support.waiting import wait_for
 from weighbridge.errors import GatewayFailed
 
@@ -186,7 +186,7 @@ def test_the_log_has_client_and_request_but_no_key(running: Running, engine: Mak
 def test_prometheus_statistics_are_served(running: Running, engine: Make) -> None:
     running.gateway.set_line("measured", [engine().backend("1", 100)])
     running.chat("measured")
-    text = httpx.get(f"{running.gateway.settings.gateway_admin_url}/stats/prometheus", trust_env=False).text
+    text = ask_admin(running.gateway, "/stats/prometheus").text
     assert 'envoy_cluster_upstream_rq_completed{envoy_cluster_name="measured@1"} 1' in text
 
 

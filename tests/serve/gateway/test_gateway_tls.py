@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tasks.serve.gateway import Gateway
 from tests.serve.gateway.gateway_support import Running
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 from weighbridge.errors import SettingsInvalid
 from weighbridge.settings import Settings
@@ -41,17 +41,15 @@ def issue(folder: Path, serial: int) -> None:
 
 
 def secured(home: Path, **more: object) -> Settings:
-    port, admin = free_ports(2)
     files = {"gateway_tls_certificate": home / "tls.pem", "gateway_tls_key": home / "key.pem"}
-    return Settings.model_validate({"home": home, "gateway_port": port, "gateway_admin_port": admin, **files, **more})
+    return Settings.model_validate({"home": home, "gateway_port": free_port(), **files, **more})
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("tls")
     issue(home, 1000)
-    (metrics,) = free_ports(1)
-    running = Running(Gateway(secured(home, gateway_metrics_port=metrics)))
+    running = Running(Gateway(secured(home, gateway_metrics_port=free_port())))
     try:
         running.start()
         yield running
