@@ -54,11 +54,13 @@ def sign(manifest: Path, keys: KeyPair) -> None:
     write_whole(signature_path(manifest), json.dumps(bundle))
 
 
-def verify(manifest: Path, name: str, keys: KeyPair) -> None:
+def verify(content: bytes, signature: bytes | None, manifest: Path, name: str, keys: KeyPair) -> None:
     """Check that this installation's key signed a manifest.
 
     Args:
-        manifest: The file; its signature lies beside it.
+        content: The manifest's bytes, as the caller uses them.
+        signature: Content of the file beside it; None if there is none.
+        manifest: The file, for messages.
         name: Name of the artifact, for messages.
         keys: Where the keys are.
 
@@ -68,25 +70,24 @@ def verify(manifest: Path, name: str, keys: KeyPair) -> None:
         SigningKeyUnusable: A key to verify by cannot be read.
     """
     path = signature_path(manifest)
-    if not path.is_file():
+    if signature is None:
         raise _unsigned(f"{name} is not signed.", path)
     try:
-        statement = unseal(_envelope(path), keys)
+        statement = unseal(_envelope(signature), keys)
     except EnvelopeRefused as error:
         raise _unsigned(f"{path.name} of {name} {error}.", path) from None
-    if statement.get("predicateType") != PREDICATE_TYPE or _signed_digests(statement) != {
-        ("sha256", _sha256(manifest))
-    }:
+    signed = ("sha256", hashlib.sha256(content).hexdigest())
+    if statement.get("predicateType") != PREDICATE_TYPE or _signed_digests(statement) != {signed}:
         raise ArtifactDamaged(
             f"{name} is no longer what was weighed: {manifest.name} was altered after it was signed.",
-            "Restore it from the remote store or a backup, or remove the artifact's folder and release again.",
+            "Make it again, as with `weighbridge release LINE --fresh`: a fresh copy replaces the altered one.",
             where=str(manifest),
         )
 
 
 def _statement(manifest: Path) -> dict[str, Any]:
     """Return the statement that model_signing makes of a single file."""
-    sha256 = _sha256(manifest)
+    sha256 = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return {
         "_type": STATEMENT_TYPE,
         # The hash of all hashes in the predicate, of which there is one.
@@ -104,10 +105,9 @@ def _statement(manifest: Path) -> dict[str, Any]:
     }
 
 
-def _envelope(path: Path) -> object:
+def _envelope(signature: bytes) -> object:
     try:
-        with path.open("rb") as file:
-            bundle = json.loads(file.read(SIGNATURE_BYTES))
+        bundle = json.loads(signature[:SIGNATURE_BYTES])
     except (ValueError, RecursionError):
         raise EnvelopeRefused("is no signature") from None
     return bundle.get("dsseEnvelope") if isinstance(bundle, dict) else None
@@ -121,10 +121,6 @@ def _signed_digests(statement: dict[str, Any]) -> set[tuple[Any, Any]]:
         for resource in (resources if isinstance(resources, list) else [])
         if isinstance(resource, dict)
     }
-
-
-def _sha256(manifest: Path) -> str:
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def _unsigned(what: str, where: Path) -> ArtifactUnsigned:

@@ -8,12 +8,14 @@ came from, and `manifest.sig`, which says who made it (registry/signing/).
     store = Store.of(settings)                  # of an installation, with its remote store if it has one
     with store.fresh_staging("llama", key) as folder:
         artifact = store.adopt(folder, line="llama", scheme="int8", repo=…, commit=…)
-    store.verify(artifact)                      # or ArtifactUnsigned, ArtifactDamaged
-    store.path(artifact)                        # the folder; fetched first if only the remote store has it
+    store.path(artifact)                        # the folder, verified; or ArtifactUnsigned, ArtifactDamaged
+    with store.reading(artifact) as (folder,):  # the same for a long reading: verified before, unchanged after
+        ...
     clean(store, keep={artifact.digest})        # frees this disk
 """
 
 from registry.store.artifact import MANIFEST, MODEL, Artifact, FileEntry, Manifest, digest_of, sha256_of
+from registry.store.check import stamps_of
 from registry.store.cleanup import Cleaned, Removed, clean
 from registry.store.local import Store
 
@@ -29,4 +31,5 @@ __all__ = [
     "clean",
     "digest_of",
     "sha256_of",
+    "stamps_of",
 ]

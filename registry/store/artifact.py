@@ -6,17 +6,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from registry.store.tree import FILE, is_safe_path
 from weighbridge.errors import ArtifactDamaged
 
 MODEL = "model"
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+SMALL_BYTES = 64 * 2**20
+"""Most that is read of a manifest or its signature."""
 LINE = re.compile(r"\w[\w.-]*")
 """Allowed names of lines, because a name becomes a folder."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FileEntry(BaseModel):
@@ -86,11 +91,15 @@ def read_manifest(content: bytes, line: str, digest: str, where: str) -> Manifes
         raise damaged(line, digest, "its manifest cannot be read", where) from None
     named = manifest.artifact
     # It may come from a store that others can write to, and its names become paths on this disk.
-    outside = [file.path for file in manifest.files if not _stays_inside(file.path)]
+    outside = [file.path for file in manifest.files if not is_safe_path(file.path)]
     if outside or not LINE.fullmatch(line):
-        raise damaged(line, digest, f"its manifest names {(outside or [line])[0]!r}", where)
+        raise damaged(line, digest, f"its manifest names {(outside or [line])[0]!a}", where)
     if (named.line, named.digest) != (line, digest) or digest_of(manifest.files) != digest:
         raise damaged(line, digest, f"{MANIFEST} lists the files of something else", where)
+    if len({file.path for file in manifest.files}) != len(manifest.files):
+        raise damaged(line, digest, f"{MANIFEST} lists a file twice", where)
+    if named.size_bytes != sum(file.size_bytes for file in manifest.files):
+        raise damaged(line, digest, f"{MANIFEST} gives another size than its files have", where)
     return manifest
 
 
@@ -98,14 +107,9 @@ def damaged(line: str, digest: str, why: str, where: str) -> ArtifactDamaged:
     """Make the error for an artifact whose files have changed."""
     return ArtifactDamaged(
         f"store://{line}/{digest} is no longer what was weighed: {why}.",
-        f"Remove the artifact's folder and run `weighbridge release {line} --fresh`.",
+        f"Run `weighbridge release {line} --fresh`: a fresh copy replaces the damaged one. Check the disk.",
         where=where,
     )
-
-
-def _stays_inside(path: str) -> bool:
-    """Return whether a file's path keeps it inside its artifact's folder."""
-    return not {"", ".", ".."} & set(path.split("/")) and "\\" not in path and "\0" not in path
 
 
 def digest_of(entries: tuple[FileEntry, ...]) -> str:
@@ -113,16 +117,6 @@ def digest_of(entries: tuple[FileEntry, ...]) -> str:
     ordered = sorted(entries, key=lambda entry: entry.path)
     listing = json.dumps([entry.model_dump() for entry in ordered], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def entries_of(folder: Path, known_sha256: Mapping[str, str]) -> tuple[FileEntry, ...]:
-    """List a folder's files in the order of their paths, hashed unless their hashes are known."""
-    entries = []
-    for path in files_of(folder):
-        name = path.relative_to(folder).as_posix()
-        sha256 = known_sha256.get(name) or sha256_of(path)
-        entries.append(FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256))
-    return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
 def sha256_of(path: Path) -> str:
@@ -145,7 +139,7 @@ def sync(folder: Path) -> None:
 
 def sync_one(path: Path) -> None:
     """Sync one file, or one folder without its content, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, FILE)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Self
 
 from filelock import FileLock
 
 from registry.signing import KEYS_FOLDER, KeyPair, manifests
-from registry.store.artifact import (
-    MANIFEST,
-    MODEL,
-    Artifact,
-    FileEntry,
-    Manifest,
-    damaged,
-    digest_of,
-    entries_of,
-    read_manifest,
-    sync,
-    sync_one,
-)
-from registry.store.check import Progress, wrong_files
+from registry.store import use
+from registry.store.artifact import MANIFEST, Artifact, FileEntry, Manifest, digest_of, read_manifest
+from registry.store.check import Progress, entries_of
+from registry.store.entry import Entry
+from registry.store.listing import Listing
+from registry.store.place import publish, settle
 from registry.store.remote import Remote
-from weighbridge.errors import ArtifactMissing, DiskFull
+from registry.store.staging import Workshop
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, WeighbridgeError
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
-from weighbridge.units import GIB
 
-STAGING, LOCKS = ".staging", ".locks"
+logger = logging.getLogger(__name__)
 SPARE_BYTES = 16 * 2**20
 """Disk kept free for the manifest and for other writers while an artifact is fetched from the remote store."""
+_checking: defaultdict[tuple[Path, str], RLock] = defaultdict(RLock)
+"""By store and digest: threads that ask for the same artifact at once hash it once."""
 
 
-class Store:
+class Store(Listing, Workshop):
     """The artifact store.
 
     Args:
@@ -51,8 +49,7 @@ class Store:
         if folder is None:
             settings = load_settings()
             folder, url, keys = settings.store_folder, settings.store_url, KeyPair.of(settings)
-        self.folder = folder
-        self.remote = Remote(url) if url else None
+        super().__init__(folder, Remote(url) if url else None)
         self._keys = keys or KeyPair(folder.parent / KEYS_FOLDER, store=folder)
 
     @classmethod
@@ -60,125 +57,45 @@ class Store:
         """Open the store of an installation: its folder, its remote store and its signing keys."""
         return cls(settings.store_folder, settings.store_url, KeyPair.of(settings))
 
-    def path(self, artifact: Artifact) -> Path:
-        """Return the folder with the model's files, fetched first if only the remote store holds them.
+    def path(self, artifact: Artifact, progress: Progress | None = None) -> Path:
+        """Return the folder with the model's files, verified: this is what everybody reads a model from.
+
+        The signature is checked every time, and each file hashed once a process, then again when its inode, size or
+        times changed (registry/store/check.py says against whom that helps). `clean` removes nothing that a living
+        process was given. An artifact that is damaged on this disk is fetched again if the remote store's is sound.
+
+        Args:
+            artifact: The model.
+            progress: Called with (bytes checked, bytes in all) after each file.
 
         Raises:
             ArtifactMissing: Neither store holds it.
-            ArtifactDamaged, StoreUnreachable, DiskFull: It could not be fetched.
+            ArtifactUnsigned: It has no signature, or one by another key.
+            ArtifactDamaged: A file or the manifest is missing, added or altered; it is named.
+            StoreUnreachable, DiskFull: It could not be fetched.
         """
-        if not self.holds_locally(artifact.line, artifact.digest):
-            self._fetch(artifact.line, artifact.digest)
-        return self._place(artifact.line, artifact.digest) / MODEL
-
-    def get(self, line: str, digest: str) -> Artifact:
-        """Return the artifact of a digest.
-
-        Raises:
-            ArtifactMissing: The store does not hold it.
-        """
-        return self.manifest(line, digest).artifact
-
-    def holds(self, line: str, digest: str) -> bool:
-        """Return whether the local or the remote store has this artifact."""
-        return self.holds_locally(line, digest) or (self.remote is not None and self.remote.holds(line, digest))
-
-    def holds_locally(self, line: str, digest: str) -> bool:
-        """Return whether this machine's disk has this artifact."""
-        return (self._place(line, digest) / MANIFEST).is_file()
-
-    def artifacts(self, line: str | None = None, *, local_only: bool = False) -> list[Artifact]:
-        """List all artifacts, or a line's, of the local and the remote store, in no particular order.
-
-        Raises:
-            ArtifactDamaged: A manifest cannot be read; it is named.
-        """
-        return [self.get(*name) for name in self.listed(line, local_only=local_only)]
-
-    def listed(self, line: str | None = None, *, local_only: bool = False) -> list[tuple[str, str]]:
-        """List line and digest of all artifacts, even if their manifests cannot be read.
-
-        Raises:
-            StoreUnreachable: The remote store does not answer.
-        """
-        local = {(path.parts[-3], path.parts[-2]) for path in self.folder.glob(f"{line or '*'}/*/{MANIFEST}")}
-        remote = set(self.remote.listed(line)) if self.remote and not local_only else set()
-        return sorted(local | remote)
-
-    def files(self, artifact: Artifact) -> tuple[FileEntry, ...]:
-        """Return the manifest's list of files."""
-        return self.manifest(artifact.line, artifact.digest).files
-
-    def facts(self, artifact: Artifact) -> dict[str, object]:
-        """Return what the manifest records of how the artifact was made (recipe, versions, coverage)."""
-        return self.manifest(artifact.line, artifact.digest).facts
-
-    def manifest(self, line: str, digest: str) -> Manifest:
-        """Return an artifact's manifest.
-
-        Raises:
-            ArtifactMissing: The store does not hold it.
-            ArtifactDamaged: The manifest cannot be read, or is another artifact's.
-            StoreUnreachable: It is not on this disk, and the remote store does not answer.
-        """
-        path = self._place(line, digest) / MANIFEST
-        if path.is_file():
-            return read_manifest(path.read_bytes(), line, digest, str(path))
-        if self.remote and (content := self.remote.manifest(line, digest)):
-            return read_manifest(content, line, digest, f"{self.remote.url}/{line}/{digest}")
-        raise self._missing(line, digest)
-
-    def created_at(self, artifact: Artifact) -> float:
-        """Return when it came into the local store, seconds since 1970; 0 if only the remote store has it."""
-        path = self._place(artifact.line, artifact.digest) / MANIFEST
-        return path.stat().st_mtime if path.is_file() else 0.0
-
-    def staging(self, line: str, key: str) -> Path:
-        """Return a folder to build in, on the store's own disk; the same key finds the same folder after a crash.
-
-        The builder must hold `building(line, key)` meanwhile, or `clean` takes the folder for a leftover.
-        """
-        folder = self.folder / line / STAGING / key
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def building(self, line: str, key: str) -> FileLock:
-        """Return the lock of a staging folder. A killed process leaves the file, but the lock is free."""
-        folder = self.folder / line / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{key}.lock")
+        entry = self._require(artifact.line, artifact.digest)
+        use.hold(self._lock_of_use(artifact))
+        with _checking[self.folder, artifact.digest]:
+            if not entry.exists():
+                self._fetch(entry)
+                return entry.model
+            try:
+                entry.verify(self._keys, progress)
+            except (ArtifactDamaged, ArtifactUnsigned) as error:
+                self._fetch_instead(entry, error)
+        return entry.model
 
     @contextmanager
-    def fresh_staging(self, line: str, key: str) -> Iterator[Path]:
-        """Yield an empty folder to build in, which is removed if the build fails."""
-        folder = self.staging(line, key)
-        with self.building(line, key):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def require_free(self, need_bytes: int, what: str) -> None:
-        """Check that the store's disk has room before something large is written.
-
-        Args:
-            need_bytes: Bytes that will be written.
-            what: What will be written, for the message.
+    def reading(self, *artifacts: Artifact) -> Iterator[tuple[Path, ...]]:
+        """Yield the verified folders of artifacts for a long reading, whose result counts if nothing changed meanwhile.
 
         Raises:
-            DiskFull: Fewer than `need_bytes` are free.
+            ArtifactMissing, ArtifactUnsigned, ArtifactDamaged: As `path`, before the block or after it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if free < need_bytes:
-            raise DiskFull(
-                f"{what} needs {need_bytes / GIB:.2f} GiB and {free / GIB:.2f} GiB are free.",
-                "Free some disk (`weighbridge store gc --dry-run` says what can go), or set WEIGHBRIDGE_HOME to a "
-                "larger disk. Finished work is kept.",
-                where=str(self.folder),
-            )
+        yield tuple(self.path(artifact) for artifact in artifacts)
+        for artifact in artifacts:
+            self._entry(artifact.line, artifact.digest).verify(self._keys)
 
     def adopt(
         self,
@@ -193,20 +110,24 @@ class Store:
     ) -> Artifact:
         """Turn a finished folder into an artifact: hash, sign, sync, move into place, copy to the remote store.
 
+        An artifact of the same content that is there already stays, unless it is damaged or unsigned: then this one
+        replaces it.
+
         Args:
             folder: Folder with the model's files; it is moved away.
             line, scheme, repo, commit: Identity of the artifact.
             facts: Recorded in the manifest; not part of the digest.
-            known_sha256: Path -> hash, of files that this process hashed itself while it wrote them.
+            known_sha256: Path -> hash that a file had when it was written. One that has another now is refused.
 
         Returns:
             The artifact; the existing one if the content is the same.
 
         Raises:
+            ArtifactDamaged: The folder holds a link, a pipe or the like, or a file that was altered meanwhile.
             SigningKeyUnusable: The manifest cannot be signed.
             StoreUnreachable: It is in the local store but could not be copied. The same call copies it later.
         """
-        files = entries_of(folder, known_sha256 or {})
+        files = _finished(folder, known_sha256 or {})
         artifact = Artifact(
             line=line,
             digest=digest_of(files),
@@ -216,31 +137,36 @@ class Store:
             size_bytes=sum(entry.size_bytes for entry in files),
         )
         manifest = Manifest(artifact=artifact, files=files, facts=facts or {})
+        entry = self._entry(line, artifact.digest)
         with FileLock(self.folder / line / ".lock"):
-            if self.holds_locally(line, artifact.digest):
+            if self._is_sound(entry):
                 shutil.rmtree(folder, ignore_errors=True)
-                manifest = self.manifest(line, artifact.digest)
+                manifest = entry.manifest()
             else:
                 self._move_in(folder, manifest)
-        if self.remote:
-            self.remote.put(self._place(line, artifact.digest), manifest)
+        if self.remote and not self.remote.looks_whole(manifest):
+            self.remote.put(entry.folder, manifest)
         return manifest.artifact
+
+    def _is_sound(self, entry: Entry) -> bool:
+        if not os.path.lexists(entry.folder):
+            return False
+        try:
+            entry.verify(self._keys)
+        except (ArtifactDamaged, ArtifactUnsigned) as error:
+            logger.warning("A fresh copy replaces what is in the store: %s", error.what)
+            return False
+        return True
 
     def _move_in(self, folder: Path, manifest: Manifest) -> None:
         artifact = manifest.artifact
-        entry = self.folder / artifact.line / STAGING / f"entry-{artifact.digest}"
-        shutil.rmtree(entry, ignore_errors=True)
-        entry.mkdir(parents=True)
-        write_whole(entry / MANIFEST, manifest.as_json())
-        manifests.sign(entry / MANIFEST, self._keys)
-        folder.rename(entry / MODEL)
-        self._publish(entry, artifact)
-
-    def _publish(self, entry: Path, artifact: Artifact) -> None:
-        """Sync an entry and rename it into place. From here on the artifact exists."""
-        sync(entry)
-        entry.rename(self._place(artifact.line, artifact.digest))
-        sync_one(self.folder / artifact.line)
+        staged = self._staged(artifact.line, artifact.digest, "entry")
+        shutil.rmtree(staged.folder, ignore_errors=True)
+        staged.folder.mkdir(parents=True)
+        write_whole(staged.folder / MANIFEST, manifest.as_json())
+        manifests.sign(staged.folder / MANIFEST, self._keys)
+        folder.rename(staged.model)
+        publish(staged, self._entry(artifact.line, artifact.digest))
 
     def sign(self, artifact: Artifact) -> None:
         """Sign an artifact that was made before manifests were signed, or by another installation.
@@ -251,13 +177,28 @@ class Store:
             ArtifactMissing, ArtifactDamaged, SigningKeyUnusable: Nothing is signed.
         """
         self.verify(artifact, signed=False)
-        manifests.sign(self.path(artifact).parent / MANIFEST, self._keys)
+        entry = self._entry(artifact.line, artifact.digest)
+        manifests.sign(entry.folder / MANIFEST, self._keys)
         if self.remote:
-            manifest = self.manifest(artifact.line, artifact.digest)
-            self.remote.put(self._place(artifact.line, artifact.digest), manifest, overwrite=True)
+            manifest = entry.manifest()
+            if not self.remote.holds(artifact.line, artifact.digest):
+                self.remote.put(entry.folder, manifest)
+            self.remote.put_manifest(entry.folder, manifest)
+
+    def push(self, artifact: Artifact, progress: Progress | None = None) -> None:
+        """Upload this disk's copy over the remote store's, after hashing it: the repair of a damaged remote copy.
+
+        Raises:
+            ArtifactMissing, ArtifactUnsigned, ArtifactDamaged: Nothing is uploaded.
+            StoreUnreachable: There is no remote store, or it does not answer.
+        """
+        self.verify(artifact, progress)
+        if self.remote is not None:
+            entry = self._entry(artifact.line, artifact.digest)
+            self.remote.put(entry.folder, entry.manifest(), again=True)
 
     def verify(self, artifact: Artifact, progress: Progress | None = None, *, signed: bool = True) -> None:
-        """Check the manifest's signature, then hash every file of an artifact again.
+        """Check the manifest's signature, then hash every file of an artifact again, also what this process hashed.
 
         Args:
             artifact: Artifact to check.
@@ -267,39 +208,58 @@ class Store:
         Raises:
             ArtifactMissing: The store does not hold it.
             ArtifactUnsigned: It has no signature, or one by another key.
-            ArtifactDamaged: A file or the manifest is missing, added or altered; it is named.
+            ArtifactDamaged: A file or the manifest is missing, added, altered or no file; it is named.
         """
-        folder = self.path(artifact)
-        files = self.files(artifact)
-        if signed:
-            manifests.verify(folder.parent / MANIFEST, artifact.uri, self._keys)
-        if wrong := wrong_files(folder, files, progress):
-            raise damaged(artifact.line, artifact.digest, ", ".join(wrong), str(folder))
+        entry = self._require(artifact.line, artifact.digest)
+        use.hold(self._lock_of_use(artifact))
+        with _checking[self.folder, artifact.digest]:
+            if not entry.exists():
+                self._fetch(entry, signed=signed)
+            entry.verify(self._keys, progress, signed=signed, again=True)
 
-    def signed(self, artifact: Artifact) -> bool:
-        """Return whether a signature lies beside the local manifest. `verify` checks it."""
-        return manifests.signature_path(self._place(artifact.line, artifact.digest) / MANIFEST).is_file()
-
-    def _fetch(self, line: str, digest: str) -> None:
-        """Fetch an artifact from the remote store: whole and hashed, or not at all."""
+    def _fetch(self, entry: Entry, *, signed: bool = True) -> None:
+        """Fetch an artifact from the remote store: whole and verified, or not at all."""
+        line, digest = entry.line, entry.digest
         content = self.remote.manifest(line, digest) if self.remote else None
         if self.remote is None or content is None:
             raise self._missing(line, digest)
         manifest = read_manifest(content, line, digest, self.remote.url)
         artifact = manifest.artifact
         self.require_free(artifact.size_bytes + SPARE_BYTES, f"{artifact.uri} from {self.remote.url}")
-        with self.fresh_staging(line, f"fetch-{digest}") as entry:
-            self.remote.fetch(manifest, content, entry)
+        staged = self._staged(line, digest, "fetch")
+        with self.fresh_staging(line, staged.folder.name):
+            self.remote.fetch(manifest, content, staged.folder)
+            settle(staged.model)
+            try:
+                staged.verify(self._keys, signed=signed)
+            except ArtifactDamaged as error:
+                raise self.remote.damaged(error) from None
             with FileLock(self.folder / line / ".lock"):
-                if not self.holds_locally(line, digest):
-                    self._publish(entry, artifact)
+                publish(staged, entry)
 
-    def _place(self, line: str, digest: str) -> Path:
-        return self.folder / line / digest
+    def _fetch_instead(self, entry: Entry, error: WeighbridgeError) -> None:
+        """Replace a damaged artifact by the remote store's; if that is none or no better, raise the error."""
+        if self.remote is None:
+            raise error
+        try:
+            self._fetch(entry)
+        except WeighbridgeError as second:
+            raise error from second
+        logger.warning("Fetched again from %s: %s", self.remote.url, error.what)
 
-    def _missing(self, line: str, digest: str) -> ArtifactMissing:
-        return ArtifactMissing(
-            f"The store does not hold store://{line}/{digest[:12]}….",
-            f"Run `weighbridge release {line} --fresh` to make it anew, or restore the store from its backup.",
-            where=" and ".join([str(self.folder), *([self.remote.url] if self.remote else [])]),
-        )
+
+def _finished(folder: Path, known_sha256: Mapping[str, str]) -> tuple[FileEntry, ...]:
+    """List a finished folder's files, read-only from now on and hashed."""
+    try:
+        settle(folder)
+        files = entries_of(folder)
+        altered = [entry.path for entry in files if known_sha256.get(entry.path, entry.sha256) != entry.sha256]
+        if altered:
+            raise ValueError(f"{altered[0]} was altered after it was written")
+    except ValueError as error:
+        raise ArtifactDamaged(
+            f"What was built is no artifact: {error}.",
+            "Find out who else writes to the store, then run the same command again.",
+            where=str(folder),
+        ) from None
+    return files

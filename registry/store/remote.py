@@ -13,9 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry.signing.manifests import signature_path
-from registry.store.artifact import MANIFEST, MODEL, FileEntry, Manifest, damaged, sha256_of
-from weighbridge.errors import DiskFull, SettingsInvalid, StoreUnreachable
+from registry.store.artifact import (
+    DIGEST,
+    LINE,
+    MANIFEST,
+    MODEL,
+    SIGNATURE,
+    SMALL_BYTES,
+    FileEntry,
+    Manifest,
+    damaged,
+    read_manifest,
+)
+from weighbridge.errors import ArtifactDamaged, DiskFull, SettingsInvalid, StoreUnreachable
 from weighbridge.files import is_full, write_whole
 
 TRANSFERS = 4
@@ -62,45 +72,78 @@ class Remote:
         with self._reached():
             self._fs.invalidate_cache()
             found = self._fs.glob(f"{self._root}/{line or '*'}/*/{MANIFEST}")
-        parts = [str(path).split("/") for path in found]
-        return [(path[-3], path[-2]) for path in parts]
+        # Others can write to it: a key is a line's name, a digest and the manifest's name below our root, or not ours.
+        keys = [str(path).removeprefix(f"{self._root}/").split("/") for path in found]
+        return [
+            (key[0], key[1]) for key in keys if len(key) == 3 and LINE.fullmatch(key[0]) and DIGEST.fullmatch(key[1])
+        ]
 
     def manifest(self, line: str, digest: str) -> bytes | None:
         """Read an artifact's manifest; None if there is none."""
         with self._reached():
             return self._read(self._at(line, digest, MANIFEST))
 
-    def put(self, entry: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
-        """Upload an artifact, manifest last; an existing one is left alone.
+    def looks_whole(self, manifest: Manifest) -> bool:
+        """Return whether an artifact's objects are all there and have the right sizes. `fetch` checks their content.
+
+        Raises:
+            StoreUnreachable: The store did not answer.
+        """
+        line, digest = manifest.artifact.line, manifest.artifact.digest
+        content = self.manifest(line, digest)
+        if content is None:
+            return False
+        try:
+            expected = {
+                f"{MODEL}/{file.path}": file.size_bytes for file in read_manifest(content, line, digest, self.url).files
+            }
+        except ArtifactDamaged:
+            return False
+        with self._reached():
+            self._fs.invalidate_cache()
+            found = self._fs.find(self._at(line, digest, ""), detail=True)
+        root = self._at(line, digest, "")
+        sizes = {str(path).removeprefix(root): about["size"] for path, about in found.items()}
+        return all(sizes.get(path) == size for path, size in expected.items()) and SIGNATURE in sizes
+
+    def put(self, entry: Path, manifest: Manifest, *, again: bool = False) -> None:
+        """Upload an artifact, manifest last.
 
         Args:
             entry: Local folder with `model/`, the manifest and its signature.
             manifest: The manifest, parsed.
-            overwrite: Whether to upload manifest and signature even if they exist.
+            again: Whether to upload files that are there with the right size.
 
         Raises:
             StoreUnreachable: The store did not answer, or refused.
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
-        if not overwrite and self.holds(line, digest):
-            return
-        self._for_each(manifest.files, lambda file: self._put_file(entry, line, digest, file))
+        self._for_each(manifest.files, lambda file: self._put_file(entry, line, digest, file, again))
+        self.put_manifest(entry, manifest)
+
+    def put_manifest(self, entry: Path, manifest: Manifest) -> None:
+        """Upload an artifact's manifest, after its signature.
+
+        Raises:
+            StoreUnreachable: The store did not answer, or refused.
+        """
+        line, digest = manifest.artifact.line, manifest.artifact.digest
         with self._reached():
-            for path in (signature_path(entry / MANIFEST), entry / MANIFEST):
+            for path in (entry / SIGNATURE, entry / MANIFEST):
                 if path.is_file():
                     self._fs.pipe_file(self._at(line, digest, path.name), path.read_bytes())
 
-    def _put_file(self, entry: Path, line: str, digest: str, file: FileEntry) -> None:
+    def _put_file(self, entry: Path, line: str, digest: str, file: FileEntry, again: bool) -> None:
         place = self._at(line, digest, f"{MODEL}/{file.path}")
         # An interrupted upload left some of the files.
-        if self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
+        if not again and self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
             return
         if not OBJECT_STORES & set(_protocols(self._fs)):
             self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
         self._fs.put_file(str(entry / MODEL / file.path), place)
 
     def fetch(self, manifest: Manifest, content: bytes, entry: Path) -> None:
-        """Download an artifact into a local folder, each file checked against the manifest.
+        """Download an artifact into a local folder. The caller verifies it there.
 
         Args:
             manifest: Manifest of the artifact, parsed.
@@ -108,25 +151,33 @@ class Remote:
             entry: An empty folder.
 
         Raises:
-            ArtifactDamaged: A file differs from the manifest; it is named.
+            ArtifactDamaged: A file is missing or has another size than in the manifest; it is named.
             StoreUnreachable: The store did not answer.
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
 
         def fetch_file(file: FileEntry) -> None:
+            place = self._at(line, digest, f"{MODEL}/{file.path}")
+            if self._size(place) != file.size_bytes:
+                raise self.damaged(damaged(line, digest, file.path, f"{self.url}/{line}/{digest}"))
             target = entry / MODEL / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(self._at(line, digest, f"{MODEL}/{file.path}"), str(target))
-            if target.stat().st_size != file.size_bytes or sha256_of(target) != file.sha256:
-                raise damaged(line, digest, file.path, f"{self.url}/{line}/{digest}")
+            self._fs.get_file(place, str(target))
 
         self._for_each(manifest.files, fetch_file)
-        name = signature_path(entry / MANIFEST).name
         with self._reached():
-            signature = self._read(self._at(line, digest, name))
+            signature = self._read(self._at(line, digest, SIGNATURE))
         if signature is not None:
-            write_whole(entry / name, signature)
+            write_whole(entry / SIGNATURE, signature)
         write_whole(entry / MANIFEST, content)
+
+    def damaged(self, error: ArtifactDamaged) -> ArtifactDamaged:
+        """Make the error for what was fetched from here, of the error for the local copy."""
+        return ArtifactDamaged(
+            error.what,
+            "Where a sound copy is, run `weighbridge store push DIGEST`; else `weighbridge release LINE --fresh`.",
+            where=self.url,
+        )
 
     def _for_each(self, files: tuple[FileEntry, ...], transfer: Callable[[FileEntry], None]) -> None:
         with self._reached(), ThreadPoolExecutor(TRANSFERS) as pool:
@@ -142,10 +193,17 @@ class Remote:
         return f"{self._root}/{line}/{digest}/{path}"
 
     def _read(self, place: str) -> bytes | None:
+        """Read a small object; None if it is missing, too large to be one, or no plain file."""
+        size = self._size(place)
+        return None if size is None or size > SMALL_BYTES else bytes(self._fs.cat_file(place))
+
+    def _size(self, place: str) -> int | None:
+        """Size of an object; None if it is missing. On a mounted folder a pipe would be waited on for ever."""
         try:
-            return bytes(self._fs.cat_file(place))
+            about = self._fs.info(place)
         except FileNotFoundError:
             return None
+        return int(about["size"]) if about["type"] == "file" and not about.get("islink") else None
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

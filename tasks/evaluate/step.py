@@ -89,16 +89,17 @@ def drift_check(installation: Installation, artifact: Artifact, published: Artif
         published: its own release, unquantized.
         line: its bounds and confidence.
     """
-    report = check_drift(
-        installation.store.path(artifact),
-        installation.store.path(published),
-        bounds=line.bounds,
-        confidence=line.confidence,
-        candidate_digest=artifact.digest,
-        production_digest=published.digest,
-        progress=log_progress(f"drift check of {artifact.scheme}"),
-        home=installation.settings.home,
-    )
+    with installation.store.reading(artifact, published) as (candidate_folder, published_folder):
+        report = check_drift(
+            candidate_folder,
+            published_folder,
+            bounds=line.bounds,
+            confidence=line.confidence,
+            candidate_digest=artifact.digest,
+            production_digest=published.digest,
+            progress=log_progress(f"drift check of {artifact.scheme}"),
+            home=installation.settings.home,
+        )
     run_logger().info("%s %s on held text: %s", artifact.scheme, artifact.short, report.sentence)
     return report
 

@@ -99,14 +99,16 @@ def quantize(
         MemoryShort: too little memory; nothing was written.
         DiskFull: before or during writing.
         ArtifactMissing: the store does not have the release.
+        ArtifactDamaged, ArtifactUnsigned: the release in the store is altered, before or meanwhile; nothing is kept.
     """
     settings, store = installation.settings, installation.store
     text = calibration_files(settings, calibration)
     chosen = writable_scheme(scheme)
-    source = store.path(weights)
     if not chosen.changes_weights:
-        require_valid_published(source)
+        with store.reading(weights) as (source,):
+            require_valid_published(source)
         return weights
+    source = store.path(weights)
     recipe = recipe_of(source, chosen, method, weights.repo, choice)
     work = _Work(
         source=source,
@@ -120,7 +122,8 @@ def quantize(
     )
     key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
     with resumable(store.folder / weights.line / ".staging" / key, store.building(weights.line, key)) as staging:
-        record = _build(work, staging)
+        with store.reading(weights):
+            record = _build(work, staging)
         artifact = store.adopt(
             staging / MODEL,
             line=weights.line,

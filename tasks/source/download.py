@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +15,10 @@ from tasks.source.client import Hub
 from tasks.source.fetch import PARTIAL, Fetcher, Progress
 from tasks.source.headers import Tensor, damaged
 from tasks.source.hub import INDEX, Source
-from weighbridge.errors import SourceRefused
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SourceRefused
 from weighbridge.units import GIB
+
+logger = logging.getLogger(__name__)
 
 SPARE_BYTES = 64 * 2**20
 """Kept free beside the download, for the manifest and other processes."""
@@ -27,7 +30,7 @@ SCHEME_OF_DTYPE = {
 def download(hub: Hub, source: Source, line_name: str, store: Store, progress: Progress | None = None) -> Artifact:
     """Download a release's files and make an artifact of them.
 
-    A killed download is resumed. A release that is already in the store is returned from there.
+    A killed download is resumed. A release that is whole in the store is returned from there, each byte verified.
 
     Args:
         hub: the Hub with the release.
@@ -87,13 +90,27 @@ def published_scheme(config: dict[str, Any], tensors: Iterable[Tensor]) -> str:
 
 
 def _in_store(source: Source, line_name: str, store: Store) -> Artifact | None:
-    """The artifact of an earlier download of the same files, or None."""
-    expected = {file.path: file.size_bytes for file in source.files}
-    for artifact in store.artifacts(line_name):
-        if (artifact.repo, artifact.commit) == (source.repo, source.commit):
-            held = {entry.path: entry.size_bytes for entry in store.files(artifact)}
-            if store.facts(artifact).get("made_by") == "download" and held == expected:
+    """The artifact of an earlier download of the same files, every byte of it verified, or None.
+
+    A damaged one is no obstacle: the release is downloaded again, and `adopt` puts the fresh copy in its place.
+    """
+    expected = {(file.path, file.size_bytes): file.sha256 for file in source.files}
+    for name, digest in store.listed(line_name):
+        try:
+            manifest = store.manifest(name, digest)
+            held = {(entry.path, entry.size_bytes): entry.sha256 for entry in manifest.files}
+            artifact = manifest.artifact
+            if (artifact.repo, artifact.commit) != (source.repo, source.commit):
+                continue
+            # The Hub gives no SHA-256 of small files; that of the signed manifest is of what was verified by git's hash.
+            same = held.keys() == expected.keys() and all(
+                sha256 in (held[key], None) for key, sha256 in expected.items()
+            )
+            if held == known and manifest.facts.get("made_by") == "download":
+                store.path(artifact)
                 return artifact
+        except (ArtifactDamaged, ArtifactUnsigned) as error:
+            logger.warning("Downloading again: %s", error.what)
     return None
 
 

@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def aged(store: Store, artifact: Artifact, hours: float) -> Artifact:
-    manifest = store.path(artifact).parent / "manifest.json"
+    manifest = store.unverified_folder(artifact) / "manifest.json"
     then = time.time() - hours * 3600
     os.utime(manifest, (then, then))
     return artifact
@@ -103,7 +103,7 @@ def test_a_killed_clean_is_invisible_and_finished_by_the_next(store: Store, monk
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("registry.store.cleanup.shutil.rmtree", die)
+    monkeypatch.setattr("registry.store.cleanup.remove", die)
     with pytest.raises(KeyboardInterrupt):
         clean(store, set())
     monkeypatch.undo()

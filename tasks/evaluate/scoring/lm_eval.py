@@ -10,12 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from registry.store import stamps_of
 from tasks.evaluate.scoring.lm_eval_child import Job, RemoteModel
 from tasks.evaluate.scoring.lm_eval_process import ScoringProcess
 from tasks.evaluate.scoring.model_files import ModelFiles, read_model_files
 from tasks.evaluate.scoring.partial_scores import finish_suite, open_partial_scores, scores_before_gap
 from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.suite import Suite
+from weighbridge.errors import ScoringFailed
 from weighbridge.processor import has_fast_bf16
 
 BATCH_SIZE = 8
@@ -58,6 +60,20 @@ class LmEvalScorer:
         is_remote = isinstance(model, RemoteModel)
         self.engine = engine if is_remote else " ".join(f"{package} {version(package)}" for package in PACKAGES)
         self._model_files = model_files
+        self._stamps = {} if isinstance(model, RemoteModel) else stamps_of(model)
+
+    def require_unchanged(self) -> None:
+        """Make sure that no file of the model was written to since this scorer was made.
+
+        Raises:
+            ScoringFailed: One was; scores of it belong to nothing that has a digest.
+        """
+        if not isinstance(self.model, RemoteModel) and stamps_of(self.model) != self._stamps:
+            raise ScoringFailed(
+                "A file of the model was altered while it was scored.",
+                "Find out who writes there; `weighbridge store verify` checks an artifact. Then run it again.",
+                where=str(self.model),
+            )
 
     @property
     def name(self) -> str:
@@ -165,7 +181,9 @@ def _score_suite(
             def report(share: float, done: int = done, chunk: int = len(missing)) -> None:
                 progress(suite.name, done + int(share * chunk), suite.items)
 
-            partial_scores.add(process.score(suite, tuple(missing), report))
+            scored = process.score(suite, tuple(missing), report)
+            scorer.require_unchanged()
+            partial_scores.add(scored)
             progress(suite.name, len(partial_scores.items), suite.items)
             ids = order(suite, partial_scores.items)
             is_decided = bool(stop and stop(suite, scores_before_gap(ids, partial_scores.items)))

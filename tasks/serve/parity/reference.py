@@ -54,19 +54,20 @@ def reference_for(
         report: called with a sentence if it has to be computed.
 
     Raises:
-        ArtifactDamaged: its files are no longer those of its manifest.
+        ArtifactDamaged, ArtifactUnsigned: its files are not those of its signed manifest, before or after.
         ScoringFailed: transformers does not load the artifact, or its process died.
     """
     kept = reference_path(settings, artifact, context)
     if kept.is_file():
         return Reference.model_validate_json(kept.read_bytes())
-    store = Store.of(settings)
-    store.verify(artifact)
     report(f"Computing the parity reference of {artifact.short} with transformers, once")
     log = settings.logs_folder / f"parity-{artifact.digest[:12]}.log"
-    with tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as scratch:
+    with (
+        Store.of(settings).reading(artifact) as (folder,),
+        tempfile.TemporaryDirectory(prefix="weighbridge-parity-") as scratch,
+    ):
         job = Job(
-            folder=store.path(artifact),
+            folder=folder,
             documents=held_documents(),
             context=context,
             device=scoring_device(),
