@@ -102,10 +102,8 @@ def _in_store(source: Source, line_name: str, store: Store) -> Artifact | None:
             artifact = manifest.artifact
             if (artifact.repo, artifact.commit) != (source.repo, source.commit):
                 continue
-            # The Hub gives no SHA-256 of small files; that of the signed manifest is of what was verified by git's hash.
-            same = held.keys() == expected.keys() and all(
-                sha256 in (held[key], None) for key, sha256 in expected.items()
-            )
+            # The Hub gives no SHA-256 of small files. That of the manifest is of what was verified by git's hash.
+            known = {key: sha256 or held.get(key) for key, sha256 in expected.items()}
             if held == known and manifest.facts.get("made_by") == "download":
                 store.path(artifact)
                 return artifact

@@ -11,12 +11,8 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
 from registry.signing import manifests
-from registry.store import Store
-=======
-from registry.store import Artifact, Store, signing
->>>>>>> 3b40715 (The store hands out verified bytes only; a fresh copy replaces a damaged one; clean waits for no use and sees each)
+from registry.store import Artifact, Store
 from tests.registry.store_support import make_artifact
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyChanged, SigningKeyUnusable
 from weighbridge.settings import Settings
@@ -79,13 +75,8 @@ def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> Non
 
 def test_a_damaged_artifact_is_not_signed(store: Store) -> None:
     artifact = make_artifact(store)
-<<<<<<< HEAD
     manifests.signature_path(manifest_of(store, artifact)).unlink()
-    (store.path(artifact) / "config.json").write_text("[]")
-=======
-    signing.signature_path(manifest_of(store, artifact)).unlink()
     (store.unverified_folder(artifact) / "model/config.json").write_text("[]")
->>>>>>> 3b40715 (The store hands out verified bytes only; a fresh copy replaces a damaged one; clean waits for no use and sees each)
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.sign(artifact)
     assert not store.signed(artifact)
