@@ -39,7 +39,7 @@ def add_artifact(
         facts: dict[str, object] = {"made_by": by}
         artifact = store.adopt(folder, line=line, scheme=scheme, repo="org/m", commit=commit, facts=facts)
     then = time.time() - hours * 3600
-    os.utime(store.path(artifact).parent / "manifest.json", (then, then))
+    os.utime(store.unverified_folder(artifact) / "manifest.json", (then, then))
     return artifact
 
 
@@ -99,7 +99,7 @@ def test_verify_names_the_damaged_file_and_its_exit_status() -> None:
 
 def test_an_unsigned_artifact_is_refused_and_may_be_signed() -> None:
     artifact = add_artifact("a")
-    (Store().path(artifact).parent / "manifest.sig").unlink()
+    (Store().unverified_folder(artifact) / "manifest.sig").unlink()
     done = weighbridge("verify")
     assert done.returncode == 10 and "ArtifactUnsigned" in done.stderr
     assert weighbridge("sign", artifact.short).returncode == 0

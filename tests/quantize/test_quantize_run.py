@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from tasks.quantize import quantization_record, quantize
 from tasks.quantize.tensors import read_tensors
 from tests.quantize.quantize_support import stand_in
 from weighbridge.errors import (
+    ArtifactDamaged,
     ArtifactMissing,
     DiskFull,
     QuantizationFailed,
@@ -203,14 +205,41 @@ def test_a_release_with_non_finite_weights_is_refused_and_nothing_is_kept(
     assert staged(store) == []
 
 
-def test_a_truncated_release_is_named_and_nothing_kept(
+def alter_weights(store: Store, source: Artifact) -> None:
+    """Flip a bit of the last weight in the store: same size, sound header, another model."""
+    weights = store.unverified_folder(source) / "model/model.safetensors"
+    weights.chmod(0o600)
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 0x80]))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "bf16"])
+def test_a_release_altered_in_the_store_is_not_quantized(
+    store: Store, adopted: Callable[..., Artifact], staged: Callable[[Store], list[str]], scheme: str
+) -> None:
+    source = adopted()
+    alter_weights(store, source)
+    with pytest.raises(ArtifactDamaged, match=r"model\.safetensors"):
+        quantize(Installation.load(), source, scheme)
+    assert store.artifacts() == [source]
+    assert staged(store) == []
+
+
+def test_a_release_altered_while_it_is_quantized_gives_no_candidate(
     store: Store, adopted: Callable[..., Artifact], staged: Callable[[Store], list[str]]
 ) -> None:
     source = adopted()
-    weights = store.path(source) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(QuantizationFailed, match="truncated"):
-        quantize(Installation.load(), source, "int8")
+
+    def alter_at_the_end(done: int, total: int) -> None:
+        if done == total - 2:
+            alter_weights(store, source)
+
+    with pytest.raises(ArtifactDamaged, match=r"model\.safetensors"):
+        quantize(Installation.load(), source, "int8", progress=alter_at_the_end)
+    assert store.artifacts() == [source]
     assert staged(store) == []
 
 
@@ -230,6 +259,6 @@ def test_a_full_disk_is_reported_before_writing(
 
 def test_a_release_that_the_store_lost_is_named(store: Store, adopted: Callable[..., Artifact]) -> None:
     source = adopted()
-    shutil.rmtree(store.path(source).parent)
+    shutil.rmtree(store.unverified_folder(source))
     with pytest.raises(ArtifactMissing):
         quantize(Installation.load(), source, "int8")

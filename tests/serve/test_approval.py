@@ -374,7 +374,7 @@ def test_the_older_approval_is_used_if_the_newer_is_refused(
     scene.click(newer)
     requested = step.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.digest == newer.digest
-    (Store.of(scene.settings).path(newer) / "config.json").unlink()
+    (Store.of(scene.settings).unverified_folder(newer) / "model/config.json").unlink()
     with pytest.raises(ArtifactDamaged):
         scene.verify(requested)
     requested = step.requested_version(scene.installation, scene.line, None)

@@ -191,7 +191,7 @@ def test_production_is_compared_with_a_release_in_the_store(release: Callable[..
     folders = {"1" * 64: release("old"), "2" * 64: release("new", **{"chat_template.jinja": "x"})}
 
     class Shelf(Store):
-        def path(self, artifact: Artifact) -> Path:
+        def path(self, artifact: Artifact, progress: object = None) -> Path:
             return folders[artifact.digest]
 
     production, weights = (

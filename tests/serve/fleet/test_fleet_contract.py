@@ -115,7 +115,7 @@ class TestFleet:
         assert fleet.engines() == []
 
     def test_damaged_weights_are_never_started(self, fleet: Fleet, artifact: Artifact, home: Settings) -> None:
-        (Store.of(home).path(artifact) / "config.json").write_text("{}")
+        (Store.of(home).unverified_folder(artifact) / "model/config.json").write_text("{}")
         with pytest.raises(ArtifactDamaged):
             fleet.ensure(make_line(), artifact)
 

@@ -49,7 +49,7 @@ def test_a_crash_looping_engine_fails_before_the_timeout(fleet: LocalFleet, sett
 
 def test_damaged_weights_are_never_started(fleet: LocalFleet, settings: Settings) -> None:
     artifact = make_artifact(settings)
-    (Store.of(settings).path(artifact) / "config.json").write_text("{}")
+    (Store.of(settings).unverified_folder(artifact) / "model/config.json").write_text("{}")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         fleet.ensure(make_line(), artifact)
 

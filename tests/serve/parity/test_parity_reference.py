@@ -83,8 +83,8 @@ def test_the_reference_is_computed_once_from_intact_weights(computed: Made, monk
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     monkeypatch.setattr(reference, "run_child", lambda *_: pytest.fail("made again"))
     assert reference_for(load_settings(), artifact, CONTEXT) == found
-    (Store().path(artifact) / "config.json").touch()
-    file = Store().path(artifact) / "README.md"
+    (Store().unverified_folder(artifact) / "model/config.json").touch()
+    file = Store().unverified_folder(artifact) / "model/README.md"
     before = file.read_bytes()
     file.chmod(0o644)
     file.write_bytes(b"changed")
