@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 
 from registry.audit import AuditLog, Entry
-from registry.models import records
+from registry.models import records, verdicts
 from registry.models.reader import Reader
 from registry.models.records import FailedCandidate, Version, candidates_model
 from weighbridge.errors import ApprovalRefused, VersionUnknown
@@ -39,11 +39,13 @@ def check_approval(version: Version, rules: Approval, reader: Reader, log: Audit
 
     Raises:
         ApprovalRefused: A check failed; the reason is named.
+        VerdictUnsigned: The pipeline did not sign the candidate's verdict.
+        VerdictForged: The candidate, or its copy, says something else than was signed.
         AuditBroken: The log cannot be read.
     """
     names = {"model": candidates_model(version.line), "line": version.line, "short": version.short}
     overridden = records.OVERRIDE in version.tags
-    problem = _override_problem(version, rules, reader, log) if overridden else _copy_problem(version, reader)
+    problem = _override_problem(version, rules, reader, log) if overridden else _copy_problem(version, reader, log)
     if problem:
         raise _refused(version, problem, REFUSED_NEXT.format(**names))
     age_days = (time.time() - version.created_at_ms / 1000) / DAY_SECONDS
@@ -101,12 +103,14 @@ def check_overrider(line: str, rules: Approval, reason: str, who: str) -> None:
         raise ApprovalRefused("An override needs a reason.", 'Give one: `--reason "…"`; it is kept in the audit log.')
 
 
-def check_weighed(failed: FailedCandidate) -> None:
-    """Check that a candidate has a verdict that can be overridden.
+def check_weighed(failed: FailedCandidate, reader: Reader) -> None:
+    """Check that a candidate has a verdict that can be overridden, and that the pipeline signed it.
 
     Raises:
         ApprovalRefused: Its scores could not be compared.
+        VerdictUnsigned, VerdictForged: The pipeline did not say this of it.
     """
+    verdicts.check_failed(failed, reader.keys, reader.signed_verdict(failed.run_id))
     if failed.outcome == "invalid":
         raise ApprovalRefused(
             f"{failed.scheme} {failed.digest[:12]} was not weighed: {failed.sentence}",
@@ -115,7 +119,16 @@ def check_weighed(failed: FailedCandidate) -> None:
         )
 
 
-def _copy_problem(version: Version, reader: Reader) -> str:
+def check_signed(version: Version, reader: Reader) -> None:
+    """Check that a candidate is what the pipeline signed, its card included.
+
+    Raises:
+        VerdictUnsigned, VerdictForged: It is not.
+    """
+    verdicts.check(version, reader.keys, reader.description(version))
+
+
+def _copy_problem(version: Version, reader: Reader, log: AuditLog) -> str:
     model = candidates_model(version.line)
     copied = re.fullmatch(rf"models:/{re.escape(model)}/(\d+)", version.source_uri)
     if not copied:
@@ -133,6 +146,10 @@ def _copy_problem(version: Version, reader: Reader) -> str:
         return f"claims to have been weighed against another artifact than {where}"
     if not (version.passes and candidate.passes):
         return f"carries no passing verdict: {candidate.sentence or 'none at all'}"
+    # What began to serve before verdicts were signed goes on serving, and can be rolled back to.
+    if records.SIGNED_VERDICT in candidate.tags or not has_begun(version, log):
+        check_signed(candidate, reader)
+        verdicts.check_copy(version, candidate)
     return ""
 
 
@@ -151,8 +168,11 @@ def _override_problem(version: Version, rules: Approval, reader: Reader, log: Au
     if version.source_uri != version.artifact_uri:
         return f"was overridden as {version.artifact_uri}, and its source is {version.source_uri or 'empty'}"
     weighed = [failed for failed in reader.failed(version.line, version.digest) if failed.outcome != "invalid"]
-    if version.production_digest not in [failed.production_digest for failed in weighed]:
+    against = [failed for failed in weighed if failed.production_digest == version.production_digest]
+    if not against:
         return f"names the artifact {version.short}, which was not weighed against the artifact that it claims"
+    if not has_begun(version, log):
+        check_weighed(against[-1], reader)
     return ""
 
 

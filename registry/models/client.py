@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from registry.accounts import sign_in
 from registry.models.auth_errors import RoleNeeded, explain_denial
+from registry.signing import KeyPair
 from weighbridge.errors import RegistryFailed, StackDown
-from weighbridge.settings import Settings
+from weighbridge.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,6 +59,11 @@ class Connection:
     def tracking_uri(self) -> str:
         """Address of MLflow."""
         return self._uri
+
+    @cached_property
+    def keys(self) -> KeyPair:
+        """Keys that verdicts are signed and verified with."""
+        return KeyPair.of(self._settings or load_settings())
 
     @cached_property
     def client(self) -> MlflowClient:

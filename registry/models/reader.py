@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.accounts import signed_in_as
-from registry.models import records
+from registry.models import records, verdicts
 from registry.models.client import Connection, reaches_mlflow, run_url, web_address
 from registry.models.records import FailedCandidate, Version, candidates_model
-from weighbridge.errors import ApprovalRefused, VersionUnknown
+from weighbridge.errors import ApprovalRefused, RegistryFailed, VersionUnknown
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -112,6 +114,27 @@ class Reader(Connection):
             f"{digest_prefix!r} fits {fits}.",
             "Give the first digits of its digest, seven or more. `weighbridge release` and its report show them.",
         )
+
+    @reaches_mlflow(role="any")
+    def description(self, version: Version) -> str:
+        """Read a version's description, which is the card with which it was proposed."""
+        return str(self.client.get_model_version(version.model, str(version.version)).description or "")
+
+    @reaches_mlflow(role="any")
+    def signed_verdict(self, run_id: str) -> str:
+        """Read the signed verdict of a candidate's run; empty if it has none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
+                return Path(self.client.download_artifacts(run_id, verdicts.SIGNED_FILE, folder)).read_text()
+        except (MlflowException, OSError, UnicodeDecodeError) as error:
+            if any(file.path == verdicts.SIGNED_FILE for file in self.client.list_artifacts(run_id)):
+                raise RegistryFailed(
+                    f"MLflow lists {verdicts.SIGNED_FILE} of run {run_id} and does not hand it out: {error}",
+                    "Look at `weighbridge logs mlflow`.",
+                ) from error
+            return ""
 
     @reaches_mlflow(role="any")
     def waiting(self, line: str) -> list[Version]:

@@ -1,19 +1,21 @@
 """Writing a release into MLflow so that a kill between any two calls leaves nothing twice.
 
 Everything carries the release's key (and a candidate its digest) as tags from the call that creates it, so a second
-attempt finds it. What follows a creation (metrics, files, outputs) is written again, unchanged, until the run is marked
-finished. That is the last call for a run.
+attempt finds it. What follows a creation (metrics, outputs) is written again, unchanged, until the run is marked
+finished. Files, tags and the card are written again at every attempt, with a signature over them: so recording a
+release again also mends what somebody edited.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.models import records
-from registry.models.client import Connection, reaches_mlflow, run_url, web_address
+from registry.models import records, verdicts
+from registry.models.client import reaches_mlflow, run_url, web_address
+from registry.models.reader import Reader
 from registry.models.records import (
     CandidateRecord,
     DatasetRecord,
@@ -23,15 +25,19 @@ from registry.models.records import (
     candidates_model,
     lay_out,
 )
+from weighbridge.errors import VerdictForged, VerdictUnsigned
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Param, Run
+    from mlflow.entities.model_registry import ModelVersion
 
+SENTENCE_LIMIT = 5000
+"""Characters kept of a verdict's sentence; MLflow cuts a run's tags at 8,000."""
 BATCH = 100
 """Most params in one `log_batch` of MLflow; it takes 1,000 metrics."""
 
 
-class Recorder(Connection):
+class Recorder(Reader):
     """Everything that the pipeline writes: a line's experiment and models, and its releases."""
 
     @reaches_mlflow(role="builder")
@@ -65,6 +71,20 @@ class Recorder(Connection):
             self.client.set_terminated(parent.info.run_id, status="FINISHED")
         return RecordedRelease(run_id=parent.info.run_id, run_url=run_url(self.client, parent), candidates=candidates)
 
+    @reaches_mlflow(role="builder")
+    def is_intact(self, line: str, digests: Collection[str]) -> bool:
+        """Return whether everything that is recorded of these artifacts is still as the pipeline signed it."""
+        try:
+            for version in self.candidates(line):
+                if version.digest in digests:
+                    verdicts.check(version, self.keys, self.description(version))
+            for digest in digests:
+                for failed in self.failed(line, digest):
+                    verdicts.check_failed(failed, self.keys, self.signed_verdict(failed.run_id))
+        except (VerdictUnsigned, VerdictForged):
+            return False
+        return True
+
     def _ensure_line(self, line: str) -> str:
         experiment = self.client.get_experiment_by_name(line)
         if experiment is None:
@@ -96,10 +116,14 @@ class Recorder(Connection):
         report = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/{candidate.report}"
         card = candidate.card_markdown.replace(records.REPORT_LINK, f"#/{report}")[: records.CARD_LIMIT]
         model = self._logged_model(run, record.line, candidate, tags)
-        if run.info.status != "FINISHED":
+        finished = run.info.status == "FINISHED"
+        if not finished:
             self._fill(run, model, candidate, card)
-        version = self._version(run, model, record.line, candidate, tags, card) if candidate.passes else None
-        if run.info.status != "FINISHED":
+        signed = self._put_files(run, candidate, tags, card)
+        version = None
+        if candidate.passes:
+            version = self._version(run, model, record.line, candidate, {**tags, records.SIGNED_VERDICT: signed}, card)
+        if not finished:
             self.client.set_terminated(run.info.run_id, status="FINISHED")
         return RecordedCandidate(
             digest=artifact.digest,
@@ -156,19 +180,33 @@ class Recorder(Connection):
             self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
         if candidate.datasets:
             self.client.log_inputs(run.info.run_id, datasets=[_input(dataset) for dataset in candidate.datasets])
-        if candidate.files:
-            with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
-                lay_out(candidate.files, Path(folder))
-                self.client.log_artifacts(run.info.run_id, folder)
+
+    def _put_files(self, run: Run, candidate: CandidateRecord, tags: dict[str, str], card: str) -> str:
+        """Write a candidate's files and its signed verdict; returns that.
+
+        What somebody altered of the run's tags and files since is written again too.
+        """
+        signed = verdicts.sign(self.keys, verdicts.content(candidate, tags, card))
+        with tempfile.TemporaryDirectory(prefix="weighbridge-") as folder:
+            lay_out({**candidate.files, verdicts.SIGNED_FILE: signed}, Path(folder))
+            self.client.log_artifacts(run.info.run_id, folder)
+        for name, value in tags.items():
+            if run.data.tags.get(name, "") != value:
+                self.client.set_tag(run.info.run_id, name, value)
+        return signed
 
     def _version(
         self, run: Run, model: LoggedModel, line: str, candidate: CandidateRecord, tags: dict[str, str], card: str
     ) -> int:
-        """Find or create the candidate's version; returns its number."""
+        """Find or create the candidate's version, and write again what somebody altered of it; returns its number."""
         name = candidates_model(line)
-        found = self.client.search_model_versions(f"name='{name}' AND run_id='{run.info.run_id}'", max_results=1)
+        # A version that a person made of the same run has another source.
+        of_run = self.client.search_model_versions(f"name='{name}' AND run_id='{run.info.run_id}'")
+        found = [version for version in of_run if version.source == candidate.artifact.uri]
         if found:
-            return int(found[0].version)
+            version = min(found, key=lambda version: int(version.version))
+            self._restore(version, tags, card)
+            return int(version.version)
         created = self.client.create_model_version(
             name,
             source=candidate.artifact.uri,
@@ -179,6 +217,17 @@ class Recorder(Connection):
             await_creation_for=0,
         )
         return int(created.version)
+
+    def _restore(self, version: ModelVersion, tags: dict[str, str], card: str) -> None:
+        number = str(version.version)
+        for tag, value in tags.items():
+            if version.tags.get(tag, "") != value:
+                self.client.set_model_version_tag(version.name, number, tag, value)
+        for tag in version.tags:
+            if tag.startswith(records.TAG) and tag not in tags:
+                self.client.delete_model_version_tag(version.name, number, tag)
+        if (version.description or "") != card:
+            self.client.update_model_version(version.name, number, description=card)
 
     def _log_params(self, run_id: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -203,7 +252,7 @@ def _candidate_tags(candidate: CandidateRecord) -> dict[str, str]:
         records.SIZE_BYTES: str(artifact.size_bytes),
         records.OUTCOME: candidate.outcome,
         records.PASSES: "true" if candidate.passes else "false",
-        records.SENTENCE: candidate.sentence,
+        records.SENTENCE: candidate.sentence[:SENTENCE_LIMIT],
         records.PRODUCTION_DIGEST: candidate.production_digest or "",
     }
 

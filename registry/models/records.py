@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,8 @@ OUTCOME, PASSES, SENTENCE = f"{TAG}outcome", f"{TAG}passes", f"{TAG}verdict"
 PRODUCTION_DIGEST = f"{TAG}production_digest"
 STATE, STATE_REASON = f"{TAG}state", f"{TAG}state_reason"
 APPROVED_BY, APPROVED_REASON = f"{TAG}approved_by", f"{TAG}approved_reason"
+SIGNED_VERDICT = f"{TAG}signed_verdict"
+"""On a candidate: what the pipeline wrote about it, signed (`registry/models/verdicts.py`)."""
 OVERRIDE = f"{TAG}override"
 """On a version whose verdict was overridden: hash of the audit log's entry about the override."""
 
@@ -94,6 +96,8 @@ class CandidateRecord(_Frozen):
     passes: bool
     sentence: str
     """The verdict in one sentence."""
+    verdict: dict[str, Any] = {}
+    """The whole verdict, with each suite's outcome, margin, confidence and bounds."""
     metrics: dict[str, float] = {}
     params: dict[str, str] = {}
     tags: dict[str, str] = {}

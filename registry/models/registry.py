@@ -13,7 +13,6 @@ from __future__ import annotations
 from registry.audit import AuditLog
 from registry.models import approvals, records
 from registry.models.client import reaches_mlflow
-from registry.models.reader import Reader
 from registry.models.reconcile import reconcile
 from registry.models.recorder import Recorder
 from registry.models.records import PREVIOUS, PRODUCTION, STATES, State, Version
@@ -25,7 +24,7 @@ COMMENT_START, COMMENT_END = "> **Refused.** ", "\n\n---\n\n"
 """Around a comment, before the card in a version's description."""
 
 
-class Registry(Reader, Recorder):
+class Registry(Recorder):
     """The registered models of all lines.
 
     Args:
@@ -63,6 +62,7 @@ class Registry(Reader, Recorder):
         Raises:
             VersionUnknown: There is no such candidate.
             ApprovalRefused: The candidate did not pass.
+            VerdictUnsigned, VerdictForged: It is not what the pipeline signed.
         """
         candidate = self.candidate_version(line, number)
         if not candidate.passes:
@@ -71,6 +71,7 @@ class Registry(Reader, Recorder):
                 "Approve a candidate that passed.",
                 where=candidate.url,
             )
+        approvals.check_signed(candidate, self)
         with self._log.one_at_a_time():
             if (approved := self._approved_already(line, candidate.digest)) is None:
                 approved = self._copy(candidate, reason, who)
@@ -98,7 +99,7 @@ class Registry(Reader, Recorder):
             VersionUnknown: No failed candidate, or more than one, has these digits.
         """
         approvals.check_overrider(line, rules, reason, who)
-        approvals.check_weighed(failed := self.failed_candidate(line, digest_prefix))
+        approvals.check_weighed(failed := self.failed_candidate(line, digest_prefix), self)
         with self._log.one_at_a_time():
             if (approved := self._approved_already(line, failed.digest)) is not None:
                 return approved

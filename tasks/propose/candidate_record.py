@@ -53,6 +53,7 @@ def candidate_record(dossier: Dossier, report: str, logs_folder: Path) -> Candid
         outcome=verdict.outcome,
         passes=verdict.passes,
         sentence=verdict.sentence,
+        verdict=verdict.model_dump(mode="json"),
         metrics=_metrics(dossier),
         params=_params(dossier),
         tags={"weighbridge.licence": dossier.licence},

@@ -26,7 +26,7 @@ def propose(
     changed: ChangeReport | None,
 ) -> Release:
     """Record every candidate in MLflow, now or once it answers; a candidate that passes awaits a person's approval."""
-    identity = _registry_identity(installation, line)
+    identity = _registry_identity(installation, line, weighed)
     try:
         release = record_candidates(installation, identity, line, source, report, weighed, changed)
     except StackDown as error:
@@ -47,7 +47,7 @@ def propose(
         line.model_dump(),
         [candidate.verdict.model_dump() for candidate in weighed],
     ],
-    version=2,
+    version=3,
 )
 def record_candidates(
     installation: Installation,
@@ -75,9 +75,13 @@ def record_candidates(
     return propose_candidates(installation, line, source, report, weighed, changed)
 
 
-def _registry_identity(installation: Installation, line: Line) -> str:
+def _registry_identity(installation: Installation, line: Line, weighed: list[Weighed]) -> str:
+    registry = installation.registry
     try:
-        return installation.registry.identity(line.name)
+        if registry.is_intact(line.name, {candidate.artifact.digest for candidate in weighed}):
+            return registry.identity(line.name)
+        run_logger().warning("MLflow's record of these candidates is not what was signed: it is written again")
     except StackDown:
-        # Unknown: this run must neither take a result from the cache nor leave one there.
-        return uuid4().hex
+        pass
+    # This run must neither take a result from the cache nor leave one there.
+    return uuid4().hex

@@ -11,7 +11,7 @@ from registry.audit import AuditLog
 from registry.models import records
 from registry.models.records import ReleaseRecord
 from registry.models.registry import Registry
-from weighbridge.errors import ApprovalRefused, VersionUnknown
+from weighbridge.errors import ApprovalRefused, VerdictForged, VersionUnknown
 from weighbridge.line import Approval
 
 Make = Callable[..., ReleaseRecord]
@@ -70,7 +70,7 @@ def test_a_release_becomes_runs_logged_models_and_versions(registry: Registry, r
     written = contents(registry, "toy")
     assert len(written["runs"]) == 3 and {status for _, status, _ in written["runs"]} == {"FINISHED"}
     assert [metrics for *_, metrics in written["models"]] == [2, 2], "logged models have the metrics too"
-    assert written["files"] == sorted(["report.html", "items", "plots"] * 2)
+    assert written["files"] == sorted(["report.html", "items", "plots", "signed_verdict.json"] * 2)
 
 
 def test_the_card_becomes_the_description_and_links_to_the_report(registry: Registry, release: Make) -> None:
@@ -264,6 +264,8 @@ def test_an_approval_of_a_missing_or_moved_candidate_is_refused(registry: Regist
         registry.check_approval(approved, Approval())
     tags = registry.candidate("toy", 2).tags
     registry.client.create_model_version("toy-candidates", source="s3://elsewhere/x", tags=tags)
-    stray = registry.approve("toy", 3, "", "ada")
+    with pytest.raises(VerdictForged, match=r"toy-candidates is not what the pipeline signed: the card, the source"):
+        registry.approve("toy", 3, "", "ada")
+    registry.client.create_model_version("toy", source="models:/toy-candidates/3", tags=tags)
     with pytest.raises(ApprovalRefused, match="s3://elsewhere/x is not the artifact that was weighed"):
-        registry.check_approval(stray, Approval())
+        registry.check_approval(registry.version("toy", 2), Approval())
