@@ -12,13 +12,14 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.quantize.methods import FITTING, WITHOUT_DATA
 from tasks.quantize.plan.recipe import Recipe
-from weighbridge.errors import CalibrationInvalid
+from tasks.source.chat_templates import Renderer, TemplateRefuses
+from weighbridge.errors import CalibrationInvalid, ModelUnreadable
 from weighbridge.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,10 +165,11 @@ def token_samples(
         CalibrationInvalid: the text is shorter than one sample, or has too few different tokens.
     """
     ids: list[int] = []
-    for document in documents:
-        ids += _ids(tokenizer, document)
-        if len(ids) >= samples * sample_tokens:
-            break
+    with Renderer() as renderer:
+        for document in documents:
+            ids += _ids(tokenizer, document, renderer)
+            if len(ids) >= samples * sample_tokens:
+                break
     cut = [ids[at : at + sample_tokens] for at in range(0, len(ids) - sample_tokens + 1, sample_tokens)][:samples]
     if not cut:
         raise _invalid(
@@ -216,10 +218,13 @@ def _whole(document: CalibrationDocument) -> str:
     return document.text or "\n".join(message.content for message in document.messages)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, document: CalibrationDocument) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, document: CalibrationDocument, renderer: Renderer) -> list[int]:
     if document.messages and tokenizer.chat_template:
         messages = [message.model_dump() for message in document.messages]
-        text: Any = tokenizer.apply_chat_template(messages, tokenize=False)
+        try:
+            text = renderer.render(tokenizer, messages, add_generation_prompt=False)
+        except (ModelUnreadable, TemplateRefuses) as error:
+            raise _invalid(f"The calibration text cannot be written as the release's prompts: {error}", "") from None
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = list(tokenizer(_whole(document))["input_ids"])
     end = tokenizer.eos_token_id

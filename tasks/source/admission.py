@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tasks.source.hub import CONFIG, Source
+from tasks.source.licences import AND
+from tasks.source.small_files import names_code
 from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
 from weighbridge.units import GIB
@@ -27,7 +29,7 @@ def admit(source: Source, line: Line) -> None:
     Raises:
         SourceRefused: with every reason.
     """
-    reasons = [*_licence(source, line), *_architecture(source, line), *_files(source, line)]
+    reasons = [*_licence(source, line), *_architecture(source, line), *source.flaws, *_files(source, line)]
     if reasons:
         raise SourceRefused(
             f"{source.short} is refused: {'; '.join(reasons)}.",
@@ -66,13 +68,15 @@ def _licence(source: Source, line: Line) -> Iterator[str]:
     listed = ", ".join(allowed) or "none"
     if source.licence is None:
         yield f"its card names no licence (allowed: {listed})"
-    elif source.licence.lower() not in {licence.lower() for licence in allowed}:
+    elif not {name.casefold() for name in source.licence.split(AND)} <= {name.casefold() for name in allowed}:
         yield f"licence {source.licence} is not allowed (allowed: {listed})"
 
 
 def _architecture(source: Source, line: Line) -> Iterator[str]:
     if not source.config:
-        yield f"it has no {CONFIG}"
+        # A config that cannot be read is one of the release's flaws.
+        if not any(flaw.startswith(CONFIG) for flaw in source.flaws):
+            yield f"it has no {CONFIG}"
         return
     names = source.config.get("architectures") or []
     allowed = line.admission.architectures
@@ -83,7 +87,7 @@ def _architecture(source: Source, line: Line) -> Iterator[str]:
             yield f"architecture {', '.join(names)} is not allowed (allowed: {', '.join(allowed)})"
     elif not set(names) <= _causal_classes():
         yield f"architecture {', '.join(names)} is not a causal language model of the installed transformers"
-    if _names_code(source.config):
+    if names_code(source.config):
         yield f"it requires running its own code (`auto_map` in {CONFIG}), which is never done"
 
 
@@ -103,13 +107,6 @@ def _causal_classes() -> set[str]:
     from transformers.models.auto import modeling_auto
 
     return {str(name) for name in getattr(modeling_auto, CAUSAL_CLASSES).values()}
-
-
-def _names_code(config: object) -> bool:
-    """Whether a config, or one nested in it, names classes to load from the repository."""
-    if not isinstance(config, dict):
-        return False
-    return bool(config.get("auto_map")) or any(_names_code(value) for value in config.values())
 
 
 def _files(source: Source, line: Line) -> Iterator[str]:

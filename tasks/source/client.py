@@ -115,9 +115,26 @@ class Hub:
                 f"The Hub did not answer ({reason})", "Check the network, the proxy variables and HF_ENDPOINT"
             ) from None
 
-    def invalid_answer(self) -> SourceUnreachable:
+    def invalid_answer(self, why: str = "") -> SourceUnreachable:
         """Return the error for an answer that is not a Hub's."""
-        return SourceUnreachable("The answer is not a Hub's.", "Correct HF_ENDPOINT, or unset it.", where=self.endpoint)
+        what = f"The answer is not a Hub's: {why}." if why else "The answer is not a Hub's."
+        return SourceUnreachable(what, "Correct HF_ENDPOINT, or unset it.", where=self.endpoint)
+
+    def unusable(self, why: str) -> SourceUnreachable:
+        """Return the error for an answer that is not received to its end."""
+        return SourceUnreachable(
+            f"The Hub's answer cannot be used: {why}.",
+            "Check HF_ENDPOINT and the proxy variables, then run the command again.",
+            where=self.endpoint,
+        )
+
+    def renamed(self, repo: str, new_name: str) -> SourceUnknown:
+        """Return the error for a repository that now has another name, and so perhaps another owner."""
+        return SourceUnknown(
+            f"{repo} is now called {new_name}.",
+            f"If that is the same publisher, write `source: hf://{new_name}` into the line's file.",
+            where=f"{self.endpoint}/{repo}",
+        )
 
     def _named_error(self, error: Exception, repo: str, revision: str) -> SourceUnknown | SourceUnreachable:
         """The named error for one of huggingface_hub's."""
@@ -220,17 +237,17 @@ def _retry_after_seconds(error: BaseException) -> float:
     if response is None:
         return 0.0
     text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    if text:
-        try:
+    try:
+        if text.isascii() and text.isdigit():
+            return float(text)
+        if text:
             return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-        except (ValueError, TypeError):
-            return 0.0  # neither seconds nor a date: ignored
-    from huggingface_hub.utils import parse_ratelimit_headers
+        from huggingface_hub.utils import parse_ratelimit_headers
 
-    limit = parse_ratelimit_headers(response.headers) if response.status_code == 429 else None
-    return float(limit.reset_in_seconds) if limit else 0.0
+        limit = parse_ratelimit_headers(response.headers) if response.status_code == 429 else None
+        return max(0.0, float(limit.reset_in_seconds)) if limit else 0.0
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0  # neither seconds nor a date: ignored
 
 
 def _log_retry(state: RetryCallState) -> None:

@@ -5,54 +5,37 @@ After `pin` only the commit is used, so the admitted release is the downloaded o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, Hub
-from weighbridge.errors import SourceDamaged, SourceUnreachable
+from tasks.source.answers import ListedFile, ask_model
+from tasks.source.client import Hub
+from tasks.source.licences import licence_flaws, licence_of
+from tasks.source.published.card import card_of
+from tasks.source.small_files import CONFIG, git_oid, read_small_files
+from tasks.source.source_file import SourceFile
+from weighbridge.errors import SourceUnreachable
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
     from registry.installation import Installation
 
-CONFIG = "config.json"
-MAX_CONFIG_BYTES = 16 * 2**20
-"""config.json is read into memory before the release is admitted; real ones are kilobytes."""
+__all__ = ["CONFIG", "INDEX", "Source", "SourceFile", "git_oid", "pin", "pin_repository"]
+
 INDEX = "model.safetensors.index.json"
 # The names that transformers writes and reads. Publishers add copies of the same weights under other names
 # (consolidated.safetensors, original/…), which would double the download.
 STANDARD_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+# Everything else, above all code, pickles and archives of arrays, is listed as not adopted and never fetched.
 NEEDED = re.compile(
-    r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer[\w.-]*|vocab[\w.-]*|merges\.txt"
-    r"|special_tokens_map\.json|added_tokens\.json|chat_template[\w.-]*|[\w.-]+\.model|LICEN[CS]E[\w.-]*|README\.md",
+    r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer(_config)?\.json|tekken\.json"
+    r"|vocab\.(json|txt|bpe)|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
+    r"|(tokenizer|spiece|spm|sentencepiece(\.bpe)?|vocab)\.model(\.v\d+)?"
+    r"|(LICEN[CS]E|NOTICE|USE_POLICY)([_-][A-Za-z0-9-]+)*(\.\d+)*(\.(txt|md|rst))?|README\.md",
     re.IGNORECASE,
 )
-# Code and pickles are never fetched, even under one of the names above.
-NEVER = re.compile(r".*\.(py|pyc|so|bin|pt|pth|pkl|ckpt|h5|msgpack|gguf|onnx)", re.IGNORECASE)
-
-
-class SourceFile(BaseModel):
-    """One file of a release, with its expected size and hash."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    size_bytes: int
-    sha256: str | None = None
-    """Of a large (LFS) file."""
-    git_oid: str | None = None
-    """Git's blob id: SHA-1 over `blob <size>\\0` and the bytes; for a large file, of its pointer."""
-
-    @property
-    def is_weights(self) -> bool:
-        """Whether it holds tensors."""
-        return self.path.endswith(".safetensors")
 
 
 class Source(BaseModel):
@@ -64,7 +47,7 @@ class Source(BaseModel):
     commit: str
     """40 hex digits."""
     licence: str | None
-    """As in the model card; for `other`, the card's `license_name`."""
+    """As in the model card, joined by ` and `; for `other`, the card's `license_name`."""
     gated: bool
     config: dict[str, Any]
     """config.json at the commit; empty if the commit has none."""
@@ -72,6 +55,8 @@ class Source(BaseModel):
     """The files that serving needs."""
     ignored: tuple[str, ...]
     """All other files of the repository, which are never downloaded."""
+    flaws: tuple[str, ...] = ()
+    """Why the release cannot be admitted whatever the line's rules say, a phrase each, by its small files."""
 
     @property
     def size_bytes(self) -> int:
@@ -109,40 +94,37 @@ def pin_repository(hub: Hub, repo: str, revision: str) -> Source:
     Raises:
         SourceUnknown: no such repository or revision, or no right to read it.
         SourceUnreachable: the Hub did not answer.
-        SourceDamaged: config.json does not match its hash, or is too large.
+        SourceDamaged: a small file does not match its hash.
     """
-    api = hub.api
-
-    def describe() -> ModelInfo:
-        try:
-            return api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise hub.invalid_answer() from None
-
-    info = hub.call(describe, repo=repo, revision=revision)
-    commit = info.sha
-    if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
+    info = ask_model(hub, repo, revision, files=True)
+    if info.sha is None:
         raise SourceUnreachable(
             f"The Hub named no commit for {repo} at {revision!r}.", "Correct HF_ENDPOINT, or unset it.", hub.endpoint
         )
-    files = tuple(_file(sibling) for sibling in info.siblings or [])
+    files = tuple(_file(hub, listed) for listed in info.files)
+    small = read_small_files(hub, repo, info.sha, files)
     needed = _needed([file.path for file in files])
     return Source(
         repo=repo,
-        commit=commit,
-        licence=_licence(info),
+        commit=info.sha,
+        licence=licence_of(small.card),
         gated=bool(info.gated),
-        config=_config(hub, repo, commit, files),
+        config=small.config,
         files=tuple(file for file in files if file.path in needed),
         ignored=tuple(file.path for file in files if file.path not in needed),
+        flaws=(*small.flaws, *licence_flaws(small.card, card_of(info.card), info.licence_tag)),
     )
 
 
-def _file(sibling: Any) -> SourceFile:
-    lfs = sibling.lfs
-    size = lfs.size if lfs else sibling.size
+def _file(hub: Hub, listed: ListedFile) -> SourceFile:
+    size = listed.lfs.size if listed.lfs else listed.size
+    if size is None:
+        raise hub.invalid_answer(f"it gives no size of {listed.path[:200]!r}")
     return SourceFile(
-        path=sibling.rfilename, size_bytes=size or 0, sha256=lfs.sha256 if lfs else None, git_oid=sibling.blob_id
+        path=listed.path,
+        size_bytes=size,
+        sha256=listed.lfs.sha256 if listed.lfs else None,
+        git_oid=listed.blob_id,
     )
 
 
@@ -150,65 +132,4 @@ def _needed(paths: list[str]) -> set[str]:
     """The paths that serving needs: weights, under standard names if there are any, and the files for loading them."""
     weights = {path for path in paths if path.endswith(".safetensors") and "/" not in path}
     weights = {path for path in weights if STANDARD_WEIGHTS.fullmatch(path)} or weights
-    others = {path for path in paths if NEEDED.fullmatch(path) and not NEVER.fullmatch(path)}
-    return weights | others
-
-
-def _licence(info: ModelInfo) -> str | None:
-    card = info.card_data.to_dict() if info.card_data else {}
-    licence = card.get("license")
-    if licence == "other":
-        licence = card.get("license_name") or licence
-    if isinstance(licence, list):
-        licence = " and ".join(str(name) for name in licence)
-    if not licence:
-        tagged = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-        licence = tagged[0] if tagged else None
-    return str(licence) if licence else None
-
-
-def _config(hub: Hub, repo: str, commit: str, files: tuple[SourceFile, ...]) -> dict[str, Any]:
-    """config.json at the commit, checked against its blob id."""
-    file = next((file for file in files if file.path == CONFIG), None)
-    if file is None:
-        return {}
-    if file.size_bytes > MAX_CONFIG_BYTES:
-        raise SourceDamaged(
-            f"{CONFIG} of {repo} at {commit[:12]} is {file.size_bytes / 1e6:.0f} MB, too large for a configuration.",
-            "Choose another release.",
-            where=hub.endpoint,
-        )
-    content = hub.call(lambda: _read(hub, repo, commit, CONFIG, file.size_bytes), repo=repo, revision=commit)
-    known = {file.sha256, file.git_oid}
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict) or not known & {hashlib.sha256(content).hexdigest(), git_oid(content)}:
-        raise SourceDamaged(
-            f"{CONFIG} of {repo} at {commit[:12]} does not match the Hub's hash, or is not a JSON object.",
-            "Try again; if the error persists, tell the repository's publisher.",
-            where=hub.endpoint,
-        )
-    return config
-
-
-def _read(hub: Hub, repo: str, commit: str, path: str, limit_bytes: int) -> bytes:
-    """Read a small file; stop after `limit_bytes`, so that a longer file fails its hash check."""
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url, headers, content = hub.file_url(repo, path, commit), build_hf_headers(), b""
-    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as answer:
-        if answer.is_error:
-            answer.read()
-        hf_raise_for_status(answer)
-        for block in answer.iter_bytes():
-            content += block
-            if len(content) > limit_bytes:
-                break
-    return content
-
-
-def git_oid(content: bytes) -> str:
-    """Git's blob id of some bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return weights | {path for path in paths if NEEDED.fullmatch(path)}

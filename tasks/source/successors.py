@@ -8,24 +8,15 @@ are matched here. Architectures, which a listing does not state reliably, are ch
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
 from datetime import datetime
 from fnmatch import fnmatchcase
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from registry.watch.ledger import Kind
-from tasks.source.client import TIMEOUT_SECONDS, Hub
+from tasks.source.answers import Model, ask_listing, ask_model
+from tasks.source.client import Hub
 from weighbridge.line import Line
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
-T = TypeVar("T")
 
 LISTED = 500
 """Newest repositories of an author that are listed; the Hub sends as many in one answer."""
@@ -74,39 +65,23 @@ def list_sources(hub: Hub, line: Line) -> SourceListing:
     if not line.watch.successors:
         return SourceListing(head=head)
     author = line.watch.author or line.repo.split("/")[0]
-    newer = hub.call(lambda: _checked(hub, lambda: _newer(hub, author, head)), repo=author, revision="main")
+    newer = _newer(hub, author, head)
     found = tuple(candidate for candidate in newer if candidate.repo != line.repo and _matches(line, candidate))
     return SourceListing(head=head, successors=found, truncated=len(newer) == LISTED)
 
 
 def _head(hub: Hub, line: Line) -> ListedCommit:
-    api = hub.api
-
-    def head() -> ListedCommit | None:
-        return _found("commit", api.model_info(line.repo, revision=line.revision, timeout=TIMEOUT_SECONDS))
-
-    found = hub.call(lambda: _checked(hub, head), repo=line.repo, revision=line.revision)
+    found = _found("commit", ask_model(hub, line.repo, line.revision))
     if found is None:
-        raise hub.invalid_answer()
+        raise hub.invalid_answer("it names no commit and date, or the repository is disabled")
     return found
 
 
 def _newer(hub: Hub, author: str, head: ListedCommit) -> list[ListedCommit]:
     """The author's repositories that are newer than the head's, newest first."""
-    from huggingface_hub.hf_api import ModelInfo
-    from huggingface_hub.utils import build_hf_headers, paginate
-
-    # As HfApi.list_models, but with a timeout: that function has none (huggingface_hub 1.33), and a Hub that hangs
-    # would block the watch for ever.
-    pages = paginate(
-        f"{hub.endpoint}/api/models",
-        params={"author": author, "sort": "createdAt", "limit": LISTED, "expand": list(FIELDS)},
-        headers=build_hf_headers(),
-        timeout=TIMEOUT_SECONDS,
-    )
     newer: list[ListedCommit] = []
-    for fields in islice(pages, LISTED):
-        found = _found("successor", ModelInfo(**fields))
+    for model in ask_listing(hub, author, {"sort": "createdAt", "limit": LISTED, "expand": list(FIELDS)})[:LISTED]:
+        found = _found("successor", model)
         if found is None:
             continue
         if found.created_at <= head.created_at:
@@ -115,19 +90,19 @@ def _newer(hub: Hub, author: str, head: ListedCommit) -> list[ListedCommit]:
     return newer
 
 
-def _found(kind: Kind, info: ModelInfo) -> ListedCommit | None:
+def _found(kind: Kind, model: Model) -> ListedCommit | None:
     """The commit of a repository in the Hub's answer; None if it is disabled or has no commit yet."""
-    if info.disabled or info.created_at is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
+    if model.disabled or model.created_at is None or model.sha is None or "/" not in model.id:
         return None
-    licences = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+    licence = model.licence_tag
     return ListedCommit(
         kind=kind,
-        repo=info.id,
-        commit=str(info.sha),
-        created_at=info.created_at,
-        gated=bool(info.gated),
-        parameters=info.safetensors.total if info.safetensors else None,
-        licence=licences[0] if licences and licences[0] != "other" else None,
+        repo=model.id,
+        commit=model.sha,
+        created_at=model.created_at,
+        gated=bool(model.gated),
+        parameters=model.safetensors.total if model.safetensors else None,
+        licence=licence if licence != "other" else None,
     )
 
 
@@ -140,10 +115,3 @@ def _matches(line: Line, found: ListedCommit) -> bool:
         return True
     fewest, most = line.watch.parameters_billion
     return fewest <= found.parameters / BILLION <= most
-
-
-def _checked(hub: Hub, answer: Callable[[], T]) -> T:
-    try:
-        return answer()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise hub.invalid_answer() from None

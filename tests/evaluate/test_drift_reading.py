@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from tasks.evaluate.drift.drift_check import config_signal, what_changed
 from tasks.evaluate.drift.free_memory import fit_together, loaded_bytes
@@ -42,14 +41,17 @@ CHAT = HeldDocument(
 )
 
 
+BRACKETS = "{% for turn in messages %}[ {{ turn.role }} {{ turn.content }} ] {% endfor %}[ assistant"
+PLAIN = "{% for turn in messages %}{{ turn.content }} {% endfor %}"
+REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+
+
 class Tokens:
     """A tokenizer that knows words, and a template that puts them between brackets."""
 
-    def __init__(
-        self, words: list[str] = WORDS, *, bos: bool = False, template: str | None = "[]", refuses_system: bool = False
-    ) -> None:
+    def __init__(self, words: list[str] = WORDS, *, bos: bool = False, template: str | None = BRACKETS) -> None:
         self.vocabulary = {word: number for number, word in enumerate(words)}
-        self.words, self.bos, self.chat_template, self.refuses_system = words, bos, template, refuses_system
+        self.words, self.bos, self.chat_template = words, bos, template
         self.bos_token_id = self.vocabulary["<s>"] if bos else None
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
@@ -64,18 +66,6 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.convert_ids_to_tokens(ids))
-
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        from jinja2 import TemplateError
-
-        assert not tokenize and add_generation_prompt
-        if self.refuses_system and messages[0]["role"] == "system":
-            raise TemplateError("System role not supported")
-        if self.chat_template == "[]":
-            return " ".join(f"[ {m['role']} {m['content']} ]" for m in messages) + " [ assistant"
-        return " ".join(m["content"] for m in messages)
 
 
 def test_the_same_tokenizer_reads_the_same() -> None:
@@ -115,7 +105,7 @@ def test_exchanged_vocabulary_entries_are_reported_and_still_compared() -> None:
 
 
 def test_another_template_is_reported_for_conversations_only() -> None:
-    windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(template="plain"), 64)
+    windows, reading = read_documents([TEXT, CHAT], Tokens(), Tokens(template=PLAIN), 64)
     assert reading.differ == ("chat-a",)
     assert [window.compared for window in windows] == [12, 3, 7]
     assert windows[1].candidate_ids[-3:] == windows[1].production_ids[-3:]
@@ -136,7 +126,7 @@ def test_another_cut_is_not_compared_token_by_token() -> None:
 
 
 def test_a_template_without_system_turns_and_a_missing_template_still_read() -> None:
-    merged = render(Tokens(refuses_system=True), CHAT.turns[:2])
+    merged = render(Tokens(template=REFUSES_SYSTEM + BRACKETS), CHAT.turns[:2])
     assert merged == "[ user the cat\n\nsees a dog ] [ assistant"
     assert render(Tokens(template=None), CHAT.turns[:2]) == "system: the cat\nuser: sees a dog\nassistant: "
 

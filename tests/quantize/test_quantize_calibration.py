@@ -30,14 +30,11 @@ TEXT = "The ferry leaves at nine, and nobody who lives on the island has ever mi
 class Letters:
     """A tokenizer that makes a token of each character."""
 
-    chat_template: str | None = "yes"
+    chat_template: str | None = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
     eos_token_id: int | None = 0
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace | dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}
-
-    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 
 def _words(folder: str) -> list[list[str]]:

@@ -25,6 +25,8 @@ from tasks.evaluate.drift.free_memory import fit_together
 from tasks.evaluate.drift.held_out import HeldDocument
 from tasks.evaluate.drift.reading import SMALLEST_SHARED_VOCABULARY, Reading, Window, read_documents
 from tasks.evaluate.scoring.model_loading import model_arguments
+from tasks.source.chat_templates import TemplateRefuses
+from weighbridge.errors import ModelUnreadable
 from weighbridge.units import GIB
 
 SPARE_DISK_BYTES = GIB
@@ -99,7 +101,10 @@ def run(job: Job, report: Callable[[Message], None]) -> Message:
         NotEnoughDisk: the disk has too little space for production's distributions.
     """
     production, candidate = load_tokenizer(job.production_folder), load_tokenizer(job.candidate_folder)
-    windows, reading = read_documents(job.documents, production, candidate, job.context_tokens)
+    try:
+        windows, reading = read_documents(job.documents, production, candidate, job.context_tokens)
+    except (ModelUnreadable, TemplateRefuses) as error:
+        raise Refused(f"The held conversations cannot be written as the model's prompts: {error}.") from None
     if not windows or reading.vocabulary_shared < SMALLEST_SHARED_VOCABULARY:
         return Message(kind="done", reading=reading)
     folders = (job.production_folder, job.candidate_folder)

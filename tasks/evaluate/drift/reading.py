@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.drift.held_out import HeldDocument, Turn
+from tasks.source.chat_templates import Renderer, TemplateRefuses
 
 SMALLEST_SHARED_VOCABULARY = 0.99
 """Smallest share of production's vocabulary that the candidate must have, by text, for predictions to be comparable."""
@@ -72,13 +73,21 @@ def read_documents(
         context_tokens: the longest window. Plain text is cut into windows without overlap, whose first token is not
             predicted. A conversation's answer keeps as much of the conversation before it as fits.
     """
+    with Renderer() as renderer:
+        return _read_documents(documents, production, candidate, context_tokens, renderer)
+
+
+def _read_documents(
+    documents: Sequence[HeldDocument], production: Any, candidate: Any, context_tokens: int, renderer: Renderer
+) -> tuple[list[Window], Reading]:
     windows: list[Window] = []
     differ: list[str] = []
     incomparable: list[str] = []
     tokens = tokens_differ = 0
     example = ""
     for document in documents:
-        candidate_segments, production_segments = _segments(document, candidate), _segments(document, production)
+        candidate_segments = _segments(document, candidate, renderer)
+        production_segments = _segments(document, production, renderer)
         production_ids, candidate_ids = _ids(production_segments), _ids(candidate_segments)
         tokens += len(production_ids)
         if production_ids != candidate_ids:
@@ -106,7 +115,7 @@ def shared_vocabulary(production: dict[str, int], candidate: dict[str, int]) -> 
     return sum(token in candidate for token in production) / len(production) if production else 0.0
 
 
-def _segments(document: HeldDocument, tokenizer: Any) -> list[Segment]:
+def _segments(document: HeldDocument, tokenizer: Any, renderer: Renderer) -> list[Segment]:
     if not document.turns:
         # Only the start token: the token that a tokenizer puts at the end marks the end of a conversation.
         start = tokenizer("").input_ids[:1]
@@ -114,7 +123,7 @@ def _segments(document: HeldDocument, tokenizer: Any) -> list[Segment]:
         return [Segment(prefix=prefix, content=_encode(tokenizer, document.text))]
     return [
         Segment(
-            prefix=_encode(tokenizer, render(tokenizer, document.turns[:at])),
+            prefix=_encode(tokenizer, render(tokenizer, document.turns[:at], renderer)),
             content=_encode(tokenizer, turn.content),
         )
         for at, turn in enumerate(document.turns)
@@ -122,23 +131,31 @@ def _segments(document: HeldDocument, tokenizer: Any) -> list[Segment]:
     ]
 
 
-def render(tokenizer: Any, turns: Sequence[Turn]) -> str:
-    """Render a conversation as the model's prompt; without a chat template, as plain text."""
-    from jinja2 import TemplateError
+def render(tokenizer: Any, turns: Sequence[Turn], renderer: Renderer | None = None) -> str:
+    """Render a conversation as the model's prompt; without a chat template, as plain text.
 
+    Raises:
+        ModelUnreadable: The template takes too long or too much memory.
+        TemplateRefuses: It takes this conversation neither with a system turn nor without.
+    """
     if not tokenizer.chat_template:
         return "".join(f"{turn.role}: {turn.content}\n" for turn in turns) + "assistant: "
+    if renderer is None:
+        with Renderer() as own:
+            return render(tokenizer, turns, own)
     try:
-        return _rendered(tokenizer, turns)
-    except TemplateError:
+        return _rendered(tokenizer, turns, renderer)
+    except TemplateRefuses:
+        if len(turns) < 2:
+            raise
         # Some templates refuse a system turn; its text is then put before the user's first.
         first, second, *others = turns
-        return _rendered(tokenizer, [Turn(role="user", content=f"{first.content}\n\n{second.content}"), *others])
+        joined = Turn(role="user", content=f"{first.content}\n\n{second.content}")
+        return _rendered(tokenizer, [joined, *others], renderer)
 
 
-def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
-    messages = [turn.model_dump() for turn in turns]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+def _rendered(tokenizer: Any, turns: Sequence[Turn], renderer: Renderer) -> str:
+    return renderer.render(tokenizer, [turn.model_dump() for turn in turns], add_generation_prompt=True)
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:

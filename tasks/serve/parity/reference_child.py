@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from tasks.evaluate.drift.distributions_child import load_model, load_tokenizer, logits_of
 from tasks.serve.parity.probes import CHATS, ENDED, Question, longest_prompt, questions
 from tasks.serve.parity.reference_job import Choice, Job, JobResult, Probe
+from tasks.source.chat_templates import Renderer, TemplateRefuses
 from weighbridge.processor import has_fast_bf16
 
 KEPT_CHOICES = 64
@@ -93,6 +94,11 @@ def _load(job: Job) -> Any:
 
 def _chats(tokenizer: Any) -> tuple[list[tuple[Question, list[int]]], list[str]]:
     """Conversations in the artifact's own chat template, and sentences on what is left out."""
+    with Renderer() as renderer:
+        return _chats_by(tokenizer, renderer)
+
+
+def _chats_by(tokenizer: Any, renderer: Renderer) -> tuple[list[tuple[Question, list[int]]], list[str]]:
     template = tokenizer.chat_template
     if not template:
         return [], ["The artifact has no chat template: conversations are not compared."]
@@ -100,11 +106,11 @@ def _chats(tokenizer: Any) -> tuple[list[tuple[Question, list[int]]], list[str]]
     left_out = ["The chat template tells today's date: conversations are not compared."] if dated else []
     found = []
     for number, turns in enumerate(() if dated else CHATS):
-        ids = _written(tokenizer, turns, tokenize=True, add_generation_prompt=True)
+        ids = _written(tokenizer, renderer, turns, tokenize=True, add_generation_prompt=True)
         if ids is not None:
             found.append((Question(kind="chat", name=f"chat {number}", messages=turns), list(ids["input_ids"])))
     for number, turns in enumerate(ENDED):
-        text = _written(tokenizer, turns, tokenize=False, continue_final_message=True)
+        text = _written(tokenizer, renderer, turns, tokenize=False, continue_final_message=True)
         if text is not None:
             # Sent as plain text, to which every tokenizer adds its own beginning.
             text = text.removeprefix(tokenizer.bos_token or "")
@@ -112,11 +118,18 @@ def _chats(tokenizer: Any) -> tuple[list[tuple[Question, list[int]]], list[str]]
     return found, left_out
 
 
-def _written(tokenizer: Any, turns: Sequence[Any], **how: Any) -> Any:
-    """A conversation in the chat template; None if the template refuses it, as some do with a system message."""
+def _written(tokenizer: Any, renderer: Renderer, turns: Sequence[Any], **how: Any) -> Any:
+    """A conversation in the chat template; None if the template refuses it, as some do with a system message.
+
+    Raises:
+        ModelUnreadable: the template has no end.
+    """
+    messages = [turn.model_dump() for turn in turns]
     try:
-        return tokenizer.apply_chat_template([turn.model_dump() for turn in turns], **how)
-    except (TemplateError, ValueError):
+        # Within limits first. What ends there ends here too, where transformers knows how to continue an answer.
+        renderer.render(tokenizer, messages, add_generation_prompt=bool(how.get("add_generation_prompt")))
+        return tokenizer.apply_chat_template(messages, **how)
+    except (TemplateRefuses, TemplateError, ValueError):
         return None
 
 
