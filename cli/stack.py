@@ -68,6 +68,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what runs and what serves: services, lines, versions, digests, weights."""
+    from rich.markup import escape
+
     from stack import lifecycle, report
     from tasks.serve.installation import ServingInstallation
     from weighbridge.settings import use_libraries
@@ -93,6 +95,10 @@ def status(
     say(_services_table(services))
     if any(line.versions or line.awaiting for line in lines):
         say(_lines_table(lines))
+        for line in lines:
+            for version in line.versions:
+                if version.reason:
+                    say(f"[red]{line.line} version {version.version}:[/] {escape(version.reason)}")
     else:
         say("No line serves anything yet.")
 

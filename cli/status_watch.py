@@ -16,11 +16,12 @@ from rich.live import Live
 from rich.text import Text
 
 from cli.output import INTERRUPTED, say, show_json_line, table, terminal
+from tasks.serve.fleet.refusal import refusal
 from tasks.serve.gateway import Backend, ClientCounts, Gateway
 from weighbridge.errors import GatewayFailed
 
 TICK_SECONDS = 1.0
-COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "yellow"}
+COLOURS = {"healthy": "green", "unhealthy": "red", "unknown": "yellow", "refused": "red"}
 
 
 class Row(BaseModel):
@@ -36,6 +37,9 @@ class Row(BaseModel):
     mirror: bool
     """True if it gets mirrored requests, whose responses are discarded."""
     health: str
+    """healthy, unhealthy, unknown, or refused: its engine was not started."""
+    reason: str = ""
+    """Why it was refused, and what to do."""
     active: int
     requests_per_second: float
     errors_per_second: float
@@ -92,6 +96,7 @@ class Watcher:
             health, active = "healthy" if counters.healthy else "unhealthy", counters.active
         except GatewayFailed:
             health, active = "unknown", 0
+        refused = refusal(self._gateway.settings, backend.engine) if health != "healthy" and backend.engine else None
         where = (line, backend.version)
         new, old = now.get(where, ClientCounts()), self._before.get(where, ClientCounts())
 
@@ -104,7 +109,8 @@ class Watcher:
             digest=backend.digest,
             weight=backend.weight,
             mirror=mirror,
-            health=health,
+            health="refused" if refused else health,
+            reason=str(refused or ""),
             active=active,
             requests_per_second=rate(new.answers, old.answers),
             errors_per_second=rate(new.errors, old.errors),
@@ -137,7 +143,8 @@ def render(snapshot: Snapshot) -> RenderableType:
             Text(f"{row.errors_per_second:.1f}", style=bad),
             f"{row.tokens_per_second:.0f}",
         )
-    return Group(head, shown)
+    reasons = [Text(f"{row.line} {row.version}: {row.reason}", style="red") for row in snapshot.rows if row.reason]
+    return Group(head, shown, *reasons)
 
 
 def watch(gateway: Gateway, as_json: bool) -> NoReturn:

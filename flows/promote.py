@@ -5,16 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.serve.installation import ServingInstallation
+from tasks.serve.serving_record import record_serving, retire_engines
 from tasks.serve.step import (
     Serving,
     check_approval,
     finish_rollout,
     is_serving,
     prepare_rollback,
-    record_serving,
     record_waiting_releases,
     requested_version,
-    retire_engines,
     roll_back_traffic,
     shift_traffic,
     start_engine,

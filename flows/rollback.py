@@ -6,10 +6,10 @@ from prefect import flow
 
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout.rollback import LOCK_SECONDS
+from tasks.serve.serving_record import retire_engines
 from tasks.serve.step import (
     Serving,
     prepare_rollback,
-    retire_engines,
     roll_back_traffic,
     rollback_target,
     traffic_lock,

@@ -24,9 +24,11 @@ from stack.services import (
     services,
 )
 from tasks.serve.fleet.choice import fleet_of
+from tasks.serve.fleet.older_commands import launch_older_engines
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
+from tasks.serve.rollout.traffic import withdraw_unadmitted
 from weighbridge import prefect_api
 from weighbridge.errors import GatewayFailed, PortTaken, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
@@ -97,12 +99,16 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     gateway = Gateway(settings)
     if running and (port := gateway.old_admin):
         _await_pause(gateway, report, port)
+    for sentence in withdraw_unadmitted(gateway):
+        report("gateway", sentence)
     gateway.bootstrap()
     KeyPair.of(settings).prepare()
     if settings.mlflow_auth:
         # On file before anything starts that reads it. The shell's own environment is not passed on.
         accounts.keep_password(settings, accounts.ADMIN)
     _record(settings)
+    for name in launch_older_engines(settings, fleet_of(settings).engines()):
+        report(name, "verifies its artifact from its next restart on")
     supervisor.start({**settings.as_environment(), **NO_TELEMETRY})
     for service in servers:
         supervisor.run(service.program)

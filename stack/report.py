@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from registry.models.records import Version
+from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
@@ -26,7 +27,9 @@ class VersionStatus(BaseModel):
     weight: int = 0
     """Per cent of the line's new requests."""
     engine: str = "–"
-    """healthy, running, or – for none."""
+    """healthy, running, refused (its artifact is not what was weighed), or – for none."""
+    reason: str = ""
+    """Why its engine was refused, and what to do."""
     port: int = 0
 
 
@@ -77,12 +80,14 @@ def line_statuses(installation: ServingInstallation) -> list[LineStatus]:
             engine = "–"
             if any(backend.runs_on(member.name, member.endpoints) for member in engines):
                 engine = "healthy" if _healthy(gateway, name, number) else "running"
+            refused = refusal(settings, backend.engine) if engine != "healthy" and backend.engine else None
             rows[number] = row.model_copy(
                 update={
                     "in_rotation": True,
                     "weight": backend.weight,
                     "port": backend.endpoints[0].port,
-                    "engine": engine,
+                    "engine": "refused" if refused else engine,
+                    "reason": str(refused or ""),
                 }
             )
         approved = {version.digest for version in versions}

@@ -1,12 +1,19 @@
-"""Compare an approved version with what was weighed and with what serves today; comment where the reviewer looks."""
+"""Compare an approved version with what was weighed and with what serves today; comment where the reviewer looks.
+
+What passes is admitted: the audit log gets the version with the digest that was compared, and only that digest may get
+traffic under that version (`standing.py`, `rollout/traffic.py`).
+"""
 
 from __future__ import annotations
+
+import math
 
 from registry.installation import Installation
 from registry.models import records
 from registry.models.records import Version
 from registry.models.registry import Registry
 from registry.store import Artifact
+from tasks.serve.standing import ADMIT, BARRED, not_admitted, standing_of
 from weighbridge.deployments import start
 from weighbridge.errors import (
     ApprovalRefused,
@@ -20,7 +27,7 @@ from weighbridge.errors import (
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
-OUT = ("refused", "failed", "rolled_back")
+OUT = (*BARRED, "rolled_back")
 """States that only another approval ends."""
 
 LASTING = (ApprovalRefused, ArtifactMissing, ArtifactDamaged, ArtifactUnsigned)
@@ -43,9 +50,11 @@ def verify_approval(installation: Installation, line: Line, target: Version) -> 
         StackDown, RegistryFailed, StoreUnreachable, AuditBroken: nothing was decided.
     """
     registry, store = installation.registry, installation.store
-    if target.state in OUT:
+    logged = standing_of(installation.audit_log, target).state
+    # Anybody may write the tag; the log has what Weighbridge itself decided.
+    if out := next((state for state in (logged, target.state) if state in OUT), None):
         raise ApprovalRefused(
-            f"Version {target.version} of {line.name} is {target.state}: {target.state_reason or 'no reason'}.",
+            f"Version {target.version} of {line.name} is {out}: {target.state_reason or 'no reason'}.",
             "Approve a candidate again to give it another try; `weighbridge status` lists them.",
         )
     try:
@@ -59,7 +68,69 @@ def verify_approval(installation: Installation, line: Line, target: Version) -> 
             registry.set_state(line.name, target.version, "refused", str(error))
         raise
     registry.comment(line.name, target.version, "")
+    _admit(installation, target)
     return artifact
+
+
+def verify_return(installation: Installation, line: Line, target: Version) -> Artifact:
+    """Find the artifact of a version that a rollback goes back to.
+
+    It has served before, with the same artifact; else it must pass the approval check now.
+
+    Returns:
+        The artifact; whoever starts an engine from it verifies its files.
+
+    Raises:
+        ApprovalRefused: it was refused, failed, or never passed the check, or it names another artifact by now.
+        ArtifactMissing, ArtifactDamaged, ArtifactUnsigned: as `verify_approval`.
+        StackDown, RegistryFailed, StoreUnreachable, AuditBroken: nothing was decided.
+    """
+    require_unbarred(installation, target)
+    standing = standing_of(installation.audit_log, target)
+    if standing.begun:
+        require_same_artifact(installation, line, target)
+        return installation.store.get(line.name, target.digest)
+    return verify_approval(installation, line, target)
+
+
+def require_unbarred(installation: Installation, target: Version) -> None:
+    """Check that a version was neither refused nor failed.
+
+    Raises:
+        ApprovalRefused: it was, by the audit log or by its tag.
+    """
+    logged = standing_of(installation.audit_log, target).state
+    if out := next((state for state in (logged, target.state) if state in BARRED), None):
+        raise not_admitted(target.line, target.version, out)
+
+
+def require_same_artifact(installation: Installation, line: Line, target: Version) -> None:
+    """Check that a version which has begun to serve still names the artifact that passed its check.
+
+    The check of an older Weighbridge noted no digest. Then the version must still be what it was approved as, which is
+    noted.
+
+    Raises:
+        ApprovalRefused: it names another artifact.
+    """
+    standing = standing_of(installation.audit_log, target)
+    if standing.admits(target.digest):
+        return
+    if not standing.admitted or standing.digest:
+        passed = f"passed its check with the artifact {standing.digest[:12]}" if standing.digest else "passed no check"
+        raise ApprovalRefused(
+            f"Version {target.version} of {line.name} {passed}, and names {target.short or 'none'} now.",
+            f"Its tags were changed: `weighbridge audit --line {line.name}` says by whom. Approve a candidate again.",
+            where=target.url,
+        )
+    ageless = line.approval.model_copy(update={"max_age_days": math.inf})
+    installation.registry.check_approval(target, ageless)
+    _admit(installation, target)
+
+
+def _admit(installation: Installation, target: Version) -> None:
+    if not standing_of(installation.audit_log, target).admits(target.digest):
+        installation.audit_log.append(ADMIT, target.line, target.version, what=target.digest)
 
 
 def check_production(line: Line, version: Version, registry: Registry, settings: Settings | None = None) -> None:

@@ -12,7 +12,7 @@ from registry.store import Artifact
 from tasks.engines import engine as engine_kind
 from tasks.engines import serves
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
-from tasks.serve.approval import verify_approval
+from tasks.serve.approval import require_same_artifact, require_unbarred, verify_approval, verify_return
 from tasks.serve.fleet.protocol import Report, RunningEngine, plan_engine
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.parity.reference import probes_digest, reference_for
@@ -21,10 +21,16 @@ from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.canary_step import StepReport
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.report_table import step_rows
-from tasks.serve.rollout.retire import engine_behind, retire
+from tasks.serve.rollout.retire import engine_behind
 from tasks.serve.rollout.swap import ensure_or_swap
+from tasks.serve.serving_record import note_served, record_serving, retire_engines, withdrawal
 from tasks.steps import run_logger, show_table, step
-from weighbridge.errors import NothingToRollBack, RolloutAborted, WeighbridgeError
+from weighbridge.errors import (
+    ApprovalRefused,
+    NothingToRollBack,
+    RolloutAborted,
+    WeighbridgeError,
+)
 from weighbridge.line import Line
 
 
@@ -154,8 +160,9 @@ def shift_traffic(
         registry.set_state(line.name, target.version, "rolling")
     reports: list[StepReport] = []
     gateway, log = installation.gateway, run_logger().info
+    withdrawn = partial(withdrawal, installation, target)
     try:
-        return roll_out(line, str(target.version), engine, gateway, lock, log, reports.append)
+        return roll_out(line, str(target.version), engine, gateway, lock, log, reports.append, withdrawn)
     except RolloutAborted as error:
         registry.set_state(line.name, target.version, "failed", str(error))
         raise
@@ -172,51 +179,8 @@ def finish_rollout(installation: ServingInstallation, line: Line, target: Versio
     retire_engines(installation, line)
 
 
-def retire_engines(installation: ServingInstallation, line: Line) -> None:
-    """Note which engines serve, and drain and stop those that are out of rotation and no longer kept warm."""
-    gateway, fleet = installation.gateway, installation.fleet
-    engines = fleet.engines(line.name)
-    backends = gateway.routes().line(line.name).backends
-    serving = [engine_behind(backend, engines) for backend in backends if backend.weight > 0]
-    for engine in engines:
-        fleet.mark_rotation(engine, engine in serving)
-    _note_served(installation, line)
-    installation.registry.reconcile(line.name)
-    retire(line, gateway, fleet, run_logger().info)
-
-
-def record_serving(installation: ServingInstallation, line: Line, target: Version) -> None:
-    """Record that a version serves, as far as that is not recorded yet: a kill may have come between any two writes.
-
-    Args:
-        target: as it was read since this run has the line's lock.
-    """
-    registry, name = installation.registry, line.name
-    production = registry.production(name)
-    if production is None or production.version != target.version:
-        if production is not None:
-            registry.set_previous(name, production.version)
-            if production.state != "rolled_back":
-                registry.set_state(name, production.version, "previous")
-        registry.set_production(name, target.version)
-    if target.state != "serving":
-        registry.set_state(name, target.version, "serving")
-    for older in registry.waiting(name):
-        if older.version < target.version:
-            registry.set_state(name, older.version, "retired", f"superseded by version {target.version}")
-
-
-def _note_served(installation: ServingInstallation, line: Line) -> None:
-    """Keep the registry's word on a line where a rollback finds it at once."""
-    registry = installation.registry
-    production, previous = registry.production(line.name), registry.previous(line.name)
-    if production is not None:
-        kept = previous.version if previous is not None else None
-        rollback.note_served(installation.settings, line.name, production.version, kept)
-
-
 def is_serving(installation: ServingInstallation, line: Line, target: Version) -> bool:
-    """True if gateway, registry and engine agree that this version has all traffic."""
+    """True if gateway, registry, engine and audit log agree that this version has all traffic."""
     production = installation.registry.production(line.name)
     if production is None or production.version != target.version:
         return False
@@ -225,7 +189,12 @@ def is_serving(installation: ServingInstallation, line: Line, target: Version) -
     if [backend.version for backend in serving] != [str(target.version)] or serving[0].digest != target.digest:
         return False
     engine = engine_behind(serving[0], installation.fleet.engines(line.name))
-    if engine is None or serving[0].is_outdated(engine.endpoints):
+    if engine is None or engine.artifact.digest != target.digest or serving[0].is_outdated(engine.endpoints):
+        return False
+    try:
+        require_same_artifact(installation, line, target)
+    except ApprovalRefused:
+        # The approval check says so again, with the reason for the reviewer.
         return False
     return installation.fleet.is_warm(engine)
 
@@ -236,7 +205,14 @@ def rollback_target(installation: ServingInstallation, line: Line, number: int |
     Raises:
         NothingToRollBack: there is no earlier version.
         VersionUnknown: there is no version of that number.
+        ApprovalRefused: it was refused or failed.
     """
+    target = _rollback_target(installation, line, number)
+    require_unbarred(installation, target)
+    return target
+
+
+def _rollback_target(installation: ServingInstallation, line: Line, number: int | None) -> Version:
     registry = installation.registry
     pending = rollback.pending(installation.settings, line.name)
     if number is None and pending is not None:
@@ -269,12 +245,12 @@ def prepare_rollback(installation: ServingInstallation, line: Line, target: Vers
     """Write a rollback down, and find its engine: the warm one at once, else one from the verified artifact.
 
     Raises:
-        ArtifactDamaged, EngineFailed, NoRoomBeside, RolloutAborted: and the rollback is forgotten; what served
-            continues to serve.
+        ApprovalRefused, ArtifactDamaged, EngineFailed, NoRoomBeside, RolloutAborted: and the rollback is forgotten;
+            what served continues to serve.
     """
-    rollback.begin(installation.settings, line.name, target.version, reason)
     try:
-        artifact = installation.store.get(line.name, target.digest)
+        artifact = verify_return(installation, line, target)
+        rollback.begin(installation.settings, line.name, target.version, reason)
         engine = installation.fleet.find(line, artifact)
         if engine is not None and installation.fleet.is_warm(engine):
             return engine
@@ -306,5 +282,5 @@ def roll_back_traffic(
     previous = registry.previous(line.name)
     if previous is not None and previous.version == target.version:
         registry.set_previous(line.name, None)
-    _note_served(installation, line)
+    note_served(installation, line)
     rollback.end(installation.settings, line.name)

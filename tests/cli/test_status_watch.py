@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from rich.console import Console
 from cli import status_watch
 from cli.status_watch import Watcher, render
 from tasks.serve.endpoint import Endpoint
+from tasks.serve.fleet.refusal import keep_refusal
 from tasks.serve.gateway import Backend, BackendCounters, ClientCounts, LineRoute, Mirror, Routes
-from weighbridge.errors import GatewayFailed
+from weighbridge.errors import ArtifactDamaged, GatewayFailed
+from weighbridge.settings import Settings
 
 
 class FakeGateway:
@@ -35,6 +38,7 @@ class FakeGateway:
         self.route = LineRoute(line="toy", backends=backends, mirror=Mirror(version="2", per_cent=5))
         self.counts = {("toy", "1"): ClientCounts(answers=10, errors=1, tokens=100)}
         self.down = False
+        self.settings = Settings()
 
     def routes(self) -> Routes:
         return Routes(lines=(self.route,))
@@ -114,3 +118,17 @@ def test_ctrl_c_ends_it_quietly(options: list[str]) -> None:
     # Nothing runs here: that is reported, and no reason to end.
     if options:
         assert "does not answer" in json.loads(first)["problem"]
+
+
+def test_a_refused_engine_shows_why_and_what_to_do(gateway: FakeGateway, tmp_path: Path) -> None:
+    error = ArtifactDamaged("store://toy/abc is no longer what was weighed: config.json.", "Release it again.")
+    keep_refusal(tmp_path / "engines" / "engine-toy", error)
+    gateway.settings = Settings(home=tmp_path)
+    backends = tuple(backend.model_copy(update={"engine": "engine-toy"}) for backend in gateway.route.backends)
+    gateway.route = gateway.route.model_copy(update={"backends": backends})
+    snapshot = Watcher(gateway).take()  # type: ignore[arg-type]
+    assert [row.health for row in snapshot.rows] == ["healthy", "refused"]
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render(snapshot))
+    assert "toy 2: ArtifactDamaged" in shown.get() and "Release it again." in shown.get()

@@ -78,6 +78,19 @@ def make_line(**flags: object) -> Line:
     )
 
 
+def alter_byte(settings: Settings, artifact: Artifact) -> Callable[[], object]:
+    """Change one byte of an artifact in the store, as a bad disk or a person would.
+
+    Returns:
+        A call that undoes it.
+    """
+    file = settings.store_folder / artifact.line / artifact.digest / "model" / "config.json"
+    whole = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    return lambda: file.write_bytes(whole)
+
+
 def make_artifact(settings: Settings, content: str = "a") -> Artifact:
     """An artifact in the store; other content is another artifact."""
     store = Store.of(settings)

@@ -21,7 +21,7 @@ from registry.models import records
 from registry.models.records import CandidateRecord, ReleaseRecord, State, Version
 from registry.models.registry import COMMENT_START, Registry
 from registry.store import Artifact, Store
-from tasks.serve import step
+from tasks.serve import serving_record, step
 from tasks.serve.approval import check_production, verify_approval
 from tasks.serve.installation import ServingInstallation
 from tests.serve.serve_support import body_of, make_line
@@ -422,12 +422,12 @@ def test_the_registry_is_correct_after_a_kill_at_any_write(
         dies(name)
     if writes < 5:
         with pytest.raises(Killed):
-            step.record_serving(scene.installation, scene.line, scene.version(newest.version))
+            serving_record.record_serving(scene.installation, scene.line, scene.version(newest.version))
     writes_left = 100
-    step.record_serving(scene.installation, scene.line, scene.version(newest.version))
+    serving_record.record_serving(scene.installation, scene.line, scene.version(newest.version))
     production, previous = scene.registry.production(scene.line_name), scene.registry.previous(scene.line_name)
     assert production == scene.version(newest.version) and production.state == "serving"
     assert previous == scene.version(first.version) and previous.state == "previous"
     assert scene.version(passed_over.version).state == "retired"
     writes_left = 0
-    step.record_serving(scene.installation, scene.line, scene.version(newest.version))
+    serving_record.record_serving(scene.installation, scene.line, scene.version(newest.version))

@@ -19,11 +19,13 @@ from registry.store import Artifact, Store
 from tasks.engines import EnginePlan, launch_spec
 from tasks.engines import engine as engine_kind
 from tasks.fit.hardware.free_memory import free_memory
+from tasks.serve.fleet.launch import FINAL, launch_command, verify_seconds
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.protocol import Endpoint, EngineState, Report, RunningEngine, no_report, plan_engine
 from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.ready import wait_ready
+from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
@@ -107,8 +109,6 @@ class LocalFleet:
         engine = self._register(line, artifact, plan_engine(line))
         state = self.state(engine)
         running = state is not None and state.alive
-        if not running:
-            self._store.verify(artifact)
         rows = planned_rows(line, artifact.scheme, self._store.path(artifact), report)
         try:
             began = time.monotonic()
@@ -122,7 +122,7 @@ class LocalFleet:
                 note_start(self._settings, engine.line, engine.plan.engine_version, time.monotonic() - began)
             if reference is not None:
                 self._check_parity(line, engine, reference, report)
-        except (EngineFailed, EngineDiverges, NoRoomBeside):
+        except (EngineFailed, EngineDiverges, NoRoomBeside, *FINAL):
             self.stop(engine)
             raise
         version, pid = engine.plan.engine_version, self._pid(engine)
@@ -138,10 +138,14 @@ class LocalFleet:
 
         Raises:
             EngineFailed: it does not become ready, or answers its first requests wrongly.
+            ArtifactDamaged, ArtifactUnsigned: it was not started, because its weights are not what was weighed.
         """
-        ready_seconds = engine_kind(engine.plan.engine).ready_seconds
+        ready_seconds = engine_kind(engine.plan.engine).ready_seconds + verify_seconds(engine.artifact)
         health_url = engine.health_urls[0]
-        wait_ready(engine.name, health_url, lambda: self.state(engine), self._log(engine), ready_seconds, report)
+        try:
+            wait_ready(engine.name, health_url, lambda: self.state(engine), self._log(engine), ready_seconds, report)
+        except EngineFailed as failed:
+            raise refusal(self._settings, engine.name) or failed from None
         prove(engine.url, engine.plan, report)
 
     def _check_parity(self, line: Line, engine: RunningEngine, reference: Reference, report: Report) -> None:
@@ -175,6 +179,7 @@ class LocalFleet:
 
     def _register(self, line: Line, artifact: Artifact, plan: EnginePlan) -> RunningEngine:
         name = _engine_name(line.name, artifact, plan)
+        weights = self._store.path(artifact)
         self._folder.mkdir(parents=True, exist_ok=True)
         # Ports are handed out one at a time, or two engines started together take the same.
         with FileLock(self._folder / ".lock"):
@@ -186,7 +191,7 @@ class LocalFleet:
             folder = self._folder / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            (folder / plan.model_name).symlink_to(self._store.path(artifact), target_is_directory=True)
+            (folder / plan.model_name).symlink_to(weights, target_is_directory=True)
             write_whole(folder / RECORD, engine.model_dump_json(indent=1), READABLE)
             return engine
 
@@ -198,10 +203,11 @@ class LocalFleet:
         self._supervisor.run(
             Program(
                 name=engine.name,
-                command=spec.command,
+                command=launch_command(self._settings.home, engine.artifact, model_folder, spec.command),
                 environment=spec.environment,
                 folder=model_folder.parent,
                 log=self._log(engine),
+                may_refuse=True,
             )
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.serve.fleet.refusal import REFUSED_STATUS, START_SECONDS
 from weighbridge.errors import SettingsInvalid
 from weighbridge.private_files import UMASK
 
@@ -24,6 +25,8 @@ class Program(BaseModel):
     log: Path
     stop_seconds: int = 20
     """Time between SIGTERM and SIGKILL."""
+    may_refuse: bool = False
+    """Whether an end with `REFUSED_STATUS` is final; after any other end supervisord starts the program again."""
 
 
 def program_section(program: Program) -> str:
@@ -45,8 +48,12 @@ def program_section(program: Program) -> str:
             "stdout_logfile_maxbytes=20MB",
             "stdout_logfile_backups=2",
             "autostart=true",
-            "autorestart=true",
-            "startsecs=1",
+            *(
+                ["autorestart=unexpected", f"exitcodes={REFUSED_STATUS}"]
+                if program.may_refuse
+                else ["autorestart=true"]
+            ),
+            f"startsecs={START_SECONDS}",
             "startretries=5",
             f"stopwaitsecs={program.stop_seconds}",
             # Servers start workers of their own: unless the whole group ends, the port stays taken.

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
 from tasks.serve.fleet.program import Program, escape_expansions, program_section
+from tasks.serve.fleet.refusal import REFUSED_STATUS
 from weighbridge.environment import allowed_environment, is_open
 from weighbridge.errors import StackDown, StackFailed
 from weighbridge.files import write_whole
@@ -41,10 +42,14 @@ class ProgramState(BaseModel):
     """RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL, …"""
     pid: int
     up_seconds: float
+    exit_status: int = 0
+    """Of its latest end; 0 if it never ended."""
 
     @property
     def status(self) -> Literal["starting", "running", "restarting", "stopped", "failed"]:
         """The state in the words of `EngineState`."""
+        if self.state == "EXITED" and self.exit_status == REFUSED_STATUS:
+            return "failed"
         return _STATUS.get(self.state, "restarting")
 
 
@@ -55,7 +60,7 @@ _STATUS: dict[str, Literal["starting", "running", "restarting", "stopped", "fail
     "STOPPED": "stopped",
     "FATAL": "failed",
 }
-"""BACKOFF and EXITED are not in it: supervisord restarts such a program within a second."""
+"""BACKOFF and EXITED are not in it: supervisord restarts such a program within a second, unless it refused."""
 
 
 class Supervisor:
@@ -189,6 +194,7 @@ class Supervisor:
                 state=program["statename"],
                 pid=program["pid"],
                 up_seconds=max(0, program["now"] - program["start"]) if program["pid"] else 0,
+                exit_status=program["exitstatus"],
             )
             for program in self._call("getAllProcessInfo")
         ]

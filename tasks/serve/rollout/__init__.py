@@ -1,6 +1,7 @@
 """How traffic moves: step by step to a new version, at once back to an old one, and never by dropping a request.
 
 lock.py            one mover of a line's traffic at a time
+traffic.py         the one door to traffic: a version with a weight has standing in the audit log
 canary.py          a canary rollout: mirrored requests, then weight by weight
 canary_step.py     one step of it: compare, go on or shift back
 window.py          requests of both versions during a step, from the gateway's access log

@@ -14,8 +14,9 @@ from tasks.serve.gateway import Backend, Gateway, Mirror
 from tasks.serve.rollout.canary_step import CanaryStep, StepReport
 from tasks.serve.rollout.disk_reserve import keep_reserve, with_reserve
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.traffic import mirror_requests, set_backends, set_weights
 from tasks.serve.rollout.window import Sample
-from weighbridge.errors import RolloutAborted
+from weighbridge.errors import ApprovalRefused, RolloutAborted
 from weighbridge.line import Line, ShadowStep
 
 OnStep = Callable[[StepReport], None]
@@ -33,6 +34,7 @@ def roll_out(
     lock: TrafficLock,
     report: Report = no_report,
     on_step: OnStep = _ignore_step,
+    withdrawn: Callable[[], str] = str,
 ) -> list[StepReport]:
     """Shift a line's traffic to a version through the line's steps; continue where a killed rollout stopped.
 
@@ -43,8 +45,11 @@ def roll_out(
         lock: held by the caller; watched for a rollback that wants it.
         report: called with a sentence at each step.
         on_step: called with each step's report, also with that of the step that ends the rollout.
+        withdrawn: called before each weight; returns why the version's approval does not hold any more, empty if it
+            does.
 
     Raises:
+        ApprovalRefused: the version may not get traffic; nothing was changed.
         RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic is back
             where it was and the new version drained.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
@@ -60,13 +65,13 @@ def roll_out(
     if old is None or old.weight == 0:
         backends = {name: backend.model_copy(update={"weight": 0}) for name, backend in backends.items()}
         backends[version] = backends[version].model_copy(update={"weight": 100})
-        gateway.set_line(line.name, tuple(backends.values()))
+        set_backends(gateway, line.name, tuple(backends.values()))
         report(f"{line.name}: version {version} gets all traffic; nothing served before")
         step_report = StepReport(weight=100, seconds=0, requests=0, errors=0, ended="nothing served before")
         on_step(step_report)
         return [step_report]
-    gateway.set_line(line.name, tuple(backends.values()))
-    run = RolloutRun(line, version, old.version, engine, tuple(backends), gateway, lock, report, on_step)
+    set_backends(gateway, line.name, tuple(backends.values()))
+    run = RolloutRun(line, version, old.version, engine, tuple(backends), gateway, lock, report, on_step, withdrawn)
     if line.rollout.shadow is not None and backends[version].weight == 0:
         run.mirror(line.rollout.shadow)
     for weight in line.rollout.steps:
@@ -82,7 +87,7 @@ def switch(line_name: str, version: str, engine: RunningEngine, gateway: Gateway
         for backend in gateway.routes().line(line_name).backends
     }
     backends[version] = _backend(version, engine, 100)
-    with_reserve(gateway.settings, lambda: gateway.set_line(line_name, tuple(backends.values())))
+    with_reserve(gateway.settings, lambda: set_backends(gateway, line_name, tuple(backends.values())))
 
 
 def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
@@ -110,9 +115,11 @@ class RolloutRun:
         lock: TrafficLock,
         report: Report,
         on_step: OnStep,
+        withdrawn: Callable[[], str],
     ) -> None:
         self._line, self._version, self._old, self._engine, self._versions = line, version, old, engine, versions
         self._gateway, self._lock, self._report, self._on_step = gateway, lock, report, on_step
+        self._withdrawn = withdrawn
         # At 100 % production gets no requests any more: those of the earlier steps stand for it.
         self._reference = Sample()
         self.reports: list[StepReport] = []
@@ -120,7 +127,7 @@ class RolloutRun:
     def mirror(self, mirror: ShadowStep) -> None:
         """Mirror requests to the new version; its responses are discarded."""
         step = self._step(0, mirror)
-        self._gateway.set_mirror(self._line.name, Mirror(version=self._version, per_cent=mirror.per_cent))
+        mirror_requests(self._gateway, self._line.name, Mirror(version=self._version, per_cent=mirror.per_cent))
         self._report(
             f"{self._line.name}: {mirror.per_cent} % of the requests are mirrored to version {self._version}; "
             "responses discarded"
@@ -128,18 +135,33 @@ class RolloutRun:
         try:
             problem = step.wait()
         finally:
-            with_reserve(self._gateway.settings, lambda: self._gateway.set_mirror(self._line.name, None))
+            with_reserve(self._gateway.settings, lambda: mirror_requests(self._gateway, self._line.name, None))
         self._end(step, problem)
 
     def shift(self, weight: int) -> None:
         """Give the new version a share of the requests, in per cent."""
         step = self._step(weight)
-        self._gateway.shift(self._line.name, self._weights(weight))
+        self._give(weight)
         self._report(f"{self._line.name}: canary step: version {self._version} gets {weight} % of the requests")
         problem = step.wait()
         if problem:
-            with_reserve(self._gateway.settings, lambda: self._gateway.shift(self._line.name, self._weights(0)))
+            self._take_back()
         self._end(step, problem)
+
+    def _give(self, weight: int) -> None:
+        """Give the new version a weight, unless its approval was withdrawn since the step before."""
+        try:
+            problem = self._withdrawn()
+            if not problem:
+                set_weights(self._gateway, self._line.name, self._weights(weight))
+                return
+        except ApprovalRefused as refused:
+            problem = refused.what
+        self._take_back()
+        raise self._aborted(f"{weight} %", problem.rstrip("."), "again")
+
+    def _take_back(self) -> None:
+        with_reserve(self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, self._weights(0)))
 
     def _step(self, weight: int, mirror: ShadowStep | None = None) -> CanaryStep:
         versions = self._version, self._old
@@ -162,8 +184,10 @@ class RolloutRun:
         if not self._lock.asked_to_give_way:
             # A rollback that waits for the lock wants the traffic now; `retire` drains later.
             self._gateway.wait_drained(line.name, self._version, line.rollout.drain_seconds)
-        raise RolloutAborted(
-            f"Version {self._version} of {line.name} was stopped at {report.name}: {problem}.",
-            f"Version {self._old} has all traffic {'as before' if report.mirror_per_cent else 'again'}; read the "
-            f"engine's log ({self._engine.name}) for the cause.",
+        raise self._aborted(report.name, problem, "as before" if report.mirror_per_cent else "again")
+
+    def _aborted(self, step_name: str, problem: str, again: str) -> RolloutAborted:
+        return RolloutAborted(
+            f"Version {self._version} of {self._line.name} was stopped at {step_name}: {problem}.",
+            f"Version {self._old} has all traffic {again}; read the engine's log ({self._engine.name}) for the cause.",
         )

@@ -7,6 +7,7 @@ import time
 from tasks.serve.fleet.protocol import Fleet, Report, RunningEngine, no_report
 from tasks.serve.gateway import Backend, Gateway
 from tasks.serve.rollout.rollback import served
+from tasks.serve.rollout.traffic import mirror_requests
 from weighbridge.line import Line
 
 
@@ -25,7 +26,7 @@ def retire(line: Line, gateway: Gateway, fleet: Fleet, report: Report = no_repor
     """
     if gateway.routes().line(line.name).mirror is not None:
         # A rollout was killed before its first canary step; its mirror's log is not read any more.
-        gateway.set_mirror(line.name, None)
+        mirror_requests(gateway, line.name, None)
     backends = gateway.routes().line(line.name).backends
     engines = fleet.engines(line.name)
     engine_of = {backend.version: engine_behind(backend, engines) for backend in backends}

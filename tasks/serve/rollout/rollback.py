@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.serve.gateway import Gateway, LineRoute
 from tasks.serve.rollout.disk_reserve import with_reserve
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.traffic import require_admitted, set_weights
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.health import answers
@@ -87,6 +88,8 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
         The version; None if the version to go back to is not known here or not warm, and nothing was done.
 
     Raises:
+        ApprovalRefused: that version was refused, failed, or never passed the approval check; nothing was done.
+        AuditBroken: the audit log proves nothing; nothing was done.
         RolloutBusy: another process keeps the line's traffic.
         GatewayFailed: Envoy does not take the change; the rollback stays written down.
         DiskFull: not even the reserve was enough.
@@ -98,11 +101,16 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
     target = to if to is not None else rollback_target(settings, gateway, line)
     if target is None:
         return None
+    backend = next((known for known in gateway.routes().line(line).backends if known.version == str(target)), None)
+    if backend is None:
+        return None
+    # Before the lock too, for which a rollout gives way.
+    require_admitted(settings, line, backend)
     with TrafficLock(settings, line).acquire(LOCK_SECONDS, urgent=True):
         if not _is_warm(gateway.routes().line(line), str(target)):
             return None
         begin(settings, line, target, reason)
-        with_reserve(settings, lambda: gateway.shift(line, {str(target): 100}))
+        with_reserve(settings, lambda: set_weights(gateway, line, {str(target): 100}))
     return target
 
 

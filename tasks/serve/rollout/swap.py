@@ -15,6 +15,7 @@ from tasks.serve.fleet.protocol import Fleet, Report, RunningEngine, no_report
 from tasks.serve.gateway import Backend, Gateway, QueuedRequests
 from tasks.serve.rollout.canary import switch
 from tasks.serve.rollout.retire import engine_behind
+from tasks.serve.rollout.traffic import set_backends
 from weighbridge.errors import NoRoomBeside, RolloutAborted, WeighbridgeError
 from weighbridge.line import Line
 
@@ -106,12 +107,12 @@ def _stop_all(
         return datetime.now(UTC) + timedelta(seconds=gap_seconds)
 
     out = tuple(backend.model_copy(update={"weight": 0}) for backend in backends)
-    gateway.set_line(line.name, out, back_at=back_at(), queued=queued)
+    set_backends(gateway, line.name, out, back_at=back_at(), queued=queued)
     for backend in backends:
         if not gateway.wait_drained(line.name, backend.version, line.rollout.drain_seconds):
             report(f"version {backend.version} still had active requests; they are cut")
     # The gap begins only now that the active requests have ended.
-    gateway.set_line(line.name, (), back_at=back_at(), queued=queued)
+    set_backends(gateway, line.name, (), back_at=back_at(), queued=queued)
     for engine in fleet.engines(line.name):
         if not fleet.on_trial(engine):
             fleet.stop(engine)

@@ -1,0 +1,136 @@
+"""The one door to traffic: whatever gives a version a weight, or mirrored requests, does it here.
+
+A version that gets more than it has must have standing in the audit log (`tasks/serve/standing.py`): it passed the
+approval check with the very artifact that its engine serves, and was neither refused nor failed since. Taking weight
+away needs no standing. Nothing else calls the gateway's `set_line`, `shift` or `set_mirror`; a test holds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from registry.audit import AuditLog
+from tasks.serve.gateway import Backend, Gateway, LineRoute, Mirror, QueuedRequests
+from tasks.serve.standing import Standing, require_standing, standings
+from weighbridge.errors import ApprovalRefused, AuditBroken
+from weighbridge.settings import Settings
+
+
+def set_backends(
+    gateway: Gateway,
+    line: str,
+    backends: Sequence[Backend],
+    *,
+    back_at: datetime | None = None,
+    queued: QueuedRequests | None = None,
+) -> None:
+    """Give a line exactly these backends and weights.
+
+    Args:
+        gateway: of the installation.
+        line: the line's name.
+        backends: with weights of 100 in all, or 0.
+        back_at, queued: as in `Gateway.set_line`.
+
+    Raises:
+        ApprovalRefused: a version that would gain weight has no standing; nothing was changed.
+        AuditBroken: the log proves nothing; nothing was changed.
+        GatewayFailed, DiskFull: as `Gateway.set_line`.
+    """
+    _require_standing(gateway, line, backends)
+    gateway.set_line(line, tuple(backends), back_at=back_at, queued=queued)
+
+
+def set_weights(gateway: Gateway, line: str, weights: dict[str, int]) -> None:
+    """Change the weights of a line's backends.
+
+    Args:
+        gateway: of the installation.
+        line: the line's name.
+        weights: version to per cent, 100 in all; versions that are not named get 0.
+
+    Raises:
+        ApprovalRefused, AuditBroken, GatewayFailed, DiskFull: as `set_backends`.
+    """
+    route = gateway.routes().line(line)
+    given = [backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends]
+    _require_standing(gateway, line, given)
+    gateway.shift(line, weights)
+
+
+def mirror_requests(gateway: Gateway, line: str, mirror: Mirror | None) -> None:
+    """Mirror a line's requests to a version; None ends it.
+
+    Raises:
+        ApprovalRefused, AuditBroken, GatewayFailed, DiskFull: as `set_backends`.
+    """
+    if mirror is not None:
+        require_admitted(gateway.settings, line, gateway.routes().line(line).backend(mirror.version))
+    gateway.set_mirror(line, mirror)
+
+
+def withdraw_unadmitted(gateway: Gateway) -> list[str]:
+    """Take the weight of versions without standing, before a gateway that was down starts from its routes.
+
+    The routes may be of before a refusal, or edited. The weight goes to the line's version with standing that has the
+    most; without one the line answers 503. A broken log takes nothing from any line, because it proves nothing.
+
+    Returns:
+        A sentence for each version that lost its weight.
+    """
+    sentences: list[str] = []
+    for route in gateway.routes().lines:
+        used = [backend for backend in route.backends if backend.weight or _mirrored(route, backend)]
+        try:
+            known = standings(AuditLog.of(gateway.settings), route.line)
+        except AuditBroken as error:
+            return [str(error)]
+        problems = {backend.version: _problem(known, route.line, backend) for backend in used}
+        if not any(problems.values()):
+            continue
+        sentences += [problem for problem in problems.values() if problem]
+        allowed = [backend for backend in used if backend.weight and not problems[backend.version]]
+        heir = max(allowed, key=lambda backend: backend.weight, default=None)
+        backends = [backend.model_copy(update={"weight": 100 if backend is heir else 0}) for backend in route.backends]
+        gateway.set_line(route.line, backends, wait=False)
+        if route.mirror is not None and problems.get(route.mirror.version):
+            gateway.set_mirror(route.line, None, wait=False)
+    return sentences
+
+
+def require_admitted(settings: Settings, line: str, backend: Backend) -> None:
+    """Check the standing of a backend's version.
+
+    Raises:
+        ApprovalRefused, AuditBroken: it may not get traffic.
+    """
+    require_standing(standings(AuditLog.of(settings), line), line, backend.version, backend.digest)
+
+
+def _require_standing(gateway: Gateway, line: str, backends: Sequence[Backend]) -> None:
+    present = {backend.version: backend for backend in gateway.routes().line(line).backends}
+    gaining = [
+        backend
+        for backend in backends
+        if backend.weight > (present[backend.version].weight if backend.version in present else 0)
+        or (backend.weight and backend.digest != present[backend.version].digest)
+    ]
+    if gaining:
+        known = standings(AuditLog.of(gateway.settings), line)
+        for backend in gaining:
+            require_standing(known, line, backend.version, backend.digest)
+
+
+def _mirrored(route: LineRoute, backend: Backend) -> bool:
+    return route.mirror is not None and route.mirror.version == backend.version
+
+
+def _problem(known: dict[int, Standing], line: str, backend: Backend) -> str:
+    if backend.version.isdecimal() and known.get(int(backend.version), Standing()).disputed:
+        return ""
+    try:
+        require_standing(known, line, backend.version, backend.digest)
+    except ApprovalRefused as error:
+        return str(error)
+    return ""
