@@ -35,6 +35,9 @@ def program_section(program: Program) -> str:
     Raises:
         SettingsInvalid: supervisord would read something else.
     """
+    restarts = ["autorestart=true"]
+    if program.may_refuse:
+        restarts = ["autorestart=unexpected", f"exitcodes={REFUSED_STATUS}"]
     environment = ",".join(f"{name}={_quoted(name, value)}" for name, value in sorted(program.environment.items()))
     return "\n".join(
         [
@@ -48,11 +51,7 @@ def program_section(program: Program) -> str:
             "stdout_logfile_maxbytes=20MB",
             "stdout_logfile_backups=2",
             "autostart=true",
-            *(
-                ["autorestart=unexpected", f"exitcodes={REFUSED_STATUS}"]
-                if program.may_refuse
-                else ["autorestart=true"]
-            ),
+            *restarts,
             f"startsecs={START_SECONDS}",
             "startretries=5",
             f"stopwaitsecs={program.stop_seconds}",
