@@ -86,14 +86,34 @@ def keep_password(settings: Settings, account: str) -> str:
     return password
 
 
+def own_key_file(settings: Settings) -> Path:
+    """Return the file of the key by which an MLflow without accounts knows the installation's own programs."""
+    return settings.home / "mlflow" / "own.key"
+
+
+def own_key(settings: Settings) -> str:
+    """Return the key by which an MLflow without accounts knows the installation's own programs, made at first use.
+
+    Raises:
+        PasswordUnusable: The file cannot be used.
+    """
+    path = own_key_file(settings)
+    if not path.exists():
+        write_whole(path, secrets.token_urlsafe(32) + "\n")
+    return read_password(path)
+
+
 def administrator(settings: Settings) -> tuple[str, str] | None:
-    """Return name and password of the installation's administrator; None without accounts, or without a kept password.
+    """Return the name and password that MLflow asks an administrator's requests for.
+
+    Returns:
+        None before MLflow's first start, which makes the password, or, without accounts, the key.
 
     Raises:
         PasswordUnusable: The file with the password cannot be used.
     """
-    path = password_file(settings, ADMIN)
-    return (ADMIN, read_password(path)) if settings.mlflow_auth and path.exists() else None
+    path = password_file(settings, ADMIN) if settings.mlflow_auth else own_key_file(settings)
+    return (ADMIN, read_password(path)) if path.exists() else None
 
 
 def sign_in(settings: Settings) -> None:

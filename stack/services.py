@@ -72,6 +72,8 @@ def _mlflow(settings: Settings) -> Service:
         "--artifacts-destination",
         settings.mlflow_artifacts_url or str(folder / "artifacts"),
         "--serve-artifacts",
+        # A client must not choose the address that the audit log names.
+        "--uvicorn-opts=--no-proxy-headers",
         "--workers",
         "1",
         # MLflow's own app, with the audit log, and with accounts where they are switched on.

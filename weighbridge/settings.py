@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         pattern=r"^s3://",
         description="place of MLflow's files, as s3://bucket/prefix; none: a folder of the home",
     )
+    mlflow_hosts: str | None = Field(
+        None,
+        pattern=r"^[^\s,]+(,[^\s,]+)*$",
+        description="further names by which MLflow is reached, as `name` or `name:port`, with commas between them",
+    )
     mlflow_auth: bool = Field(
         default_factory=lambda: (home_folder() / "mlflow" / "auth.db").exists(),
         description="whether MLflow has accounts; true once `weighbridge up --auth` has created them",

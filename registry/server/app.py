@@ -12,50 +12,80 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+
+from starlette.types import ASGIApp
 
 from registry import accounts
 from registry.accounts import ADMIN
-from weighbridge.files import READABLE, write_whole
+from registry.audit import AuditLog
+from registry.server.guard import Guard
+from registry.server.refusals import Refusals
+from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
 
 CACHE_SECONDS = 60
 """How long a verified password is cached; each check takes about a second of a core (PBKDF2)."""
 
 
-def create_app() -> Any:
-    """Create the application for uvicorn (ASGI) or gunicorn (WSGI), whichever `mlflow server` starts."""
+def create_app() -> Guard:
+    """Create the application for uvicorn, which `mlflow server` starts.
+
+    Raises:
+        RuntimeError: Another server is to run it, before which the guard could not stand.
+    """
+    if os.environ.get("_MLFLOW_SGI_NAME") != "uvicorn":
+        # The variable by which MLflow's own command tells its auth app which of two applications to return.
+        raise RuntimeError("MLflow's server is guarded under uvicorn only: start it without --gunicorn-opts.")
+    # Without a target, MLflow's proxy to a gateway sends nothing anywhere.
+    os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)
     settings = load_settings()
-    application = _with_accounts(settings) if settings.mlflow_auth else _plain()
+    refusals = Refusals(AuditLog.of(settings))
+    application = _with_accounts(settings, refusals) if settings.mlflow_auth else _plain()
     from mlflow.server import app
 
     from registry.server.record import record_changes
 
     # Added after the checks of basic-auth, because a request that they refuse changes nothing.
     record_changes(app, settings.home / "audit")
+    return Guard(
+        application,
+        hosts(settings),
+        refusals,
+        verify=_verify if settings.mlflow_auth else None,
+        own_key="" if settings.mlflow_auth else accounts.own_key(settings),
+    )
+
+
+def hosts(settings: Settings) -> frozenset[str]:
+    """Return the values of the header `Host` that name the server; a page that was rebound to it sends another."""
+    own = (settings.host, "127.0.0.1", "localhost", "[::1]")
+    further = settings.mlflow_hosts.split(",") if settings.mlflow_hosts else []
+    return frozenset(name.lower() for name in [*(f"{host}:{settings.mlflow_port}" for host in own), *further])
+
+
+def _with_accounts(settings: Settings, refusals: Refusals) -> ASGIApp:
+    configure_auth(settings)
+    # The module reads its configuration when it is imported.
+    from mlflow.server import app, auth
+
+    from registry.server.rules import only_admins, tighten
+
+    tighten()
+    application: ASGIApp = auth.create_app()
+    only_admins(app, refusals)
     return application
 
 
-def _with_accounts(settings: Settings) -> Any:
-    configure_auth(settings)
-    # The module reads its configuration when it is imported.
+def _plain() -> ASGIApp:
+    from mlflow.server.fastapi_app import app
+
+    return app
+
+
+def _verify(name: str, password: str) -> bool:
     from mlflow.server import auth
 
-    from registry.server.rules import tighten
-
-    tighten()
-    return auth.create_app()
-
-
-def _plain() -> Any:
-    # The variable by which MLflow's own command tells its auth app which of the two to return.
-    if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
-        from mlflow.server.fastapi_app import app as asgi
-
-        return asgi
-    from mlflow.server import app as wsgi
-
-    return wsgi
+    return bool(auth.store.authenticate_user(name, password))
 
 
 def configure_auth(settings: Settings) -> None:
@@ -71,7 +101,7 @@ def configure_auth(settings: Settings) -> None:
         f"auth_cache_ttl_seconds = {CACHE_SECONDS}",
         "",
     )
-    write_whole(folder / "basic_auth.ini", "\n".join(lines), READABLE)
+    write_whole(folder / "basic_auth.ini", "\n".join(lines))
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(folder / "basic_auth.ini")
     os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"] = _key(folder / "flask.key")
     os.environ[accounts.ADMIN_PASSWORD] = accounts.keep_password(settings, ADMIN)

@@ -4,6 +4,7 @@ Weighbridge's roles are MLflow roles (`reviewer:llama`), so the server knows who
 MLflow's own, for the two registered models of a line:
 
 - only a reviewer of `<line>` creates a version of it, since that copy is the approval;
+- a version is made of an artifact in the store or of another version, and of nothing else;
 - only an operator of `<line>` moves or removes an alias of it;
 - only an admin creates or renames a registered model, since its creator owns it and could approve in it.
 
@@ -12,14 +13,25 @@ MLflow demands MANAGE for removing an alias, which also covers giving rights to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
+from flask import Flask, Response, g, request
 from mlflow.protos import model_registry_pb2 as protocol
 from mlflow.server import auth
 from mlflow.server.handlers import get_endpoints
 
 from registry.access.roles import role_name
 from registry.models.records import candidates_model
+from registry.server.guard import refusal
+from registry.server.refusals import Refusals
+from registry.server.routes import find
+
+SOURCE = re.compile(r"store://[^/]+/[0-9a-f]{64}|models:/[^/]+/[0-9]+")
+"""What a version may be made of: an artifact of the store, or another version."""
+ADMINS_ONLY = "only an admin may ask for it"
+OWN_ROLES = "/api/3.0/mlflow/users/roles/list"
+"""An account may list its own roles, as MLflow's page does."""
 
 
 def tighten() -> None:
@@ -47,8 +59,33 @@ def tighten() -> None:
     auth.BEFORE_REQUEST_VALIDATORS.update(found)
 
 
+def only_admins(app: Flask, refusals: Refusals) -> None:
+    """Refuse to all others what is an admin's: lists of accounts and roles, and the webhooks.
+
+    It must be called after basic-auth has added its checks, which sign the account in.
+
+    Args:
+        app: MLflow's Flask application.
+        refusals: Where refused requests are written.
+    """
+
+    @app.before_request
+    def check() -> Response | None:
+        route = find(request.method, request.path)
+        if route is None or route.access != "admin" or auth.sender_is_admin():
+            return None
+        account = str(g.mlflow_authenticated_user)
+        if route.path == OWN_ROLES and request.args.get("username") == account:
+            return None
+        refusals.write(f"{request.method} {request.path}", ADMINS_ONLY, request.remote_addr or "", lambda: account)
+        return Response(refusal(ADMINS_ONLY), status=403, mimetype="application/json")
+
+
 def _may_make_version() -> bool:
-    return bool(auth.validate_can_create_model_version()) and _holds("reviewer")
+    source = auth._get_request_param("source")
+    # MLflow would take a folder of this machine, and serve its files.
+    ours = isinstance(source, str) and SOURCE.fullmatch(source) is not None
+    return ours and bool(auth.validate_can_create_model_version()) and _holds("reviewer")
 
 
 def _may_move_alias() -> bool:
