@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 import weighbridge.errors
 from cli.output import say_plain
+from tasks.stored_results import only_own_results
 from weighbridge.deployments import start
 from weighbridge.errors import StackDown, StackFailed, WeighbridgeError
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import Log
 
     from weighbridge.settings import Settings
+
+only_own_results()
 
 POLL_SECONDS = 1.0
 START_ATTEMPTS = 3

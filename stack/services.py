@@ -126,19 +126,7 @@ def _secret_mark(settings: Settings) -> dict[str, str]:
 
 
 def _worker(settings: Settings) -> Service:
-    command = (
-        _tool("prefect"),
-        "worker",
-        "start",
-        "--pool",
-        POOL,
-        "--type",
-        POOL_TYPE,
-        "--name",
-        "local",
-        "--limit",
-        "4",
-    )
+    command = (sys.executable, "-m", "stack.worker")
     # The default poll of 10 s makes a person wait for the first line of a run.
     environment = {
         "PREFECT_WORKER_QUERY_SECONDS": "2",

@@ -1,8 +1,8 @@
 """Make steps of a flow: Prefect tasks that run once for the same input.
 
 `step(key=…)` wraps a plain function. The key lists everything that the result depends on. The result is stored under
-it, and a later run takes it from there and reports `Cached`, even if this run fails afterwards. This is the only module
-except the rooms' `step.py` that imports Prefect.
+it, and a later run takes it from there and reports `Cached`, even if this run fails afterwards. This and
+`stored_results.py` are the only modules except the rooms' `step.py` that import Prefect.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from tasks.stored_results import only_own_results
 from weighbridge.errors import SettingsInvalid, WeighbridgeError
 from weighbridge.failures import named
 from weighbridge.settings import Settings
 from weighbridge.terminal import watch_log_records
+
+only_own_results()
 
 P = ParamSpec("P")
 R = TypeVar("R")

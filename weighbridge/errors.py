@@ -585,6 +585,18 @@ class ReleaseNotStarted(WeighbridgeError):
     exit_status = ExitStatus.PREFECT
 
 
+class RunRefused(WeighbridgeError):
+    """The worker does not run what Prefect asks for: `prefect.yaml` has no such deployment, or says otherwise."""
+
+    exit_status = ExitStatus.PREFECT
+
+
+class ResultRefused(WeighbridgeError):
+    """A run's result, as Prefect describes it, is not one that this installation stored."""
+
+    exit_status = ExitStatus.PREFECT
+
+
 def all_errors() -> list[type[WeighbridgeError]]:
     """List every named failure in the order of this file, for the reference table."""
     return [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from weighbridge.settings import Settings
 USER = "weighbridge"
 PROFILE = "weighbridge"
 SECRET_BYTES = 32
+RETRY_SECONDS = 0.5
 
 
 def secret_file(settings: Settings) -> Path:
@@ -64,7 +66,7 @@ def secret_mark(settings: Settings) -> str:
     return hashlib.sha256(read_secret(settings).encode()).hexdigest()[:16]
 
 
-def client(settings: Settings, timeout: float = 30) -> httpx.Client:
+def client(settings: Settings, timeout: float = 30, patience: float = 0) -> httpx.Client:
     """Open a client of the API that shows the secret.
 
     Plain HTTP, because importing Prefect takes seconds and 200 MiB.
@@ -72,6 +74,8 @@ def client(settings: Settings, timeout: float = 30) -> httpx.Client:
     Args:
         settings: Settings of the installation.
         timeout: Seconds to wait for an answer.
+        patience: Seconds for which a request is repeated that Prefect answers with 503. It has done nothing then: on a
+            busy machine its database was locked.
     """
     user, _, password = read_secret(settings).partition(":")
     return httpx.Client(
@@ -80,4 +84,20 @@ def client(settings: Settings, timeout: float = 30) -> httpx.Client:
         timeout=timeout,
         # A proxy would see the secret.
         trust_env=False,
+        transport=_Patient(patience),
     )
+
+
+class _Patient(httpx.HTTPTransport):
+    def __init__(self, patience: float) -> None:
+        super().__init__(trust_env=False)
+        self._patience = patience
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + self._patience
+        while True:
+            response = super().handle_request(request)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                return response
+            response.close()
+            time.sleep(RETRY_SECONDS)
