@@ -64,14 +64,14 @@ def test_a_stored_result_is_read_back_as_what_it_was(folder: Path) -> None:
 
 def test_a_result_in_another_storage_is_refused(folder: Path) -> None:
     with pytest.raises(ResultRefused, match="another storage"):
-        completed(storage_key="kept", storage_block_id=str(uuid4()), serializer={"type": "json"}).result(_sync=True)
+        completed(storage_key="kept", storage_block_id=str(uuid4()), serializer={"type": "json"}).result()
 
 
 @pytest.mark.parametrize("key", ["/etc/hostname", "../evil", "a/../../evil", ""])
 def test_a_result_outside_of_the_folder_is_refused(folder: Path, key: str) -> None:
     (folder.parent / "evil").write_text(record('"read"', type="json"))
     with pytest.raises(ResultRefused, match="outside of the folder"):
-        completed(storage_key=key, serializer={"type": "json"}).result(_sync=True)
+        completed(storage_key=key, serializer={"type": "json"}).result()
 
 
 @pytest.mark.parametrize("kind", ["pickle", "compressed/pickle"])
@@ -83,7 +83,7 @@ def test_a_pickled_result_is_never_loaded(folder: Path, kind: str, tmp_path: Pat
         blob = base64.encodebytes(lzma.compress(blob))
     (folder / "evil").write_text(record(blob.decode(), type=kind))
     with pytest.raises(ResultRefused, match="pickled"):
-        completed(storage_key=str(folder / "evil"), serializer={"type": kind}).result(_sync=True)
+        completed(storage_key=str(folder / "evil"), serializer={"type": kind}).result()
     with pytest.raises(ResultRefused):
         ResultStore(result_storage=LocalFileSystem(basepath=str(folder))).read("evil")
     with pytest.raises(ResultRefused):
@@ -96,7 +96,7 @@ def test_the_decoder_and_the_library_that_a_record_names_are_not_followed(folder
     evil = record(command, type="json", object_decoder="subprocess.call", jsonlib="yaml")
     (folder / "evil").write_text(evil)
     state = completed(storage_key=str(folder / "evil"), serializer={"type": "json"})
-    assert state.result(_sync=True) == json.loads(command)
+    assert state.result() == json.loads(command)
     assert not (tmp_path / "pwned").exists()
 
 
