@@ -29,6 +29,8 @@ class Answering(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 64
+    key = ""
+    """It demands none, as engines of an older Weighbridge."""
 
     def __init__(
         self,

@@ -95,8 +95,8 @@ def is_open(name: str) -> bool:
 
 def _passed(names: str, kind: str) -> set[str]:
     """Names that the user passes to a kind of process: `NAME` to all, `KIND:NAME` to one."""
-    wanted = [entry.strip().rpartition(":") for entry in names.split(",")]
-    return {name for only, _, name in wanted if name and only in ("", kind)}
+    named = [entry.strip().rpartition(":") for entry in names.split(",")]
+    return {name for only, _, name in named if name and only in ("", kind)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -84,12 +84,20 @@ class Engine(ABC):
     top_log_probabilities: ClassVar[int] = 0
     """Number of alternatives with log-probabilities at each generated token; 0: none."""
 
+    takes_key: ClassVar[bool] = False
+    """Whether it demands `Authorization: Bearer KEY` for everything but its health check, with the key that its process
+    finds in WEIGHBRIDGE_ENGINE_KEY. Without one any local user, and any web page of theirs, can use its port."""
+
     architectures: ClassVar[KnownArchitectures | None] = None
     """Architectures that it supports by name; None: it has no list, and only a start shows."""
 
     def health_path(self, plan: EnginePlan) -> str:
         """Path that answers 200 once the engine can serve, for the gateway's checks; no check of its answers."""
         return "/health"
+
+    def with_key_check(self, spec: LaunchSpec) -> LaunchSpec:
+        """Change a launch so that the engine demands its key; only of an engine that `takes_key`."""
+        return spec
 
     @abstractmethod
     def version(self) -> str:

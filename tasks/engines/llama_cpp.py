@@ -20,6 +20,7 @@ from typing import Any
 
 from tasks import engines
 from tasks.engines import EnginePlan, LaunchSpec
+from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE
 from tasks.source.gguf.reader import GGUF_FILE
 from weighbridge.errors import EngineFailed
 
@@ -36,6 +37,7 @@ class Engine(engines.Engine):
     """It ignores `echo`; `logprobs` covers generated tokens only."""
     top_log_probabilities = 20
     """Any number; 20 are enough here."""
+    takes_key = True
 
     def version(self) -> str:
         """Version of the package; its last number is llama.cpp's build."""
@@ -123,6 +125,8 @@ def _parameters(options: argparse.Namespace) -> Any:
     parameters.endpoint_slots = parameters.ui = parameters.fit_params = False
     parameters.cache_ram_mib = parameters.n_ctx_checkpoints = 0
     # Without an origin, pages of any site in a browser on this machine could use the server.
+    if key := os.environ.get(KEY_VARIABLE):
+        parameters.api_keys = [key]
     parameters.cors_origins = "http://127.0.0.1"
     return parameters
 

@@ -12,6 +12,12 @@ from tasks import engines
 from tasks.engines import EnginePlan, LaunchSpec
 from tasks.engines._environment import python_of, version_of
 
+WITH_KEY = (
+    "import os, runpy, sys; sys.argv += ['--api-key', os.environ['WEIGHBRIDGE_ENGINE_KEY']]; "
+    "runpy.run_module('sglang.launch_server', run_name='__main__', alter_sys=True)"
+)
+"""`python -m sglang.launch_server` with its `--api-key` from the environment: every user sees a command line."""
+
 
 class Engine(engines.Engine):
     """SGLang."""
@@ -22,6 +28,7 @@ class Engine(engines.Engine):
     """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""
     top_log_probabilities = 0
     """Not tested here; the pipeline asks every engine for one greedy token a prompt only."""
+    takes_key = True
 
     def health_path(self, plan: EnginePlan) -> str:
         """See `tasks.engines.Engine`; /health_generate would generate a token at every check of the gateway."""
@@ -42,3 +49,8 @@ class Engine(engines.Engine):
         # Prompt plus answer of one request; the cache's size follows from `mem-fraction-static`, a flag of the line.
         command += ["--context-length", str(plan.context), "--max-running-requests", str(plan.concurrency)]
         return LaunchSpec(command=(*command, *plan.flag_arguments), environment={"HF_HUB_OFFLINE": "1"})
+
+    def with_key_check(self, spec: LaunchSpec) -> LaunchSpec:
+        """See `tasks.engines.Engine`."""
+        python, _, _, *options = spec.command
+        return LaunchSpec(command=(python, "-c", WITH_KEY, *options), environment=spec.environment)

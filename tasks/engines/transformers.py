@@ -30,6 +30,7 @@ class Engine(engines.Engine):
     prompt_log_probabilities = False
     """`transformers serve` returns none."""
     top_log_probabilities = 0
+    takes_key = True
 
     def version(self) -> str:
         """Version of the installed transformers and torch."""

@@ -6,12 +6,15 @@ transformers pins differ from the pipeline's), else in `.vllm` of the checkout, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tasks import engines
 from tasks.engines import EnginePlan, KnownArchitectures, LaunchSpec
 from tasks.engines._environment import python_of, version_of
 from weighbridge.documents import read_yaml
+
+GUARD_FOLDER = Path(__file__).parent / "_guard"
 
 
 class Engine(engines.Engine):
@@ -24,6 +27,7 @@ class Engine(engines.Engine):
     """`echo` with `logprobs` on /v1/completions."""
     top_log_probabilities = 20
     """`--max-logprobs` by default."""
+    takes_key = True
 
     def version(self) -> str:
         """Version of the vLLM that would be started.
@@ -42,4 +46,13 @@ class Engine(engines.Engine):
         return LaunchSpec(
             command=(*command, *plan.flag_arguments),
             environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        )
+
+    def with_key_check(self, spec: LaunchSpec) -> LaunchSpec:
+        """See `tasks.engines.Engine`; vLLM's own `--api-key` guards /v1 and leaves /tokenize and /invocations open."""
+        # Its Python finds the middleware beside what the shell names.
+        path = os.pathsep.join([str(GUARD_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return LaunchSpec(
+            command=(*spec.command, "--middleware", "weighbridge_guard.RequireKey"),
+            environment={**spec.environment, "PYTHONPATH": path},
         )

@@ -91,7 +91,7 @@ def score_prompts(
             score_by_chat(
                 scorer.chat_scorer(line, artifact, engine),
                 suite,
-                api_key=None,
+                api_key=engine.key or None,
                 cache=ScoreCache.of(installation.settings),
                 concurrency=line.target.concurrency,
                 progress=log_progress(f"prompt {artifact.scheme} with {suite.name}"),

@@ -27,6 +27,7 @@ class FakeEngine:
     reads = "safetensors"
     prompt_log_probabilities = False
     top_log_probabilities = 0
+    takes_key = True
 
     def health_path(self, plan: EnginePlan) -> str:
         return "/health"
@@ -37,6 +38,9 @@ class FakeEngine:
     def launch(self, plan: EnginePlan, model_folder: Path, host: str, port: int) -> LaunchSpec:
         assert (model_folder / "config.json").is_file()
         return LaunchSpec(command=(sys.executable, str(FAKE), str(port), *plan.flag_arguments), environment={})
+
+    def with_key_check(self, spec: LaunchSpec) -> LaunchSpec:
+        return spec
 
 
 def use_fake_engine(replace: Callable[[object, str, object], None] = setattr) -> None:

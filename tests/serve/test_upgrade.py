@@ -15,7 +15,7 @@ import pytest
 
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
-from tasks.serve.gateway.discovery import clusters_document
+from tasks.serve.gateway.clusters import clusters_document
 from tasks.serve.gateway.routes import RoutesFile
 from tasks.serve.parity.measure import Measured
 from weighbridge.settings import Settings

@@ -27,12 +27,18 @@ def main() -> None:
         time.sleep(options.die_starting)
         raise SystemExit("ImportError: libcudart.so.13: no such file")
 
+    # As real engines do: with a key in the environment, every request must carry it.
+    key = os.environ.get("WEIGHBRIDGE_ENGINE_KEY")
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._send(200, b'{"status":"ok"}', "application/json")
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if key and self.headers.get_all("Authorization") != [f"Bearer {key}"]:
+                self._send(401, b'{"error":"no key"}', "application/json")
+                return
             if options.die_on_first:
                 os._exit(1)
             if options.status != 200:

@@ -24,6 +24,10 @@ class StartedEngine(Protocol):
     def url(self) -> str:
         """The engine's address without `/v1`."""
 
+    @property
+    def key(self) -> str:
+        """What the engine demands of every request; empty if nothing."""
+
 
 StartEngine = Callable[[Line, Artifact, Callable[[str], None]], AbstractContextManager[StartedEngine]]
 """Finds or starts the line's engine with an artifact; ends it on exit if it was started here."""
@@ -85,7 +89,7 @@ class ServingScorer:
             return
         with self.start_engine(line, artifact, log) as engine:
             base = base_of(engine.url)
-            if missing := lacks_log_probabilities(base, line.name, None):
+            if missing := lacks_log_probabilities(base, line.name, engine.key or None):
                 raise SuiteNeedsMore(
                     f"{self.engine} is needed for general suites, but returns no prompt log-probabilities: {missing}.",
                     "Look at its log and flags; a newer version may have changed its API.",
@@ -104,6 +108,7 @@ class ServingScorer:
                 engine=self.engine,
                 model_files=read_model_files(folder),
                 batch_size=batch_size,
+                api_key=engine.key or None,
             )
 
     def chat_scorer(self, line: Line, artifact: Artifact, engine: StartedEngine) -> ChatScorer:

@@ -18,7 +18,9 @@ from filelock import FileLock
 from registry.store import Artifact, Store
 from tasks.engines import EnginePlan, launch_spec
 from tasks.engines import engine as engine_kind
+from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE
 from tasks.fit.hardware.free_memory import free_memory
+from tasks.serve.engine_keys import EngineKeys
 from tasks.serve.fleet.launch import FINAL, launch_command, verify_seconds
 from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.program import Program
@@ -54,13 +56,17 @@ class LocalFleet:
         self._folder = settings.home / "engines"
         self._supervisor = Supervisor(settings)
         self._store = Store.of(settings)
+        self._keys = EngineKeys(settings)
 
     def engines(self, line_name: str | None = None) -> list[RunningEngine]:
         """List the fleet's engines, or one line's, by name."""
         engines = [
             RunningEngine.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob(f"*/{RECORD}"))
         ]
-        return [engine for engine in engines if line_name in (None, engine.line)]
+        return [self._with_key(engine) for engine in engines if line_name in (None, engine.line)]
+
+    def _with_key(self, engine: RunningEngine) -> RunningEngine:
+        return engine.model_copy(update={"key": self._keys.of(engine.name)})
 
     def find(self, line: Line, artifact: Artifact) -> RunningEngine | None:
         """Find the engine that serves this artifact under this line's plan."""
@@ -146,13 +152,14 @@ class LocalFleet:
             wait_ready(engine.name, health_url, lambda: self.state(engine), self._log(engine), ready_seconds, report)
         except EngineFailed as failed:
             raise refusal(self._settings, engine.name) or failed from None
-        prove(engine.url, engine.plan, report)
+        prove(engine.url, engine.plan, report, self._keys.of(engine.name))
 
     def _check_parity(self, line: Line, engine: RunningEngine, reference: Reference, report: Report) -> None:
         """Compare an engine's answers with its artifact's reference."""
         try:
             folder, pid = self._folder / engine.name, self._pid(engine)
-            pass_gate(self._settings, engine.url, engine.plan, reference, folder, pid, report)
+            key = self._keys.of(engine.name)
+            pass_gate(self._settings, engine.url, engine.plan, reference, folder, pid, report, key)
         except EngineDiverges as error:
             if line.engine.parity == "refuse":
                 raise
@@ -192,14 +199,20 @@ class LocalFleet:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             (folder / plan.model_name).symlink_to(weights, target_is_directory=True)
+            if engine_kind(plan.engine).takes_key:
+                self._keys.make(name)
             write_whole(folder / RECORD, engine.model_dump_json(indent=1), READABLE)
-            return engine
+            return self._with_key(engine)
 
     def _start(self, engine: RunningEngine) -> None:
         model_folder = self._folder / engine.name / engine.plan.model_name
         endpoint = engine.endpoints[0]
         kind = engine_kind(engine.plan.engine)
         spec = launch_spec(kind, engine.plan, model_folder, endpoint.host, endpoint.port)
+        if key := self._keys.of(engine.name):
+            # In the environment: every user sees a command line.
+            spec = kind.with_key_check(spec)
+            spec = spec.model_copy(update={"environment": {**spec.environment, KEY_VARIABLE: key}})
         self._supervisor.run(
             Program(
                 name=engine.name,

@@ -38,6 +38,8 @@ class RunningEngine(BaseModel):
     artifact: Artifact
     plan: EnginePlan
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
+    key: str = Field("", exclude=True, repr=False)
+    """What it demands of every request; empty if nothing. Never written with the record, nor into a step's result."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import httpx
 
 from tasks.engines import EnginePlan
 from tasks.evaluate.drift.degenerate import degenerate
+from tasks.evaluate.scoring.endpoint import make_client
 from weighbridge.errors import EngineFailed
 
 FIRST_ANSWER_SECONDS = 300.0
@@ -24,20 +25,21 @@ PROMPTS = (
 )
 
 
-def prove(url: str, plan: EnginePlan, report: Callable[[str], None]) -> None:
+def prove(url: str, plan: EnginePlan, report: Callable[[str], None], key: str = "") -> None:
     """Send an engine one request, then several at once, and check the answers for signs of a broken model.
 
     Args:
         url: the engine's address.
         plan: the engine's.
         report: called with a sentence when it is proven.
+        key: the engine's, if it demands one.
 
     Raises:
         EngineFailed: an error, an empty answer, leaked special tokens, or one token repeated.
     """
-    first = _answer(url, plan, PROMPTS[0])
+    first = _answer(url, plan, PROMPTS[0], key)
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
-        answers = [first, *pool.map(lambda prompt: _answer(url, plan, prompt), PROMPTS)]
+        answers = [first, *pool.map(lambda prompt: _answer(url, plan, prompt, key), PROMPTS)]
     for answer in answers:
         if problem := degenerate(answer):
             raise EngineFailed(
@@ -48,7 +50,7 @@ def prove(url: str, plan: EnginePlan, report: Callable[[str], None]) -> None:
     report(f"{url} is warm: {first.strip()[:60]!r}")
 
 
-def _answer(url: str, plan: EnginePlan, prompt: str) -> str:
+def _answer(url: str, plan: EnginePlan, prompt: str, key: str) -> str:
     body = {
         "model": plan.model_name,
         "messages": [{"role": "user", "content": prompt}],
@@ -56,7 +58,8 @@ def _answer(url: str, plan: EnginePlan, prompt: str) -> str:
         "temperature": 0,
     }
     try:
-        response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=FIRST_ANSWER_SECONDS, trust_env=False)
+        with make_client(key or None, FIRST_ANSWER_SECONDS) as client:
+            response = client.post(f"{url}/v1/chat/completions", json=body)
         response.raise_for_status()
         return str(response.json()["choices"][0]["message"]["content"] or "")
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:

@@ -137,8 +137,9 @@ class Supervisor:
         )
 
     def _is_leaked(self, name: str) -> bool:
-        ours = name.startswith(("SUPERVISOR_", PREFIX)) and not name.startswith(f"{PREFIX}PASSWORD_")
-        return not (is_open(name) or ours or name in self._harmless)
+        is_password = name.startswith(f"{PREFIX}PASSWORD_")
+        is_own = name.startswith(("SUPERVISOR_", PREFIX)) and not is_password
+        return not (is_open(name) or is_own or name in self._harmless)
 
     def answers(self) -> bool:
         """True if supervisord runs and answers."""

@@ -1,7 +1,8 @@
 """The gateway: one Envoy before all engines, with keys, health checks and weighted versions.
 
 routes.py           which versions get which share (`routes.json`, the single source of truth)
-discovery.py        the routes as Envoy's clusters and routes
+clusters.py         the engines of the routes as Envoy's clusters, with their keys
+discovery.py        the routes as Envoy's routes
 documents.py        these documents, written and awaited until Envoy runs them
 bootstrap.py        Envoy's fixed configuration and its command line
 filters.py          the filters of a request: keys, sizes, limits, token counts (two of these in lua/)

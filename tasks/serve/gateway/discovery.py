@@ -7,13 +7,11 @@ exactly this document. A counter would not do: Envoy keeps the old version when 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 from datetime import datetime
 from typing import Any
 
-from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway.error_responses import (
     error_answer,
     health_answer,
@@ -41,15 +39,8 @@ JSON_FILTER = "envoy.filters.http.json_to_metadata"
 STREAM_IDLE_SECONDS = 600
 """Longest silence within a response; as long as OpenAI's own client waits by default."""
 
-REQUESTS_A_CONNECTION = 1
-"""llama.cpp's server closes its connection after each stream without notice, and a request on such a connection fails
-with 503. A new connection to an engine on this machine costs a fraction of a millisecond."""
-
 RETRY_ON = "connect-failure,refused-stream,reset-before-request"
 """Conditions for a retry: only if the engine cannot have seen the request, so that nothing is generated twice."""
-
-UNREACHABLE = "/dev/null/nobody"
-"""A socket's path at which nothing can ever listen: to connect to it fails at once."""
 
 RETRY_SECONDS = 1.0
 """Longest pause between two retries of a queued request; Envoy draws each between 0 and this."""
@@ -57,30 +48,12 @@ RETRY_SECONDS = 1.0
 MAX_REQUESTS = 1024
 """Concurrent requests to one backend, and as many again that wait for a connection; more are refused with 429."""
 
-_TYPES = "type.googleapis.com/envoy"
+TYPES = "type.googleapis.com/envoy"
 
 
 def cluster_name(line: str, version: str) -> str:
     """Envoy's name for a version of a line: `smollm2@3`."""
     return f"{line}@{version}"
-
-
-def clusters_document(routes: Routes, leaving: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """Build the CDS document: one cluster for each backend, whatever its weight.
-
-    Args:
-        routes: of all lines.
-        leaving: clusters of an earlier document that must stay until no route names them.
-    """
-    clusters = [_cluster(route.line, backend) for route in routes.lines for backend in route.backends]
-    clusters += [
-        _awaited_cluster(route.line, route.queued)
-        for route in routes.lines
-        if route.queued and route.queued.version not in [backend.version for backend in route.backends]
-    ]
-    named = {cluster["name"] for cluster in clusters}
-    kept = [cluster for cluster in leaving if cluster["name"] not in named]
-    return _discovery(sorted([*clusters, *kept], key=lambda cluster: str(cluster["name"])))
 
 
 def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
@@ -104,13 +77,13 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
         },
     }
     configuration = {
-        "@type": f"{_TYPES}.config.route.v3.RouteConfiguration",
+        "@type": f"{TYPES}.config.route.v3.RouteConfiguration",
         "name": ROUTE_CONFIGURATION,
         "virtual_hosts": [host],
         # The default of 4 KiB would refuse the list of a few dozen models.
         "max_direct_response_body_size_bytes": 2**20,
     }
-    return _discovery([configuration])
+    return discovery_document([configuration])
 
 
 def _known(client: str, record: KeyRecord) -> dict[str, Any]:
@@ -128,86 +101,13 @@ def _limits(limits: Limits) -> dict[str, int]:
 
 def filter_context(values: dict[str, Any]) -> dict[str, Any]:
     """Values for a Lua filter to look up; its script and its counts are kept when they change."""
-    return {"@type": f"{_TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": values}
+    return {"@type": f"{TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "filter_context": values}
 
 
-def _discovery(resources: list[dict[str, Any]]) -> dict[str, Any]:
+def discovery_document(resources: list[dict[str, Any]]) -> dict[str, Any]:
+    """A document whose version is the digest of its content."""
     content = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()
     return {"version_info": content, "resources": resources}
-
-
-def _cluster(line: str, backend: Backend) -> dict[str, Any]:
-    """A backend's cluster; it does not contain the weight, so that a shift never touches its connections."""
-    return {
-        **_cluster_at(line, backend, [_address(endpoint) for endpoint in backend.endpoints]),
-        "type": "STATIC" if all(map(_is_ip, backend.endpoints)) else "STRICT_DNS",
-        "health_checks": [_health_check(backend)],
-        # A cluster without a healthy engine answers 503 at once; by default Envoy would still send it requests.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-    }
-
-
-def _awaited_cluster(line: str, queued: QueuedRequests) -> dict[str, Any]:
-    """The cluster of a version whose engine still starts; the engine's cluster replaces it under the same name."""
-    return _cluster_at(line, queued, [{"pipe": {"path": UNREACHABLE}}])
-
-
-def _cluster_at(line: str, version: Backend | QueuedRequests, addresses: list[dict[str, Any]]) -> dict[str, Any]:
-    name = cluster_name(line, version.version)
-    protocol = {
-        "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {"max_requests_per_connection": REQUESTS_A_CONNECTION},
-        "explicit_http_config": {"http_protocol_options": {}},
-    }
-    limits = {
-        "max_connections": MAX_REQUESTS,
-        "max_pending_requests": MAX_REQUESTS,
-        "max_requests": MAX_REQUESTS,
-        "max_retries": MAX_REQUESTS,
-    }
-    return {
-        "@type": f"{_TYPES}.config.cluster.v3.Cluster",
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "2s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
-        },
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
-        "circuit_breakers": {"thresholds": [limits]},
-        "metadata": {
-            "filter_metadata": {METADATA: {"line": line, "version": version.version, "digest": version.digest}}
-        },
-    }
-
-
-def _address(endpoint: Endpoint) -> dict[str, Any]:
-    # An engine that binds to every address of this machine is asked on its loopback.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint.host, endpoint.host)
-    return {"socket_address": {"address": host, "port_value": endpoint.port}}
-
-
-def _is_ip(endpoint: Endpoint) -> bool:
-    try:
-        ipaddress.ip_address(endpoint.host)
-    except ValueError:
-        return False
-    return True
-
-
-def _health_check(backend: Backend) -> dict[str, Any]:
-    return {
-        # An engine on a small machine may take seconds to answer while it generates: slow is not unhealthy.
-        "timeout": "10s",
-        "unhealthy_threshold": 3,
-        "healthy_threshold": 1,
-        "interval": "2s",
-        # By default a cluster without traffic is checked only once a minute.
-        "no_traffic_interval": "2s",
-        "unhealthy_interval": "1s",
-        "http_health_check": {"path": backend.health_path},
-    }
 
 
 def _routes(routes: Routes) -> list[dict[str, Any]]:
@@ -261,8 +161,8 @@ def _to_backends(route: LineRoute, action: dict[str, Any]) -> dict[str, Any]:
             "name": cluster_name(route.line, target.version),
             "weight": weight,
             "response_headers_to_add": [
-                _header(VERSION_HEADER, target.version),
-                _header(DIGEST_HEADER, target.digest),
+                set_header(VERSION_HEADER, target.version),
+                set_header(DIGEST_HEADER, target.digest),
             ],
         }
         for target, weight in targets
@@ -293,7 +193,7 @@ def _sticky(route: LineRoute) -> dict[str, Any]:
 def _mirrored(route: LineRoute) -> dict[str, Any]:
     if route.mirror is None:
         return {}
-    header = _header(SHADOW_HEADER, cluster_name(route.line, route.mirror.version))
+    header = set_header(SHADOW_HEADER, cluster_name(route.line, route.mirror.version))
     mirror = {
         "cluster": SHADOW_CLUSTER,
         "request_headers_mutations": [{"append": header}],
@@ -303,7 +203,8 @@ def _mirrored(route: LineRoute) -> dict[str, Any]:
     return {"request_mirror_policies": [mirror]}
 
 
-def _header(name: str, value: str) -> dict[str, Any]:
+def set_header(name: str, value: str) -> dict[str, Any]:
+    """Set a header, whatever it was."""
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
@@ -314,5 +215,5 @@ def _body_has(key: str, text: str | None) -> dict[str, Any]:
 
 
 def _without(*filters: str) -> dict[str, Any]:
-    off = {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "disabled": True}
+    off = {"@type": f"{TYPES}.config.route.v3.FilterConfig", "disabled": True}
     return {"typed_per_filter_config": dict.fromkeys(filters, off)}

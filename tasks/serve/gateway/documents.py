@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.serve.gateway.admin import Admin, EnvoyConfiguration
-from tasks.serve.gateway.discovery import clusters_document, routes_document
+from tasks.serve.gateway.clusters import EngineKey, clusters_document
+from tasks.serve.gateway.discovery import routes_document
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import Keys
 from tasks.serve.gateway.routes import Routes
@@ -32,10 +33,11 @@ class Documents:
     Args:
         folder: nothing else may lie there, because Envoy reads its documents again whenever a file is moved into it.
         admin: of the Envoy that reads the documents.
+        engine_key: returns the key of an engine by its name.
     """
 
-    def __init__(self, folder: Path, admin: Admin) -> None:
-        self.folder, self._admin = folder, admin
+    def __init__(self, folder: Path, admin: Admin, engine_key: EngineKey) -> None:
+        self.folder, self._admin, self._engine_key = folder, admin, engine_key
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Replace a document."""
@@ -43,7 +45,7 @@ class Documents:
 
     def write_all(self, routes: Routes, keys: Keys) -> None:
         """Write all documents for an Envoy that starts later."""
-        self.write("cds.json", clusters_document(routes))
+        self.write("cds.json", clusters_document(routes, engine_key=self._engine_key))
         self.write("rds.json", routes_document(routes, keys))
 
     def apply(self, routes: Routes, keys: Keys) -> None:
@@ -52,8 +54,8 @@ class Documents:
         Raises:
             GatewayFailed: it did not take them in time.
         """
-        clusters, paths = clusters_document(routes), routes_document(routes, keys)
-        first = clusters_document(routes, leaving=self._present_clusters())
+        clusters, paths = clusters_document(routes, engine_key=self._engine_key), routes_document(routes, keys)
+        first = clusters_document(routes, self._present_clusters(), self._engine_key)
         self.write("cds.json", first)
         self._await(lambda running: running.runs(first), "clusters")
         self.write("rds.json", paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.serve.engine_keys import EngineKeys
 from tasks.serve.gateway.admin import Admin
 from tasks.serve.gateway.bootstrap import admin_socket, bootstrap_document, envoy_command
 from tasks.serve.gateway.documents import Documents
@@ -29,7 +30,7 @@ class EnvoyProcess:
         self.folder = self.settings.home / "gateway"
         self._file, self._keys = RoutesFile(self.folder), KeysFile(self.folder)
         self._admin = Admin(admin_socket(self.folder), self.folder / "envoy.json")
-        self._documents = Documents(self.folder / "discovery", self._admin)
+        self._documents = Documents(self.folder / "discovery", self._admin, EngineKeys(self.settings).of)
 
     def bootstrap(self) -> Path:
         """Write all files that Envoy starts from, rendered from the routes; harmless while it runs.

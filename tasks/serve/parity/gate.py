@@ -41,6 +41,7 @@ def pass_gate(
     folder: Path,
     pid: int,
     report: Callable[[str], None],
+    key: str = "",
 ) -> None:
     """Compare an engine's answers with its artifact's reference, and keep the distances in its folder.
 
@@ -52,6 +53,7 @@ def pass_gate(
         folder: the engine's.
         pid: the engine's process.
         report: called with a sentence on the distances.
+        key: the engine's, if it demands one.
 
     Raises:
         EngineDiverges: the distances exceed the allowed noise; the worst prompts are in the message.
@@ -64,7 +66,7 @@ def pass_gate(
         report(sentence)
     production = _read(_noise_of(settings, plan.model_name))
     known = production is not None and production.engine == plan.engine
-    measured = measure(url, plan, reference.probes)
+    measured = measure(url, plan, reference.probes, key)
     groups = judge(measured, allowed_beside(production.measured) if production and known else DEFAULT_NATS)
     against = "the noise of production's engine" if known else "the default limits"
     if any(group.diverges for group in groups):

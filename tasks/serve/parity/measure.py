@@ -63,13 +63,14 @@ class _Answer:
     """Log-probabilities of the prompt's tokens from the second on."""
 
 
-def measure(url: str, plan: EnginePlan, probes: Sequence[Probe]) -> list[Measured]:
+def measure(url: str, plan: EnginePlan, probes: Sequence[Probe], key: str = "") -> list[Measured]:
     """Send an engine every probe that its kind can answer.
 
     Args:
         url: the engine's address.
         plan: the engine's.
         probes: of the artifact's reference.
+        key: the engine's, if it demands one.
 
     Raises:
         EngineFailed: a probe is answered with an error, or without what engines of its kind return.
@@ -84,7 +85,8 @@ def measure(url: str, plan: EnginePlan, probes: Sequence[Probe]) -> list[Measure
     # Engines are on this network: a proxy from the environment is not for them.
     # A kept connection that the server closes just then (llama.cpp after some requests) would look like a fault.
     limits = httpx.Limits(max_keepalive_connections=0)
-    client = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, limits=limits)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    client = httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=False, limits=limits)
     with client, ThreadPoolExecutor(at_once) as pool:
         asker = _Asker(client, url, plan.model_name, top)
         distances = [asker.measure(probe) for probe in asked if probe.question.kind in ALONE]

@@ -15,7 +15,7 @@ import pytest
 from registry.store import Artifact, Store
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.local import LocalFleet
-from tasks.serve.fleet.protocol import Fleet
+from tasks.serve.fleet.protocol import Fleet, RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.serve.serve_support import make_artifact, make_line, use_fake_engine
 from tests.support.ports import free_ports
@@ -61,6 +61,13 @@ def fleet(running_fleet: Fleet) -> Iterator[Fleet]:
         running_fleet.stop(engine)
 
 
+def chat_status(engine: RunningEngine, key: str) -> int:
+    """Status of a request to the engine itself."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    body = {"model": "toy", "messages": []}
+    return httpx.post(f"{engine.url}/v1/chat/completions", json=body, headers=headers, trust_env=False).status_code
+
+
 @pytest.fixture
 def artifact(home: Settings, request: pytest.FixtureRequest) -> Artifact:
     """An artifact used by one test."""
@@ -97,6 +104,13 @@ class TestFleet:
         assert first.name != second.name
         assert not set(first.endpoints) & set(second.endpoints)
         assert [engine.name for engine in fleet.engines()] == sorted([first.name, second.name])
+
+    def test_an_engine_answers_only_with_its_own_key(self, fleet: Fleet, artifact: Artifact) -> None:
+        first, second = fleet.ensure(make_line(), artifact), fleet.ensure(make_line(delay=0.01), artifact)
+        assert first.key and second.key and first.key != second.key
+        statuses = [chat_status(first, key) for key in (first.key, second.key, "", f"{first.key}x")]
+        assert statuses == [200, 401, 401, 401]
+        assert first.key not in repr(first) and first.key not in first.model_dump_json()
 
     def test_stop_removes_an_engine_and_is_idempotent(self, fleet: Fleet, artifact: Artifact) -> None:
         engine = fleet.ensure(make_line(), artifact)

@@ -39,9 +39,10 @@ class FakeEngine(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def backend(self, version: str, weight: int) -> Backend:
+    def backend(self, version: str, weight: int, engine: str = "") -> Backend:
         endpoint = Endpoint(host="127.0.0.1", port=self.port)
-        return Backend(version=version, digest=version.rjust(64, "0"), endpoints=(endpoint,), weight=weight)
+        digest = version.rjust(64, "0")
+        return Backend(version=version, digest=digest, engine=engine, endpoints=(endpoint,), weight=weight)
 
     def stop(self) -> None:
         self.shutdown()

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.gateway import Backend, Gateway, LineRoute, Routes
-from tasks.serve.gateway.discovery import clusters_document, routes_document
+from tasks.serve.gateway.clusters import clusters_document
+from tasks.serve.gateway.discovery import routes_document
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import Keys, record_of
 from weighbridge.errors import GatewayFailed
