@@ -45,7 +45,7 @@ def write_card(
     It contains no time and no path, so that the same quantization gives the same digest.
     """
     card = source / CARD
-    published = card.read_text() if card.is_file() else f"# {repo}\n"
+    published = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else f"# {repo}\n"
     counted, bytes_name = recipe.counted
     origin = f"`{repo}` at commit `{commit}`" if commit else f"the folder `{repo}`"
     reasons = Counter(ignored.reason for ignored in recipe.ignored)

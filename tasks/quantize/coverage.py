@@ -6,7 +6,6 @@ the files, not the process's exit status.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.tensors import StoredTensor, first_repeated, has_zero, is_finite, read_tensors
+from tasks.source.published import read_from
 from weighbridge.errors import QuantizationUncovered
 
 SIZE_TOLERANCE = 0.03
@@ -115,7 +115,7 @@ def _check_rest(recipe: Recipe, written: dict[str, StoredTensor], source: dict[s
 
 def _check_config(recipe: Recipe, path: Path) -> None:
     """Check `quantization_config`, by which loaders read the tensors."""
-    config: dict[str, Any] = json.loads(path.read_text()).get("quantization_config", {})
+    config: dict[str, Any] = read_from(path.parent, path.name).get("quantization_config") or {}
     groups = list(config.get("config_groups", {}).values())
     weights = groups[0].get("weights", {}) if groups else {}
     activations = (groups[0].get("input_activations") or {}) if groups else {}

@@ -13,12 +13,13 @@ from typing import Any
 
 from tasks.quantize.plan.recipe import Recipe
 from tasks.schemes import Scheme, scheme
+from tasks.source.published import read_from
 from weighbridge.files import READABLE, write_whole
 
 
 def write_config(source: Path, out: Path, recipe: Recipe) -> None:
     """Write the source's config.json with the quantization added."""
-    config = json.loads((source / "config.json").read_text())
+    config = read_from(source, "config.json")
     config["quantization_config"] = quantization_config(recipe)
     write_whole(out / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n", mode=READABLE)
 

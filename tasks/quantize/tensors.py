@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weighbridge.errors import QuantizationFailed
+from tasks.source.headers import read_placed
+from tasks.source.published.tokenizer import MAX_TOKENIZER_BYTES, read_index
+from weighbridge.documents import read_bytes
+from weighbridge.errors import DocumentInvalid, QuantizationFailed, SourceDamaged, SourceRefused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +74,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = [folder / name for name in sorted(set(_shards(index).values()))]
     elif (folder / SINGLE).is_file():
         files = [folder / SINGLE]
     else:
@@ -97,26 +100,28 @@ def read_tensors(folder: Path) -> list[StoredTensor]:
     return [tensor for file in weight_files(folder) for tensor in _header(file)]
 
 
+def _shards(index: Path) -> dict[str, str]:
+    try:
+        return read_index(read_bytes(index, MAX_TOKENIZER_BYTES), INDEX)
+    except (DocumentInvalid, SourceRefused) as error:
+        raise _broken(index, f"is no index of shards ({error.what.removesuffix('.')})") from None
+
+
 def _header(file: Path) -> list[StoredTensor]:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise _broken(file, f"is truncated or not a safetensors file: {size:,} bytes, a header of {length:,}")
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            raise _broken(file, "has a header that is not JSON") from None
-    data = 8 + length
-    tensors = []
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), file, data + begin, end - begin))
-    promised = max((tensor.start + tensor.size_bytes for tensor in tensors), default=data)
+    try:
+        placed = read_placed(file)
+    except SourceDamaged as error:
+        why = error.what.removeprefix(f"{file.name} is damaged: ").removesuffix(".")
+        raise _broken(file, f"is truncated or not a safetensors file: {why}") from None
+    size, promised = file.stat().st_size, max((found.end for found in placed), default=0)
     if size < promised:
         raise _broken(file, f"is truncated: {size:,} of {promised:,} bytes")
-    return tensors
+    return [
+        StoredTensor(
+            found.tensor.name, found.tensor.dtype, found.tensor.shape, file, found.begin, found.end - found.begin
+        )
+        for found in placed
+    ]
 
 
 def first_repeated(tensors: Iterable[StoredTensor]) -> StoredTensor | None:

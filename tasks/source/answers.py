@@ -148,7 +148,10 @@ def read_file(hub: Hub, repo: str, commit: str, path: str, limit_bytes: int, *, 
     ranged = {} if first_byte is None else {"Range": f"bytes={first_byte}-{first_byte + limit_bytes - 1}"}
 
     def read() -> bytes:
-        return _receive(hub, hub.file_url(repo, path, commit), limit_bytes, headers=ranged, redirects=True)[1]
+        answer, content = _receive(hub, hub.file_url(repo, path, commit), limit_bytes, headers=ranged, redirects=True)
+        if first_byte and answer.status_code != 206:
+            raise hub.unusable(f"it sends {path[:200]} from its start instead of from byte {first_byte}")
+        return content
 
     return hub.call(read, repo=repo, revision=commit)[:limit_bytes]
 

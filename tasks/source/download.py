@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable
@@ -15,7 +14,10 @@ from tasks.source.client import Hub
 from tasks.source.fetch import PARTIAL, Fetcher, Progress
 from tasks.source.headers import Tensor, damaged
 from tasks.source.hub import INDEX, Source
-from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SourceRefused
+from tasks.source.published.tokenizer import MAX_TOKENIZER_BYTES, read_index
+from tasks.source.tokenizer_trial import try_tokenizer
+from weighbridge.documents import read_bytes
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, DocumentInvalid, SourceRefused
 from weighbridge.units import GIB
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ def download(hub: Hub, source: Source, line_name: str, store: Store, progress: P
         SourceStalled: the Hub repeatedly began to answer and then sent nothing.
         SourceDamaged: a file twice differed from the Hub's description, or is published broken.
         DiskFull: the disk has not enough space.
-        SourceRefused: a file's name leads out of its folder, or two names are equal on some disks.
+        SourceRefused: a file's name leads out of its folder, two names are equal on some disks, or the tokenizer
+            cannot be loaded and used within limits.
     """
     if wrong := list(name_problems(file.path for file in source.files)):
         raise SourceRefused(f"{source.short} is refused: {'; '.join(wrong)}.", "Choose another release.", source.repo)
@@ -79,7 +82,7 @@ def published_scheme(config: dict[str, Any], tensors: Iterable[Tensor]) -> str:
         tensors: of all files; without a dtype in the config, the dtype with most bytes decides.
     """
     if quantized := config.get("quantization_config"):
-        return str(quantized.get("quant_method", "quantized"))
+        return str(quantized.get("quant_method") or "quantized")
     dtype = config.get("dtype") or config.get("torch_dtype")
     if dtype not in SCHEME_OF_DTYPE:
         sizes: dict[str, int] = {}
@@ -119,6 +122,7 @@ def _fetch_all(hub: Hub, source: Source, folder: Path, store: Store, progress: P
     # Small files first, so that a wrong index is found before the weights are fetched.
     fetcher.fetch([file for file in source.files if not file.is_weights])
     index = _check_index(source, folder)
+    try_tokenizer(folder, source.short)
     fetcher.fetch([file for file in source.files if file.is_weights])
     _check_tensor_files(folder, index, fetcher.tensors)
     return fetcher
@@ -134,9 +138,9 @@ def _check_index(source: Source, folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        index = {str(name): str(file) for name, file in json.loads(path.read_bytes())["weight_map"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise damaged(path, "it is not an index of shards") from None
+        index = read_index(read_bytes(path, MAX_TOKENIZER_BYTES), INDEX)
+    except (SourceRefused, DocumentInvalid) as error:
+        raise damaged(path, f"it is not an index of shards ({error.what.removesuffix('.')})") from None
     if missing := sorted(set(index.values()) - {file.path for file in source.files}):
         raise damaged(path, f"it names {', '.join(missing)}, which {source.short} does not hold")
     return index

@@ -21,6 +21,7 @@ from tasks.source.successors import LISTED, ListedCommit, list_sources
 from tasks.source.triage import ArchitectureLookup, FitCheck, triage
 from tasks.source.watch_rows import Failure, Row
 from weighbridge.errors import ReleaseNotStarted, StackDown, WeighbridgeError
+from weighbridge.failures import named
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def triage_line(
         line = Line.load(name)
         ledger, known = installation.ledger(name), known_sources(installation, name)
         listing = list_sources(Hub.of(installation.settings), line)
-    except WeighbridgeError as error:
-        return [Row(line=name, error=Failure.of(error))]
+    except Exception as error:  # whatever one line's file or source does, the other lines are watched
+        return [Row(line=name, error=Failure.of(named(error)))]
     rows = [
         _row(installation, line, found, ledger, known, fits, known_architectures)
         for found in (listing.head, *listing.successors)
@@ -165,8 +166,8 @@ def _row(
         decision = triage(installation, found, line, rules, fits, known_architectures)
         if entry and entry.settled and entry.decision.says_as(decision):
             return _skipped(line, found, rules, _decided_before(entry), entry, decision.numbers)
-    except WeighbridgeError as error:
-        return Row(line=line.name, error=Failure.of(error))
+    except Exception as error:
+        return Row(line=line.name, error=Failure.of(named(error)))
     return Row(line=line.name, decision=decision)
 
 

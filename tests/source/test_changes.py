@@ -21,7 +21,7 @@ from tasks.source.changes import (
     files_of_hub,
 )
 from tasks.source.hub import pin
-from weighbridge.errors import SourceDamaged
+from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
 
 TEMPLATE = """{% for message in messages %}
@@ -175,7 +175,7 @@ def test_published_text_is_escaped_in_table_cells(release: Callable[..., Path]) 
 
 
 def test_invalid_json_is_named(release: Callable[..., Path]) -> None:
-    with pytest.raises(SourceDamaged, match=r"generation_config\.json of new"):
+    with pytest.raises(SourceRefused, match=r"generation_config\.json of new"):
         between(release("old"), release("new", **{"generation_config.json": "{"}))
 
 

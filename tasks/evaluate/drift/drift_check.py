@@ -18,6 +18,8 @@ from tasks.evaluate.drift.intervals import Interval
 from tasks.evaluate.drift.report import DriftReport, draw
 from tasks.evaluate.drift.signals import DriftSignal, make_signal
 from tasks.evaluate.scoring.model_files import read_model_files
+from tasks.source.published import read_from
+from weighbridge.errors import ModelUnreadable, SourceRefused
 from weighbridge.line import Bounds
 
 SMALL_FILES = {
@@ -156,8 +158,10 @@ def what_changed(candidate_folder: Path, production_folder: Path) -> tuple[str, 
 
 
 def _config_fields(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        content = read_from(folder, "config.json")
+    except SourceRefused as error:
+        raise ModelUnreadable(error.what, "Restore the model's file.", where=str(folder)) from None
     return {name: value for name, value in content.items() if name not in IGNORED_FIELDS}
 
 

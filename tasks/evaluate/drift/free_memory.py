@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
-from typing import Any
+
+from tasks.source.headers import Tensor, read_placed
 
 USABLE_SHARE = 0.7
 """Share of the free memory for weights; the rest is for activations, logits and loading."""
@@ -30,27 +29,17 @@ def fit_together(folders: Sequence[Path], device: str, dtype: str) -> bool:
 def loaded_bytes(folder: Path, dtype: str) -> int:
     """Approximate memory of a loaded model in bytes; packed and 8-bit weights count as unpacked."""
     return sum(
-        _tensor_bytes(name, entry, dtype)
-        for path in folder.glob("*.safetensors")
-        for name, entry in _header(path).items()
-        if name != "__metadata__"
+        _tensor_bytes(placed.tensor, dtype) for path in folder.glob("*.safetensors") for placed in read_placed(path)
     )
 
 
-def _tensor_bytes(name: str, entry: dict[str, Any], dtype: str) -> int:
-    numbers, kind = prod(entry["shape"]), str(entry["dtype"])
-    if kind == "I32" and name.endswith("weight_packed"):
+def _tensor_bytes(tensor: Tensor, dtype: str) -> int:
+    numbers, kind = tensor.elements, tensor.dtype
+    if kind == "I32" and tensor.name.endswith("weight_packed"):
         numbers *= PACKED_WEIGHTS
         kind = "BF16"
     # A quantized layer is multiplied in the precision of its activations, however small it is stored.
     return numbers * (FLOAT32_BYTES if dtype == "float32" else max(ITEM_BYTES.get(kind, 2), 2))
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(size))
-    return header
 
 
 def _free_bytes(device: str) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import FileEntry, digest_of, sha256_of
-from weighbridge.errors import ModelUnreadable
+from tasks.source.published import read_from
+from weighbridge.documents import read_utf8
+from weighbridge.errors import DocumentInvalid, ModelUnreadable, SourceRefused
 from weighbridge.files import write_whole
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
@@ -91,7 +93,10 @@ def folder_digest(folder: Path, home: Path) -> str:
 def _template(folder: Path, settings: Any) -> str:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return digest_text(file.read_text())
+        try:
+            return digest_text(read_utf8(file))
+        except DocumentInvalid as error:
+            raise ModelUnreadable(error.what, "Restore the model's file.", where=str(file)) from None
     template = settings.get("chat_template")
     # Several named templates form a list that includes the default one.
     return digest_text(template if isinstance(template, str) or not template else json.dumps(template))
@@ -125,13 +130,8 @@ def _short(content: Any, without: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS] if fields else "none"
 
 
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        return {}
+def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelUnreadable(f"The file is not JSON: {error}.", "Restore the model's file.", where=str(path)) from None
-    if not isinstance(content, dict):
-        raise ModelUnreadable("The file is not a JSON object.", "Restore the model's file.", where=str(path))
-    return content
+        return read_from(path.parent, path.name)
+    except SourceRefused as error:
+        raise ModelUnreadable(error.what, "Restore the model's file.", where=str(path)) from None

@@ -6,7 +6,6 @@ tree. An unknown architecture is refused by name, never guessed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,8 @@ from tasks.fit.model.parts import Part, loaded_parts, parts_of
 from tasks.fit.model.published_scheme import published_scheme
 from tasks.fit.model.towers import tower_layout
 from tasks.source.headers import read_header
-from weighbridge.errors import ArchitectureUnknown
+from tasks.source.published import read_from, refused
+from weighbridge.errors import ArchitectureUnknown, SourceRefused
 
 if TYPE_CHECKING:
     from tasks.source.client import Hub
@@ -113,10 +113,13 @@ def shape_of_source(hub: Hub, source: Source) -> ModelShape:
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
+        SourceRefused: config.json cannot be used.
         ArchitectureUnknown: config.json is missing or incomplete.
     """
     from tasks.fit.model.hub_headers import tensors_of_hub
 
+    if not source.config and source.flaws:
+        raise refused(source.short, "; ".join(source.flaws))
     return _shape(source.short, source.config, parts_of(tensors_of_hub(hub, source)))
 
 
@@ -128,10 +131,10 @@ def shape_of_folder(folder: Path) -> ModelShape:
         SourceDamaged: a header does not describe its file.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
+        config = read_from(folder, CONFIG)
+    except SourceRefused as error:
+        raise ArchitectureUnknown(error.what, "Complete config.json, or name another model.", str(folder)) from None
+    if not config:
         raise ArchitectureUnknown(
             f"{folder} has no readable {CONFIG}.",
             "Name the folder of a model, or hf://org/model.",

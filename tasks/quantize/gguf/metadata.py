@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from math import isclose
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from tasks.quantize.gguf.recipe import GgufRecipe
 from tasks.quantize.plan.recipe import read_config
 from tasks.source.gguf.reader import GgufFile
+from tasks.source.published import read_from, templates_of
+from tasks.source.published.tokenizer import DEFAULT
 
 BYTES = 256
 # GGUF key without the architecture, and config.json's fields for the same number.
@@ -48,9 +49,9 @@ def _disagreements(recipe: GgufRecipe, file: GgufFile, source: Path) -> Iterator
     config = read_config(source)
     yield from _numbers(recipe.architecture, file, {**(config.get("rope_parameters") or {}), **config})
     yield from _vocabulary(recipe, file)
-    settings = _read(source / "tokenizer_config.json")
+    settings = read_from(source, "tokenizer_config.json")
     yield from _special_tokens(file, source, config, settings)
-    written, published = file.value("tokenizer.chat_template"), _chat_template(source, settings)
+    written, published = file.value("tokenizer.chat_template"), templates_of(source).get(DEFAULT) or None
     if (written or None) != published:
         yield "the chat template is not the release's", "tokenizer.chat_template"
 
@@ -91,7 +92,7 @@ def _vocabulary(recipe: GgufRecipe, file: GgufFile) -> Iterator[tuple[str, str]]
 def _special_tokens(
     file: GgufFile, source: Path, config: dict[str, Any], settings: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    generation = _read(source / "generation_config.json")
+    generation = read_from(source, "generation_config.json")
     for name in ("eos", "bos"):
         key = f"tokenizer.ggml.{name}_token_id"
         allowed = _ids(config.get(f"{name}_token_id")) | _ids(generation.get(f"{name}_token_id"))
@@ -112,18 +113,3 @@ def _special_tokens(
 
 def _ids(found: Any) -> set[int]:
     return {token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int)}
-
-
-def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
-    """The release's default chat template, from the files that transformers 5 reads, in its order."""
-    path = source / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text() or None
-    found = _read(source / "chat_template.json").get("chat_template") or settings.get("chat_template")
-    if isinstance(found, list):
-        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
-    return found or None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}

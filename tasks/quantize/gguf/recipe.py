@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +15,7 @@ from tasks.quantize.tensors import read_tensors
 from tasks.schemes import GgufMixture, Scheme
 from tasks.schemes import scheme as find_scheme
 from tasks.source.gguf.tensor_types import OF_SAFETENSORS, TENSOR_TYPES, TensorType
+from tasks.source.published import read_from
 
 METHOD = "ggml"
 ALIGNMENT = 32
@@ -200,7 +200,7 @@ def _vocabulary_bytes(folder: Path, config: dict[str, Any]) -> int:
         # A SentencePiece model has text, score and type of each token, and a few bytes of framing.
         sentencepiece = folder / "tokenizer.model"
         return template_bytes + size * 8 + (sentencepiece.stat().st_size if sentencepiece.is_file() else 0)
-    model = json.loads(path.read_text()).get("model") or {}
+    model = read_from(folder, path.name).get("model") or {}
     vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
     tokens = vocabulary if isinstance(vocabulary, dict) else [token for token, _ in vocabulary]
     text = sum(len(token.encode()) for token in tokens)

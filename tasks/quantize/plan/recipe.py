@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,8 @@ from tasks.quantize.plan.layouts import ExpectedTensor, Layout
 from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, split_targets
 from tasks.quantize.tensors import StoredTensor, data_bytes, first_repeated, header_bytes, read_tensors
 from tasks.schemes import Scheme
-from weighbridge.errors import QuantizationFailed, QuantizationUncovered
+from tasks.source.published import read_from
+from weighbridge.errors import QuantizationFailed, QuantizationUncovered, SourceRefused
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
 
 HEAD = "lm_head"
@@ -165,11 +165,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError) as error:
-        raise QuantizationFailed(
-            f"config.json cannot be read: {error}.", "Download the release again.", where=str(path)
-        ) from None
+        config = read_from(folder, path.name)
+    except SourceRefused as error:
+        raise QuantizationFailed(f"It cannot be read: {error.what}", "Download the release again.", str(path)) from None
+    if not config:
+        raise QuantizationFailed("config.json cannot be read: no such file.", "Download the release again.", str(path))
+    return config
 
 
 def _require_loadable_experts(layers: list[Layer], scheme: Scheme) -> None:

@@ -7,7 +7,6 @@ shape, with finite scales.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.quantize.plan.targets import split_targets
 from tasks.quantize.published.formats import FORMATS, PublishedLayer
 from tasks.quantize.tensors import StoredTensor, first_repeated, is_finite, read_tensors
+from tasks.source.published import read_from
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
 
 NEXT_STEP = "Download the release again, choose another one, or the unquantized release with a scheme of your own."
@@ -93,12 +93,7 @@ def require_valid_published(folder: Path) -> None:
 
 
 def _quantization_config(folder: Path) -> Mapping[str, Any] | None:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (FileNotFoundError, ValueError):
-        # Callers that need a valid config.json report its absence.
-        return None
-    found = config.get("quantization_config") if isinstance(config, dict) else None
+    found = read_from(folder, "config.json").get("quantization_config")
     return found if isinstance(found, dict) else None
 
 

@@ -14,6 +14,9 @@ Kind = Literal["chat template", "generation config", "tokenizer", "special token
 KINDS: tuple[Kind, ...] = ("chat template", "special tokens", "tokenizer", "generation config", "config", "licence")
 """In the report's order."""
 ABSENT = "–"
+MAX_COMPARED = 2**18
+MAX_COMPARED_LINES = 1000
+"""Of a text that is compared line by line, whose time grows with the square; licences and templates have 30 kB."""
 MAX_CHARACTERS = 120
 """Of a value shown in one line; longer ones are shown as a diff."""
 
@@ -86,6 +89,8 @@ def change(kind: Kind, what: str, before: Any, after: Any, severity: Severity) -
 
 def unified(before: str, after: str) -> str:
     """The lines that differ, with three lines of context."""
+    if max(len(before), len(after)) > MAX_COMPARED or max(before.count("\n"), after.count("\n")) > MAX_COMPARED_LINES:
+        return f"Too long to be compared line by line: {len(before):,} and {len(after):,} characters."
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
     return "\n".join(list(lines)[2:])
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
-
-import yaml
 
 from tasks.source.changes.change import Change, Severity, change, unified
 from tasks.source.changes.files import SmallFiles
+from tasks.source.published import chat_templates, read_card
 
 DEFAULT = "default"
 LONG_LINE = 200
@@ -33,7 +31,7 @@ BOOKKEEPING = {"transformers_version", "_from_model_config"}
 
 def template_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
     """Compare chat templates by name, whichever file they are in."""
-    old_templates, new_templates = chat_templates(before), chat_templates(after)
+    old_templates, new_templates = (chat_templates(files.contents, files.name) for files in (before, after))
     found = []
     for name in sorted(old_templates.keys() | new_templates.keys()):
         old, new = old_templates.get(name), new_templates.get(name)
@@ -49,30 +47,6 @@ def template_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
                 )
             )
     return found
-
-
-def chat_templates(files: SmallFiles) -> dict[str, str]:
-    """A release's chat templates by name; a separate file takes precedence over the tokenizer's config.
-
-    Source: transformers 5, `PreTrainedTokenizerBase.from_pretrained` (chat_template.jinja, chat_template.json,
-    additional_chat_templates/, and the config's field, a text or a list of named texts). Jinja drops one
-    trailing newline, so it is removed here too.
-    """
-    configured = files.json_of("tokenizer_config.json").get("chat_template")
-    found: dict[str, str] = {}
-    if isinstance(configured, str):
-        found[DEFAULT] = configured
-    elif isinstance(configured, list):
-        found |= {str(entry.get("name")): str(entry.get("template")) for entry in configured if isinstance(entry, dict)}
-    separate = files.json_of("chat_template.json").get("chat_template")
-    if isinstance(separate, str):
-        found[DEFAULT] = separate
-    for path in files.contents:
-        if path.startswith("additional_chat_templates/"):
-            found[PurePosixPath(path).stem] = files.text(path) or ""
-    if (text := files.text("chat_template.jinja")) is not None:
-        found[DEFAULT] = text
-    return {name: text.removesuffix("\n") for name, text in found.items()}
 
 
 def generation_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
@@ -98,26 +72,13 @@ def config_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
 def licence_changes(before: SmallFiles, after: SmallFiles) -> list[Change]:
     """Compare the licence in the card, and licence files."""
     found: list[Change] = []
-    old, new = (front_matter(files.text("README.md") or "") for files in (before, after))
+    old, new = (read_card(files.contents.get("README.md", b"")) for files in (before, after))
     for name in ("license", "license_name", "license_link"):
-        found += change("licence", name, old.get(name), new.get(name), "warn")
+        found += change("licence", name, getattr(old, name), getattr(new, name), "warn")
     texts = [path for path in sorted({*before.contents, *after.contents}) if re.match(r"licen[cs]e", path, re.I)]
     for path in texts:
         found += change("licence", path, before.text(path), after.text(path), "warn")
     return found
-
-
-def front_matter(card: str) -> dict[str, Any]:
-    """The YAML front matter of a model card; empty if it has none or it does not parse."""
-    parts = re.split(r"^---\s*$", card, maxsplit=2, flags=re.MULTILINE)
-    if len(parts) != 3 or parts[0].strip():
-        return {}
-    try:
-        fields = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        # The Hub reads no fields from such a card either.
-        return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _readable(template: str) -> str:

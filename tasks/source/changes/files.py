@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import TIMEOUT_SECONDS, Hub
-from tasks.source.hub import Source, SourceFile
-from weighbridge.errors import SourceDamaged
+from tasks.source.client import Hub
+from tasks.source.hub import Source
+from tasks.source.published.folder import READERS
+from tasks.source.small_files import fetch_verified
 
 SMALL = re.compile(
     r"(generation_)?config\.json|tokenizer(_config)?\.json|(special_tokens_map|added_tokens)\.json|vocab\.(json|txt)"
@@ -42,20 +41,13 @@ class SmallFiles(BaseModel):
         return None if content is None else content.decode(errors="replace")
 
     def json_of(self, path: str) -> dict[str, Any]:
-        """A file's JSON object; empty if the file is absent.
+        """A file's JSON object, checked; empty if the file is absent.
 
         Raises:
-            SourceDamaged: it is not a JSON object.
+            SourceRefused: it is not valid.
         """
-        try:
-            found = json.loads(self.contents.get(path, b"{}"))
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise SourceDamaged(
-                f"{path} of {self.name} is not a JSON object.", "Choose another release, or tell its publisher."
-            )
-        return found
+        reader, _ = READERS[path]
+        return reader(self.contents.get(path, b"{}"), f"{path} of {self.name}")
 
 
 def files_of_folder(folder: Path, name: str = "") -> SmallFiles:
@@ -86,30 +78,9 @@ def files_of_hub(hub: Hub, source: Source) -> SmallFiles:
         SourceDamaged: a file does not match its hash.
     """
     small = [file for file in source.files if SMALL.fullmatch(file.path)]
+    read = [file for file in small if file.size_bytes <= MAX_FILE_BYTES]
     return SmallFiles(
         name=source.short,
-        contents={file.path: _fetch(hub, source, file) for file in small if file.size_bytes <= MAX_FILE_BYTES},
+        contents={file.path: fetch_verified(hub, source.repo, source.commit, file) for file in read},
         unread=tuple(file.path for file in small if file.size_bytes > MAX_FILE_BYTES),
     )
-
-
-def _fetch(hub: Hub, source: Source, file: SourceFile) -> bytes:
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url = hub.file_url(source.repo, file.path, source.commit)
-
-    def read() -> bytes:
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
-        hf_raise_for_status(answer)
-        return bytes(answer.content)
-
-    content = hub.call(read, repo=source.repo, revision=source.commit)
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    valid = hashlib.sha256(content).hexdigest() == file.sha256 if file.sha256 else blob == file.git_oid
-    if not valid:
-        raise SourceDamaged(
-            f"{file.path} of {source.short} does not match the Hub's hash.",
-            "Try again; if the error persists, tell the repository's publisher.",
-            where=hub.endpoint,
-        )
-    return content

@@ -9,6 +9,7 @@ an architecture may need them.
 from tasks.source.published.card import Card, read_card
 from tasks.source.published.config import read_config
 from tasks.source.published.fields import read_object, refused
+from tasks.source.published.folder import read_from, templates_of
 from tasks.source.published.tokenizer import (
     chat_templates,
     read_generation_config,
@@ -25,6 +26,7 @@ __all__ = [
     "chat_templates",
     "read_card",
     "read_config",
+    "read_from",
     "read_generation_config",
     "read_index",
     "read_object",
@@ -34,4 +36,5 @@ __all__ = [
     "read_tokenizer_config",
     "refused",
     "special_token_texts",
+    "templates_of",
 ]

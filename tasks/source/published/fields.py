@@ -48,7 +48,7 @@ def read_object(content: bytes, file: str, max_bytes: int, model: type[BaseModel
     try:
         found = parse_json(content, file, max_bytes)
     except DocumentInvalid as error:
-        raise refused(file, f"{error.what.removesuffix('.')}{_place(error)}") from None
+        raise refused(file, f"{error.what.removesuffix('.').replace('The file', 'it', 1)}{_place(error)}") from None
     if not isinstance(found, dict):
         raise refused(file, "it is not a JSON object")
     check(model, found, file)

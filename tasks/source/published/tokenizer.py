@@ -16,7 +16,6 @@ from tasks.source.published.fields import (
     Published,
     Switch,
     Text,
-    check,
     read_object,
     refused,
 )
@@ -217,20 +216,3 @@ def _text(content: bytes, file: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise refused(file, f"it is not UTF-8 text (byte {error.start})") from None
-
-
-__all__ = [
-    "DEFAULT",
-    "GenerationConfig",
-    "Tokenizer",
-    "TokenizerConfig",
-    "chat_templates",
-    "check",
-    "read_generation_config",
-    "read_index",
-    "read_special_tokens",
-    "read_template_file",
-    "read_tokenizer",
-    "read_tokenizer_config",
-    "special_token_texts",
-]
