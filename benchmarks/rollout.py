@@ -28,6 +28,7 @@ import httpx
 import numpy as np
 
 from examples.load import Load
+from registry.audit import AuditLog
 from registry.store import Artifact, Store
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.program import Program
@@ -37,6 +38,7 @@ from tasks.serve.gateway import Gateway, access_log
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.standing import ADMIT
 from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings
 
@@ -68,6 +70,8 @@ def measure(settings: Settings, gateway: Gateway, options: argparse.Namespace) -
     engines = [
         fleet.ensure(line, _adopt(settings, folder, number)) for number, folder in enumerate(options.artifacts, start=1)
     ]
+    for number, engine in enumerate(engines, start=1):
+        AuditLog.of(settings).append(ADMIT, LINE, number, what=engine.artifact.digest)
     with TrafficLock(settings, LINE).acquire(1) as lock:
         roll_out(line, "1", engines[0], gateway, lock)
     rows = []

@@ -65,6 +65,7 @@ def manifests(
 
 def _placed(installation: Installation, line: Line, weights: list[str]) -> list[PlacedVersion]:
     from cli.output import note
+    from tasks.serve.approval import verify_return
     from tasks.serve.fleet.kubernetes import PlacedVersion
     from tasks.serve.memory_check import planned_rows
     from weighbridge.errors import OptionInvalid, VersionUnknown
@@ -82,7 +83,7 @@ def _placed(installation: Installation, line: Line, weights: list[str]) -> list[
         raise VersionUnknown(f"No version of {line.name} is in production.", "Name one: --weight VERSION=100.")
     placed = []
     for version, share in weighted:
-        folder = store.path(store.get(line.name, version.digest))
+        folder = store.path(verify_return(installation, line, version))
         rows = planned_rows(line, version.scheme, folder, lambda text: note("memory", text))
         row = next((row for row in rows if row.verdict != "no"), None)
         fields = {"version": version.version, "digest": version.digest, "scheme": version.scheme}

@@ -59,7 +59,7 @@ def check_approval(version: Version, rules: Approval, reader: Reader, log: Audit
 def has_begun(version: Version, log: AuditLog) -> bool:
     """Return whether a version's rollout ever began. Its approval then does not expire, so a rollback to it works."""
     # Anybody may write the tag. The log is trusted, but an emptied registry numbers its versions from 1 again.
-    if version.state not in (*BEGUN, "previous", "retired"):
+    if version.state not in (*BEGUN, "previous", "retired", "rolled_back"):
         return False
     states = (entry for entry in log.entries(version.line) if entry.action == "state")
     return any(entry.what in BEGUN for entry in states if entry.version == version.version)

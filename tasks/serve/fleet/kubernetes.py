@@ -18,11 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.engines import engine
 from tasks.fit.hardware.gpus import HOST
 from tasks.fit.rows import FitRow
+from tasks.serve.fleet import pod_launch
+from tasks.serve.fleet.launch import SLOWEST_BYTES_PER_SECOND
 from tasks.serve.fleet.protocol import plan_engine
 from weighbridge.line import Line
+from weighbridge.units import GIB
 
 PORT = 8000
 MODELS = PurePosixPath("/models")
+ARTIFACT = PurePosixPath("/artifact")
+"""The artifact's folder in the store, with its manifest."""
+LAUNCHER = PurePosixPath("/weighbridge/pod_launch.py")
+"""Verifies the artifact at each start of the container, in the engine's own image."""
 PROBE_SECONDS = 10
 PRE_STOP_SECONDS = 10
 """Time between the end of new requests and the signal to the engine: changed endpoints reach every node within
@@ -55,7 +62,7 @@ class PlacedVersion(BaseModel):
 
 
 def manifests(line: Line, placed: Sequence[PlacedVersion], cluster: Cluster) -> list[dict[str, Any]]:
-    """Make a Deployment and a Service for each version, and one HTTPRoute that distributes requests.
+    """Make a Deployment and a Service for each version, the launcher, and one HTTPRoute that distributes requests.
 
     Args:
         line: engine, flags, context, concurrency and rollout.
@@ -70,7 +77,7 @@ def manifests(line: Line, placed: Sequence[PlacedVersion], cluster: Cluster) -> 
     documents: list[dict[str, Any]] = []
     for version in placed:
         documents += [_deployment(line, version, cluster), _service(line, version, cluster)]
-    return [*documents, _route(line, placed, cluster)]
+    return [*documents, _launcher(line, cluster), _route(line, placed, cluster)]
 
 
 def _name(line: Line, version: PlacedVersion) -> str:
@@ -98,7 +105,10 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
         "name": "engine",
         "image": cluster.image,
         # The program by its name in the image, not by its path on this machine.
-        "command": [PurePosixPath(spec.command[0]).name, *spec.command[1:]],
+        "command": [
+            *("python3", "-P", str(LAUNCHER), version.digest, str(ARTIFACT), "--"),
+            *(PurePosixPath(spec.command[0]).name, *spec.command[1:]),
+        ],
         "workingDir": str(MODELS),
         "env": [{"name": name, "value": value} for name, value in spec.environment.items()],
         "ports": [{"name": "http", "containerPort": PORT}],
@@ -107,14 +117,18 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
         "startupProbe": {
             **probe,
             "periodSeconds": PROBE_SECONDS,
-            "failureThreshold": math.ceil(engine(plan.engine).ready_seconds / PROBE_SECONDS),
+            "failureThreshold": math.ceil(
+                (engine(plan.engine).ready_seconds + _verify_seconds(version)) / PROBE_SECONDS
+            ),
         },
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [
             # Under the line's name: some engines name the model after its folder.
-            {"name": "store", "mountPath": str(folder), "subPath": f"{line.name}/{version.digest}", "readOnly": True},
+            _mount("store", folder, f"{line.name}/{version.digest}/model"),
+            _mount("store", ARTIFACT, f"{line.name}/{version.digest}"),
+            _mount("launcher", LAUNCHER.parent),
             {"name": "shared-memory", "mountPath": "/dev/shm"},
         ],
     }
@@ -124,6 +138,7 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
         "containers": [container],
         "volumes": [
             {"name": "store", "persistentVolumeClaim": {"claimName": cluster.claim, "readOnly": True}},
+            {"name": "launcher", "configMap": {"name": _launcher_name(line)}},
             # Engines on several GPUs exchange tensors there, and the default is 64 MiB.
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
@@ -145,6 +160,30 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
             "selector": {"matchLabels": _selector(line, version)},
             "template": {"metadata": {"labels": _selector(line, version)}, "spec": pod},
         },
+    }
+
+
+def _verify_seconds(version: PlacedVersion) -> float:
+    """Time to hash the weights, which the first start on a node reads over the network; 0 if they are not planned."""
+    return version.row.weights_gib * version.row.count * GIB / SLOWEST_BYTES_PER_SECOND if version.row else 0.0
+
+
+def _mount(volume: str, path: PurePosixPath, sub_path: str = "") -> dict[str, Any]:
+    inside = {"subPath": sub_path} if sub_path else {}
+    return {"name": volume, "mountPath": str(path), **inside, "readOnly": True}
+
+
+def _launcher_name(line: Line) -> str:
+    return f"{line.name}-launcher"
+
+
+def _launcher(line: Line, cluster: Cluster) -> dict[str, Any]:
+    """The program that verifies, as a ConfigMap."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(line, _launcher_name(line), cluster),
+        "data": {LAUNCHER.name: Path(pod_launch.__file__).read_text()},
     }
 
 

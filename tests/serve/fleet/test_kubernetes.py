@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from tasks.fit.rows import FitRow
-from tasks.serve.fleet.kubernetes import MODELS, PORT, Cluster, PlacedVersion, manifests
+from tasks.serve.fleet.kubernetes import ARTIFACT, LAUNCHER, MODELS, PORT, Cluster, PlacedVersion, manifests
+from tests.serve.serve_support import alter_byte, make_artifact
 from weighbridge.line import Admission, Engine, Line, Rollout, SuiteUse, Target
+from weighbridge.settings import Settings
 
 VERSIONS = ("1.31", "1.34", "1.37")
 DIGEST = "ab" * 32
@@ -49,7 +54,7 @@ def render(engine: str = "vllm", **flags: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "transformers", "llama-cpp"])
 def test_manifests_are_valid_kubernetes_objects(engine: str, version: str) -> None:
     checked = [manifest for manifest in render(engine) if manifest["kind"] != "HTTPRoute"]
-    assert [manifest["kind"] for manifest in checked] == ["Deployment", "Service"] * 2
+    assert [manifest["kind"] for manifest in checked] == [*["Deployment", "Service"] * 2, "ConfigMap"]
     for manifest in checked:
         kubernetes_validate.validate(manifest, version, strict=True)
     broken = {**checked[0], "spec": {**checked[0]["spec"], "replica": 1}}
@@ -62,13 +67,15 @@ def test_a_deployment_follows_the_line_and_the_plan() -> None:
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     command = " ".join(container["command"])
-    assert command.startswith("python")
+    assert command.startswith(f"python3 -P {LAUNCHER} {DIGEST} {ARTIFACT} -- python")
     for said in (f"--model {MODELS}/llama", "--max-model-len 8192", "--max-num-seqs 16", "--tensor-parallel-size 2"):
         assert said in command
     assert f"--port {PORT}" in command and container["ports"][0]["containerPort"] == PORT
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
-    store = container["volumeMounts"][0]
-    assert (store["subPath"], store["readOnly"]) == (f"llama/{DIGEST}", True)
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts[f"{MODELS}/llama"]["subPath"] == f"llama/{DIGEST}/model"
+    assert mounts[str(ARTIFACT)]["subPath"] == f"llama/{DIGEST}"
+    assert all(mount["readOnly"] for path, mount in mounts.items() if path != "/dev/shm")
     # Longer than the line's drain timeout.
     assert pod["terminationGracePeriodSeconds"] > 300
     assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
@@ -100,3 +107,33 @@ def test_a_cpu_deployment_requests_the_planned_memory() -> None:
 def test_weights_that_are_not_100_are_refused() -> None:
     with pytest.raises(ValueError, match="sum to 100"):
         manifests(line("vllm"), [placed(7, 90)], Cluster(image="vllm"))
+
+
+@pytest.mark.parametrize("damage", ["nothing", "byte", "link", "extra", "missing", "manifest", "other digest"])
+def test_the_launcher_of_a_pod_starts_whole_artifacts_only(settings: Settings, tmp_path: Path, damage: str) -> None:
+    """As the manifests write it: by a Python without Weighbridge."""
+    artifact = make_artifact(settings)
+    folder = settings.store_folder / artifact.line / artifact.digest
+    model = folder / "model"
+    for path in (folder, model, *model.iterdir(), folder / "manifest.json"):
+        path.chmod(0o700)
+    if damage == "byte":
+        alter_byte(settings, artifact)
+    elif damage == "link":
+        (model / "config.json").rename(tmp_path / "config.json")
+        (model / "config.json").symlink_to(tmp_path / "config.json")
+    elif damage == "extra":
+        (model / "modeling.py").write_text("")
+    elif damage == "missing":
+        (model / "config.json").unlink()
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text("{}")
+    digest = "0" * 64 if damage == "other digest" else artifact.digest
+    launcher = next(document for document in render() if document["kind"] == "ConfigMap")["data"][LAUNCHER.name]
+    (tmp_path / "pod_launch.py").write_text(launcher)
+    command = [sys.executable, "-I", str(tmp_path / "pod_launch.py"), digest, str(folder), "--", "echo", "it", "serves"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    if damage == "nothing":
+        assert (done.returncode, done.stdout) == (0, "it serves\n")
+    else:
+        assert (done.returncode, done.stdout) == (86, "") and "ArtifactDamaged" in done.stderr
