@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.output import JsonOption, note, say, show_json, table
+from cli.uses import gather_uses
 from weighbridge.terminal import styled
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
     from registry.store import Artifact, Cleaned, Store
-    from tasks.serve.installation import ServingInstallation
-
-CLOSED = ("retired", "refused")
-"""States of approved versions that are no targets of a rollback."""
 
 store = typer.Typer(help="Artifacts: list, verify, sign, and remove those that nothing uses.")
 LineOption = Annotated[str | None, typer.Option(help="Only artifacts of this line.")]
@@ -107,6 +105,58 @@ def sign(digests: Annotated[list[str], typer.Argument(help="Digests, or their fi
 
 
 @store.command()
+def push(digests: Annotated[list[str], typer.Argument(help="Digests, or their first digits.")]) -> None:
+    """Upload artifacts of this disk over damaged ones in the remote store; they are hashed first."""
+    from tasks.serve.installation import ServingInstallation
+    from tasks.source.progress import byte_bar
+    from weighbridge.errors import SettingsInvalid
+
+    artifact_store = ServingInstallation.load().store
+    if artifact_store.remote is None:
+        raise SettingsInvalid("There is no remote store.", "Set WEIGHBRIDGE_STORE_URL.", "WEIGHBRIDGE_STORE_URL")
+    for artifact in _named(artifact_store, digests)[0]:
+        with byte_bar(f"{artifact.line} {artifact.scheme} {artifact.short}") as progress:
+            artifact_store.push(artifact, progress)
+        say(f"{styled('pushed', 'green')}  {artifact.uri}")
+
+
+@store.command()
+def show(
+    digest: Annotated[str, typer.Argument(help="Digest, or its first digits.")],
+    statement: Annotated[
+        bool, typer.Option(help="Print the signed statement of how it was made, for other tools.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where an artifact comes from: what it was made of, by what, down to the published commit."""
+    from registry.store import origins
+    from tasks.serve.installation import ServingInstallation
+
+    artifact_store = ServingInstallation.load().store
+    artifact = _named(artifact_store, [digest])[0][0]
+    manifest = artifact_store.manifest(artifact.line, artifact.digest)
+    if statement:
+        print(artifact_store.statement(artifact))
+        return
+    chain = origins(artifact_store, manifest)
+    made = manifest.provenance.model_dump(mode="json") if manifest.provenance else None
+    if as_json:
+        origin_rows = [origin.model_dump() for origin in chain]
+        show_json({**artifact.model_dump(), "uri": artifact.uri, "provenance": made, "origins": origin_rows})
+        return
+    table_ = table("artifact or source", "made by", "with", "finished", "state")
+    for origin in chain:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
+        table_.add_row(origin.uri, origin.build or "–", versions or "–", origin.finished_on or "–", origin.state)
+    say(table_)
+    if manifest.provenance is None:
+        note("provenance", "made before it was recorded; repository and commit are from the manifest.")
+    else:
+        note("parameters", json.dumps(manifest.provenance.build_definition.external_parameters, sort_keys=True))
+        note("flow run", manifest.provenance.run_details.metadata.invocation_id or "none")
+
+
+@store.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; show what would be removed.")] = False,
     keep: Annotated[int, typer.Option(min=0, help="Also keep this many of each line's newest artifacts.")] = 0,
@@ -126,63 +176,17 @@ def gc(
 
     installation = ServingInstallation.load()
     artifact_store = installation.store
-    used = set(gather_uses(installation))
-    cleaned = clean(artifact_store, used, newest=keep, min_age_seconds=min_age_hours * 3600, dry_run=dry_run)
+
+    def used() -> set[str]:
+        return set(gather_uses(installation))
+
+    # Asked twice: an engine or a promotion may have begun to use an artifact since the first answer.
+    age = min_age_hours * 3600
+    cleaned = clean(artifact_store, used(), keep_now=used, newest=keep, min_age_seconds=age, dry_run=dry_run)
     if as_json:
         show_json({**cleaned.model_dump(), "freed_bytes": cleaned.freed_bytes})
         return
     _show_cleaned(cleaned)
-
-
-def gather_uses(installation: ServingInstallation) -> dict[str, list[str]]:
-    """Collect the uses of each digest: MLflow's aliases and open candidates, and the engines of the fleet.
-
-    Raises:
-        StackDown, RegistryFailed: MLflow does not answer.
-    """
-    from weighbridge.line import line_names
-
-    uses: dict[str, list[str]] = {}
-    engines = installation.fleet.engines()
-    for engine in engines:
-        uses.setdefault(engine.artifact.digest, []).append("engine")
-    registry = installation.registry
-    _require_answer(registry.tracking_uri)
-    lines = {*line_names(), *(line for line, _ in installation.store.listed()), *(engine.line for engine in engines)}
-    for line in sorted(lines):
-        # Oldest first: the newest version decides about a digest that was approved twice.
-        approved = {version.digest: version for version in registry.versions(line)}
-        for alias, version in (("production", registry.production(line)), ("previous", registry.previous(line))):
-            if version:
-                uses.setdefault(version.digest, []).append(alias)
-        for version in registry.candidates(line):
-            after = approved.get(version.digest)
-            if after is None or after.state not in CLOSED:
-                uses.setdefault(version.digest, []).append(f"candidate {version.version}")
-        for version in approved.values():
-            if version.digest not in uses and version.state not in CLOSED:
-                uses.setdefault(version.digest, []).append(f"version {version.version}")
-    return uses
-
-
-def _require_answer(address: str) -> None:
-    """Fail before the import of MLflow's client, which takes seconds, if its server is down."""
-    import socket
-    from urllib.parse import urlsplit
-
-    from weighbridge.errors import StackDown
-
-    server = urlsplit(address)
-    if server.scheme not in ("http", "https"):
-        return
-    try:
-        socket.create_connection((server.hostname or "", server.port or 80), timeout=5).close()
-    except OSError:
-        raise StackDown(
-            "The MLflow server does not answer, and it alone knows which artifacts are in use.",
-            "Start the stack with `weighbridge up`, then run the same command again.",
-            where=address,
-        ) from None
 
 
 def _row(artifact_store: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
+from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.stored_results import only_own_results
@@ -145,6 +146,11 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
         return get_run_logger()
     except MissingContextError:
         return get_logger("weighbridge")
+
+
+def flow_run_id() -> str:
+    """The id of the running flow run; empty outside of one."""
+    return str(flow_run.id or "")
 
 
 def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], None]:

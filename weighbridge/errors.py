@@ -405,6 +405,10 @@ class ArtifactDamaged(WeighbridgeError):
     exit_status = ExitStatus.STORE
 
 
+class ProvenanceBroken(ArtifactDamaged):
+    """An artifact's manifest names an input that is not what the store has."""
+
+
 class ArtifactUnsigned(WeighbridgeError):
     """An artifact's manifest carries no signature by this installation's key."""
 

@@ -18,6 +18,7 @@ from registry.store.artifact import MANIFEST, MODEL, Artifact, FileEntry, Manife
 from registry.store.check import stamps_of
 from registry.store.cleanup import Cleaned, Removed, clean
 from registry.store.local import Store
+from registry.store.provenance import Input, Provenance, artifact_input, origins, provenance_of
 
 __all__ = [
     "MANIFEST",
@@ -25,11 +26,16 @@ __all__ = [
     "Artifact",
     "Cleaned",
     "FileEntry",
+    "Input",
     "Manifest",
+    "Provenance",
     "Removed",
     "Store",
+    "artifact_input",
     "clean",
     "digest_of",
+    "origins",
+    "provenance_of",
     "sha256_of",
     "stamps_of",
 ]

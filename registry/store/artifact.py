@@ -11,12 +11,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from registry.store.provenance import Provenance
 from registry.store.tree import FILE, is_safe_path
 from weighbridge.errors import ArtifactDamaged
 
 MODEL = "model"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
+STATEMENT = "provenance.json"
 SMALL_BYTES = 64 * 2**20
 """Most that is read of a manifest or its signature."""
 LINE = re.compile(r"\w[\w.-]*")
@@ -68,6 +70,8 @@ class Manifest(BaseModel):
     artifact: Artifact
     files: tuple[FileEntry, ...]
     facts: dict[str, object]
+    provenance: Provenance | None = None
+    """Inputs, builder and parameters; None in manifests from before it was recorded."""
 
     def as_json(self) -> bytes:
         """Return the content of the file."""

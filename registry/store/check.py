@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from registry.store.artifact import FileEntry, files_of
-from registry.store.tree import list_tree, open_file, opened_folder, parents_of
+from registry.store.tree import list_tree, open_file, opened_folder, parents_of, shown
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
@@ -99,9 +99,11 @@ def wrong_files(
     expected = {entry.path for entry in files}
     folders = {parent for path in expected for parent in parents_of(path)}
     tree = list_tree(folder)
-    wrong = [f"{path} (a {kind})" for path, kind in tree.other.items()]
-    wrong += [f"{path} (a folder)" for path in tree.folders - folders]
-    wrong += [path for path in expected ^ tree.files.keys() if path not in tree.other and path not in tree.folders]
+    wrong = [f"{shown(path)} (a {kind})" for path, kind in tree.other.items()]
+    wrong += [f"{shown(path)} (a folder)" for path in tree.folders - folders]
+    wrong += [
+        shown(path) for path in expected ^ tree.files.keys() if path not in tree.other and path not in tree.folders
+    ]
     if wrong:
         return sorted(wrong)
     done, total = 0, sum(entry.size_bytes for entry in files)

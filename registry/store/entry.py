@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.signing import KeyPair, manifests
+from registry.signing import KeyPair, manifests, read_statement, sign_statement
 from registry.store.artifact import (
     DIGEST,
     LINE,
@@ -15,13 +15,18 @@ from registry.store.artifact import (
     MODEL,
     SIGNATURE,
     SMALL_BYTES,
+    STATEMENT,
     Manifest,
     damaged,
     read_manifest,
 )
 from registry.store.check import Progress, wrong_files
-from registry.store.tree import kind_of, open_file, opened_folder
-from weighbridge.errors import ArtifactDamaged
+from registry.store.provenance import PREDICATE_TYPE, Provenance
+from registry.store.tree import kind_of, open_file, opened_folder, shown
+from weighbridge.errors import ArtifactDamaged, SignatureRefused
+from weighbridge.files import write_whole
+
+DRAFTS = (f".{MANIFEST}.", f".{SIGNATURE}.", f".{STATEMENT}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,11 @@ class Entry:
         if signed:
             signature = self.read(SIGNATURE) if self.about(SIGNATURE) else None
             manifests.verify(content, signature, self.folder / MANIFEST, manifest.artifact.uri, keys)
+            if manifest.provenance is not None:
+                self._verify_statement(manifest.provenance, keys)
         try:
+            if beside := self._beside():
+                raise self.damaged(_listed(beside))
             with opened_folder(self.root, *self.names, MODEL) as folder:
                 wrong = wrong_files(folder, manifest.files, progress, again=again)
         except OSError:
@@ -117,6 +126,42 @@ class Entry:
         if wrong:
             raise self.damaged(_listed(wrong))
         return manifest
+
+    def _verify_statement(self, told: Provenance, keys: KeyPair) -> None:
+        """Check that the signed statement of how the artifact was made is ours, and says what its manifest says."""
+        try:
+            said = read_statement(keys, self.read(STATEMENT), predicate_type=PREDICATE_TYPE, subject_sha256=self.digest)
+        except SignatureRefused as error:
+            raise self.damaged(f"{STATEMENT}: {error.what}") from None
+        if said != told.model_dump(mode="json"):
+            raise self.damaged(f"{STATEMENT} says something else than {MANIFEST}")
+
+    def sign(self, keys: KeyPair) -> None:
+        """Sign the manifest and, where it tells how the artifact was made, a statement of that.
+
+        Raises:
+            SigningKeyUnusable: There is no key to sign with.
+        """
+        manifest = self.manifest()
+        if manifest.provenance is not None:
+            envelope = sign_statement(
+                keys,
+                predicate_type=PREDICATE_TYPE,
+                subject={manifest.artifact.uri: self.digest},
+                predicate=manifest.provenance.model_dump(mode="json"),
+            )
+            write_whole(self.folder / STATEMENT, envelope)
+        manifests.sign(self.folder / MANIFEST, keys)
+
+    def _beside(self) -> list[str]:
+        """List what lies beside the model and its manifest and is none of ours; drafts of a killed writer are."""
+        with opened_folder(self.root, *self.names) as folder, os.scandir(folder) as found:
+            return sorted(
+                shown(entry.name)
+                for entry in found
+                if entry.name not in (MODEL, MANIFEST, SIGNATURE, STATEMENT)
+                and not (entry.name.startswith(DRAFTS) and entry.is_file(follow_symlinks=False))
+            )
 
     def damaged(self, why: str) -> ArtifactDamaged:
         """Make the error for this artifact."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from registry.store import use
-from registry.store.artifact import LINE, SIGNATURE, Artifact, FileEntry, Manifest, read_manifest
+from registry.store.artifact import LINE, SIGNATURE, STATEMENT, Artifact, FileEntry, Manifest, read_manifest
 from registry.store.entry import Entry
 from registry.store.place import LOCKS, STAGING
 from registry.store.remote import Remote
@@ -93,6 +93,14 @@ class Listing:
         if self.remote and (content := self.remote.manifest(line, digest)):
             return read_manifest(content, line, digest, f"{self.remote.url}/{line}/{digest}")
         raise self._missing(line, digest)
+
+    def statement(self, artifact: Artifact) -> str:
+        """Return the signed in-toto statement of how an artifact on this disk was made, in its DSSE envelope.
+
+        Raises:
+            ArtifactDamaged: There is none, or it cannot be read.
+        """
+        return self._require(artifact.line, artifact.digest).read(STATEMENT).decode(errors="replace")
 
     def created_at(self, artifact: Artifact) -> float:
         """Return when it came into the local store, seconds since 1970; 0 if only the remote store has it."""

@@ -14,13 +14,14 @@ from typing import Self
 
 from filelock import FileLock
 
-from registry.signing import KEYS_FOLDER, KeyPair, manifests
+from registry.signing import KEYS_FOLDER, KeyPair
 from registry.store import use
 from registry.store.artifact import MANIFEST, Artifact, FileEntry, Manifest, digest_of, read_manifest
 from registry.store.check import Progress, entries_of
 from registry.store.entry import Entry
 from registry.store.listing import Listing
 from registry.store.place import publish, settle
+from registry.store.provenance import Provenance, require_traceable
 from registry.store.remote import Remote
 from registry.store.staging import Workshop
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, WeighbridgeError
@@ -106,6 +107,7 @@ class Store(Listing, Workshop):
         repo: str,
         commit: str,
         facts: dict[str, object] | None = None,
+        provenance: Provenance | None = None,
         known_sha256: Mapping[str, str] | None = None,
     ) -> Artifact:
         """Turn a finished folder into an artifact: hash, sign, sync, move into place, copy to the remote store.
@@ -116,7 +118,7 @@ class Store(Listing, Workshop):
         Args:
             folder: Folder with the model's files; it is moved away.
             line, scheme, repo, commit: Identity of the artifact.
-            facts: Recorded in the manifest; not part of the digest.
+            facts, provenance: Recorded in the manifest; not part of the digest.
             known_sha256: Path -> hash that a file had when it was written. One that has another now is refused.
 
         Returns:
@@ -136,7 +138,7 @@ class Store(Listing, Workshop):
             commit=commit,
             size_bytes=sum(entry.size_bytes for entry in files),
         )
-        manifest = Manifest(artifact=artifact, files=files, facts=facts or {})
+        manifest = Manifest(artifact=artifact, files=files, facts=facts or {}, provenance=provenance)
         entry = self._entry(line, artifact.digest)
         with FileLock(self.folder / line / ".lock"):
             if self._is_sound(entry):
@@ -164,7 +166,7 @@ class Store(Listing, Workshop):
         shutil.rmtree(staged.folder, ignore_errors=True)
         staged.folder.mkdir(parents=True)
         write_whole(staged.folder / MANIFEST, manifest.as_json())
-        manifests.sign(staged.folder / MANIFEST, self._keys)
+        staged.sign(self._keys)
         folder.rename(staged.model)
         publish(staged, self._entry(artifact.line, artifact.digest))
 
@@ -178,7 +180,7 @@ class Store(Listing, Workshop):
         """
         self.verify(artifact, signed=False)
         entry = self._entry(artifact.line, artifact.digest)
-        manifests.sign(entry.folder / MANIFEST, self._keys)
+        entry.sign(self._keys)
         if self.remote:
             manifest = entry.manifest()
             if not self.remote.holds(artifact.line, artifact.digest):
@@ -209,13 +211,15 @@ class Store(Listing, Workshop):
             ArtifactMissing: The store does not hold it.
             ArtifactUnsigned: It has no signature, or one by another key.
             ArtifactDamaged: A file or the manifest is missing, added, altered or no file; it is named.
+            ProvenanceBroken: It was made of something else than the store has as its source.
         """
         entry = self._require(artifact.line, artifact.digest)
         use.hold(self._lock_of_use(artifact))
         with _checking[self.folder, artifact.digest]:
             if not entry.exists():
                 self._fetch(entry, signed=signed)
-            entry.verify(self._keys, progress, signed=signed, again=True)
+            manifest = entry.verify(self._keys, progress, signed=signed, again=True)
+        require_traceable(self, manifest)
 
     def _fetch(self, entry: Entry, *, signed: bool = True) -> None:
         """Fetch an artifact from the remote store: whole and verified, or not at all."""

@@ -1,8 +1,8 @@
 """The store at an fsspec URL: `s3://bucket/prefix`, `gs://…`, a mounted folder.
 
-`<url>/<line>/<sha256>/model/…` is written first, then `manifest.sig`, and `manifest.json` last. An artifact exists once
-its manifest does, so an interrupted upload leaves nothing that a reader finds. Object stores write each object whole or
-not at all; an incomplete file of another store is written again by the next call.
+`<url>/<line>/<sha256>/model/…` is written first, then `provenance.json` and `manifest.sig`, and `manifest.json` last.
+An artifact exists once its manifest does, so an interrupted upload leaves nothing that a reader finds. Object stores
+write each object whole or not at all; an incomplete file of another store is written again by the next call.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from registry.store.artifact import (
     MODEL,
     SIGNATURE,
     SMALL_BYTES,
+    STATEMENT,
     FileEntry,
     Manifest,
     damaged,
@@ -129,7 +130,7 @@ class Remote:
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
         with self._reached():
-            for path in (entry / SIGNATURE, entry / MANIFEST):
+            for path in (entry / STATEMENT, entry / SIGNATURE, entry / MANIFEST):
                 if path.is_file():
                     self._fs.pipe_file(self._at(line, digest, path.name), path.read_bytes())
 
@@ -165,10 +166,11 @@ class Remote:
             self._fs.get_file(place, str(target))
 
         self._for_each(manifest.files, fetch_file)
-        with self._reached():
-            signature = self._read(self._at(line, digest, SIGNATURE))
-        if signature is not None:
-            write_whole(entry / SIGNATURE, signature)
+        for name in (STATEMENT, SIGNATURE):
+            with self._reached():
+                found = self._read(self._at(line, digest, name))
+            if found is not None:
+                write_whole(entry / name, found)
         write_whole(entry / MANIFEST, content)
 
     def damaged(self, error: ArtifactDamaged) -> ArtifactDamaged:

@@ -110,6 +110,11 @@ def is_safe_path(path: str) -> bool:
     )
 
 
+def shown(path: str) -> str:
+    """Return a path as it may be shown: one that a terminal may obey is escaped."""
+    return path if is_safe_path(path) else ascii(path)
+
+
 def parents_of(path: str) -> Iterator[str]:
     """Iterate over the folders that a path leads through."""
     while "/" in path:

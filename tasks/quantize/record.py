@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.store import Artifact, Store
+from registry.store import Artifact, Input, Provenance, Store, artifact_input, provenance_of
 from tasks.quantize.calibration import short_text_warning
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf import GgufRecipe
 from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.plan.resources import Resources
+from weighbridge.line import SchemeChoice
 
 
 class QuantizationRecord(BaseModel):
@@ -35,6 +38,29 @@ class QuantizationRecord(BaseModel):
     def calibration_warning(self) -> str:
         """A warning if the calibration text was too short; empty otherwise."""
         return short_text_warning(self.recipe, self.calibration_tokens) if isinstance(self.recipe, Recipe) else ""
+
+    def provenance(self, weights: Artifact, text_sha256: str, choice: SchemeChoice, invocation: str) -> Provenance:
+        """Describe this quantization for the artifact's manifest.
+
+        Args:
+            weights: what was quantized, read through `Store.path`.
+            text_sha256: of the calibration text; empty for methods without it.
+            choice: what the line chose in place of the plan.
+            invocation: id of the flow run; empty outside of one.
+        """
+        texts = [Input(uri="calibration", digest={"sha256": text_sha256})] if text_sha256 else []
+        return provenance_of(
+            "quantize",
+            parameters={
+                "scheme": self.recipe.scheme,
+                "method": self.recipe.method,
+                "choice": choice.model_dump(mode="json", exclude={"methods"}),
+                "recipeSha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
+            },
+            inputs=[artifact_input(weights), *texts],
+            versions=self.versions,
+            invocation=invocation,
+        )
 
 
 def quantization_record(artifact: Artifact, store: Store) -> QuantizationRecord | None:

@@ -75,6 +75,7 @@ def quantize(
     progress: Progress | None = None,
     calibration: Path | None = None,
     choice: SchemeChoice = CHOOSE_NOTHING,
+    invocation: str = "",
 ) -> Artifact:
     """Quantize a release.
 
@@ -86,6 +87,7 @@ def quantize(
         progress: called with (units done, units in total): one for the source, one a layer, one for the coverage check.
         calibration: text for methods that calibrate; the project's own by default.
         choice: a group size or excluded layers, in place of the planned ones.
+        invocation: id of the flow run, for the record.
 
     Returns:
         The artifact; for `bf16`, the release itself, checked if its publisher quantized it. The same release and
@@ -131,6 +133,7 @@ def quantize(
             repo=weights.repo,
             commit=weights.commit,
             facts=record.model_dump(mode="json"),
+            provenance=record.provenance(weights, calibration_digest(recipe.method, text), choice, invocation),
             known_sha256=_hashes(staging, work),
         )
     work.report(work.units, work.units)

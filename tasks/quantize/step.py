@@ -12,7 +12,7 @@ from tasks.quantize.process.job import deciding_versions
 from tasks.quantize.run import quantize as run_quantization
 from tasks.quantize.until_close import D, Quantized, quantize_until_close
 from tasks.schemes import writable_scheme
-from tasks.steps import log_progress, run_logger, step
+from tasks.steps import flow_run_id, log_progress, run_logger, step
 from weighbridge import __version__, plugins
 from weighbridge.line import Line, Quantize
 from weighbridge.settings import Settings
@@ -47,6 +47,7 @@ def quantize(installation: Installation, weights: Artifact, scheme: str, method:
         progress=log_progress(f"quantize {scheme} by {method}"),
         calibration=_calibration(installation.settings, how),
         choice=how.choice(scheme),
+        invocation=flow_run_id(),
     )
 
 

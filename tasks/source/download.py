@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from registry.store import Artifact, Store
+from registry.store import Artifact, Input, Store, provenance_of
 from tasks.source.admission import name_problems
 from tasks.source.client import Hub
 from tasks.source.fetch import PARTIAL, Fetcher, Progress
@@ -29,7 +30,14 @@ SCHEME_OF_DTYPE = {
 }  # fmt: skip
 
 
-def download(hub: Hub, source: Source, line_name: str, store: Store, progress: Progress | None = None) -> Artifact:
+def download(
+    hub: Hub,
+    source: Source,
+    line_name: str,
+    store: Store,
+    progress: Progress | None = None,
+    invocation: str = "",
+) -> Artifact:
     """Download a release's files and make an artifact of them.
 
     A killed download is resumed. A release that is whole in the store is returned from there, each byte verified.
@@ -40,6 +48,7 @@ def download(hub: Hub, source: Source, line_name: str, store: Store, progress: P
         line_name: the artifact's line.
         store: the destination.
         progress: called with (bytes done, bytes in total), one call at a time, from several threads.
+        invocation: id of the flow run, for the record.
 
     Raises:
         SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer has the files.
@@ -70,6 +79,13 @@ def download(hub: Hub, source: Source, line_name: str, store: Store, progress: P
             repo=source.repo,
             commit=source.commit,
             facts=facts,
+            provenance=provenance_of(
+                "download",
+                parameters={"source": f"hf://{source.repo}", "commit": source.commit, "ignored": list(source.ignored)},
+                inputs=[Input(uri=f"hf://{source.repo}@{source.commit}", digest={"gitCommit": source.commit})],
+                versions={"huggingface_hub": version("huggingface_hub")},
+                invocation=invocation,
+            ),
             known_sha256=fetcher.sha256,
         )
 

@@ -18,7 +18,7 @@ from tasks.source.progress import byte_bar
 from tasks.source.start import start_release
 from tasks.source.triage import ArchitectureLookup, FitCheck
 from tasks.source.watch_rows import Row, sentences, table_cells
-from tasks.steps import log_progress, run_logger, step
+from tasks.steps import flow_run_id, log_progress, run_logger, step
 from weighbridge.line import Line
 
 ARTIFACT_KEY = "watch-daily"
@@ -36,7 +36,9 @@ def download(installation: Installation, source: Source, line: str) -> Artifact:
     """Download a release into the store, verified file by file."""
     what = f"download {source.repo}"
     with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
-        return downloading.download(Hub.of(installation.settings), source, line, installation.store, progress)
+        return downloading.download(
+            Hub.of(installation.settings), source, line, installation.store, progress, flow_run_id()
+        )
 
 
 @step("triage-{line}")
