@@ -110,3 +110,66 @@ def test_a_killed_clean_is_invisible_and_finished_by_the_next(store: Store, monk
     assert store.artifacts() == []
     assert [removal.name[:5] for removal in clean(store, set()).removed] == ["gone-"]
     assert clean(store, set()).removed == ()
+
+
+USER = (
+    "import sys; from pathlib import Path; from registry.store import Store\n"
+    "from weighbridge.errors import ArtifactMissing\n"
+    "store = Store(Path(sys.argv[1])); artifact = store.get('line', sys.argv[2])\n"
+    "print('asks', flush=True)\n"
+    "try:\n    print(store.path(artifact), flush=True)\n"
+    "except ArtifactMissing:\n    print('missing', flush=True)\n"
+    "sys.stdin.read()\n"
+)
+"""A process that begins to use an artifact, as an engine's start does, and ends when its input does."""
+
+
+def user_of(store: Store, artifact: Artifact) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", USER, str(store.folder), artifact.digest]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "asks\n"
+    return process
+
+
+def test_what_a_living_process_was_given_stays_until_it_ends(store: Store) -> None:
+    """`uses` was gathered before the engine began: its weights are not taken away all the same."""
+    artifact, uses = make_artifact(store), set[str]()
+    with user_of(store, artifact) as process:
+        assert process.stdout and process.stdout.readline().strip() == str(store.unverified_folder(artifact) / "model")
+        assert clean(store, uses).removed == ()
+        assert clean(store, uses, dry_run=True).removed == ()
+    assert [removal.name for removal in clean(store, uses).removed] == [artifact.digest]
+
+
+def test_the_source_of_what_a_living_process_uses_stays_too(store: Store) -> None:
+    artifact = make_artifact(store)
+    make_artifact(store, {"source": ""}, scheme="bf16", by="download")
+    with user_of(store, artifact) as process:
+        assert process.stdout and process.stdout.readline()
+        assert clean(store, set()).removed == ()
+
+
+def test_a_use_that_begins_during_a_clean_waits_and_finds_nothing_half_gone(store: Store) -> None:
+    artifact, users = make_artifact(store), list[subprocess.Popen[str]]()
+
+    def begin() -> set[str]:
+        users.append(user_of(store, artifact))
+        return set()
+
+    assert [removal.name for removal in clean(store, set(), keep_now=begin).removed] == [artifact.digest]
+    (process,) = users
+    with process:
+        assert process.stdout and process.stdout.readline() == "missing\n"
+
+
+def test_uses_are_asked_for_again_once_none_can_begin(store: Store) -> None:
+    artifact = make_artifact(store)
+    assert clean(store, set(), keep_now=lambda: {artifact.digest}).removed == ()
+
+
+def test_what_was_used_lately_is_kept_like_what_came_lately(store: Store) -> None:
+    artifact = aged(store, make_artifact(store), 72)
+    with user_of(store, artifact) as process:
+        assert process.stdout and process.stdout.readline()
+    assert clean(store, set(), min_age_seconds=24 * 3600).removed == ()
+    assert [removal.name for removal in clean(store, set()).removed] == [artifact.digest]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from registry.store import Artifact, FileEntry, Manifest, Store, clean
-from registry.store.artifact import digest_of
+from registry.store import Artifact, FileEntry, Manifest, Store, artifact_input, clean, provenance_of
+from registry.store.artifact import digest_of, read_manifest
 from tests.registry.store_support import make_artifact
+from tests.support.mutation import documents, examples
 from tests.support.object_store import object_store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
 
@@ -150,3 +156,85 @@ def test_an_unreachable_store_is_reported(tmp_path: Path, url: str, monkeypatch:
 def test_a_mounted_folder_is_a_remote_store(tmp_path: Path) -> None:
     artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
     Store(tmp_path / "two", f"file://{tmp_path}/shared").verify(artifact)
+
+
+def damage(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"[]")
+
+
+def test_a_damaged_local_copy_is_fetched_again_from_a_sound_remote(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
+    artifact = make_artifact(store)
+    damage(store.unverified_folder(artifact) / "model/config.json")
+    with pytest.raises(ArtifactDamaged, match=r"config\.json"):
+        store.verify(artifact)
+    assert (store.path(artifact) / "config.json").read_text() == "{}"
+    store.verify(artifact)
+
+
+def test_a_damaged_remote_copy_is_named_and_repaired_by_a_push(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
+    artifact = make_artifact(store)
+    damage(tmp_path / "shared/line" / artifact.digest / "model/config.json")
+    other = Store(tmp_path / "two", f"file://{tmp_path}/shared")
+    with pytest.raises(ArtifactDamaged, match=r"config\.json") as caught:
+        other.path(artifact)
+    assert "store push" in caught.value.next_step
+    assert other.listed(local_only=True) == []
+    store.push(artifact)
+    other.path(artifact)
+
+
+def test_a_damaged_copy_here_and_there_is_given_to_nobody(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
+    artifact = make_artifact(store)
+    for folder in (store.unverified_folder(artifact), tmp_path / "shared/line" / artifact.digest):
+        damage(folder / "model/config.json")
+    with pytest.raises(ArtifactDamaged):
+        store.path(artifact)
+    with pytest.raises(ArtifactDamaged):
+        store.push(artifact)
+    make_artifact(store)
+    store.push(artifact)
+    Store(tmp_path / "two", f"file://{tmp_path}/shared").path(artifact)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig", "model/config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_plain_file_in_a_mounted_store_is_not_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+    artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
+    place = tmp_path / "shared/line" / artifact.digest / name
+    place.rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((ArtifactDamaged, ArtifactMissing, ArtifactUnsigned)):
+        Store(tmp_path / "two", f"file://{tmp_path}/shared").path(artifact)
+
+
+@pytest.mark.parametrize("line", ["..", "li ne", "\x1b[31m", ".hidden"])
+def test_a_strangers_key_in_a_remote_store_is_not_listed(tmp_path: Path, line: str) -> None:
+    artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/top/shared"))
+    folder = tmp_path / "top/shared" / line
+    for place in (folder / artifact.digest, tmp_path / "top/shared/line/no-digest"):
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text("{}")
+    assert Store(tmp_path / "two", f"file://{tmp_path}/top/shared").listed() == [("line", artifact.digest)]
+
+
+@examples()
+@given(st.data())
+def test_a_mutated_manifest_is_read_or_refused_by_name(data: st.DataObject) -> None:
+    """It may come from a store that others can write to."""
+    files = (FileEntry(path="config.json", size_bytes=2, sha256=hashlib.sha256(b"{}").hexdigest()),)
+    digest = digest_of(files)
+    artifact = Artifact(line="line", digest=digest, scheme="int8", repo="o/m", commit="c" * 40, size_bytes=2)
+    made = provenance_of("quantize", parameters={}, inputs=[artifact_input(artifact)], versions={})
+    valid = Manifest(artifact=artifact, files=files, facts={"made_by": "x"}, provenance=made)
+    content = json.dumps(data.draw(documents(json.loads(valid.as_json())))).encode()
+    content = data.draw(st.sampled_from([content, content[: len(content) // 2], content.replace(b"{", b"[", 1)]))
+    with suppress(ArtifactDamaged):
+        read = read_manifest(content, "line", digest, "here")
+        assert read.files == files
