@@ -139,10 +139,10 @@ def show(
         print(artifact_store.statement(artifact))
         return
     chain = origins(artifact_store, manifest)
-    made = manifest.provenance.model_dump(mode="json") if manifest.provenance else None
+    provenance = manifest.provenance.model_dump(mode="json") if manifest.provenance else None
     if as_json:
         origin_rows = [origin.model_dump() for origin in chain]
-        show_json({**artifact.model_dump(), "uri": artifact.uri, "provenance": made, "origins": origin_rows})
+        show_json({**artifact.model_dump(), "uri": artifact.uri, "provenance": provenance, "origins": origin_rows})
         return
     table_ = table("artifact or source", "made by", "with", "finished", "state")
     for origin in chain:

@@ -18,7 +18,8 @@ from registry.store.artifact import MANIFEST, MODEL, Artifact, FileEntry, Manife
 from registry.store.check import stamps_of
 from registry.store.cleanup import Cleaned, Removed, clean
 from registry.store.local import Store
-from registry.store.provenance import Input, Provenance, artifact_input, origins, provenance_of
+from registry.store.origins import origins
+from registry.store.provenance import Input, Provenance, provenance_of
 
 __all__ = [
     "MANIFEST",
@@ -31,7 +32,6 @@ __all__ = [
     "Provenance",
     "Removed",
     "Store",
-    "artifact_input",
     "clean",
     "digest_of",
     "origins",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from registry.store.provenance import Provenance
+from registry.store.provenance import Input, Provenance
 from registry.store.tree import FILE, is_safe_path
 from weighbridge.errors import ArtifactDamaged
 
@@ -60,6 +60,11 @@ class Artifact(BaseModel):
     def short(self) -> str:
         """The digest's first 12 digits, for messages."""
         return self.digest[:12]
+
+    @property
+    def as_input(self) -> Input:
+        """This artifact as the input of another, for whoever read it through `Store.path`."""
+        return Input(uri=self.uri, digest={"sha256": self.digest})
 
 
 class Manifest(BaseModel):

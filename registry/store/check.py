@@ -58,13 +58,13 @@ _hashed: dict[tuple[int, int], tuple[Stamp, str]] = {}
 """Stamp and SHA-256 by device and inode, of every file that this process hashed. A rename changes neither."""
 
 
-def hash_file(folder: int, path: str, *, again: bool = False) -> FileEntry:
+def hash_file(folder: int, path: str, *, reread: bool = False) -> FileEntry:
     """Describe a file below an open folder.
 
     Args:
         folder: Descriptor.
         path: Of the file, below it.
-        again: Whether to read it even if this process read it before.
+        reread: Whether to read it even if this process read it before.
 
     Returns:
         Its entry; the hash is `CHANGING` if somebody wrote to it meanwhile.
@@ -75,7 +75,7 @@ def hash_file(folder: int, path: str, *, again: bool = False) -> FileEntry:
     with open_file(folder, path) as file:
         stamp = Stamp.of(os.fstat(file.fileno()))
         known = _hashed.get(stamp[:2])
-        if known and known[0] == stamp and not again:
+        if known and known[0] == stamp and not reread:
             return FileEntry(path=path, size_bytes=stamp.size_bytes, sha256=known[1])
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if Stamp.of(os.fstat(file.fileno())) != stamp:
@@ -86,7 +86,7 @@ def hash_file(folder: int, path: str, *, again: bool = False) -> FileEntry:
 
 
 def wrong_files(
-    folder: int, files: tuple[FileEntry, ...], progress: Progress | None = None, *, again: bool = False
+    folder: int, files: tuple[FileEntry, ...], progress: Progress | None = None, *, reread: bool = False
 ) -> list[str]:
     """List what is missing, added or altered below a folder, and what is no file: a link's target may change later.
 
@@ -94,7 +94,7 @@ def wrong_files(
         folder: Descriptor of the folder to check.
         files: Files that it must hold, and no others.
         progress: Called after each file.
-        again: Whether to read files that this process read before.
+        reread: Whether to read files that this process read before.
     """
     expected = {entry.path for entry in files}
     folders = {parent for path in expected for parent in parents_of(path)}
@@ -108,7 +108,7 @@ def wrong_files(
         return sorted(wrong)
     done, total = 0, sum(entry.size_bytes for entry in files)
     with ThreadPoolExecutor(HASHERS) as pool:
-        found = pool.map(lambda entry: _found(folder, entry.path, again), files)
+        found = pool.map(lambda entry: _found(folder, entry.path, reread), files)
         for entry, actual in zip(files, found, strict=True):
             done += entry.size_bytes
             if progress:
@@ -118,9 +118,9 @@ def wrong_files(
     return wrong
 
 
-def _found(folder: int, path: str, again: bool) -> FileEntry | None:
+def _found(folder: int, path: str, reread: bool) -> FileEntry | None:
     try:
-        return hash_file(folder, path, again=again)
+        return hash_file(folder, path, reread=reread)
     except OSError:
         return None
 

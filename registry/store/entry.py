@@ -95,7 +95,7 @@ class Entry:
         return read_manifest(self.read(), self.line, self.digest, str(self.folder / MANIFEST))
 
     def verify(
-        self, keys: KeyPair, progress: Progress | None = None, *, signed: bool = True, again: bool = False
+        self, keys: KeyPair, progress: Progress | None = None, *, signed: bool = True, reread: bool = False
     ) -> Manifest:
         """Check the manifest's signature, and that the folder holds the manifest's files and nothing else.
 
@@ -103,7 +103,7 @@ class Entry:
             keys: Whose signature counts.
             progress: Called with (bytes checked, bytes in all) after each file.
             signed: Whether a signature is required.
-            again: Whether to hash files that this process hashed before.
+            reread: Whether to hash files that this process hashed before.
 
         Raises:
             ArtifactUnsigned: It has no signature, or one by another key.
@@ -120,20 +120,20 @@ class Entry:
             if beside := self._beside():
                 raise self.damaged(_listed(beside))
             with opened_folder(self.root, *self.names, MODEL) as folder:
-                wrong = wrong_files(folder, manifest.files, progress, again=again)
+                wrong = wrong_files(folder, manifest.files, progress, reread=reread)
         except OSError:
             raise self.damaged(self._why_unreadable(MODEL)) from None
         if wrong:
             raise self.damaged(_listed(wrong))
         return manifest
 
-    def _verify_statement(self, told: Provenance, keys: KeyPair) -> None:
+    def _verify_statement(self, recorded: Provenance, keys: KeyPair) -> None:
         """Check that the signed statement of how the artifact was made is ours, and says what its manifest says."""
         try:
             said = read_statement(keys, self.read(STATEMENT), predicate_type=PREDICATE_TYPE, subject_sha256=self.digest)
         except SignatureRefused as error:
             raise self.damaged(f"{STATEMENT}: {error.what}") from None
-        if said != told.model_dump(mode="json"):
+        if said != recorded.model_dump(mode="json"):
             raise self.damaged(f"{STATEMENT} says something else than {MANIFEST}")
 
     def sign(self, keys: KeyPair) -> None:

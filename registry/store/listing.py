@@ -113,7 +113,7 @@ class Listing:
 
     def unused(self, artifact: Artifact) -> AbstractContextManager[bool]:
         """Keep processes from beginning to use an artifact, and yield whether none uses it now."""
-        return use.alone(self._lock_of_use(artifact))
+        return use.exclusive(self._lock_of_use(artifact))
 
     def signed(self, artifact: Artifact) -> bool:
         """Return whether a signature lies beside the local manifest. `verify` checks it."""

@@ -20,8 +20,9 @@ from registry.store.artifact import MANIFEST, Artifact, FileEntry, Manifest, dig
 from registry.store.check import Progress, entries_of
 from registry.store.entry import Entry
 from registry.store.listing import Listing
+from registry.store.origins import require_traceable
 from registry.store.place import publish, settle
-from registry.store.provenance import Provenance, require_traceable
+from registry.store.provenance import Provenance
 from registry.store.remote import Remote
 from registry.store.staging import Workshop
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, WeighbridgeError
@@ -76,7 +77,7 @@ class Store(Listing, Workshop):
             StoreUnreachable, DiskFull: It could not be fetched.
         """
         entry = self._require(artifact.line, artifact.digest)
-        use.hold(self._lock_of_use(artifact))
+        use.share(self._lock_of_use(artifact))
         with _checking[self.folder, artifact.digest]:
             if not entry.exists():
                 self._fetch(entry)
@@ -197,7 +198,7 @@ class Store(Listing, Workshop):
         self.verify(artifact, progress)
         if self.remote is not None:
             entry = self._entry(artifact.line, artifact.digest)
-            self.remote.put(entry.folder, entry.manifest(), again=True)
+            self.remote.put(entry.folder, entry.manifest(), overwrite=True)
 
     def verify(self, artifact: Artifact, progress: Progress | None = None, *, signed: bool = True) -> None:
         """Check the manifest's signature, then hash every file of an artifact again, also what this process hashed.
@@ -214,11 +215,11 @@ class Store(Listing, Workshop):
             ProvenanceBroken: It was made of something else than the store has as its source.
         """
         entry = self._require(artifact.line, artifact.digest)
-        use.hold(self._lock_of_use(artifact))
+        use.share(self._lock_of_use(artifact))
         with _checking[self.folder, artifact.digest]:
             if not entry.exists():
                 self._fetch(entry, signed=signed)
-            manifest = entry.verify(self._keys, progress, signed=signed, again=True)
+            manifest = entry.verify(self._keys, progress, signed=signed, reread=True)
         require_traceable(self, manifest)
 
     def _fetch(self, entry: Entry, *, signed: bool = True) -> None:

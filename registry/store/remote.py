@@ -107,19 +107,19 @@ class Remote:
         sizes = {str(path).removeprefix(root): about["size"] for path, about in found.items()}
         return all(sizes.get(path) == size for path, size in expected.items()) and SIGNATURE in sizes
 
-    def put(self, entry: Path, manifest: Manifest, *, again: bool = False) -> None:
+    def put(self, entry: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
         """Upload an artifact, manifest last.
 
         Args:
             entry: Local folder with `model/`, the manifest and its signature.
             manifest: The manifest, parsed.
-            again: Whether to upload files that are there with the right size.
+            overwrite: Whether to upload files that are there with the right size.
 
         Raises:
             StoreUnreachable: The store did not answer, or refused.
         """
         line, digest = manifest.artifact.line, manifest.artifact.digest
-        self._for_each(manifest.files, lambda file: self._put_file(entry, line, digest, file, again))
+        self._for_each(manifest.files, lambda file: self._put_file(entry, line, digest, file, overwrite))
         self.put_manifest(entry, manifest)
 
     def put_manifest(self, entry: Path, manifest: Manifest) -> None:
@@ -134,10 +134,10 @@ class Remote:
                 if path.is_file():
                     self._fs.pipe_file(self._at(line, digest, path.name), path.read_bytes())
 
-    def _put_file(self, entry: Path, line: str, digest: str, file: FileEntry, again: bool) -> None:
+    def _put_file(self, entry: Path, line: str, digest: str, file: FileEntry, overwrite: bool) -> None:
         place = self._at(line, digest, f"{MODEL}/{file.path}")
         # An interrupted upload left some of the files.
-        if not again and self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
+        if not overwrite and self._fs.exists(place) and self._fs.info(place)["size"] == file.size_bytes:
             return
         if not OBJECT_STORES & set(_protocols(self._fs)):
             self._fs.makedirs(place.rsplit("/", 1)[0], exist_ok=True)

@@ -26,7 +26,7 @@ _held: dict[Path, int] = {}
 _taking = Lock()
 
 
-def hold(file: Path) -> None:
+def share(file: Path) -> None:
     """Share an artifact's lock until this process ends, after waiting for a `clean` that has it alone.
 
     Args:
@@ -47,7 +47,7 @@ def hold(file: Path) -> None:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[bool]:
+def exclusive(file: Path) -> Iterator[bool]:
     """Take an artifact's lock for the block, and yield whether nobody else has it. Nobody is waited for."""
     file.parent.mkdir(parents=True, exist_ok=True)
     never_used = not os.path.lexists(file)

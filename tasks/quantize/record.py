@@ -6,7 +6,7 @@ import hashlib
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.store import Artifact, Input, Provenance, Store, artifact_input, provenance_of
+from registry.store import Artifact, Input, Provenance, Store, provenance_of
 from tasks.quantize.calibration import short_text_warning
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf import GgufRecipe
@@ -57,7 +57,7 @@ class QuantizationRecord(BaseModel):
                 "choice": choice.model_dump(mode="json", exclude={"methods"}),
                 "recipeSha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
             },
-            inputs=[artifact_input(weights), *texts],
+            inputs=[weights.as_input, *texts],
             versions=self.versions,
             invocation=invocation,
         )

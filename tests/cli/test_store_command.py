@@ -106,6 +106,25 @@ def test_an_unsigned_artifact_is_refused_and_may_be_signed() -> None:
     assert weighbridge("verify").returncode == 0
 
 
+def test_show_follows_an_artifact_to_the_published_commit() -> None:
+    artifact = add_artifact("a")
+    done = weighbridge("show", artifact.short, "--json")
+    shown = json.loads(done.stdout)
+    assert [origin["uri"] for origin in shown["origins"]] == [artifact.uri, f"hf://org/m@{artifact.commit}"]
+    assert shown["provenance"] is None
+    people = weighbridge("show", artifact.short)
+    assert people.returncode == 0 and artifact.short in people.stdout.replace("\n", "")
+
+
+def test_push_repairs_the_shared_store_and_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = add_artifact("a")
+    alone = weighbridge("push", artifact.short)
+    assert alone.returncode != 0 and "WEIGHBRIDGE_STORE_URL" in alone.stderr
+    monkeypatch.setenv("WEIGHBRIDGE_STORE_URL", f"file://{tmp_path}/shared")
+    assert weighbridge("push", artifact.short).returncode == 0
+    assert (tmp_path / "shared/smollm2" / artifact.digest / "model/config.json").read_text() == "a"
+
+
 def test_what_is_not_there_and_what_is_not_clear_are_said() -> None:
     add_artifact("a")
     done = weighbridge("verify", "ffff")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -220,6 +221,24 @@ def test_a_suite_that_stopped_early_is_not_cached_and_resumes(
     assert whole.conditions is not None and whole.conditions.tokenizer and whole.conditions.quantization == "none"
     for item in whole.items:
         assert item.margin is not None and (item.margin > 0) == (item.score == 1)
+
+
+def test_no_score_of_files_that_changed_meanwhile_is_kept(
+    root: Path, model: Path, tmp_path: Path, use_shared_process: Callable[[], list[tuple[str, ...]]]
+) -> None:
+    chunks = use_shared_process()
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    scorer, cache = LmEvalScorer("c" * 64, folder), ScoreCache(tmp_path / "cache")
+    (suite,) = suites(root, "first")
+
+    def alter(*_: object) -> None:
+        (folder / "config.json").touch()
+
+    with pytest.raises(ScoringFailed, match="altered while it was scored"):
+        score_by_lm_eval(scorer, [suite], cache, tmp_path, progress=alter)
+    assert chunks, "it was scored"
+    assert cache.find(**scorer.key(suite)) is None
+    assert read_partial_scores(cache.partial_scores_path(**scorer.key(suite))) == {}
 
 
 def test_an_endpoint_with_prompt_log_probabilities_is_scored_like_a_folder(

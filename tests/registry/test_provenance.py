@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry.signing import KeyPair, read_statement
-from registry.store import Artifact, Input, Store, artifact_input, clean, origins, provenance_of
+from registry.store import Artifact, Input, Store, clean, origins, provenance_of
 from weighbridge.errors import ArtifactDamaged, ProvenanceBroken
 
 COMMIT, OTHER = "c" * 40, "d" * 40
@@ -38,7 +38,7 @@ def quantized(store: Store, weights: Artifact, commit: str = COMMIT) -> Artifact
         made = provenance_of(
             "quantize",
             parameters={"scheme": "int8", "method": "rtn"},
-            inputs=[artifact_input(weights)],
+            inputs=[weights.as_input],
             versions={"torch": "2.13.0"},
             invocation="run-1",
         )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.store import Artifact, FileEntry, Manifest, Store, artifact_input, clean, provenance_of
+from registry.store import Artifact, FileEntry, Manifest, Store, clean, provenance_of
 from registry.store.artifact import digest_of, read_manifest
 from tests.registry.store_support import make_artifact
 from tests.support.mutation import documents, examples
@@ -231,7 +231,7 @@ def test_a_mutated_manifest_is_read_or_refused_by_name(data: st.DataObject) -> N
     files = (FileEntry(path="config.json", size_bytes=2, sha256=hashlib.sha256(b"{}").hexdigest()),)
     digest = digest_of(files)
     artifact = Artifact(line="line", digest=digest, scheme="int8", repo="o/m", commit="c" * 40, size_bytes=2)
-    made = provenance_of("quantize", parameters={}, inputs=[artifact_input(artifact)], versions={})
+    made = provenance_of("quantize", parameters={}, inputs=[artifact.as_input], versions={})
     valid = Manifest(artifact=artifact, files=files, facts={"made_by": "x"}, provenance=made)
     content = json.dumps(data.draw(documents(json.loads(valid.as_json())))).encode()
     content = data.draw(st.sampled_from([content, content[: len(content) // 2], content.replace(b"{", b"[", 1)]))

@@ -46,6 +46,41 @@ def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, 
     assert len(hub.faults.served) == before
 
 
+@pytest.mark.parametrize("harm", ["altered", "added", "unsigned", "manifest"])
+def test_a_release_altered_in_the_store_is_downloaded_again(
+    hub: Any, release: Path, line: Line, store: Store, harm: str
+) -> None:
+    hub.publish(release)
+    source = pin(hub.installation, line)
+    artifact = download(hub.client, source, "tiny", store)
+    folder = store.unverified_folder(artifact)
+    weights = next((folder / "model").glob("*.safetensors"))
+    right = weights.read_bytes()
+    if harm == "altered":  # of the same size, with a sound header
+        weights.chmod(0o600)
+        weights.write_bytes(right[:-1] + bytes([right[-1] ^ 0x80]))
+    elif harm == "added":
+        (folder / "model/chat_template.jinja").write_text("{{ 'evil' }}")
+    else:
+        (folder / ("manifest.sig" if harm == "unsigned" else "manifest.json")).write_text("{}")
+    before = len(hub.faults.served)
+    assert download(hub.client, source, "tiny", store) == artifact
+    assert len(hub.faults.served) > before
+    store.verify(artifact)
+    assert weights.read_bytes() == right
+
+
+def test_a_downloads_manifest_names_the_published_commit(hub: Any, release: Path, line: Line, store: Store) -> None:
+    hub.publish(release)
+    source = pin(hub.installation, line)
+    artifact = download(hub.client, source, "tiny", store, invocation="run-1")
+    provenance = store.manifest("tiny", artifact.digest).provenance
+    assert provenance is not None
+    (origin,) = provenance.build_definition.resolved_dependencies
+    assert (origin.uri, origin.digest) == (f"hf://{source.repo}@{source.commit}", {"gitCommit": source.commit})
+    assert provenance.run_details.metadata.invocation_id == "run-1"
+
+
 def test_a_killed_download_resumes_where_it_stopped(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     folder = tiny.build(tmp_path / "big", vocab_size=8192)
     hub.publish(folder)
