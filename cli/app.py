@@ -9,6 +9,7 @@ import typer
 from cli import (
     audit,
     backup,
+    candidates,
     compare,
     cost,
     fit,
@@ -18,6 +19,7 @@ from cli import (
     quantize,
     roles,
     serving,
+    signing_keys,
     stack,
     store,
     suites,
@@ -43,8 +45,10 @@ suites.add_to(app)
 verdicts.add_to(app)
 watch.add_to(app)
 compare.add_to(app)
+candidates.add_to(app)
 serving.add_to(app)
 keys.add_to(app)
+signing_keys.add_to(app)
 manifests.add_to(app)
 store.add_to(app)
 roles.add_to(app)

@@ -134,7 +134,9 @@ def _lines_table(lines: list[LineStatus]) -> Table:
                 candidate.digest[:SHORT_DIGEST],
                 "–",
                 "–",
-                f"awaits approval: weighbridge approve {line.line} {candidate.version}",
+                f"awaits approval: weighbridge approve {line.line} {candidate.version}"
+                if candidate.as_signed
+                else f"not as signed: weighbridge candidates {line.line}",
             )
     return rows
 

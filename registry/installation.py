@@ -11,6 +11,7 @@ from typing import Any, Self
 from registry.audit import AuditLog
 from registry.models.outbox import Outbox
 from registry.models.registry import Registry
+from registry.signing import KeyPair
 from registry.store import Artifact, Store
 from registry.watch.ledger import Ledger
 from weighbridge.private_files import keep_files_private
@@ -41,6 +42,11 @@ class Installation:
     def store(self) -> Store:
         """The artifact store."""
         return Store.of(self.settings)
+
+    @property
+    def keys(self) -> KeyPair:
+        """Keys that artifacts and verdicts are signed and verified with."""
+        return KeyPair.of(self.settings)
 
     @cached_property
     def registry(self) -> Registry:

@@ -41,6 +41,8 @@ class CandidateStatus(BaseModel):
     version: int
     digest: str
     scheme: str
+    as_signed: bool = True
+    """Whether its verdict is what the pipeline signed; else it cannot be approved."""
 
 
 class LineStatus(BaseModel):
@@ -99,7 +101,12 @@ def line_statuses(installation: ServingInstallation) -> list[LineStatus]:
                     serving=int(serving.version) if serving and serving.weight else None,
                     versions=tuple(sorted(rows.values(), key=lambda row: row.version)),
                     awaiting=tuple(
-                        CandidateStatus(version=candidate.version, digest=candidate.digest, scheme=candidate.scheme)
+                        CandidateStatus(
+                            version=candidate.version,
+                            digest=candidate.digest,
+                            scheme=candidate.scheme,
+                            as_signed=registry.is_as_signed(candidate),
+                        )
                         for candidate in candidates
                         if candidate.digest not in approved
                     ),

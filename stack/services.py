@@ -137,6 +137,9 @@ def _worker(settings: Settings) -> Service:
     if settings.mlflow_auth:
         # The worker always signs in as the pipeline; its password is on file.
         environment["MLFLOW_TRACKING_USERNAME"] = PIPELINE
+    # It alone signs. The others verify, by public keys.
+    if settings.signing_key:
+        environment["WEIGHBRIDGE_SIGNING_KEY"] = settings.signing_key
     return Service(name="worker", program=_program(settings, "worker", command, environment, settings.root))
 
 

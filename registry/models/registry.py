@@ -16,7 +16,7 @@ from registry.models.client import reaches_mlflow
 from registry.models.reconcile import reconcile
 from registry.models.recorder import Recorder
 from registry.models.records import PREVIOUS, PRODUCTION, STATES, State, Version
-from weighbridge.errors import ApprovalRefused
+from weighbridge.errors import ApprovalRefused, VerdictForged, VerdictUnsigned
 from weighbridge.line import Approval
 from weighbridge.settings import Settings, load_settings
 
@@ -126,6 +126,15 @@ class Registry(Recorder):
             ApprovalRefused: It is neither, so it may have been created by hand; or it is too old.
         """
         approvals.check_approval(version, rules, self, self._log)
+
+    @reaches_mlflow(role="any")
+    def is_as_signed(self, candidate: Version) -> bool:
+        """Return whether a candidate's tags and card are what the pipeline signed."""
+        try:
+            approvals.check_signed(candidate, self)
+        except (VerdictUnsigned, VerdictForged):
+            return False
+        return True
 
     @reaches_mlflow(role="any")
     def moved_production(self, version: Version) -> Version | None:

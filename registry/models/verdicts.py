@@ -60,6 +60,11 @@ class SignedVerdict(BaseModel):
         """The verdict in a word."""
         return self.tags.get(records.OUTCOME, "")
 
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        return self.tags.get(records.SENTENCE, "")
+
 
 def content(candidate: CandidateRecord, tags: Mapping[str, str], card: str) -> SignedVerdict:
     """Collect what is signed of a candidate.
@@ -225,7 +230,7 @@ def _unsigned(line: str, what: str, where: str) -> VerdictUnsigned:
 def _forged(line: str, what: str, where: str) -> VerdictForged:
     return VerdictForged(
         what,
-        f"It does not serve. `weighbridge audit {line}` says who edited it; `weighbridge release {line}` writes down "
-        "again what was weighed.",
+        f"It does not serve. `weighbridge audit --line {line}` says who edited it; `weighbridge release {line}` writes "
+        "down again what was weighed.",
         where=where,
     )

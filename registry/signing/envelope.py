@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.signing import pem
@@ -55,40 +56,67 @@ def unseal(envelope: object, keys: KeyPair) -> dict[str, Any]:
         EnvelopeRefused: It is no envelope, or not signed by a key that counts for it; with the reason.
         SigningKeyUnusable: A key to verify by cannot be read.
     """
+    opened = _open(envelope)
+    opened.require_signed(keys.trusted())
+    try:
+        statement = json.loads(opened.payload)
+    except (ValueError, RecursionError):
+        statement = None
+    if opened.kind != PAYLOAD_TYPE or not isinstance(statement, dict):
+        raise EnvelopeRefused("signs something else")
+    return statement
+
+
+def signed_payload(envelope: object, key: TrustedKey) -> str:
+    """Return the SHA-256 of an envelope's payload, if a certain key signed it.
+
+    Raises:
+        EnvelopeRefused: It is no envelope, or not signed by that key.
+    """
+    opened = _open(envelope)
+    opened.require_signed([key])
+    return opened.payload_sha256
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An envelope whose signatures nobody has verified yet."""
+
+    kind: str
+    payload: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+    """Id of the key, which may be empty, and signature."""
+
+    @property
+    def payload_sha256(self) -> str:
+        return hashlib.sha256(self.payload).hexdigest()
+
+    def require_signed(self, trusted: list[TrustedKey]) -> None:
+        refusal, message = "is not signed by the key of this installation", _message(self.kind, self.payload)
+        for key in trusted:
+            for named, signature in self.signatures:
+                if named in ("", key.id) and _verifies(key, signature, message):
+                    if key.counts_for(self.payload_sha256):
+                        return
+                    refusal = key.refusal
+        raise EnvelopeRefused(refusal)
+
+
+def _open(envelope: object) -> _Opened:
     try:
         if not isinstance(envelope, dict):
             raise TypeError
         payload = base64.b64decode(envelope["payload"], validate=True)
         kind = str(envelope["payloadType"])
-        signatures = [
+        signatures = tuple(
             (str(entry.get("keyid") or ""), base64.b64decode(entry["sig"], validate=True))
             for entry in envelope["signatures"][:MOST_SIGNATURES]
-        ]
+        )
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         raise EnvelopeRefused("is no signature") from None
     if not signatures:
         raise EnvelopeRefused("is no signature")
-    _require_signed(keys.trusted(), _message(kind, payload), hashlib.sha256(payload).hexdigest(), signatures)
-    try:
-        statement = json.loads(payload)
-    except (ValueError, RecursionError):
-        statement = None
-    if kind != PAYLOAD_TYPE or not isinstance(statement, dict):
-        raise EnvelopeRefused("signs something else")
-    return statement
-
-
-def _require_signed(
-    trusted: list[TrustedKey], message: bytes, payload_sha256: str, signatures: list[tuple[str, bytes]]
-) -> None:
-    refusal = "is not signed by the key of this installation"
-    for key in trusted:
-        for named, signature in signatures:
-            if named in ("", key.id) and _verifies(key, signature, message):
-                if key.counts_for(payload_sha256):
-                    return
-                refusal = key.refusal
-    raise EnvelopeRefused(refusal)
+    return _Opened(kind, payload, signatures)
 
 
 def _verifies(key: TrustedKey, signature: bytes, message: bytes) -> bool:

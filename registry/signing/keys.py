@@ -5,6 +5,7 @@ Verifying reads public keys alone. So services and engines need no access to the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ class KeyPair:
         """
         own = ring.read_ring(self.folder)
         if self.public is None:
-            return _trusted(own or self._ring_of_old())
+            return _trusted(own or self.ring_of_old())
         content = pem.read(self.public)
         if content.lstrip().startswith(b"{"):
             return _trusted(ring.parse_ring(content, self.public))
@@ -120,6 +121,13 @@ class KeyPair:
         """Return the private key that is in use: a file, or a URI."""
         return self.private or str(self.folder / PRIVATE)
 
+    def can_sign(self) -> bool:
+        """Return whether this user can read the private key; one in a service is taken to sign."""
+        if self.public is not None and self.private is None:
+            return False
+        private = self.private_now()
+        return is_uri(private) or os.access(private, os.R_OK)
+
     def current_ring(self) -> Ring:
         """Return the ring, made with the first pair. The caller holds the lock.
 
@@ -127,9 +135,8 @@ class KeyPair:
             SigningKeyMissing: There was a pair once, and it is gone.
             SigningKeyUnusable: A file cannot be used.
         """
-        found = ring.read_ring(self.folder)
+        found = self.known_ring()
         if found is not None:
-            self._finish_rotation(found)
             return found
         private = self.folder / PRIVATE
         if self.private is None and not private.exists():
@@ -140,6 +147,18 @@ class KeyPair:
         first.write(self.folder)
         self.write_public(first)
         return first
+
+    def known_ring(self) -> Ring | None:
+        """Return the ring, if there is one, after a rotation that was killed. The caller holds the lock."""
+        found = ring.read_ring(self.folder)
+        if found is not None:
+            self._finish_rotation(found)
+        return found
+
+    def listed(self) -> tuple[RingKey, ...]:
+        """List every key that this installation signed with, oldest first."""
+        found = ring.read_ring(self.folder) or self.ring_of_old()
+        return found.keys if found else ()
 
     def configured_public(self) -> str:
         """Return the public half of the private key that is in use, as PEM.
@@ -172,7 +191,7 @@ class KeyPair:
             else:
                 draft.unlink()
 
-    def _ring_of_old(self) -> Ring | None:
+    def ring_of_old(self) -> Ring | None:
         """Return the one key of an installation from before there were rings."""
         path = self.folder / PUBLIC
         if path.exists():

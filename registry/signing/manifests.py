@@ -17,8 +17,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from registry.signing.envelope import EnvelopeRefused, seal, unseal
-from registry.signing.keys import KeyPair
+from registry.signing.envelope import EnvelopeRefused, seal, signed_payload, unseal
+from registry.signing.keys import SIGNATURES, KeyPair
+from registry.signing.ring import TrustedKey
 from registry.signing.statements import STATEMENT_TYPE
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned
 from weighbridge.files import write_whole
@@ -83,6 +84,17 @@ def verify(content: bytes, signature: bytes | None, manifest: Path, name: str, k
             "Make it again, as with `weighbridge release LINE --fresh`: a fresh copy replaces the altered one.",
             where=str(manifest),
         )
+
+
+def signed_in(store: Path, key: TrustedKey) -> list[str]:
+    """List the SHA-256 of the payloads that a key signed, of the manifests in a store's folder."""
+    found = []
+    for path in sorted(store.glob(SIGNATURES)):
+        try:
+            found.append(signed_payload(_envelope(path.read_bytes()), key))
+        except (EnvelopeRefused, OSError):
+            continue
+    return found
 
 
 def _statement(manifest: Path) -> dict[str, Any]:

@@ -38,16 +38,29 @@ def load_private(path: Path) -> EllipticCurvePrivateKey:
     Raises:
         SigningKeyUnusable: It cannot be read, or holds no such key.
     """
+    return parse_private(read(path), path)
+
+
+def parse_private(content: bytes, where: Path | str) -> EllipticCurvePrivateKey:
+    """Read a private key's text.
+
+    Args:
+        content: The text, PEM.
+        where: Its file, for messages.
+
+    Raises:
+        SigningKeyUnusable: It is no such key.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        key = serialization.load_pem_private_key(read(path), password=None)
+        key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise unusable(path, error) from None
+        raise unusable(where, error) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
-        raise unusable(path, "it is of another kind")
+        raise unusable(where, "it is of another kind")
     return key
 
 

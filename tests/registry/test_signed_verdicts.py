@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from registry.models import records, verdicts
+from registry.models.examine import Examined, examine
 from registry.models.records import ReleaseRecord, Version
 from registry.models.registry import Registry
 from registry.signing import KeyPair
@@ -211,3 +212,30 @@ def test_a_run_made_by_hand_cannot_be_overridden(registry: Registry, release: Ma
     registry.client.create_run(experiment, tags={name: value[:5000] for name, value in tags.items()})
     with pytest.raises(VerdictUnsigned, match="is not signed"):
         registry.override("toy", digest, "needed", "ada", RULES)
+
+
+def examined(registry: Registry) -> Examined:
+    return examine(registry.candidates("toy")[0], registry)
+
+
+def test_what_mlflow_shows_is_compared_with_what_was_signed(registry: Registry, release: Make) -> None:
+    recorded = registry.record_release(release())
+    found = examined(registry)
+    assert (found.outcome, found.sentence, found.problems) == ("non_inferior", "No worse.", ())
+    run_id = recorded.candidates[0].run_id
+    registry.client.log_metric(run_id, "general/choice.mean", 0.99)
+    registry.client.log_param(run_id, "margin", "0.5")
+    registry.client.log_text(run_id, "<p>all is well</p>", "report.html")
+    put_tag(registry, records.SENTENCE, "Better in every respect.")
+    found = examined(registry)
+    assert found.sentence == "No worse."
+    tag, *others = found.problems
+    assert "Better in every respect" in tag
+    assert others == [
+        "The metric general/choice.mean is 0.99, was 0.75.",
+        "The parameter margin is 0.5, was None.",
+        "The file report.html was altered.",
+    ]
+    assert not registry.is_as_signed(registry.candidates("toy")[0])
+    registry.client.delete_model_version_tag("toy-candidates", "1", records.SIGNED_VERDICT)
+    assert "is not signed" in examined(registry).problems[0]
