@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         """Return the settings as variables, for the processes that the stack starts.
 
         `mlflow_auth` is left out, and set only for the two services that need it: a changed variable restarts a
-        process, and Envoy and the engines have requests to answer. So is `signing_key`, which only the worker signs with.
+        process, and Envoy and the engines have requests to answer. So is `signing_key`, for only the worker signs.
         """
         values = self.model_dump(mode="json", exclude={"mlflow_auth", "signing_key"})
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}

@@ -202,13 +202,13 @@ def check_failed(failed: FailedCandidate, keys: KeyPair, envelope: str) -> Signe
 
 def differing_tags(signed: SignedVerdict, tags: Mapping[str, str]) -> list[str]:
     """Name the tags of Weighbridge that differ from what was signed, those added and removed too."""
-    ours = {name: value for name, value in tags.items() if name.startswith(records.TAG)}
-    names = {*ours, *signed.tags} - {records.SIGNED_VERDICT, records.KIND}
+    present = {name: value for name, value in tags.items() if name.startswith(records.TAG)}
+    names = {*present, *signed.tags} - {records.SIGNED_VERDICT, records.KIND}
     return [
-        f"{name} is {ours.get(name) or 'empty'!r:.60}, was {signed.tags.get(name) or 'empty'!r:.60}"
+        f"{name} is {present.get(name) or 'empty'!r:.60}, was {signed.tags.get(name) or 'empty'!r:.60}"
         for name in sorted(names)
         # MLflow may leave out a tag without a value.
-        if (ours.get(name) or "") != (signed.tags.get(name) or "")
+        if (present.get(name) or "") != (signed.tags.get(name) or "")
     ]
 
 

@@ -25,7 +25,7 @@ class Rotation:
     old: RingKey | None
     """The key that no longer signs; None if none was known."""
     new: RingKey | None
-    """The key that signs from now on; None if that has not changed, or the pair would be made only now (dry run)."""
+    """The key that signs from now on; None if that has not changed, or the pair would be private_key only now (dry run)."""
     kept: int
     """Signatures of the old key that go on counting."""
     dropped: int
@@ -64,17 +64,17 @@ def rotate(
                 f"Nothing was changed. {LIST}",
                 where=str(keys.folder),
             )
-        made, public_key = _next_key(keys, before)
+        private_key, public_key = _next_key(keys, before)
         new = RingKey.begun_now(public_key)
         closed, dropped = _closed(keys, old, revoke, since, reason) if old else (None, 0)
         after = Ring(keys=(*(before.keys[:-1] if before else ()), *([closed] if closed else []), new))
         if not dry_run:
-            if made:
-                write_whole(keys.folder / NEXT, made)
+            if private_key:
+                write_whole(keys.folder / NEXT, private_key)
             after.write(keys.folder)
             keys.known_ring()
             keys.write_public(after)
-    return Rotation(closed, None if dry_run and made else new, len(closed.signed) if closed else 0, dropped)
+    return Rotation(closed, None if dry_run and private_key else new, len(closed.signed) if closed else 0, dropped)
 
 
 def revoke(
@@ -116,15 +116,15 @@ def revoke(
 def _next_key(keys: KeyPair, before: Ring | None) -> tuple[bytes, str]:
     """Return the next private key, empty if the settings name one, and its public half."""
     if keys.private is None:
-        made = pem.new_private()
-        public_key = pem.public_pem_of(pem.parse_private(made, NEXT))
+        private_key = pem.new_private()
+        public_key = pem.public_pem_of(pem.parse_private(private_key, NEXT))
         if keys.public is not None and keys.public.resolve() != (keys.folder / ring.RING).resolve():
             raise SigningKeyUnusable(
                 "WEIGHBRIDGE_PUBLIC_KEY names the keys to verify by, and would not have the new one.",
                 f"Unset it, or let it name {keys.folder / ring.RING}.",
                 where="WEIGHBRIDGE_PUBLIC_KEY",
             )
-        return made, public_key
+        return private_key, public_key
     public_key = keys.configured_public()
     if before and pem.key_id(public_key) in {key.id for key in before.keys}:
         raise SigningKeyUnusable(
@@ -138,7 +138,7 @@ def _next_key(keys: KeyPair, before: Ring | None) -> tuple[bytes, str]:
 def _closed(keys: KeyPair, old: RingKey, revoke: bool, since: datetime | None, reason: str) -> tuple[RingKey, int]:
     """Return the old key with the list of what goes on counting, and how many signatures no longer count."""
     noted = {*ring.noted(keys.folder, old.id)}
-    # Signatures from before there were notes. A stolen key may have made them, so a revoked key has none.
+    # Signatures from before there were notes. A stolen key may have private_key them, so a revoked key has none.
     in_store = {*signed_in(keys.store, TrustedKey(old.id, old.public_key))} if keys.store else set()
     earlier = {*ring.noted(keys.folder, old.id, since)} if since else set()
     kept = earlier if revoke else noted | in_store
