@@ -25,7 +25,7 @@ class Rotation:
     old: RingKey | None
     """The key that no longer signs; None if none was known."""
     new: RingKey | None
-    """The key that signs from now on; None if that has not changed, or the pair would be private_key only now (dry run)."""
+    """The key that signs from now on; None if that has not changed, or the pair would be made only now (dry run)."""
     kept: int
     """Signatures of the old key that go on counting."""
     dropped: int
@@ -138,7 +138,7 @@ def _next_key(keys: KeyPair, before: Ring | None) -> tuple[bytes, str]:
 def _closed(keys: KeyPair, old: RingKey, revoke: bool, since: datetime | None, reason: str) -> tuple[RingKey, int]:
     """Return the old key with the list of what goes on counting, and how many signatures no longer count."""
     noted = {*ring.noted(keys.folder, old.id)}
-    # Signatures from before there were notes. A stolen key may have private_key them, so a revoked key has none.
+    # Signatures from before there were notes. A stolen key may have made them, so a revoked key has none.
     in_store = {*signed_in(keys.store, TrustedKey(old.id, old.public_key))} if keys.store else set()
     earlier = {*ring.noted(keys.folder, old.id, since)} if since else set()
     kept = earlier if revoke else noted | in_store
