@@ -38,6 +38,8 @@ NOBODY = "(not signed in)"
 """Account in an entry of a server without accounts; no account may have this name."""
 COPIED = "mlflow.create_model_version"
 """Action of the request that *Promote model* and `approve` send."""
+ADMIT = "admit"
+"""Action of the entry that an approval check leaves; `what` is the digest of the artifact that passed."""
 TAIL_BYTES = 65536
 """Bytes read from the end of the log to find its last entry. An entry has a few hundred; its tags are cut."""
 

@@ -71,7 +71,7 @@ class Installation:
             StackDown: MLflow does not answer.
         """
         production = self.registry.production(line_name)
-        return self.store.get(line_name, production.digest) if production else None
+        return self.store.get(line_name, self.registry.approved_digest(production)) if production else None
 
     def ledger(self, line_name: str) -> Ledger:
         """Open the watch's ledger of a line."""

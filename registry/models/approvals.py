@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from registry.audit import AuditLog, Entry
+from registry.audit import ADMIT, AuditLog, Entry
 from registry.models import records, verdicts
 from registry.models.reader import Reader
 from registry.models.records import FailedCandidate, Version, candidates_model
@@ -26,6 +26,8 @@ EXPIRED_NEXT = (
 BEGUN = ("rolling", "serving")
 """States that are set after an approval was checked."""
 DAY_SECONDS = 86400
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""Between MLflow's server, which dates a version, and this machine, which dates the log."""
 
 
 def check_approval(version: Version, rules: Approval, reader: Reader, log: AuditLog) -> None:
@@ -82,9 +84,26 @@ def moved_production(version: Version, reader: Reader, log: AuditLog) -> Version
         # The alias was moved to it by hand. What serves is the newest other version whose state is `serving`.
         others = [other for other in reader.versions(version.line) if other.version != version.version]
         serving = next((other for other in reversed(others) if other.state == "serving"), None)
-    if serving is None or serving.digest in (version.digest, version.production_digest):
+    if serving is None or approved_digest(serving, log) in (version.digest, version.production_digest):
         return None
     return None if approved and has_begun(version, log) else serving
+
+
+def approved_digest(version: Version, log: AuditLog) -> str:
+    """Return the digest of the artifact that a version was approved with, whatever its tag says by now.
+
+    The log has it from the check of the approval, or from `approve`. After a click that an older Weighbridge checked
+    it has none, and the tag has to do until the next promotion checks it again.
+    """
+    since = datetime.fromtimestamp(version.created_at_ms / 1000, UTC) - CLOCKS_DIFFER
+    approved = [
+        entry.what
+        for entry in log.entries(version.line)
+        if entry.version == version.version and entry.action in (ADMIT, "approve")
+        # An emptied MLflow numbers its versions from 1 again.
+        if datetime.fromisoformat(entry.at) >= since
+    ]
+    return approved[-1] if approved else version.digest
 
 
 def check_overrider(line: str, rules: Approval, reason: str, who: str) -> None:

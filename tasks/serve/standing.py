@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.audit import AuditLog, Entry
+from registry.audit import ADMIT, AuditLog, Entry
 from weighbridge.errors import ApprovalRefused
 
 if TYPE_CHECKING:
     from registry.models.records import Version
 
-ADMIT = "admit"
-"""Action of the entry that an approval check leaves; `what` is the digest that passed."""
 BEGUN = ("rolling", "serving")
 """States that are set after an approval was checked."""
 BARRED = ("refused", "failed")

@@ -239,3 +239,22 @@ def test_what_mlflow_shows_is_compared_with_what_was_signed(registry: Registry, 
     assert not registry.is_as_signed(registry.candidates("toy")[0])
     registry.client.delete_model_version_tag("toy-candidates", "1", records.SIGNED_VERDICT)
     assert "is not signed" in examined(registry).problems[0]
+
+
+def test_an_edited_digest_of_production_is_not_what_candidates_are_weighed_against(
+    registry: Registry, release: Make
+) -> None:
+    record = release()
+    registry.record_release(record)
+    production, other = (candidate.artifact.digest for candidate in record.candidates)
+    approved = registry.approve("toy", 1, "", "ada").version
+    registry.set_state("toy", approved, "serving")
+    registry.set_production("toy", approved)
+    put_tag(registry, records.DIGEST, other, model="toy")
+    edited = registry.production("toy")
+    assert edited is not None and edited.digest == other
+    assert registry.approved_digest(edited) == production
+    candidate = registry.candidate("toy", 2).model_copy(update={"digest": "c" * 64, "production_digest": other})
+    assert registry.moved_production(candidate) == edited
+    fair = candidate.model_copy(update={"production_digest": production})
+    assert registry.moved_production(fair) is None
