@@ -6,7 +6,6 @@ stack (`<home>/stack.json`), and from the defaults below. So every shell finds a
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from weighbridge.errors import SettingsInvalid
+from weighbridge.documents import read_json
+from weighbridge.errors import DocumentInvalid, SettingsInvalid
 
 PREFIX = "WEIGHBRIDGE_"
+RECORD = "stack.json"
 
 
 def project_root() -> Path:
@@ -147,7 +148,7 @@ class Settings(BaseSettings):
     @property
     def stack_file(self) -> Path:
         """Record that `weighbridge up` made of the stack it started."""
-        return self.home / "stack.json"
+        return self.home / RECORD
 
     @property
     def store_folder(self) -> Path:
@@ -222,10 +223,11 @@ class _StackRecord(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        path = home_folder() / "stack.json"
         try:
-            recorded = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            recorded = read_json(home_folder() / RECORD)
+        except DocumentInvalid:
+            return {}
+        if not isinstance(recorded, dict):
             return {}
         # HF_ENDPOINT in the shell is newer than the record.
         if "HF_ENDPOINT" in os.environ:
@@ -237,7 +239,7 @@ def load_settings() -> Settings:
     """Load the settings of this process.
 
     Raises:
-        SettingsInvalid: A variable has a value that cannot be used.
+        SettingsInvalid: A variable, or the record of the running stack, has a value that cannot be used.
     """
     try:
         return Settings()
@@ -246,10 +248,14 @@ def load_settings() -> Settings:
         field = ".".join(str(part) for part in first["loc"])
         # A value that our own check refuses may contain a password, so it is not shown.
         own = first["type"] == "value_error"
+        what = f"{field} {first['ctx']['error']}." if own else f"{field} is {first['input']!r}: {first['msg'].lower()}."
+        variable = f"{PREFIX}{field.upper()}"
+        if variable not in {name.upper() for name in os.environ}:
+            record = str(home_folder() / RECORD)
+            next_step = "Remove the file, which `weighbridge up` writes again, then run the command again."
+            raise SettingsInvalid(f"The record of the running stack is damaged: {what}", next_step, record) from None
         raise SettingsInvalid(
-            f"{field} {first['ctx']['error']}." if own else f"{field} is {first['input']!r}: {first['msg'].lower()}.",
-            "Correct or unset the variable, then run the command again.",
-            where=f"{PREFIX}{field.upper()}",
+            what, "Correct or unset the variable, then run the command again.", where=variable
         ) from None
 
 

@@ -31,8 +31,9 @@ def test_the_environment_is_stronger_than_the_record(own_home: Path, monkeypatch
     assert settings.hf_endpoint == "http://new"
 
 
-def test_a_broken_record_is_as_good_as_none(own_home: Path) -> None:
-    (own_home / "stack.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"1", b"\xff", b"[" * 100_000, b'{"a": 1, "a": 2}'])
+def test_a_broken_record_is_as_good_as_none(own_home: Path, content: bytes) -> None:
+    (own_home / "stack.json").write_bytes(content)
     assert load_settings().mlflow_port == 5000
 
 
@@ -43,3 +44,16 @@ def test_a_wrong_port_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch, 
         load_settings()
     assert caught.value.where == "WEIGHBRIDGE_GATEWAY_PORT"
     assert caught.value.exit_status == 2
+
+
+def test_a_record_that_is_a_folder_is_as_good_as_none(own_home: Path) -> None:
+    (own_home / "stack.json").mkdir()
+    assert load_settings().mlflow_port == 5000
+
+
+@pytest.mark.parametrize("value", ["abc", [], {"a": 1}, 70000, None])
+def test_a_wrong_value_of_the_record_is_named_by_its_file(own_home: Path, value: object) -> None:
+    (own_home / "stack.json").write_text(json.dumps({"mlflow_port": value}))
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings()
+    assert caught.value.where == str(own_home / "stack.json") and "mlflow_port" in caught.value.what

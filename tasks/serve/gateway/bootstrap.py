@@ -24,6 +24,10 @@ ANSWER_BYTES = 64 * 2**20
 """Largest response that is not a stream, because it is read whole for its token counts: 1,000 embeddings of 4,096
 dimensions as text are about 45 MB. A larger one is answered 500."""
 
+HEADERS_SECONDS, REQUEST_SECONDS = 30, 300
+"""Longest time in which a client may send a request's headers, and all of it: 16 MiB at half a megabit a second."""
+HEADERS_KIB = 60
+
 STAT_PREFIX, METRICS = "gateway", "metrics"
 _GET = {"name": ":method", "string_match": {"exact": "GET"}}
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -104,8 +108,21 @@ def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
             "always_set_request_id_in_response": True,
             "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
-            # Bounds the sending of a request, never the response.
-            "request_headers_timeout": "30s",
+            # Both bound the sending of a request, never the response.
+            "request_headers_timeout": f"{HEADERS_SECONDS}s",
+            "request_timeout": f"{REQUEST_SECONDS}s",
+            "max_request_headers_kb": HEADERS_KIB,
+            "common_http_protocol_options": {
+                "idle_timeout": f"{STREAM_IDLE_SECONDS}s",
+                "max_headers_count": 100,
+                # Programs behind that read `_` as `-` would take one header for another.
+                "headers_with_underscores_action": "DROP_HEADER",
+            },
+            "http2_protocol_options": {
+                "max_concurrent_streams": 100,
+                "initial_stream_window_size": 64 * 2**10,
+                "initial_connection_window_size": 2**20,
+            },
         },
     }
 

@@ -53,6 +53,8 @@ def local_replies() -> dict[str, Any]:
             _mapper(
                 _status("EQ", 413), "The request's body is too large.", "invalid_request_error", "request_too_large"
             ),
+            # Envoy sets no response flag on it; nothing of ours answers so.
+            _mapper(_status("EQ", 408), "The request was sent too slowly.", "invalid_request_error", "request_timeout"),
             _mapper(
                 overloaded, "The model has too many requests at once.", "rate_limit_error", "rate_limit_exceeded", 429
             ),
