@@ -13,6 +13,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from registry.models.records import PRODUCTION
-from weighbridge.errors import DeliveryRefused, RegistryFailed, StackDown
+from weighbridge.documents import parse_json
+from weighbridge.errors import DeliveryRefused, DocumentInvalid, RegistryFailed, StackDown
 from weighbridge.files import PRIVATE, write_whole
 
 NAME = "weighbridge"
@@ -34,6 +36,9 @@ SIGNATURE, TIMESTAMP, DELIVERY = "X-MLflow-Signature", "X-MLflow-Timestamp", "X-
 VERSION = "v1"
 LONGEST_AGE_SECONDS = 300
 """Oldest accepted time of a delivery; also the furthest in the future, since two clocks may differ."""
+# What MLflow sends: a UUID, seconds, and 32 bytes in base64.
+_IDENTITY, _STAMP = re.compile(r"[\w-]{1,100}", re.ASCII), re.compile(r"[0-9]{1,12}")
+_SIGNED = re.compile(rf"{VERSION},[A-Za-z0-9+/]{{43}}=")
 REMEMBERED = 1000
 """Delivery ids that are kept. Those of five minutes would suffice: far fewer than a thousand approvals."""
 TIMEOUT_SECONDS = 10
@@ -60,6 +65,23 @@ class Delivery(BaseModel):
         return self.entity == "model_version" or self.data.get("alias") == PRODUCTION
 
 
+def check_headers(headers: Mapping[str, str], now: float) -> None:
+    """Refuse a request that cannot be a delivery, before a byte of its body is read.
+
+    Args:
+        headers: Headers of the request; names in any case.
+        now: Seconds since 1970.
+
+    Raises:
+        DeliveryRefused: It has no signature or identity, is older than five minutes, or is too large.
+    """
+    if not _SIGNED.fullmatch(headers.get(SIGNATURE, "")) or not _IDENTITY.fullmatch(headers.get(DELIVERY, "")):
+        raise _refused("is not signed with this installation's secret")
+    stamp = headers.get(TIMESTAMP, "")
+    if not _STAMP.fullmatch(stamp) or abs(now - int(stamp)) > LONGEST_AGE_SECONDS:
+        raise _refused(f"is stale: it was made more than {LONGEST_AGE_SECONDS // 60} minutes from now")
+
+
 def read_delivery(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> Delivery:
     """Check a delivery's signature and age, and parse it.
 
@@ -72,14 +94,13 @@ def read_delivery(secret: str, headers: Mapping[str, str], body: bytes, now: flo
     Raises:
         DeliveryRefused: It is not signed with the secret, is older than five minutes, or cannot be parsed.
     """
-    identity, stamp = headers.get(DELIVERY, ""), headers.get(TIMESTAMP, "")
+    check_headers(headers, now)
+    identity, stamp = headers[DELIVERY], headers[TIMESTAMP]
     if not hmac.compare_digest(headers.get(SIGNATURE, "").encode(), _signature(secret, identity, stamp, body).encode()):
         raise _refused("is not signed with this installation's secret")
-    if not stamp.isdecimal() or abs(now - int(stamp)) > LONGEST_AGE_SECONDS:
-        raise _refused(f"is stale: it was made more than {LONGEST_AGE_SECONDS // 60} minutes from now")
     try:
-        return Delivery.model_validate({**json.loads(body), "id": identity})
-    except (ValueError, TypeError, ValidationError):
+        return Delivery.model_validate({**parse_json(body, "delivery"), "id": identity})
+    except (DocumentInvalid, TypeError, ValidationError):
         raise _refused("cannot be read") from None
 
 

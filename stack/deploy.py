@@ -20,8 +20,8 @@ from weighbridge.settings import Settings
 
 ReportService = Callable[[str, str], None]
 """Called with a service's name and what has become of it."""
-PATIENCE_SECONDS = 60.0
-"""For so long a locked database is waited for."""
+TIMEOUT_SECONDS, PATIENCE_SECONDS = 120.0, 120.0
+"""For an answer, and for a locked database: a busy machine is slow, not broken."""
 MESSAGE_CHARACTERS = 600
 """So much of what Prefect says, from its end, goes into an error."""
 
@@ -60,7 +60,7 @@ def ensure_work_pool(settings: Settings) -> None:
     Raises:
         StackFailed: the server refuses, or does not answer.
     """
-    with _named_failures(settings), prefect_api.client(settings, patience=PATIENCE_SECONDS) as server:
+    with _named_failures(settings), prefect_api.client(settings, TIMEOUT_SECONDS, PATIENCE_SECONDS) as server:
         answer = server.post("/work_pools/", json={"name": POOL, "type": POOL_TYPE})
     if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
         raise StackFailed(
@@ -81,7 +81,7 @@ def automate(settings: Settings, file: Path) -> None:
         StackFailed: the server refuses one, or does not answer.
     """
     # Prefect's own command creates a second one of the same name.
-    with _named_failures(settings), prefect_api.client(settings, patience=PATIENCE_SECONDS) as server:
+    with _named_failures(settings), prefect_api.client(settings, TIMEOUT_SECONDS, PATIENCE_SECONDS) as server:
         for automation in read_yaml(file)["automations"]:
             same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
             known = server.post("/automations/filter", json=same_name).raise_for_status().json()

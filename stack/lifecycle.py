@@ -23,6 +23,7 @@ from stack.services import (
     keep_environments,
     services,
 )
+from stack.starting import wait_for
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.older_commands import launch_older_engines
 from tasks.serve.fleet.ports import port_is_free
@@ -112,7 +113,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     supervisor.start({**settings.as_environment(), **NO_TELEMETRY})
     for service in servers:
         supervisor.run(service.program)
-    _wait_until_healthy(supervisor, servers, report)
+    wait_for(supervisor, servers, report)
     if settings.mlflow_auth:
         from registry.access.grants import Granting  # takes MLflow's import
 
@@ -121,7 +122,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     ensure_work_pool(settings)
     supervisor.run(worker.program)
     deploy(settings, report)
-    _wait_for_worker(settings, worker, report)
+    wait_for(supervisor, [worker], report, lambda service: worker_is_online(settings))
     _warm_engines(settings, report)
 
 
@@ -246,43 +247,10 @@ def _record(settings: Settings) -> None:
     write_whole(settings.stack_file, json.dumps(values, indent=1), READABLE)
 
 
-def _wait_until_healthy(supervisor: Supervisor, expected: list[Service], report: ReportService) -> None:
-    start = time.monotonic()
-    missing = list(expected)
-    while missing:
-        for service in list(missing):
-            state = supervisor.state(service.name)
-            waited = time.monotonic() - start
-            if state is not None and state.state == "RUNNING" and service.healthy():
-                report(service.name, f"healthy after {waited:.0f} s  {service.page_url}")
-                missing.remove(service)
-            elif state is None or state.state == "FATAL" or waited > service.ready_seconds:
-                raise StackFailed(
-                    f"{service.name} did not become healthy within {waited:.0f} s.",
-                    f"Read `weighbridge logs {service.name}`, then run `weighbridge up` again.",
-                    where=str(service.program.log),
-                )
-        time.sleep(0.3)
-
-
-def _wait_for_worker(settings: Settings, service: Service, report: ReportService) -> None:
-    start = time.monotonic()
-    while (waited := time.monotonic() - start) < service.ready_seconds:
-        if worker_is_online(settings):
-            report("worker", f"online after {waited:.0f} s")
-            return
-        time.sleep(0.5)
-    raise StackFailed(
-        f"The worker did not report to Prefect within {waited:.0f} s.",
-        "Read `weighbridge logs worker`, then run `weighbridge up` again.",
-        where=str(service.program.log),
-    )
-
-
 def worker_is_online(settings: Settings) -> bool:
     """True if a worker of the pool sends heartbeats."""
     try:
-        with prefect_api.client(settings, timeout=5) as server:
+        with prefect_api.client(settings, timeout=20) as server:
             answer = server.post(f"/work_pools/{POOL}/workers/filter", json={})
         return any(worker["status"] == "ONLINE" for worker in answer.json()) if answer.status_code == 200 else False
     except httpx.HTTPError:

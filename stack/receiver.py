@@ -8,6 +8,7 @@ registry asks for with what serves. It listens on loopback only, and keeps MLflo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -16,17 +17,23 @@ from collections.abc import Mapping
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from registry.accounts import administrator
-from registry.webhooks import Keys, Seen, ensure_webhook, read_delivery
+from registry.webhooks import Keys, Seen, check_headers, ensure_webhook, read_delivery
+from stack.door import Door
 from weighbridge.deployments import start
 from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, StackFailed, WeighbridgeError
 from weighbridge.line import line_names
 from weighbridge.settings import Settings, load_settings
+from weighbridge.terminal import on_one_line
 
 LOOPBACK = "127.0.0.1"
 PATH = "/mlflow"
+BODY_SECONDS = HEADER_SECONDS = 10.0
+"""Time for a request's body, and for its first line and headers."""
 LARGEST_BODY_BYTES = 1_000_000
 """A version's description has at most 5,000 characters, and its tags a page each."""
 CHECK_SECONDS = 300.0
@@ -112,16 +119,54 @@ def make_app(receiver: Receiver) -> FastAPI:
 
     @app.post(PATH)
     async def delivered(request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LARGEST_BODY_BYTES:
-                return Response(status_code=413)
-        status, text = await run_in_threadpool(receiver.receive, request.headers, body)
-        log.info("%s %s", status, text)
-        return JSONResponse({"said": text}, status)
+        try:
+            check_headers(request.headers, time.time())
+            body = await asyncio.wait_for(_body(request), BODY_SECONDS)
+        except DeliveryRefused as error:
+            return _answer(401, str(error))
+        except (TimeoutError, ClientDisconnect):
+            return _answer(408, "The body did not arrive in time.")
+        if body is None:
+            return _answer(413, f"The body has more than {LARGEST_BODY_BYTES} bytes.")
+        return _answer(*await run_in_threadpool(receiver.receive, request.headers, body))
 
     return app
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body; None if it is too large."""
+    # Before anything of it is read, where the sender says so.
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or len(declared) > 9 or int(declared) > LARGEST_BODY_BYTES:
+        return None
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _answer(status: int, text: str) -> Response:
+    # A model's name is in it, and a builder chooses those.
+    log.info("%s %s", status, on_one_line(text))
+    return JSONResponse({"said": text}, status)
+
+
+class _Hasty(H11Protocol):
+    """HTTP that closes a connection whose request has not begun in time; uvicorn waits for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
 
 
 def main() -> None:
@@ -131,7 +176,16 @@ def main() -> None:
     settings = load_settings()
     receiver = Receiver(settings)
     threading.Thread(target=receiver.keep_webhook, daemon=True).start()
-    uvicorn.run(make_app(receiver), host=LOOPBACK, port=settings.webhook_port, access_log=False, log_level="warning")
+    uvicorn.run(
+        Door(make_app(receiver)),
+        host=LOOPBACK,
+        port=settings.webhook_port,
+        http=_Hasty,
+        # One request a connection, so that each begins in time.
+        headers=[("connection", "close")],
+        access_log=False,
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":

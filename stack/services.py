@@ -39,16 +39,17 @@ class Service(BaseModel):
     page_url: str = ""
     """Page for a person."""
     ready_seconds: float = 120
+    """Processor time within which it is ready; on an idle machine about the time that a person waits."""
     flows_need: bool = True
     """True if flows cannot run without it."""
 
-    def healthy(self) -> bool:
-        """True if it answers. A service without an address is judged by its process alone."""
+    def healthy(self, seconds: float = 5) -> bool:
+        """True if it answers in time. A service without an address is judged by its process alone."""
         if not self.health_url:
             return True
         try:
             # Asked by its address, whatever host name its certificate is for.
-            return httpx.get(self.health_url, timeout=3, verify=False).status_code == 200
+            return httpx.get(self.health_url, timeout=seconds, verify=False).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -65,9 +66,11 @@ class Stack:
     def runs(self) -> int:
         return len(self.prefect.asked(f"promote/{LINES[0]}"))
 
-    def deliver(self, identity: str, *, at: float | None = None, secret: str | None = None) -> httpx.Response:
+    def deliver(
+        self, identity: str, *, at: float | None = None, secret: str | None = None, padding: int = 0
+    ) -> httpx.Response:
         """Send a delivery as MLflow does."""
-        data = {"name": LINES[0], "version": "1"}
+        data = {"name": LINES[0], "version": "1", "description": "x" * padding}
         body = json.dumps({"entity": "model_version", "action": "created", "data": data}).encode()
         stamp = str(int(time.time() if at is None else at))
         signature = _signature(secret or Keys(self.home / "webhook").secret, identity, stamp, body)
@@ -154,7 +157,8 @@ def test_forged_and_replayed_deliveries_start_nothing(stack: Stack) -> None:
     replayed = stack.deliver("d2", at=time.time() - 3600)
     assert replayed.status_code == 401 and "stale" in replayed.json()["said"]
     assert httpx.post(stack.url, json={"entity": "model_version"}, trust_env=False).status_code == 401
-    assert httpx.post(stack.url, content=b"x" * 1_000_001, trust_env=False).status_code == 413
+    assert httpx.post(stack.url, content=b"x" * 1_000_001, trust_env=False).status_code == 401
+    assert stack.deliver("d3", padding=1_000_001).status_code == 413
     assert stack.prefect.runs == {}
     secret = Keys(stack.home / "webhook").secret
     assert secret not in stack.log.read_text()
@@ -168,3 +172,42 @@ def test_while_prefect_is_down_mlflow_gets_a_retryable_status(stack: Stack) -> N
     stack.prefect.broken = False
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)
     assert stack.deliver("d1").status_code == 202
+
+
+def test_a_request_that_cannot_be_a_delivery_is_answered_before_its_body(stack: Stack) -> None:
+    """An endless body is announced, and never sent."""
+    fresh, shape = str(int(time.time())), f"v1,{'A' * 43}="
+    for headers in (
+        {},
+        {SIGNATURE: shape, TIMESTAMP: fresh},
+        {SIGNATURE: "v1,short", TIMESTAMP: fresh, DELIVERY: "d"},
+        {SIGNATURE: shape, TIMESTAMP: "9" * 5000, DELIVERY: "d"},
+        {SIGNATURE: shape, TIMESTAMP: fresh, DELIVERY: "d.1"},
+    ):
+        assert status_of(stack, {**headers, "Content-Length": "900000"}, seconds=5) == 401
+    whole = {SIGNATURE: shape, TIMESTAMP: fresh, DELIVERY: "d", "Content-Length": "999999999"}
+    assert status_of(stack, whole, seconds=5) == 413
+
+
+def test_a_page_of_another_site_and_a_rebound_name_are_refused(stack: Stack) -> None:
+    for headers, status in (({"Origin": "https://evil.example"}, 403), ({"Host": "rebound.evil.example"}, 421)):
+        assert httpx.post(stack.url, headers=headers, content=b"{}", trust_env=False).status_code == status
+
+
+def test_a_client_that_dawdles_is_let_go(stack: Stack) -> None:
+    with socket.create_connection(("127.0.0.1", stack.port)) as silent:
+        silent.settimeout(30)
+        silent.sendall(b"POST /mlflow HTTP/1.1\r\nHost: 127.0")
+        began = time.monotonic()
+        assert silent.recv(100) == b"" and time.monotonic() - began < 20
+    whole = {SIGNATURE: f"v1,{'A' * 43}=", TIMESTAMP: str(int(time.time())), DELIVERY: "d", "Content-Length": "9"}
+    assert status_of(stack, whole, seconds=20) == 408
+
+
+def status_of(stack: Stack, headers: dict[str, str], seconds: float) -> int:
+    """Send a request's headers and no body; returns the status of the answer."""
+    lines = [f"{name}: {value}" for name, value in {"Host": f"127.0.0.1:{stack.port}", **headers}.items()]
+    with socket.create_connection(("127.0.0.1", stack.port)) as connection:
+        connection.settimeout(seconds)
+        connection.sendall("\r\n".join(["POST /mlflow HTTP/1.1", *lines, "", ""]).encode())
+        return int(connection.recv(1000).split()[1])

@@ -114,7 +114,7 @@ class Supervisor:
             text=True,
             check=False,
         )
-        if done.returncode == 0 and _within(15, self.answers):
+        if done.returncode == 0 and _within(120, self.answers):
             return
         raise StackFailed(
             f"supervisord did not start: {(done.stderr or done.stdout).strip()[-400:] or 'no answer on its socket'}.",
