@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 WORKSPACE = "default"
 """The only workspace while MLflow's workspaces are off."""
+OWN_ROLE = "__user_"
 USERS, ROLES = "/api/2.0/mlflow/users", "/api/3.0/mlflow/roles"
 
 
@@ -40,6 +41,26 @@ class RoleRecord(BaseModel):
         return {(right.resource_type, right.resource_pattern): right.permission for right in self.permissions}
 
 
+class AccountRecord(BaseModel):
+    """An account in MLflow."""
+
+    model_config = ConfigDict(frozen=True)
+
+    username: str
+    is_admin: bool = False
+    roles: tuple[RoleRecord, ...] = ()
+
+    @property
+    def own_role(self) -> RoleRecord | None:
+        """The role in which MLflow keeps rights that were given to the account itself, or that it has as a creator."""
+        return next((role for role in self.roles if role.name.startswith(OWN_ROLE)), None)
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Name and id of every role that somebody gave to the account."""
+        return {role.name: role.id for role in self.roles if not role.name.startswith(OWN_ROLE)}
+
+
 class Accounts:
     """MLflow's accounts and roles, with the rights of the account that this process is signed in as.
 
@@ -53,10 +74,10 @@ class Accounts:
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
 
-    def users(self) -> dict[str, dict[str, int]]:
-        """Return account -> name and id of every role that it holds."""
+    def users(self) -> dict[str, AccountRecord]:
+        """Return name -> account."""
         users = self._request("GET", f"{USERS}/list")["users"]
-        return {user["username"]: {role["name"]: role["id"] for role in user["roles"]} for user in users}
+        return {user["username"]: AccountRecord.model_validate(user) for user in users}
 
     def roles(self) -> dict[str, RoleRecord]:
         """Return name -> role."""
@@ -70,6 +91,10 @@ class Accounts:
     def set_password(self, name: str, password: str) -> None:
         """Change an account's password."""
         self._request("PATCH", f"{USERS}/update-password", {"username": name, "password": password})
+
+    def demote(self, name: str) -> None:
+        """Make an admin an account like others."""
+        self._request("PATCH", f"{USERS}/update-admin", {"username": name, "is_admin": False})
 
     def create_role(self, name: str) -> RoleRecord:
         """Create a role without rights."""

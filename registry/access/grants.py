@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from registry import accounts
-from registry.access.admin_api import Accounts, RoleRecord
+from registry.access.admin_api import AccountRecord, Accounts, RoleRecord
 from registry.access.roles import ROLES, Role, Roles, User, rights, role_name
 from registry.accounts import ADMIN, PIPELINE
 from registry.models.client import reaches_mlflow
@@ -44,8 +44,8 @@ class Granting:
 
     def __init__(self, settings: Settings, lines: list[str]) -> None:
         self.settings, self.lines, self.registry = settings, lines, Registry(settings)
-        self._holds: dict[str, dict[str, int]] = {}
-        """Account -> name and id of every role it held before the first change."""
+        self._known: dict[str, AccountRecord] = {}
+        """Every account as it was before the first change."""
         self._roles: dict[str, RoleRecord] = {}
         self._accounts = Accounts(self.tracking_uri)
 
@@ -79,14 +79,14 @@ class Granting:
 
     def _changes(self, roles: Roles | None) -> list[Change]:
         self.registry.client  # noqa: B018  # the first connection sets MLflow's environment: no output, no retries
-        self._holds, self._roles = self._accounts.users(), self._accounts.roles()
+        self._known, self._roles = self._accounts.users(), self._accounts.roles()
         # The roles that release, promote and rollback need. The account is no reviewer, so it cannot approve.
         users = {PIPELINE: User(builder=self.lines, operator=self.lines), **(roles.users if roles else {})}
         changes = [change for line in self.lines for change in self._line(line)]
         changes += [change for name, user in users.items() for change in self._account(name, user)]
         # A file of roles is complete: an account that it does not name holds no role.
-        others = set(self._holds) - {ADMIN, *users} if roles else ()
-        return changes + [change for name in sorted(others) for change in self._assignments(name, set())]
+        others = set(self._known) - {ADMIN, *users} if roles else ()
+        return changes + [change for name in sorted(others) for change in self._rights(name, set())]
 
     # --- lines and their roles ------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Granting:
     def _account(self, name: str, user: User) -> Iterator[Change]:
         password, source = accounts.given_password(self.settings, name, user.password_file)
         source = source or f"{accounts.password_file(self.settings, name)}, created now"
-        if name not in self._holds:
+        if name not in self._known:
             yield Change(
                 what=f"account {name}: created, password from {source}", apply=partial(self._make, name, password)
             )
@@ -130,13 +130,20 @@ class Granting:
                 what=f"account {name}: its password becomes that of {source}",
                 apply=partial(self._accounts.set_password, name, password),
             )
-        yield from self._assignments(name, {role_name(*role) for role in user.roles(self.lines)})
+        yield from self._rights(name, {role_name(*role) for role in user.roles(self.lines)})
 
     def _make(self, name: str, password: str) -> None:
         self._accounts.create_user(name, password or accounts.keep_password(self.settings, name))
 
-    def _assignments(self, name: str, wants: set[str]) -> Iterator[Change]:
-        has = {role: number for role, number in self._holds.get(name, {}).items() if role.partition(":")[0] in ROLES}
+    def _rights(self, name: str, wants: set[str]) -> Iterator[Change]:
+        """Give the roles that a file names, and take all other rights: whoever has them could approve or move more."""
+        account = self._known.get(name, AccountRecord(username=name))
+        has = account.held
+        if account.is_admin:
+            yield Change(what=f"{name} is no longer an admin", apply=partial(self._accounts.demote, name))
+        for right in account.own_role.permissions if account.own_role else ():
+            what = f"{name} loses {right.permission} {right.resource_type} {right.resource_pattern}: no role has it"
+            yield Change(what=what, apply=partial(self._accounts.remove_right, right.id))
         for role in sorted(wants - set(has)):
             yield Change(what=f"{name} becomes {_spoken(role)}", apply=partial(self._assign, name, role))
         for role in sorted(set(has) - wants):

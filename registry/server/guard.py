@@ -18,14 +18,15 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.server.contents import check_contents
 from registry.server.graphql import check_graphql
 from registry.server.message import (
     LARGEST_BODY_BYTES,
     Refused,
     check_fields,
     check_path,
-    check_query,
     read_json,
+    read_query,
     write_json,
 )
 from registry.server.refusals import Refusals
@@ -89,9 +90,10 @@ class Guard:
         if route is None:
             raise Refused(reason_of(path))
         _check_page(headers, navigates=method == "GET" and not path.startswith(("/api/", "/ajax-api/")))
-        check_query(scope.get("query_string", b""), route.repeated)
         if route.body != "none" and scope.get("query_string"):
             raise Refused("it has a query beside its body")
+        if route.body == "none":
+            check_contents(path, read_query(scope.get("query_string", b""), route.repeated))
         if route.body == "none" and (headers.get("content-length", "0") != "0" or "transfer-encoding" in headers):
             raise Refused("it has a body beside its query")
         if route.access == "admin" and self._own_key and not self._is_own(headers):
@@ -139,6 +141,8 @@ def _check_headers(headers: Headers) -> None:
         raise Refused("it has a header with an underscore")
     if any(names.count(name) > 1 for name in ONCE):
         raise Refused("it has a header twice")
+    if "content-length" in names and "transfer-encoding" in names:
+        raise Refused("it says in two ways how long it is")
     if found := [name for name in NEVER if name in names]:
         raise Refused(f"it has the header {found[0]}, which would give it a second meaning")
 
@@ -187,6 +191,7 @@ def _as_understood(route: Route, body: bytes, media_type: str) -> bytes:
         check_graphql(content)
     else:
         check_fields(content)
+        check_contents(route.path, content)
     return write_json(content)
 
 

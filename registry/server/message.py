@@ -12,7 +12,7 @@ import re
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote
 
-LARGEST_BODY_BYTES = 16 * 2**20
+LARGEST_BODY_BYTES = 4 * 2**20
 """Largest JSON body. MLflow's own limit is 1 MB for a batch of metrics; a file is sent as it is."""
 LONGEST_QUERY = 100_000
 """Longest query, in bytes: a comparison names hundreds of runs."""
@@ -46,12 +46,15 @@ def check_path(path: str, raw: bytes) -> None:
         raise Refused("its path is encoded twice, or has a character that no path of ours has")
 
 
-def check_query(query: bytes, repeated: frozenset[str]) -> None:
-    """Refuse a query that two parsers may read differently.
+def read_query(query: bytes, repeated: frozenset[str]) -> dict[str, str]:
+    """Read a query, and refuse one that two parsers may read differently.
 
     Args:
         query: As sent.
         repeated: Fields that may occur more than once.
+
+    Returns:
+        Field -> its last value.
 
     Raises:
         Refused: A field occurs twice, or the query is too long or not UTF-8.
@@ -59,19 +62,16 @@ def check_query(query: bytes, repeated: frozenset[str]) -> None:
     if len(query) > LONGEST_QUERY:
         raise Refused(f"its query has more than {LONGEST_QUERY} bytes")
     try:
-        fields = [
-            name
-            for name, _ in parse_qsl(
-                query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS
-            )
-        ]
+        text = query.decode("ascii")
+        fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:
         raise Refused("its query cannot be read") from None
-    once = [name for name in fields if name not in repeated]
+    once = [name for name, _ in fields if name not in repeated]
     if len(once) != len(set(once)):
         raise Refused("its query has a field twice")
-    if not all(_FIELD.fullmatch(name) for name in fields):
+    if not all(_FIELD.fullmatch(name) for name, _ in fields):
         raise Refused("its query has a field that MLflow does not have")
+    return dict(fields)
 
 
 def read_json(body: bytes, media_type: str) -> dict[str, Any]:

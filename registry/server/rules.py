@@ -1,23 +1,23 @@
 """Rules for what MLflow's permissions do not separate: EDIT on `<line>` covers versions, aliases and renaming.
 
 Weighbridge's roles are MLflow roles (`reviewer:llama`), so the server knows who holds which. These rules add to
-MLflow's own, for the two registered models of a line:
+MLflow's own, for the experiment and the two registered models of a line:
 
 - only a reviewer of `<line>` creates a version of it, since that copy is the approval;
-- a version is made of an artifact in the store or of another version, and of nothing else;
 - only an operator of `<line>` moves or removes an alias of it;
-- only an admin creates or renames a registered model, since its creator owns it and could approve in it.
+- only an admin creates or renames a registered model, since its creator owns it and could approve in it;
+- only an admin creates or renames an experiment, since the pipeline finds a line's by its name.
 
 MLflow demands MANAGE for removing an alias, which also covers giving rights to others. Here EDIT is enough.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 from mlflow.protos import model_registry_pb2 as protocol
+from mlflow.protos import service_pb2
 from mlflow.server import auth
 from mlflow.server.handlers import get_endpoints
 
@@ -27,8 +27,6 @@ from registry.server.guard import refusal
 from registry.server.refusals import Refusals
 from registry.server.routes import find
 
-SOURCE = re.compile(r"store://[^/]+/[0-9a-f]{64}|models:/[^/]+/[0-9]+")
-"""What a version may be made of: an artifact of the store, or another version."""
 ADMINS_ONLY = "only an admin may ask for it"
 OWN_ROLES = "/api/3.0/mlflow/users/roles/list"
 """An account may list its own roles, as MLflow's page does."""
@@ -46,6 +44,8 @@ def tighten() -> None:
         protocol.DeleteRegisteredModelAlias: _may_move_alias,
         protocol.CreateRegisteredModel: _only_admins,
         protocol.RenameRegisteredModel: _only_admins,
+        service_pb2.CreateExperiment: _only_admins,
+        service_pb2.UpdateExperiment: _only_admins,
     }
     new_rules = set(rules.values())
     found = [
@@ -82,10 +82,7 @@ def only_admins(app: Flask, refusals: Refusals) -> None:
 
 
 def _may_make_version() -> bool:
-    source = auth._get_request_param("source")
-    # MLflow would take a folder of this machine, and serve its files.
-    ours = isinstance(source, str) and SOURCE.fullmatch(source) is not None
-    return ours and bool(auth.validate_can_create_model_version()) and _holds("reviewer")
+    return bool(auth.validate_can_create_model_version()) and _holds("reviewer")
 
 
 def _may_move_alias() -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -24,7 +24,8 @@ from registry.server.refusals import BURST, SECONDS_EACH, Refusals
 HOST = "127.0.0.1:5000"
 CREATE = "/api/2.0/mlflow/model-versions/create"
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
-MINE, THEIRS = {"name": "toy-candidates", "alias": "production"}, {"name": "toy", "alias": "production"}
+SOURCE = f"store://toy/{'a' * 64}"
+MINE, THEIRS = ({"name": name, "alias": "production", "source": SOURCE} for name in ("toy-candidates", "toy"))
 
 
 @dataclass
@@ -104,26 +105,26 @@ def forms() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     yield "query for the check, body for the doer", "DELETE", query, sent_as("text/plain", theirs)
     yield "query beside a JSON body", "DELETE", query, {"json": THEIRS}
     yield "query alone", "DELETE", query, {}
-    yield "text/plain", "POST", CREATE, sent_as("text/plain", theirs)
-    yield "form", "POST", CREATE, {"data": THEIRS}
-    yield "multipart", "POST", CREATE, {"files": {"name": b"toy"}}
-    yield "vendor's JSON", "POST", CREATE, sent_as("application/x+json", theirs)
-    yield "no media type", "POST", CREATE, {"content": theirs}
-    yield "another charset", "POST", CREATE, sent_as("application/json; charset=utf-16", theirs)
-    yield "UTF-16", "POST", CREATE, sent_as(json_type, json.dumps(THEIRS).encode("utf-16"))
-    yield "UTF-32 without BOM", "POST", CREATE, sent_as(json_type, json.dumps(THEIRS).encode("utf-32-le"))
-    yield "BOM", "POST", CREATE, sent_as(json_type, b"\xef\xbb\xbf" + theirs)
-    yield "field twice", "POST", CREATE, sent_as(json_type, b'{"name":"toy-candidates","name":"toy"}')
-    yield "field twice, escaped", "POST", CREATE, sent_as(json_type, b'{"name":"toy-candidates","n\\u0061me":"toy"}')
-    yield "field twice, inside", "POST", CREATE, sent_as(json_type, b'{"tags":[{"key":"a","key":"b"}]}')
-    yield "second spelling", "POST", CREATE, sent_as(json_type, b'{"runId":"1"}')
-    yield "JSON in a string", "POST", CREATE, sent_as(json_type, as_json(theirs.decode()))
-    yield "a list", "POST", CREATE, sent_as(json_type, b'[{"name":"toy"}]')
-    yield "NaN", "POST", CREATE, sent_as(json_type, b'{"value":NaN}')
-    yield "infinite", "POST", CREATE, sent_as(json_type, b'{"value":1e999}')
-    yield "two values", "POST", CREATE, sent_as(json_type, theirs + theirs)
-    yield "deep", "POST", CREATE, sent_as(json_type, b'{"a":' * 100_000)
-    yield "compressed", "POST", CREATE, {"json": MINE, "headers": {"Content-Encoding": "gzip"}}
+    yield "text/plain", "POST", ALIAS, sent_as("text/plain", theirs)
+    yield "form", "POST", ALIAS, {"data": THEIRS}
+    yield "multipart", "POST", ALIAS, {"files": {"name": b"toy"}}
+    yield "vendor's JSON", "POST", ALIAS, sent_as("application/x+json", theirs)
+    yield "no media type", "POST", ALIAS, {"content": theirs}
+    yield "another charset", "POST", ALIAS, sent_as("application/json; charset=utf-16", theirs)
+    yield "UTF-16", "POST", ALIAS, sent_as(json_type, json.dumps(THEIRS).encode("utf-16"))
+    yield "UTF-32 without BOM", "POST", ALIAS, sent_as(json_type, json.dumps(THEIRS).encode("utf-32-le"))
+    yield "BOM", "POST", ALIAS, sent_as(json_type, b"\xef\xbb\xbf" + theirs)
+    yield "field twice", "POST", ALIAS, sent_as(json_type, b'{"name":"toy-candidates","name":"toy"}')
+    yield "field twice, escaped", "POST", ALIAS, sent_as(json_type, b'{"name":"toy-candidates","n\\u0061me":"toy"}')
+    yield "field twice, inside", "POST", ALIAS, sent_as(json_type, b'{"tags":[{"key":"a","key":"b"}]}')
+    yield "second spelling", "POST", ALIAS, sent_as(json_type, b'{"runId":"1"}')
+    yield "JSON in a string", "POST", ALIAS, sent_as(json_type, as_json(theirs.decode()))
+    yield "a list", "POST", ALIAS, sent_as(json_type, b'[{"name":"toy"}]')
+    yield "NaN", "POST", ALIAS, sent_as(json_type, b'{"value":NaN}')
+    yield "infinite", "POST", ALIAS, sent_as(json_type, b'{"value":1e999}')
+    yield "two values", "POST", ALIAS, sent_as(json_type, theirs + theirs)
+    yield "deep", "POST", ALIAS, sent_as(json_type, b'{"a":' * 100_000)
+    yield "compressed", "POST", ALIAS, {"json": MINE, "headers": {"Content-Encoding": "gzip"}}
     for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
         yield header, "POST", ALIAS, {"json": MINE, "headers": {header: "DELETE"}}
     yield "underscore", "POST", ALIAS, {"json": MINE, "headers": {"content_type": "text/plain"}}
@@ -188,13 +189,45 @@ def test_a_method_that_nobody_needs_is_refused(guard: Guard, behind: Behind, met
 
 def test_the_doer_gets_the_message_that_was_checked(guard: Guard, behind: Behind) -> None:
     spaced = b'{ "name" : "t\\u006fy",\n "tags": [] }'
-    assert ask(guard, "POST", CREATE, **sent_as("application/json; charset=UTF-8", spaced)).status_code == 200
-    assert behind.requests == [("POST", CREATE, b'{"name": "toy", "tags": []}')]
+    assert ask(guard, "POST", ALIAS, **sent_as("application/json; charset=UTF-8", spaced)).status_code == 200
+    assert behind.requests == [("POST", ALIAS, b'{"name": "toy", "tags": []}')]
     assert ask(guard, "DELETE", ALIAS, json=THEIRS).status_code == 200
     assert ask(guard, "GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk?run_id=a&run_id=b").status_code == 200
     name = "/api/2.0/mlflow-artifacts/artifacts/1/plots%20of%20%C3%A9t%C3%A9/suites.png"
     assert ask(guard, "PUT", name, content=b"\x89PNG").status_code == 200
     assert behind.requests[-1] == ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/plots of été/suites.png", b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("experiments/create", {"name": "mine", "artifact_location": "file:///home"}),
+        ("experiments/create", {"name": "mine", "artifact_location": "/home"}),
+        ("model-versions/create", {"name": "toy-candidates", "source": "file:///etc"}),
+        ("model-versions/create", {"source": "/etc", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}),
+        ("model-versions/create", {"name": "toy-candidates", "source": "s3://bucket/key"}),
+        ("model-versions/create", {"name": "toy-candidates", "source": f"store://toy/{'a' * 64}/../../keys"}),
+        ("model-versions/create", {"name": "toy-candidates", "source": None}),
+        ("model-versions/create", {"name": "toy-candidates"}),
+        ("runs/set-tag", {"run_id": "mine", "run_uuid": "theirs", "key": "a", "value": "b"}),
+        ("runs/set-tag", {"run_id": "mine", "run_uuid": None, "key": "a", "value": "b"}),
+    ],
+)  # fmt: skip
+def test_a_place_of_this_machine_and_a_second_name_are_refused(
+    guard: Guard, behind: Behind, path: str, content: dict[str, Any]
+) -> None:
+    for prefix in ("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/"):
+        assert ask(guard, "POST", prefix + path, json=content).status_code == 403
+    assert behind.requests == []
+
+
+@pytest.mark.parametrize("path", ["../keys/key", "/etc/passwd", "a/../../b", "%2e%2e/b", "a\\..", "file:/etc", "a\n"])
+def test_a_file_outside_a_run_is_refused(guard: Guard, behind: Behind, path: str) -> None:
+    query = f"?run_uuid=1&path={quote(path, safe='')}"
+    for address in ("/get-artifact", "/api/2.0/mlflow/artifacts/list", "/model-versions/get-artifact"):
+        assert ask(guard, "GET", address + query).status_code == 403
+    assert behind.requests == []
+    assert ask(guard, "GET", "/get-artifact?run_uuid=1&path=items/choice%20%C3%A9.jsonl").status_code == 200
 
 
 @pytest.mark.parametrize(

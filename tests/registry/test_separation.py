@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from registry import accounts
+from registry.access.admin_api import Accounts
 from registry.access.grants import Granting
 from registry.access.roles import Roles
 from registry.audit import AuditLog, Entry
@@ -68,7 +69,11 @@ def test_the_server_enforces_each_role(settings: Settings) -> None:
         ("POST", "registered-models/create", "create"): set(),
         ("DELETE", "registered-models/delete", "delete"): set(),
         ("DELETE", "model-versions/delete", "version"): set(),
+        ("POST", "experiments/create", "experiment"): set(),
+        ("POST", "experiments/update", "renamed"): set(),
     }
+    experiment = Registry(settings).client.get_experiment_by_name("toy")
+    assert experiment is not None
     bodies = {
         "candidate": candidate,
         "copy": COPY,
@@ -78,6 +83,8 @@ def test_the_server_enforces_each_role(settings: Settings) -> None:
         "create": {"name": "mine"},
         "delete": {"name": "toy"},
         "version": {"name": "toy", "version": "1"},
+        "experiment": {"name": "a line of tomorrow"},
+        "renamed": {"experiment_id": experiment.experiment_id, "new_name": "mine"},
     }
     before = len(entries("mlflow."))
     allowed = {
@@ -171,6 +178,48 @@ def test_roles_are_granted_revoked_and_not_granted_twice(settings: Settings, mon
     assignments = [entry for entry in AuditLog().entries("") if entry.action == "mlflow.roles.assign"]
     assert assignments[-1].who == "admin" and assignments[-1].what == "username kim, role reviewer:toy"
     assert "password" not in AuditLog().path.read_text().replace("users.update-password", "")
+
+
+def test_rights_that_no_file_gives_are_taken(settings: Settings) -> None:
+    everyone = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
+    granting = Granting(settings, ["clicked", "toy"])
+    with accounts.signed_in(accounts.ADMIN, password(settings, accounts.ADMIN)):
+        mlflow = Accounts(settings.mlflow_url)
+        role = mlflow.create_role("everything")
+        mlflow.add_right(role.id, "registered_model", "toy", "MANAGE")
+        mlflow.assign("bo", role.id)
+    # As by MLflow's requests about permissions, which are refused here, or as the creator of an experiment.
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    database = SqlAlchemyStore()
+    database.init_db(f"sqlite:///{settings.home}/mlflow/auth.db")
+    database.grant_user_permission("bo", "registered_model", "toy", "MANAGE")
+    body = {"username": "bo", "is_admin": True}
+    assert request(settings, accounts.ADMIN, "PATCH", "users/update-admin", body).status_code == 200
+
+    changes = granting.apply(Roles.model_validate({"users": everyone}), lambda text: None)
+    assert changes == [
+        "bo is no longer an admin",
+        "bo loses MANAGE registered_model toy: no role has it",
+        "bo is no longer everything",
+    ]
+    assert granting.apply(Roles.model_validate({"users": everyone}), lambda text: None) == []
+    assert request(settings, "bo", "POST", "model-versions/create", COPY).status_code == 403
+
+
+def test_lists_of_accounts_and_webhooks_are_for_admins(settings: Settings) -> None:
+    paths = ("2.0/mlflow/users/list", "2.0/mlflow/webhooks", "3.0/mlflow/roles/list?workspace=default")
+    roles = "3.0/mlflow/users/roles/list?username="
+    for prefix in ("api", "ajax-api"):
+        for path in (*paths, f"{roles}bo"):
+            address = f"{settings.mlflow_url}/{prefix}/{path}"
+            assert httpx.get(address, auth=("ada", password(settings, "ada")), timeout=60).status_code == 403, address
+            admin = (accounts.ADMIN, password(settings, accounts.ADMIN))
+            assert httpx.get(address, auth=admin, timeout=60).status_code == 200, address
+    own = httpx.get(f"{settings.mlflow_url}/api/{roles}ada", auth=("ada", password(settings, "ada")), timeout=60)
+    assert {role["name"] for role in own.json()["roles"]} == {"reviewer:clicked", "reviewer:toy"}
+    refused = [entry for entry in AuditLog().entries("") if entry.action == "mlflow.refused"]
+    assert ("ada", "GET /api/2.0/mlflow/users/list") in {(entry.who, entry.what) for entry in refused}
 
 
 def test_no_secret_is_in_a_log_or_a_configuration(settings: Settings) -> None:
