@@ -143,12 +143,12 @@ def _as_logged(settings: Settings) -> dict[str, int]:
 def _overhead(settings: Settings, gateway: Gateway, engine: RunningEngine, pairs: int) -> None:
     """Time the same request directly and through the gateway, alternately, without concurrency."""
     body = {"model": LINE, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1, "temperature": 0}
-    places = {"directly": engine.url, "through the gateway": settings.gateway_url}
+    places = {"directly": (engine.url, engine.key), "through the gateway": (settings.gateway_url, gateway.key())}
     times: dict[str, list[float]] = {place: [] for place in places}
-    headers = {"Authorization": f"Bearer {gateway.key()}"}
     with httpx.Client(timeout=60, trust_env=False) as client:
         for _ in range(pairs):
-            for place, url in places.items():
+            for place, (url, key) in places.items():
+                headers = {"Authorization": f"Bearer {key}"}
                 began = time.perf_counter()
                 client.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
                 times[place].append(1000 * (time.perf_counter() - began))

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tasks.engines import EnginePlan
+from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE
 from tasks.engines.llama_cpp import Engine
 from tests.support.ports import free_port
 from tests.support.tiny_gguf import vocabulary
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 CONTEXT = 64
+KEY = "a-key-of-the-engine"
+WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,9 @@ def url(q4_k_m: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     spec = Engine().launch(plan, q4_k_m.folder, "127.0.0.1", port)
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
-        server = subprocess.Popen(spec.command, env={**os.environ, **spec.environment}, stdout=file, stderr=file)
+        server = subprocess.Popen(
+            spec.command, env={**os.environ, **spec.environment, KEY_VARIABLE: KEY}, stdout=file, stderr=file
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(server, url, log)
@@ -57,7 +62,7 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def chat(url: str, text: str, **options: object) -> httpx.Response:
     body = {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **options}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=WITH_KEY, timeout=300)
 
 
 def test_the_first_real_request_is_answered_with_log_probabilities(url: str) -> None:
@@ -71,8 +76,9 @@ def test_the_first_real_request_is_answered_with_log_probabilities(url: str) -> 
 
 
 def test_the_model_is_named_after_the_line_and_counts_tokens(url: str) -> None:
-    assert [entry["id"] for entry in httpx.get(f"{url}/v1/models").json()["data"]] == ["tiny"]
-    assert "llamacpp:tokens_predicted_total" in httpx.get(f"{url}/metrics").text
+    listed = httpx.get(f"{url}/v1/models", headers=WITH_KEY).json()["data"]
+    assert [entry["id"] for entry in listed] == ["tiny"]
+    assert "llamacpp:tokens_predicted_total" in httpx.get(f"{url}/metrics", headers=WITH_KEY).text
 
 
 def test_tokens_are_those_of_the_release(url: str, q4_k_m: Made) -> None:
@@ -80,7 +86,7 @@ def test_tokens_are_those_of_the_release(url: str, q4_k_m: Made) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(q4_k_m.source)
     for text in ("hello world", "the  sea\n is blue é 🙂"):
-        tokens = httpx.post(f"{url}/tokenize", json={"content": text}).json()["tokens"]
+        tokens = httpx.post(f"{url}/tokenize", json={"content": text}, headers=WITH_KEY).json()["tokens"]
         assert tokens == tokenizer.encode(text, add_special_tokens=False)
 
 
@@ -93,6 +99,13 @@ def test_requests_at_once_get_the_plans_context_each_and_no_more(url: str) -> No
     assert "context" in long.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["v1/chat/completions", "v1/completions", "completion", "tokenize", "infill", "props"])
+def test_nothing_is_computed_without_the_engines_key(url: str, path: str) -> None:
+    for headers in ({}, {"Authorization": f"Bearer {KEY}x"}):
+        assert httpx.post(f"{url}/{path}", json={"prompt": "hello"}, headers=headers).status_code == 401
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
 def test_no_other_site_in_a_browser_may_ask_it(url: str) -> None:
     answer = httpx.get(f"{url}/v1/models", headers={"Origin": "https://elsewhere.example"})
     assert "*" not in answer.headers.get("access-control-allow-origin", "")
@@ -100,5 +113,7 @@ def test_no_other_site_in_a_browser_may_ask_it(url: str) -> None:
 
 
 def test_the_vocabulary_is_whole(url: str) -> None:
-    found = httpx.post(f"{url}/detokenize", json={"tokens": [vocabulary().index("▁blue")]}).json()["content"]
+    found = httpx.post(f"{url}/detokenize", json={"tokens": [vocabulary().index("▁blue")]}, headers=WITH_KEY).json()[
+        "content"
+    ]
     assert found.strip() == "blue"
