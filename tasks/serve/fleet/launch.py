@@ -1,6 +1,6 @@
 """Verify an artifact, then become its engine: the command under which supervisord starts every engine.
 
-    python -P -m tasks.serve.fleet.launch --home HOME --line LINE --digest DIGEST --link LINK -- COMMAND…
+    python -P -m tasks.serve.fleet.launch --home HOME --line LINE --digest DIGEST --link LINK --port PORT -- COMMAND…
 
 It runs at each start of an engine: by a flow, by supervisord after a crash, and by `weighbridge up` after a restart of
 the machine. The signature is checked and every file is hashed; only then the process becomes the engine's (`exec`). A
@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from registry.store import MODEL, Artifact, Store
+from tasks.serve.fleet.ports import require_own_listener
 from tasks.serve.fleet.refusal import REFUSED_STATUS, START_SECONDS, forget_refusal, keep_refusal
-from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, WeighbridgeError
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, PortTaken, WeighbridgeError
 from weighbridge.settings import load_settings
 from weighbridge.units import GIB
 
-FINAL = (ArtifactDamaged, ArtifactUnsigned)
+FINAL = (ArtifactDamaged, ArtifactUnsigned, PortTaken)
 """Errors that another start cannot end. Others, such as a disk that is not mounted yet, may be gone by then."""
 REPORT_SECONDS = 10.0
 """Between two sentences on the progress in the engine's log."""
@@ -34,16 +35,17 @@ SLOWEST_BYTES_PER_SECOND = 150e6
 """A start is given the time to hash its artifact at this rate: a hard disk's, or a busy core's."""
 
 
-def launch_command(home: Path, artifact: Artifact, link: Path, command: Sequence[str]) -> tuple[str, ...]:
+def launch_command(home: Path, artifact: Artifact, link: Path, port: int, command: Sequence[str]) -> tuple[str, ...]:
     """Build the command that verifies an artifact before it runs another command.
 
     Args:
         home: of the installation.
         artifact: what the engine serves.
         link: leads from the engine's folder to the weights.
+        port: that the engine listens on.
         command: the engine's own.
     """
-    options = {"--home": home, "--line": artifact.line, "--digest": artifact.digest, "--link": link}
+    options = {"--home": home, "--line": artifact.line, "--digest": artifact.digest, "--link": link, "--port": port}
     given = [text for name, value in options.items() for text in (name, str(value))]
     # -P: the folder that it runs in holds a publisher's files, and must not be searched for modules.
     return (sys.executable, "-P", "-m", __name__, *given, "--", *command)
@@ -100,14 +102,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--line", required=True)
     parser.add_argument("--digest", required=True)
     parser.add_argument("--link", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args(own)
+    name = options.link.parent.name
     try:
+        require_own_listener(options.port, name)
         verify(options.home, options.line, options.digest, options.link)
+        # Meanwhile the port was free for everybody.
+        require_own_listener(options.port, name)
     except WeighbridgeError as error:
         _say(str(error))
         if not isinstance(error, FINAL):
             sys.exit(error.exit_status)
         keep_refusal(options.link.parent, error)
+        if isinstance(error, PortTaken):
+            _withdraw(options.home, name)
         # supervisord takes an earlier end for a failed start, and tries again whatever the status.
         time.sleep(max(0.0, START_SECONDS + 0.5 - (time.monotonic() - began)))
         sys.exit(REFUSED_STATUS)
@@ -115,6 +124,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The engine's own Python does not search the folder that it runs in either.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     os.execvp(command[0], command)
+
+
+def _withdraw(home: Path, engine_name: str) -> None:
+    """Take the engine out of rotation, because whoever has its port answers the gateway's health checks."""
+    # Not at each start: the gateway's modules take a while.
+    from tasks.serve.gateway import Gateway
+    from tasks.serve.rollout.traffic import withdraw_engine
+
+    os.environ["WEIGHBRIDGE_HOME"] = str(home)
+    try:
+        withdraw_engine(Gateway(load_settings()), engine_name)
+    except WeighbridgeError as error:
+        _say(str(error))
 
 
 def _say(sentence: str) -> None:

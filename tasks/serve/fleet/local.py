@@ -22,7 +22,7 @@ from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE
 from tasks.fit.hardware.free_memory import free_memory
 from tasks.serve.engine_keys import EngineKeys
 from tasks.serve.fleet.launch import FINAL, launch_command, verify_seconds
-from tasks.serve.fleet.ports import port_is_free
+from tasks.serve.fleet.ports import answers_as_ours, port_is_free, require_own_listener
 from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.protocol import Endpoint, EngineState, Report, RunningEngine, no_report, plan_engine
 from tasks.serve.fleet.prove import prove
@@ -35,7 +35,6 @@ from tasks.serve.parity.gate import keep_as_noise, pass_gate
 from tasks.serve.parity.reference import Reference, reference_for
 from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
-from weighbridge.health import answers
 from weighbridge.line import Line
 from weighbridge.settings import Settings
 
@@ -152,6 +151,7 @@ class LocalFleet:
             wait_ready(engine.name, health_url, lambda: self.state(engine), self._log(engine), ready_seconds, report)
         except EngineFailed as failed:
             raise refusal(self._settings, engine.name) or failed from None
+        require_own_listener(engine.endpoints[0].port, engine.name)
         prove(engine.url, engine.plan, report, self._keys.of(engine.name))
 
     def _check_parity(self, line: Line, engine: RunningEngine, reference: Reference, report: Report) -> None:
@@ -216,7 +216,7 @@ class LocalFleet:
         self._supervisor.run(
             Program(
                 name=engine.name,
-                command=launch_command(self._settings.home, engine.artifact, model_folder, spec.command),
+                command=launch_command(self._settings.home, engine.artifact, model_folder, endpoint.port, spec.command),
                 environment=spec.environment,
                 folder=model_folder.parent,
                 log=self._log(engine),
@@ -245,7 +245,9 @@ class LocalFleet:
     def is_warm(self, engine: RunningEngine) -> bool:
         """True if the engine can take traffic at once: its process runs and answers."""
         state = self.state(engine)
-        return state is not None and state.alive and all(answers(url) for url in engine.health_urls)
+        if state is None or not state.alive:
+            return False
+        return all(answers_as_ours(endpoint, engine.health_path) for endpoint in engine.endpoints)
 
     def log_tail(self, engine: RunningEngine, lines: int = 20) -> tuple[str, ...]:
         """Last lines of the engine's log, oldest first; none if there is no log."""

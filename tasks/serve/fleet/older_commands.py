@@ -38,7 +38,8 @@ def launch_older_engines(settings: Settings, engines: Iterable[RunningEngine]) -
         if is_launched(command):
             continue
         link = settings.home / "engines" / engine.name / engine.plan.model_name
-        launched = shlex.join(launch_command(settings.home, engine.artifact, link, command)).replace("%", "%%")
+        own = launch_command(settings.home, engine.artifact, link, engine.endpoints[0].port, command)
+        launched = shlex.join(own).replace("%", "%%")
         changes = {
             "command=": f"command={launched}",
             "autorestart=": f"autorestart=unexpected\nexitcodes={REFUSED_STATUS}",

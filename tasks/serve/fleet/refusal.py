@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, DiskFull, WeighbridgeError
+from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, DiskFull, PortTaken, WeighbridgeError
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
@@ -14,7 +14,9 @@ START_SECONDS = 1
 REFUSED_STATUS = 86
 """Exit status of an engine that must not be started again. No engine is known to end with it by itself."""
 FILE = "refused.json"
-KINDS: dict[str, type[WeighbridgeError]] = {kind.__name__: kind for kind in (ArtifactDamaged, ArtifactUnsigned)}
+KINDS: dict[str, type[WeighbridgeError]] = {
+    kind.__name__: kind for kind in (ArtifactDamaged, ArtifactUnsigned, PortTaken)
+}
 
 
 def keep_refusal(folder: Path, error: WeighbridgeError) -> None:

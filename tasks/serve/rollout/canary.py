@@ -16,7 +16,7 @@ from tasks.serve.rollout.disk_reserve import keep_reserve, with_reserve
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.traffic import mirror_requests, set_backends, set_weights
 from tasks.serve.rollout.window import Sample
-from weighbridge.errors import ApprovalRefused, RolloutAborted
+from weighbridge.errors import ApprovalRefused, AuditBroken, RolloutAborted
 from weighbridge.line import Line, ShadowStep
 
 OnStep = Callable[[StepReport], None]
@@ -80,14 +80,28 @@ def roll_out(
     return run.reports
 
 
-def switch(line_name: str, version: str, engine: RunningEngine, gateway: Gateway) -> None:
-    """Give a version all of a line's new requests at once; the other versions finish the responses they began."""
+def switch(line_name: str, version: str, engine: RunningEngine, gateway: Gateway, *, returning: bool = False) -> None:
+    """Give a version all of a line's new requests at once; the other versions finish the responses they began.
+
+    Args:
+        line_name: whose traffic.
+        version: name of the version at the gateway.
+        engine: the warm engine that serves it.
+        gateway: before the engines.
+        returning: whether it served until just now, and gets back what a failed swap took.
+
+    Raises:
+        ApprovalRefused, AuditBroken: it may not get traffic; nothing was changed.
+    """
     backends = {
         backend.version: backend.model_copy(update={"weight": 0})
         for backend in gateway.routes().line(line_name).backends
     }
     backends[version] = _backend(version, engine, 100)
-    with_reserve(gateway.settings, lambda: set_backends(gateway, line_name, tuple(backends.values())))
+    with_reserve(
+        gateway.settings,
+        lambda: set_backends(gateway, line_name, tuple(backends.values()), returning=version if returning else ""),
+    )
 
 
 def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
@@ -155,13 +169,16 @@ class RolloutRun:
             if not problem:
                 set_weights(self._gateway, self._line.name, self._weights(weight))
                 return
-        except ApprovalRefused as refused:
+        except (ApprovalRefused, AuditBroken) as refused:
             problem = refused.what
         self._take_back()
         raise self._aborted(f"{weight} %", problem.rstrip("."), "again")
 
     def _take_back(self) -> None:
-        with_reserve(self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, self._weights(0)))
+        back = self._weights(0)
+        with_reserve(
+            self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, back, returning=self._old)
+        )
 
     def _step(self, weight: int, mirror: ShadowStep | None = None) -> CanaryStep:
         versions = self._version, self._old

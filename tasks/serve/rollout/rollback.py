@@ -13,13 +13,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.serve.fleet.ports import answers_as_ours
 from tasks.serve.gateway import Gateway, LineRoute
 from tasks.serve.rollout.disk_reserve import with_reserve
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.traffic import require_admitted, set_weights
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
-from weighbridge.health import answers
 from weighbridge.settings import Settings
 
 LOCK_SECONDS = 120.0
@@ -140,7 +140,7 @@ def _is_warm(route: LineRoute, version: str) -> bool:
         backend = route.backend(version)
     except GatewayFailed:
         return False
-    return all(answers(f"{endpoint.url}{backend.health_path}", HEALTH_SECONDS) for endpoint in backend.endpoints)
+    return all(answers_as_ours(endpoint, backend.health_path, HEALTH_SECONDS) for endpoint in backend.endpoints)
 
 
 def _served_file(settings: Settings, line: str) -> Path:

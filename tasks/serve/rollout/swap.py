@@ -77,7 +77,7 @@ def _swap(
     except WeighbridgeError as failed:
         if old is None or serving is None:
             raise
-        switch(line.name, serving.version, fleet.ensure(line, old.artifact, report), gateway)
+        switch(line.name, serving.version, fleet.ensure(line, old.artifact, report), gateway, returning=True)
         raise RolloutAborted(
             f"Version {version} of {line.name} failed in the place of version {serving.version}, which serves again "
             f"after a gap of {time.monotonic() - began:.0f} s: {failed.what}",

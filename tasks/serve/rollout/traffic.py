@@ -24,6 +24,7 @@ def set_backends(
     *,
     back_at: datetime | None = None,
     queued: QueuedRequests | None = None,
+    returning: str = "",
 ) -> None:
     """Give a line exactly these backends and weights.
 
@@ -32,30 +33,32 @@ def set_backends(
         line: the line's name.
         backends: with weights of 100 in all, or 0.
         back_at, queued: as in `Gateway.set_line`.
+        returning: version that served when the failed rollout or swap began, and that gets its traffic back.
 
     Raises:
         ApprovalRefused: a version that would gain weight has no standing; nothing was changed.
         AuditBroken: the log proves nothing; nothing was changed.
         GatewayFailed, DiskFull: as `Gateway.set_line`.
     """
-    _require_standing(gateway, line, backends)
+    _require_standing(gateway, line, backends, returning)
     gateway.set_line(line, tuple(backends), back_at=back_at, queued=queued)
 
 
-def set_weights(gateway: Gateway, line: str, weights: dict[str, int]) -> None:
+def set_weights(gateway: Gateway, line: str, weights: dict[str, int], *, returning: str = "") -> None:
     """Change the weights of a line's backends.
 
     Args:
         gateway: of the installation.
         line: the line's name.
         weights: version to per cent, 100 in all; versions that are not named get 0.
+        returning: as in `set_backends`.
 
     Raises:
         ApprovalRefused, AuditBroken, GatewayFailed, DiskFull: as `set_backends`.
     """
     route = gateway.routes().line(line)
     given = [backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends]
-    _require_standing(gateway, line, given)
+    _require_standing(gateway, line, given, returning)
     gateway.shift(line, weights)
 
 
@@ -90,13 +93,40 @@ def withdraw_unadmitted(gateway: Gateway) -> list[str]:
         if not any(problems.values()):
             continue
         sentences += [problem for problem in problems.values() if problem]
-        allowed = [backend for backend in used if backend.weight and not problems[backend.version]]
-        heir = max(allowed, key=lambda backend: backend.weight, default=None)
+        _withdraw(gateway, route, known, {version for version, problem in problems.items() if problem})
+    return sentences
+
+
+def withdraw_engine(gateway: Gateway, engine_name: str) -> None:
+    """Take an engine's version out of rotation; the weight goes where that of a version without standing goes.
+
+    Args:
+        gateway: of the installation.
+        engine_name: the engine's.
+
+    Raises:
+        GatewayFailed, DiskFull: as `Gateway.set_line`.
+    """
+    for route in gateway.routes().lines:
+        versions = {backend.version for backend in route.backends if backend.engine == engine_name}
+        if versions:
+            try:
+                known = standings(AuditLog.of(gateway.settings), route.line)
+            except AuditBroken:
+                known = {}
+            _withdraw(gateway, route, known, versions)
+
+
+def _withdraw(gateway: Gateway, route: LineRoute, known: dict[int, Standing], versions: set[str]) -> None:
+    """Take these versions' weights and mirror; the largest other one with standing inherits."""
+    others = [backend for backend in route.backends if backend.weight and backend.version not in versions]
+    allowed = [backend for backend in others if not _problem(known, route.line, backend)]
+    heir = max(allowed, key=lambda backend: backend.weight, default=None)
+    if any(backend.weight for backend in route.backends if backend.version in versions):
         backends = [backend.model_copy(update={"weight": 100 if backend is heir else 0}) for backend in route.backends]
         gateway.set_line(route.line, backends, wait=False)
-        if route.mirror is not None and problems.get(route.mirror.version):
-            gateway.set_mirror(route.line, None, wait=False)
-    return sentences
+    if route.mirror is not None and route.mirror.version in versions:
+        gateway.set_mirror(route.line, None, wait=False)
 
 
 def require_admitted(settings: Settings, line: str, backend: Backend) -> None:
@@ -108,18 +138,21 @@ def require_admitted(settings: Settings, line: str, backend: Backend) -> None:
     require_standing(standings(AuditLog.of(settings), line), line, backend.version, backend.digest)
 
 
-def _require_standing(gateway: Gateway, line: str, backends: Sequence[Backend]) -> None:
+def _require_standing(gateway: Gateway, line: str, backends: Sequence[Backend], returning: str) -> None:
     present = {backend.version: backend for backend in gateway.routes().line(line).backends}
-    gaining = [
-        backend
-        for backend in backends
-        if backend.weight > (present[backend.version].weight if backend.version in present else 0)
-        or (backend.weight and backend.digest != present[backend.version].digest)
-    ]
+    # Nothing may keep traffic on a version that fails: it goes back, even while the log cannot be read.
+    gaining = [backend for backend in backends if backend.version != returning and _gains(backend, present)]
     if gaining:
         known = standings(AuditLog.of(gateway.settings), line)
         for backend in gaining:
             require_standing(known, line, backend.version, backend.digest)
+
+
+def _gains(backend: Backend, present: dict[str, Backend]) -> bool:
+    known = present.get(backend.version)
+    if known is None or known.digest != backend.digest:
+        return backend.weight > 0
+    return backend.weight > known.weight
 
 
 def _mirrored(route: LineRoute, backend: Backend) -> bool:

@@ -115,5 +115,5 @@ def test_engines_of_an_older_version_verify_from_the_next_restart_on(fleet: Loca
 
 def test_the_launcher_hands_its_command_on_unchanged(settings: Settings) -> None:
     command = ("engine", "--flag", "a b", "--", "--home", "x")
-    launched = launch_command(settings.home, make_artifact(settings), settings.home / "link", command)
+    launched = launch_command(settings.home, make_artifact(settings), settings.home / "link", 8200, command)
     assert launched[launched.index("--") + 1 :] == command

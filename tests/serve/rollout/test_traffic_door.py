@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,15 +23,19 @@ from registry.store import Artifact
 from tasks.serve import step
 from tasks.serve.approval import verify_approval
 from tasks.serve.fleet.local import LocalFleet
-from tasks.serve.gateway import Gateway
+from tasks.serve.fleet.refusal import refusal
+from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import Gateway, Mirror
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out, switch
-from tasks.serve.rollout.traffic import withdraw_unadmitted
+from tasks.serve.rollout.traffic import mirror_requests, withdraw_unadmitted
 from tests.serve.rollout.conftest import Promoted
 from tests.serve.rollout.rollout_support import lock_of, wait_for_weight, weights, with_rollout
 from tests.serve.serve_support import body_of, make_artifact
-from weighbridge.errors import ApprovalRefused, RolloutAborted
+from tests.support.waiting import wait_for
+from weighbridge.errors import ApprovalRefused, PortTaken, RolloutAborted
+from weighbridge.health import answers
 from weighbridge.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -158,6 +165,34 @@ def test_a_version_refused_while_it_rolls_out_gets_no_more(
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
+def test_a_rollout_gives_back_what_it_took_even_if_the_log_breaks(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
+    line, log = promoted[0], AuditLog.of(settings)
+    third = fleet.ensure(line, make_artifact(settings, "third"))
+    slow = with_rollout(line, steps=[10, 50, 100], hold_seconds=3, max_hold_seconds=20)
+
+    def edit() -> None:
+        wait_for_weight(gateway, "3", 10)
+        log.path.write_bytes(log.path.read_bytes().replace(b"rolling", b"serving", 1))
+
+    thread = threading.Thread(target=edit)
+    thread.start()
+    with lock_of(settings) as lock, pytest.raises(RolloutAborted, match="at 50 %: Entry 1 was edited"):
+        roll_out(slow, "3", third, gateway, lock)
+    thread.join()
+    assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
+
+
+def test_a_failed_version_gets_no_mirrored_requests_either(
+    settings: Settings, gateway: Gateway, promoted: Promoted
+) -> None:
+    AuditLog.of(settings).append("state", "toy", 1, what="failed", reason="errors")
+    with pytest.raises(ApprovalRefused, match="Version 1 of toy is failed"):
+        mirror_requests(gateway, "toy", Mirror(version="1", per_cent=5))
+    assert gateway.routes().line("toy").mirror is None
+
+
 def test_a_restart_gives_nothing_to_what_was_refused_meanwhile(
     settings: Settings, gateway: Gateway, promoted: Promoted
 ) -> None:
@@ -189,6 +224,41 @@ def test_a_broken_log_moves_no_traffic_and_takes_none(settings: Settings, gatewa
     log.path.write_text("\n".join([json.dumps({**entry, "what": "serving"}), *lines[1:]]) + "\n")
     assert "AuditBroken" in withdraw_unadmitted(gateway)[0]
     assert weights(gateway) == {"1": 0, "2": 100}
+
+
+STRANGER = """
+import encodings.idna, http.server, os, sys
+os.setuid(65534)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
+    do_POST = do_GET
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="starts a process of another user")
+def test_a_stranger_on_the_port_of_a_dead_engine_gets_no_requests(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
+    serving, supervisor = promoted[2], Supervisor(settings)
+    supervisor.shut_down()
+    port = serving.endpoints[0].port
+    stranger = subprocess.Popen([sys.executable, "-c", STRANGER, str(port)], cwd="/")
+    try:
+        wait_for(lambda: answers(serving.health_urls[0]), seconds=20)
+        supervisor.start({})
+        wait_for(lambda: isinstance(refusal(settings, serving.name), PortTaken), seconds=30)
+        wait_for(lambda: weights(gateway)["2"] == 0, seconds=20)
+        assert not fleet.is_warm(serving)
+        assert rollback.switch_warm(settings, "toy", 2, "") is None
+        # A flow that wants it starts it on another port.
+        with pytest.raises(PortTaken):
+            fleet.ensure(promoted[0], serving.artifact)
+        assert fleet.ensure(promoted[0], serving.artifact).endpoints[0].port != port
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_the_door_costs_a_rollback_little(settings: Settings, gateway: Gateway, promoted: Promoted) -> None:
