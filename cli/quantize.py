@@ -97,7 +97,8 @@ def _resolve(source: str) -> tuple[Path, Artifact | None]:
             "Name a folder with config.json and safetensors files, or one of these lines.",
         )
     store = Installation.load().store
-    downloads = [artifact for artifact in store.artifacts(source) if store.facts(artifact).get("made_by") == "download"]
+    manifests = [store.manifest(*name) for name in store.listed(source)]
+    downloads = [manifest.artifact for manifest in manifests if manifest.facts.get("made_by") == "download"]
     if not downloads:
         raise ArtifactMissing(
             f"The store holds no download of {source}.",

@@ -63,7 +63,6 @@ RETIRED = {
 FACTS_FIELD = "`facts` is a field of every artifact's manifest.json, a file on disk that keeps its format"
 EXCEPTIONS = {
     ("registry/store/artifact.py", "facts"): FACTS_FIELD,
-    ("registry/store/listing.py", "facts"): FACTS_FIELD,
     ("registry/store/local.py", "facts"): FACTS_FIELD,
     ("tasks/quantize/record.py", "facts"): FACTS_FIELD,
     ("tasks/source/download.py", "facts"): FACTS_FIELD,

@@ -113,9 +113,13 @@ def _staying(store: Store, local: list[Artifact], keep: set[str], newest: int, m
         staying |= {artifact.digest for artifact in [a for a in newest_first if a.line == line][:newest]}
     used_sources = {_source(artifact) for artifact in local if artifact.digest in staying}
     for artifact in local:
-        if _source(artifact) in used_sources and store.facts(artifact).get("made_by") == "download":
+        if _source(artifact) in used_sources and _is_download(store, artifact):
             staying.add(artifact.digest)
     return staying
+
+
+def _is_download(store: Store, artifact: Artifact) -> bool:
+    return store.manifest(artifact.line, artifact.digest).facts.get("made_by") == "download"
 
 
 def _source(artifact: Artifact) -> tuple[str, str, str]:

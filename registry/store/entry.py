@@ -26,8 +26,6 @@ from registry.store.tree import kind_of, open_file, opened_folder, shown
 from weighbridge.errors import ArtifactDamaged, SignatureRefused
 from weighbridge.files import write_whole
 
-DRAFTS = (f".{MANIFEST}.", f".{SIGNATURE}.", f".{STATEMENT}.")
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -94,6 +92,21 @@ class Entry:
         """
         return read_manifest(self.read(), self.line, self.digest, str(self.folder / MANIFEST))
 
+    def signed_manifest(self, keys: KeyPair) -> Manifest:
+        """Read the manifest, and check its signature and the statement of how the artifact was made.
+
+        Raises:
+            ArtifactUnsigned: It has no signature, or one by another key.
+            ArtifactDamaged: It cannot be read, or was altered.
+        """
+        content = self.read()
+        manifest = read_manifest(content, self.line, self.digest, str(self.folder / MANIFEST))
+        signature = self.read(SIGNATURE) if self.about(SIGNATURE) else None
+        manifests.verify(content, signature, self.folder / MANIFEST, manifest.artifact.uri, keys)
+        if manifest.provenance is not None:
+            self._verify_statement(manifest.provenance, keys)
+        return manifest
+
     def verify(
         self, keys: KeyPair, progress: Progress | None = None, *, signed: bool = True, reread: bool = False
     ) -> Manifest:
@@ -109,13 +122,7 @@ class Entry:
             ArtifactUnsigned: It has no signature, or one by another key.
             ArtifactDamaged: A file or the manifest is missing, added, altered or no file; it is named.
         """
-        content = self.read()
-        manifest = read_manifest(content, self.line, self.digest, str(self.folder / MANIFEST))
-        if signed:
-            signature = self.read(SIGNATURE) if self.about(SIGNATURE) else None
-            manifests.verify(content, signature, self.folder / MANIFEST, manifest.artifact.uri, keys)
-            if manifest.provenance is not None:
-                self._verify_statement(manifest.provenance, keys)
+        manifest = self.signed_manifest(keys) if signed else self.manifest()
         try:
             if beside := self._beside():
                 raise self.damaged(_listed(beside))
@@ -154,13 +161,12 @@ class Entry:
         manifests.sign(self.folder / MANIFEST, keys)
 
     def _beside(self) -> list[str]:
-        """List what lies beside the model and its manifest and is none of ours; drafts of a killed writer are."""
+        """List what lies beside the model and is no file. Further files may: a second signature, a writer's draft."""
         with opened_folder(self.root, *self.names) as folder, os.scandir(folder) as found:
             return sorted(
-                shown(entry.name)
+                f"{shown(entry.name)} beside {MODEL}"
                 for entry in found
-                if entry.name not in (MODEL, MANIFEST, SIGNATURE, STATEMENT)
-                and not (entry.name.startswith(DRAFTS) and entry.is_file(follow_symlinks=False))
+                if entry.name != MODEL and not entry.is_file(follow_symlinks=False)
             )
 
     def damaged(self, why: str) -> ArtifactDamaged:

@@ -75,12 +75,8 @@ class Listing:
         """Return the manifest's list of files."""
         return self.manifest(artifact.line, artifact.digest).files
 
-    def facts(self, artifact: Artifact) -> dict[str, object]:
-        """Return what the manifest records of how the artifact was made (recipe, versions, coverage)."""
-        return self.manifest(artifact.line, artifact.digest).facts
-
     def manifest(self, line: str, digest: str) -> Manifest:
-        """Return an artifact's manifest.
+        """Return an artifact's manifest, whose signature is not checked: to list, clean and repair.
 
         Raises:
             ArtifactMissing: The store does not hold it.

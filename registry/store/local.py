@@ -14,7 +14,7 @@ from typing import Self
 
 from filelock import FileLock
 
-from registry.signing import KEYS_FOLDER, KeyPair
+from registry.signing import KEYS_FOLDER, KeyPair, manifests
 from registry.store import use
 from registry.store.artifact import MANIFEST, Artifact, FileEntry, Manifest, digest_of, read_manifest
 from registry.store.check import Progress, entries_of
@@ -87,6 +87,23 @@ class Store(Listing, Workshop):
             except (ArtifactDamaged, ArtifactUnsigned) as error:
                 self._fetch_instead(entry, error)
         return entry.model
+
+    def facts(self, artifact: Artifact) -> dict[str, object]:
+        """Return what the signed manifest records of how the artifact was made (recipe, versions, coverage).
+
+        Raises:
+            ArtifactMissing: Neither store holds it.
+            ArtifactUnsigned, ArtifactDamaged: The manifest is not what was signed.
+            StoreUnreachable: It is not on this disk, and the remote store does not answer.
+        """
+        entry = self._require(artifact.line, artifact.digest)
+        if entry.exists():
+            return entry.signed_manifest(self._keys).facts
+        found = self.remote.signed(entry.line, entry.digest) if self.remote else None
+        if self.remote is None or found is None:
+            raise self._missing(entry.line, entry.digest)
+        manifests.verify(*found, Path(self.remote.url, *entry.names, MANIFEST), artifact.uri, self._keys)
+        return read_manifest(found[0], entry.line, entry.digest, self.remote.url).facts
 
     @contextmanager
     def reading(self, *artifacts: Artifact) -> Iterator[tuple[Path, ...]]:

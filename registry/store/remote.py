@@ -84,6 +84,14 @@ class Remote:
         with self._reached():
             return self._read(self._at(line, digest, MANIFEST))
 
+    def signed(self, line: str, digest: str) -> tuple[bytes, bytes | None] | None:
+        """Read an artifact's manifest with its signature; None if there is no manifest."""
+        content = self.manifest(line, digest)
+        if content is None:
+            return None
+        with self._reached():
+            return content, self._read(self._at(line, digest, SIGNATURE))
+
     def looks_whole(self, manifest: Manifest) -> bool:
         """Return whether an artifact's objects are all there and have the right sizes. `fetch` checks their content.
 

@@ -123,7 +123,7 @@ def quantize(
         report=progress or _no_report,
     )
     key = f"quantize-{weights.digest[:12]}-{scheme}-{recipe.method}"
-    with resumable(store.folder / weights.line / ".staging" / key, store.building(weights.line, key)) as staging:
+    with resumable(store.staging(weights.line, key), store.building(weights.line, key)) as staging:
         with store.reading(weights):
             record = _build(work, staging)
         artifact = store.adopt(

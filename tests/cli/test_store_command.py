@@ -18,6 +18,7 @@ from cli import store as command
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
 from registry.store import Artifact, Store
+from tests.registry.store_support import rewrite
 from weighbridge.errors import StackDown
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -85,7 +86,7 @@ def test_ls_says_what_there_is_without_the_stack() -> None:
 def test_verify_names_the_damaged_file_and_its_exit_status() -> None:
     good, bad = add_artifact("a"), add_artifact("bb")
     assert weighbridge("verify").returncode == 0
-    (Store().path(bad) / "config.json").write_text("altered")
+    rewrite(Store().unverified_folder(bad) / "model/config.json", "altered")
     done = weighbridge("verify")
     assert done.returncode == 10
     assert f"right  {good.uri}" in done.stdout

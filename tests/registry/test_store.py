@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import Artifact, Store
+from tests.registry.store_support import rewrite
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
 COMMIT = "c" * 40
@@ -60,7 +61,7 @@ def test_verify_names_the_damaged_file(store: Store, harm: str) -> None:
     artifact = make_artifact(store)
     path = store.path(artifact) / "config.json"
     if harm == "alter":
-        path.write_text("[]")
+        rewrite(path, "[]")
     elif harm == "remove":
         path.unlink()
     else:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from registry.store import Artifact, Store, clean
-from tests.registry.store_support import make_artifact
+from tests.registry.store_support import make_artifact, rewrite
 from weighbridge.errors import ArtifactDamaged
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.utime", "open", "shutil.rmtree")
@@ -55,9 +55,7 @@ def test_a_replacement_killed_at_any_point_leaves_the_old_the_new_or_none(tmp_pa
     for call in range(1000):
         store = Store(tmp_path / str(call) / "store")
         artifact = make_artifact(store)
-        config = store.unverified_folder(artifact) / "model/config.json"
-        config.chmod(0o600)
-        config.write_text("[]")
+        rewrite(store.unverified_folder(artifact) / "model/config.json", "[]")
         ended = adopt_and_die_at(store, call)
         whole = is_whole(store, artifact)
         assert make_artifact(store) == artifact

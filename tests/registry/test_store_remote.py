@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from registry.store import Artifact, FileEntry, Manifest, Store, clean, provenance_of
 from registry.store.artifact import digest_of, read_manifest
-from tests.registry.store_support import make_artifact
+from tests.registry.store_support import make_artifact, rewrite
 from tests.support.mutation import documents, examples
 from tests.support.object_store import object_store
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned, SettingsInvalid, StoreUnreachable
@@ -158,15 +158,10 @@ def test_a_mounted_folder_is_a_remote_store(tmp_path: Path) -> None:
     Store(tmp_path / "two", f"file://{tmp_path}/shared").verify(artifact)
 
 
-def damage(path: Path) -> None:
-    path.chmod(0o600)
-    path.write_bytes(b"[]")
-
-
 def test_a_damaged_local_copy_is_fetched_again_from_a_sound_remote(tmp_path: Path) -> None:
     store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
     artifact = make_artifact(store)
-    damage(store.unverified_folder(artifact) / "model/config.json")
+    rewrite(store.unverified_folder(artifact) / "model/config.json", "[]")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.verify(artifact)
     assert (store.path(artifact) / "config.json").read_text() == "{}"
@@ -176,7 +171,7 @@ def test_a_damaged_local_copy_is_fetched_again_from_a_sound_remote(tmp_path: Pat
 def test_a_damaged_remote_copy_is_named_and_repaired_by_a_push(tmp_path: Path) -> None:
     store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
     artifact = make_artifact(store)
-    damage(tmp_path / "shared/line" / artifact.digest / "model/config.json")
+    rewrite(tmp_path / "shared/line" / artifact.digest / "model/config.json", "[]")
     other = Store(tmp_path / "two", f"file://{tmp_path}/shared")
     with pytest.raises(ArtifactDamaged, match=r"config\.json") as caught:
         other.path(artifact)
@@ -186,11 +181,21 @@ def test_a_damaged_remote_copy_is_named_and_repaired_by_a_push(tmp_path: Path) -
     other.path(artifact)
 
 
+def test_what_an_altered_remote_manifest_says_is_told_to_nobody(tmp_path: Path) -> None:
+    artifact = make_artifact(Store(tmp_path / "one", f"file://{tmp_path}/shared"))
+    other = Store(tmp_path / "two", f"file://{tmp_path}/shared")
+    assert other.facts(artifact) == {"made_by": "quantize"}
+    manifest = tmp_path / "shared/line" / artifact.digest / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("quantize", "download"))
+    with pytest.raises(ArtifactDamaged, match="altered after it was signed"):
+        other.facts(artifact)
+
+
 def test_a_damaged_copy_here_and_there_is_given_to_nobody(tmp_path: Path) -> None:
     store = Store(tmp_path / "one", f"file://{tmp_path}/shared")
     artifact = make_artifact(store)
     for folder in (store.unverified_folder(artifact), tmp_path / "shared/line" / artifact.digest):
-        damage(folder / "model/config.json")
+        rewrite(folder / "model/config.json", "[]")
     with pytest.raises(ArtifactDamaged):
         store.path(artifact)
     with pytest.raises(ArtifactDamaged):

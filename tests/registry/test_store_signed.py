@@ -13,7 +13,7 @@ import pytest
 
 from registry.signing import manifests
 from registry.store import Artifact, Store
-from tests.registry.store_support import make_artifact
+from tests.registry.store_support import make_artifact, rewrite
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, SigningKeyChanged, SigningKeyUnusable
 from weighbridge.settings import Settings
 
@@ -76,7 +76,7 @@ def test_an_unsigned_artifact_is_refused_until_it_is_signed(store: Store) -> Non
 def test_a_damaged_artifact_is_not_signed(store: Store) -> None:
     artifact = make_artifact(store)
     manifests.signature_path(manifest_of(store, artifact)).unlink()
-    (store.unverified_folder(artifact) / "model/config.json").write_text("[]")
+    rewrite(store.unverified_folder(artifact) / "model/config.json", "[]")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.sign(artifact)
     assert not store.signed(artifact)
@@ -90,6 +90,16 @@ def test_a_manifest_altered_after_signing_is_refused(store: Store) -> None:
     manifest.write_text(json.dumps(content))
     with pytest.raises(ArtifactDamaged, match=r"manifest\.json was altered"):
         store.verify(artifact)
+
+
+def test_what_an_altered_manifest_says_is_told_to_nobody(store: Store) -> None:
+    """The digest is of the files only: coverage and recipe, by which a reviewer decides, are in the signature alone."""
+    artifact = make_artifact(store)
+    manifest = manifest_of(store, artifact)
+    assert store.facts(artifact) == {"made_by": "quantize"}
+    manifest.write_text(manifest.read_text().replace("quantize", "download"))
+    with pytest.raises(ArtifactDamaged, match="altered after it was signed"):
+        store.facts(artifact)
 
 
 def test_a_manifest_that_lists_other_files_is_refused(store: Store) -> None:

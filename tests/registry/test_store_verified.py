@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import Artifact, Store, check
-from tests.registry.store_support import make_artifact
+from tests.registry.store_support import make_artifact, rewrite
 from weighbridge.errors import ArtifactDamaged, ArtifactMissing, ArtifactUnsigned
 
 
@@ -22,15 +22,10 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def rewrite(path: Path, content: bytes) -> None:
-    path.chmod(0o600)
-    path.write_bytes(content)
-
-
 def flip_a_byte_and_keep_size_and_mtime(folder: Path) -> None:
     path = folder / "model/sub/model.safetensors"
     about = path.stat()
-    rewrite(path, b"Weights")
+    rewrite(path, "Weights")
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
@@ -114,6 +109,10 @@ def add_a_folder_beside_the_model(folder: Path) -> None:
     (folder / "model2").mkdir()
 
 
+def add_a_link_beside_the_model(folder: Path) -> None:
+    (folder / "manifest.sigstore").symlink_to(folder / "manifest.sig")
+
+
 HARMS = [
     flip_a_byte_and_keep_size_and_mtime,
     exchange_a_file_for_a_link,
@@ -132,6 +131,7 @@ HARMS = [
     add_a_name_that_a_terminal_obeys,
     add_a_name_that_is_no_text,
     add_a_folder_beside_the_model,
+    add_a_link_beside_the_model,
 ]
 
 
@@ -151,6 +151,9 @@ def test_an_altered_artifact_is_given_to_nobody(store: Store, harm: Callable[[Pa
 
 def test_a_right_artifact_is_given_out_and_read_only(store: Store) -> None:
     artifact = make_artifact(store)
+    (store.unverified_folder(artifact) / "manifest.sigstore").write_text(
+        "a second signature, as docs/how-to/sign.md says"
+    )
     assert (store.path(artifact) / "sub/model.safetensors").read_text() == "weights"
     assert stat.S_IMODE((store.path(artifact) / "config.json").stat().st_mode) & 0o222 == 0
 
@@ -192,7 +195,7 @@ def test_another_name_of_a_file_hides_no_change(store: Store, tmp_path: Path) ->
     artifact = make_artifact(store)
     os.link(store.path(artifact) / "config.json", tmp_path / "other-name")
     store.path(artifact)
-    rewrite(tmp_path / "other-name", b"[]")
+    rewrite(tmp_path / "other-name", "[]")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         store.path(artifact)
 
@@ -202,7 +205,7 @@ def test_what_changes_during_a_long_reading_makes_its_result_void(store: Store) 
     with store.reading(artifact) as (folder,):
         assert (folder / "config.json").read_text() == "{}"
     with pytest.raises(ArtifactDamaged, match=r"config\.json"), store.reading(artifact) as (folder,):
-        rewrite(folder / "config.json", b"[]")
+        rewrite(folder / "config.json", "[]")
 
 
 def test_an_unsigned_artifact_is_given_to_nobody(store: Store) -> None:

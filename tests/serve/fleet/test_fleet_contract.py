@@ -17,6 +17,7 @@ from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.protocol import Fleet, RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor
+from tests.registry.store_support import rewrite
 from tests.serve.serve_support import make_artifact, make_line, use_fake_engine
 from tests.support.ports import free_ports
 from weighbridge.errors import ArtifactDamaged, EngineFailed
@@ -129,7 +130,7 @@ class TestFleet:
         assert fleet.engines() == []
 
     def test_damaged_weights_are_never_started(self, fleet: Fleet, artifact: Artifact, home: Settings) -> None:
-        (Store.of(home).unverified_folder(artifact) / "model/config.json").write_text("{}")
+        rewrite(Store.of(home).unverified_folder(artifact) / "model/config.json", "{}")
         with pytest.raises(ArtifactDamaged):
             fleet.ensure(make_line(), artifact)
 

@@ -11,6 +11,7 @@ import pytest
 from registry.store import Store
 from tasks.engines import LaunchSpec
 from tasks.serve.fleet.local import LocalFleet
+from tests.registry.store_support import rewrite
 from tests.serve.serve_support import FakeEngine, make_artifact, make_line, pid_of
 from tests.support.waiting import wait_for
 from weighbridge.errors import ArtifactDamaged, EngineFailed
@@ -49,7 +50,7 @@ def test_a_crash_looping_engine_fails_before_the_timeout(fleet: LocalFleet, sett
 
 def test_damaged_weights_are_never_started(fleet: LocalFleet, settings: Settings) -> None:
     artifact = make_artifact(settings)
-    (Store.of(settings).unverified_folder(artifact) / "model/config.json").write_text("{}")
+    rewrite(Store.of(settings).unverified_folder(artifact) / "model/config.json", "{}")
     with pytest.raises(ArtifactDamaged, match=r"config\.json"):
         fleet.ensure(make_line(), artifact)
 
