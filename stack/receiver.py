@@ -153,19 +153,19 @@ def _answer(status: int, text: str) -> Response:
     return JSONResponse({"said": text}, status)
 
 
-class _Hasty(H11Protocol):
+class _HeaderDeadline(H11Protocol):
     """HTTP that closes a connection whose request has not begun in time; uvicorn waits for ever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
         if self.cycle is None:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._deadline.cancel()
         super().connection_lost(exc)
 
 
@@ -180,7 +180,7 @@ def main() -> None:
         Door(make_app(receiver)),
         host=LOOPBACK,
         port=settings.webhook_port,
-        http=_Hasty,
+        http=_HeaderDeadline,
         # One request a connection, so that each begins in time.
         headers=[("connection", "close")],
         access_log=False,

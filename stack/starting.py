@@ -65,7 +65,7 @@ class _Start:
         self.service = service
         self._began = self._moved = time.monotonic()
         self._pid = 0
-        self._seen: tuple[float, int, int] = (0.0, 0, 0)
+        self._last_progress: tuple[float, int, int] = (0.0, 0, 0)
         self._used_before: float | None = None
 
     @property
@@ -86,8 +86,8 @@ class _Start:
         # It may have run for days before this `up`.
         self._used_before = done[0] if self._used_before is None else self._used_before
         used = done[0] - self._used_before
-        if done != self._seen:
-            self._seen, self._moved = done, time.monotonic()
+        if done != self._last_progress:
+            self._last_progress, self._moved = done, time.monotonic()
         if used > self.service.ready_seconds:
             raise self._failed(f"has used {used:.0f} s of processor time and is not ready.")
         if time.monotonic() - self._moved > QUIET_SECONDS:

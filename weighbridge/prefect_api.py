@@ -66,7 +66,7 @@ def secret_mark(settings: Settings) -> str:
     return hashlib.sha256(read_secret(settings).encode()).hexdigest()[:16]
 
 
-def client(settings: Settings, timeout: float = 30, patience: float = 0) -> httpx.Client:
+def client(settings: Settings, timeout: float = 30, retry_seconds: float = 0) -> httpx.Client:
     """Open a client of the API that shows the secret.
 
     Plain HTTP, because importing Prefect takes seconds and 200 MiB.
@@ -74,8 +74,8 @@ def client(settings: Settings, timeout: float = 30, patience: float = 0) -> http
     Args:
         settings: Settings of the installation.
         timeout: Seconds to wait for an answer.
-        patience: Seconds for which a request is repeated that Prefect answers with 503. It has done nothing then: on a
-            busy machine its database was locked.
+        retry_seconds: Seconds for which a request is repeated that Prefect answers with 503. It has done nothing
+            then: on a busy machine its database was locked.
     """
     user, _, password = read_secret(settings).partition(":")
     return httpx.Client(
@@ -84,17 +84,17 @@ def client(settings: Settings, timeout: float = 30, patience: float = 0) -> http
         timeout=timeout,
         # A proxy would see the secret.
         trust_env=False,
-        transport=_Patient(patience),
+        transport=_RetryWhileBusy(retry_seconds),
     )
 
 
-class _Patient(httpx.HTTPTransport):
-    def __init__(self, patience: float) -> None:
+class _RetryWhileBusy(httpx.HTTPTransport):
+    def __init__(self, retry_seconds: float) -> None:
         super().__init__(trust_env=False)
-        self._patience = patience
+        self._retry_seconds = retry_seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._retry_seconds
         while True:
             response = super().handle_request(request)
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:

@@ -127,6 +127,7 @@ class Registry(Recorder):
         """
         approvals.check_approval(version, rules, self, self._log)
 
+    @reaches_mlflow(role="any")
     def approved_digest(self, version: Version) -> str:
         """Return the digest of the artifact that a version was approved with, whatever its tag says by now."""
         return approvals.approved_digest(version, self._log)

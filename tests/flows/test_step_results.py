@@ -30,7 +30,7 @@ RESULTS: list[tuple[Any, str, str]] = [
     (score_steps.score_prompts, "1", "list[tasks.evaluate.scoring.scores.SuiteScores]"),
     (verdict_steps.compare_answers, "1", "tasks.evaluate.drift.report.DriftReport"),
     (verdict_steps.draw_verdict, "2", "tasks.evaluate.verdict.verdict.Verdict"),
-    (propose_step.record_candidates, "2", "tasks.propose.release.Release"),
+    (propose_step.record_candidates, "3", "tasks.propose.release.Release"),
     (serve_step.keep_reference, "1", "int"),
 ]
 

@@ -14,7 +14,7 @@ from registry.models.registry import Registry
 from registry.watch.runs import WatchRuns
 
 ROLES = {
-    "builder": {"ensure_line", "identity", "record_release", "record"},
+    "builder": {"ensure_line", "identity", "record_release", "record", "is_intact"},
     "reviewer": {"approve", "override"},
     "operator": {"comment", "set_state", "set_production", "set_previous"},
     "admin": {"apply"},

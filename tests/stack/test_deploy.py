@@ -26,7 +26,7 @@ DESCRIBED = project_root() / "automations.yaml"
 
 @pytest.fixture
 def api(prefect_server: Settings) -> Iterator[httpx.Client]:
-    with prefect_api.client(prefect_server, timeout=60, patience=60) as client:
+    with prefect_api.client(prefect_server, timeout=60, retry_seconds=60) as client:
         yield client
 
 

@@ -113,7 +113,7 @@ def bench(prefect_server: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     ensure_work_pool(settings)
     deploy(settings, lambda name, what: None)
     with (
-        prefect_api.client(settings, timeout=60, patience=60) as api,
+        prefect_api.client(settings, timeout=60, retry_seconds=60) as api,
         serving(worker.program.command, root, environment, log, lambda: True),
     ):
         yield Bench(settings, api, log)

@@ -44,8 +44,8 @@ def problem(digest: str, artifact: Path) -> str:
     present = {path.relative_to(model).as_posix(): path.lstat() for path in model.rglob("*")}
     folders = {name for name, found in present.items() if stat.S_ISDIR(found.st_mode)}
     regular = {name for name, found in present.items() if stat.S_ISREG(found.st_mode)}
-    wanted = {file["path"] for file in listed}
-    if wrong := sorted((set(present) - folders - regular) | (regular ^ wanted)):
+    expected = {file["path"] for file in listed}
+    if wrong := sorted((set(present) - folders - regular) | (regular ^ expected)):
         return f"{', '.join(wrong[:5])} is missing, added, or no regular file"
     with ThreadPoolExecutor(HASHERS) as pool:
         hashes = pool.map(lambda file: _sha256(model / file["path"]), listed)

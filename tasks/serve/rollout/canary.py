@@ -175,9 +175,9 @@ class RolloutRun:
         raise self._aborted(f"{weight} %", problem.rstrip("."), "again")
 
     def _take_back(self) -> None:
-        back = self._weights(0)
+        old_alone = self._weights(0)
         with_reserve(
-            self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, back, returning=self._old)
+            self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, old_alone, returning=self._old)
         )
 
     def _step(self, weight: int, mirror: ShadowStep | None = None) -> CanaryStep:
@@ -203,8 +203,8 @@ class RolloutRun:
             self._gateway.wait_drained(line.name, self._version, line.rollout.drain_seconds)
         raise self._aborted(report.name, problem, "as before" if report.mirror_per_cent else "again")
 
-    def _aborted(self, step_name: str, problem: str, again: str) -> RolloutAborted:
+    def _aborted(self, step_name: str, problem: str, since: str) -> RolloutAborted:
         return RolloutAborted(
             f"Version {self._version} of {self._line.name} was stopped at {step_name}: {problem}.",
-            f"Version {self._old} has all traffic {again}; read the engine's log ({self._engine.name}) for the cause.",
+            f"Version {self._old} has all traffic {since}; read the engine's log ({self._engine.name}) for the cause.",
         )
