@@ -49,7 +49,7 @@ def entries_table(entries: list[Entry]) -> Table:
     for column in rows.columns[:2]:
         column.no_wrap = True
     for entry in entries:
-        what = entry.what[:SHORT_DIGEST] if entry.action in ("approve", "override") else entry.what
+        what = entry.what[:SHORT_DIGEST] if entry.action in ("approve", "override", "admit") else entry.what
         version = "" if entry.version is None else f"version {entry.version}"
         target = " ".join(filter(None, (entry.model or entry.line, version)))
         who = f"{entry.who} at {entry.address}" if entry.address else entry.who
