@@ -220,12 +220,11 @@ class Recorder(Reader):
 
     def _restore(self, version: ModelVersion, tags: dict[str, str], card: str) -> None:
         number = str(version.version)
-        for tag, value in tags.items():
+        # A tag that does not belong there is emptied, which is as good as removed and asks for no further right.
+        foreign = {tag: "" for tag in version.tags if tag.startswith(records.TAG) and tag not in tags}
+        for tag, value in {**tags, **foreign}.items():
             if version.tags.get(tag, "") != value:
                 self.client.set_model_version_tag(version.name, number, tag, value)
-        for tag in version.tags:
-            if tag.startswith(records.TAG) and tag not in tags:
-                self.client.delete_model_version_tag(version.name, number, tag)
         if (version.description or "") != card:
             self.client.update_model_version(version.name, number, description=card)
 

@@ -17,7 +17,7 @@ from registry.audit import AuditLog, Entry
 from registry.models.records import ReleaseRecord
 from registry.models.registry import Registry
 from registry.webhooks import ensure_webhook
-from weighbridge.errors import RegistryDenied, RegistryFailed
+from weighbridge.errors import RegistryDenied, RegistryFailed, VerdictUnsigned
 from weighbridge.line import Approval
 from weighbridge.settings import Settings
 
@@ -240,3 +240,58 @@ def test_only_the_administrator_creates_the_webhook(settings: Settings) -> None:
     for account, status in ((pipeline, "403"), (None, "401")):
         with pytest.raises(RegistryFailed, match=status):
             make(account)
+
+
+def test_a_builders_forged_pass_is_refused(settings: Settings, release: Make) -> None:
+    """A builder registers a candidate that nobody weighed, and a reviewer who believes its tags clicks."""
+    (good, _) = Registry(settings).candidates("toy")[-2:]
+    tags = {**good.tags, "weighbridge.digest": "d" * 64}
+    body = [{"key": name, "value": value} for name, value in tags.items()]
+    made = request(
+        settings,
+        "bo",
+        "POST",
+        "model-versions/create",
+        {"name": "toy-candidates", "source": f"store://toy/{'d' * 64}", "tags": body, "description": "**No worse.**"},
+    )
+    number = made.json()["model_version"]["version"]
+    with signed_in(settings, "ada") as registry, pytest.raises(VerdictUnsigned, match="about something else"):
+        registry.approve("toy", int(number), "it says that it passes", "ada")
+    clicked = request(
+        settings,
+        "ada",
+        "POST",
+        "model-versions/create",
+        {"name": "toy", "source": f"models:/toy-candidates/{number}", "tags": body},
+    )
+    approved = Registry(settings).version("toy", int(clicked.json()["model_version"]["version"]))
+    with pytest.raises(VerdictUnsigned, match="about something else"):
+        Registry(settings).check_approval(approved, Approval())
+
+
+def test_a_builder_edits_a_candidate_and_the_pipeline_mends_it(settings: Settings, release: Make) -> None:
+    record = release(key="edited", variant="edited", failing=("int4",))
+    recorded = Registry(settings).record_release(record)
+    digests = {candidate.artifact.digest for candidate in record.candidates}
+    number = str(recorded.candidates[0].version)
+    version = {"name": "toy-candidates", "version": number}
+    edits = [
+        ("POST", "model-versions/set-tag", {**version, "key": "weighbridge.verdict", "value": "Better."}),
+        ("POST", "model-versions/set-tag", {**version, "key": "weighbridge.signed_verdict", "value": ""}),
+        ("POST", "model-versions/set-tag", {**version, "key": "weighbridge.approved_by", "value": "ada"}),
+        ("PATCH", "model-versions/update", {**version, "description": "**Better.**"}),
+    ]
+    for method, path, body in edits:
+        assert request(settings, "bo", method, path, body).status_code == 200
+    assert not Registry(settings).is_intact("toy", digests)
+    assert Registry(settings).record_release(record) == recorded
+    assert Registry(settings).is_intact("toy", digests)
+
+
+def test_a_reviewer_overrides_a_failed_candidate_by_its_signed_verdict(settings: Settings, release: Make) -> None:
+    record = release(key="failed", variant="failed", failing=("int4",))
+    Registry(settings).record_release(record)
+    rules = Approval(overriders=["ada"])
+    with signed_in(settings, "ada") as registry:
+        version = registry.override("toy", record.candidates[1].artifact.digest, "needed", "ada", rules)
+    Registry(settings).check_approval(version, rules)

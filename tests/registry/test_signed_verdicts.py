@@ -75,6 +75,12 @@ def test_a_tag_that_the_pipeline_did_not_write_is_refused(registry: Registry, re
     refuses(registry, VerdictForged, name)
 
 
+def test_a_removed_tag_is_refused(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    registry.client.delete_model_version_tag("toy-candidates", "1", "weighbridge.licence")
+    refuses(registry, VerdictForged, r"weighbridge\.licence is 'empty', was 'apache-2.0'")
+
+
 def test_a_forged_pass_is_refused(registry: Registry, release: Make) -> None:
     """A builder registers a candidate that failed, with tags that say that it passed."""
     record = release(failing=("int8",))
