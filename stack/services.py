@@ -15,7 +15,7 @@ from registry.webhooks import Keys
 from tasks.serve.fleet.program import Program
 from tasks.serve.gateway import Gateway
 from weighbridge import prefect_api
-from weighbridge.environment import PASS_VARIABLE, private_environment
+from weighbridge.environment import PASS_VARIABLE, Group, private_environment
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
@@ -197,8 +197,19 @@ def keep_environments(settings: Settings) -> None:
     A later `up` from another shell must not restart a service, and with it the runs of a worker.
     """
     shell = {**os.environ, PASS_VARIABLE: settings.pass_environment}
-    kept = {name: private_environment(name, shell) for name in SERVICE_NAMES}
+    kept = {name: private_environment(name, shell, _unused(name, settings)) for name in SERVICE_NAMES}
     write_whole(_kept_file(settings), json.dumps(kept, indent=1))
+
+
+def _unused(name: str, settings: Settings) -> set[Group]:
+    """Groups of variables that a service has no use for, by the settings."""
+    stores = {"mlflow": settings.mlflow_artifacts_url, "worker": settings.store_url}
+    used: dict[Group, bool] = {
+        "object store": bool(stores.get(name)),
+        "database": bool(settings.mlflow_backend_uri),
+        "key service": ":" in (settings.signing_key or ""),
+    }
+    return {group for group, is_used in used.items() if not is_used}
 
 
 def forget_environments(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from weighbridge.documents import read_json
+from weighbridge.environment import SERVICES, unknown_kinds
 from weighbridge.errors import DocumentInvalid, SettingsInvalid
 
 PREFIX = "WEIGHBRIDGE_"
@@ -122,6 +123,13 @@ class Settings(BaseSettings):
         description="names of further variables of the shell for the stack's processes, separated by commas: `NAME` "
         "for all of them, `worker:NAME` for one service",
     )
+
+    @field_validator("pass_environment")
+    @classmethod
+    def _known_services(cls, value: str) -> str:
+        if unknown := unknown_kinds(value):
+            raise ValueError(f"names {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
+        return value
 
     @field_validator("mlflow_backend_uri")
     @classmethod

@@ -24,7 +24,8 @@ SECRETS = {
     "OPENAI_API_KEY": "canary-other",
     "MLFLOW_AUTH_ADMIN_PASSWORD": "canary-admin",
 }
-ALLOWED = {"worker": {"canary-hub", "canary-store"}, "mlflow": {"canary-store"}}
+ALLOWED = {"worker": {"canary-hub"}}
+"""The settings name no object store, so nobody gets its key."""
 PORTS = ("GATEWAY_PORT", "MLFLOW_PORT", "PREFECT_PORT", "WEBHOOK_PORT", "ENGINE_PORT_FIRST")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from weighbridge.child_process import model_environment
-from weighbridge.environment import PASS_VARIABLE, SERVICES, allowed_environment
+from weighbridge.environment import PASS_VARIABLE, SERVICES, allowed_environment, private_environment
+from weighbridge.errors import SettingsInvalid
+from weighbridge.settings import load_settings
 
 SECRETS = {
     "HF_TOKEN": "hf_secret",
@@ -58,3 +60,16 @@ def test_a_user_may_pass_more_variables_to_all_or_to_one() -> None:
     assert (
         "MINE" not in allowed_environment("supervisor", shell) and allowed_environment("gateway", shell)["OURS"] == "2"
     )
+
+
+def test_a_service_gets_no_key_of_a_store_that_the_settings_do_not_name() -> None:
+    shell = {**SECRETS, "AZURE_CLIENT_SECRET": "secret"}
+    assert private_environment("worker", shell, {"object store", "key service"}).keys() == {"HF_TOKEN", "https_proxy"}
+    assert "AZURE_CLIENT_SECRET" in private_environment("worker", shell, {"object store"})
+
+
+def test_a_service_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASS_VARIABLE, "MINE, worke:MINE")
+    with pytest.raises(SettingsInvalid, match=r"names worke; there are .*worker") as caught:
+        load_settings()
+    assert caught.value.where == PASS_VARIABLE
