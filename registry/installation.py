@@ -14,7 +14,6 @@ from registry.models.registry import Registry
 from registry.signing import KeyPair
 from registry.store import Artifact, Store
 from registry.watch.ledger import Ledger
-from weighbridge.private_files import keep_files_private
 from weighbridge.settings import Settings, load_settings
 
 
@@ -30,12 +29,11 @@ class Installation:
 
     @classmethod
     def load(cls) -> Self:
-        """Load the installation that the environment names; from then on this process's files are its user's only.
+        """Load the installation that the environment names.
 
         Raises:
             SettingsInvalid: A variable has a value that cannot be used.
         """
-        keep_files_private()
         return cls(load_settings())
 
     @cached_property

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from weighbridge.documents import read_json
 from weighbridge.environment import SERVICES, unknown_kinds
 from weighbridge.errors import DocumentInvalid, SettingsInvalid
+from weighbridge.private_files import keep_files_private
 
 PREFIX = "WEIGHBRIDGE_"
 RECORD = "stack.json"
@@ -244,11 +245,12 @@ class _StackRecord(PydanticBaseSettingsSource):
 
 
 def load_settings() -> Settings:
-    """Load the settings of this process.
+    """Load the settings of this process, whose files are from then on for its user only, whatever the umask was.
 
     Raises:
         SettingsInvalid: A variable, or the record of the running stack, has a value that cannot be used.
     """
+    keep_files_private()
     try:
         return Settings()
     except ValidationError as error:
