@@ -8,7 +8,9 @@ httpx sends no token, and are verified by their hashes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from httpx import Response
 
 T = TypeVar("T", bound=BaseModel)
+Received = TypeVar("Received")
 
 MAX_ANSWER_BYTES = 32 * 2**20
 """Of an answer about a repository; one with 10,000 files has 3 MB."""
@@ -165,7 +168,7 @@ def within(hub: Hub, answer: Response, limit_bytes: int, what: str) -> bytes:
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise hub.unusable(f"it sends {what} compressed, which was not asked for")
     content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
-    for block in answer.iter_raw(2**16):
+    for block in answer.iter_raw():
         content += block
         if len(content) > limit_bytes:
             break
@@ -182,7 +185,7 @@ def raise_for_error(answer: Response) -> None:
     if not answer.is_error:
         return
     body = b""
-    for block in answer.iter_raw(2**12):
+    for block in answer.iter_raw():
         body += block
         if len(body) > MAX_ERROR_BYTES:
             break
@@ -219,13 +222,40 @@ def _receive(
     from huggingface_hub.utils import build_hf_headers, get_session
 
     asked = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
-    with get_session().stream(
-        "GET", url, headers=asked, timeout=client.TIMEOUT_SECONDS, follow_redirects=redirects
-    ) as answer:
-        raise_for_error(answer)
-        if answer.has_redirect_location:
-            return answer, b""
-        return answer, within(hub, answer, limit_bytes, "the answer")
+
+    def receive() -> tuple[Response, bytes]:
+        with get_session().stream(
+            "GET", url, headers=asked, timeout=client.TIMEOUT_SECONDS, follow_redirects=redirects
+        ) as answer:
+            raise_for_error(answer)
+            if answer.has_redirect_location:
+                return answer, b""
+            return answer, within(hub, answer, limit_bytes, "the answer")
+
+    return _in_time(hub, receive)
+
+
+def _in_time(hub: Hub, receive: Callable[[], Received]) -> Received:
+    """Receive in a thread that is given up when the time is over.
+
+    httpx limits the wait for each byte and not for all of them, headers included.
+    """
+    outcome: SimpleQueue[Received | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put(receive())
+        except BaseException as error:
+            outcome.put(error)
+
+    Thread(target=run, daemon=True, name="hub-answer").start()
+    try:
+        found = outcome.get(timeout=ANSWER_SECONDS + client.TIMEOUT_SECONDS)
+    except Empty:
+        raise hub.unusable(f"the answer has not begun after {ANSWER_SECONDS:g} s") from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _parsed(hub: Hub, content: bytes, kind: type[T]) -> T:
@@ -236,4 +266,5 @@ def _parsed(hub: Hub, content: bytes, kind: type[T]) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
-        raise hub.invalid_answer(f"`{field}`: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        what = f"`{field}`" if field else "it"
+        raise hub.invalid_answer(f"{what}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None

@@ -35,6 +35,9 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 TIMEOUT_SECONDS = 30.0
 STALL_SECONDS = 30.0
 """A download that receives nothing for this long is aborted and resumed."""
+PACE_SECONDS = 120.0
+SLOWEST_BYTES_PER_SECOND = 1024
+"""A download that receives less over `PACE_SECONDS` is given up: a byte now and then would never end it."""
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 
 logger = logging.getLogger("weighbridge.source")
@@ -177,6 +180,14 @@ class Hub:
     def _stalled(self, repo: str, attempts: int) -> SourceStalled:
         return SourceStalled(
             f"The Hub began to send a file of {repo} and then sent nothing for {STALL_SECONDS:g} s, {attempts} times.",
+            "Run the command again later, or through another network; downloaded bytes are kept.",
+            where=self.endpoint,
+        )
+
+    def too_slow(self, path: str) -> SourceStalled:
+        """Return the error for a file that comes slower than any line brings it."""
+        return SourceStalled(
+            f"The Hub sends {path} at less than {SLOWEST_BYTES_PER_SECOND:,} bytes per second.",
             "Run the command again later, or through another network; downloaded bytes are kept.",
             where=self.endpoint,
         )

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from tasks.source.answers import ListedFile, ask_model
 from tasks.source.client import Hub
 from tasks.source.licences import licence_flaws, licence_of
-from tasks.source.published.card import card_of
 from tasks.source.small_files import CONFIG, git_oid, read_small_files
 from tasks.source.source_file import SourceFile
 from weighbridge.errors import SourceUnreachable
@@ -112,7 +111,7 @@ def pin_repository(hub: Hub, repo: str, revision: str) -> Source:
         config=small.config,
         files=tuple(file for file in files if file.path in needed),
         ignored=tuple(file.path for file in files if file.path not in needed),
-        flaws=(*small.flaws, *licence_flaws(small.card, card_of(info.card), info.licence_tag)),
+        flaws=(*small.flaws, *licence_flaws(small.card, info.card, info.licence_tag)),
     )
 
 

@@ -8,9 +8,9 @@ Licences of base models are not looked up; the card's `base_model` names them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from tasks.source.published import Card
+from tasks.source.published.card import Card, card_of
 
 OTHER = "other"
 AND = " and "
@@ -44,12 +44,12 @@ def licence_of(card: Card) -> str | None:
     return AND.join(names) or None
 
 
-def licence_flaws(card: Card, listed: Card, tag: str | None) -> Iterator[str]:
+def licence_flaws(card: Card, listed: Mapping[str, object] | None, tag: str | None) -> Iterator[str]:
     """What contradicts the card's licence, a phrase each.
 
     Args:
         card: Of the file at the commit.
-        listed: As the Hub reads it.
+        listed: The card's fields as the Hub reads them.
         tag: The licence by which the Hub lists the repository.
     """
     others = [name for name in card.licences if name.casefold() == OTHER]
@@ -59,7 +59,9 @@ def licence_flaws(card: Card, listed: Card, tag: str | None) -> Iterator[str]:
         yield f"its card names two licences, {AND.join(card.licences)!r} and {card.license_name!r}"
     if any(not NAME.fullmatch(name) for name in card.licences):
         yield f"its card's licence {AND.join(card.licences)[:80]!r} has characters that no licence's name has"
-    of_hub = listed.licences or ((tag,) if tag else ())
+    of_hub = card_of(listed).licences or ((tag,) if tag else ())
+    if listed and listed.get("license") and not of_hub:
+        yield "the Hub lists a licence that is no text"
     if of_hub and not _equal(of_hub, card.licences):
         yield f"the Hub lists licence {AND.join(of_hub)!r} and its card says {AND.join(card.licences) or 'none'!r}"
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 from tasks.source import client
+from tasks.source.answers import raise_for_error
 from tasks.source.client import Hub
 from tasks.source.hub import Source, SourceFile
 from weighbridge.errors import DiskFull
@@ -34,6 +36,23 @@ WRITE_BACK_BYTES = 16 * 2**20
 
 class Stopped(Exception):
     """The transfer was stopped by another file's failure or by the user; not a failure of this file."""
+
+
+class _Pace:
+    """Notices a sender that keeps a connection open with a few bytes now and then."""
+
+    def __init__(self) -> None:
+        self._since, self._bytes = time.monotonic(), 0
+
+    def is_too_slow(self, received: int) -> bool:
+        """Count bytes; whether those of the last minutes are fewer than any line brings."""
+        self._bytes += received
+        seconds = time.monotonic() - self._since
+        if seconds < client.PACE_SECONDS:
+            return False
+        slow = self._bytes < client.SLOWEST_BYTES_PER_SECOND * seconds
+        self._since, self._bytes = time.monotonic(), 0
+        return slow
 
 
 class Partial:
@@ -159,7 +178,7 @@ def receive(
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
 
     def call() -> str:
-        return _stream(url, headers, file, partial, arrived, stopped)
+        return _stream(hub, url, headers, file, partial, arrived, stopped)
 
     try:
         problem = hub.call(call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes)
@@ -175,6 +194,7 @@ def receive(
 
 
 def _stream(
+    hub: Hub,
     url: str,
     headers: dict[str, str],
     file: SourceFile,
@@ -184,7 +204,7 @@ def _stream(
 ) -> str:
     """Append the bytes of one connection; return what is wrong with them, or nothing."""
     import httpx
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import get_session
 
     if partial.size_bytes > file.size_bytes:
         return partial.problem()
@@ -196,9 +216,7 @@ def _stream(
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
         if answer.status_code == 416:
             return f"the Hub's file ends before byte {partial.size_bytes} of {file.size_bytes}"
-        if answer.is_error:
-            answer.read()
-            hf_raise_for_status(answer)
+        raise_for_error(answer)
         begin, total = _extent(answer)
         if total not in (None, file.size_bytes):
             return f"the Hub sends {total} bytes instead of {file.size_bytes}"
@@ -208,9 +226,14 @@ def _stream(
                 return f"the Hub sends from byte {begin} instead of {partial.size_bytes}"
             arrived(-partial.size_bytes)
             partial.restart()
-        for block in answer.iter_bytes():
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            return "the Hub sends it compressed, which was not asked for"
+        pace = _Pace()
+        for block in answer.iter_raw():
             if stopped.is_set():
                 raise Stopped
+            if pace.is_too_slow(len(block)):
+                raise hub.too_slow(file.path)
             if partial.size_bytes + len(block) > file.size_bytes:
                 return f"the Hub sends more than {file.size_bytes} bytes"
             partial.append(block)

@@ -19,7 +19,10 @@ from tasks.source.headers import Tensor
 from weighbridge.errors import ArchitectureUnknown
 from weighbridge.files import write_whole
 from weighbridge.settings import load_settings
+from weighbridge.untrusted import Limits, Unfinished, call
 
+LIMITS = Limits(seconds=180, memory_bytes=8 * 2**30, output_bytes=64 * 2**20)
+"""The largest known model is laid out in 40 s, imports included, on two busy cores."""
 LAYOUT_VERSION = 1
 """Version of the cache files; raise it when their content changes."""
 
@@ -67,12 +70,10 @@ def _cache_file(what: str, config: Mapping[str, Any]) -> Path:
 def _of_class(config: Mapping[str, Any]) -> dict[str, Any]:
     """Read a config through its transformers class."""
     model_type, plain = _for_class(config)
-    from transformers import AutoConfig
-
     try:
-        filled: dict[str, Any] = AutoConfig.for_model(model_type, **plain).to_dict()
-    except Exception as error:  # config classes raise anything for fields that they reject
-        raise refused(model_type, error) from None
+        filled: dict[str, Any] = call(class_defaults, model_type, plain, limits=LIMITS)
+    except Unfinished as error:
+        raise refused(model_type, str(error)) from None
     return filled
 
 
@@ -95,29 +96,17 @@ def transformers_knows(model_type: str) -> bool:
 
 def _built(config: Mapping[str, Any]) -> list[Tensor]:
     model_type, plain = _for_class(config)
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    kinds = [AutoModelForCausalLM, AutoModelForImageTextToText]
-    problem: Exception | None = None
-    # For a vision-language model the causal class would build its language model alone.
-    for kind in reversed(kinds) if has_towers(config) else kinds:
-        try:
-            with torch.device("meta"):
-                model = kind.from_config(AutoConfig.for_model(model_type, **plain))
-        except Exception as error:  # model classes raise anything for configs that they reject
-            problem = problem or error
-            continue
-        # Tied parameters are listed once.
-        return [Tensor(name=name, shape=tuple(weight.shape), dtype="BF16") for name, weight in model.named_parameters()]
-    raise refused(model_type, problem)
+    try:
+        found = call(tensors_of_class, model_type, plain, has_towers(config), limits=LIMITS)
+    except Unfinished as error:
+        raise refused(model_type, str(error)) from None
+    return [Tensor(name=name, shape=tuple(shape), dtype="BF16") for name, shape in found]
 
 
-def refused(model_type: str, problem: Exception | None) -> ArchitectureUnknown:
+def refused(model_type: str, problem: str) -> ArchitectureUnknown:
     """The error for a config that transformers rejects."""
     return ArchitectureUnknown(
-        f"transformers knows model type {model_type!r} and builds no model from this config: "
-        f"{' '.join(str(problem).split())[:300]}",
+        f"transformers knows model type {model_type!r} and builds no model from this config: {problem[:300]}",
         "Complete config.json, or plan from the release's safetensors files.",
         where="config.json",
     )
@@ -132,3 +121,35 @@ def unknown(config: Mapping[str, Any]) -> ArchitectureUnknown:
         "Plan a release of a known architecture, or add this one to tasks/fit/model/architectures.yaml.",
         where="config.json",
     )
+
+
+# --- in a child process, since a class may loop for ever over what a config says ----------
+
+
+def class_defaults(model_type: str, fields: dict[str, Any]) -> Any:
+    """A config with the defaults of its class."""
+    from transformers import AutoConfig
+
+    return json.loads(json.dumps(AutoConfig.for_model(model_type, **fields).to_dict(), default=str))
+
+
+def tensors_of_class(model_type: str, fields: dict[str, Any], towers: bool) -> list[tuple[str, list[int]]]:
+    """Names and shapes of the parameters of a model on the meta device; tied ones once."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kinds = [AutoModelForCausalLM, AutoModelForImageTextToText]
+    problem: Exception | None = None
+    # For a vision-language model the causal class would build its language model alone.
+    for kind in reversed(kinds) if towers else kinds:
+        try:
+            with torch.device("meta"):
+                model = kind.from_config(AutoConfig.for_model(model_type, **fields))
+        except MemoryError:
+            raise
+        except Exception as error:  # model classes raise anything for configs that they reject
+            problem = problem or error
+            continue
+        return [(name, list(weight.shape)) for name, weight in model.named_parameters()]
+    assert problem
+    raise problem
