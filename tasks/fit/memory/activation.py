@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.engines import Activation
-from tasks.fit.model.architectures import required
+from tasks.fit.model.architectures import largest, required
 
 
 def activation_bytes(
@@ -69,12 +69,12 @@ def _widths(
 ) -> tuple[float, float]:
     """Feed-forward width on one GPU, and bytes of the experts' workspaces."""
     chosen = next(
-        (int(text[name]) for name in ("num_experts_per_tok", "experts_per_token", "moe_topk") if text.get(name)), 0
+        (largest(text[name]) for name in ("num_experts_per_tok", "experts_per_token", "moe_topk") if text.get(name)), 0
     )
-    dense = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
+    dense = largest(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
     if not chosen:
         return dense / tp, 0.0
-    width = int(text.get("moe_intermediate_size") or dense) / tp
+    width = largest(text.get("moe_intermediate_size") or dense) / tp
     # Experts compute in the workspaces; beside them only vectors of the model's width are live.
     numbers = width if packed_experts else max(width, hidden) + max(2 * width, hidden)
     return 0.0, tokens * chosen * numbers * bytes_each

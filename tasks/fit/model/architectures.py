@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +102,11 @@ def required(config: Mapping[str, Any], *fields: str) -> int:
         "Complete config.json, or choose a release of a known architecture.",
         where="config.json",
     )
+
+
+def largest(size: int | Sequence[int]) -> int:
+    """The largest of a size that some models state for each layer."""
+    return size if isinstance(size, int) else max(size, default=0)
 
 
 def head_size(text: Mapping[str, Any]) -> int:

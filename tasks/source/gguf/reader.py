@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 GGUF_FILE = "model.gguf"
+MAX_COUNT = 1_000_000
+"""Tensors, and metadata values, of a file; the largest known ones have some thousand and 60."""
 # Errors of gguf's reader for a truncated file or a wrong length.
 _BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 
@@ -71,6 +73,7 @@ def read_gguf(path: Path) -> GgufFile:
     if not path.is_file():
         raise _broken(path, "is missing")
     try:
+        _require_real_counts(path)
         reader = GGUFReader(path)
         tensors = tuple(
             GgufTensor(
@@ -87,6 +90,14 @@ def read_gguf(path: Path) -> GgufFile:
     if end > path.stat().st_size:
         raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes")
     return GgufFile(path, tensors, reader)
+
+
+def _require_real_counts(path: Path) -> None:
+    """Refuse counts for which the `gguf` package would loop for years: magic, version, tensors, metadata values."""
+    with path.open("rb") as file:
+        magic, _, tensors, values = struct.unpack("<4sIQQ", file.read(24))
+    if magic != b"GGUF" or max(tensors, values) > MAX_COUNT:
+        raise ValueError(f"it claims {tensors} tensors and {values} metadata values")
 
 
 def read_rows(file: int, tensor: GgufTensor, first: int, count: int) -> bytes:
