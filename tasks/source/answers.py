@@ -184,10 +184,10 @@ def raise_for_error(answer: Response) -> None:
 
     if not answer.is_error:
         return
-    body = b""
+    body, deadline = b"", time.monotonic() + client.TIMEOUT_SECONDS
     for block in answer.iter_raw():
         body += block
-        if len(body) > MAX_ERROR_BYTES:
+        if len(body) > MAX_ERROR_BYTES or time.monotonic() > deadline:
             break
     kept = [(name, value) for name, value in answer.headers.multi_items() if name.lower() not in _OF_THE_BODY]
     hf_raise_for_status(

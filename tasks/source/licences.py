@@ -15,6 +15,7 @@ from tasks.source.published.card import Card, card_of
 OTHER = "other"
 AND = " and "
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+_-]*")
+FILLERS = {"the", "license", "licence", "version"}
 # Names that the Hub knows beside SPDX's (huggingface.co/docs/hub/repositories-licenses, October 2026).
 OF_THE_HUB = {
     "apple-amlr", "apple-ascl", "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "c-uda", "cc",
@@ -28,8 +29,9 @@ def is_known(name: str) -> bool:
     """Whether a name is one of SPDX's or of the Hub's licences, in any writing."""
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-    plain = "-".join(re.split(r"[\s_-]+", name.strip().casefold()))
-    if plain in OF_THE_HUB or plain.removesuffix("-license") in OF_THE_HUB:
+    words = [word for word in re.split(r"[\s,_-]+", name.strip().casefold()) if word and word not in FILLERS]
+    plain = "-".join(words)
+    if plain in OF_THE_HUB or plain.replace("-", "") in OF_THE_HUB:
         return True
     try:
         canonicalize_license_expression(plain)
