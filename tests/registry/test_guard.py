@@ -12,13 +12,10 @@ from urllib.parse import quote, unquote
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.audit import NOBODY, AuditLog, Entry
 from registry.server.guard import Guard
-from registry.server.message import Refused, read_json, write_json
 from registry.server.refusals import BURST, SECONDS_EACH, Refusals
 
 HOST = "127.0.0.1:5000"
@@ -346,23 +343,3 @@ def test_without_accounts_webhooks_are_for_the_installation_alone(behind: Behind
         assert ask(guard, "GET", path, auth=account).status_code == 403
     assert behind.requests == []
     assert ask(guard, "GET", path, auth=("admin", "the key on file")).status_code == 200
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=10,
-    ).map(lambda value: {"value": value})
-)
-def test_a_message_is_passed_on_unchanged(content: dict[str, Any]) -> None:
-    assert json.loads(write_json(read_json(as_json(content), "application/json"))) == content
-
-
-@given(st.binary(max_size=200) | st.text().map(str.encode) | st.binary().map(lambda end: b'{"a": "' + end + b'"}'))
-def test_any_body_is_read_or_refused(body: bytes) -> None:
-    try:
-        content = read_json(body, "application/json")
-    except Refused:
-        return
-    assert json.loads(write_json(content)) == content
