@@ -27,11 +27,26 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     return keys
 
 
+@pytest.fixture(scope="module")
+def envelope(keys: KeyPair) -> Any:
+    # Signed once: an ECDSA signature is another each time, and hypothesis wants to repeat an example.
+    return json.loads(sign_statement(keys, predicate_type=KIND, subject={"x": DIGEST}, predicate=PREDICATE))
+
+
+@pytest.fixture(scope="module")
+def manifest(keys: KeyPair) -> Path:
+    path = keys.folder.parent / "manifest.json"
+    path.write_text('{"files": []}')
+    manifests.sign(path, keys)
+    return path
+
+
 @examples()
 @given(data=st.data())
-def test_a_mutated_statement_says_what_was_signed_or_is_refused(keys: KeyPair, data: st.DataObject) -> None:
-    envelope = sign_statement(keys, predicate_type=KIND, subject={"x": DIGEST}, predicate=PREDICATE)
-    mutated = data.draw(json_files(json.loads(envelope)))
+def test_a_mutated_statement_says_what_was_signed_or_is_refused(
+    keys: KeyPair, envelope: Any, data: st.DataObject
+) -> None:
+    mutated = data.draw(json_files(envelope))
     with suppress(SignatureRefused):
         assert read_statement(keys, mutated, predicate_type=KIND, subject_sha256=DIGEST) == PREDICATE
 
@@ -39,11 +54,8 @@ def test_a_mutated_statement_says_what_was_signed_or_is_refused(keys: KeyPair, d
 @examples()
 @given(data=st.data())
 def test_a_mutated_signature_of_a_manifest_is_refused_or_still_this_manifests(
-    keys: KeyPair, data: st.DataObject
+    keys: KeyPair, manifest: Path, data: st.DataObject
 ) -> None:
-    manifest = keys.folder.parent / "manifest.json"
-    manifest.write_text('{"files": []}')
-    manifests.sign(manifest, keys)
     signature = manifests.signature_path(manifest).read_bytes()
     mutated = data.draw(json_files(json.loads(signature)))
     manifests_bytes = data.draw(st.one_of(st.just(manifest.read_bytes()), blobs(manifest.read_bytes())))
@@ -63,8 +75,7 @@ def test_a_mutated_ring_is_read_or_named(keys: KeyPair, data: st.DataObject) -> 
 
 @examples()
 @given(data=st.data())
-def test_a_mutated_tag_of_a_signed_verdict_is_unsigned(keys: KeyPair, data: st.DataObject) -> None:
-    envelope = sign_statement(keys, predicate_type=verdicts.PREDICATE_TYPE, subject={"x": DIGEST}, predicate={})
-    mutated = data.draw(json_files(json.loads(envelope))).decode(errors="replace")
+def test_a_mutated_tag_of_a_signed_verdict_is_unsigned(keys: KeyPair, envelope: Any, data: st.DataObject) -> None:
+    mutated = data.draw(json_files(envelope)).decode(errors="replace")
     with pytest.raises(VerdictUnsigned):
         verdicts.read(keys, "toy", DIGEST, mutated)
