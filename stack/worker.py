@@ -13,6 +13,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import warnings
@@ -31,6 +32,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from pydantic import PrivateAttr
 
 from stack.allowed import Allowed, check
+from stack.prefect_run import FIXED
 from stack.services import POOL
 from weighbridge.errors import RunRefused, WeighbridgeError
 from weighbridge.settings import load_settings
@@ -59,6 +61,11 @@ class RunOfFile(ProcessJobConfiguration):
     def entrypoint(self) -> str:
         """The flow, by the file's entrypoint."""
         return str(load_settings().root / self._allowed.entrypoint)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The parameters that the file fixes."""
+        return dict(self._allowed.parameters)
 
     @classmethod
     async def resolve_for_flow_run(
@@ -150,7 +157,7 @@ class FileWorker(ProcessWorker, abc.ABC):
             starter = EngineCommandStarter(
                 command=command_to_string([sys.executable, "-m", "stack.prefect_run"]),
                 cwd=Path(load_settings().root),
-                env={**configuration.env, **SECRETS},
+                env={**configuration.env, **SECRETS, FIXED: json.dumps(configuration.fixed)},
                 env_overrides_settings=True,
                 entrypoint=entrypoint,
                 control_channel=context.control_channel,
