@@ -28,6 +28,7 @@ from stack.report import LineStatus, line_statuses
 from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.installation import ServingInstallation
+from weighbridge import prefect_api
 from weighbridge.errors import VerdictRegression
 from weighbridge.health import answers
 from weighbridge.settings import Settings, load_settings, use_libraries
@@ -144,7 +145,7 @@ def main() -> None:
         len(load.failed),
         {
             "MLflow": f"{settings.mlflow_url}/#/models/{LINE}-candidates",
-            "Prefect": settings.prefect_url,
+            "Prefect": f"{settings.prefect_url} (asks for {prefect_api.secret_file(settings)})",
             "gateway": f"{settings.gateway_url}/v1",
             "report": str(reports / f"{candidate['digest'][:12]}.html"),
         },
