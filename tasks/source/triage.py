@@ -183,7 +183,7 @@ def _fit(
         return fits(installation, source, line), ()
     except DoesNotFit as error:
         return None, (Reason(code="fit", text=f"{error.what} {error.next_step}", weight="refuses"),)
-    except ArchitectureUnknown as error:
+    except (ArchitectureUnknown, SourceRefused) as error:
         return None, (Reason(code="fit", text=error.what, weight="refuses"),)
 
 

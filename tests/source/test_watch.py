@@ -277,3 +277,27 @@ def test_a_dry_run_writes_nothing(write: Any, release: Callable[..., str]) -> No
     triaged()
     assert Ledger("tiny").entries() == ()
     assert not (Path(os.environ["WEIGHBRIDGE_HOME"]) / "watch").exists()
+
+
+def test_a_hostile_release_is_ignored_with_its_reason_and_starts_nothing(
+    write: Any, hub: Any, tmp_path: Path, prefect: Prefect
+) -> None:
+    folder = tiny.build(tmp_path / "hostile")
+    (folder / "chat_template.jinja").write_text("{{ 10 ** 10 ** 8 }}")
+    (folder / "config.json").write_text('{"num_hidden_layers": 1000000000}')
+    hub.publish(folder)
+    (row,) = started(triaged(), prefect.start)
+    assert outcomes([row]) == ["ignore"] and not prefect.runs
+    said = " ".join(sentences(row))
+    assert "`num_hidden_layers` is 1000000000" in said and "chat template raises a number to a power" in said
+
+
+def test_whatever_one_release_raises_is_a_row_and_not_the_end_of_the_watch(
+    write: Any, release: Callable[..., str]
+) -> None:
+    def fits(*_: object) -> Any:
+        raise ZeroDivisionError("a planner's fault")
+
+    release()
+    (row,) = triage_line(Installation.load(), "tiny", fits, known_architectures)
+    assert row.error and row.error.code == "Unexpected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field, StrictInt, StrictStr
@@ -25,6 +26,8 @@ from tasks.source.published.fields import (
 MAX_BYTES = 16 * 2**20
 """Real ones are kilobytes; those of mixed quantizations list every layer and reach megabytes."""
 MAX_VALUES = 400_000
+UNBOUNDED = "time_step"
+"""Prefix of the fields that may be infinite: Mamba's `time_step_limit` is `[0.0, Infinity]`."""
 
 Sizes = Size | Annotated[list[Size], Field(max_length=MAX_LAYERS)] | None
 """A width, or one a layer (Gemma 3n)."""
@@ -102,7 +105,15 @@ class ModelConfig(Published):
     num_local_experts: Sizes = None
     num_experts: Sizes = None
     n_routed_experts: Size | None = None
+    moe_num_experts: Sizes = None
+    n_shared_experts: Size | None = None
+    moe_num_shared_experts: Size | None = None
+    shared_expert_intermediate_size: Size | None = None
+    shared_intermediate_size: Size | None = None
+    moe_shared_expert_intermediate_size: Size | None = None
     num_experts_per_tok: Sizes = None
+    experts_per_token: Sizes = None
+    top_k_experts: Sizes = None
     moe_topk: Sizes = None
     first_k_dense_replace: Layers | None = None
     decoder_sparse_step: Layers | None = None
@@ -180,3 +191,5 @@ def _check_values(config: dict[str, Any], file: str) -> None:
             waiting += [(name, part) for part in value]
         elif isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise refused(file, f"`{name[:120]}` is {shown(value)}: no loader takes it")
+        elif isinstance(value, float) and not math.isfinite(value) and not name.startswith(UNBOUNDED):
+            raise refused(file, f"`{name[:120]}` is {value}: it must be a finite number")
