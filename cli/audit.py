@@ -65,17 +65,34 @@ def verify(
     head: Annotated[str, typer.Option(help="A hash noted earlier; an entry must have it.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Find an entry that was edited, removed, added or moved. Exit status 10 when there is one."""
+    """Find an entry that was edited, removed, added or moved, or that was noted and is gone; then exit status 10.
+
+    The log is compared with its head as noted beside it, in MLflow, and in WEIGHBRIDGE_AUDIT_WITNESS_URL.
+    """
     from registry.audit import NOTHING
     from registry.installation import Installation
+    from registry.witnesses import ask
 
-    last = Installation.load().audit_log.verify(head)
-    found = {"entries": last.number if last else 0, "head": last.hash if last else NOTHING}
+    installation = Installation.load()
+    answers = ask(installation.settings)
+    noted = [(answer.witness, head_) for answer in answers for head_ in answer.heads]
+    last = installation.audit_log.verify(head, noted)
+    found = {
+        "entries": last.number if last else 0,
+        "head": last.hash if last else NOTHING,
+        "witnesses": [
+            {"witness": answer.witness, "entry": answer.newest, "problem": answer.problem} for answer in answers
+        ],
+    }
     if as_json:
         show_json(found)
         return
     say(f"{found['entries']} entries, each chained to the one before. Head: {styled(found['head'], 'bold')}")
-    say("Note the head elsewhere: `audit verify --head` shows later that nothing before it was removed or rewritten.")
+    for answer in answers:
+        agrees = f"noted entry {answer.newest}, and the log has it" if answer.newest else "has noted nothing yet"
+        say(f"{answer.witness} {answer.problem or agrees}")
+    if len(answers) < 2:
+        say("Note the head elsewhere, or set WEIGHBRIDGE_AUDIT_WITNESS_URL: whoever takes this machine has MLflow too.")
 
 
 def add_to(app: typer.Typer) -> None:

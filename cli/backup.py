@@ -27,12 +27,19 @@ def backup(
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(contents.sha256)} files, {contents.database}")
     say(f"{contents.audit_entries} audit entries, head {styled(contents.audit_head, 'bold')}")
     say(f"{len(contents.artifacts)} artifacts by name; their weights and the signing key are not in it.")
+    say("Keep it where the signing key is not: together they are enough to forge another.")
 
 
 def restore(
     source: Annotated[Path, typer.Argument(help="A file that `backup` wrote.", exists=True, dir_okay=False)],
     replace: Annotated[bool, typer.Option("--replace", help="Move what this installation has aside.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and write nothing.")] = False,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Believe a backup that no key of this installation signed.")
+    ] = False,
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Take back what the audit log has and the backup has not.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Restore a backup into an installation whose stack is down."""
@@ -46,13 +53,23 @@ def restore(
             "The stack runs, and would write into the files that are replaced.", "Run `weighbridge down` first."
         )
     restored = restore_backup(
-        settings, source, replace=replace, dry_run=dry_run, report=lambda text: None if as_json else say(text)
+        settings,
+        source,
+        replace=replace,
+        dry_run=dry_run,
+        unsigned=unsigned,
+        rewind=rewind,
+        report=lambda text: say(text, error=as_json),
     )
     if as_json:
         show_json(restored.model_dump())
         return
     contents = restored.contents
     say(f"Backup of {contents.made_at} by Weighbridge {contents.weighbridge}: {contents.audit_entries} audit entries")
+    if not restored.signed:
+        say(f"{styled('Signed by no key of this installation:', 'red')} nothing in it is proven.")
+    if restored.taken_back:
+        say(f"{styled('Takes back what happened since:', 'red')} {restored.taken_back}")
     if restored.replaced:
         say(
             f"{'Would replace' if dry_run else 'Replaced'} {', '.join(restored.replaced)}; "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.output import JsonOption, LineArgument, note, say, say_plain, show_json, table
-from weighbridge.errors import WeighbridgeError
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tasks.serve.gateway import Limits
     from tasks.serve.installation import ServingInstallation
 
@@ -41,13 +43,9 @@ def add(
     installation, running = _installation()
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) if days else None
     limits = _limits(requests_per_minute, tokens_per_minute)
-    secret = installation.gateway.add_key(name, expires, limits, wait=running)
-    try:
-        _record(installation, "key added", f"{name}, {_until(expires)}, {_in_words(limits)}")
-    except (WeighbridgeError, OSError):
-        # The key was not printed, and the audit log does not have it.
-        installation.gateway.remove_key(name, wait=running)
-        raise
+    what = f"{name}, {_until(expires)}, {_in_words(limits)}"
+    with _recorded(installation, "key added", what, ""):
+        secret = installation.gateway.add_key(name, expires, limits, wait=running)
     if as_json:
         show_json({"name": name, "key": secret, "expires": expires.isoformat() if expires else None})
         return
@@ -82,8 +80,8 @@ def list_keys(as_json: JsonOption = False) -> None:
 def remove(name: NameArgument, as_json: JsonOption = False) -> None:
     """Remove a key; it is refused as soon as the command ends."""
     installation, running = _installation()
-    installation.gateway.remove_key(name, wait=running)
-    _record(installation, "key removed", name)
+    with _recorded(installation, "key removed", name, ""):
+        installation.gateway.remove_key(name, wait=running)
     if as_json:
         show_json({"removed": name})
         return
@@ -104,8 +102,9 @@ def limit(
     Line.load(line)
     installation, running = _installation()
     limits = _limits(requests_per_minute, tokens_per_minute)
-    installation.gateway.set_limits(line, limits, wait=running)
-    _record(installation, "key limit", f"each key, {_in_words(limits)}", line)
+    what = f"each key, {_in_words(limits)}"
+    with _recorded(installation, "key limit", what, line):
+        installation.gateway.set_limits(line, limits, wait=running)
     if as_json:
         show_json({"line": line, **limits.model_dump()})
         return
@@ -121,9 +120,16 @@ def _installation() -> tuple[ServingInstallation, bool]:
     return installation, installation.gateway.health()
 
 
-def _record(installation: ServingInstallation, action: str, what: str, line: str = "") -> None:
-    """Record a change in the audit log, by the key's name, never the key."""
-    installation.audit_log.append(action, line, None, what=what)
+@contextmanager
+def _recorded(installation: ServingInstallation, action: str, what: str, line: str) -> Iterator[None]:
+    """Record a change in the audit log, by the key's name, never the key, also if the gateway did not take it."""
+
+    def state() -> object:
+        return installation.gateway.keys(), installation.gateway.routes()
+
+    before = state()
+    with installation.audit_log.recording(action, line, None, what=what, made=lambda: state() != before):
+        yield
 
 
 def _in_words(limits: Limits) -> str:

@@ -511,6 +511,24 @@ class BackupFailed(WeighbridgeError):
     exit_status = ExitStatus.STORE
 
 
+class WitnessUnreachable(WeighbridgeError):
+    """A place where the audit log's head is noted does not answer, or refuses."""
+
+    exit_status = ExitStatus.STORE
+
+
+class BackupUnsigned(WeighbridgeError):
+    """A backup is signed by no key of this installation."""
+
+    exit_status = ExitStatus.STORE
+
+
+class BackupOutdated(WeighbridgeError):
+    """A backup lacks entries that this installation's audit log has; a restore would take them back."""
+
+    exit_status = ExitStatus.STORE
+
+
 class BackupDamaged(WeighbridgeError):
     """A backup differs from what was written."""
 

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     store_url: str | None = Field(
         None, description="remote store of artifacts beside the local one, as s3://bucket/prefix"
     )
+    audit_witness_url: str | None = Field(
+        None,
+        description="folder or bucket where the audit log's head is noted after every entry, as an absolute path or "
+        "s3://bucket/prefix",
+    )
     signing_key: str | None = Field(
         None,
         description="your own private key for signing artifacts and verdicts: a PEM file, or the URI of a key in a key "

@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from weighbridge.errors import BackupFailed
+from weighbridge.files import disk_full
 from weighbridge.settings import Settings
 
 SQLITE_FILE = "mlflow.db"
@@ -54,6 +55,7 @@ class Sqlite:
 
         Raises:
             BackupFailed: There is no database, or it cannot be read.
+            DiskFull: The disk is full.
         """
         if not self.has_records():
             raise BackupFailed("MLflow has no records yet.", "Start the stack once.", where=str(self._path))
@@ -62,6 +64,8 @@ class Sqlite:
         try:
             source.backup(copy)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+                raise disk_full(target) from error
             raise BackupFailed(
                 f"MLflow's records cannot be copied: {error}.", "Look at the file, then try again.", str(self._path)
             ) from error

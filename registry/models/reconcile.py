@@ -6,11 +6,10 @@ a version was checked and served.
 
 from __future__ import annotations
 
-from registry.audit import AuditLog
+from registry.audit import FOUND, AuditLog
 from registry.models.reader import Reader
 from registry.models.records import PREVIOUS, PRODUCTION
 
-FOUND = "found"
 REASON = "made by hand, or by a process that was killed before it could write this down"
 
 

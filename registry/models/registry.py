@@ -74,8 +74,9 @@ class Registry(Recorder):
         approvals.check_signed(candidate, self)
         with self._log.one_at_a_time():
             if (approved := self._approved_already(line, candidate.digest)) is None:
-                approved = self._copy(candidate, reason, who)
-                self._log.append("approve", line, approved.version, what=approved.digest, reason=reason, who=who)
+                with self._log.recording("approve", line, None, what=candidate.digest, reason=reason, who=who) as entry:
+                    approved = self._copy(candidate, reason, who)
+                    entry.version = approved.version
         return approved
 
     @reaches_mlflow(role="reviewer")
@@ -164,25 +165,25 @@ class Registry(Recorder):
             raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
         if not reason and state in approvals.BEGUN and (who := self._log.approver(line, number)):
             reason = f"approved by {who}"
-        # The reason comes first, so that a version with a state always has its reason too.
-        self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
-        self.client.set_model_version_tag(line, str(number), records.STATE, state)
-        self._log.append("state", line, number, what=state, reason=reason)
+        with self._log.recording("state", line, number, what=state, reason=reason):
+            # The reason comes first, so that a version with a state always has its reason too.
+            self.client.set_model_version_tag(line, str(number), records.STATE_REASON, reason)
+            self.client.set_model_version_tag(line, str(number), records.STATE, state)
 
     @reaches_mlflow(role="operator")
     def set_production(self, line: str, number: int) -> None:
         """Move the alias `production`."""
-        self.client.set_registered_model_alias(line, PRODUCTION, str(number))
-        self._log.append("production", line, number)
+        with self._log.recording("production", line, number):
+            self.client.set_registered_model_alias(line, PRODUCTION, str(number))
 
     @reaches_mlflow(role="operator")
     def set_previous(self, line: str, number: int | None) -> None:
         """Move the alias `previous`, or remove it."""
-        if number is None:
-            self.client.delete_registered_model_alias(line, PREVIOUS)
-        else:
-            self.client.set_registered_model_alias(line, PREVIOUS, str(number))
-        self._log.append("previous", line, number)
+        with self._log.recording("previous", line, number):
+            if number is None:
+                self.client.delete_registered_model_alias(line, PREVIOUS)
+            else:
+                self.client.set_registered_model_alias(line, PREVIOUS, str(number))
 
     @reaches_mlflow(role="any")
     def reconcile(self, line: str) -> None:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.audit import NOBODY, AuditLog, Request
 from registry.models.records import line_of
-from weighbridge.errors import AuditBroken
+from weighbridge.errors import WeighbridgeError
 from weighbridge.files import write_whole
 
 CHANGES = (
@@ -136,7 +136,7 @@ def record_changes(app: Flask, folder: Path) -> None:
         if response.status_code < 400:
             try:
                 notes.write(_with_version(asked, response))
-            except (OSError, AuditBroken) as error:
+            except (OSError, WeighbridgeError) as error:
                 # The note stays, so that the next server tries again.
                 _logger.exception("The audit log does not take an entry")
                 return _unrecorded(error)

@@ -42,7 +42,7 @@ def test_the_way_out_and_back(installation: Path, tmp_path: Path) -> None:
     assert json.loads(tried.stdout)["replaced"] == ["mlflow/mlflow.db", "audit/log.jsonl"]
     done = weighbridge("restore", file, "--replace")
     assert done.returncode == 0 and "weighbridge up" in done.stdout, done.stderr
-    assert "1 entries" in weighbridge("audit", "verify").stdout
+    assert "2 entries" in weighbridge("audit", "verify").stdout
 
 
 @pytest.mark.server
