@@ -21,7 +21,7 @@ from weighbridge.errors import WitnessUnreachable
 from weighbridge.settings import Settings
 
 EXPERIMENT, TAG = "weighbridge-audit", "weighbridge.audit.head"
-NAME = re.compile(r"(\d{1,12})-([0-9a-f]{64})")
+NAME = re.compile(r"([0-9]{1,12})-([0-9a-f]{64})")
 SECONDS = 10
 """Longest wait for a bucket."""
 

@@ -9,7 +9,7 @@ from registry.audit.entry import NOTHING, RESTORED, Entry, Unreadable, read_entr
 from registry.audit.note import Head
 from weighbridge.errors import AuditBroken
 
-GIVEN_UP = re.compile(r"instead of (\d{1,12}) ([0-9a-f]{64})")
+GIVEN_UP = re.compile(r"instead of ([0-9]{1,12}) ([0-9a-f]{64})")
 """How an entry about a restore names the head that the log had before."""
 EVIDENCE = "Keep the file as evidence, and compare it with a backup. Entries from this one on prove nothing."
 
@@ -80,14 +80,16 @@ class Chain:
             AuditBroken: The log lacks an entry that was noted, or has another one in its place.
         """
         end = self.last.number if self.last else 0
-        for who, note in self._noted:
-            if note.number <= self.given_up:
-                continue
+        noted = sorted(self._noted, key=lambda each: each[1].number)
+        noted = [each for each in noted if each[1].number > self.given_up]
+        # The oldest note that differs tells where the log was rewritten, the newest how much of it is missing.
+        for who, note in (each for each in noted if each[1].number <= end):
+            if self._hashes[note.number] != note.hash:
+                raise self._lost(f"Entry {note.number} is another than the one that {who} noted: it was rewritten.")
+        for who, note in noted[-1:]:
             if note.number > end:
                 missing = f"Entries {end + 1} to {note.number} are" if note.number > end + 1 else f"Entry {end + 1} is"
                 raise self._lost(f"{missing} missing: {who} noted {note.number}, and the log ends at {end}.")
-            if self._hashes[note.number] != note.hash:
-                raise self._lost(f"Entry {note.number} is another than the one that {who} noted: it was rewritten.")
         if not self._head_found:
             raise self._lost(f"No entry has the hash {self._head[:12]}… that was noted: the log was cut or rewritten.")
 

@@ -43,10 +43,12 @@ def create_app() -> Guard:
     application = _with_accounts(settings, refusals) if settings.mlflow_auth else _plain()
     from mlflow.server import app
 
+    from registry.server.noting import note_heads
     from registry.server.record import record_changes
 
     # Added after the checks of basic-auth, because a request that they refuse changes nothing.
     record_changes(app, settings.home / "audit")
+    note_heads(settings)
     return Guard(
         application,
         hosts(settings),

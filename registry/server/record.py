@@ -117,16 +117,22 @@ def record_changes(app: Flask, folder: Path) -> None:
     }
 
     @app.before_request
-    def note() -> None:
+    def note() -> Response | None:
         g.weighbridge_asked = None
         if (name := routes.get((request.path, request.method))) is not None:
             asked = _asked(name, _get_request_message(getattr(model_registry_pb2, name)()))
         elif request.method != "GET" and (found := ACCOUNTS.fullmatch(request.path)):
             asked = _asked_of_accounts(f"{found[1]}.{found[2].replace('/', '.')}")
         else:
-            return
-        write_whole(notes.path(asked), asked.model_dump_json())
+            return None
+        try:
+            notes.log.require_writable()
+            write_whole(notes.path(asked), asked.model_dump_json())
+        except (OSError, WeighbridgeError) as error:
+            _logger.exception("The audit log does not take an entry")
+            return _refusal(f"The change was not made, because the audit log would not take it: {error}")
         g.weighbridge_asked = asked
+        return None
 
     @app.after_request
     def record(response: Response) -> Response:
@@ -139,7 +145,7 @@ def record_changes(app: Flask, folder: Path) -> None:
             except (OSError, WeighbridgeError) as error:
                 # The note stays, so that the next server tries again.
                 _logger.exception("The audit log does not take an entry")
-                return _unrecorded(error)
+                return _refusal(f"The change was made, but the audit log did not take it: {error}")
         notes.path(asked).unlink(missing_ok=True)
         response.headers["X-Request-Id"] = asked.request.id
         return response
@@ -205,8 +211,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
 
 
-def _unrecorded(error: Exception) -> Response:
-    message = f"The change was made, but the audit log did not take it: {error}"
+def _refusal(message: str) -> Response:
     return Response(
         json.dumps({"error_code": "INTERNAL_ERROR", "message": message}), status=500, mimetype="application/json"
     )

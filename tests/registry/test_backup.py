@@ -202,19 +202,29 @@ def test_a_witness_remembers_what_the_home_forgot(installation: Settings, home: 
         restore(fresh, old)
 
 
+def changed(**fields: object) -> Callable[[tarfile.TarInfo], None]:
+    """Make a function that gives a member other fields."""
+
+    def change(member: tarfile.TarInfo) -> None:
+        for name, value in fields.items():
+            setattr(member, name, value)
+
+    return change
+
+
 EVIL: dict[str, Callable[[tarfile.TarInfo], None]] = {
-    "a link": lambda member: (setattr(member, "type", tarfile.SYMTYPE), setattr(member, "linkname", "../audit"))[0],
-    "a hard link": lambda member: (setattr(member, "type", tarfile.LNKTYPE), setattr(member, "linkname", LISTING))[0],
-    "a FIFO": lambda member: setattr(member, "type", tarfile.FIFOTYPE),
-    "a device": lambda member: setattr(member, "type", tarfile.CHRTYPE),
-    "a folder": lambda member: setattr(member, "type", tarfile.DIRTYPE),
-    "a sparse file": lambda member: setattr(member, "type", tarfile.GNUTYPE_SPARSE),
-    "absolute": lambda member: setattr(member, "name", "/tmp/evil"),
-    "upwards": lambda member: setattr(member, "name", "mlflow/../../evil"),
-    "a control character": lambda member: setattr(member, "name", "mlflow/\x1b[2J"),
-    "no name": lambda member: setattr(member, "name", "mlflow//x"),
-    "twice": lambda member: setattr(member, "name", "audit/log.jsonl"),
-    "unlisted": lambda member: setattr(member, "name", "gateway/routes.json"),
+    "a link": changed(type=tarfile.SYMTYPE, linkname="../audit"),
+    "a hard link": changed(type=tarfile.LNKTYPE, linkname=LISTING),
+    "a FIFO": changed(type=tarfile.FIFOTYPE),
+    "a device": changed(type=tarfile.CHRTYPE),
+    "a folder": changed(type=tarfile.DIRTYPE),
+    "a sparse file": changed(type=tarfile.GNUTYPE_SPARSE),
+    "absolute": changed(name="/tmp/evil"),
+    "upwards": changed(name="mlflow/../../evil"),
+    "a control character": changed(name="mlflow/\x1b[2J"),
+    "no name": changed(name="mlflow//x"),
+    "twice": changed(name="audit/log.jsonl"),
+    "unlisted": changed(name="gateway/routes.json"),
 }
 
 
@@ -370,7 +380,7 @@ def test_a_full_disk_leaves_nothing_of_a_backup_or_of_a_restore(
         "    except WeighbridgeError as error: print(error.code)\n"
     )
     before = everything(tmp_path)
-    command = [sys.executable, "-c", code, installation.home, new.home, tmp_path]
+    command = [sys.executable, "-c", code, str(installation.home), str(new.home), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["BackupFailed", "DiskFull"], done.stderr
     after = everything(tmp_path)
@@ -393,7 +403,13 @@ def small() -> bytes:
     """Make an archive without MLflow's database, which fuzzing can work through."""
     content = b"x" * 700
     sha256 = {"mlflow/mlflow.db": hashlib.sha256(content).hexdigest()}
-    listing = {"made_at": "2026", "weighbridge": "1", "database": "sqlite", "mlflow_files": "s3://b", "artifacts": []}
+    listing: dict[str, object] = {
+        "made_at": "2026",
+        "weighbridge": "1",
+        "database": "sqlite",
+        "mlflow_files": "s3://b",
+        "artifacts": [],
+    }
     listing |= {"audit_entries": 0, "audit_head": "0" * 64, "sha256": sha256}
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:

@@ -85,10 +85,24 @@ def test_reads_are_not_logged(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
-def test_an_unwritable_log_fails_the_request_and_is_completed_at_the_next_start(tmp_path: Path) -> None:
+def test_nothing_is_changed_that_the_log_would_not_take(tmp_path: Path) -> None:
+    app = answering(tmp_path)
+    AuditLog(tmp_path).append("state", "toy", 1)
+    (tmp_path / "log.jsonl").write_text("nonsense\n")
+    answer = app.test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
+    assert answer.status_code == 500 and "The change was not made" in answer.get_json()["message"]
+    assert not list((tmp_path / "asked").glob("*"))
+
+
+def test_a_log_that_breaks_meanwhile_fails_the_request_and_is_completed_at_the_next_start(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_text("nonsense\n")
-    answer = answering(tmp_path).test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
+    app = answering(tmp_path)
+
+    @app.before_request
+    def damage() -> None:
+        log.write_text("nonsense\n")
+
+    answer = app.test_client().post(VERSIONS, json={"name": "toy", "source": "s"})
     assert answer.status_code == 500 and "The change was made, but the audit log" in answer.get_json()["message"]
     log.unlink()
     answering(tmp_path)
