@@ -68,7 +68,6 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what runs and what serves: services, lines, versions, digests, weights."""
-    from rich.markup import escape
 
     from stack import lifecycle, report
     from tasks.serve.installation import ServingInstallation
@@ -98,7 +97,7 @@ def status(
         for line in lines:
             for version in line.versions:
                 if version.reason:
-                    say(f"[red]{line.line} version {version.version}:[/] {escape(version.reason)}")
+                    say(f"{styled(f'{line.line} version {version.version}:', 'red')} {version.reason}")
     else:
         say("No line serves anything yet.")
 

@@ -511,6 +511,12 @@ class BackupFailed(WeighbridgeError):
     exit_status = ExitStatus.STORE
 
 
+class OutboxDamaged(WeighbridgeError):
+    """A release that waits to be recorded in MLflow cannot be read."""
+
+    exit_status = ExitStatus.STORE
+
+
 class WitnessUnreachable(WeighbridgeError):
     """A place where the audit log's head is noted does not answer, or refuses."""
 

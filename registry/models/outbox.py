@@ -15,6 +15,8 @@ from typing import Self
 from registry.models.recorder import Recorder
 from registry.models.records import RecordedRelease, ReleaseRecord, lay_out
 from registry.store.artifact import sync
+from weighbridge.errors import OutboxDamaged
+from weighbridge.files import naming_a_full_disk
 from weighbridge.settings import Settings, load_settings
 
 FOLDER = "journal"
@@ -41,26 +43,38 @@ class Outbox:
         """Write a release to disk; it is synced when this returns.
 
         Raises:
+            DiskFull: The disk is full. An earlier record of the same release stays.
             OSError: It cannot be written.
         """
         target = self._folder_of(record)
         draft = target.with_name(f".{target.name}")
-        for folder in (draft, target):
-            shutil.rmtree(folder, ignore_errors=True)
-        for number, candidate in enumerate(record.candidates):
-            lay_out(candidate.files, draft / FILES / str(number))
+        shutil.rmtree(draft, ignore_errors=True)
         without_files = tuple(candidate.model_copy(update={"files": {}}) for candidate in record.candidates)
-        draft.mkdir(parents=True, exist_ok=True)
-        (draft / RECORD).write_text(record.model_copy(update={"candidates": without_files}).model_dump_json(indent=1))
-        sync(draft)
-        draft.rename(target)
+        text = record.model_copy(update={"candidates": without_files}).model_dump_json(indent=1)
+        with naming_a_full_disk(target):
+            try:
+                draft.mkdir(parents=True)
+                for number, candidate in enumerate(record.candidates):
+                    lay_out(candidate.files, draft / FILES / str(number))
+                (draft / RECORD).write_text(text)
+                sync(draft)
+                # An earlier one stays until this one is whole.
+                shutil.rmtree(target, ignore_errors=True)
+                draft.rename(target)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
 
     def remove(self, record: ReleaseRecord) -> None:
         """Remove a release that MLflow has."""
         shutil.rmtree(self._folder_of(record), ignore_errors=True)
 
     def waiting(self, line: str) -> list[ReleaseRecord]:
-        """List a line's releases that MLflow does not have, oldest first."""
+        """List a line's releases that MLflow does not have, oldest first.
+
+        Raises:
+            OutboxDamaged: A record cannot be read.
+        """
         paths = sorted(self._folder.glob(f"{line}/[!.]*/{RECORD}"), key=lambda path: path.stat().st_mtime)
         return [_read(path) for path in paths]
 
@@ -89,7 +103,14 @@ class Outbox:
 
 
 def _read(path: Path) -> ReleaseRecord:
-    record = ReleaseRecord.model_validate_json(path.read_bytes())
+    try:
+        record = ReleaseRecord.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise OutboxDamaged(
+            f"The outbox's record {path.parent.name} cannot be read.",
+            "Move its folder away, and run `weighbridge release LINE` again: the cache has what was computed.",
+            where=str(path),
+        ) from None
     candidates = []
     for number, candidate in enumerate(record.candidates):
         folder = path.parent / FILES / str(number)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.models.outbox import Outbox
 from registry.models.records import DatasetRecord, ReleaseRecord
 from registry.models.registry import Registry
+from tests.support.mutation import examples, json_files
+from weighbridge.errors import DiskFull, OutboxDamaged
 
 
 def test_an_outbox_keeps_every_file_byte_for_byte(tmp_path: Path, release: Callable[..., ReleaseRecord]) -> None:
@@ -58,3 +66,34 @@ def test_suites_are_inputs_of_a_candidate_s_run(registry: Registry, release: Cal
     run = registry.client.get_run(recorded.candidates[0].run_id)
     [given] = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.source) == ("general/choice", "eval_suites/general/choice")
+
+
+@examples()
+@given(st.data())
+def test_no_record_makes_the_reader_raise_anything_but_a_named_error(
+    data: st.DataObject, release: Callable[..., ReleaseRecord]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        outbox = Outbox(Path(name))
+        outbox.add(release(line="toy"))
+        [path] = Path(name).glob("toy/*/record.json")
+        path.write_bytes(data.draw(json_files(json.loads(path.read_text()))))
+        try:
+            outbox.waiting("toy")
+        except OutboxDamaged as error:
+            assert error.where == str(path)
+
+
+def test_a_full_disk_leaves_the_earlier_record(tmp_path: Path, release: Callable[..., ReleaseRecord]) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.add(record := release(line="toy"))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        with pytest.raises(DiskFull):
+            outbox.add(record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert len(outbox.waiting("toy")) == 1 and not list((tmp_path / "toy").glob(".*"))
