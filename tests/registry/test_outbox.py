@@ -69,7 +69,7 @@ def test_suites_are_inputs_of_a_candidate_s_run(registry: Registry, release: Cal
 
 
 @examples()
-@given(st.data())
+@given(data=st.data())
 def test_no_record_makes_the_reader_raise_anything_but_a_named_error(
     data: st.DataObject, release: Callable[..., ReleaseRecord]
 ) -> None:
