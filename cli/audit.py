@@ -71,10 +71,10 @@ def verify(
     """
     from registry.audit import NOTHING
     from registry.installation import Installation
-    from registry.witnesses import ask
+    from registry.witnesses import answers_of
 
     installation = Installation.load()
-    answers = ask(installation.settings)
+    answers = answers_of(installation.settings)
     noted = [(answer.witness, head_) for answer in answers for head_ in answer.heads]
     last = installation.audit_log.verify(head, noted)
     found = {

@@ -128,7 +128,7 @@ def _recorded(installation: ServingInstallation, action: str, what: str, line: s
         return installation.gateway.keys(), installation.gateway.routes()
 
     before = state()
-    with installation.audit_log.recording(action, line, None, what=what, made=lambda: state() != before):
+    with installation.audit_log.recording(action, line, None, what=what, took_effect=lambda: state() != before):
         yield
 
 

@@ -63,7 +63,7 @@ class Answer(BaseModel):
         return self.heads[-1].number if self.heads else 0
 
 
-def ask(settings: Settings) -> list[Answer]:
+def answers_of(settings: Settings) -> list[Answer]:
     """Ask all witnesses of an installation; one that does not answer is no error here."""
     answers = []
     for witness in witnesses_of(settings):

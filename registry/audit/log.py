@@ -96,7 +96,7 @@ class AuditLog:
         what: str = "",
         reason: str = "",
         who: str = "",
-        made: Callable[[], bool] | None = None,
+        took_effect: Callable[[], bool] | None = None,
     ) -> Iterator[Ready]:
         """Note a change, let it be made, and write its entry. A change that cannot be noted is not made.
 
@@ -104,7 +104,7 @@ class AuditLog:
 
         Args:
             action, line, version, what, reason, who: As in `Entry`.
-            made: Tells whether a change that ended with an error was made all the same; its entry is then written.
+            took_effect: Tells whether a change that ended with an error was made all the same; its entry is then written.
                 Without it, `reconcile` finds out.
 
         Yields:
@@ -123,7 +123,7 @@ class AuditLog:
             yield ready
         except BaseException as error:
             # It was refused, or its answer was lost.
-            if made is not None and made():
+            if took_effect is not None and took_effect():
                 self.append(action, line, version, what=what, reason=f"ended with {type(error).__name__}", who=who)
             note.unlink(missing_ok=True)
             raise

@@ -19,7 +19,7 @@ from registry.backup.create import AUDIT_FILE, AUTH_FILE, MLFLOW_FILES, sweep
 from registry.backup.databases import database_of
 from registry.signing import KeyPair
 from registry.store import Artifact, Store
-from registry.witnesses import ask
+from registry.witnesses import answers_of
 from weighbridge.errors import AuditBroken, BackupFailed, BackupOutdated
 from weighbridge.files import naming_a_full_disk
 from weighbridge.settings import Settings
@@ -124,7 +124,7 @@ def _known(settings: Settings, report: Callable[[str], None]) -> tuple[list[tupl
                 known.append(("this installation", Head(number=last.number, hash=last.hash)))
         except AuditBroken as error:
             report(f"This installation's audit log does not verify: {error.what}")
-    for answer in ask(settings):
+    for answer in answers_of(settings):
         known += [(answer.witness, head) for head in answer.heads]
         if answer.problem:
             report(f"Not compared with {answer.witness}, which {answer.problem}")
