@@ -104,7 +104,7 @@ class AuditLog:
 
         Args:
             action, line, version, what, reason, who: As in `Entry`.
-            took_effect: Tells whether a change that ended with an error was made all the same; its entry is then written.
+            took_effect: Tells whether a change that ended with an error was made all the same, and needs its entry.
                 Without it, `reconcile` finds out.
 
         Yields:
