@@ -17,7 +17,7 @@ from tasks.fit.request import FitRequest
 from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.schemes import scheme as find_scheme
 from tasks.source.client import Hub
-from weighbridge.errors import DoesNotFit
+from weighbridge.errors import ArchitectureUnknown, DoesNotFit
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
@@ -44,7 +44,14 @@ def fit(shape: ModelShape, line: Line) -> FitReport:
     schemes = [find_scheme(name) for name in line.schemes]
     model, request = model_of(shape), FitRequest.of_line(line)
     tp, pp = _parallelism(line, request)
-    rows = tuple(fit_row(model, request, gpu, scheme, tp, pp) for scheme in schemes for gpu in target_gpus)
+    try:
+        rows = tuple(fit_row(model, request, gpu, scheme, tp, pp) for scheme in schemes for gpu in target_gpus)
+    except ArithmeticError as error:  # each field is in its bounds, and together they make no model
+        raise ArchitectureUnknown(
+            f"The sizes in config.json of {shape.name} contradict each other ({error}).",
+            "Complete config.json, or choose another release.",
+            where="config.json",
+        ) from None
     good = [row for row in rows if row.verdict != "no"]
     if not good:
         raise _does_not_fit(model, request, line, rows)

@@ -32,7 +32,7 @@ def published_scheme(config: Mapping[str, Any]) -> Scheme | None:
         block = quantization.get("weight_block_size")
         return scheme("fp8").model_copy(update={"block": tuple(block) if block else None, "kept": kept})
     if method in ("gptq", "awq"):
-        name = "int4" if int(quantization.get("bits", 4)) == 4 else "int8-w8a16"
+        name = "int4" if int(quantization.get("bits") or 4) == 4 else "int8-w8a16"
         groups = (int(quantization["group_size"]),) if int(quantization.get("group_size") or -1) > 0 else ()
         symmetric = method != "awq" and bool(quantization.get("sym", True))
         return scheme(name).model_copy(update={"group_sizes": groups, "symmetric": symmetric, "kept": kept})

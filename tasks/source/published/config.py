@@ -31,6 +31,7 @@ UNBOUNDED = "time_step"
 
 Sizes = Size | Annotated[list[Size], Field(max_length=MAX_LAYERS)] | None
 """A width, or one a layer (Gemma 3n)."""
+Block = Annotated[StrictInt, Field(ge=1, le=2**20)]
 Places = Annotated[list[Layers], Field(max_length=MAX_LAYERS)] | None
 Kinds = Annotated[list[Name], Field(max_length=MAX_LAYERS)] | None
 Names = Annotated[list[Annotated[StrictStr, Field(max_length=1000)]], Field(max_length=MAX_VALUES)] | None
@@ -43,7 +44,7 @@ class QuantizedWeights(Published):
     num_bits: Annotated[StrictInt, Field(ge=1, le=32)] | None = None
     type: Name | None = None
     strategy: Name | None = None
-    block_structure: Annotated[list[Size], Field(max_length=2)] | Name | None = None
+    block_structure: Annotated[list[Block], Field(max_length=2)] | Name | None = None
     group_size: Annotated[StrictInt, Field(ge=-1, le=2**20)] | None = None
     symmetric: Switch = None
 
@@ -68,7 +69,7 @@ class Quantization(Published):
     zero_point: Switch = None
     ignore: Names = None
     modules_to_not_convert: Names = None
-    weight_block_size: Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
+    weight_block_size: Annotated[list[Block], Field(min_length=2, max_length=2)] | None = None
     config_groups: dict[str, QuantizationGroup] | None = None
 
 
