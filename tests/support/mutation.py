@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 T = TypeVar("T", bound=Callable[..., None])
 
+COUNT = int(os.environ.get("WEIGHBRIDGE_FUZZ_EXAMPLES", "60"))
+"""Read once, since every test begins without the variables of the developer's shell."""
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 5, 2**24 + 1, 2**63, 10**30, 1.5, -0.0, 1e400, float("nan"), "", "abc", "NaN", "../x",
     "\0", "\x1b[31m", "a\nb", "ä" * 300, [], [1], [{}], [["x"]], [None], {}, {"a": 1}, {"": {}},
@@ -25,9 +27,8 @@ ODD: list[Any] = [
 
 def examples(fewer: int = 1) -> Callable[[T], T]:
     """Settings of a fuzzing test; a slow reader asks for a part of the usual number of examples."""
-    count = int(os.environ.get("WEIGHBRIDGE_FUZZ_EXAMPLES", "60"))
     return settings(
-        max_examples=max(count if count > 60 else count // fewer, 5),
+        max_examples=max(COUNT if COUNT > 60 else COUNT // fewer, 5),
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
