@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_HIDDEN = re.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
-    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible, or turn the direction
-    "\ud800-\udfff"  # no characters at all: no terminal can be sent one
-    "\U000e0000-\U000e0fff"  # tags and variation selectors, which are invisible
-    "]"
-)
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what a terminal obeys or hides: controls, format characters, half characters, separators."""
+_TAGS = range(0xE0000, 0xE1000)
+"""Tags and further variation selectors, which are invisible too."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Nobody outside this process can know it, so no text from outside can contain a style.
 _NONCE = secrets.token_hex(8)
@@ -35,7 +32,7 @@ _STYLED = re.compile(f"{_START}([^{_MIDDLE}]*){_MIDDLE}(.*?){_END}", re.DOTALL)
 
 def visible(text: str) -> str:
     """Write characters that a terminal obeys or hides as escapes; tabs and newlines stay."""
-    return _HIDDEN.sub(_escape, text)
+    return text if text.isascii() and text.isprintable() else "".join(map(_show, text))
 
 
 def on_one_line(text: str) -> str:
@@ -72,8 +69,10 @@ class _VisibleRecord(logging.LogRecord):
         return visible(super().getMessage())
 
 
-def _escape(match: re.Match[str]) -> str:
-    number = ord(match[0])
+def _show(letter: str) -> str:
+    number = ord(letter)
+    if letter in "\n\t" or (unicodedata.category(letter) not in _HIDDEN and number not in _TAGS):
+        return letter
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
