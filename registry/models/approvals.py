@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from registry.audit import ADMIT, AuditLog, Entry
 from registry.models import records, verdicts
@@ -26,8 +26,6 @@ EXPIRED_NEXT = (
 BEGUN = ("rolling", "serving")
 """States that are set after an approval was checked."""
 DAY_SECONDS = 86400
-CLOCKS_DIFFER = timedelta(minutes=5)
-"""Between MLflow's server, which dates a version, and this machine, which dates the log."""
 
 
 def check_approval(version: Version, rules: Approval, reader: Reader, log: AuditLog) -> None:
@@ -60,11 +58,11 @@ def check_approval(version: Version, rules: Approval, reader: Reader, log: Audit
 
 def has_begun(version: Version, log: AuditLog) -> bool:
     """Return whether a version's rollout ever began. Its approval then does not expire, so a rollback to it works."""
-    # Anybody may write the tag. The log is trusted, but an emptied registry numbers its versions from 1 again.
+    # Anybody may write the tag.
     if version.state not in (*BEGUN, "previous", "retired", "rolled_back"):
         return False
-    states = (entry for entry in log.entries(version.line) if entry.action == "state")
-    return any(entry.what in BEGUN for entry in states if entry.version == version.version)
+    about = log.entries_about(version.line, version.version, version.created_at_ms)
+    return any(entry.action == "state" and entry.what in BEGUN for entry in about)
 
 
 def moved_production(version: Version, reader: Reader, log: AuditLog) -> Version | None:
@@ -95,14 +93,8 @@ def approved_digest(version: Version, log: AuditLog) -> str:
     The log has it from the check of the approval, or from `approve`. After a click that an older Weighbridge checked
     it has none, and the tag has to do until the next promotion checks it again.
     """
-    since = datetime.fromtimestamp(version.created_at_ms / 1000, UTC) - CLOCKS_DIFFER
-    approved = [
-        entry.what
-        for entry in log.entries(version.line)
-        if entry.version == version.version and entry.action in (ADMIT, "approve")
-        # An emptied MLflow numbers its versions from 1 again.
-        if datetime.fromisoformat(entry.at) >= since
-    ]
+    about = log.entries_about(version.line, version.version, version.created_at_ms)
+    approved = [entry.what for entry in about if entry.action in (ADMIT, "approve")]
     return approved[-1] if approved else version.digest
 
 
@@ -169,6 +161,8 @@ def _copy_problem(version: Version, reader: Reader, log: AuditLog) -> str:
     if records.SIGNED_VERDICT in candidate.tags or not has_begun(version, log):
         check_signed(candidate, reader)
         verdicts.check_copy(version, candidate)
+    elif (approved := approved_digest(version, log)) != version.digest:
+        return f"was approved with the artifact {approved[:12]}, and names {version.short} now"
     return ""
 
 

@@ -8,7 +8,6 @@ failed since. The whole log's chain is verified at each reading, 10,000 entries 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -23,8 +22,6 @@ BEGUN = ("rolling", "serving")
 """States that are set after an approval was checked."""
 BARRED = ("refused", "failed")
 """States that only another passed check ends."""
-CLOCKS_DIFFER = timedelta(minutes=5)
-"""Between MLflow's server, which dates a version, and this machine, which dates the log."""
 
 
 class Standing(BaseModel):
@@ -66,15 +63,11 @@ def standings(log: AuditLog, line: str) -> dict[int, Standing]:
 def standing_of(log: AuditLog, version: Version) -> Standing:
     """Read the standing of a version of `<line>`, without entries about an earlier one of its number.
 
-    An emptied MLflow numbers its versions from 1 again.
-
     Raises:
         AuditBroken: an entry was edited, removed, or moved.
     """
     log.verify()
-    since = datetime.fromtimestamp(version.created_at_ms / 1000, UTC) - CLOCKS_DIFFER
-    own = (entry for entry in log.entries(version.line) if entry.version == version.version)
-    return _standing(entry for entry in own if datetime.fromisoformat(entry.at) >= since)
+    return _standing(log.entries_about(version.line, version.version, version.created_at_ms))
 
 
 def require_standing(known: dict[int, Standing], line: str, version: str, digest: str) -> None:

@@ -193,6 +193,40 @@ def test_what_served_before_verdicts_were_signed_goes_on_serving(registry: Regis
     registry.check_approval(registry.version("toy", approved), RULES)
 
 
+def test_what_an_earlier_version_of_the_same_number_did_excuses_no_unsigned_verdict(
+    registry: Registry, release: Make
+) -> None:
+    """An emptied MLflow numbers its versions from 1 again, and the audit log stays."""
+    log = registry._log
+    entry = log.append("state", "toy", 1, what="serving").model_copy(update={"at": "2020-01-01T00:00:00.000+00:00"})
+    log.path.write_text(entry.model_copy(update={"hash": entry.expected_hash}).model_dump_json() + "\n")
+    registry.record_release(release())
+    registry.client.delete_model_version_tag("toy-candidates", "1", records.SIGNED_VERDICT)
+    approved = click(registry)
+    put_tag(registry, records.STATE, "serving", model="toy")
+    with pytest.raises(VerdictUnsigned):
+        registry.check_approval(registry.version("toy", approved.version), RULES)
+
+
+def test_an_artifact_exchanged_together_with_its_unsigned_candidate_is_refused(
+    registry: Registry, release: Make
+) -> None:
+    """A builder edits the candidate and a reviewer the version; the log has what was approved."""
+    registry.record_release(release())
+    approved = registry.approve("toy", 1, "", "ada").version
+    registry.set_state("toy", approved, "serving")
+    for model in ("toy", "toy-candidates"):
+        registry.client.delete_model_version_tag(model, "1", records.SIGNED_VERDICT)
+    registry.check_approval(registry.version("toy", approved), RULES)
+    other = registry.candidates("toy")[1]
+    tags = {name: value for name, value in other.tags.items() if name != records.SIGNED_VERDICT}
+    made = registry.client.create_model_version("toy-candidates", source=other.artifact_uri, tags=tags)
+    names = {"digest": other.digest, "source_uri": f"models:/toy-candidates/{made.version}"}
+    version = registry.version("toy", approved).model_copy(update=names)
+    with pytest.raises(ApprovalRefused, match="was approved with the artifact"):
+        registry.check_approval(version, RULES)
+
+
 def test_an_override_needs_a_signed_verdict_too(registry: Registry, release: Make) -> None:
     record = release(failing=("int4",))
     run_id = registry.record_release(record).candidates[1].run_id
