@@ -1,13 +1,14 @@
 """Check whether a folder holds exactly the files of a manifest, each file hashed once a process.
 
 A file that this process hashed is not hashed again while its device, inode, size, mtime and ctime are the same. Linux
-sets the ctime at every write, rename of another file over it, change of mode and change of mtime, and only root can set
-it back, by the clock. A file whose ctime is younger than `SETTLED_SECONDS` is hashed again, because two writes within
-one tick of the clock have the same ctime.
+sets the ctime at every write call, rename of another file over it, change of mode and change of mtime, and only root
+can set it back, by the clock. A file whose ctime is younger than `SETTLED_SECONDS` is hashed again, because two writes
+within one tick of the clock have the same ctime.
 
 What an attacker with the installation's own uid can still do: change bytes between this check and the read that
-follows it (`Store.reading` checks again afterwards), change this process's memory, or change our code. They hold the
-signing key too, unless it is kept elsewhere.
+follows it (`Store.reading` checks again afterwards), or through a writable mapping of memory, where only the first
+write to a page sets the ctime; change this process's memory, or change our code. They hold the signing key too, unless
+it is kept elsewhere. `Store.verify` and an engine's start read every byte again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from registry.store.artifact import FileEntry, files_of
-from registry.store.tree import list_tree, open_file, opened_folder, parents_of, shown
+from registry.store.tree import list_tree, open_file, opened_folder, parents_of, require_resources, shown
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
@@ -121,7 +122,8 @@ def wrong_files(
 def _found(folder: int, path: str, reread: bool) -> FileEntry | None:
     try:
         return hash_file(folder, path, reread=reread)
-    except OSError:
+    except OSError as error:
+        require_resources(error)
         return None
 
 

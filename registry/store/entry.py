@@ -22,7 +22,7 @@ from registry.store.artifact import (
 )
 from registry.store.check import Progress, wrong_files
 from registry.store.provenance import PREDICATE_TYPE, Provenance
-from registry.store.tree import kind_of, open_file, opened_folder, shown
+from registry.store.tree import kind_of, open_file, opened_folder, require_resources, shown
 from weighbridge.errors import ArtifactDamaged, SignatureRefused
 from weighbridge.files import write_whole
 
@@ -78,7 +78,8 @@ class Entry:
         try:
             with opened_folder(self.root, *self.names) as folder, open_file(folder, name) as file:
                 content = file.read(SMALL_BYTES + 1)
-        except OSError:
+        except OSError as error:
+            require_resources(error)
             raise self.damaged(self._why_unreadable(name)) from None
         if len(content) > SMALL_BYTES:
             raise self.damaged(f"{name} is too large")
@@ -128,7 +129,8 @@ class Entry:
                 raise self.damaged(_listed(beside))
             with opened_folder(self.root, *self.names, MODEL) as folder:
                 wrong = wrong_files(folder, manifest.files, progress, reread=reread)
-        except OSError:
+        except OSError as error:
+            require_resources(error)
             raise self.damaged(self._why_unreadable(MODEL)) from None
         if wrong:
             raise self.damaged(_listed(wrong))

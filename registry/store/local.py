@@ -232,8 +232,8 @@ class Store(Listing, Workshop):
             ProvenanceBroken: It was made of something else than the store has as its source.
         """
         entry = self._require(artifact.line, artifact.digest)
-        use.share(self._lock_of_use(artifact))
-        with _checking[self.folder, artifact.digest]:
+        # Not for as long as the process lives, as `path` does: whoever verifies a whole store every night uses nothing.
+        with use.shared(self._lock_of_use(artifact)), _checking[self.folder, artifact.digest]:
             if not entry.exists():
                 self._fetch(entry, signed=signed)
             manifest = entry.verify(self._keys, progress, signed=signed, reread=True)

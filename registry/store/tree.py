@@ -6,6 +6,7 @@ elsewhere, and nothing can be exchanged between a check by name and the use of t
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -22,6 +23,8 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Without O_NONBLOCK the opening of a pipe waits for a writer."""
 KINDS = {stat.S_IFLNK: "link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFDIR: "folder"}
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say something about this process or machine, and nothing about the file."""
 UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that a terminal may obey instead of showing."""
 
@@ -94,6 +97,16 @@ def list_tree(folder: int) -> Tree:
                 else:
                     tree.other[path] = kind_of(about)
     return tree
+
+
+def require_resources(error: OSError) -> None:
+    """Raise an error again that came from a lack of descriptors or memory: it proves no damage.
+
+    Raises:
+        OSError: It did.
+    """
+    if error.errno in SCARCE:
+        raise error
 
 
 def kind_of(about: os.stat_result) -> str:

@@ -34,27 +34,32 @@ def share(file: Path) -> None:
     """
     with _taking:
         if file not in _held:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(file, OPEN, 0o600)
-            except OSError as error:
-                if error.errno in READ_ONLY:
-                    return
-                raise
+            descriptor = _open(file)
+            if descriptor is None:
+                return
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             _held[file] = descriptor
         os.utime(_held[file])
 
 
 @contextmanager
+def shared(file: Path) -> Iterator[None]:
+    """Share an artifact's lock for the block only. That is no use of it: the time of the last one stays."""
+    descriptor = _open(file)
+    try:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
 def exclusive(file: Path) -> Iterator[bool]:
     """Take an artifact's lock for the block, and yield whether nobody else has it. Nobody is waited for."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    never_used = not os.path.lexists(file)
-    descriptor = os.open(file, OPEN, 0o600)
+    descriptor = _new_or_old(file)
     try:
-        if never_used:
-            os.utime(descriptor, (0, 0))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,3 +76,23 @@ def last_used(file: Path) -> float:
         return os.lstat(file).st_mtime
     except OSError:
         return 0.0
+
+
+def _open(file: Path) -> int | None:
+    """Open a lock's file; None in a store that this process may only read."""
+    try:
+        return _new_or_old(file)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            return None
+        raise
+
+
+def _new_or_old(file: Path) -> int:
+    """Open a lock's file. A new one says that nobody has used the artifact yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    never_used = not os.path.lexists(file)
+    descriptor = os.open(file, OPEN, 0o600)
+    if never_used:
+        os.utime(descriptor, (0, 0))
+    return descriptor

@@ -173,3 +173,9 @@ def test_what_was_used_lately_is_kept_like_what_came_lately(store: Store) -> Non
         assert process.stdout and process.stdout.readline()
     assert clean(store, set(), min_age_seconds=24 * 3600).removed == ()
     assert [removal.name for removal in clean(store, set()).removed] == [artifact.digest]
+
+
+def test_an_artifact_that_is_only_verified_every_night_is_no_artifact_in_use(store: Store) -> None:
+    artifact = aged(store, make_artifact(store), 72)
+    store.verify(artifact)
+    assert [removal.name for removal in clean(store, set(), min_age_seconds=24 * 3600).removed] == [artifact.digest]
