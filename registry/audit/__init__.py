@@ -12,7 +12,18 @@ the account that the server verified, the address and the request's id. If both 
 server's entry names the person.
 """
 
-from registry.audit.entry import ADMIT, COPIED, FOUND, NOBODY, NOTHING, RESTORED, Entry, Request, this_user
+from registry.audit.entry import (
+    ADMIT,
+    COPIED,
+    FOUND,
+    NOBODY,
+    NOTHING,
+    RESTORED,
+    Entry,
+    Request,
+    about_version,
+    this_user,
+)
 from registry.audit.log import FOLDER, AuditLog, Ready
 from registry.audit.note import Head
 
@@ -29,5 +40,6 @@ __all__ = [
     "Head",
     "Ready",
     "Request",
+    "about_version",
     "this_user",
 ]

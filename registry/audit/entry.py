@@ -6,6 +6,8 @@ import getpass
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +24,8 @@ RESTORED = "restored"
 """Action of the entry that a restore writes; `what` names the head that the log had before."""
 FOUND = "found"
 """Action of an entry about a change that Weighbridge did not see itself make."""
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""Between MLflow's server, which dates a version, and this machine, which dates the log."""
 LONGEST_TEXT = 4000
 """Characters of a field that are kept; a reason has a few hundred."""
 LONGEST_LINE = 1_000_000
@@ -133,3 +137,18 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise Unreadable("has a field twice")
     return found
+
+
+def about_version(entries: Iterable[Entry], version: int, created_at_ms: int) -> Iterator[Entry]:
+    """Pick a line's entries about a version of `<line>`, without those about an earlier one of its number.
+
+    An emptied MLflow numbers its versions from 1 again.
+
+    Args:
+        entries: The line's.
+        version: Number of the version.
+        created_at_ms: When MLflow created it, milliseconds since 1970.
+    """
+    since = datetime.fromtimestamp(created_at_ms / 1000, UTC) - CLOCKS_DIFFER
+    own = (entry for entry in entries if entry.version == version)
+    return (entry for entry in own if datetime.fromisoformat(entry.at) >= since)

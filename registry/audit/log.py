@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -31,8 +31,6 @@ from weighbridge.settings import Settings, load_settings
 
 FOLDER = "audit"
 """Below the installation's home."""
-CLOCKS_DIFFER = timedelta(minutes=5)
-"""Between MLflow's server, which dates a version, and this machine, which dates the log."""
 LATE = "the process ended before it could write this down: the change may have been made or not"
 
 
@@ -160,23 +158,6 @@ class AuditLog:
                 entry = self._read(text, number)
                 if line in (None, entry.line):
                     yield entry
-
-    def entries_about(self, line: str, version: int, created_at_ms: int) -> Iterator[Entry]:
-        """Iterate over the entries about a version of `<line>`, oldest first, without those of an earlier one.
-
-        An emptied MLflow numbers its versions from 1 again.
-
-        Args:
-            line: Name of the line.
-            version: Number of the version.
-            created_at_ms: When MLflow created it, milliseconds since 1970.
-
-        Raises:
-            AuditBroken: An entry cannot be read.
-        """
-        since = datetime.fromtimestamp(created_at_ms / 1000, UTC) - CLOCKS_DIFFER
-        own = (entry for entry in self.entries(line) if entry.version == version)
-        return (entry for entry in own if datetime.fromisoformat(entry.at) >= since)
 
     def approver(self, line: str, version: int) -> str:
         """Name the person who created a version of `<line>`: the account that MLflow's server saw, else the name given

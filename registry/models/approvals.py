@@ -12,7 +12,7 @@ import re
 import time
 from datetime import UTC, datetime
 
-from registry.audit import ADMIT, AuditLog, Entry
+from registry.audit import ADMIT, AuditLog, Entry, about_version
 from registry.models import records, verdicts
 from registry.models.reader import Reader
 from registry.models.records import FailedCandidate, Version, candidates_model
@@ -61,7 +61,7 @@ def has_begun(version: Version, log: AuditLog) -> bool:
     # Anybody may write the tag.
     if version.state not in (*BEGUN, "previous", "retired", "rolled_back"):
         return False
-    about = log.entries_about(version.line, version.version, version.created_at_ms)
+    about = about_version(log.entries(version.line), version.version, version.created_at_ms)
     return any(entry.action == "state" and entry.what in BEGUN for entry in about)
 
 
@@ -93,7 +93,7 @@ def approved_digest(version: Version, log: AuditLog) -> str:
     The log has it from the check of the approval, or from `approve`. After a click that an older Weighbridge checked
     it has none, and the tag has to do until the next promotion checks it again.
     """
-    about = log.entries_about(version.line, version.version, version.created_at_ms)
+    about = about_version(log.entries(version.line), version.version, version.created_at_ms)
     approved = [entry.what for entry in about if entry.action in (ADMIT, "approve")]
     return approved[-1] if approved else version.digest
 

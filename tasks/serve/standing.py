@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.audit import ADMIT, AuditLog, Entry
+from registry.audit import ADMIT, AuditLog, Entry, about_version
 from weighbridge.errors import ApprovalRefused
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def standing_of(log: AuditLog, version: Version) -> Standing:
         AuditBroken: an entry was edited, removed, or moved.
     """
     log.verify()
-    return _standing(log.entries_about(version.line, version.version, version.created_at_ms))
+    return _standing(about_version(log.entries(version.line), version.version, version.created_at_ms))
 
 
 def require_standing(known: dict[int, Standing], line: str, version: str, digest: str) -> None:

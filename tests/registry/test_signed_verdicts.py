@@ -199,7 +199,7 @@ def test_what_an_earlier_version_of_the_same_number_did_excuses_no_unsigned_verd
     """An emptied MLflow numbers its versions from 1 again, and the audit log stays."""
     log = registry._log
     entry = log.append("state", "toy", 1, what="serving").model_copy(update={"at": "2020-01-01T00:00:00.000+00:00"})
-    log.path.write_text(entry.model_copy(update={"hash": entry.expected_hash}).model_dump_json() + "\n")
+    log.path.write_bytes(entry.model_copy(update={"hash": entry.expected_hash}).as_line)
     registry.record_release(release())
     registry.client.delete_model_version_tag("toy-candidates", "1", records.SIGNED_VERDICT)
     approved = click(registry)
