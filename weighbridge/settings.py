@@ -32,7 +32,8 @@ def project_root() -> Path:
 def home_folder() -> Path:
     """Find the folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
     named = os.environ.get(f"{PREFIX}HOME")
-    return Path(named).resolve() if named else project_root() / ".weighbridge"
+    # Its place is the folder that a link leads to, such as one on a larger disk.
+    return (Path(named) if named else project_root() / ".weighbridge").resolve()
 
 
 class Settings(BaseSettings):
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
         None,
         pattern=r"^s3://",
         description="place of MLflow's files, as s3://bucket/prefix; none: a folder of the home",
+    )
+    mlflow_largest_file: int | None = Field(
+        None, ge=1, description="largest file that MLflow's server takes from a client, in MiB; none: 100"
     )
     mlflow_hosts: str | None = Field(
         None,

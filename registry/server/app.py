@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from registry import accounts
 from registry.accounts import ADMIN
 from registry.audit import AuditLog
-from registry.server.guard import Guard
+from registry.server.guard import LARGEST_FILE_BYTES, Guard
 from registry.server.refusals import Refusals
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
@@ -39,8 +39,7 @@ def create_app() -> Guard:
     # Without a target, MLflow's proxy to a gateway sends nothing anywhere.
     os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)
     settings = load_settings()
-    refusals = Refusals(AuditLog.of(settings))
-    application = _with_accounts(settings, refusals) if settings.mlflow_auth else _plain()
+    application = _with_accounts(settings) if settings.mlflow_auth else _plain()
     from mlflow.server import app
 
     from registry.server.noting import note_heads
@@ -52,9 +51,11 @@ def create_app() -> Guard:
     return Guard(
         application,
         hosts(settings),
-        refusals,
+        Refusals(AuditLog.of(settings)),
         verify=_verify if settings.mlflow_auth else None,
         own_key="" if settings.mlflow_auth else accounts.own_key(settings),
+        files=None if settings.mlflow_artifacts_url else settings.home,
+        largest_file=settings.mlflow_largest_file * 2**20 if settings.mlflow_largest_file else LARGEST_FILE_BYTES,
     )
 
 
@@ -65,7 +66,7 @@ def hosts(settings: Settings) -> frozenset[str]:
     return frozenset(name.lower() for name in [*(f"{host}:{settings.mlflow_port}" for host in own), *further])
 
 
-def _with_accounts(settings: Settings, refusals: Refusals) -> ASGIApp:
+def _with_accounts(settings: Settings) -> ASGIApp:
     configure_auth(settings)
     # The module reads its configuration when it is imported.
     from mlflow.server import app, auth
@@ -74,7 +75,7 @@ def _with_accounts(settings: Settings, refusals: Refusals) -> ASGIApp:
 
     tighten()
     application: ASGIApp = auth.create_app()
-    only_admins(app, refusals)
+    only_admins(app)
     return application
 
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -40,6 +43,12 @@ NEVER = ("content-encoding", "x-http-method-override", "x-http-method", "x-metho
 LARGE_BYTES = 65_536
 """A larger body is read in a thread, so that others need not wait."""
 
+LARGEST_FILE_BYTES = 100 * 2**20
+"""Largest file, unless the settings name another size. MLflow keeps it in memory, also before it asks who sends it."""
+KEPT_FREE_BYTES = 2**30
+"""What no client's file may take of the disk."""
+BY_PERMISSIONS = "MLflow's permissions do not allow it to this account"
+
 Verify = Callable[[str, str], bool]
 """Check a name and a password."""
 
@@ -53,12 +62,22 @@ class Guard:
         refusals: Where refused requests are written.
         verify: Checks an account's password, for the audit log; None without accounts.
         own_key: Without accounts, the password of requests that only the installation's own programs may send.
+        files: Folder on the disk that MLflow's files fill; None if they lie elsewhere.
+        largest_file: Largest file that is taken, in bytes.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: frozenset[str], refusals: Refusals, verify: Verify | None, own_key: str = ""
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str],
+        refusals: Refusals,
+        verify: Verify | None,
+        own_key: str = "",
+        files: Path | None = None,
+        largest_file: int = LARGEST_FILE_BYTES,
     ) -> None:
         self.app, self._hosts, self._refusals, self._verify, self._own_key = app, hosts, refusals, verify, own_key
+        self._files, self._largest_file = files, largest_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -70,15 +89,19 @@ class Guard:
             if scope["type"] != "http":
                 raise Refused("MLflow has no WebSockets here")
             route = self._admit(scope, headers)
-            if route.body in ("json", "graphql"):
-                body = await _read(receive)
+            if route.body == "file":
+                body = await _read(receive, self._largest_file)
+                self._require_room(len(body))
+                scope, receive = _with_body(scope, receive, body)
+            elif route.body != "none":
+                body = await _read(receive, LARGEST_BODY_BYTES)
                 prepare = partial(_as_understood, route, body, headers.get("content-type", ""))
                 passed = await anyio.to_thread.run_sync(prepare) if len(body) > LARGE_BYTES else prepare()
-                scope, receive = _with_body(scope, receive, passed)
+                scope, receive = _with_body(scope, receive, passed, b"application/json")
         except Refused as refused:
             await self._refuse(scope, headers, str(refused), send)
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, self._noting(route, scope, headers, send))
 
     def _admit(self, scope: Scope, headers: Headers) -> Route:
         method, path = scope["method"], scope["path"]
@@ -103,12 +126,33 @@ class Guard:
     def _is_own(self, headers: Headers) -> bool:
         return hmac.compare_digest(_account(headers)[1].encode(), self._own_key.encode())
 
-    async def _refuse(self, scope: Scope, headers: Headers, reason: str, send: Send) -> None:
+    def _require_room(self, size: int) -> None:
+        """Refuse a file that would fill the disk, on which databases and the audit log lie too."""
+        if self._files is not None and shutil.disk_usage(self._files).free - size < KEPT_FREE_BYTES:
+            raise Refused(f"its file would leave less than {KEPT_FREE_BYTES} bytes of the disk free")
+
+    def _noting(self, route: Route, scope: Scope, headers: Headers, send: Send) -> Send:
+        """Return a `send` that notes a change, or a question of admins, which MLflow's permissions refuse."""
+        if not route.changes and route.access != "admin":
+            return send
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.FORBIDDEN:
+                # MLflow answers 401 to whoever is not signed in.
+                await self._note(scope, headers, BY_PERMISSIONS, account=_account(headers)[0])
+            await send(message)
+
+        return send_and_note
+
+    async def _note(self, scope: Scope, headers: Headers, reason: str, account: str = "") -> None:
         address = (scope.get("client") or ("",))[0]
-        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        if not is_asked_by_the_page(method, path):
-            write = partial(self._refusals.write, f"{method} {path}", reason, address, partial(self._who, headers))
-            await anyio.to_thread.run_sync(write)
+        request = f"{scope.get('method', 'WEBSOCKET')} {scope['path']}"
+        write = partial(self._refusals.write, request, reason, address, partial(self._who, headers), account)
+        await anyio.to_thread.run_sync(write)
+
+    async def _refuse(self, scope: Scope, headers: Headers, reason: str, send: Send) -> None:
+        if not is_asked_by_the_page(scope.get("method", ""), scope["path"]):
+            await self._note(scope, headers, reason)
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Weighbridge refuses this request."})
             return
@@ -170,7 +214,7 @@ def _account(headers: Headers) -> tuple[str, str]:
     return name, password
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, largest: int) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -179,8 +223,8 @@ async def _read(receive: Receive) -> bytes:
             raise Refused("it ended before its body was whole")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > LARGEST_BODY_BYTES:
-            raise Refused(f"its body has more than {LARGEST_BODY_BYTES} bytes")
+        if size > largest:
+            raise Refused(f"its body has more than {largest} bytes")
         more = message.get("more_body", False)
     return b"".join(parts)
 
@@ -195,14 +239,11 @@ def _as_understood(route: Route, body: bytes, media_type: str) -> bytes:
     return write_json(content)
 
 
-def _with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Receive]:
-    """Return a request with another body, which is sent whole."""
-    kept = [
-        (name, value)
-        for name, value in scope["headers"]
-        if name.lower() not in (b"content-length", b"transfer-encoding", b"content-type")
-    ]
-    described = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+def _with_body(scope: Scope, receive: Receive, body: bytes, media_type: bytes = b"") -> tuple[Scope, Receive]:
+    """Return a request with this body, which is sent whole, and maybe of another media type."""
+    described = {b"content-length": str(len(body)).encode(), **({b"content-type": media_type} if media_type else {})}
+    replaced = {*described, b"transfer-encoding"}
+    kept = [(name, value) for name, value in scope["headers"] if name.lower() not in replaced]
     sent = False
 
     async def replay() -> Message:
@@ -212,5 +253,5 @@ def _with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Rece
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    changed: dict[str, Any] = {**scope, "headers": [*kept, *described]}
+    changed: dict[str, Any] = {**scope, "headers": [*kept, *described.items()]}
     return changed, replay

@@ -43,10 +43,15 @@ CHANGES = (
     "DeleteModelVersionTag",
 )
 """Every request of MLflow's registry that changes something, by its name in the protocol."""
-ACCOUNTS = re.compile(r"/(?:ajax-)?api/[\d.]+/mlflow/(users|roles)/(.+)")
-"""Paths of basic-auth's requests about accounts, roles and rights, which have no protocol of their own."""
-SAFE_FIELDS = ("username", "is_admin", "role", "name", "resource_type", "resource_pattern", "permission")
-"""Fields of such a request that are recorded; a password is not."""
+ADMINISTRATION = re.compile(r"/(?:ajax-)?api/[\d.]+/mlflow/(users|roles|webhooks)(?:/(.+))?")
+"""Paths of requests about accounts, roles, rights and webhooks."""
+SAFE_FIELDS = (
+    *("username", "is_admin", "role", "name", "resource_type", "resource_pattern", "permission"),
+    *("webhook_id", "url", "status"),
+)
+"""Fields of such a request that are recorded; a password, and a webhook's secret, is not."""
+_VERBS = {"POST": "create", "PATCH": "update", "DELETE": "delete"}
+_HOST = re.compile(r"([a-z]+://)(?:[^/?#]*@)?([^/?#@]*)", re.IGNORECASE)
 LONGEST_VALUE = 200
 """Longest recorded value, in characters."""
 
@@ -121,8 +126,8 @@ def record_changes(app: Flask, folder: Path) -> None:
         g.weighbridge_asked = None
         if (name := routes.get((request.path, request.method))) is not None:
             asked = _asked(name, _get_request_message(getattr(model_registry_pb2, name)()))
-        elif request.method != "GET" and (found := ACCOUNTS.fullmatch(request.path)):
-            asked = _asked_of_accounts(f"{found[1]}.{found[2].replace('/', '.')}")
+        elif request.method != "GET" and (found := ADMINISTRATION.fullmatch(request.path)):
+            asked = _asked_of_administrators(found[1], found[2] or "")
         else:
             return None
         try:
@@ -164,19 +169,35 @@ def _asked(name: str, message: Any) -> Asked:
     )
 
 
-def _asked_of_accounts(action: str) -> Asked:
+def _asked_of_administrators(subject: str, rest: str) -> Asked:
     body = request.get_json(silent=True)
     fields = dict(body) if isinstance(body, dict) else {}
     if str(number := fields.pop("role_id", "")).isdecimal():
         fields["role"] = _role_name(int(number))
+    action = f"mlflow.{subject}.{rest.replace('/', '.')}"
+    if subject == "webhooks":
+        action, fields = (
+            f"mlflow.{_VERBS.get(request.method, request.method.lower())}_webhook",
+            _of_webhook(rest, fields),
+        )
     return Asked(
-        action=f"mlflow.{action}",
+        action=action,
         who=_who(),
         line="",
         version=None,
         what=", ".join(f"{field} {_short(fields[field])}" for field in SAFE_FIELDS if field in fields),
         request=_request(""),
     )
+
+
+def _of_webhook(webhook_id: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a webhook. Of its address that is the host, because the rest may hold a token."""
+    host = _HOST.match(str(fields.get("url", "")))
+    return {
+        **fields,
+        **({"webhook_id": webhook_id} if webhook_id else {}),
+        **({"url": host[1] + host[2] if host else "…"} if "url" in fields else {}),
+    }
 
 
 def _role_name(number: int) -> str:

@@ -1,7 +1,8 @@
 """Refused requests in the audit log, a bounded number of them.
 
 Whoever reaches the port can have requests refused, so the log takes a burst and then one entry every two minutes. An
-entry says how many were left out before it. That is at most 300 KB a day.
+entry says how many were left out before it. That is at most 300 KB a day. Accounts that MLflow has signed in have a
+bound each, so that nobody hides another's attempts behind their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from registry.audit import NOBODY, AuditLog, Request
 from weighbridge.errors import WeighbridgeError
@@ -27,6 +29,15 @@ LONGEST = 200
 _logger = logging.getLogger("weighbridge.audit")
 
 
+@dataclass
+class _Budget:
+    """How many entries may be written now, and how many were left out."""
+
+    at: float
+    left: float = BURST
+    omitted: int = 0
+
+
 class Refusals:
     """Writes refused requests into the audit log. It may be called from several threads.
 
@@ -37,9 +48,11 @@ class Refusals:
 
     def __init__(self, log: AuditLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock, self._lock = log, clock, threading.Lock()
-        self._left, self._at, self._omitted = float(BURST), clock(), 0
+        self._budgets: dict[str, _Budget] = {}
 
-    def write(self, request: str, reason: str, address: str, who: Callable[[], str] = lambda: "") -> None:
+    def write(
+        self, request: str, reason: str, address: str, who: Callable[[], str] = lambda: "", account: str = ""
+    ) -> None:
         """Write an entry, if there is room for it.
 
         Args:
@@ -47,16 +60,18 @@ class Refusals:
             reason: Why it was refused.
             address: Network address of the client.
             who: Finds the verified account. It is called only for an entry that is written, because it takes a second.
+            account: Account that MLflow has signed in, for its own bound; empty for what is refused before that.
         """
         with self._lock:
             now = self._clock()
-            self._left = min(float(BURST), self._left + (now - self._at) / SECONDS_EACH)
-            self._at = now
-            if self._left < 1:
-                self._omitted += 1
+            budget = self._budgets.setdefault(account, _Budget(now))
+            budget.left = min(float(BURST), budget.left + (now - budget.at) / SECONDS_EACH)
+            budget.at = now
+            if budget.left < 1:
+                budget.omitted += 1
                 return
-            self._left -= 1
-            omitted, self._omitted = self._omitted, 0
+            budget.left -= 1
+            omitted, budget.omitted = budget.omitted, 0
         more = f"; {omitted} more were refused since the entry before" if omitted else ""
         try:
             self._log.append(

@@ -18,6 +18,9 @@ Access = Literal["anybody", "account", "admin"]
 MLflow has no accounts, the installation's own programs (`accounts.own_key`)."""
 Body = Literal["none", "json", "graphql", "file"]
 
+_QUESTIONS = ("/search", "/search-datasets", "/traces/metrics", "/get-latest-versions")
+"""Endings of paths by which MLflow's page asks with POST."""
+
 API, PAGE_API = "/api/", "/ajax-api/"
 
 
@@ -30,6 +33,11 @@ class Route(NamedTuple):
     body: Body
     repeated: frozenset[str] = frozenset()
     """Fields of the query that may occur more than once."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the request changes something, and does not only ask."""
+        return self.body != "none" and self.body != "graphql" and not self.path.endswith(_QUESTIONS)
 
 
 class _Group(NamedTuple):

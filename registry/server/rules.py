@@ -24,7 +24,6 @@ from mlflow.server.handlers import get_endpoints
 from registry.access.roles import role_name
 from registry.models.records import candidates_model
 from registry.server.guard import refusal
-from registry.server.refusals import Refusals
 from registry.server.routes import find
 
 ADMINS_ONLY = "only an admin may ask for it"
@@ -59,14 +58,13 @@ def tighten() -> None:
     auth.BEFORE_REQUEST_VALIDATORS.update(found)
 
 
-def only_admins(app: Flask, refusals: Refusals) -> None:
+def only_admins(app: Flask) -> None:
     """Refuse to all others what is an admin's: lists of accounts and roles, and the webhooks.
 
     It must be called after basic-auth has added its checks, which sign the account in.
 
     Args:
         app: MLflow's Flask application.
-        refusals: Where refused requests are written.
     """
 
     @app.before_request
@@ -77,7 +75,6 @@ def only_admins(app: Flask, refusals: Refusals) -> None:
         account = str(g.mlflow_authenticated_user)
         if route.path == OWN_ROLES and request.args.get("username") == account:
             return None
-        refusals.write(f"{request.method} {request.path}", ADMINS_ONLY, request.remote_addr or "", lambda: account)
         return Response(refusal(ADMINS_ONLY), status=403, mimetype="application/json")
 
 

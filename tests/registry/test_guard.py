@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.audit import NOBODY, AuditLog, Entry
-from registry.server.guard import Guard
+from registry.server.guard import KEPT_FREE_BYTES, Guard
 from registry.server.refusals import BURST, SECONDS_EACH, Refusals
 
 HOST = "127.0.0.1:5000"
@@ -30,6 +31,7 @@ class Behind:
     """An application that keeps what reached it."""
 
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    status: int = 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
@@ -38,7 +40,7 @@ class Behind:
             if not message.get("more_body"):
                 break
         self.requests.append((scope["method"], scope["path"], body))
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
 
@@ -343,3 +345,89 @@ def test_without_accounts_webhooks_are_for_the_installation_alone(behind: Behind
         assert ask(guard, "GET", path, auth=account).status_code == 403
     assert behind.requests == []
     assert ask(guard, "GET", path, auth=("admin", "the key on file")).status_code == 200
+
+
+FILE = "/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts/report.html"
+
+
+def test_a_file_has_a_largest_size(behind: Behind, tmp_path: Path) -> None:
+    guard = Guard(behind, frozenset({HOST}), Refusals(AuditLog(tmp_path)), None, largest_file=1000)
+    assert ask(guard, "PUT", FILE, content=bytes(1000)).status_code == 200
+    refused = ask(guard, "PUT", FILE, content=bytes(1001))
+    assert refused.status_code == 403 and "more than 1000 bytes" in refused.text
+    assert [len(body) for _, _, body in behind.requests] == [1000]
+
+
+def test_a_file_without_end_is_refused_while_it_arrives(behind: Behind, tmp_path: Path) -> None:
+    guard = Guard(behind, frozenset({HOST}), Refusals(AuditLog(tmp_path)), None, largest_file=1000)
+    received, sent = 0, []
+
+    async def receive() -> Message:
+        nonlocal received
+        received += 300
+        return {"type": "http.request", "body": bytes(300), "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", HOST.encode()), (b"transfer-encoding", b"chunked")]
+    asyncio.run(
+        guard(
+            {"type": "http", "method": "PUT", "path": FILE, "raw_path": FILE.encode(), "headers": headers},
+            receive,
+            send,
+        )
+    )
+    assert sent[0]["status"] == 403 and received == 1200 and behind.requests == []
+
+
+def test_half_a_file_is_not_kept(guard: Guard, behind: Behind) -> None:
+    parts: list[Message] = [
+        {"type": "http.request", "body": b"half", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return parts.pop(0)
+
+    async def send(message: Message) -> None:
+        pass
+
+    headers = [(b"host", HOST.encode()), (b"content-length", b"8")]
+    asyncio.run(
+        guard(
+            {"type": "http", "method": "PUT", "path": FILE, "raw_path": FILE.encode(), "headers": headers},
+            receive,
+            send,
+        )
+    )
+    assert behind.requests == []
+
+
+def test_files_of_clients_leave_room_on_the_disk(
+    behind: Behind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(behind, frozenset({HOST}), Refusals(AuditLog(tmp_path)), None, files=tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=KEPT_FREE_BYTES + 10))
+    assert ask(guard, "PUT", FILE, content=bytes(11)).status_code == 403
+    assert ask(guard, "PUT", FILE, content=bytes(10)).status_code == 200
+
+
+def test_what_a_role_does_not_allow_is_in_the_audit_log(guard: Guard, behind: Behind, tmp_path: Path) -> None:
+    behind.status = 403
+    alias = {"name": "toy", "alias": "production", "version": "1"}
+    assert ask(guard, "POST", ALIAS, json=alias, auth=("ada", "her long password")).status_code == 403
+    ask(guard, "POST", "/ajax-api/2.0/mlflow/runs/search", json={})
+    ask(guard, "GET", "/api/2.0/mlflow/runs/get?run_id=1")
+    (entry,) = entries(tmp_path)
+    assert (entry.who, entry.action, entry.what) == ("ada", "mlflow.refused", f"POST {ALIAS}")
+    assert "permissions" in entry.reason
+
+
+def test_strangers_cannot_hide_what_a_role_does_not_allow(guard: Guard, behind: Behind, tmp_path: Path) -> None:
+    behind.status = 403
+    for _ in range(BURST + 5):
+        ask(guard, "GET", "/signup")
+    ask(guard, "DELETE", ALIAS, json={"name": "toy", "alias": "production"}, auth=("ada", "her long password"))
+    assert [entry.who for entry in entries(tmp_path)] == [NOBODY] * BURST + ["ada"]

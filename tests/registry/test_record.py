@@ -15,6 +15,7 @@ from registry.audit import NOBODY, AuditLog, Entry
 from registry.server.record import record_changes
 
 VERSIONS = "/api/2.0/mlflow/model-versions/create"
+WEBHOOKS = "/api/2.0/mlflow/webhooks"
 ALIAS = "/ajax-api/2.0/mlflow/registered-models/alias"
 
 
@@ -23,13 +24,13 @@ def answering(folder: Path, status: int = 200, who: str = "") -> Flask:
     app = Flask(__name__)
 
     def answer() -> Response:
-        answer = {"model_version": {"name": request.get_json()["name"], "version": "7"}}
+        answer = {"model_version": {"name": (request.get_json(silent=True) or {}).get("name"), "version": "7"}}
         return Response(
             json.dumps(answer if status < 400 else {"error_code": "X"}), status, mimetype="application/json"
         )
 
-    for path in (VERSIONS, ALIAS):
-        app.add_url_rule(path, path, answer, methods=["POST", "DELETE", "GET"])
+    for path in (VERSIONS, ALIAS, WEBHOOKS, f"{WEBHOOKS}/7"):
+        app.add_url_rule(path, path, answer, methods=["POST", "PATCH", "DELETE", "GET"])
 
     @app.before_request
     def sign_in() -> None:
@@ -78,6 +79,18 @@ def test_failed_requests_are_not_logged(tmp_path: Path, status: int) -> None:
     client = answering(tmp_path, status).test_client()
     assert client.post(VERSIONS, json={"name": "toy", "source": "s"}).status_code == status
     assert entries(tmp_path) == [] and list((tmp_path / "asked").iterdir()) == []
+
+
+def test_changes_of_webhooks_are_logged_without_what_may_be_a_token(tmp_path: Path) -> None:
+    client = answering(tmp_path, who="admin").test_client()
+    client.post(WEBHOOKS, json={"name": "x", "url": "https://me:pass@hooks.example/T0KEN?k=T0KEN", "secret": "T0KEN"})
+    client.patch(f"{WEBHOOKS}/7", json={"url": "T0KEN", "status": "DISABLED"})
+    client.delete(f"{WEBHOOKS}/7")
+    assert [(entry.who, entry.action, entry.what) for entry in entries(tmp_path)] == [
+        ("admin", "mlflow.create_webhook", "name x, url https://hooks.example"),
+        ("admin", "mlflow.update_webhook", "webhook_id 7, url …, status DISABLED"),
+        ("admin", "mlflow.delete_webhook", "webhook_id 7"),
+    ]
 
 
 def test_reads_are_not_logged(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from weighbridge.errors import HomeUnsafe
 from weighbridge.private_files import LONGEST_SOCKET_PATH, private_home, socket_path
-from weighbridge.settings import project_root
+from weighbridge.settings import home_folder, project_root
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
 NOBODY = 65534
@@ -60,6 +60,17 @@ def test_a_link_in_the_home_does_not_change_what_it_leads_to(tmp_path: Path) -> 
     (home / "link").symlink_to(outside)
     private_home(home)
     assert mode(outside) == 0o644
+
+
+def test_a_home_may_be_a_link_to_a_folder_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "root/.weighbridge").symlink_to(tmp_path / "large disk")
+    monkeypatch.setenv("WEIGHBRIDGE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("WEIGHBRIDGE_HOME")
+    home = home_folder()
+    private_home(home)
+    assert home == tmp_path / "large disk" and mode(home) == 0o700
 
 
 def test_a_home_that_is_a_file_is_named(tmp_path: Path) -> None:
