@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -75,6 +76,8 @@ class Fetcher:
             # Verified by a process that was killed later: treat it as a partial file without missing bytes.
             place.parent.mkdir(parents=True, exist_ok=True)
             whole.replace(place)
+            # A store that could not sign it had made it read-only.
+            place.chmod(place.stat().st_mode | stat.S_IWUSR)
         resumed = place.is_file() and place.stat().st_size > 0
         problem = ""
         # One more attempt after a resume: the earlier bytes may be damaged on the disk, not by the Hub.

@@ -36,7 +36,8 @@ def check(int4: Done, tmp_path: Path) -> Callable[[], Coverage]:
 @pytest.fixture
 def written(int4: Done, tmp_path: Path) -> Path:
     """A copy of a real INT4 model, to tamper with."""
-    return Path(shutil.copytree(int4.folder, tmp_path / "written"))
+    # Without the modes of the store's files, which are read-only.
+    return Path(shutil.copytree(int4.folder, tmp_path / "written", copy_function=shutil.copyfile))
 
 
 def _open(folder: Path) -> tuple[dict[str, Any], bytearray]:

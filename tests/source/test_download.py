@@ -9,10 +9,11 @@ import pytest
 
 from examples import tiny
 from examples.faults import FOR_EVER, Fault
+from registry.signing import KeyPair
 from registry.store import Store
 from tasks.source.download import download
 from tasks.source.hub import pin
-from weighbridge.errors import DiskFull, SourceDamaged, SourceUnreachable
+from weighbridge.errors import DiskFull, SigningKeyUnusable, SourceDamaged, SourceUnreachable
 from weighbridge.line import Line
 
 BIG = "*model-00001-of-00002.safetensors"
@@ -68,6 +69,18 @@ def test_a_release_altered_in_the_store_is_downloaded_again(
     assert len(hub.faults.served) > before
     store.verify(artifact)
     assert weights.read_bytes() == right
+
+
+def test_what_could_not_be_signed_is_adopted_once_there_is_a_key(
+    hub: Any, release: Path, line: Line, store: Store
+) -> None:
+    """The first attempt leaves read-only files, which only root writes to all the same."""
+    hub.publish(release)
+    source = pin(hub.installation, line)
+    keyless = Store(store.folder, keys=KeyPair(store.folder.parent / "keys", private=str(store.folder / "missing.key")))
+    with pytest.raises(SigningKeyUnusable):
+        download(hub.client, source, "tiny", keyless)
+    store.verify(download(hub.client, source, "tiny", store))
 
 
 def test_a_downloads_manifest_names_the_published_commit(hub: Any, release: Path, line: Line, store: Store) -> None:

@@ -70,8 +70,8 @@ def copied(q4_k_m: Made, tmp_path: Path) -> Callable[[], Made]:
     """Copies of the Q4_K_M file and of its release, to damage."""
 
     def make() -> Made:
-        shutil.copytree(q4_k_m.folder, tmp_path / "model")
-        shutil.copytree(q4_k_m.source, tmp_path / "release")
+        shutil.copytree(q4_k_m.folder, tmp_path / "model", copy_function=shutil.copyfile)
+        shutil.copytree(q4_k_m.source, tmp_path / "release", copy_function=shutil.copyfile)
         return q4_k_m._replace(folder=tmp_path / "model", source=tmp_path / "release")
 
     return make
