@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,16 @@ class GgufFile:
     reader: GGUFReader = field(repr=False)
 
     def value(self, key: str) -> Any:
-        """A metadata value; None if absent."""
+        """A metadata value; None if absent.
+
+        Raises:
+            QuantizationFailed: it is damaged.
+        """
         found = self.reader.get_field(key)
-        return None if found is None else found.contents()
+        try:
+            return None if found is None else found.contents()
+        except _BROKEN as error:
+            raise _broken(self.path, f"is damaged: {key} cannot be read ({type(error).__name__})") from None
 
     def length(self, key: str) -> int:
         """Length of a metadata list; 0 if absent."""
@@ -68,13 +76,11 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         QuantizationFailed: it is missing, truncated, damaged or has a type that Weighbridge does not write.
     """
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise _broken(path, "is missing")
     try:
         _require_real_counts(path)
-        reader = GGUFReader(path)
+        reader = _reader_class()(path)
         tensors = tuple(
             GgufTensor(
                 tensor.name,
@@ -86,10 +92,30 @@ def read_gguf(path: Path) -> GgufFile:
         )
     except _BROKEN as error:
         raise _broken(path, f"is truncated or damaged ({type(error).__name__}: {error})") from None
+    for tensor in tensors:
+        if not tensor.shape or min(tensor.shape) < 1 or tensor.shape[-1] % tensor.kind.values:
+            raise _broken(path, f"is damaged: {tensor.name} has the shape {list(tensor.shape)}")
     end = max((tensor.start + tensor.size_bytes for tensor in tensors), default=0)
     if end > path.stat().st_size:
         raise _broken(path, f"is truncated: {path.stat().st_size:,} of {end:,} bytes")
     return GgufFile(path, tensors, reader)
+
+
+@lru_cache(maxsize=1)
+def _reader_class() -> type[GGUFReader]:
+    # A function, because importing gguf and numpy takes a while.
+    from gguf import GGUFReader
+
+    class StrictReader(GGUFReader):
+        """A reader for which the end of the file is an error: gguf's own reads a list of 2**62 values from nothing."""
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) < int(count):
+                raise ValueError(f"it ends before byte {int(offset):,} and what should follow")
+            return found
+
+    return StrictReader
 
 
 def _require_real_counts(path: Path) -> None:
