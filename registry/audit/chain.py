@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from registry.audit.entry import NOTHING, RESTORED, Entry, Unreadable, read_entry
-from registry.audit.note import Head
+from registry.audit.note import Head, NotedHead
 from weighbridge.errors import AuditBroken
 
-GIVEN_UP = re.compile(r"instead of ([0-9]{1,12}) ([0-9a-f]{64})")
+GIVEN_UP = re.compile(r", instead of ([0-9]{1,12}) ([0-9a-f]{64})\Z")
 """How an entry about a restore names the head that the log had before."""
 EVIDENCE = "Keep the file as evidence, and compare it with a backup. Entries from this one on prove nothing."
 
@@ -26,7 +26,8 @@ class Chain:
     def __init__(self, where: str, noted: Sequence[tuple[str, Head]] = (), head: str = "") -> None:
         self.last: Entry | None = None
         self.given_up = 0
-        """Number of the last entry that a restore took back; notes up to it may differ from the log."""
+        """Number of the last entry that a restore took back; a witness's notes up to it may differ from the log."""
+        self._given_up_heads: set[tuple[int, str]] = set()
         self._where = where
         self._noted = noted
         self._head, self._head_found = head, head in ("", NOTHING)
@@ -70,6 +71,7 @@ class Chain:
             self._hashes[entry.number] = entry.hash
         if entry.action == RESTORED and (before := GIVEN_UP.search(entry.what)):
             self.given_up = max(self.given_up, int(before[1]))
+            self._given_up_heads.add((int(before[1]), before[2]))
         self._head_found = self._head_found or entry.hash == self._head
         self.last = entry
 
@@ -81,7 +83,7 @@ class Chain:
         """
         end = self.last.number if self.last else 0
         noted = sorted(self._noted, key=lambda each: each[1].number)
-        noted = [each for each in noted if each[1].number > self.given_up]
+        noted = [each for each in noted if not self._is_given_up(each[1])]
         # The oldest note that differs tells where the log was rewritten, the newest how much of it is missing.
         for who, note in (each for each in noted if each[1].number <= end):
             if self._hashes[note.number] != note.hash:
@@ -92,6 +94,16 @@ class Chain:
                 raise self._lost(f"{missing} missing: {who} noted {note.number}, and the log ends at {end}.")
         if not self._head_found:
             raise self._lost(f"No entry has the hash {self._head[:12]}… that was noted: the log was cut or rewritten.")
+
+    def _is_given_up(self, note: Head) -> bool:
+        """Whether a restore explains that a note may differ.
+
+        A witness keeps all notes, those from before the restore too. The one beside the log begins anew,
+        so it counts unless it is the very head that the restore gave up.
+        """
+        if isinstance(note, NotedHead):
+            return (note.number, note.hash) in self._given_up_heads
+        return note.number <= self.given_up
 
     def broken(self, number: int, why: str, next_step: str = EVIDENCE) -> AuditBroken:
         """Make the error about a line."""

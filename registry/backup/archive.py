@@ -42,8 +42,8 @@ class Contents(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    made_at: str
-    """ISO 8601, UTC."""
+    made_at: str = Field(pattern=r"^[0-9T:.+Z-]{10,40}$")
+    """ISO 8601, UTC; the audit log quotes it."""
     weighbridge: str
     """Version of Weighbridge."""
     database: str

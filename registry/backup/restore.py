@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.audit import NOTHING, RESTORED, AuditLog, Head
 from registry.audit.chain import Chain
+from registry.audit.entry import LONGEST_LINE
 from registry.backup.archive import Contents, unpack
 from registry.backup.container import Archive, damaged, opened
 from registry.backup.create import AUDIT_FILE, AUTH_FILE, MLFLOW_FILES, sweep
@@ -113,12 +114,13 @@ def restore(
 
 def _known(settings: Settings, report: Callable[[str], None]) -> tuple[list[tuple[str, Head]], Head | None]:
     """List the heads of the audit log that are known here, by who knows them; and the newest of them."""
-    log, known = AuditLog.of(settings), []
+    log = AuditLog.of(settings)
+    known: list[tuple[str, Head]] = []
     if log.folder.is_dir():
         # A log that does not verify is a reason to restore; its note may still tell how far it was.
         with suppress(AuditBroken):
             if (head := log.head()) is not None:
-                known.append(("this installation", Head(number=head.number, hash=head.hash)))
+                known.append(("this installation", head))
         try:
             if not known and (last := log.verify()) is not None:
                 known.append(("this installation", Head(number=last.number, hash=last.hash)))
@@ -155,6 +157,8 @@ class _Lines:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._chain.add(line + b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            self.end()
 
     def end(self) -> None:
         if self._rest:

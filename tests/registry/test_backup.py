@@ -191,6 +191,22 @@ def test_an_older_backup_takes_nothing_back_unasked(installation: Settings, tmp_
         log.verify(noted=[("the bucket", Head(number=5, hash=head.hash))])
 
 
+def test_an_earlier_rewind_excuses_nothing_that_happened_since(installation: Settings, tmp_path: Path) -> None:
+    log = AuditLog.of(installation)
+    back_up(installation, oldest := tmp_path / "oldest.tar.gz")
+    for state in ("rolling", "serving", "rolling", "serving"):
+        log.append("state", "toy", 1, what=state)
+    restore(installation, oldest, replace=True, rewind=True)
+    back_up(installation, after_rewind := tmp_path / "after.tar.gz")
+    log.append("state", "toy", 1, what="refused", reason="it is poisoned")
+    with pytest.raises(BackupOutdated, match="Entry 4 is missing"):
+        restore(installation, after_rewind, replace=True)
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(AuditBroken, match="Entry 4 is missing"):
+        log.verify()
+
+
 def test_a_witness_remembers_what_the_home_forgot(installation: Settings, home: Home, tmp_path: Path) -> None:
     back_up(installation, old := tmp_path / "old.tar.gz")
     AuditLog.of(installation).append("state", "toy", 1, what="refused")
