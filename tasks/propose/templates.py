@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tasks.evaluate.scoring.scores import ItemScore
 from tasks.evaluate.verdict.outcomes import OUTCOMES
+from weighbridge.terminal import visible
 
 FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit"}
 
@@ -25,10 +26,10 @@ def share(value: float | None, signed: bool = False) -> str:
 
 
 def cell(text: object, limit: int = 600) -> str:
-    """Escape text so that it can break neither a Markdown table nor the page that shows it."""
+    """Escape text so that it can break no Markdown table, make no link or image, and add no tag to the page."""
     flat = " ".join(str(text).split())
     flat = flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
-    for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+    for mark, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("[", "&#91;"), ("`", "&#96;")):
         flat = flat.replace(mark, harmless)
     return flat
 
@@ -64,6 +65,11 @@ def clip(text: str) -> str:
     return text if len(text) <= ANSWER_LIMIT else f"{text[:ANSWER_LIMIT]}\n… {len(text) - ANSWER_LIMIT:,} more"
 
 
+def _finalize(value: object) -> object:
+    """Show characters that hide or reorder text, such as direction marks in an answer, as escapes."""
+    return visible(value) if type(value) is str else value
+
+
 @lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
     """The Jinja2 environment: HTML is escaped, and an unknown name is an error."""
@@ -71,6 +77,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -16,7 +16,7 @@ from tasks.source.hub import Source
 from weighbridge.line import Line
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HOSTILE = "<script>alert('answer')</script> | **bold** & \"quoted\""
+HOSTILE = "<script>alert('answer')</script> | **bold** & \"quoted\" \x1b[1A\u202egnp.exe"
 SUITES = {"general/agreement": (400, 6, 5), "general/choice": (300, 3, 9), "regression/toy": (120, 0, 1)}
 """Suite -> items, of which only the candidate, and of which only production, got right."""
 

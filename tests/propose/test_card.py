@@ -45,6 +45,14 @@ def test_the_card_names_source_licence_size_fit_and_approval_command(dossier: Do
     assert "0.97" not in card, "the other scheme's memory is on the other candidate's card"
 
 
+def test_a_publisher_s_words_make_no_link_and_hide_nothing_on_the_card(dossier: Dossier) -> None:
+    licence = "[mit](https://example.org) ![x](https://example.org/x.png) `a` \u202efdp"
+    source = dossier.source.model_copy(update={"licence": licence})
+    card = make_card(Dossier(dossier.line, source, dossier.weighed, None, None))
+    assert "https://example.org" in card and "[mit]" not in card and "![x]" not in card and "`a`" not in card
+    assert "\u202e" not in card and "\\u202efdp" in card
+
+
 def test_a_failed_candidate_s_card_names_the_failure_and_offers_no_approval(
     line: Line, source: Source, damaged: Weighed
 ) -> None:

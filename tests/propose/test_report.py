@@ -62,6 +62,8 @@ def test_hostile_answers_stay_text(dossier: Dossier) -> None:
     html = make_report(dossier)
     assert html.count("<script") == 1 and "&lt;script&gt;alert" in html, "the filter's is the only one"
     assert not any(name.startswith("on") for _, attributes in Page(html).tags for name in attributes)
+    assert "\x1b" not in html and "\u202e" not in html, "what hides or reorders text is shown as an escape"
+    assert "\\x1b[1A\\u202egnp.exe" in html
 
 
 def test_the_report_needs_no_network_and_its_plots_have_alternative_text(dossier: Dossier) -> None:
