@@ -5,6 +5,7 @@ Only the standard library is imported before `run` can name a failure, so that a
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import NoReturn
 BROKEN_PIPE = 1
 """Exit status when the reader of standard output went away, as after `| head`; nothing is said."""
 FAILED = 1
+DISK = 6
+"""The status of `DiskFull`, which may not be importable when it is needed."""
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -78,6 +81,9 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except BaseException as second:
+        if second.__class__ is OSError and second.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _say_plainly("DiskFull: The disk became full while standard output was written. Next: free some disk.")
+            return DISK
         # The error could not be shown as usual: rich is broken, or standard output takes nothing.
         kinds = " and then ".join(type(part).__name__ for part in (error, second))
         _say_plainly(f"Unexpected: {kinds}. Next: run `make install` in the checkout, and look at standard output.")

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from registry.audit import ADMIT, AuditLog, Entry, about_version
+from registry.models.approvals import BEGUN
 from weighbridge.errors import ApprovalRefused
 
 if TYPE_CHECKING:
     from registry.models.records import Version
 
-BEGUN = ("rolling", "serving")
-"""States that are set after an approval was checked."""
 BARRED = ("refused", "failed")
 """States that only another passed check ends."""
 
