@@ -35,6 +35,9 @@ def show(
     if as_json:
         show_json([entry.model_dump() for entry in entries])
         return
+    if not entries:
+        say(f"The audit log has no entry of {line} yet." if line else "The audit log has no entry yet.")
+        return
     say(entries_table(entries))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stack.report import LineStatus
 
 SHORT_DIGEST = 12
-ROLLOUT_STATES = {"rolling": "canary"}
+ROLLOUT_STATES = {"rolling": "canary", "rolled_back": "rolled back"}
 """What people call a state of the registry, where that differs from the tag."""
 COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
 
@@ -100,6 +100,8 @@ def status(
                     say(f"{styled(f'{line.line} version {version.version}:', 'red')} {version.reason}")
     else:
         say("No line serves anything yet.")
+    if all(service.state == "down" for service in services):
+        say(f"The stack of {settings.home} is down: `weighbridge up` starts it.")
 
 
 def _services_table(services: list[ServiceStatus]) -> Table:
@@ -111,7 +113,9 @@ def _services_table(services: list[ServiceStatus]) -> Table:
 
 
 def _lines_table(lines: list[LineStatus]) -> Table:
-    rows = table("line", "version", "alias", "scheme", "digest", "weight", "engine", "state")
+    # Compact, so that digests and aliases are whole in 80 columns; only a state has several words.
+    rows = table("line", "version", "alias", "scheme", "digest", "weight", "engine", "state", compact=True)
+    rows.columns[-1].no_wrap = False
     for line in lines:
         for version in line.versions:
             rows.add_row(
@@ -153,6 +157,8 @@ def logs(
     folder = load_settings().logs_folder
     known = sorted(path.stem for path in folder.glob("*.log"))
     if not name:
+        if not known:
+            say(f"There is no log in {folder} yet: `weighbridge up` starts the stack.")
         for stem in known:
             say_plain(f"{stem}  {folder / stem}.log")
         return

@@ -16,6 +16,7 @@ from weighbridge.units import GIB
 if TYPE_CHECKING:
     from registry.store import Artifact, Cleaned, Store
 
+NO_ARTIFACT = "The store holds no artifact here yet: `weighbridge release LINE` makes the first."
 store = typer.Typer(help="Artifacts: list, verify, sign, and remove those that nothing uses.")
 LineOption = Annotated[str | None, typer.Option(help="Only artifacts of this line.")]
 DigestArguments = Annotated[list[str] | None, typer.Argument(help="Digests, or their first digits. [default: all]")]
@@ -42,6 +43,9 @@ def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json({"artifacts": rows, "problems": [problem.as_dict() for problem in problems]})
         raise typer.Exit(problems[0].exit_status if problems else 0)
+    if not rows and not problems:
+        say(NO_ARTIFACT)
+        return
     table_ = table("line", "digest", "scheme", "size", "source", "age", "used as", "signed")
     for row in rows:
         where = row["source"] if row["here"] else f"{row['source']} (remote)"
@@ -90,6 +94,8 @@ def verify(digests: DigestArguments = None, as_json: JsonOption = False) -> None
         raise typer.Exit(problems[0].exit_status if problems else 0)
     if problems:
         raise problems[0]
+    if not rows:
+        say(NO_ARTIFACT)
 
 
 @store.command()

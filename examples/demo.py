@@ -8,6 +8,7 @@ takes everything that is finished from the cache.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -208,10 +209,14 @@ def _start_hub(settings: Settings, folder: Path) -> None:
 
 def _weighbridge(*arguments: str, expect: int = 0) -> int:
     """Run a command as a user would, with its output on the terminal."""
-    print(f"$ weighbridge {' '.join(arguments)}", flush=True)
+    command = shlex.join(("weighbridge", *arguments))
+    print(f"$ {command}", flush=True)
     done = subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False)
     if done.returncode != expect:
-        raise SystemExit(f"`weighbridge {' '.join(arguments)}` ended with {done.returncode}, expected {expect}.")
+        raise SystemExit(
+            f"`{command}` ended with {done.returncode}, expected {expect}. `make down` stops what runs; once the "
+            "cause is mended, `make demo` goes on from what is finished."
+        )
     return done.returncode
 
 

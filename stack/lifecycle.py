@@ -262,7 +262,7 @@ def _warm_engines(settings: Settings, report: ReportService) -> None:
     fleet = fleet_of(settings)
     for engine in fleet.engines():
         try:
-            fleet.warm_up(engine, lambda text, name=engine.name: report(name, text))  # type: ignore[misc]
+            fleet.warm_up(engine, lambda text, name=engine.name: report(name, text.removeprefix(f"{name} ")))  # type: ignore[misc]
         except WeighbridgeError as error:
             # A broken engine of one line must not keep the stack, and with it the other lines, down.
             report(engine.name, str(error))

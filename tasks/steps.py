@@ -173,11 +173,12 @@ def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], No
         if total <= 0 or (now - last < QUIET_SECONDS and done < total):
             return
         last, new = now, done - before
-        left = (now - start) / new * (total - done) if new else 0
+        # Nothing is known of the pace at the first call, whose units may come from an earlier run.
+        left = f", about {(now - start) / new * (total - done):.0f} s left" if new and done < total else ""
         amount = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if unit_bytes else f"{done} of {total}"
         speed = f", {new / 1e6 / max(now - start, 1e-3):.0f} MB/s" if unit_bytes else ""
-        logger.info("%s: %.0f %% (%s%s), about %.0f s left", what, 100 * done / total, amount, speed, left)
-        bar.draw(100 * done / total, f"{what}: {amount}{speed}, about {left:.0f} s left")
+        logger.info("%s: %.0f %% (%s%s)%s", what, 100 * done / total, amount, speed, left)
+        bar.draw(100 * done / total, f"{what}: {amount}{speed}{left}")
 
     return progress
 

@@ -182,7 +182,7 @@ def _old(file: BufferedReader, source: Path, unsigned: bool) -> Archive:
 def _unsigned(source: Path, why: str) -> BackupUnsigned:
     return BackupUnsigned(
         f"This installation did not sign this backup. {why}",
-        "Name the key that signed it (WEIGHBRIDGE_PUBLIC_KEY). If you know where the file comes from and that nobody "
-        "altered it, give --unsigned.",
+        "Copy the `keys` folder of the installation that made it into this home, or name its public key "
+        "(WEIGHBRIDGE_PUBLIC_KEY). If you know where the file comes from and that nobody altered it, give --unsigned.",
         where=str(source),
     )

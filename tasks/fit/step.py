@@ -17,7 +17,7 @@ def fit(installation: Installation, source: Source, line: Line) -> FitReport:
     report = reports.fit_release(installation, source, line)
     for row in report.rows:
         run_logger().info(
-            "%s on %s: %s, %.2f of %.2f GiB, %s requests at once",
+            "%s on %s: %s, %.2f of %.2f GiB, %d requests at once",
             row.scheme,
             row.gpu,
             row.verdict,

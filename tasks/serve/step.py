@@ -227,9 +227,11 @@ def _rollback_target(installation: ServingInstallation, line: Line, number: int 
     )
     target = next((version for version in (production, previous) if version and version.version == before), None)
     if target is None:
+        serves = f" Version {production.version} serves." if production else ""
         raise NothingToRollBack(
-            f"{line.name} has no previous version.",
-            f"Name one: `weighbridge rollback {line.name} --to VERSION`; `weighbridge status` lists them.",
+            f"{line.name} has no previous version to go back to.{serves}",
+            f"`weighbridge status` lists the versions with their states; `weighbridge rollback {line.name} --to "
+            "VERSION` goes back to one, also to one that was rolled back itself.",
         )
     return target
 

@@ -124,6 +124,23 @@ def test_status_without_a_stack_is_no_error() -> None:
     assert answer["lines"] == []
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("status",), "`weighbridge up` starts it"),
+        (("logs",), "`weighbridge up` starts the stack"),
+        (("audit",), "The audit log has no entry yet."),
+        (("audit", "--line", "smollm2"), "The audit log has no entry of smollm2 yet."),
+        (("store", "ls"), "The store holds no artifact"),
+        (("store", "verify"), "The store holds no artifact"),
+    ],
+)
+def test_a_command_with_nothing_to_show_says_so(command: tuple[str, ...], said: str) -> None:
+    done = weighbridge(*command)
+    assert done.returncode == 0
+    assert said in done.stdout
+
+
 def test_down_without_a_stack_is_no_error() -> None:
     assert weighbridge("down").returncode == 0
 

@@ -287,7 +287,7 @@ def test_power_is_consistent(items: int, margin: float, flips: float) -> None:
 def test_the_sentence_names_the_smallest_margin_and_the_items_needed() -> None:
     found = power_of(104, 0.02, 0.95)
     assert not found.suffices
-    assert f"{found.margin_half:.3f} (half of the time)" in found.sentence
+    assert f"a margin of {found.margin_half:.3f} is decided half of the time" in found.sentence
     assert f"{found.items_sure:,} items" in found.sentence
     assert "6.5% of 104 items" in found.sentence
     assert power_of(1, 0.02, 0.95).margin_half > 0.9

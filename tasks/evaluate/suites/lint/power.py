@@ -45,9 +45,9 @@ class Power(BaseModel):
         """The power in one line."""
         source = "as scored" if self.flips_measured else "assumed"
         return (
-            f"with {self.flips:.1%} of {self.items} items flipping ({source}), the earliest margin that is decided is "
-            f"{self.margin_half:.3f} (half of the time), or {self.margin_sure:.3f} nine times in ten; a margin of "
-            f"{self.margin:g} takes {self.items_half:,} or {self.items_sure:,} items"
+            f"with {self.flips:.1%} of {self.items} items flipping ({source}), a margin of {self.margin_half:.3f} is "
+            f"decided half of the time, of {self.margin_sure:.3f} nine times in ten; a margin of {self.margin:g} takes "
+            f"{self.items_half:,} items for the one, {self.items_sure:,} items for the other"
         )
 
 
