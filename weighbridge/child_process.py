@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -49,6 +52,21 @@ def run_child(
             child.wait()
             if child.stdout:
                 child.stdout.close()
+
+
+def end_with_parent() -> None:
+    """Let this process end soon after the one that started it, also where that was killed with SIGKILL.
+
+    A server that lives on would keep its port, and the one that is started in its place could not listen.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def log_tail(log: Path, lines: int) -> str:

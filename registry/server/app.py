@@ -20,6 +20,7 @@ from registry.accounts import ADMIN
 from registry.audit import AuditLog
 from registry.server.guard import LARGEST_FILE_BYTES, Guard
 from registry.server.refusals import Refusals
+from weighbridge.child_process import end_with_parent
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
 
@@ -36,6 +37,8 @@ def create_app() -> Guard:
     if os.environ.get("_MLFLOW_SGI_NAME") != "uvicorn":
         # The variable by which MLflow's own command tells its auth app which of two applications to return.
         raise RuntimeError("MLflow's server is guarded under uvicorn only: start it without --gunicorn-opts.")
+    # uvicorn is a child of MLflow's command, the only one of the two that supervisord knows.
+    end_with_parent()
     # Without a target, MLflow's proxy to a gateway sends nothing anywhere.
     os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)
     settings = load_settings()
