@@ -89,18 +89,26 @@ def approve(
     signed_in = accounts.signed_in_as() if settings.mlflow_auth else ""
     who = signed_in or os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
     if override:
+        before = registry.approved_version(line, registry.failed_candidate(line, candidate).digest)
         version = registry.override(line, candidate, reason, who, configured.approval)
     else:
         proposed = registry.candidate(line, candidate)
         check_production(configured, proposed, registry)
+        before = registry.approved_version(line, proposed.digest)
         version = registry.approve(line, proposed.version, reason, who)
     if as_json:
         show_json(version.model_dump())
         return
-    say(f"Version {version.version} of {line} is approved ({version.scheme}, {version.digest[:SHORT_DIGEST]}).")
+    approved = "is approved" if before is None else f"was approved before{_by(before.approved_by)}, and nothing changes"
+    say(f"Version {version.version} of {line} {approved} ({version.scheme}, {version.digest[:SHORT_DIGEST]}).")
     promote_command = styled(f"weighbridge promote {line}", "bold")
     say(f"{promote_command} makes it serve; a schedule of promote/{line} does so by itself.")
     say(f"{settings.mlflow_url}/#/models/{line}")
+
+
+def _by(name: str) -> str:
+    """Return ` by NAME`; after a click in MLflow, which names nobody, nothing."""
+    return f" by {name}" if name else ""
 
 
 def promote(

@@ -73,7 +73,7 @@ class Registry(Recorder):
             )
         approvals.check_signed(candidate, self)
         with self._log.one_at_a_time():
-            if (approved := self._approved_already(line, candidate.digest)) is None:
+            if (approved := self.approved_version(line, candidate.digest)) is None:
                 with self._log.recording("approve", line, None, what=candidate.digest, reason=reason, who=who) as entry:
                     approved = self._copy(candidate, reason, who)
                     entry.version = approved.version
@@ -102,7 +102,7 @@ class Registry(Recorder):
         approvals.check_overrider(line, rules, reason, who)
         approvals.check_weighed(failed := self.failed_candidate(line, digest_prefix), self)
         with self._log.one_at_a_time():
-            if (approved := self._approved_already(line, failed.digest)) is not None:
+            if (approved := self.approved_version(line, failed.digest)) is not None:
                 return approved
             entry = self._log.append("override", line, None, what=failed.digest, reason=reason, who=who)
             created = self.client.create_model_version(
@@ -118,6 +118,12 @@ class Registry(Recorder):
             )
             self._log.append("approve", line, int(created.version), what=failed.digest, reason=reason, who=who)
         return self._read(line, created, {})
+
+    @reaches_mlflow(role="any")
+    def approved_version(self, line: str, digest: str) -> Version | None:
+        """Find the version of an artifact that waits or serves."""
+        active = filter(None, (*self.waiting(line), self.production(line)))
+        return next((version for version in active if version.digest == digest), None)
 
     @reaches_mlflow(role="any")
     def check_approval(self, version: Version, rules: Approval) -> None:
@@ -189,11 +195,6 @@ class Registry(Recorder):
     def reconcile(self, line: str) -> None:
         """Write into the audit log what MLflow says of a line and the log does not."""
         reconcile(line, self, self._log)
-
-    def _approved_already(self, line: str, digest: str) -> Version | None:
-        """Find the version of an artifact that waits or serves."""
-        active = filter(None, (*self.waiting(line), self.production(line)))
-        return next((version for version in active if version.digest == digest), None)
 
     def _copy(self, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))

@@ -147,7 +147,10 @@ def test_approving_copies_the_version_with_approver_and_reason(registry: Registr
 def test_approving_an_artifact_twice_makes_one_copy(registry: Registry, release: Make) -> None:
     registry.record_release(release())
     registry.record_release(release(key="b2"))
+    digest = registry.candidate_version("toy", 1).digest
+    assert registry.approved_version("toy", digest) is None
     first = registry.approve("toy", 1, "", "ada")
+    assert registry.approved_version("toy", digest) == first
     assert registry.approve("toy", 3, "", "bob").version == first.version, "the same digest under another key"
     registry.set_state("toy", 1, "serving")
     registry.set_production("toy", 1)
