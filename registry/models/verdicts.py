@@ -9,6 +9,7 @@ names the artifact, the line and what the artifact was weighed against, so it is
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,8 @@ LATER = (records.STATE, records.STATE_REASON, records.APPROVED_BY, records.APPRO
 class SignedVerdict(BaseModel):
     """What the pipeline wrote about a candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no infinity: as a text it is signed, and read again.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     tags: dict[str, str]
     """All tags: line, artifact, scheme, source, what it was weighed against, outcome, verdict."""
@@ -105,7 +107,7 @@ def sign(keys: KeyPair, signed: SignedVerdict) -> str:
         keys,
         predicate_type=PREDICATE_TYPE,
         subject={f"store://{line}/{digest}": digest},
-        predicate=signed.model_dump(mode="json"),
+        predicate=json.loads(signed.model_dump_json()),
     )
 
 

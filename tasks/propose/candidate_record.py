@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 from importlib.metadata import distributions
@@ -93,7 +94,8 @@ def _metrics(dossier: Dossier) -> dict[str, float]:
             f"memory/{deviation.term}_predicted": deviation.predicted,
             f"memory/{deviation.term}_measured": deviation.measured,
         }
-    return metrics
+    # MLflow keeps infinity as the largest number that it has, which would differ from what was signed.
+    return {name: number for name, number in metrics.items() if math.isfinite(number)}
 
 
 def _metric_name(name: str) -> str:

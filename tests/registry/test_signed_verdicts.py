@@ -298,3 +298,11 @@ def test_an_edited_digest_of_production_is_not_what_candidates_are_weighed_again
     assert registry.moved_production(candidate) == edited
     fair = candidate.model_copy(update={"production_digest": production})
     assert registry.moved_production(fair) is None
+
+
+def test_a_verdict_with_numbers_that_json_lacks_is_signed_and_read(registry: Registry, release: Make) -> None:
+    candidate = release().candidates[0].model_copy(update={"verdict": {"low": float("-inf")}})
+    tags = {records.LINE: "toy", records.DIGEST: candidate.artifact.digest}
+    envelope = verdicts.sign(registry.keys, verdicts.content(candidate, tags, ""))
+    signed = verdicts.read(registry.keys, "toy", candidate.artifact.digest, envelope)
+    assert signed.verdict == {"low": "-Infinity"} and signed.metrics == candidate.metrics
