@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.cost.report import DAYS_PER_MONTH, CostOption, CostReport
+from tasks.fit.plot import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,16 +53,16 @@ def draw(report: CostReport, path: Path) -> None:
     if report.hosted:
         eur = report.hosted.eur_per_million_tokens
         name = f"{report.hosted.provider}: {report.hosted.model}, €{eur:.2f} a million"
-        axes.plot(volumes, volumes * DAYS_PER_MONTH / 1e6 * eur, color="black", label=name)
+        axes.plot(volumes, volumes * DAYS_PER_MONTH / 1e6 * eur, color="black", label=literal(name))
     for option, colour in zip(shown_options(report), COLOURS):
         height = [stairs_eur(option, float(volume)) for volume in volumes]
-        axes.step(volumes, height, where="post", color=colour, label=f"{option.label}, every server twice")
+        axes.step(volumes, height, where="post", color=colour, label=literal(f"{option.label}, every server twice"))
     _mark(axes, report)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("tokens a day")
     axes.set_ylabel("€ a month, without staffing")
-    axes.set_title(f"{report.model}: own servers against an API", loc="left", fontsize=10)
+    axes.set_title(literal(f"{report.model}: own servers against an API"), loc="left", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=120)

@@ -70,9 +70,14 @@ def draw(rows: Sequence[FitRow], path: Path) -> None:
     memory_figure(rows).savefig(path, dpi=150)
 
 
+def literal(text: str) -> str:
+    """Write a name from a user's file so that matplotlib draws it, and reads no formula between two `$` of it."""
+    return text.replace("$", r"\$")
+
+
 def label_rows(axes: Axes, labels: list[str]) -> None:
     """Label the rows of a bar plot, the first on top."""
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [literal(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

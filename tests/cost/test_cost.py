@@ -303,3 +303,9 @@ def test_the_plot_has_one_curve_per_provider_and_gpu(tmp_path: Path) -> None:
 def test_the_plot_works_without_options(tmp_path: Path) -> None:
     draw(priced(MILLION, [Row("MI300X", "bf16", 131.4, 100_000)]), tmp_path / "cost.svg")
     assert (tmp_path / "cost.svg").stat().st_size > 1000
+
+
+def test_the_plot_shows_dollars_in_names_and_reads_no_formula_of_them(tmp_path: Path) -> None:
+    report = priced(MILLION).model_copy(update={"model": r"a/US$^$ \frac{ $"})
+    draw(report, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
