@@ -40,7 +40,8 @@ def deploy(settings: Settings, report: ReportService) -> None:
         "server": settings.prefect_url,
         "pool": POOL,
     }
-    if marker.is_file() and json.loads(marker.read_text()) == stamp:
+    # A damaged marker equals none.
+    if marker.is_file() and marker.read_bytes() == json.dumps(stamp).encode():
         return
     environment = {**os.environ, **settings.as_environment(), **settings.library_environment()}
     command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]

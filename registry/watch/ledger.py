@@ -133,6 +133,12 @@ class Entry(_Frozen):
         return self.state not in ("seen", "starting")
 
 
+class _Kept(_Frozen):
+    """The file: one line's commits, in the order in which they were first seen."""
+
+    entries: tuple[Entry, ...]
+
+
 Starter = Callable[[Decision], str]
 """Starts the release of a decision under its key, and returns the run's id.
 
@@ -163,11 +169,10 @@ class Ledger:
     def entries(self) -> tuple[Entry, ...]:
         """List all commits, in the order in which they were first seen."""
         try:
-            kept = json.loads(self.path.read_bytes())["entries"]
-            return tuple(Entry.model_validate(entry) for entry in kept)
+            return _Kept.model_validate_json(self.path.read_bytes()).entries
         except FileNotFoundError:
             return ()
-        except (ValueError, TypeError, KeyError, ValidationError):
+        except ValidationError:
             raise LedgerDamaged(
                 f"The watch's ledger of {self.line} cannot be read.",
                 "Move the file away and watch again: Prefect starts no run a second time.",

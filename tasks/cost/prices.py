@@ -25,7 +25,7 @@ SECTIONS = ("exchange", "rentals", "owned", "hosted")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Exchange(_Part):

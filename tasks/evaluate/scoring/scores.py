@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import Settings
@@ -109,8 +109,7 @@ class ScoreCache:
 
     def find(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> SuiteScores | None:
         """Return the scores of an artifact on a suite by a scorer, or None if they are not cached."""
-        path = self._path(artifact_digest, suite_digest, scorer)
-        return SuiteScores.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return _read(self._path(artifact_digest, suite_digest, scorer))
 
     def keep(self, scores: SuiteScores) -> None:
         """Write the scores of a suite atomically."""
@@ -120,10 +119,9 @@ class ScoreCache:
     def by_other_scorers(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> list[SuiteScores]:
         """Return the scores of an artifact on a suite by all scorers but this one, in no particular order."""
         own_path = self._path(artifact_digest, suite_digest, scorer)
-        texts = [path.read_text() for path in sorted(own_path.parent.glob("*.json")) if path != own_path]
-        # Parsing the scores of every other suite would take most of the time.
-        found = [SuiteScores.model_validate_json(text) for text in texts if suite_digest in text]
-        return [scores for scores in found if scores.suite_digest == suite_digest]
+        others = [path for path in sorted(own_path.parent.glob("*.json")) if path != own_path]
+        found = [_read(path, mentioning=suite_digest) for path in others]
+        return [scores for scores in found if scores and scores.suite_digest == suite_digest]
 
     def partial_scores_path(self, *, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
         """Path of the scores of an unfinished suite; see `partial_scores`."""
@@ -138,3 +136,13 @@ class ScoreCache:
     def _path(self, artifact_digest: str, suite_digest: str, scorer: str) -> Path:
         key = hashlib.sha256(json.dumps([suite_digest, scorer]).encode()).hexdigest()[:24]
         return self.folder / artifact_digest[:24] / f"{key}.json"
+
+
+def _read(path: Path, mentioning: str = "") -> SuiteScores | None:
+    """Read scores; None if there are none. Damaged ones count as none: the suite is scored again."""
+    try:
+        content = path.read_bytes()
+        # Parsing the scores of every other suite would take most of the time.
+        return SuiteScores.model_validate_json(content) if mentioning.encode() in content else None
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -186,7 +186,11 @@ def data_file(path: Path) -> Path:
     named: Any = definition_of(path)
     for key in ("dataset_kwargs", "data_files", "test"):
         named = named.get(key) if isinstance(named, dict) else None
-    if not isinstance(named, str) or not (path.parent / named).is_file():
+    try:
+        is_there = isinstance(named, str) and (path.parent / named).is_file()
+    except OSError:  # a name that no file can have
+        is_there = False
+    if not is_there:
         raise _invalid(f"dataset_kwargs.data_files.test names no file beside it: {named!r}.", path, 1)
     return (path.parent / named).resolve()
 
@@ -236,7 +240,7 @@ def definition_of(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict) or config.get("task") != path.stem:
         raise _invalid(f"it must be a mapping with `task: {path.stem}`, the file's own name.", path, 1)
-    if config.get("dataset_path") != "json" or config.get("output_type") not in METRICS:
+    if config.get("dataset_path") != "json" or config.get("output_type") not in tuple(METRICS):
         kinds = " or ".join(METRICS)
         raise _invalid(f"it must have `dataset_path: json` and `output_type: {kinds}`.", path, 1)
     return config

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.schemes import Capability, Scheme, all_schemes
 from weighbridge.documents import read_yaml
@@ -23,17 +23,17 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 class Gpu(BaseModel):
     """One kind of GPU, or this machine's memory."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    memory_gib: float
+    memory_gib: float = Field(gt=0)
     """Total, as the driver reports it to programs."""
-    bandwidth_gbs: float = 0
+    bandwidth_gbs: float = Field(0, ge=0)
     """0: unknown, also for the next three."""
-    bf16_tflops: float = 0
+    bf16_tflops: float = Field(0, ge=0)
     """Without sparsity."""
-    fp8_tflops: float = 0
-    int8_tops: float = 0
+    fp8_tflops: float = Field(0, ge=0)
+    int8_tops: float = Field(0, ge=0)
     compute_capability: str = ""
     """NVIDIA's number, such as 8.9, or AMD's architecture name."""
     capabilities: tuple[Capability, ...]
@@ -82,17 +82,23 @@ def use_gpus(path: Path) -> None:
     Raises:
         GpuFileInvalid: the file is not valid; the entry and field are named.
     """
-    _catalogue().update(_read(path))
+    _catalogue().update(read_gpus(path))
 
 
 @cache
 def _catalogue() -> dict[str, Gpu]:
-    known = _read(Path(__file__).with_name("gpus.yaml"))
+    known = read_gpus(Path(__file__).with_name("gpus.yaml"))
     own = load_settings().gpus_file
-    return {**known, **_read(own)} if own else known
+    return {**known, **read_gpus(own)} if own else known
 
 
-def _read(path: Path) -> dict[str, Gpu]:
+def read_gpus(path: Path) -> dict[str, Gpu]:
+    """Read a file of GPUs: name -> GPU.
+
+    Raises:
+        GpuFileInvalid: the file is not valid; the entry and field are named.
+    """
+
     def invalid(why: str, where: str) -> GpuFileInvalid:
         return GpuFileInvalid(
             why, "Correct it; tasks/fit/hardware/gpus.yaml shows what an entry looks like.", where=where

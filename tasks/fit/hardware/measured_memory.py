@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.fit.rows import FitRow
 from weighbridge.files import write_whole
@@ -114,9 +114,11 @@ def write_measurement(artifact_digest: str, measured_memory: MeasuredMemory) -> 
 
 
 def read_measurement(artifact_digest: str) -> MeasuredMemory | None:
-    """Read the memory that an artifact's engine took at its last start, or None."""
-    path = _path(artifact_digest)
-    return MeasuredMemory.model_validate_json(path.read_bytes()) if path.is_file() else None
+    """Read the memory that an artifact's engine took at its last start; None if it is unknown, or damaged."""
+    try:
+        return MeasuredMemory.model_validate_json(_path(artifact_digest).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def _path(artifact_digest: str) -> Path:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from registry.store import Artifact, Store
 from tasks.engines import EnginePlan, launch_spec
@@ -58,10 +59,12 @@ class LocalFleet:
         self._keys = EngineKeys(settings)
 
     def engines(self, line_name: str | None = None) -> list[RunningEngine]:
-        """List the fleet's engines, or one line's, by name."""
-        engines = [
-            RunningEngine.model_validate_json(path.read_bytes()) for path in sorted(self._folder.glob(f"*/{RECORD}"))
-        ]
+        """List the fleet's engines, or one line's, by name.
+
+        Raises:
+            EngineFailed: The record of one cannot be read.
+        """
+        engines = [_read(path) for path in sorted(self._folder.glob(f"*/{RECORD}"))]
         return [self._with_key(engine) for engine in engines if line_name in (None, engine.line)]
 
     def _with_key(self, engine: RunningEngine) -> RunningEngine:
@@ -280,3 +283,18 @@ class LocalFleet:
 
 def _engine_name(line_name: str, artifact: Artifact, plan: EnginePlan) -> str:
     return f"engine-{line_name}-{artifact.short}-{plan.digest[:6]}"
+
+
+def _read(path: Path) -> RunningEngine:
+    try:
+        engine = RunningEngine.model_validate_json(path.read_bytes())
+        if engine.name == path.parent.name:
+            return engine
+        problem = "its name is not its folder's"
+    except ValidationError as error:
+        problem = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}".removeprefix(": ")
+    raise EngineFailed(
+        f"The record of the engine {path.parent.name} is damaged: {problem}.",
+        "Undo the edit; or delete the file, and `weighbridge promote` starts the line's engine anew.",
+        where=str(path),
+    )

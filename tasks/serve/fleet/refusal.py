@@ -44,6 +44,6 @@ def refusal(settings: Settings, engine_name: str) -> WeighbridgeError | None:
         return KINDS[kept["error"]](kept["what"], kept["next"], kept["where"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Written whole or not at all: it was edited.
         return ArtifactDamaged("The engine was not started.", "Read its log.", where=engine_name)

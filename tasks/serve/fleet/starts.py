@@ -10,9 +10,11 @@ from weighbridge.settings import Settings
 
 
 def longest_start_seconds(settings: Settings, line: str, engine_version: str) -> float | None:
-    """Longest time from an engine's start to its proof so far; None if none was seen."""
-    path = _file(settings, line, engine_version)
-    return float(path.read_text()) if path.is_file() else None
+    """Longest time from an engine's start to its proof so far; None if none was seen, or the note is damaged."""
+    try:
+        return float(_file(settings, line, engine_version).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def note_start(settings: Settings, line: str, engine_version: str, seconds: float) -> None:

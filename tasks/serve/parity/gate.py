@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.engines import EnginePlan
 from tasks.serve.parity.judge import DEFAULT_NATS, ERROR, Group, allowed_beside, judge
@@ -98,7 +98,11 @@ def _noise_of(settings: Settings, line: str) -> Path:
 
 
 def _read(path: Path) -> ParityRecord | None:
-    return ParityRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+    """Read a record; None if there is none, or a damaged one: the engine is measured again."""
+    try:
+        return ParityRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def _sentence(group: Group) -> str:

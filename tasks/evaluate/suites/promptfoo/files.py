@@ -68,8 +68,11 @@ class Folder:
             raise CannotConvert(f"{reference!r} is a program, and programs are not run: save its output as a file")
         if bare.endswith(SHEETS):
             raise CannotConvert(f"{reference!r} is a spreadsheet: save it as CSV")
-        found = sorted(self.root.glob(name)) if _is_pattern(name) and self._inside(name) else [self.root / name]
-        found = [path for path in (self._checked(path, reference) for path in found) if path.is_file()]
+        try:
+            found = sorted(self.root.glob(name)) if _is_pattern(name) and self._inside(name) else [self.root / name]
+            found = [path for path in (self._checked(path, reference) for path in found) if path.is_file()]
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, `a**b`, links in a circle
+            found = []
         if not found:
             raise ImportRefused(
                 f"The configuration names {reference!r}, and there is no such file.",
@@ -136,6 +139,7 @@ def read_data(path: Path) -> Any:
     except (YAMLError, TooMuch) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
+        problem = " ".join(problem.split())
         raise _unreadable(path, f"it is not YAML: {problem}", mark.line + 1 if mark else 1) from None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # such as `!!int x`
         raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())[:200]}") from None

@@ -67,7 +67,18 @@ def import_config(path: Path, *, graded: bool = False, max_tokens: int | None = 
         raise ImportRefused(
             "The configuration is not a mapping.", "Name promptfoo's configuration file.", where=str(path)
         )
-    import_log, folder = ImportLog(), Folder(path.parent)
+    try:
+        return _imported(config, Folder(path.parent), graded, max_tokens)
+    except (TypeError, AttributeError, LookupError, ValueError) as error:  # such as a number in place of a list
+        raise ImportRefused(
+            f"The configuration has a value of another kind than promptfoo's: {' '.join(str(error).split())[:200]}.",
+            "Check it with `promptfoo validate`, correct it, then import again.",
+            where=str(path),
+        ) from None
+
+
+def _imported(config: dict[str, Any], folder: Folder, graded: bool, max_tokens: int | None) -> Imported:
+    import_log = ImportLog()
     _log_other_parts(config, import_log)
     offer = read_offer(config, folder, import_log, max_tokens)
     prompts, cases = read_prompts(config, folder, import_log), read_cases(config, folder, import_log)
