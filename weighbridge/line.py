@@ -290,15 +290,21 @@ class Line(_Part):
 
         Raises:
             LineUnknown: There is no such file.
-            LineInvalid: The file is not YAML, or a field is missing, unknown or out of range.
+            LineInvalid: The file's name is no line's, the file is no regular one or not YAML, or a field is missing,
+                unknown or out of range.
         """
         folder = folder or load_settings().root / "lines"
-        path = folder / f"{name}.yaml"
-        if not LINE_NAME.fullmatch(name) or not path.is_file():
-            known = ", ".join(line_names(folder)) or "none yet"
+        path, names = folder / f"{name}.yaml", line_names(folder)
+        if name not in names:
             raise LineUnknown(
-                f"There is no line called {name!r}; known lines: {known}.",
+                f"There is no line called {name!r}; known lines: {', '.join(names) or 'none yet'}.",
                 f"Name one of these, or write {folder.name}/{name}.yaml (docs/how-to/write-a-line.md says how).",
+            )
+        if not LINE_NAME.fullmatch(name):
+            raise LineInvalid(
+                f"A line cannot be called {name!r}: a name has at most 40 of a-z, 0-9 and -.",
+                "Rename the file.",
+                where=f"{folder.name}/{path.name}",
             )
         return cls._parse(name, path)
 

@@ -27,13 +27,13 @@ INDEX = "model.safetensors.index.json"
 # The names that transformers writes and reads. Publishers add copies of the same weights under other names
 # (consolidated.safetensors, original/…), which would double the download.
 STANDARD_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+# Exactly these letters: only files so named are checked before the release is admitted.
 # Everything else, above all code, pickles and archives of arrays, is listed as not adopted and never fetched.
 NEEDED = re.compile(
     r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer(_config)?\.json|tekken\.json"
     r"|vocab\.(json|txt|bpe)|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
     r"|(tokenizer|spiece|spm|sentencepiece(\.bpe)?|vocab)\.model(\.v\d+)?"
-    r"|(LICEN[CS]E|NOTICE|USE_POLICY)([_-][A-Za-z0-9-]+)*(\.\d+)*(\.(txt|md|rst))?|README\.md",
-    re.IGNORECASE,
+    r"|(?i:(LICEN[CS]E|NOTICE|USE_POLICY)([_-][A-Z0-9-]+)*(\.\d+)*(\.(txt|md|rst))?|README\.md)"
 )
 
 

@@ -70,7 +70,8 @@ def licence_flaws(card: Card, listed: Mapping[str, object] | None, tag: str | No
 
 def _own_name(card: Card) -> str | None:
     name = card.license_name
-    return name if name and NAME.fullmatch(name) and not is_known(name) else None
+    # Two names joined would be read as two licences.
+    return name if name and AND not in name and NAME.fullmatch(name) and not is_known(name) else None
 
 
 def _same(name: str, licences: tuple[str, ...]) -> bool:

@@ -36,7 +36,10 @@ def test_a_plain_card_has_its_licence_and_no_flaw(fields: str, licence: str | No
     assert list(licence_flaws(card(fields), None, None)) == []
 
 
-@pytest.mark.parametrize("name", ["apache-2.0", "Apache 2.0", "APACHE-2.0", "mit", "MIT License", "llama3", "gemma"])
+@pytest.mark.parametrize(
+    "name",
+    ["apache-2.0", "Apache 2.0", "APACHE-2.0", "mit", "MIT License", "llama3", "gemma", "apache-2.0 and apache-2.0"],
+)
 def test_a_publishers_own_terms_may_not_take_a_known_licences_name(name: str) -> None:
     found = card(f"license: other\nlicense_name: {name}\nlicense_link: https://example.org/terms")
     assert licence_of(found) == "other"
@@ -73,6 +76,7 @@ UNASKED = (
     "tokenizer.pickle", "tokenizer.joblib", "vocab.npy", "chat_template.sh", "tokenizer_config.json.pkl", "vocab.bin",
     "LICENSE.joblib", "LICENSE.sh", "tokenizer.so", "merges.txt.exe", ".gitattributes", ".env", "model.pt",
     "config.json.py", "tokenizer.py", "run.sh", "weights.h5", "model.onnx", "model.msgpack", "model.ckpt",
+    "Config.json", "tokenizer_config.JSON", "MODEL.SAFETENSORS.INDEX.JSON", "Chat_Template.jinja",
 )  # fmt: skip
 
 

@@ -47,6 +47,19 @@ def test_unknown_line_names_those_that_exist(tmp_path: Path) -> None:
     assert caught.value.exit_status == 2
 
 
+def test_a_file_that_is_listed_and_no_line_says_why(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (folder / "Upper.yaml").write_text("")
+    (folder / "folder.yaml").mkdir()
+    (folder / "circle.yaml").symlink_to("circle.yaml")
+    with pytest.raises(LineInvalid, match="cannot be called 'Upper'"):
+        Line.load("Upper", folder)
+    with pytest.raises(LineInvalid, match="Is a directory"):
+        Line.load("folder", folder)
+    with pytest.raises(LineInvalid, match="symbolic links"):
+        Line.load("circle", folder)
+
+
 @pytest.mark.parametrize("name", ["../m", "M", "", "a/b"])
 def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(LineUnknown):
