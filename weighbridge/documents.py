@@ -81,10 +81,14 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         DocumentInvalid: It cannot be read, is no regular file, or is larger.
     """
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
-            content = file.read(max_bytes + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise DocumentInvalid(f"The file cannot be read: {why}.", "Name a file that is there.", str(path)) from None

@@ -97,6 +97,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         read_utf8(tmp_path / "pipe")
 
 
+def test_a_folder_is_refused_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(DocumentInvalid, match="not a regular file"):
+            read_utf8(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_file_beyond_the_limit_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.write_bytes(b"a: 1\n" * 100)

@@ -54,7 +54,7 @@ def test_a_file_that_is_listed_and_no_line_says_why(tmp_path: Path) -> None:
     (folder / "circle.yaml").symlink_to("circle.yaml")
     with pytest.raises(LineInvalid, match="cannot be called 'Upper'"):
         Line.load("Upper", folder)
-    with pytest.raises(LineInvalid, match="Is a directory"):
+    with pytest.raises(LineInvalid, match="not a regular file"):
         Line.load("folder", folder)
     with pytest.raises(LineInvalid, match="symbolic links"):
         Line.load("circle", folder)
