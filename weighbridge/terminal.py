@@ -60,13 +60,22 @@ def console(**options: Any) -> Console:
 
 
 def watch_log_records() -> None:
-    """Make every log record of this process write its message as `visible` does."""
+    """Make every log record of this process write its message and traceback as `visible` does."""
     logging.setLogRecordFactory(_VisibleRecord)
 
 
 class _VisibleRecord(logging.LogRecord):
     def getMessage(self) -> str:
         return visible(super().getMessage())
+
+    # Formatters note a traceback here, and its last line is the message of an exception from outside.
+    @property
+    def exc_text(self) -> str | None:
+        return self._exc_text
+
+    @exc_text.setter
+    def exc_text(self, text: str | None) -> None:
+        self._exc_text = visible(text) if text else text
 
 
 def _show(letter: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import unicodedata
 
 import pytest
@@ -72,6 +73,11 @@ def test_log_messages_are_shown_too() -> None:
         watch_log_records()
         record = logging.getLogger("x").makeRecord("x", logging.INFO, "f", 1, "repo %s", ("a\x1b[2Kb",), None)
         assert record.getMessage() == r"repo a\x1b[2Kb"
+        try:
+            raise ValueError("a\x1b[2Kb")
+        except ValueError:
+            record = logging.getLogger("x").makeRecord("x", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+        assert logging.Formatter().format(record).endswith(r"ValueError: a\x1b[2Kb")
     finally:
         logging.setLogRecordFactory(before)
 
