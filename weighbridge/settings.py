@@ -26,14 +26,25 @@ RECORD = "stack.json"
 def project_root() -> Path:
     """Find the folder that holds `lines/` and `eval_suites/`: $WEIGHBRIDGE_ROOT, else the checkout."""
     named = os.environ.get(f"{PREFIX}ROOT")
-    return Path(named).resolve() if named else Path(__file__).resolve().parent.parent
+    return _resolved(Path(named), "ROOT") if named else Path(__file__).resolve().parent.parent
 
 
 def home_folder() -> Path:
     """Find the folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
     named = os.environ.get(f"{PREFIX}HOME")
     # Its place is the folder that a link leads to, such as one on a larger disk.
-    return (Path(named) if named else project_root() / ".weighbridge").resolve()
+    return _resolved(Path(named) if named else project_root() / ".weighbridge", "HOME")
+
+
+def _resolved(folder: Path, variable: str) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise SettingsInvalid(
+            f"The folder cannot be found: {error}.",
+            "Name another folder with the variable, then run the command again.",
+            where=f"{PREFIX}{variable}",
+        ) from None
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.errors import SettingsInvalid
-from weighbridge.settings import load_settings
+from weighbridge.settings import home_folder, load_settings, project_root
 
 
 def test_nothing_binds_beyond_loopback_by_default() -> None:
@@ -57,3 +57,12 @@ def test_a_wrong_value_of_the_record_is_named_by_its_file(own_home: Path, value:
     with pytest.raises(SettingsInvalid) as caught:
         load_settings()
     assert caught.value.where == str(own_home / "stack.json") and "mlflow_port" in caught.value.what
+
+
+@pytest.mark.parametrize("name", ["HOME", "ROOT"])
+def test_links_in_a_circle_are_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    monkeypatch.setenv(f"WEIGHBRIDGE_{name}", str(tmp_path / "circle" / "x"))
+    with pytest.raises(SettingsInvalid, match="cannot be found") as caught:
+        project_root() if name == "ROOT" else home_folder()
+    assert caught.value.where == f"WEIGHBRIDGE_{name}"
