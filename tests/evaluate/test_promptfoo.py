@@ -361,3 +361,11 @@ def test_a_suite_is_written_atomically_and_replaced_only_by_force(tmp_path: Path
     assert [path.name for path in target.parent.iterdir()] == ["mine.jsonl"]
     with pytest.raises(ImportIncomplete):
         write_suite(other.model_copy(update={"questions": ()}), target, force=True)
+
+
+@pytest.mark.parametrize("prompt", ["{{ " + "[" * 5000, 5, {"raw": [1]}])
+def test_a_prompt_that_is_none_is_refused_by_name(tmp_path: Path, prompt: object) -> None:
+    path = tmp_path / "promptfooconfig.json"
+    path.write_text(json.dumps({"prompts": [prompt], "tests": [{"vars": 7, "assert": True}]}))
+    with pytest.raises(ImportRefused):
+        import_config(path)

@@ -69,7 +69,7 @@ def import_config(path: Path, *, graded: bool = False, max_tokens: int | None = 
         )
     try:
         return _imported(config, Folder(path.parent), graded, max_tokens)
-    except (TypeError, AttributeError, LookupError, ValueError) as error:  # such as a number in place of a list
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:  # a number for a list, …
         raise ImportRefused(
             f"The configuration has a value of another kind than promptfoo's: {' '.join(str(error).split())[:200]}.",
             "Check it with `promptfoo validate`, correct it, then import again.",
