@@ -26,6 +26,9 @@ KEYS_FOLDER = "keys"
 PRIVATE, PUBLIC, NEXT = "weighbridge.key", "weighbridge.pub", "weighbridge.key.next"
 SIGNATURES = "*/*/manifest.sig"
 """Signed manifests, below the store's folder."""
+AUDIT_LOG = "audit/log.jsonl"
+APPROVAL = b'"action":"approve"'
+"""An entry of the audit log that no installation has before it signed something."""
 ONE_KEY = re.compile(rb"-----BEGIN [^-]+-----.*?-----END [^-]+-----", re.DOTALL)
 
 
@@ -45,11 +48,19 @@ class KeyPair:
     """Public keys to verify by: PEM, or a copy of a ring (WEIGHBRIDGE_PUBLIC_KEY)."""
     store: Path | None = None
     """Folder of the artifact store; signed manifests in it show that there was a key."""
+    audit_log: Path | None = None
+    """The audit log's file; approvals in it show that there was a key, also after a restore."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Keys of an installation."""
-        return cls(settings.home / KEYS_FOLDER, settings.signing_key, settings.public_key, settings.store_folder)
+        return cls(
+            settings.home / KEYS_FOLDER,
+            settings.signing_key,
+            settings.public_key,
+            settings.store_folder,
+            settings.home / AUDIT_LOG,
+        )
 
     def prepare(self) -> None:
         """Make the first pair of a new installation, or the ring of one from before there were rings.
@@ -207,7 +218,11 @@ class KeyPair:
         for name in (PUBLIC, ring.LEDGER):
             if (self.folder / name).exists():
                 return self.folder / name
-        return next(self.store.glob(SIGNATURES), None) if self.store else None
+        if self.store and (signature := next(self.store.glob(SIGNATURES), None)):
+            return signature
+        if self.audit_log and self.audit_log.is_file():
+            return self.audit_log if APPROVAL in self.audit_log.read_bytes() else None
+        return None
 
     def _missing(self, trace: Path) -> SigningKeyMissing:
         return SigningKeyMissing(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry.audit import AuditLog
+from registry.signing import KeyPair
 from tasks.serve.fleet.supervisor import Supervisor
 from weighbridge.settings import load_settings
 
@@ -22,6 +23,7 @@ def installation(empty_database: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WEIGHBRIDGE_HOME", str(home))
     (home / "mlflow").mkdir(parents=True)
     shutil.copy(empty_database, home / "mlflow" / "mlflow.db")
+    KeyPair.of(load_settings()).prepare()
     AuditLog().append("approve", "toy", 1, who="anna")
     return home
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.audit import AuditLog
 from registry.signing import KeyPair, envelope, pem, read_statement, ring, sign_statement
 from registry.signing.rotation import Rotation, revoke, rotate
 from registry.store import Store
@@ -234,6 +235,16 @@ def test_a_missing_key_is_not_replaced_silently(keys: KeyPair, store: Store, lef
     if left == "the store":
         with pytest.raises(ArtifactUnsigned):
             store.verify(artifact)
+
+
+def test_a_restored_audit_log_shows_that_a_key_is_missing(tmp_path: Path) -> None:
+    keys = KeyPair(tmp_path / "keys", audit_log=tmp_path / "audit" / "log.jsonl")
+    AuditLog(tmp_path / "audit").append("mlflow.create_role", "", None, who="ada")
+    keys.prepare()
+    shutil.rmtree(keys.folder)
+    AuditLog(tmp_path / "audit").append("approve", "toy", 1, who="ada")
+    with pytest.raises(SigningKeyMissing, match=r"log\.jsonl"):
+        keys.prepare()
 
 
 def test_a_damaged_ring_is_named(keys: KeyPair) -> None:
