@@ -202,6 +202,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
+    # Libraries ask for its name when they are imported. Python would look for one by writing into it.
+    tempfile.tempdir = tempfile.tempdir or str(Path.cwd())
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_DATA, memory_bytes)

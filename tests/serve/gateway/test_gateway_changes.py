@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tasks.serve.endpoint import Endpoint
-from tasks.serve.gateway import Backend, Gateway, QueuedRequests, discovery, documents
+from tasks.serve.gateway import Backend, Gateway, QueuedRequests, clusters, documents
 from tests.serve.gateway.gateway_support import FakeEngine, Running, make_gateway
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
@@ -140,7 +140,7 @@ def test_requests_to_a_stopped_engine_get_503_and_are_counted(running: Running, 
 def test_requests_beyond_a_backend_s_limit_get_429(
     running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(clusters, "MAX_REQUESTS", 1)
     gateway, fake = running.gateway, engine()
     fake.pause_seconds = 0.5
     gateway.set_line("full", [fake.backend("1", 100)])
