@@ -105,6 +105,6 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
         yaml.safe_load_all(road.run("manifests", line, "--image", "engine@sha256:1", environment=here).stdout)
     )
     # A version that was rolled back is no target of a rollback.
-    assert [document["kind"] for document in documents] == ["Deployment", "Service", "HTTPRoute"]
+    assert [document["kind"] for document in documents] == ["Deployment", "Service", "ConfigMap", "HTTPRoute"]
     for running in fleet.engines(line):
         fleet.stop(running)
