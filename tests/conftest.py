@@ -14,10 +14,13 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from tests.support import servers
+from tests.support.browser import chromium
 from tests.support.mlflow_server import MlflowServer, running, serving
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from weighbridge.settings import Settings
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_", "PREFECT_PROFILES_PATH", "MLFLOW_")
@@ -129,3 +132,10 @@ def mlflow_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory
     }
     with running(tmp_path_factory.mktemp("mlflow-server"), empty_database, webhooks) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser, closed at the end of the module."""
+    with chromium() as browser:
+        yield browser

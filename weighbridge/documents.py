@@ -149,7 +149,7 @@ def parse_json(
     _check_size(content, where, max_bytes)
     text = decode(content, where) if isinstance(content, bytes) else content
     try:
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=None if constants else _refuse_constant)
+        found = json.loads(text, object_pairs_hook=object_of, parse_constant=None if constants else _refuse_constant)
         _check_depth(found, max_depth)
         return _printable(found) if "\\u" in text else found
     except json.JSONDecodeError as error:
@@ -245,12 +245,21 @@ def _check_depth(found: Any, most: int) -> None:
     raise ValueError(f"it is nested more than {most} levels deep")
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class RepeatedName(ValueError):
+    """A JSON object has a name twice. Readers differ in which of the two values they believe."""
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        RepeatedName: A name occurs twice.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"{twice[:80]!r} occurs twice in an object")
+        raise RepeatedName(f"{twice[:80]!r} occurs twice in an object")
     return found
 
 

@@ -8,9 +8,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from weighbridge.documents import RepeatedName, object_of
 
 NOTHING = "0" * 64
 """The previous hash of the first entry."""
@@ -106,10 +107,10 @@ def read_entry(line: bytes) -> Entry:
         raise Unreadable("is longer than any entry")
     try:
         entry = Entry.model_validate_json(line)
-        # Readers differ in which of two equal names they believe, and the hash covers one of them only.
-        json.loads(line, object_pairs_hook=_each_name_once)
-    except Unreadable:
-        raise
+        # The hash covers one of two equal names only.
+        json.loads(line, object_pairs_hook=object_of)
+    except RepeatedName:
+        raise Unreadable("has a field twice") from None
     except (ValidationError, ValueError, RecursionError):
         raise Unreadable("cannot be read") from None
     return entry
@@ -130,13 +131,6 @@ def this_user() -> str:
     except (KeyError, OSError, ImportError):
         # A container may run as any number.
         return f"uid {os.getuid()}"
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Unreadable("has a field twice")
-    return found
 
 
 def about_version(entries: Iterable[Entry], version: int, created_at_ms: int) -> Iterator[Entry]:

@@ -12,6 +12,8 @@ import re
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote
 
+from weighbridge.documents import RepeatedName, object_of
+
 LARGEST_BODY_BYTES = 4 * 2**20
 """Largest JSON body. MLflow's own limit is 1 MB for a batch of metrics; a file is sent as it is."""
 LONGEST_QUERY = 100_000
@@ -89,9 +91,11 @@ def read_json(body: bytes, media_type: str) -> dict[str, Any]:
     if not _MEDIA_TYPE.fullmatch(media_type.strip()):
         raise Refused("its body is not said to be application/json")
     try:
-        content = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_number)
+        content = json.loads(body.decode("utf-8"), object_pairs_hook=object_of, parse_constant=_no_number)
     except Refused:
         raise
+    except RepeatedName:
+        raise Refused("its body has a field twice") from None
     except (ValueError, RecursionError):
         raise Refused("its body is no JSON in UTF-8") from None
     if not isinstance(content, dict):
@@ -119,13 +123,6 @@ def write_json(content: dict[str, Any]) -> bytes:
         return json.dumps(content, allow_nan=False).encode("ascii")
     except (ValueError, RecursionError):
         raise Refused("its body has a number that cannot be passed on") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise Refused("its body has a field twice")
-    return content
 
 
 def _no_number(name: str) -> NoReturn:

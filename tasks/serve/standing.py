@@ -52,11 +52,20 @@ def standings(log: AuditLog, line: str) -> dict[int, Standing]:
         AuditBroken: an entry was edited, removed, or moved.
     """
     log.verify()
-    entries: dict[int, list[Entry]] = {}
-    for entry in log.entries(line):
-        if entry.version is not None:
-            entries.setdefault(entry.version, []).append(entry)
-    return {version: _standing(found) for version, found in entries.items()}
+    return _by_version(log.entries(line))
+
+
+def standings_by_line(log: AuditLog) -> dict[str, dict[int, Standing]]:
+    """Read the standing of each version of all lines, in one reading of the log.
+
+    Raises:
+        AuditBroken: an entry was edited, removed, or moved.
+    """
+    log.verify()
+    entries: dict[str, list[Entry]] = {}
+    for entry in log.entries():
+        entries.setdefault(entry.line, []).append(entry)
+    return {line: _by_version(found) for line, found in entries.items()}
 
 
 def standing_of(log: AuditLog, version: Version) -> Standing:
@@ -99,6 +108,14 @@ def not_admitted(line: str, version: str | int, state: str) -> ApprovalRefused:
         f"Version {version} of {line} {why}.",
         f"It gets no traffic. `weighbridge status` lists what may serve; `weighbridge audit --line {line}` says why.",
     )
+
+
+def _by_version(entries: Iterable[Entry]) -> dict[int, Standing]:
+    found: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if entry.version is not None:
+            found.setdefault(entry.version, []).append(entry)
+    return {version: _standing(about) for version, about in found.items()}
 
 
 def _standing(entries: Iterable[Entry]) -> Standing:

@@ -158,6 +158,7 @@ def try_template(template: str, tokens: dict[str, str]) -> str:
         except (MemoryError, RecursionError):
             raise
         except Exception:
+            # Templates refuse conversations that they are not made for; one must be taken.
             continue
         if len(text) > MAX_RENDERED:
             return f"makes {len(text):,} characters of {probe.name}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Response, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Response, expect
 
 from registry import accounts
 from registry.audit import AuditLog
@@ -21,19 +19,6 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Make = Callable[..., ReleaseRecord]
 PAGE_MS = 60_000
 """For MLflow's page on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium (`apt-get install chromium`), or one of playwright's own."""
-    with sync_playwright() as playwright:
-        try:
-            # Chromium has no sandbox for a container's root; the page is a local MLflow.
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 def test_mlflows_page_shows_a_release_to_a_reviewer(browser: Browser, accounts_server: Settings, release: Make) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Response, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Response
 
 from weighbridge import prefect_api
 from weighbridge.settings import Settings
@@ -16,19 +13,6 @@ from weighbridge.settings import Settings
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 PAGE_MS = 60_000
 """For Prefect's page on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium (`apt-get install chromium`), or one of playwright's own."""
-    with sync_playwright() as playwright:
-        try:
-            # Chromium has no sandbox for a container's root; the page is a local Prefect.
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

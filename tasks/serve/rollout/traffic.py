@@ -12,7 +12,7 @@ from datetime import datetime
 
 from registry.audit import AuditLog
 from tasks.serve.gateway import Backend, Gateway, LineRoute, Mirror, QueuedRequests
-from tasks.serve.standing import Standing, require_standing, standings
+from tasks.serve.standing import Standing, require_standing, standings, standings_by_line
 from weighbridge.errors import ApprovalRefused, AuditBroken
 from weighbridge.settings import Settings
 
@@ -83,12 +83,15 @@ def withdraw_unadmitted(gateway: Gateway) -> list[str]:
         A sentence for each version that lost its weight.
     """
     sentences: list[str] = []
-    for route in gateway.routes().lines:
+    if not (routes := gateway.routes().lines):
+        return sentences
+    try:
+        known_by_line = standings_by_line(AuditLog.of(gateway.settings))
+    except AuditBroken as error:
+        return [str(error)]
+    for route in routes:
+        known = known_by_line.get(route.line, {})
         used = [backend for backend in route.backends if backend.weight or _mirrored(route, backend)]
-        try:
-            known = standings(AuditLog.of(gateway.settings), route.line)
-        except AuditBroken as error:
-            return [str(error)]
         problems = {backend.version: _problem(known, route.line, backend) for backend in used}
         if not any(problems.values()):
             continue

@@ -7,14 +7,12 @@ test's folder.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Response, ViewportSize, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Page, Response, ViewportSize, expect
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -42,19 +40,6 @@ PAGE_MS = 60_000
 """For MLflow's page on a busy machine."""
 ITEMS = 300
 Open = Callable[[str], Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium (`apt-get install chromium`), or one of playwright's own."""
-    with sync_playwright() as playwright:
-        try:
-            # Chromium has no sandbox for a container's root; the page is a local MLflow.
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium here: {str(error).strip().splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -146,41 +147,44 @@ def test_a_failed_version_whose_engine_is_still_warm_gets_nothing(
     assert rollback.pending(settings, "toy") is None
 
 
-def test_a_version_refused_while_it_rolls_out_gets_no_more(
-    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+def stopped_rollout(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted, at_10: Callable[[], object], match: str
 ) -> None:
-    line, log = promoted[0], AuditLog.of(settings)
+    """Roll version 3 out, do something when it has 10 %, and see the rollout stop before the next step."""
+    line = promoted[0]
     third = fleet.ensure(line, make_artifact(settings, "third"))
     slow = with_rollout(line, steps=[10, 50, 100], hold_seconds=3, max_hold_seconds=20)
 
-    def refuse() -> None:
+    def interfere() -> None:
         wait_for_weight(gateway, "3", 10)
-        log.append("state", "toy", 3, what="refused", reason="withdrawn")
+        at_10()
 
-    thread = threading.Thread(target=refuse)
+    thread = threading.Thread(target=interfere)
     thread.start()
-    with lock_of(settings) as lock, pytest.raises(RolloutAborted, match="at 50 %: Version 3 of toy is refused"):
+    with lock_of(settings) as lock, pytest.raises(RolloutAborted, match=match):
         roll_out(slow, "3", third, gateway, lock)
     thread.join()
+
+
+def test_a_version_refused_while_it_rolls_out_gets_no_more(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
+    def refuse() -> None:
+        AuditLog.of(settings).append("state", "toy", 3, what="refused", reason="withdrawn")
+
+    stopped_rollout(settings, fleet, gateway, promoted, refuse, "at 50 %: Version 3 of toy is refused")
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
 def test_a_rollout_gives_back_what_it_took_even_if_the_log_breaks(
     settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
 ) -> None:
-    line, log = promoted[0], AuditLog.of(settings)
-    third = fleet.ensure(line, make_artifact(settings, "third"))
-    slow = with_rollout(line, steps=[10, 50, 100], hold_seconds=3, max_hold_seconds=20)
+    path = AuditLog.of(settings).path
 
     def edit() -> None:
-        wait_for_weight(gateway, "3", 10)
-        log.path.write_bytes(log.path.read_bytes().replace(b"rolling", b"serving", 1))
+        path.write_bytes(path.read_bytes().replace(b"rolling", b"serving", 1))
 
-    thread = threading.Thread(target=edit)
-    thread.start()
-    with lock_of(settings) as lock, pytest.raises(RolloutAborted, match="at 50 %: Entry 1 was edited"):
-        roll_out(slow, "3", third, gateway, lock)
-    thread.join()
+    stopped_rollout(settings, fleet, gateway, promoted, edit, "at 50 %: Entry 1 was edited")
     assert weights(gateway) == {"1": 0, "2": 100, "3": 0}
 
 
