@@ -14,6 +14,7 @@ import pytest
 
 from stack.deploy import deploy, ensure_work_pool
 from stack.services import POOL, services
+from stack.worker import FileWorker
 from tests.conftest import OURS
 from tests.support.mlflow_server import serving
 from tests.support.waiting import wait_for
@@ -163,7 +164,8 @@ def test_a_parameter_that_the_file_fixes_is_not_replaced(bench: Bench) -> None:
 
 def test_the_work_pool_s_template_decides_nothing(bench: Bench) -> None:
     pool = bench.api.get(f"/work_pools/{POOL}").raise_for_status().json()
-    template = pool["base_job_template"]
+    # Empty until a worker's report of its template has come through.
+    template = pool["base_job_template"] or FileWorker.get_default_base_job_template()
     evil = {**template, "job_configuration": {**template["job_configuration"], "command": bench.command}}
     evil["job_configuration"]["env"] = {"PYTHONSTARTUP": str(bench.pwned)}
     bench.use_template(evil)
