@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import JsonOption, note, say, say_plain, show_json, table
-from weighbridge.terminal import styled, without_colours
+from weighbridge.terminal import on_one_line, styled, without_colours
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,7 @@ def status(
     """Show what runs and what serves: services, lines, versions, digests, weights."""
 
     from stack import lifecycle, report
+    from stack.notes import status_notes
     from tasks.serve.installation import ServingInstallation
     from weighbridge.settings import use_libraries
 
@@ -81,6 +82,7 @@ def status(
     settings = installation.settings
     use_libraries(settings)
     services, lines = lifecycle.status(settings), report.line_statuses(installation)
+    notes = status_notes(settings)
     if as_json:
         show_json(
             {
@@ -88,6 +90,7 @@ def status(
                 "gateway": f"{settings.gateway_url}/v1",
                 "services": [service.model_dump() for service in services],
                 "lines": [line.model_dump() for line in lines],
+                "notes": notes,
             }
         )
         return
@@ -100,6 +103,8 @@ def status(
                     say(f"{styled(f'{line.line} version {version.version}:', 'red')} {version.reason}")
     else:
         say("No line serves anything yet.")
+    for sentence in notes:
+        say(on_one_line(sentence))
     if all(service.state == "down" for service in services):
         say(f"The stack of {settings.home} is down: `weighbridge up` starts it.")
 
