@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import JsonOption, say, show_json, table
+from cli.columns import number, short, whole
+from cli.output import JsonOption, counted, say, show_json, table
 from weighbridge.terminal import on_one_line, styled
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.tables import Table
     from registry.audit import Entry
 
-SHORT_DIGEST = 12
+SHORT_DIGEST, DIGEST_DIGITS = 12, 64
+REQUEST = "mlflow."
+"""What the actions of requests to MLflow begin with."""
+APPROVALS = ("approve", "override")
+TOLD_BY = ("state",)
+"""Actions that are told by what they are about, such as `rolled back`."""
 
 audit = typer.Typer(help="Who changed what and when, and whether that record is whole.", invoke_without_command=True)
 
@@ -24,42 +29,117 @@ def show(
     context: typer.Context,
     line: Annotated[str | None, typer.Option(help="Only entries of this line.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many entries to show, the newest.")] = 50,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also each request that changed something in MLflow.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the newest entries of the audit log."""
+    """Show who did what, the newest at the end: one line an entry, shortened to fit the terminal.
+
+    Of the requests to MLflow only approvals by *Promote model* are shown, unless --all is given. --json has all.
+    """
     if context.invoked_subcommand:
         return
     from registry.installation import Installation
 
-    entries = list(Installation.load().audit_log.entries(line))[-last:]
+    entries = list(Installation.load().audit_log.entries(line))
     if as_json:
-        show_json([entry.model_dump() for entry in entries])
+        show_json([entry.model_dump() for entry in entries[-last:]])
         return
     if not entries:
         say(f"The audit log has no entry of {line} yet." if line else "The audit log has no entry yet.")
         return
-    say(entries_table(entries))
+    shown = entries if everything else acts(entries)
+    if shown:
+        say(entries_table(shown[-last:]))
+        say("`weighbridge audit show NUMBER` shows one entry whole.")
+    if left_out := len(entries) - len(shown):
+        say(f"{counted(left_out, 'request')} to MLflow left out; `weighbridge audit --all` shows them too.")
+
+
+def acts(entries: list[Entry]) -> list[Entry]:
+    """Leave out the requests to MLflow, except approvals that nobody but MLflow's server recorded."""
+    recorded = {(entry.line, entry.version) for entry in entries if entry.action in APPROVALS}
+
+    def is_act(entry: Entry) -> bool:
+        if not entry.action.startswith(REQUEST):
+            return True
+        return _is_click(entry) and (entry.line, entry.version) not in recorded
+
+    return [entry for entry in entries if is_act(entry)]
 
 
 def entries_table(entries: list[Entry]) -> Table:
-    """Lay out audit entries so that they read in a terminal of 80 columns as well as in one of 200.
-
-    Each entry is one cell of two lines: who did what to which version; then what it was about, and why. Seven columns
-    of their own leave five letters for each in a narrow terminal.
-    """
-
-    rows = table("#", "when (UTC)", "entry")
-    for column in rows.columns[:2]:
-        column.no_wrap = True
+    """Lay out audit entries, each on one line, also in a terminal of 80 columns."""
+    years = {entry.at[:4] for entry in entries}
+    # The day and the minute are enough to find an entry; `audit show` has all.
+    time, first = (f"UTC, {years.pop()}", 5) if len(years) == 1 else ("UTC", 0)
+    # The requests' names are long.
+    requests = any(entry.action.startswith(REQUEST) and not _is_click(entry) for entry in entries)
+    kind = short if requests else whole
+    rows = table(number("#"), whole(time), short("who"), kind("what"), kind("line, version"), short("why"))
     for entry in entries:
-        what = entry.what[:SHORT_DIGEST] if entry.action in ("approve", "override", "admit") else entry.what
-        version = "" if entry.version is None else f"version {entry.version}"
-        target = " ".join(filter(None, (entry.model or entry.line, version)))
-        who = f"{entry.who} at {entry.address}" if entry.address else entry.who
-        text = f"{styled(entry.action, 'bold')} {on_one_line(f'{target} by {who}' if target else f'by {who}')}"
-        if detail := ". ".join(filter(None, (what, entry.reason))):
-            text += f"\n{on_one_line(detail)}"
-        rows.add_row(str(entry.number), entry.at[:19].replace("T", " "), text)
+        what = entry.what[:SHORT_DIGEST] if _is_digest(entry.what) else entry.what
+        why = (entry.reason, "" if entry.action in TOLD_BY else what)
+        target = " ".join(filter(None, (entry.model or entry.line, str(entry.version or ""))))
+        rows.add_row(
+            str(entry.number),
+            entry.at[first:16].replace("T", " "),
+            on_one_line(entry.who),
+            _act(entry),
+            on_one_line(target) or "–",
+            on_one_line("; ".join(filter(None, why))) or "–",
+        )
+    return rows
+
+
+def _act(entry: Entry) -> str:
+    """Say what was done in a few words."""
+    if _is_click(entry):
+        return "approve in MLflow"
+    words = entry.what if entry.action in TOLD_BY else entry.action
+    return on_one_line(words.removeprefix(REQUEST).replace("_", " "))
+
+
+def _is_click(entry: Entry) -> bool:
+    """True if a request copied a candidate to its line's own model, as *Promote model* does."""
+    from registry.audit import COPIED
+
+    return entry.action == COPIED and entry.model == entry.line
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == DIGEST_DIGITS and all(digit in "0123456789abcdef" for digit in text)
+
+
+@audit.command("show")
+def show_entry(
+    number_: Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="The entry's number.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show one entry whole."""
+    from registry.installation import Installation
+    from weighbridge.errors import OptionInvalid
+
+    entries = list(Installation.load().audit_log.entries(None))
+    if not (found := next((entry for entry in entries if entry.number == number_), None)):
+        raise OptionInvalid(
+            f"The audit log has no entry {number_}; it has {len(entries)}.",
+            "`weighbridge audit` lists the newest entries with their numbers.",
+            "NUMBER",
+        )
+    if as_json:
+        show_json(found.model_dump())
+        return
+    say(entry_table(found))
+
+
+def entry_table(entry: Entry) -> Table:
+    """Lay out every field of an entry that says something."""
+    rows = table("field", "value")
+    for name, value in entry.model_dump().items():
+        if value not in ("", None):
+            rows.add_row(name, on_one_line(str(value)))
     return rows
 
 

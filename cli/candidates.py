@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.columns import whole
 from cli.output import JsonOption, LineArgument, say, show_json, table
 from weighbridge.terminal import on_one_line, styled
+
+if TYPE_CHECKING:
+    from cli.tables import Table
+    from registry.models.examine import Examined
 
 SHORT_DIGEST = 12
 
@@ -37,22 +42,27 @@ def candidates(
     elif not found:
         say(f"{line} has no candidates yet: `weighbridge release {line}`.")
     else:
-        rows = table("candidate", "scheme", "digest", "signed verdict", "signed", "as signed")
-        for candidate in found:
-            rows.add_row(
-                str(candidate.version),
-                on_one_line(candidate.scheme),
-                on_one_line(candidate.digest[:SHORT_DIGEST]),
-                candidate.outcome or "–",
-                f"{candidate.signed_at:%Y-%m-%d %H:%M}" if candidate.signed_at else "–",
-                styled("no", "red") if candidate.problems else "yes",
-            )
-        say(rows)
+        say(candidates_table(found))
         for candidate in found:
             for problem in candidate.problems:
                 say(on_one_line(f"{candidate.version}: {problem}"))
     if any(candidate.problems for candidate in found):
         raise typer.Exit(ExitStatus.APPROVAL)
+
+
+def candidates_table(found: list[Examined]) -> Table:
+    """Lay out what was signed about candidates."""
+    rows = table("candidate", "scheme", "digest", "signed verdict", whole("signed (UTC)"), "as signed")
+    for candidate in found:
+        rows.add_row(
+            str(candidate.version),
+            on_one_line(candidate.scheme),
+            on_one_line(candidate.digest[:SHORT_DIGEST]),
+            candidate.outcome or "–",
+            f"{candidate.signed_at:%Y-%m-%d %H:%M}" if candidate.signed_at else "–",
+            styled("no", "red") if candidate.problems else "yes",
+        )
+    return rows
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import below, number
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.errors import OptionInvalid, SuiteUnknown
@@ -175,15 +176,16 @@ class _Progress:
 
 
 def _show(comparison: Comparison) -> None:
-    rows = table("suite", "verdict", "candidate", "production", "difference", "interval", "flips", "items")
+    numbers = ("candidate (%)", "production (%)", "difference (%)", "interval (%)")
+    rows = table("suite", "verdict", *map(number, numbers), below("flips"), below("items"))
     for suite in comparison.verdict.suites:
         rows.add_row(
             suite.suite,
             styled(suite.outcome, OUTCOMES[suite.outcome].terminal_colour),
-            f"{suite.candidate_mean:.1%}",
-            "–" if suite.production_mean is None else f"{suite.production_mean:.1%}",
-            "–" if suite.estimate is None else f"{suite.estimate:+.1%}",
-            "–" if suite.low is None or suite.high is None else f"{suite.low:+.1%} to {suite.high:+.1%}",
+            f"{100 * suite.candidate_mean:.1f}",
+            "–" if suite.production_mean is None else f"{100 * suite.production_mean:.1f}",
+            "–" if suite.estimate is None else f"{100 * suite.estimate:+.1f}",
+            "–" if suite.low is None or suite.high is None else f"{100 * suite.low:+.1f} to {100 * suite.high:+.1f}",
             f"+{suite.gained} −{suite.lost}",
             f"{suite.items}" if suite.suite_items is None else f"{suite.items} of {suite.suite_items}",
         )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import JsonOption, say, show_json, table
+from cli.columns import below, number
+from cli.output import JsonOption, say, say_wrapped, show_json, table
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.tables import Table
     from tasks.cost.report import CostOption, CostReport, HostedCost
     from tasks.fit.model.shape import ModelShape
     from tasks.fit.rows import FitRow
@@ -162,24 +162,19 @@ def _show(report: CostReport) -> None:
             )
     say("\n" + styled("Assumed", "bold"))
     for sentence in report.assumptions:
-        say(f"- {sentence}")
+        say_wrapped(f"- {sentence}")
     for sentence in report.warnings:
-        say(f"{styled('!', 'yellow')} {sentence}")
+        say_wrapped(f"! {sentence}")
 
 
 def _options_table(groups: list[list[CostOption]]) -> Table:
     rows = table(
-        "€/month",
-        "with HA",
-        "staffing",
-        "all in",
-        "€/1M",
-        "copies",
-        "GPUs",
-        "scheme",
-        "tokens/s a copy",
-        "load",
-        "price",
+        *map(number, ("€/month", "with HA", "staffing", "all in", "€/1M", "copies")),
+        below("GPUs"),
+        below("scheme"),
+        below("tokens/s a copy"),
+        number("load (%)"),
+        below("price"),
     )
     for first, *others in groups[:ROWS_SHOWN]:
         rows.add_row(
@@ -193,7 +188,7 @@ def _options_table(groups: list[list[CostOption]]) -> Table:
             ", ".join(_scheme(option) for option in (first, *others)),
             f"{first.tokens_per_second_per_copy:,.0f} "
             f"({first.tokens_per_second_low:,.0f}–{first.tokens_per_second_high:,.0f})",
-            f"{first.utilization:.0%}",
+            f"{first.utilization:.0%}".removesuffix("%"),
             f"{first.price_id}{'' if first.sovereign else ' (not sovereign)'}{_age(first)}",
         )
     return rows
@@ -208,7 +203,14 @@ def _groups(options: tuple[CostOption, ...]) -> list[list[CostOption]]:
 
 
 def _hosted_table(report: CostReport) -> Table:
-    rows = table("hosted", "model", "€/1M", "€/month", "break-even with HA", "price")
+    rows = table(
+        "hosted",
+        "model",
+        number("€/1M"),
+        number("€/month"),
+        number("break-even with HA (tokens a day)"),
+        below("price"),
+    )
     for hosted in (report.hosted, *report.hosted_others):
         if hosted is None:
             continue
@@ -218,7 +220,7 @@ def _hosted_table(report: CostReport) -> Table:
             hosted.model,
             f"{hosted.eur_per_million_tokens:.2f}",
             f"{hosted.monthly_eur:,.0f}",
-            (f"{_millions(break_even)} a day" if break_even else "never") if report.options else "",
+            (_millions(break_even) if break_even else "never") if report.options else "",
             f"{hosted.price_id}{'' if hosted.sovereign or hosted.reference else ' (not sovereign)'}{_age(hosted)}",
         )
     return rows

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, say, show_json, table
+from cli.columns import number, whole
+from cli.output import JsonOption, say, say_wrapped, show_json, table
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from weighbridge.line import Line
 
 LEGEND = (
-    "KV: cache of the requests. rest: activations, CUDA graphs, context and NCCL. of: what the engine may\n"
+    "GiB per GPU. KV: cache of the requests. rest: activations, CUDA graphs, context and NCCL. of: what the engine may "
     "take. thumb: the rule of thumb. at once: requests of full context that fit. €/month: the cheapest price known."
 )
 COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
@@ -169,12 +170,17 @@ def _draw(rows: list[FitRow], path: Path) -> None:
 def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float | None]]) -> None:
     profile = request.profile
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters < shape.parameters else ""
-    say(
-        f"{styled(shape.name, 'bold')} ({shape.parameters / 1e9:.2f} billion parameters{active}; weights from "
+    say_wrapped(
+        f"{shape.name} ({shape.parameters / 1e9:.2f} billion parameters{active}; weights from "
         f"{shape.origin}) for {request.concurrency} × {request.context} tokens on {profile.label}"
-        f"{styled(' (nearest profile; wider band)', 'yellow') if profile.nearest else ''}, GiB per GPU"
+        f"{' (nearest profile; wider band)' if profile.nearest else ''}"
     )
-    table_ = table("GPU", "scheme", "weights", "KV", "rest", "of", "thumb", "at once", "€/month", "fit", compact=True)
+    table_ = table(
+        whole("GPU"),
+        whole("scheme"),
+        *map(number, ("weights", "KV", "rest", "of", "thumb", "at once", "€/month")),
+        "fit",
+    )
     notes: dict[tuple[str, str], list[str]] = {}
     previous = ""
     for row, eur in rows:
@@ -197,7 +203,7 @@ def _show(shape: ModelShape, request: FitRequest, rows: list[tuple[FitRow, float
             what = f"{why}; would fit: {row.change}" if row.change else why
             notes.setdefault((row.scheme, what), []).append(name)
     say(table_)
-    say(styled(f"{LEGEND}\nBands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.", "dim"))
+    say_wrapped(f"{LEGEND} Bands of ±{rows[0][0].band_gib:.1f} GiB and more decide `tight`.")
     for (scheme, note), names in notes.items():
         say(f"{', '.join(names)} {scheme}: {note}")
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import number, whole
 from cli.output import JsonOption, LineArgument, note, say, say_plain, show_json, table
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.serve.gateway import Limits
+    from cli.tables import Table
+    from tasks.serve.gateway import KeyRecord, Limits
     from tasks.serve.installation import ServingInstallation
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the client; it appears in the access log.")]
@@ -62,7 +64,12 @@ def list_keys(as_json: JsonOption = False) -> None:
     if as_json:
         show_json([{"name": name, **_as_dict(record)} for name, record in records.items()])
         return
-    rows = table("name", "added", "until", "requests a minute", "tokens a minute")
+    say(keys_table(records))
+
+
+def keys_table(records: dict[str, KeyRecord]) -> Table:
+    """Lay out the keys."""
+    rows = table("name", whole("added"), whole("until"), number("requests a minute"), number("tokens a minute"))
     for name, record in records.items():
         until = styled("expired", "red") if record.expired else _until(record.expires)
         limits = record.limits
@@ -73,7 +80,7 @@ def list_keys(as_json: JsonOption = False) -> None:
             _number(limits.requests_per_minute),
             _number(limits.tokens_per_minute),
         )
-    say(rows)
+    return rows
 
 
 @key.command()

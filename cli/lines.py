@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cli.columns import below, number
 from cli.output import JsonOption, say, show_json, table
 from weighbridge.terminal import styled
 
@@ -44,7 +45,7 @@ def lines(as_json: JsonOption = False) -> None:
 
 def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
 
-    rows = table("line", "source", "schemes", "runs on", "engine", "suites")
+    rows = table("line", below("source"), "schemes", "runs on", "engine", number("suites"))
     for line in loaded:
         rows.add_row(
             line.name,
@@ -59,7 +60,6 @@ def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
         say("All files are checked; every name in them exists.")
         return
     mistakes = table("file", "mistake", "next")
-    mistakes.columns[0].no_wrap = True
     for problem in problems:
         mistakes.add_row(problem.where, styled(problem.what, "red"), problem.next_step)
     say(mistakes, error=True)

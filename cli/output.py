@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -14,7 +15,9 @@ from weighbridge.terminal import console, on_one_line, styled, visible
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
+
+    from cli.columns import Column
+    from cli.tables import Table
 
 PIPE_COLUMNS = 120
 INPUT, INTERRUPTED = ExitStatus.INPUT, ExitStatus.INTERRUPTED
@@ -65,30 +68,48 @@ def show_json_line(value: Any) -> None:
     documents.write(json.dumps(value, default=str))
 
 
-def table(*columns: str, title: str = "", compact: bool = False) -> Table:
-    """A plain table in the house style; a compact one has many short cells, which folding would make unreadable."""
-    from rich import box
-    from rich.table import Table
+def table(*columns: str | Column, title: str = "") -> Table:
+    """A table in the house style, which fits the terminal; see `cli.columns` for those of numbers and long texts."""
+    from cli.tables import Table
 
-    padding = (0, 0) if compact else (0, 1)
-    rows = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
-    for column in columns:
-        rows.add_column(column, overflow="fold", no_wrap=compact)
-    return rows
+    return Table(columns, title)
 
 
 def terminal(*, error: bool = False) -> Console:
     """The console for people; long addresses are not broken."""
     printer = console(soft_wrap=True, stderr=error)
-    # A pipe has no width of its own; 80 columns would cut tables that a file or a pager can show whole.
-    if not printer.is_terminal:
-        return console(soft_wrap=True, stderr=error, width=max(printer.width, PIPE_COLUMNS))
+    # A pipe has no width of its own, unless COLUMNS names one. 80 columns would fold tables that a file or a pager can
+    # show in one line a row.
+    if not printer.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        return console(soft_wrap=True, stderr=error, width=PIPE_COLUMNS)
     return printer
 
 
 def say(*what: Any, error: bool = False) -> None:
     """Print for a person, on standard error if it is about a mistake."""
     terminal(error=error).print(*what)
+
+
+def say_wrapped(text: str) -> None:
+    """Print sentences for a person, wrapped between words; what has no spaces, such as an address, stays whole."""
+    import textwrap
+
+    printer = terminal()
+    for paragraph in text.splitlines():
+        printer.print(textwrap.fill(paragraph, printer.width, break_long_words=False, break_on_hyphens=False))
+
+
+def counted(amount: int, thing: str) -> str:
+    """Write an amount with the plural of its thing, such as `2 requests`."""
+    return f"{amount} {thing}{'' if amount == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in the largest unit that it fills, such as `3 h`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def say_plain(text: str, *, error: bool = False) -> None:

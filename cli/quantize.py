@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.columns import below
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from weighbridge.terminal import styled
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from cli.tables import Table
     from registry.store import Artifact
     from tasks.quantize import QuantizationRecord, Resources
     from tasks.quantize.gguf import GgufRecipe
     from tasks.quantize.plan.recipe import Recipe
+    from tasks.quantize.plan.targets import Ignored
     from weighbridge.line import SchemeChoice
 
 
@@ -188,15 +191,20 @@ def _show_plan(recipe: Recipe | GgufRecipe, required: Resources, as_json: bool) 
         f"{styled(recipe.scheme, 'bold')} by {recipe.method}{groups}: {len(recipe.layers)} layers, {share:.1%} of "
         "Linear bytes"
     )
-    rows = table("not quantized", "reason")
-    for layer in recipe.ignored:
-        rows.add_row(layer.name, layer.reason)
     if recipe.ignored:
-        say(rows)
+        say(ignored_table(recipe.ignored))
     say(
         f"Weights: {recipe.predicted_bytes / GIB:.2f} GiB. Needs {required}; "
         f"{available_bytes() / GIB:.1f} GiB are free."
     )
+
+
+def ignored_table(layers: Iterable[Ignored]) -> Table:
+    """Lay out the layers that are not quantized."""
+    rows = table("not quantized", below("reason"))
+    for layer in layers:
+        rows.add_row(layer.name, layer.reason)
+    return rows
 
 
 def _show_record(record: QuantizationRecord, place: str, as_json: bool) -> None:

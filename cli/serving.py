@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import below, number
 from cli.output import JsonOption, LineArgument, note, say, show_json, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
     from cli.flowrun import StepRow, WorkerRun
+    from cli.tables import Table
     from tasks.serve.installation import ServingInstallation
 
 WorkerOption = Annotated[
@@ -45,8 +47,20 @@ def release(
         show_json({**result, "steps": [step.model_dump() for step in steps]})
         return
     _show_steps(steps)
-    candidates = table("scheme", "digest", "outcome", "candidate", "verdict")
+    say(candidates_table(result["candidates"]))
     for candidate in result["candidates"]:
+        say(f"Report {candidate['scheme']}: {candidate['report']}")
+    say(f"MLflow: {result['run_url']}")
+    waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
+    if waiting:
+        approve_command = styled(f"weighbridge approve {line} {waiting[0]} --reason …", "bold")
+        say(f"Approve: {approve_command}, or *Promote model* in MLflow")
+
+
+def candidates_table(weighed: list[dict[str, Any]]) -> Table:
+    """Lay out the candidates that a release ended with."""
+    candidates = table("scheme", "digest", "outcome", number("candidate"), below("verdict"))
+    for candidate in weighed:
         colour = OUTCOMES[candidate["outcome"]].terminal_colour
         candidates.add_row(
             candidate["scheme"],
@@ -55,14 +69,7 @@ def release(
             str(candidate["version"]) if candidate["version"] is not None else "–",
             candidate["sentence"],
         )
-    say(candidates)
-    for candidate in result["candidates"]:
-        say(f"Report {candidate['scheme']}: {candidate['report']}")
-    say(f"MLflow: {result['run_url']}")
-    waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
-    if waiting:
-        approve_command = styled(f"weighbridge approve {line} {waiting[0]} --reason …", "bold")
-        say(f"Approve: {approve_command}, or *Promote model* in MLflow")
+    return candidates
 
 
 def approve(
@@ -212,7 +219,7 @@ def _up_to_date(installation: ServingInstallation, line: str, done: WorkerRun) -
 
 
 def _show_steps(steps: list[StepRow]) -> None:
-    rows = table("step", "state", "seconds")
+    rows = table("step", "state", number("seconds"))
     for step in steps:
         colour = {"Completed": "green", "Cached": "cyan"}.get(step.state, "red")
         rows.add_row(step.name, styled(step.state, colour), f"{step.seconds:.1f}")

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import number, whole
 from cli.output import JsonOption, note, say, show_json, table
 from weighbridge.errors import OptionInvalid
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
+    from cli.tables import Table
     from registry.installation import Installation
     from registry.signing.ring import RingKey
     from registry.signing.rotation import Rotation
@@ -48,7 +50,13 @@ def list_keys(as_json: JsonOption = False) -> None:
     if not rows:
         say("No key yet: the first pair is made by `weighbridge up`, or when the first artifact is made.")
         return
-    found = table("id", "state", "since", "until", "signatures that count")
+    say(keys_table(rows))
+    note("private", f"{private}{'' if readable else ', which this user cannot read: this machine only verifies'}")
+
+
+def keys_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay out the keys."""
+    found = table("id", "state", whole("since"), whole("until"), number("signatures that count"))
     for row in rows:
         found.add_row(
             row["id"][:SHORT_ID],
@@ -57,8 +65,7 @@ def list_keys(as_json: JsonOption = False) -> None:
             (row["until"] or "–")[:10],
             "all" if row["state"] == "in use" else str(row["counting"]),
         )
-    say(found)
-    note("private", f"{private}{'' if readable else ', which this user cannot read: this machine only verifies'}")
+    return found
 
 
 @keys.command()

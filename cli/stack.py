@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import JsonOption, note, say, say_plain, show_json, table
+from cli.columns import below, number
+from cli.output import JsonOption, duration, note, say, say_plain, show_json, table
 from weighbridge.terminal import on_one_line, styled, without_colours
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.tables import Table
     from stack.lifecycle import ServiceStatus
     from stack.report import LineStatus
 
@@ -96,7 +96,9 @@ def status(
         return
     say(_services_table(services))
     if any(line.versions or line.awaiting for line in lines):
-        say(_lines_table(lines))
+        for rows in (_lines_table(lines), _waiting_table(lines)):
+            if rows.rows:
+                say(rows)
         for line in lines:
             for version in line.versions:
                 if version.reason:
@@ -110,17 +112,21 @@ def status(
 
 
 def _services_table(services: list[ServiceStatus]) -> Table:
-    rows = table("service", "state", "up", "pid", "address")
+    rows = table("service", "state", number("up"), number("pid"), "address")
     for service in services:
         state = styled(service.state, COLOURS[service.state])
-        rows.add_row(service.name, state, f"{service.up_seconds:.0f} s", str(service.pid or "–"), service.url)
+        rows.add_row(
+            service.name,
+            state,
+            duration(service.up_seconds) if service.pid else "–",
+            str(service.pid or "–"),
+            service.url,
+        )
     return rows
 
 
 def _lines_table(lines: list[LineStatus]) -> Table:
-    # Compact, so that digests and aliases are whole in 80 columns; only a state has several words.
-    rows = table("line", "version", "alias", "scheme", "digest", "weight", "engine", "state", compact=True)
-    rows.columns[-1].no_wrap = False
+    rows = table("line", number("version"), "alias", "scheme", "digest", number("weight (%)"), "engine", "state")
     for line in lines:
         for version in line.versions:
             rows.add_row(
@@ -129,23 +135,24 @@ def _lines_table(lines: list[LineStatus]) -> Table:
                 ", ".join(version.aliases) or "–",
                 version.scheme,
                 version.digest[:SHORT_DIGEST],
-                f"{version.weight} %" if version.in_rotation else "–",
+                str(version.weight) if version.in_rotation else "–",
                 version.engine,
                 ROLLOUT_STATES.get(version.state, version.state),
             )
+    return rows
+
+
+def _waiting_table(lines: list[LineStatus]) -> Table:
+    rows = table("line", number("candidate"), "scheme", "digest", "state", below("next"))
+    for line in lines:
         for candidate in line.awaiting:
-            rows.add_row(
-                line.line,
-                f"candidate {candidate.version}",
-                "–",
-                candidate.scheme,
-                candidate.digest[:SHORT_DIGEST],
-                "–",
-                "–",
-                f"awaits approval: weighbridge approve {line.line} {candidate.version}"
+            state, command = (
+                ("awaits approval", f"approve {line.line} {candidate.version}")
                 if candidate.as_signed
-                else f"not as signed: weighbridge candidates {line.line}",
+                else ("not as signed", f"candidates {line.line}")
             )
+            digest = candidate.digest[:SHORT_DIGEST]
+            rows.add_row(line.line, str(candidate.version), candidate.scheme, digest, state, f"weighbridge {command}")
     return rows
 
 

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from cli.columns import number
 from cli.output import INTERRUPTED, say, show_json_line, table, terminal
 from tasks.serve.fleet.refusal import refusal
 from tasks.serve.gateway import Backend, ClientCounts, Gateway
@@ -125,9 +126,8 @@ def render(snapshot: Snapshot) -> RenderableType:
         return Group(head, Text(snapshot.problem, style="red"))
     if not snapshot.rows:
         return Group(head, Text("No line serves anything yet."))
-    shown = table("line", "version", "digest", "weight", "health", "active", "requests/s", "errors/s", "tokens/s")
-    for column in shown.columns[5:]:
-        column.justify = "right"
+    numbers = (number(header) for header in ("active", "requests (/s)", "errors (/s)", "tokens (/s)"))
+    shown = table("line", number("version"), "digest", number("weight (%)"), "health", *numbers)
     before = ""
     for row in snapshot.rows:
         name, before = ("" if row.line == before else row.line), row.line
@@ -136,7 +136,7 @@ def render(snapshot: Snapshot) -> RenderableType:
             name,
             row.version,
             row.digest[:12],
-            "mirror" if row.mirror else f"{row.weight} %",
+            "mirror" if row.mirror else str(row.weight),
             Text(row.health, style=COLOURS[row.health]),
             str(row.active),
             f"{row.requests_per_second:.1f}",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, note, say, show_json, table
+from cli.columns import below, number, whole
+from cli.output import JsonOption, duration, note, say, show_json, table
 from cli.uses import gather_uses
 from weighbridge.terminal import styled
 from weighbridge.units import GIB
 
 if TYPE_CHECKING:
+    from cli.tables import Table
     from registry.store import Artifact, Cleaned, Store
+    from registry.store.origins import Origin
 
+SHORT_DIGEST = 12
 NO_ARTIFACT = "The store holds no artifact here yet: `weighbridge release LINE` makes the first."
 store = typer.Typer(help="Artifacts: list, verify, sign, and remove those that nothing uses.")
 LineOption = Annotated[str | None, typer.Option(help="Only artifacts of this line.")]
@@ -46,15 +51,7 @@ def list_(line: LineOption = None, as_json: JsonOption = False) -> None:
     if not rows and not problems:
         say(NO_ARTIFACT)
         return
-    table_ = table("line", "digest", "scheme", "size", "source", "age", "used as", "signed")
-    for row in rows:
-        where = row["source"] if row["here"] else f"{row['source']} (remote)"
-        used = "?" if row["uses"] is None else ", ".join(row["uses"]) or "–"
-        age = _age(row["age_seconds"]) if row["here"] else "–"
-        signed = "–" if row["signed"] is None else "yes" if row["signed"] else styled("no", "red")
-        size = f"{row['size_bytes'] / GIB:.2f} GiB"
-        table_.add_row(row["line"], row["digest"][:12], row["scheme"], size, where, age, used, signed)
-    say(table_)
+    say(_artifacts_table(rows))
     if problems:
         raise problems[0]
 
@@ -150,11 +147,7 @@ def show(
         origin_rows = [origin.model_dump() for origin in chain]
         show_json({**artifact.model_dump(), "uri": artifact.uri, "provenance": provenance, "origins": origin_rows})
         return
-    table_ = table("artifact or source", "made by", "with", "finished", "state")
-    for origin in chain:
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
-        table_.add_row(origin.uri, origin.build or "–", versions or "–", origin.finished_on or "–", origin.state)
-    say(table_)
+    say(_origins_table(chain))
     if manifest.provenance is None:
         note("provenance", "made before it was recorded; repository and commit are from the manifest.")
     else:
@@ -193,6 +186,32 @@ def gc(
         show_json({**cleaned.model_dump(), "freed_bytes": cleaned.freed_bytes})
         return
     _show_cleaned(cleaned)
+
+
+def _artifacts_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay out what `_row` tells of each artifact."""
+    table_ = table(
+        "line", "digest", "scheme", number("size (GiB)"), below("source"), number("age"), "used as", whole("signed")
+    )
+    for row in rows:
+        where = row["source"] if row["here"] else f"{row['source']} (remote)"
+        used = "?" if row["uses"] is None else ", ".join(row["uses"]) or "–"
+        age = duration(row["age_seconds"]) if row["here"] else "–"
+        signed = "–" if row["signed"] is None else "yes" if row["signed"] else styled("no", "red")
+        size = f"{row['size_bytes'] / GIB:.2f}"
+        table_.add_row(row["line"], row["digest"][:12], row["scheme"], size, where, age, used, signed)
+    return table_
+
+
+def _origins_table(chain: list[Origin]) -> Table:
+    """Lay out an artifact and what it was made of."""
+    table_ = table("artifact or source", "made by", below("with"), whole("finished"), "state")
+    for origin in chain:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
+        # --json has whole digests.
+        uri = re.sub(rf"([0-9a-f]{{{SHORT_DIGEST}}})[0-9a-f]{{28,}}", r"\1", origin.uri)
+        table_.add_row(uri, origin.build or "–", versions or "–", origin.finished_on or "–", origin.state)
+    return table_
 
 
 def _row(artifact_store: Store, artifact: Artifact, uses: dict[str, list[str]] | None) -> dict[str, Any]:
@@ -247,24 +266,13 @@ def _named(artifact_store: Store, digests: list[str]) -> tuple[list[Artifact], l
 
 def _show_cleaned(cleaned: Cleaned) -> None:
     if cleaned.removed:
-        table_ = table("line", "what", "scheme", "size", "why")
+        table_ = table("line", "what", "scheme", number("size (MiB)"), "why")
         for removed in cleaned.removed:
             what = removed.name[:12] if removed.scheme else removed.name
-            table_.add_row(removed.line, what, removed.scheme or "–", _mebibytes(removed.size_bytes), removed.why)
+            table_.add_row(removed.line, what, removed.scheme or "–", f"{removed.size_bytes / 2**20:.1f}", removed.why)
         say(table_)
     verb = "would be freed" if cleaned.dry_run else "freed"
     say(f"{cleaned.freed_bytes / GIB:.2f} GiB {verb}; {cleaned.kept} artifacts are kept.")
-
-
-def _mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:.1f} MiB"
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def add_to(app: typer.Typer) -> None:

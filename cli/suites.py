@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.columns import below, whole
 from cli.output import JsonOption, note, say, show_json, table
 from weighbridge.terminal import styled
 
@@ -154,7 +155,7 @@ def _target(config: Path, output: Path | None, name: str | None) -> Path:
 
 def _show_import(imported: Imported) -> None:
     if imported.lost:
-        rows = table("where", "not imported", "reason")
+        rows = table(whole("where"), "not imported", below("reason"))
         for lost in imported.lost:
             where = "config" if lost.test is None else f"test {lost.test}"
             rows.add_row(where, lost.what, lost.reason)
@@ -164,7 +165,7 @@ def _show_import(imported: Imported) -> None:
 
 
 def _show_check(checked: SuiteCheck) -> None:
-    rows = table("", "where", "what", "code")
+    rows = table("level", "where", below("what"), "code")
     for finding in checked.findings:
         rows.add_row(styled(finding.level, COLOURS[finding.level]), finding.where, finding.what, finding.code)
     say(rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import below, number
 from cli.output import JsonOption, say, show_error, show_json_line, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from weighbridge.errors import OptionInvalid, WeighbridgeError
@@ -80,19 +81,26 @@ def as_row(decision: Decision) -> dict[str, Any]:
 
 def _show(judged: list[tuple[Path, Decision]]) -> None:
 
-    rows = table("file", "verdict", "difference", "interval", "items used", "of")
+    rows = table(
+        "file",
+        "verdict",
+        number("difference (%)"),
+        number("interval (%)"),
+        below("items used"),
+        below("why"),
+    )
     for path, decision in judged:
         rows.add_row(
             str(path),
             styled(decision.outcome, OUTCOMES[decision.outcome].terminal_colour),
-            "–" if decision.estimate is None else f"{decision.estimate:+.2%}",
-            "–" if decision.low is None or decision.high is None else f"{decision.low:+.2%} to {decision.high:+.2%}",
-            str(decision.items_used),
-            str(decision.items),
+            "–" if decision.estimate is None else f"{100 * decision.estimate:+.2f}",
+            "–"
+            if decision.low is None or decision.high is None
+            else f"{100 * decision.low:+.2f} to {100 * decision.high:+.2f}",
+            f"{decision.items_used} of {decision.items}",
+            decision.reason,
         )
     say(rows)
-    for path, decision in judged:
-        say(f"{path}: {decision.reason}")
 
 
 def add_to(app: typer.Typer) -> None:

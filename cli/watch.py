@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.columns import below
 from cli.output import JsonOption, note, say, show_json, table
 from weighbridge.terminal import styled
 
@@ -66,7 +67,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
 
 
 def _show(rows: list[Row]) -> None:
-    table_ = table("line", "outcome", "what", "commit", "state", "why")
+    table_ = table("line", "outcome", below("what"), "commit", "state", below("why"))
     common = [text for text in rows[0].notes if all(text in row.notes for row in rows)] if len(rows) > 1 else []
     for row in rows:
         decision = row.decision

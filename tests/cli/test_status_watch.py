@@ -95,7 +95,7 @@ def test_the_rendered_snapshot_names_all_that_matters(gateway: Any, clock: list[
     console = Console(width=100, record=True, force_terminal=False)
     console.print(render(watcher.take()))
     lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["toy", "1", "abcdef12abcd", "100", "%", "healthy", "3", "12.0", "1.0", "1000"] in lines
+    assert ["toy", "1", "abcdef12abcd", "100", "healthy", "3", "12.0", "1.0", "1000"] in lines
     assert ["2", "abcdef12abcd", "mirror", "unhealthy", "3", "0.0", "0.0", "0"] in lines
 
 
