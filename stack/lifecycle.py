@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from registry import accounts
+from registry.backup import RESTORED_ROUTES, require_whole
 from registry.signing import KeyPair
 from stack.deploy import ReportService, deploy, ensure_work_pool
 from stack.services import (
@@ -66,9 +67,11 @@ def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
     Raises:
         PortTaken: another process has a port; nothing was started.
         StackFailed: a service did not become healthy; its log is named.
+        RestoreUnfinished: a restore into this home was killed.
     """
     for sentence in private_home(settings.home):
         report("home", sentence)
+    require_whole(settings)
     # Two `up` at once would both find the ports free, and both start the services.
     try:
         with FileLock(settings.home / ".up.lock", timeout=300):
@@ -124,6 +127,10 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     deploy(settings, report)
     wait_for(supervisor, [worker], report, lambda service: worker_is_online(settings))
     _warm_engines(settings, report)
+    if (settings.home / RESTORED_ROUTES).is_file():
+        from tasks.serve.recovery import serve_restored
+
+        serve_restored(settings, lambda text: report("restored", text))
 
 
 def _await_pause(gateway: Gateway, report: ReportService, port: str) -> None:

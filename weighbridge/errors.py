@@ -541,6 +541,24 @@ class BackupDamaged(WeighbridgeError):
     exit_status = ExitStatus.STORE
 
 
+class PassphraseUnusable(WeighbridgeError):
+    """A passphrase for a backup's secrets is missing, too short, or readable by others."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class PassphraseWrong(WeighbridgeError):
+    """A passphrase does not open the secrets in a backup."""
+
+    exit_status = ExitStatus.STORE
+
+
+class RestoreUnfinished(WeighbridgeError):
+    """A restore was killed while it replaced things, and must be run again before the stack starts."""
+
+    exit_status = ExitStatus.STORE
+
+
 # --- serve -------------------------------------------------------------------------------
 
 

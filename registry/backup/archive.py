@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.backup.container import CHUNK, Archive, HashingReader, damaged
+from registry.backup.production import ServedVersion, Weights
 from registry.store.artifact import Artifact, files_of, sha256_of
 from weighbridge.files import PRIVATE, naming_a_full_disk
 
@@ -54,7 +55,14 @@ class Contents(BaseModel):
     audit_head: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Hash of the audit log's last entry."""
     artifacts: tuple[Artifact, ...]
-    """The store's index, without the weights."""
+    """The store's index."""
+    versions: tuple[ServedVersion, ...] = ()
+    """Versions whose weights are in it; none in a backup without production."""
+    weights: tuple[Weights, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Paths of the encrypted secrets' files, below the home."""
+    secrets_sha256: str = ""
+    """Hash of the encrypted secrets."""
     sha256: dict[str, str]
     """Name of every other member -> its hash."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,17 +16,23 @@ from registry.audit.chain import Chain
 from registry.audit.entry import LONGEST_LINE
 from registry.backup.archive import Contents, unpack
 from registry.backup.container import Archive, damaged, opened
-from registry.backup.create import AUDIT_FILE, AUTH_FILE, MLFLOW_FILES, sweep
+from registry.backup.create import AUDIT_FILE, temporary_folder
 from registry.backup.databases import database_of
+from registry.backup.placing import MEMBERS, begin, end, existing_places, is_unfinished, put_back
+from registry.backup.production import ServedVersion
+from registry.backup.secrets import Secrets, decrypt, public_keys
+from registry.backup.weights import Count, Progress, check_weights, no_progress, require_length, restore_weights
 from registry.signing import KeyPair
 from registry.store import Artifact, Store
+from registry.store.local import SPARE_BYTES
 from registry.witnesses import answers_of
 from weighbridge.errors import AuditBroken, BackupFailed, BackupOutdated
 from weighbridge.files import naming_a_full_disk
 from weighbridge.settings import Settings
 
 PREFIX = ".weighbridge-restore-"
-HEAD_FILE = "audit/head.json"
+FOLDERS = ("mlflow", "audit", "gateway", "keys", "prefect", "watch", "webhook")
+"""Folders of the home that a restore writes into; the first two in any case."""
 
 
 class Restored(BaseModel):
@@ -36,14 +42,18 @@ class Restored(BaseModel):
 
     contents: Contents
     signed: bool
-    """Whether a key of this installation signed the backup."""
+    """Whether a key of this installation, or one that the passphrase opened, signed the backup."""
     taken_back: str = ""
     """What this installation's audit log, or a witness of it, knew and the backup does not; empty for a newer one."""
     replaced: tuple[str, ...]
     """Names of what was replaced, and now lies in `aside`."""
     aside: str
     missing: tuple[Artifact, ...]
-    """Artifacts of the backup whose weights this store does not hold."""
+    """Artifacts of the backup's index whose weights this store does not hold."""
+    serves: tuple[ServedVersion, ...] = ()
+    """Versions that `up` starts."""
+    secrets: bool = False
+    """Whether secrets were, or would be, restored."""
 
 
 def restore(
@@ -54,9 +64,11 @@ def restore(
     dry_run: bool = False,
     unsigned: bool = False,
     rewind: bool = False,
+    passphrase: Callable[[], str] | None = None,
     report: Callable[[str], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Restored:
-    """Put a backup's registry and audit log into an installation whose stack is down.
+    """Put a backup's registry and audit log, and production if it is in it, into an installation whose stack is down.
 
     Args:
         settings: Settings of the installation.
@@ -65,7 +77,9 @@ def restore(
         dry_run: Check everything and write nothing, not even a temporary file.
         unsigned: Whether a backup counts that no key of this installation signed.
         rewind: Whether a backup counts that lacks entries which this installation's audit log has.
+        passphrase: Returns the passphrase of the secrets, if there are any; None: they are left out.
         report: Called with a sentence at each stage.
+        progress: Called with (bytes read, bytes in all) while weights are read.
 
     Raises:
         BackupDamaged: A byte is altered or missing, or its audit log does not verify.
@@ -73,32 +87,48 @@ def restore(
         BackupOutdated: It would take back what the audit log of this installation has.
         BackupFailed: The installation has records and `replace` is not set, or it keeps them in another kind of
             database than the backup.
+        PassphraseWrong: The passphrase does not open the secrets.
         DiskFull: The disk is full. Nothing was replaced.
     """
     aside = settings.home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     known, head_before = _known(settings, report)
     chain = Chain("its audit log", known)
+    opening = _Opening(source, passphrase)
     report("Checking the backup")
-    with opened(source, KeyPair.of(settings), unsigned=unsigned) as archive:
+    with (
+        opening,
+        opened(source, KeyPair.of(settings), unsigned=unsigned, keys_inside=opening.keys) as archive,
+    ):
+        secrets = opening.secrets_of(archive.secrets)
+        # A restore of this very file was checked, and killed: what it left is no record of this installation.
+        unfinished = is_unfinished(settings, archive.sha256)
+        own_keys = not opening.used and not unfinished
+        # Without the remote store: what is not on this disk cannot be served from it.
+        store = Store(settings.store_folder, None, archive.keys)
         if dry_run:
             contents = _checked(archive, source, None, chain)
             taken_back = _taken_back(chain)
-            existing = _existing(settings, contents, source, aside, refuse=False)
+            existing = _existing(settings, contents, secrets, source, own_keys=own_keys, refuse=False)
+            check_weights(archive, contents.weights, source, _count(contents, progress))
         else:
             settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            sweep(settings.home, PREFIX)
-            with (
-                naming_a_full_disk(settings.home),
-                tempfile.TemporaryDirectory(prefix=PREFIX, dir=settings.home) as name,
-            ):
-                contents = _checked(archive, source, Path(name), chain)
-                if (taken_back := _taken_back(chain)) and not rewind:
+            with naming_a_full_disk(settings.home), temporary_folder(settings.home, PREFIX) as folder:
+                (members := folder / MEMBERS).mkdir()
+                contents = _checked(archive, source, members, chain)
+                if (taken_back := _taken_back(chain)) and not (rewind or unfinished):
                     raise _outdated(source, taken_back)
-                existing = _existing(settings, contents, source, aside, refuse=not replace)
+                refuse = not (replace or unfinished)
+                existing = _existing(settings, contents, secrets, source, own_keys=own_keys, refuse=refuse)
+                if contents.weights:
+                    report("Putting the weights into the store")
+                    _require_room(store, contents)
+                    restore_weights(archive, contents.weights, store, members, source, _count(contents, progress))
                 report("Putting the records back")
-                _put_back(settings, contents, Path(name), aside)
+                begin(settings, archive.sha256)
+                put_back(settings, contents, secrets, members, aside, own_keys=own_keys)
             instead = f", instead of {head_before.number} {head_before.hash}" if taken_back and head_before else ""
             AuditLog.of(settings).append(RESTORED, "", None, what=f"backup of {contents.made_at}{instead}")
+            end(settings)
         signed = archive.signed
     store = Store.of(settings)
     missing = tuple(artifact for artifact in contents.artifacts if not store.holds(artifact.line, artifact.digest))
@@ -109,7 +139,46 @@ def restore(
         replaced=tuple(existing),
         aside=str(aside) if existing else "",
         missing=missing,
+        serves=contents.versions,
+        secrets=secrets is not None,
     )
+
+
+class _Opening(ExitStack):
+    """Opens a backup's secrets, once, and keeps the public keys among them in a temporary folder."""
+
+    def __init__(self, source: Path, passphrase: Callable[[], str] | None) -> None:
+        super().__init__()
+        self._source, self._passphrase = source, passphrase
+        self._secrets: Secrets | None = None
+        self.used = False
+        """Whether the backup was believed by the keys in it."""
+
+    def secrets_of(self, encrypted: bytes) -> Secrets | None:
+        """Return the secrets; None if there are none, or they are left out."""
+        if self._secrets is None and encrypted and self._passphrase is not None:
+            self._secrets = decrypt(encrypted, self._passphrase(), self._source)
+        return self._secrets
+
+    def keys(self, encrypted: bytes) -> KeyPair | None:
+        """Return the public keys among the secrets."""
+        secrets = self.secrets_of(encrypted)
+        self.used = secrets is not None
+        if secrets is None:
+            return None
+        return public_keys(secrets, Path(self.enter_context(TemporaryDirectory(prefix=PREFIX))))
+
+
+def _count(contents: Contents, progress: Progress) -> Count:
+    return Count(sum(entry.size_bytes for part in contents.weights for entry in part.files), progress)
+
+
+def _require_room(store: Store, contents: Contents) -> None:
+    needed = [
+        part.artifact for part in contents.weights if not store.holds_locally(part.artifact.line, part.artifact.digest)
+    ]
+    if needed:
+        store.require_free(sum(artifact.size_bytes for artifact in needed) + SPARE_BYTES, "What the backup serves")
 
 
 def _known(settings: Settings, report: Callable[[str], None]) -> tuple[list[tuple[str, Head]], Head | None]:
@@ -144,6 +213,9 @@ def _checked(archive: Archive, source: Path, folder: Path | None, chain: Chain) 
     end = (chain.last.number, chain.last.hash) if chain.last else (0, NOTHING)
     if end != (contents.audit_entries, contents.audit_head):
         raise damaged(source, "its audit log is not the one that was written")
+    if archive.secrets and hashlib.sha256(archive.secrets).hexdigest() != contents.secrets_sha256:
+        raise damaged(source, "its secrets are another backup's")
+    require_length(archive, contents.weights, source)
     return contents
 
 
@@ -174,7 +246,15 @@ def _taken_back(chain: Chain) -> str:
     return ""
 
 
-def _existing(settings: Settings, contents: Contents, source: Path, aside: Path, *, refuse: bool) -> list[str]:
+def _existing(
+    settings: Settings,
+    contents: Contents,
+    secrets: Secrets | None,
+    source: Path,
+    *,
+    own_keys: bool,
+    refuse: bool,
+) -> list[str]:
     """List what a restore would replace, after a look at whether it can."""
     database = database_of(settings)
     if database.kind != contents.database:
@@ -185,7 +265,11 @@ def _existing(settings: Settings, contents: Contents, source: Path, aside: Path,
         )
     if database.member not in contents.sha256:
         raise damaged(source, f"it lacks {database.member}")
-    for folder in ("mlflow", "audit"):
+    for folder in (
+        "mlflow",
+        "audit",
+        *(("gateway", "keys", "webhook", "prefect", "watch") if contents.weights else ()),
+    ):
         # Links further down are moved aside like files.
         if (place := settings.home / folder).is_symlink():
             raise BackupFailed(
@@ -193,7 +277,7 @@ def _existing(settings: Settings, contents: Contents, source: Path, aside: Path,
                 "Put a folder in its place; to keep it on another disk, mount that disk there.",
                 where=str(place),
             )
-    existing = [name for name in _members_of(contents) if os.path.lexists(settings.home / name)]
+    existing = existing_places(settings, contents, secrets, own_keys=own_keys)
     if database.has_records():
         existing.insert(0, database.member)
     if existing and refuse:
@@ -203,38 +287,6 @@ def _existing(settings: Settings, contents: Contents, source: Path, aside: Path,
             where=str(settings.home),
         )
     return existing
-
-
-def _members_of(contents: Contents) -> list[str]:
-    """List what a backup puts back beside the database: files, or folders of them."""
-    names = contents.sha256
-    return [
-        place
-        for place in (MLFLOW_FILES, AUTH_FILE, AUDIT_FILE)
-        if place in names or any(name.startswith(f"{place}/") for name in names)
-    ]
-
-
-def _put_back(settings: Settings, contents: Contents, folder: Path, aside: Path) -> None:
-    database = database_of(settings)
-    database.load(folder / database.member, aside / "mlflow")
-    # The note of the old log's head would contradict the log that is put back.
-    if os.path.lexists(settings.home / HEAD_FILE):
-        _move(settings.home / HEAD_FILE, aside / HEAD_FILE)
-    for name in _members_of(contents):
-        _put(folder / name, settings.home / name, aside / name)
-
-
-def _put(new: Path, place: Path, aside: Path) -> None:
-    if os.path.lexists(place):
-        _move(place, aside)
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new.rename(place)
-
-
-def _move(place: Path, aside: Path) -> None:
-    aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place.rename(aside)
 
 
 def _outdated(source: Path, why: str) -> BackupOutdated:

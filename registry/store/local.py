@@ -19,12 +19,11 @@ from registry.store import use
 from registry.store.artifact import MANIFEST, Artifact, FileEntry, Manifest, digest_of, read_manifest
 from registry.store.check import Progress, entries_of
 from registry.store.entry import Entry
-from registry.store.listing import Listing
 from registry.store.origins import require_traceable
 from registry.store.place import publish, settle
 from registry.store.provenance import Provenance
 from registry.store.remote import Remote
-from registry.store.staging import Workshop
+from registry.store.transfer import Transfer
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, WeighbridgeError
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
@@ -36,7 +35,7 @@ _checking: defaultdict[tuple[Path, str], RLock] = defaultdict(RLock)
 """By store and digest: threads that ask for the same artifact at once hash it once."""
 
 
-class Store(Listing, Workshop):
+class Store(Transfer):
     """The artifact store.
 
     Args:

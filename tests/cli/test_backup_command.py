@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.passphrase import VARIABLE, known_passphrase, new_passphrase
+from cli.transfer_progress import Lines
 from registry.audit import AuditLog
 from registry.signing import KeyPair
 from tasks.serve.fleet.supervisor import Supervisor
+from weighbridge.errors import PassphraseUnusable
 from weighbridge.settings import load_settings
 
 
@@ -67,3 +70,34 @@ def test_what_is_no_backup_is_named(installation: Path, tmp_path: Path) -> None:
     refused = weighbridge("restore", file, "--json")
     assert refused.returncode == 10
     assert json.loads(refused.stdout)["error"] == "BackupDamaged"
+
+
+def test_a_passphrase_comes_from_a_private_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file := tmp_path / "passphrase").write_text("four words of mine \n")
+    file.chmod(0o640)
+    with pytest.raises(PassphraseUnusable, match="read by others"):
+        known_passphrase(file)
+    file.chmod(0o600)
+    assert known_passphrase(file) == "four words of mine ", "only the end of the line is not part of it"
+    monkeypatch.setenv(VARIABLE, "from the environment")
+    assert known_passphrase(None) == "from the environment"
+    monkeypatch.setenv(VARIABLE, "too short")
+    with pytest.raises(PassphraseUnusable, match="9 characters"):
+        new_passphrase(None)
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(PassphraseUnusable, match="no terminal"):
+        known_passphrase(None)
+
+
+def test_the_time_left_is_that_of_the_last_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, written = [0.0], list[str]()
+    lines = Lines(written.append, lambda: seconds[0])
+    for second in range(101):
+        seconds[0] = float(second)
+        # A megabyte a second for a minute, then a hundred.
+        lines((second if second < 60 else 60 + 100 * (second - 60)) << 20, 10_060 << 20)
+    assert len(written) == 10 and "10 s" not in written[0]
+    assert written[4] == "0.0 of 9.8 GiB (0%), 1 MB/s, about 10010 s left"
+    assert written[-1] == "4.0 of 9.8 GiB (40%), 105 MB/s, about 60 s left"

@@ -1,4 +1,4 @@
-"""A release to record, and an MLflow that is a database in a temporary folder."""
+"""A release to record, an MLflow that is a database in a temporary folder, and an installation to back up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 
 from registry.models.records import REPORT_LINK, CandidateRecord, ReleaseRecord
 from registry.models.registry import Registry
-from registry.store import Artifact
+from registry.store import Artifact, Store
+from tests.registry.backup_support import Home, registry_of
+from tests.registry.store_support import make_artifact
+from weighbridge.settings import Settings, load_settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -52,3 +55,47 @@ def registry(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return Registry(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Switch to an installation by name; a new one is empty, or has the keys of another."""
+
+    def go(name: str, keys_of: Settings | None = None) -> Settings:
+        monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / name))
+        (tmp_path / name).mkdir(exist_ok=True)
+        if keys_of is not None:
+            # As a person does on a new machine, from the place where the keys are kept.
+            shutil.copytree(keys_of.home / "keys", tmp_path / name / "keys", dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        return load_settings()
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def recorded_home(
+    empty_database: Path, release: Callable[..., ReleaseRecord], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The home of `installation`, made once because MLflow takes seconds for it; tests copy it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEIGHBRIDGE_HOME", str(folder))
+        patch.chdir(folder)
+        settings = load_settings()
+        (folder / "mlflow" / "artifacts").mkdir(parents=True)
+        shutil.copy(empty_database, folder / "mlflow" / "mlflow.db")
+        (folder / "mlflow" / "artifacts" / "report.html").write_text("<p>report</p>")
+        registry = registry_of(settings)
+        registry.record_release(release())
+        registry.approve("toy", 1, "better on words", "anna")
+        registry.set_production("toy", 1)
+        make_artifact(Store.of(settings))
+    return folder
+
+
+@pytest.fixture
+def installation(home: Home, recorded_home: Path, tmp_path: Path) -> Settings:
+    """An installation with a release, an approved version in production, files and an artifact."""
+    shutil.copytree(recorded_home, tmp_path / "old")
+    return home("old")

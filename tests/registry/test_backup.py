@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,15 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.audit import AuditLog, Head
-from registry.backup import back_up, restore
+from registry.backup import back_up, require_whole, restore
 from registry.backup.archive import LISTING
 from registry.backup.container import opened
-from registry.models.records import ReleaseRecord
-from registry.models.registry import Registry
+from registry.backup.create import temporary_folder
 from registry.signing import KeyPair
-from registry.store import Store
 from registry.witnesses import Folder
-from tests.registry.store_support import make_artifact
+from tests.registry.backup_support import Home, everything, registry_of
 from tests.support.mutation import blobs, examples
 from weighbridge.errors import (
     AuditBroken,
@@ -42,46 +38,9 @@ from weighbridge.errors import (
     BackupOutdated,
     BackupUnsigned,
     OptionInvalid,
+    RestoreUnfinished,
 )
-from weighbridge.settings import Settings, load_settings
-
-Make = Callable[..., ReleaseRecord]
-Home = Callable[..., Settings]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """Switch to an installation by name; a new one is empty, or has the keys of another."""
-
-    def go(name: str, keys_of: Settings | None = None) -> Settings:
-        monkeypatch.setenv("WEIGHBRIDGE_HOME", str(tmp_path / name))
-        (tmp_path / name).mkdir(exist_ok=True)
-        if keys_of is not None:
-            # As a person does on a new machine, from the place where the keys are kept.
-            shutil.copytree(keys_of.home / "keys", tmp_path / name / "keys", dirs_exist_ok=True)
-        monkeypatch.chdir(tmp_path / name)
-        return load_settings()
-
-    return go
-
-
-@pytest.fixture
-def installation(home: Home, empty_database: Path, release: Make) -> Settings:
-    """An installation with a release, an approved version in production, files and an artifact."""
-    settings = home("old")
-    (settings.home / "mlflow" / "artifacts").mkdir(parents=True)
-    shutil.copy(empty_database, settings.home / "mlflow" / "mlflow.db")
-    (settings.home / "mlflow" / "artifacts" / "report.html").write_text("<p>report</p>")
-    registry = registry_of(settings)
-    registry.record_release(release())
-    registry.approve("toy", 1, "better on words", "anna")
-    registry.set_production("toy", 1)
-    make_artifact(Store.of(settings))
-    return settings
-
-
-def registry_of(settings: Settings) -> Registry:
-    return Registry(settings.mlflow_backend)
+from weighbridge.settings import Settings
 
 
 def test_a_restore_recovers_versions_files_aliases_and_the_log(
@@ -370,12 +329,16 @@ def test_files_that_are_links_are_left_out_of_a_backup(installation: Settings, t
     assert len([sentence for sentence in said if sentence.startswith("Left out")]) == 2
 
 
-def test_what_a_kill_left_is_removed_a_day_later(installation: Settings, tmp_path: Path) -> None:
+def test_what_a_kill_left_is_removed_and_what_lives_stays(installation: Settings, tmp_path: Path) -> None:
     for name, age_seconds in (("young", 60), ("old", 100_000)):
         (left := tmp_path / f".weighbridge-backup-{name}").mkdir()
         os.utime(left, (time.time() - age_seconds,) * 2)
-    back_up(installation, tmp_path / "good")
-    assert [path.name for path in tmp_path.glob(".weighbridge-backup-*")] == [".weighbridge-backup-young"]
+    (dead := tmp_path / ".weighbridge-backup-dead").mkdir()
+    (dead / ".lock").touch()
+    with temporary_folder(tmp_path, ".weighbridge-backup-") as living:
+        back_up(installation, tmp_path / "good")
+        kept = {path.name for path in tmp_path.glob(".weighbridge-backup-*")}
+    assert kept == {".weighbridge-backup-young", living.name}
 
 
 def test_a_full_disk_leaves_nothing_of_a_backup_or_of_a_restore(
@@ -440,15 +403,6 @@ TAR = small()
 TAR_GZ = gzip.compress(TAR, mtime=0)
 
 
-def everything(folder: Path) -> dict[str, tuple[int, float]]:
-    """List what lies below a folder, with sizes and times."""
-    return {
-        path.relative_to(folder).as_posix(): (0, 0) if path.is_dir() else (path.lstat().st_size, path.lstat().st_mtime)
-        for path in folder.rglob("*")
-        if path.suffix != ".lock" and "-shm" not in path.name and "-wal" not in path.name
-    }
-
-
 def link(name: str, target: str) -> tarfile.TarInfo:
     """Make a member that is a link."""
     member = tarfile.TarInfo(name)
@@ -489,19 +443,23 @@ def test_existing_records_are_replaced_only_with_replace(installation: Settings,
     assert done.missing == ()
 
 
-def test_a_killed_restore_is_finished_with_replace(
+def test_a_killed_restore_is_finished_by_the_same_command(
     installation: Settings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back_up(installation, backup := tmp_path / "backup.tar.gz")
+    registry_of(installation).set_production("toy", 1)
+    back_up(installation, other := tmp_path / "other.tar.gz")
     new = home("new", keys_of=installation)
     with monkeypatch.context() as patch:
-        # Its package exports the function of the same name.
-        patch.setattr(importlib.import_module("registry.backup.restore"), "_put", lambda *_: 1 / 0)
+        patch.setattr("registry.backup.placing._put", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             restore(new, backup)
+    with pytest.raises(RestoreUnfinished, match="killed before its end"):
+        require_whole(new)
     with pytest.raises(BackupFailed, match="records of its own"):
-        restore(new, backup)
-    restore(new, backup, replace=True)
+        restore(new, other)
+    restore(new, backup)
+    require_whole(new)
     assert registry_of(new).production("toy") is not None
     assert AuditLog.of(new).verify() is not None
 

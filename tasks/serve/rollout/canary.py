@@ -61,7 +61,7 @@ def roll_out(
     others = [backend for backend in backends.values() if backend.version != version]
     old = max(others, key=lambda backend: backend.weight, default=None)
     # Also where it is there already: its engine may be another one now.
-    backends[version] = _backend(version, engine, backends[version].weight if version in backends else 0)
+    backends[version] = backend_of(version, engine, backends[version].weight if version in backends else 0)
     if old is None or old.weight == 0:
         backends = {name: backend.model_copy(update={"weight": 0}) for name, backend in backends.items()}
         backends[version] = backends[version].model_copy(update={"weight": 100})
@@ -97,14 +97,14 @@ def switch(line_name: str, version: str, engine: RunningEngine, gateway: Gateway
         backend.version: backend.model_copy(update={"weight": 0})
         for backend in gateway.routes().line(line_name).backends
     }
-    backends[version] = _backend(version, engine, 100)
+    backends[version] = backend_of(version, engine, 100)
     with_reserve(
         gateway.settings,
         lambda: set_backends(gateway, line_name, tuple(backends.values()), returning=version if returning else ""),
     )
 
 
-def _backend(version: str, engine: RunningEngine, weight: int) -> Backend:
+def backend_of(version: str, engine: RunningEngine, weight: int) -> Backend:
     return Backend(
         version=version,
         digest=engine.artifact.digest,
