@@ -32,6 +32,7 @@ def start(folder: Path, how: str) -> str:
     settings = Settings(home=folder / how, mlflow_port=port, mlflow_auth=how == "accounts")
     service = services(settings)[0]
     command = [word for word in service.program.command if how != "plain" or word not in APP]
+    service.program.folder.mkdir(parents=True)
     began = time.monotonic()
     with (folder / f"{how}.log").open("wb") as log:
         process = subprocess.Popen(

@@ -18,6 +18,7 @@ from cli import (
     manifests,
     quantize,
     roles,
+    services,
     serving,
     signing_keys,
     stack,
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+services.add_to(app)
 stack.add_to(app)
 lines.add_to(app)
 fit.add_to(app)

@@ -1,4 +1,4 @@
-"""`up`, `status`, `down`, `logs`: the local stack."""
+"""`status`: what runs and what serves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.columns import below, number
-from cli.output import JsonOption, duration, note, say, say_plain, show_json, table
-from weighbridge.terminal import on_one_line, styled, without_colours
+from cli.output import JsonOption, duration, say, show_json, table
+from weighbridge.terminal import on_one_line, styled
 
 if TYPE_CHECKING:
     from cli.tables import Table
@@ -19,46 +19,6 @@ SHORT_DIGEST = 12
 ROLLOUT_STATES = {"rolling": "canary", "rolled_back": "rolled back"}
 """What people call a state of the registry, where that differs from the tag."""
 COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
-
-
-def up(
-    auth: Annotated[
-        bool | None,
-        typer.Option("--auth/--no-auth", help="Accounts in MLflow; --auth is remembered until --no-auth."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Start MLflow, Prefect, a worker, the gateway and the engines that should run; harmless if they run."""
-    from stack import lifecycle
-    from weighbridge import prefect_api
-    from weighbridge.settings import load_settings, use_libraries
-
-    settings = load_settings()
-    if auth is not None:
-        settings = settings.model_copy(update={"mlflow_auth": auth})
-    use_libraries(settings)
-    rows = lifecycle.up(settings, note)
-    if as_json:
-        show_json({"services": [row.model_dump() for row in rows]})
-        return
-    for row in rows:
-        say(f"{row.name:>10}  {styled(row.state, COLOURS[row.state])}  {row.url}")
-    say(f"API key of the gateway: {settings.home / 'gateway' / 'default.key'}")
-    say(f"Secret of Prefect, which its page asks for: {prefect_api.secret_file(settings)}")
-    if settings.mlflow_auth:
-        from registry.accounts import ADMIN, password_file
-
-        say(f"MLflow has accounts. Password of {ADMIN}: {password_file(settings, ADMIN)}")
-
-
-def down(as_json: JsonOption = False) -> None:
-    """Stop everything that `up` and the flows started, and wait until it has ended."""
-    from stack import lifecycle
-    from weighbridge.settings import load_settings
-
-    lifecycle.down(load_settings(), note)
-    if as_json:
-        show_json({"services": []})
 
 
 def status(
@@ -156,35 +116,6 @@ def _waiting_table(lines: list[LineStatus]) -> Table:
     return rows
 
 
-def logs(
-    name: Annotated[str, typer.Argument(help="mlflow, prefect, worker, gateway, or the name of an engine.")] = "",
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 40,
-) -> None:
-    """Show the end of a service's log; without a name, list the logs."""
-    from collections import deque
-
-    from weighbridge.errors import StackDown
-    from weighbridge.settings import load_settings
-
-    folder = load_settings().logs_folder
-    known = sorted(path.stem for path in folder.glob("*.log"))
-    if not name:
-        if not known:
-            say(f"There is no log in {folder} yet: `weighbridge up` starts the stack.")
-        for stem in known:
-            say_plain(f"{stem}  {folder / stem}.log")
-        return
-    if name not in known:
-        raise StackDown(
-            f"There is no log of {name!r}; logs: {', '.join(known) or 'none yet'}.",
-            "Name one of these, or run `weighbridge up` first.",
-            where=str(folder),
-        )
-    with (folder / f"{name}.log").open(errors="replace") as file:
-        say_plain(without_colours("".join(deque(file, maxlen=lines))).removesuffix("\n"))
-
-
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    for command in (up, status, down, logs):
-        app.command()(command)
+    """Register the command."""
+    app.command()(status)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import httpx
-import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
@@ -15,25 +17,20 @@ from registry import accounts
 from registry.backup import RESTORED_ROUTES, require_whole
 from registry.signing import KeyPair
 from stack.deploy import ReportService, deploy, ensure_work_pool
-from stack.services import (
-    POOL,
-    SERVICE_NAMES,
-    Service,
-    environments_are_kept,
-    forget_environments,
-    keep_environments,
-    services,
-)
+from stack.environments import SERVICE_NAMES, keep_environments, shell_environments
+from stack.ports import listeners, new_listeners, require_ports
+from stack.restarts import Plan, make_plan, shell_notes
+from stack.services import POOL, Service, services
 from stack.starting import wait_for
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.older_commands import launch_older_engines
-from tasks.serve.fleet.ports import port_is_free
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.traffic import withdraw_unadmitted
 from weighbridge import prefect_api
-from weighbridge.errors import GatewayFailed, PortTaken, StackDown, StackFailed, WeighbridgeError
+from weighbridge.errors import DiskFull, GatewayFailed, Interrupted, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
+from weighbridge.home import HOME_SETTINGS, home_hint, kept_offset
 from weighbridge.line import line_names
 from weighbridge.private_files import private_home
 from weighbridge.settings import Settings
@@ -41,6 +38,7 @@ from weighbridge.settings import Settings
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 """For every program, engines too."""
 PAUSE_SECONDS = 30.0
+LEAST_FREE_MIB = 100
 _OLD_ENVIRONMENT = (
     "supervisord was started by an older Weighbridge and still has {count} variables of a shell ({names}, …). What is "
     "started from now on gets them empty; engines that run keep them until `weighbridge down` and `weighbridge up`"
@@ -64,14 +62,17 @@ class ServiceStatus(BaseModel):
 def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
     """Start every service that does not run, and wait until all are healthy.
 
+    A running service is started again only if something changed that it uses; it is named first, with the reason.
+
     Raises:
         PortTaken: another process has a port; nothing was started.
         StackFailed: a service did not become healthy; its log is named.
         RestoreUnfinished: a restore into this home was killed.
     """
-    for sentence in private_home(settings.home):
+    for sentence in (*private_home(settings.home), *filter(None, [home_hint()])):
         report("home", sentence)
     require_whole(settings)
+    _require_space(settings.home)
     # Two `up` at once would both find the ports free, and both start the services.
     try:
         with FileLock(settings.home / ".up.lock", timeout=300):
@@ -83,29 +84,57 @@ def up(settings: Settings, report: ReportService) -> list[ServiceStatus]:
     return status(settings)
 
 
-def _start_all(settings: Settings, report: ReportService) -> None:
+def interrupted(settings: Settings) -> Interrupted:
+    """Say what an `up` that was interrupted has left running."""
     supervisor = Supervisor(settings)
-    running = supervisor.answers()
-    if not running or not environments_are_kept(settings):
-        keep_environments(settings)
+    runs = [state.name for state in supervisor.states() if state.pid] if supervisor.answers() else []
+    if not runs:
+        return Interrupted("Interrupted. Nothing runs.", "`weighbridge up` starts the stack.", where=str(settings.home))
+    return Interrupted(
+        f"Interrupted. {', '.join(runs)} {'runs' if len(runs) == 1 else 'run'} on.",
+        "`weighbridge up` continues where this one stopped; `weighbridge down` stops what runs.",
+        where=str(settings.home),
+    )
+
+
+def plan_up(settings: Settings) -> Plan:
+    """Work out what `up` would start and start again, without doing it.
+
+    Raises:
+        PortTaken: another process has a port that a service needs.
+    """
+    supervisor, gateway = Supervisor(settings), Gateway(settings)
+    if not supervisor.answers():
+        require_ports(settings, listeners(settings))
+        return Plan(starts=SERVICE_NAMES)
+    wanted = services(settings, shell_environments(settings))
+    plan = make_plan(settings, supervisor, wanted, _gateway_reasons(gateway))
+    require_ports(settings, new_listeners(settings, supervisor, wanted, plan))
+    return plan
+
+
+def _start_all(settings: Settings, report: ReportService) -> None:
+    supervisor, gateway = Supervisor(settings), Gateway(settings)
     # Services with another secret than this one are started again.
     prefect_api.keep_secret(settings)
-    all_services = services(settings)
-    worker = next(service for service in all_services if service.name == "worker")
-    servers = [service for service in all_services if service.name != "worker"]
-    if not running:
-        for service in servers:
-            _require_port(settings, service)
+    plan = plan_up(settings)
+    running = supervisor.answers()
+    environments = shell_environments(settings)
+    if running:
+        for name, sentence in (*((restart.name, str(restart)) for restart in plan.restarts), *shell_notes(settings)):
+            report(name, sentence)
+        if inherited := supervisor.inherited_names():
+            report("stack", _OLD_ENVIRONMENT.format(count=len(inherited), names=", ".join(inherited[:3])))
+    else:
         # They are started below, one by one; only engines start with supervisord.
         supervisor.forget_files(SERVICE_NAMES)
-    elif inherited := supervisor.inherited_names():
-        report("stack", _OLD_ENVIRONMENT.format(count=len(inherited), names=", ".join(inherited[:3])))
-    gateway = Gateway(settings)
-    if running and (port := gateway.old_admin):
-        _await_pause(gateway, report, port)
+    keep_environments(settings, environments)
+    wanted = {service.name: service for service in services(settings)}
     for sentence in withdraw_unadmitted(gateway):
         report("gateway", sentence)
-    gateway.bootstrap()
+    # The pause is awaited by the admin interface that Envoy has now, which the new configuration may move.
+    if "gateway" not in plan.restarting:
+        gateway.bootstrap()
     KeyPair.of(settings).prepare()
     if settings.mlflow_auth:
         # On file before anything starts that reads it. The shell's own environment is not passed on.
@@ -114,18 +143,34 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     for name in launch_older_engines(settings, fleet_of(settings).engines()):
         report(name, "verifies its artifact from its next restart on")
     supervisor.start({**settings.as_environment(), **NO_TELEMETRY})
+    for name in plan.kept:
+        supervisor.run(wanted[name].program, keep=True)
+    for name in ("mlflow", "prefect"):
+        _start_again(supervisor, plan, wanted[name], report)
+    servers = [service for name, service in wanted.items() if name != "worker" and name not in plan.restarting]
     for service in servers:
-        supervisor.run(service.program)
+        if service.name in plan.starts:
+            report(service.name, f"starts  {service.page_url}".rstrip())
+            supervisor.run(service.program)
     wait_for(supervisor, servers, report)
+    _start_again(supervisor, plan, wanted["webhook"], report)
     if settings.mlflow_auth:
         from registry.access.grants import Granting  # takes MLflow's import
 
         Granting(settings, line_names(settings.root / "lines")).apply(None, lambda text: report("mlflow", text))
     # The worker imports Prefect for as long as the deployments are sent: both at once.
     ensure_work_pool(settings)
-    supervisor.run(worker.program)
+    since = 0.0
+    if "worker" not in plan.kept:
+        since = time.time()
+        report("worker", "starts")
+        supervisor.run(wanted["worker"].program)
     deploy(settings, report)
-    wait_for(supervisor, [worker], report, lambda service: worker_is_online(settings))
+    wait_for(supervisor, [wanted["worker"]], report, lambda service: worker_is_online(settings, since))
+    if "gateway" in plan.restarting:
+        await_pause(gateway, report)
+        gateway.bootstrap()
+        _start_again(supervisor, plan, wanted["gateway"], report)
     _warm_engines(settings, report)
     if (settings.home / RESTORED_ROUTES).is_file():
         from tasks.serve.recovery import serve_restored
@@ -133,15 +178,26 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         serve_restored(settings, lambda text: report("restored", text))
 
 
-def _await_pause(gateway: Gateway, report: ReportService, port: str) -> None:
-    """Wait for a moment without requests before the gateway of an older version is restarted.
+def _start_again(supervisor: Supervisor, plan: Plan, service: Service, report: ReportService) -> None:
+    """Start a running service again if the plan says so, and wait until it is ready."""
+    if service.name in plan.restarting:
+        supervisor.run(service.program)
+        wait_for(supervisor, [service], report)
 
-    Its admin interface has a port, by which any local user or web page can stop it, so the restart is not put off for
-    longer than PAUSE_SECONDS.
-    """
-    report("gateway", f"is restarted, because its admin interface is open at {port}; waits for its requests to end")
+
+def _gateway_reasons(gateway: Gateway) -> dict[str, str]:
+    """Reasons to start a gateway again that its program does not show."""
+    if port := gateway.old_admin:
+        return {"gateway": f"its admin interface is open at {port}"}
+    return {"gateway": "an upgrade changed its configuration"} if gateway.is_outdated else {}
+
+
+def await_pause(gateway: Gateway, report: ReportService) -> None:
+    """Wait for a moment without requests before the gateway is started again, at most PAUSE_SECONDS."""
     deadline = time.monotonic() + PAUSE_SECONDS
     try:
+        if gateway.client_requests():
+            report("gateway", "waits for its requests to end")
         while (active := gateway.client_requests()) and time.monotonic() < deadline:
             time.sleep(0.1)
     except GatewayFailed:
@@ -185,83 +241,60 @@ def require_up(settings: Settings) -> None:
     needed = {service.name for service in services(settings) if service.flows_need}
     down = [row.name for row in status(settings) if row.name in needed and row.state != "healthy"]
     if down:
+        hint = home_hint()
         raise StackDown(
-            f"The local stack is not up: {', '.join(down)} not healthy.",
+            f"The local stack is not up: {', '.join(down)} not healthy.{f' {hint}' if hint else ''}",
             "Run `weighbridge up`; `weighbridge logs NAME` shows why a service is down.",
             where=str(settings.home),
         )
-
-
-def down(settings: Settings, report: ReportService) -> None:
-    """Stop every process of the stack and wait until all have ended; harmless when nothing runs.
-
-    Raises:
-        StackFailed: a process does not end.
-    """
-    supervisor = Supervisor(settings)
-    if supervisor.pid is None:
-        report("stack", "is not up; nothing to stop")
-    else:
-        report("stack", "stopping")
-        supervisor.shut_down()
-    supervisor.forget_files(SERVICE_NAMES)
-    forget_environments(settings)
-    _end_orphans(settings)
-    settings.stack_file.unlink(missing_ok=True)
-    report("stack", "is down")
-
-
-def _end_orphans(settings: Settings) -> None:
-    """End the processes of a supervisord that was killed; they carry this home in their environment."""
-    orphans = []
-    for process in psutil.process_iter(["pid"]):
-        try:
-            environment = process.environ()
-        except (psutil.Error, OSError):
-            continue
-        if environment.get("SUPERVISOR_ENABLED") and environment.get("WEIGHBRIDGE_HOME") == str(settings.home):
-            orphans.append(process)
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    orphans = [process for process in orphans if process.pid not in own]
-    for process in orphans:
-        process.terminate()
-    _, alive = psutil.wait_procs(orphans, timeout=20)
-    for process in alive:
-        process.kill()
-
-
-def _require_port(settings: Settings, service: Service) -> None:
-    if service.port is None or port_is_free(settings.host, service.port):
-        return
-    holder = next(
-        (
-            f"process {socket.pid} ({psutil.Process(socket.pid).name()})"
-            for socket in psutil.net_connections("tcp")
-            if socket.status == psutil.CONN_LISTEN and socket.laddr and socket.laddr.port == service.port and socket.pid
-        ),
-        "another process",
-    )
-    raise PortTaken(
-        f"Port {service.port}, which {service.name} needs, is taken by {holder}.",
-        f"End it, or set {service.port_variable} to a free port and run `weighbridge up` again. Nothing was started.",
-        where=f"{settings.host}:{service.port}",
-    )
 
 
 def _record(settings: Settings) -> None:
     """Record the settings of this stack, so that commands in other shells find it."""
     values = settings.model_dump(mode="json")
     write_whole(settings.stack_file, json.dumps(values, indent=1), READABLE)
+    if settings.port_offset != kept_offset(settings.home):
+        # For good: after `down` there is no record of the stack.
+        write_whole(settings.home / HOME_SETTINGS, json.dumps({"port_offset": settings.port_offset}), READABLE)
 
 
-def worker_is_online(settings: Settings) -> bool:
-    """True if a worker of the pool sends heartbeats."""
+def _require_space(home: Path) -> None:
+    """Check that the services can write; one that finds the disk full dies without a word that helps.
+
+    Raises:
+        DiskFull: They could not for long.
+    """
+    free_mib = shutil.disk_usage(home).free / 2**20
+    if free_mib < LEAST_FREE_MIB:
+        raise DiskFull(
+            f"The disk of the home has {free_mib:.0f} MiB free; the services need {LEAST_FREE_MIB}.",
+            "Free some disk (docs/how-to/run-the-stack.md lists what may be deleted), then run `weighbridge up` again.",
+            where=str(home),
+        )
+
+
+def worker_is_online(settings: Settings, since: float = 0) -> bool:
+    """True if a worker of the pool sends heartbeats.
+
+    Args:
+        settings: Of the installation.
+        since: Only one after this time counts, in seconds since 1970: Prefect takes a worker for online for a while
+            after its end.
+    """
     try:
         with prefect_api.client(settings, timeout=20) as server:
             answer = server.post(f"/work_pools/{POOL}/workers/filter", json={})
-        return any(worker["status"] == "ONLINE" for worker in answer.json()) if answer.status_code == 200 else False
+        workers = answer.json() if answer.status_code == httpx.codes.OK else []
+        return any(worker["status"] == "ONLINE" and _heard(worker) >= since for worker in workers)
     except httpx.HTTPError:
         return False
+
+
+def _heard(worker: dict[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(worker["last_heartbeat_time"]).replace("Z", "+00:00")).timestamp()
+    except (KeyError, ValueError):
+        return 0.0
 
 
 def _warm_engines(settings: Settings, report: ReportService) -> None:

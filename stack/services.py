@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.accounts import PIPELINE
 from registry.webhooks import Keys
+from stack.environments import kept_environments, service_environment
 from tasks.serve.fleet.program import Program
 from tasks.serve.gateway import Gateway
 from weighbridge import prefect_api
-from weighbridge.environment import PASS_VARIABLE, Group, private_environment
-from weighbridge.files import write_whole
 from weighbridge.settings import Settings
 
 POOL = "weighbridge"
 """The work pool that `prefect.yaml` names."""
 POOL_TYPE = "process"
-SERVICE_NAMES = ("mlflow", "prefect", "worker", "gateway", "webhook")
+SECRET_MARK = "WEIGHBRIDGE_PREFECT_SECRET_MARK"
+CONFIGURATION_MARK = "WEIGHBRIDGE_GATEWAY_CONFIGURATION"
 
 
 class Service(BaseModel):
@@ -48,15 +48,29 @@ class Service(BaseModel):
         if not self.health_url:
             return True
         try:
-            # Asked by its address, whatever host name its certificate is for.
-            return httpx.get(self.health_url, timeout=seconds, verify=False).status_code == 200
+            # Asked by its address, whatever host name its certificate is for, and whatever proxy this shell has.
+            answer = httpx.get(self.health_url, timeout=seconds, verify=False, trust_env=False)
+            return answer.status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
 
-def services(settings: Settings) -> tuple[Service, ...]:
-    """The stack's services, in the order in which they are shown."""
-    return (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
+def services(settings: Settings, shell: Mapping[str, Mapping[str, str]] | None = None) -> tuple[Service, ...]:
+    """The stack's services, in the order in which they are shown.
+
+    Args:
+        settings: Of the installation.
+        shell: What each gets of a shell's environment; by default what is noted of the one that started the stack.
+    """
+    given = (kept_environments(settings) or {}) if shell is None else shell
+    made = (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
+    return tuple(_with_shell(service, given.get(service.name, {})) for service in made)
+
+
+def _with_shell(service: Service, given: Mapping[str, str]) -> Service:
+    program = service.program
+    program = program.model_copy(update={"environment": {**given, **program.environment}})
+    return service.model_copy(update={"program": program})
 
 
 def _mlflow(settings: Settings) -> Service:
@@ -123,7 +137,7 @@ def _prefect(settings: Settings) -> Service:
 
 def _secret_mark(settings: Settings) -> dict[str, str]:
     """A variable that changes with the secret: a service with the old one is started again."""
-    return {"WEIGHBRIDGE_PREFECT_SECRET_MARK": prefect_api.secret_mark(settings)}
+    return {SECRET_MARK: prefect_api.secret_mark(settings)}
 
 
 def _worker(settings: Settings) -> Service:
@@ -146,9 +160,11 @@ def _worker(settings: Settings) -> Service:
 
 def _gateway(settings: Settings) -> Service:
     gateway = Gateway(settings)
+    # Envoy reads it once, when it starts.
+    mark = {CONFIGURATION_MARK: hashlib.sha256(gateway.bootstrap_text().encode()).hexdigest()[:16]}
     return Service(
         name="gateway",
-        program=_program(settings, "gateway", tuple(gateway.envoy_command()), {}, settings.home / "gateway"),
+        program=_program(settings, "gateway", tuple(gateway.envoy_command()), mark, settings.home / "gateway"),
         port=settings.gateway_port,
         port_variable="WEIGHBRIDGE_GATEWAY_PORT",
         health_url=f"{settings.gateway_url}/healthz",
@@ -159,10 +175,12 @@ def _gateway(settings: Settings) -> Service:
 
 def webhook_environment(settings: Settings) -> dict[str, str]:
     """Variables that let MLflow call a receiver on loopback, and encrypt the secret that signs its calls."""
+    # The key is made when it is first read. To ask for the state of a home that does not exist must not make one.
+    key = Keys(settings.home / "webhook").encryption if settings.home.is_dir() else ""
     return {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Keys(settings.home / "webhook").encryption,
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
     }
 
 
@@ -183,55 +201,10 @@ def _webhook(settings: Settings) -> Service:
 def _program(
     settings: Settings, name: str, command: tuple[str, ...], environment: dict[str, str], folder: Path
 ) -> Program:
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = _kept_environments(settings).get(name, {})
-    everything = {**kept, **settings.as_environment(), **settings.library_environment(), **environment}
+    everything = {**service_environment(name, settings), **environment}
     return Program(
         name=name, command=command, environment=everything, folder=folder, log=settings.logs_folder / f"{name}.log"
     )
-
-
-def keep_environments(settings: Settings) -> None:
-    """Note what each service gets of this shell's environment, until `down`.
-
-    A later `up` from another shell must not restart a service, and with it the runs of a worker.
-    """
-    shell = {**os.environ, PASS_VARIABLE: settings.pass_environment}
-    kept = {name: private_environment(name, shell, _unused(name, settings)) for name in SERVICE_NAMES}
-    write_whole(_kept_file(settings), json.dumps(kept, indent=1))
-
-
-def _unused(name: str, settings: Settings) -> set[Group]:
-    """Groups of variables that a service has no use for, by the settings."""
-    stores = {"mlflow": settings.mlflow_artifacts_url, "worker": settings.store_url}
-    used: dict[Group, bool] = {
-        "object store": bool(stores.get(name)),
-        "database": bool(settings.mlflow_backend_uri),
-        "key service": ":" in (settings.signing_key or ""),
-    }
-    return {group for group, is_used in used.items() if not is_used}
-
-
-def forget_environments(settings: Settings) -> None:
-    """Remove what `keep_environments` noted, which may contain tokens."""
-    _kept_file(settings).unlink(missing_ok=True)
-
-
-def environments_are_kept(settings: Settings) -> bool:
-    """True if the services' environments are noted."""
-    return _kept_file(settings).is_file()
-
-
-def _kept_environments(settings: Settings) -> dict[str, dict[str, str]]:
-    try:
-        kept: dict[str, dict[str, str]] = json.loads(_kept_file(settings).read_text())
-    except FileNotFoundError:
-        return {}
-    return kept
-
-
-def _kept_file(settings: Settings) -> Path:
-    return settings.home / "supervisor" / "environments.json"
 
 
 def _tool(name: str) -> str:

@@ -23,6 +23,8 @@ QUIET_SECONDS = 120.0
 """A process that does nothing for so long waits for something that does not come."""
 LONGEST_SECONDS = 3600.0
 POLL_SECONDS = 0.3
+STARTED_BEFORE_SECONDS = 60.0
+"""The worker is waited for only after the deployments were sent."""
 HEALTH_SECONDS = 20.0
 """For the answer of a service that may be starved of the processor."""
 LOG_LINES = 15
@@ -53,7 +55,10 @@ def wait_for(
         for name, start in list(missing.items()):
             start.require_progress(states.get(name))
             if states[name].state == "RUNNING" and is_ready(start.service):
-                report(name, f"ready after {start.seconds:.0f} s  {start.service.page_url}".rstrip())
+                # A service that ran before is not started by this `up`.
+                ran = states[name].up_seconds > start.seconds + STARTED_BEFORE_SECONDS
+                state = "runs" if ran else f"ready after {start.seconds:.0f} s"
+                report(name, f"{state}  {start.service.page_url}".rstrip())
                 del missing[name]
         time.sleep(POLL_SECONDS)
 

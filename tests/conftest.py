@@ -81,6 +81,7 @@ def _accounts_server(empty_database: Path, tmp_path_factory: pytest.TempPathFact
 
     settings = Settings(home=tmp_path_factory.mktemp("accounts"), mlflow_port=free_port(), mlflow_auth=True)
     service = services(settings)[0]
+    service.program.folder.mkdir()
     shutil.copy(empty_database, service.program.folder / "mlflow.db")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     environment = {**inherited, **service.program.environment}
@@ -114,6 +115,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     service = next(service for service in services(settings) if service.name == "prefect")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     environment = {**inherited, **service.program.environment}
+    service.program.folder.mkdir(exist_ok=True)
     log = settings.home / "prefect.log"
     with serving(service.program.command, service.program.folder, environment, log, service.healthy):
         yield settings

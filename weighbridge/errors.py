@@ -177,6 +177,30 @@ class HomeUnsafe(WeighbridgeError):
     exit_status = ExitStatus.STACK
 
 
+class HomeNotYours(HomeUnsafe):
+    """The home belongs to another user of the machine, or another user runs its stack."""
+
+    exit_status = ExitStatus.STACK
+
+
+class HomeUnusable(HomeUnsafe):
+    """The home is no folder, cannot be made, or cannot be read and written by this user."""
+
+    exit_status = ExitStatus.STACK
+
+
+class ServiceUnknown(WeighbridgeError):
+    """The stack has no service, engine or log of that name."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class RestartRefused(WeighbridgeError):
+    """A restart would cut requests or runs, and nobody said that it may."""
+
+    exit_status = ExitStatus.STACK
+
+
 class PortTaken(WeighbridgeError):
     """Another process listens on a port that the stack needs."""
 

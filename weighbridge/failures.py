@@ -24,7 +24,7 @@ from weighbridge.errors import (
     WeighbridgeError,
 )
 from weighbridge.files import disk_full, is_full
-from weighbridge.settings import home_folder
+from weighbridge.home import home_folder
 
 FOLDER = "failures"
 """Below the folder of logs."""

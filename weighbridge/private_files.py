@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighbridge.errors import HomeUnsafe
+from weighbridge.errors import HomeNotYours, HomeUnsafe, HomeUnusable
+from weighbridge.files import disk_full, is_full
 
 UMASK = 0o077
 """Of every process: what it creates is for its user only, temporary files included."""
@@ -22,6 +24,8 @@ OTHERS, WRITE = 0o077, 0o022
 
 STORE = "store"
 """Folder of the home whose files are no secrets: of weights only the right to write is taken from others."""
+
+ANOTHER_HOME = "Set WEIGHBRIDGE_HOME to a folder of your own."
 
 LONGEST_SOCKET_PATH = 100
 """A Unix socket's path may be 107 bytes long (sun_path in unix(7))."""
@@ -44,24 +48,110 @@ def private_home(home: Path) -> list[str]:
         Sentences on what was changed, and on what deserves a look.
 
     Raises:
-        HomeUnsafe: It is no folder, it belongs to another user, or everybody could put another in its place.
+        HomeUnusable: It is no folder, or cannot be made, read or written.
+        HomeNotYours: It belongs to another user, or another user runs its stack.
+        HomeUnsafe: Something in it belongs to another user, or everybody could put another in its place.
+        DiskFull: There is no space for it.
     """
+    require_own_home(home)
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = home.lstat()
     except OSError as error:
-        raise HomeUnsafe(
+        if is_full(error):
+            raise disk_full(home) from error
+        raise HomeUnusable(
             f"The home cannot be made: {error.strerror}.",
             "Set WEIGHBRIDGE_HOME to a folder that this user may create.",
             where=str(home),
         ) from None
-    _require_own(home, state)
+    _require_own(home, home.lstat())
     said = [_looked_at(parent) for parent in home.parents]
     # The home first: from then on nobody else reaches what is below.
     changed = _tighten(home) + sum(_tighten(path, bits) for path, bits in _below(home))
     if changed:
         said.append(f"made private: {changed} files and folders of {home} were open to other users of this machine")
     return [sentence for sentence in said if sentence]
+
+
+def require_own_home(home: Path) -> None:
+    """Check that an installation's home is this user's, and can be used; one that does not exist yet can.
+
+    Raises:
+        HomeNotYours: It belongs to another user, or another user runs its stack.
+        HomeUnusable: It is no folder, or cannot be read or written.
+    """
+    try:
+        state = home.lstat()
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        parent = next(parent for parent in home.parents if parent.exists())
+        raise HomeUnusable(f"{parent} is no folder, so no home can lie in it.", ANOTHER_HOME, where=str(home)) from None
+    except PermissionError:
+        closed = next(parent for parent in home.parents if _is_seen(parent))
+        raise HomeNotYours(
+            f"The home lies in {closed}, which belongs to user {user_name(closed.stat().st_uid)} and is closed to you "
+            f"({user_name(os.geteuid())}).",
+            f"Work as that user (`sudo -u …`). Or: {ANOTHER_HOME}",
+            where=str(home),
+        ) from None
+    _require_own(home, state)
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        is_read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY)
+        raise HomeUnusable(
+            "The home lies on a disk that is mounted read-only."
+            if is_read_only
+            else f"The home is yours, but you may not read, write and enter it (mode {stat.S_IMODE(state.st_mode):o}).",
+            f"Mount it for writing. Or: {ANOTHER_HOME}" if is_read_only else f"Run `chmod u+rwx {home}`.",
+            where=str(home),
+        )
+    _require_own_stack(home)
+
+
+def _require_own_stack(home: Path) -> None:
+    """Check that nobody else runs the stack of a home, as after `sudo weighbridge up`.
+
+    Raises:
+        HomeNotYours: Somebody does.
+    """
+    path = home / "supervisor" / "supervisord.pid"
+    try:
+        owner = path.lstat().st_uid
+        # Its number is that of the folder in /proc, where there is one; elsewhere the file alone is looked at.
+        number = path.read_text().strip() if os.access(path, os.R_OK) else ""
+        if owner == os.geteuid() or (number and Path("/proc/self").exists() and not Path("/proc", number).exists()):
+            return
+    except OSError:
+        return
+    whose = user_name(owner)
+    raise HomeNotYours(
+        f"The stack of this home is run by user {whose}{f', process {number}' if number else ''}; you are "
+        f"{user_name(os.geteuid())}.",
+        f"Work as that user. Or let them end it (`sudo kill {number or 'PID'}`), take what it wrote with "
+        f"`sudo chown -R {_name(os.geteuid())} {home}`, and run `weighbridge up`.",
+        where=str(home),
+    )
+
+
+def user_name(number: int) -> str:
+    """A user of this machine for a message: `0 (root)`; the number alone if the user has no name."""
+    name = _name(number)
+    return name if name == str(number) else f"{number} ({name})"
+
+
+def _name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _is_seen(folder: Path) -> bool:
+    try:
+        folder.lstat()
+    except OSError:
+        return False
+    return True
 
 
 def private_folder(folder: Path) -> Path:
@@ -95,13 +185,12 @@ def socket_path(folder: Path, name: str) -> Path:
 
 def _require_own(folder: Path, state: os.stat_result) -> None:
     if not stat.S_ISDIR(state.st_mode):
-        raise HomeUnsafe(
-            "This is no folder.", "Set WEIGHBRIDGE_HOME to a folder of your own, or move this away.", where=str(folder)
-        )
+        raise HomeUnusable("This is no folder.", f"Move it away. Or: {ANOTHER_HOME}", where=str(folder))
     if state.st_uid != os.geteuid():
-        raise HomeUnsafe(
-            f"This folder belongs to user {state.st_uid}, who could change what runs here; you are {os.geteuid()}.",
-            "Work as that user, set WEIGHBRIDGE_HOME to a folder of your own, or change the owner with `chown -R`.",
+        owner = user_name(state.st_uid)
+        raise HomeNotYours(
+            f"This folder belongs to user {owner}, and you are {user_name(os.geteuid())}.",
+            f"Work as that user: `sudo -u {_name(state.st_uid)} weighbridge …`. Or: {ANOTHER_HOME}",
             where=str(folder),
         )
 
@@ -120,7 +209,7 @@ def _looked_at(parent: Path) -> str:
             where=str(parent),
         )
     if state.st_uid not in (0, os.geteuid()):
-        return f"note: {parent} belongs to user {state.st_uid}, who can replace the home"
+        return f"note: {parent} belongs to user {user_name(state.st_uid)}, who can replace the home"
     if state.st_mode & stat.S_IWGRP and not state.st_mode & stat.S_ISVTX and state.st_gid not in (0, os.getegid()):
         return f"note: group {state.st_gid} may write to {parent}, and so replace the home"
     return ""
@@ -138,7 +227,7 @@ def _below(home: Path) -> Iterator[tuple[Path, int]]:
             path = Path(folder, name)
             if (owner := _owner(path)) not in (0, os.geteuid()):
                 raise HomeUnsafe(
-                    f"This belongs to user {owner}, and lies in a home of user {os.geteuid()}.",
+                    f"This belongs to user {user_name(owner)}, and lies in a home of user {user_name(os.geteuid())}.",
                     "Look at it; remove it, or change its owner with `chown`, then run the command again.",
                     where=str(path),
                 )

@@ -8,43 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from weighbridge.documents import read_json
 from weighbridge.environment import SERVICES, unknown_kinds
-from weighbridge.errors import DocumentInvalid, SettingsInvalid
-from weighbridge.private_files import keep_files_private
-
-PREFIX = "WEIGHBRIDGE_"
-RECORD = "stack.json"
-
-
-def project_root() -> Path:
-    """Find the folder that holds `lines/` and `eval_suites/`: $WEIGHBRIDGE_ROOT, else the checkout."""
-    named = os.environ.get(f"{PREFIX}ROOT")
-    return _resolved(Path(named), "ROOT") if named else Path(__file__).resolve().parent.parent
-
-
-def home_folder() -> Path:
-    """Find the folder of all state (store, databases, logs): $WEIGHBRIDGE_HOME, else `.weighbridge` in the root."""
-    named = os.environ.get(f"{PREFIX}HOME")
-    # Its place is the folder that a link leads to, such as one on a larger disk.
-    return _resolved(Path(named) if named else project_root() / ".weighbridge", "HOME")
-
-
-def _resolved(folder: Path, variable: str) -> Path:
-    try:
-        return folder.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise SettingsInvalid(
-            f"The folder cannot be found: {error}.",
-            "Name another folder with the variable, then run the command again.",
-            where=f"{PREFIX}{variable}",
-        ) from None
+from weighbridge.errors import SettingsInvalid
+from weighbridge.home import PREFIX, RECORD, home_folder, project_root
+from weighbridge.private_files import keep_files_private, require_own_home
+from weighbridge.settings_sources import LARGEST_OFFSET, MovedPorts, StackRecord
 
 
 class Settings(BaseSettings):
@@ -55,6 +29,13 @@ class Settings(BaseSettings):
     root: Path = Field(default_factory=project_root, description="folder with lines/ and eval_suites/")
     home: Path = Field(default_factory=home_folder, description="folder of all state")
     host: str = Field("127.0.0.1", description="address that every service listens on")
+    port_offset: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_OFFSET,
+        description="added to the default port of every service and engine, for a second installation on a machine; "
+        "a port with a variable of its own is not moved; `weighbridge up --port-offset N` is remembered for the home",
+    )
     gateway_port: int = Field(8080, ge=1, le=65535, description="port for the clients of the models")
     gateway_admin_port: int = Field(
         9901, ge=1, le=65535, description="not used any more: Envoy's admin interface is a socket of the home"
@@ -172,7 +153,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Prefer the environment to the running stack's record, and that to the defaults."""
-        return (init_settings, env_settings, _StackRecord(settings_cls))
+        return (init_settings, env_settings, StackRecord(settings_cls), MovedPorts(settings_cls))
 
     @property
     def stack_file(self) -> Path:
@@ -220,10 +201,10 @@ class Settings(BaseSettings):
     def as_environment(self) -> dict[str, str]:
         """Return the settings as variables, for the processes that the stack starts.
 
-        `mlflow_auth` is left out, and set only for the two services that need it: a changed variable restarts a
-        process, and Envoy and the engines have requests to answer. So is `signing_key`, for only the worker signs.
+        `mlflow_auth` and `signing_key` are left out, and set only for the services that need them. So is
+        `port_offset`: the ports are in it.
         """
-        values = self.model_dump(mode="json", exclude={"mlflow_auth", "signing_key"})
+        values = self.model_dump(mode="json", exclude={"mlflow_auth", "signing_key", "port_offset"})
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def library_environment(self) -> dict[str, str]:
@@ -245,23 +226,9 @@ class Settings(BaseSettings):
         }
 
 
-class _StackRecord(PydanticBaseSettingsSource):
-    """Settings recorded in the running stack's `stack.json`."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # pragma: no cover
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        try:
-            recorded = read_json(home_folder() / RECORD)
-        except DocumentInvalid:
-            return {}
-        if not isinstance(recorded, dict):
-            return {}
-        # HF_ENDPOINT in the shell is newer than the record.
-        if "HF_ENDPOINT" in os.environ:
-            recorded.pop("hf_endpoint", None)
-        return {name: value for name, value in recorded.items() if name not in ("root", "home")}
+def default_port(field: str) -> int:
+    """The port of a service without any setting."""
+    return int(Settings.model_fields[field].default)
 
 
 def load_settings() -> Settings:
@@ -269,8 +236,11 @@ def load_settings() -> Settings:
 
     Raises:
         SettingsInvalid: A variable, or the record of the running stack, has a value that cannot be used.
+        HomeNotYours: The home belongs to another user, or another user runs its stack.
+        HomeUnusable: The home is no folder, or cannot be read or written.
     """
     keep_files_private()
+    require_own_home(home_folder())
     try:
         return Settings()
     except ValidationError as error:

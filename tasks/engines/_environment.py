@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from weighbridge.errors import EngineFailed
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 
 def python_of(name: str) -> str:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from tasks.engines import EnginePlan, engine, engine_names
 from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE, RequireKey
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 KEY = "a-key-of-the-engine"
 VLLM = project_root() / ".vllm" / "bin" / "python"

@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 from tests.support.tiny_gguf import write_release
 from tests.support.waiting import wait_for
 from weighbridge.health import answers
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 KEY = "a-key-of-the-engine"

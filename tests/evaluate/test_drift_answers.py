@@ -20,8 +20,8 @@ from tasks.evaluate.drift.answers import item_answers
 from tasks.evaluate.drift.held_out import held_documents, text_digest
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from weighbridge.errors import LineInvalid, SuiteInvalid, SuiteUnknown, VerdictInvalid
+from weighbridge.home import project_root
 from weighbridge.line import Bounds, Line
-from weighbridge.settings import project_root
 
 ENGLISH = "The harbour was quiet, and the boats that were not at sea lay on the sand with their nets out to dry."
 GERMAN = "Der Hafen war ruhig, und die Boote, die nicht auf dem Meer waren, lagen mit ihren Netzen auf dem Sand."

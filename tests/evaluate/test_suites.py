@@ -11,7 +11,7 @@ import pytest
 
 from tasks.evaluate.suites.suite import find_suite, list_suites, questions_of, task_config
 from weighbridge.errors import SuiteInvalid, SuiteUnknown
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 GENERAL = ("agreement", "choice", "copying", "long_retrieval", "retrieval")
 YAML = """

@@ -13,7 +13,8 @@ from tasks.source.start import start_release
 from tasks.source.watch_rows import Failure, Row, WatchReport
 from tests.support.recorded_prefect import RecordedPrefect
 from weighbridge.errors import ReleaseNotStarted, SourceUnknown, StackDown, StackFailed
-from weighbridge.settings import load_settings, project_root
+from weighbridge.home import project_root
+from weighbridge.settings import load_settings
 
 
 @pytest.fixture

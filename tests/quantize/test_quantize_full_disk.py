@@ -13,7 +13,7 @@ import pytest
 
 from tests.quantize.quantize_support import SHARDS, write_sharded
 from weighbridge.errors import DiskFull
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 IN_ITS_OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
 

@@ -9,7 +9,7 @@ import pytest
 
 from stack.allowed import Allowed, allowed_deployments, check
 from weighbridge.errors import RunRefused
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 RELEASE = "flows/release.py:release"
 USUAL: dict[str, Any] = {

@@ -17,7 +17,8 @@ from stack.services import POOL, POOL_TYPE
 from tests.support.waiting import wait_for
 from weighbridge import prefect_api
 from weighbridge.errors import StackFailed
-from weighbridge.settings import Settings, project_root
+from weighbridge.home import project_root
+from weighbridge.settings import Settings
 
 # Prefect's server takes half a minute to start, longer on a machine that is busy with other tests.
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]

@@ -22,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.recorded_prefect import RecordedPrefect
 from tests.support.waiting import wait_for
 from weighbridge.health import answers
-from weighbridge.settings import project_root
+from weighbridge.home import project_root
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 LINES = ("clicked-line", "unscheduled-line")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from weighbridge.errors import HomeUnsafe
-from weighbridge.private_files import LONGEST_SOCKET_PATH, private_home, socket_path
-from weighbridge.settings import home_folder, project_root
+from weighbridge.home import home_folder, project_root
+from weighbridge.private_files import LONGEST_SOCKET_PATH, private_home, socket_path, user_name
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
 NOBODY = 65534
@@ -103,7 +103,7 @@ def test_a_folder_above_of_another_user_is_reported(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", NOBODY, NOBODY)
     assert private_home(tmp_path / "theirs" / "home") == [
-        f"note: {tmp_path / 'theirs'} belongs to user {NOBODY}, who can replace the home"
+        f"note: {tmp_path / 'theirs'} belongs to user {user_name(NOBODY)}, who can replace the home"
     ]
 
 

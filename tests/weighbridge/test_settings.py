@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from weighbridge.errors import SettingsInvalid
-from weighbridge.settings import home_folder, load_settings, project_root
+from weighbridge.home import home_folder, project_root
+from weighbridge.settings import load_settings
 
 
 def test_nothing_binds_beyond_loopback_by_default() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from configparser import Error, RawConfigParser
 
 from tasks.serve.fleet.launch import is_launched, launch_command
+from tasks.serve.fleet.program import read_program
 from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.refusal import REFUSED_STATUS
 from weighbridge.files import write_whole
@@ -30,28 +30,18 @@ def launch_older_engines(settings: Settings, engines: Iterable[RunningEngine]) -
     rewritten = []
     for engine in engines:
         path = settings.home / "supervisor" / "programs" / f"{engine.name}.conf"
-        try:
-            text = path.read_text()
-            command = shlex.split(_command(text, engine.name))
-        except (FileNotFoundError, ValueError, Error):
-            continue
-        if is_launched(command):
+        program = read_program(engine.name, path)
+        if program is None or is_launched(program.command):
             continue
         link = settings.home / "engines" / engine.name / engine.plan.model_name
-        own = launch_command(settings.home, engine.artifact, link, engine.endpoints[0].port, command)
+        own = launch_command(settings.home, engine.artifact, link, engine.endpoints[0].port, program.command)
         launched = shlex.join(own).replace("%", "%%")
         changes = {
             "command=": f"command={launched}",
             "autorestart=": f"autorestart=unexpected\nexitcodes={REFUSED_STATUS}",
         }
-        lines = [next((new for old, new in changes.items() if line.startswith(old)), line) for line in text.split("\n")]
+        text = path.read_text().split("\n")
+        lines = [next((new for old, new in changes.items() if line.startswith(old)), line) for line in text]
         write_whole(path, "\n".join(lines))
         rewritten.append(engine.name)
     return rewritten
-
-
-def _command(text: str, name: str) -> str:
-    """Read a program's command as supervisord runs it."""
-    parser = RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
-    parser.read_string(text)
-    return parser[f"program:{name}"]["command"].replace("%%", "%")

@@ -37,7 +37,7 @@ def require_own_listener(port: int, what: str) -> None:
     Raises:
         PortTaken: one does.
     """
-    strangers = _listeners(port) - {os.getuid()}
+    strangers = listeners_of(port) - {os.getuid()}
     if strangers:
         raise PortTaken(
             f"Port {port} of {what} is held by a process of user {min(strangers)}, who gets no requests.",
@@ -46,7 +46,7 @@ def require_own_listener(port: int, what: str) -> None:
         )
 
 
-def _listeners(port: int) -> set[int]:
+def listeners_of(port: int) -> set[int]:
     """User ids of the processes that listen on a port; none where the system does not tell."""
     found = set()
     for name in ("tcp", "tcp6"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from configparser import Error, RawConfigParser
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+from supervisor.datatypes import dict_of_key_value_pairs
 
 from tasks.serve.fleet.refusal import REFUSED_STATUS, START_SECONDS
 from weighbridge.errors import SettingsInvalid
@@ -61,6 +63,59 @@ def program_section(program: Program) -> str:
             "",
         ]
     )
+
+
+def daemon_section(socket: Path, log: Path, pid_file: Path, programs: Path) -> str:
+    """Write the file of supervisord itself, which includes those of all programs in a folder."""
+    return "\n".join(
+        [
+            "[unix_http_server]",
+            f"file={escape_expansions(str(socket))}",
+            "chmod=0600",
+            "[supervisord]",
+            f"logfile={escape_expansions(str(log))}",
+            f"pidfile={escape_expansions(str(pid_file))}",
+            f"umask={UMASK:03o}",
+            "logfile_maxbytes=5MB",
+            "logfile_backups=2",
+            "[rpcinterface:supervisor]",
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+            "[include]",
+            f"files={escape_expansions(str(programs))}/*.conf",
+            "",
+        ]
+    )
+
+
+def read_program(name: str, path: Path) -> Program | None:
+    """Read a program's file as supervisord does; None if there is none, or nothing that supervisord would run.
+
+    Args:
+        name: The program's.
+        path: Its file, of this version or of an older one.
+    """
+    # Without interpolation: `%%` is undone below, and `%(…)s` is nowhere in our files.
+    parser = RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
+    try:
+        parser.read_string(path.read_text())
+        section = parser[f"program:{name}"]
+        return Program(
+            name=name,
+            command=tuple(shlex.split(_unescaped(section["command"]))),
+            environment={
+                variable: _unescaped(value)
+                for variable, value in dict_of_key_value_pairs(section.get("environment", "")).items()
+            },
+            folder=Path(_unescaped(section.get("directory", "/"))),
+            log=Path(_unescaped(section.get("stdout_logfile", "/dev/null"))),
+            may_refuse=str(REFUSED_STATUS) in section.get("exitcodes", ""),
+        )
+    except (FileNotFoundError, UnicodeDecodeError, ValueError, KeyError, Error):
+        return None
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("%%", "%")
 
 
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|\s[;#]|^[;#]")

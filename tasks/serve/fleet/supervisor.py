@@ -20,13 +20,14 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
-from tasks.serve.fleet.program import Program, escape_expansions, program_section
+from tasks.serve.fleet.program import Program, daemon_section, program_section
 from tasks.serve.fleet.refusal import REFUSED_STATUS
 from weighbridge.environment import allowed_environment, is_open
 from weighbridge.errors import StackDown, StackFailed
 from weighbridge.files import write_whole
+from weighbridge.home import PREFIX
 from weighbridge.private_files import UMASK, socket_path
-from weighbridge.settings import PREFIX, Settings
+from weighbridge.settings import Settings
 
 NO_SUCH_PROGRAM = 10
 ALREADY_ADDED = 90
@@ -104,7 +105,7 @@ class Supervisor:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         configuration = self.folder / "supervisord.conf"
-        write_whole(configuration, self._configuration())
+        write_whole(configuration, daemon_section(self.socket, self.log, self.pid_file, self.programs))
         done = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
             env={**allowed_environment("supervisor"), **environment},
@@ -150,25 +151,51 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error):
             return False
 
-    def run(self, program: Program) -> None:
-        """Write a program's file and start it; a program that runs with the same file is left alone."""
+    def run(self, program: Program, keep: bool = False) -> None:
+        """Write a program's file and start it; a program that runs with the same file is left alone.
+
+        Args:
+            program: it.
+            keep: leave a running one alone though its file differs; it gets the new file at its next start.
+        """
         with self._lock:
             path = self.programs / f"{program.name}.conf"
             blanked = dict.fromkeys(self.inherited_names(), "")
             text = program_section(program.model_copy(update={"environment": {**blanked, **program.environment}}))
             known = self.state(program.name)
-            if known is not None and path.is_file() and path.read_text() == text:
-                if known.state not in ("RUNNING", "STARTING", "BACKOFF"):
+            if known is not None and path.is_file():
+                is_same, runs = path.read_text() == text, known.state in ("RUNNING", "STARTING", "BACKOFF")
+                if keep and runs and not is_same:
+                    write_whole(path, text)
+                if runs and (keep or is_same):
+                    return
+                if is_same:
                     self._call("startProcess", program.name, False)
-                return
+                    return
             if known is not None:
                 self._forget(program.name)
+            program.folder.mkdir(parents=True, exist_ok=True)
             program.log.parent.mkdir(parents=True, exist_ok=True)
             # Readable by its owner only: an environment may contain a key.
             write_whole(path, text)
-            # Only this program is added: other changes on disk are not this call's.
-            self._call("reloadConfig")
-            self._call("addProcessGroup", program.name)
+            self._add(program.name)
+
+    def restart(self, name: str) -> None:
+        """Stop a program, and start it as its file says; harmless if it does not run.
+
+        Raises:
+            StackDown: supervisord does not answer.
+            StackFailed: it knows no such program.
+        """
+        with self._lock:
+            if self.state(name) is not None:
+                self._forget(name)
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        # Only this program is added: other changes on disk are not this call's.
+        self._call("reloadConfig")
+        self._call("addProcessGroup", name)
 
     def remove(self, name: str) -> None:
         """Stop a program and remove its file; harmless if there is none."""
@@ -248,26 +275,6 @@ class Supervisor:
     def _rpc(self) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
-
-    def _configuration(self) -> str:
-        return "\n".join(
-            [
-                "[unix_http_server]",
-                f"file={escape_expansions(str(self.socket))}",
-                "chmod=0600",
-                "[supervisord]",
-                f"logfile={escape_expansions(str(self.log))}",
-                f"pidfile={escape_expansions(str(self.pid_file))}",
-                f"umask={UMASK:03o}",
-                "logfile_maxbytes=5MB",
-                "logfile_backups=2",
-                "[rpcinterface:supervisor]",
-                "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
-                "[include]",
-                f"files={escape_expansions(str(self.programs))}/*.conf",
-                "",
-            ]
-        )
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:

@@ -47,11 +47,15 @@ class EnvoyProcess:
         config = self.folder / "envoy.json"
         private_folder(self.folder)
         with self._file.writing():
-            write_whole(config, as_json(bootstrap_document(self.settings, self._documents.folder)))
+            write_whole(config, self.bootstrap_text())
             if secret:
                 self._documents.write("tls.json", secret)
             self._render(wait=False)
         return config
+
+    def bootstrap_text(self) -> str:
+        """The configuration that Envoy reads once, when it starts."""
+        return as_json(bootstrap_document(self.settings, self._documents.folder))
 
     def envoy_command(self) -> list[str]:
         """Command line that runs Envoy in the foreground, after `bootstrap()`."""
@@ -75,6 +79,12 @@ class EnvoyProcess:
     def old_admin(self) -> str:
         """Address of the admin interface of a gateway that an older Weighbridge configured; else empty."""
         return self._admin.old_address
+
+    @property
+    def is_outdated(self) -> bool:
+        """True if Envoy was started with another fixed configuration than it would be now."""
+        path = self.folder / "envoy.json"
+        return path.is_file() and path.read_text() != self.bootstrap_text()
 
     def client_requests(self) -> int:
         """Number of clients' requests in progress.
