@@ -125,16 +125,16 @@ def restart(
     use_libraries(settings)
     restarting.require_known(settings, names)
     if not yes:
-        _ask(restarting.obstacles(settings, names), names)
+        _confirm(restarting.obstacles(settings, names), names)
     done = restarting.restart(settings, names, note)
     if as_json:
-        show_json({"restarted": [one.model_dump() for one in done]})
+        show_json({"restarted": [entry.model_dump() for entry in done]})
         return
-    for one in done:
-        say(f"{one.name}  {styled(one.state, COLOURS[one.state])}  pid {one.pid}, after {one.seconds:.0f} s")
+    for entry in done:
+        say(f"{entry.name}  {styled(entry.state, COLOURS[entry.state])}  pid {entry.pid}, after {entry.seconds:.0f} s")
 
 
-def _ask(obstacles: Sequence[str], names: Sequence[str]) -> None:
+def _confirm(obstacles: Sequence[str], names: Sequence[str]) -> None:
     """Ask whether a restart may cut something.
 
     Raises:

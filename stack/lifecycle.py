@@ -107,9 +107,9 @@ def plan_up(settings: Settings) -> Plan:
     if not supervisor.answers():
         require_ports(settings, listeners(settings))
         return Plan(starts=SERVICE_NAMES)
-    wanted = services(settings, shell_environments(settings))
-    plan = make_plan(settings, supervisor, wanted, _gateway_reasons(gateway))
-    require_ports(settings, new_listeners(settings, supervisor, wanted, plan))
+    requested = services(settings, shell_environments(settings))
+    plan = make_plan(settings, supervisor, requested, _gateway_reasons(gateway))
+    require_ports(settings, new_listeners(settings, supervisor, requested, plan))
     return plan
 
 
@@ -129,7 +129,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         # They are started below, one by one; only engines start with supervisord.
         supervisor.forget_files(SERVICE_NAMES)
     keep_environments(settings, environments)
-    wanted = {service.name: service for service in services(settings)}
+    requested = {service.name: service for service in services(settings)}
     for sentence in withdraw_unadmitted(gateway):
         report("gateway", sentence)
     # The pause is awaited by the admin interface that Envoy has now, which the new configuration may move.
@@ -144,16 +144,16 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         report(name, "verifies its artifact from its next restart on")
     supervisor.start({**settings.as_environment(), **NO_TELEMETRY})
     for name in plan.kept:
-        supervisor.run(wanted[name].program, keep=True)
+        supervisor.run(requested[name].program, keep=True)
     for name in ("mlflow", "prefect"):
-        _start_again(supervisor, plan, wanted[name], report)
-    servers = [service for name, service in wanted.items() if name != "worker" and name not in plan.restarting]
+        _start_again(supervisor, plan, requested[name], report)
+    servers = [service for name, service in requested.items() if name != "worker" and name not in plan.restarting]
     for service in servers:
         if service.name in plan.starts:
             report(service.name, f"starts  {service.page_url}".rstrip())
             supervisor.run(service.program)
     wait_for(supervisor, servers, report)
-    _start_again(supervisor, plan, wanted["webhook"], report)
+    _start_again(supervisor, plan, requested["webhook"], report)
     if settings.mlflow_auth:
         from registry.access.grants import Granting  # takes MLflow's import
 
@@ -164,13 +164,13 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     if "worker" not in plan.kept:
         since = time.time()
         report("worker", "starts")
-        supervisor.run(wanted["worker"].program)
+        supervisor.run(requested["worker"].program)
     deploy(settings, report)
-    wait_for(supervisor, [wanted["worker"]], report, lambda service: worker_is_online(settings, since))
+    wait_for(supervisor, [requested["worker"]], report, lambda service: worker_is_online(settings, since))
     if "gateway" in plan.restarting:
         await_pause(gateway, report)
         gateway.bootstrap()
-        _start_again(supervisor, plan, wanted["gateway"], report)
+        _start_again(supervisor, plan, requested["gateway"], report)
     _warm_engines(settings, report)
     if (settings.home / RESTORED_ROUTES).is_file():
         from tasks.serve.recovery import serve_restored

@@ -75,7 +75,7 @@ def require_ports(settings: Settings, needed: Sequence[Listener]) -> None:
         PortTaken: Some are not. All of them are named, with who has them, and an offset that helps.
     """
     taken = [listener for listener in needed if not port_is_free(listener.host, listener.port)]
-    twice = [one for one in needed if [other.port for other in needed].count(one.port) > 1 and one not in taken]
+    twice = [need for need in needed if [other.port for other in needed].count(need.port) > 1 and need not in taken]
     if not taken and not twice:
         return
     holders = {listener.port: _holder(listener.port, settings.home) for listener in taken}
@@ -83,7 +83,7 @@ def require_ports(settings: Settings, needed: Sequence[Listener]) -> None:
         f"Port {listener.port}, which {listener.service} needs, is taken by {holders[listener.port]}."
         for listener in taken
     ]
-    said += [f"Port {one.port} is meant for more than one service of this home." for one in twice[:1]]
+    said += [f"Port {need.port} is meant for more than one service of this home." for need in twice[:1]]
     raise PortTaken(
         " ".join(said),
         f"{_way_out(settings, [*taken, *twice])} Nothing was started.",

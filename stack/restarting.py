@@ -81,12 +81,12 @@ def restart(settings: Settings, names: Sequence[str], report: ReportService) -> 
     supervisor, gateway = Supervisor(settings), Gateway(settings)
     # The service takes over this shell's variables, such as a new HF_TOKEN; nobody else does.
     environments = shell_environments(settings, take=names)
-    wanted = services(settings, environments)
+    requested = services(settings, environments)
     _require_same_settings(settings, supervisor)
     keep_environments(settings, environments)
     engines = [engine for engine in fleet_of(settings).engines() if engine.name in names]
     done = [_restart_engine(settings, supervisor, engine, report) for engine in engines]
-    named = [service for service in wanted if service.name in names]
+    named = [service for service in requested if service.name in names]
     for service in sorted(named, key=lambda service: ORDER.index(service.name)):
         if service.name == "gateway":
             await_pause(gateway, report)
@@ -129,7 +129,7 @@ def _require_same_settings(settings: Settings, supervisor: Supervisor) -> None:
         RestartRefused: One would, and the others would not find it.
     """
     plan = make_plan(settings, supervisor, services(settings))
-    changed = [f"{one.name}: {why}" for one in plan.restarts for why in one.reasons if why.startswith(PREFIX)]
+    changed = [f"{entry.name}: {why}" for entry in plan.restarts for why in entry.reasons if why.startswith(PREFIX)]
     if changed:
         raise RestartRefused(
             f"This shell has other settings than the running stack ({'; '.join(changed)}).",

@@ -83,11 +83,11 @@ def make_plan(
             why = [further[service.name]]
         if why:
             restarts.append(Restart(name=service.name, reasons=tuple(why)))
-    again = {restart.name for restart in restarts}
+    restarting = {restart.name for restart in restarts}
     return Plan(
         starts=tuple(service.name for service in services if service not in running),
         restarts=tuple(restarts),
-        kept=tuple(service.name for service in running if service.name not in again),
+        kept=tuple(service.name for service in running if service.name not in restarting),
     )
 
 

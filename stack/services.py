@@ -63,8 +63,8 @@ def services(settings: Settings, shell: Mapping[str, Mapping[str, str]] | None =
         shell: What each gets of a shell's environment; by default what is noted of the one that started the stack.
     """
     given = (kept_environments(settings) or {}) if shell is None else shell
-    made = (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
-    return tuple(_with_shell(service, given.get(service.name, {})) for service in made)
+    all_services = (_mlflow(settings), _prefect(settings), _worker(settings), _gateway(settings), _webhook(settings))
+    return tuple(_with_shell(service, given.get(service.name, {})) for service in all_services)
 
 
 def _with_shell(service: Service, given: Mapping[str, str]) -> Service:

@@ -23,10 +23,10 @@ SHOWN = 5
 
 def runs_under_way(settings: Settings) -> list[str]:
     """Names of the flow runs that have a process now, in the worker or in a terminal; none if Prefect is silent."""
-    wanted = {"flow_runs": {"state": {"type": {"any_": UNDER_WAY}}}, "limit": 20}
+    requested = {"flow_runs": {"state": {"type": {"any_": UNDER_WAY}}}, "limit": 20}
     try:
         with prefect_api.client(settings, timeout=ASKED_SECONDS) as server:
-            answer = server.post("/flow_runs/filter", json=wanted)
+            answer = server.post("/flow_runs/filter", json=requested)
         return [str(run["name"]) for run in answer.json()] if answer.status_code == httpx.codes.OK else []
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return []

@@ -55,9 +55,11 @@ def as_read(program: Program, folder: Path) -> Program:
 def asked_again(started: Started, settings: Settings | None = None) -> dict[str, list[str]]:
     """Reasons of an `up` now, by service, of those that it starts again."""
     settings = settings or load_settings()
-    wanted = services(settings, shell_environments(settings))
+    requested = services(settings, shell_environments(settings))
     names = shell_names(settings)
-    found = {one.name: reasons(started[one.name], one.program, names[one.name]) for one in wanted}
+    found = {
+        service.name: reasons(started[service.name], service.program, names[service.name]) for service in requested
+    }
     return {name: why for name, why in found.items() if why}
 
 
