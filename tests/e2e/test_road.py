@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import psutil
@@ -18,6 +20,7 @@ from registry.store import Store
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
 from tests.e2e.e2e_support import LINE, Road
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 from weighbridge import prefect_api
 
@@ -262,13 +265,49 @@ def test_moving_the_alias_by_hand_is_obeyed(road: Road) -> None:
     assert weights(road) == {1: 100}
 
 
-def test_down_leaves_nothing_and_up_brings_everything_back(road: Road) -> None:
+def test_down_leaves_nothing(road: Road) -> None:
     supervisor = Supervisor(road.settings)
     assert supervisor.pid is not None
     family = psutil.Process(supervisor.pid).children(recursive=True)
     road.run("down")
     assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     road.run("promote", LINE, expect=3)
+
+
+def test_a_backup_with_production_answers_the_old_key_on_a_fresh_machine(
+    road: Road, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    first = free_ports(60)[0]
+    names = ("gateway_port", "mlflow_port", "prefect_port", "webhook_port", "engine_port_first")
+    ports = {name: first + number for number, name in enumerate(names)}
+    fresh = {f"WEIGHBRIDGE_{name.upper()}": str(port) for name, port in ports.items()}
+    fresh |= {
+        "WEIGHBRIDGE_HOME": str(tmp_path / "home"),
+        "WEIGHBRIDGE_BACKUP_PASSPHRASE": "correct horse battery staple",
+    }
+    file = tmp_path / "backup"
+    road.run(
+        "backup", str(file), "--with-production", environment=fresh | {"WEIGHBRIDGE_HOME": str(road.settings.home)}
+    )
+    began = time.monotonic()
+    road.run("restore", str(file), environment=fresh)
+    record_property("seconds to restore", round(time.monotonic() - began, 1))
+    try:
+        road.run("up", environment=fresh)
+        record_property("seconds to up", round(time.monotonic() - began, 1))
+        new = road.settings.model_copy(update={"home": tmp_path / "home", **ports})
+        with Load(f"{new.gateway_url}/v1", road.key, LINE, clients=2) as load:
+            wait_for(lambda: load.by_version.get("1"), "an answer for the old key")
+        record_property("seconds to the first answer", round(time.monotonic() - began, 1))
+        assert load.failed == []
+        [line] = [line for line in road.json("status", environment=fresh)["lines"] if line["line"] == LINE]
+        assert {each["version"]: each["weight"] for each in line["versions"] if each["weight"]} == {1: 100}
+        assert not road.json("promote", LINE, environment=fresh)["changed"], "the registry agrees with what serves"
+    finally:
+        road.run("down", environment=fresh)
+
+
+def test_up_brings_everything_back(road: Road) -> None:
     road.run("up")
     road.stop_schedules()
     assert weights(road) == {1: 100}
