@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    approve,
     audit,
     backup,
     candidates,
@@ -48,6 +49,7 @@ verdicts.add_to(app)
 watch.add_to(app)
 compare.add_to(app)
 candidates.add_to(app)
+approve.add_to(app)
 serving.add_to(app)
 keys.add_to(app)
 signing_keys.add_to(app)

@@ -45,7 +45,7 @@ def candidates(
         say(candidates_table(found))
         for candidate in found:
             for problem in candidate.problems:
-                say(on_one_line(f"{candidate.version}: {problem}"))
+                say(on_one_line(f"candidate {candidate.version}: {problem}"))
     if any(candidate.problems for candidate in found):
         raise typer.Exit(ExitStatus.APPROVAL)
 

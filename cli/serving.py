@@ -1,4 +1,4 @@
-"""`release`, `approve`, `promote`, `rollback`: the same flows as the deployments, here or through the worker."""
+"""`release`, `promote`, `rollback`: the same flows as the deployments, here or through the worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.approve import waiting_candidates
 from cli.columns import below, number
 from cli.output import JsonOption, LineArgument, note, say, show_json, table
 from tasks.evaluate.verdict.outcomes import OUTCOMES
@@ -53,7 +54,7 @@ def release(
     say(f"MLflow: {result['run_url']}")
     waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
     if waiting:
-        approve_command = styled(f"weighbridge approve {line} {waiting[0]} --reason …", "bold")
+        approve_command = styled(f'weighbridge approve {line} {waiting[0]} --reason "…"', "bold")
         say(f"Approve: {approve_command}, or *Promote model* in MLflow")
 
 
@@ -72,52 +73,6 @@ def candidates_table(weighed: list[dict[str, Any]]) -> Table:
     return candidates
 
 
-def approve(
-    line: LineArgument,
-    candidate: Annotated[str, typer.Argument(help="Version of LINE-candidates, or the first digits of a digest.")],
-    reason: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
-    override: Annotated[
-        bool,
-        typer.Option("--override", help="CANDIDATE is the digest of one that failed; the line names who may."),
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Approve a candidate: the same call as MLflow's *Promote model*. `promote` then makes it serve."""
-    import getpass
-
-    installation = _ready(line)
-    from registry import accounts
-    from tasks.serve.approval import check_production
-    from weighbridge.line import Line
-
-    settings, registry, configured = installation.settings, installation.registry, Line.load(line)
-    accounts.sign_in(settings)
-    # With accounts in MLflow the name of the signed-in account counts, and no other.
-    signed_in = accounts.signed_in_as() if settings.mlflow_auth else ""
-    who = signed_in or os.environ.get("WEIGHBRIDGE_USER") or getpass.getuser()
-    if override:
-        before = registry.approved_version(line, registry.failed_candidate(line, candidate).digest)
-        version = registry.override(line, candidate, reason, who, configured.approval)
-    else:
-        proposed = registry.candidate(line, candidate)
-        check_production(configured, proposed, registry)
-        before = registry.approved_version(line, proposed.digest)
-        version = registry.approve(line, proposed.version, reason, who)
-    if as_json:
-        show_json(version.model_dump())
-        return
-    approved = "is approved" if before is None else f"was approved before{_by(before.approved_by)}, and nothing changes"
-    say(f"Version {version.version} of {line} {approved} ({version.scheme}, {version.digest[:SHORT_DIGEST]}).")
-    promote_command = styled(f"weighbridge promote {line}", "bold")
-    say(f"{promote_command} makes it serve; a schedule of promote/{line} does so by itself.")
-    say(f"{settings.mlflow_url}/#/models/{line}")
-
-
-def _by(name: str) -> str:
-    """Return ` by NAME`; after a click in MLflow, which names nobody, nothing."""
-    return f" by {name}" if name else ""
-
-
 def promote(
     line: LineArgument,
     version: Annotated[int | None, typer.Option(help="Version of LINE; by default the newest approved.")] = None,
@@ -128,7 +83,7 @@ def promote(
     installation = _ready(line)
     parameters = {"line": line, "version": version}
     result, steps = _run(installation, "promote", line, parameters, worker, as_json)
-    _show_serving(result, steps, as_json)
+    _show_serving(installation, result, steps, as_json)
 
 
 def rollback(
@@ -145,7 +100,7 @@ def rollback(
     installation = _ready(line)
     parameters = {"line": line, "to": to, "reason": reason}
     result, steps = _run(installation, "rollback", line, parameters, worker, as_json)
-    _show_serving(result, steps, as_json)
+    _show_serving(installation, result, steps, as_json)
 
 
 def _shift_traffic_first(line: str, to: int | None, reason: str, as_json: bool) -> int | None:
@@ -226,15 +181,18 @@ def _show_steps(steps: list[StepRow]) -> None:
     say(rows)
 
 
-def _show_serving(result: dict[str, Any], steps: list[StepRow], as_json: bool) -> None:
+def _show_serving(
+    installation: ServingInstallation, result: dict[str, Any], steps: list[StepRow], as_json: bool
+) -> None:
     if as_json:
         show_json({**result, "flow_steps": [step.model_dump() for step in steps]})
         return
     _show_steps(steps)
     if result["version"] is None:
-        say(
-            f"Nothing of {result['line']} is approved and nothing serves: `weighbridge release {result['line']}` first."
-        )
+        waiting = waiting_candidates(installation, result["line"])
+        say(f"Nothing of {result['line']} is approved, and nothing serves.")
+        for sentence in waiting or [f"`weighbridge release {result['line']}` first."]:
+            say(sentence)
     elif result["changed"]:
         say(
             f"{result['line']}: version {result['version']} "
@@ -242,9 +200,11 @@ def _show_serving(result: dict[str, Any], steps: list[StepRow], as_json: bool) -
         )
     else:
         say(f"{result['line']}: version {result['version']} serves already; nothing to do.")
+        for sentence in waiting_candidates(installation, result["line"]):
+            say(sentence)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (release, approve, promote, rollback):
+    for command in (release, promote, rollback):
         app.command()(command)

@@ -511,6 +511,12 @@ class ApprovalRefused(WeighbridgeError):
     exit_status = ExitStatus.APPROVAL
 
 
+class ReasonMissing(WeighbridgeError):
+    """An approval was asked for without a reason, where nobody can be asked for one."""
+
+    exit_status = ExitStatus.INPUT
+
+
 class VerdictUnsigned(ApprovalRefused):
     """A candidate's verdict carries no signature of the pipeline."""
 

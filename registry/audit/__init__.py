@@ -5,11 +5,11 @@ An entry that is edited, removed or moved breaks the chain from there on. A chai
 off, or that all of it was rewritten. So the head (number and hash of the last entry) is noted: in `head.json` beside
 the log, in MLflow, and where a setting says (`registry/witnesses.py`). `weighbridge audit verify` compares with each.
 
-There are two kinds of entries. Weighbridge's own say what it intended: approve, override, state, production, previous
-(and so all rollouts and rollbacks), restored, and changes of clients' keys. Their `who` is what the process claims.
-MLflow's server writes the others, `mlflow.*` (`registry/server`): one for each request that changed the registry, with
-the account that the server verified, the address and the request's id. If both exist for one change, the
-server's entry names the person.
+There are two kinds of entries. Weighbridge's own say what it intended: approve, reason, override, state, production,
+previous (and so all rollouts and rollbacks), restored, and changes of clients' keys. Their `who` is what the process
+claims. MLflow's server writes the others, `mlflow.*` (`registry/server`): one for each request that changed the
+registry, with the account that the server verified, the address and the request's id. If both exist for one change,
+the server's entry names the person.
 """
 
 from registry.audit.entry import (
@@ -18,6 +18,7 @@ from registry.audit.entry import (
     FOUND,
     NOBODY,
     NOTHING,
+    REASON,
     RESTORED,
     Entry,
     Request,
@@ -34,6 +35,7 @@ __all__ = [
     "FOUND",
     "NOBODY",
     "NOTHING",
+    "REASON",
     "RESTORED",
     "AuditLog",
     "Entry",

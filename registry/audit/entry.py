@@ -21,6 +21,8 @@ COPIED = "mlflow.create_model_version"
 """Action of the request that *Promote model* and `approve` send."""
 ADMIT = "admit"
 """Action of the entry that an approval check leaves; `what` is the digest of the artifact that passed."""
+REASON = "reason"
+"""Action of the entry about a reason that was given after the approval; `what` is the digest of the artifact."""
 RESTORED = "restored"
 """Action of the entry that a restore writes; `what` names the head that the log had before."""
 FOUND = "found"
@@ -46,8 +48,8 @@ class Entry(BaseModel):
     """Account that MLflow's server signed in (`NOBODY` if it has no accounts). In Weighbridge's own entries: the person
     who approved, else $WEIGHBRIDGE_USER, else the operating system's user."""
     action: str
-    """approve, override, admit, found, state, production, previous, restored, key added, key removed, key limit,
-    signing key rotated, signing key revoked;
+    """approve, reason, override, admit, found, state, production, previous, restored, key added, key removed,
+    key limit, signing key rotated, signing key revoked;
     `mlflow.<request>` in the server's entries."""
     line: str
     """Empty for a key, which is valid for all lines."""

@@ -19,9 +19,13 @@ from registry.models.records import FailedCandidate, Version, candidates_model
 from weighbridge.errors import ApprovalRefused, VersionUnknown
 from weighbridge.line import Approval
 
-REFUSED_NEXT = "It does not serve. Approve a version of {model} with *Promote model* or `weighbridge approve {line}`."
+REFUSED_NEXT = (
+    "It does not serve. Approve a candidate of {line} with *Promote model*, or by `weighbridge approve {line} NUMBER "
+    '--reason "…"`; `weighbridge candidates {line}` lists them.'
+)
 EXPIRED_NEXT = (
-    "It does not serve. Approve it again, if it is still wanted: `weighbridge approve {line} {short}{option}`."
+    "It does not serve. Approve it again, if it is still wanted: `weighbridge approve {line} {short}{option} "
+    '--reason "…"`.'
 )
 BEGUN = ("rolling", "serving")
 """States that are set after an approval was checked."""
@@ -43,7 +47,7 @@ def check_approval(version: Version, rules: Approval, reader: Reader, log: Audit
         VerdictForged: The candidate, or its copy, says something else than was signed.
         AuditBroken: The log cannot be read.
     """
-    names = {"model": candidates_model(version.line), "line": version.line, "short": version.short}
+    names = {"line": version.line, "short": version.short}
     overridden = records.OVERRIDE in version.tags
     problem = _override_problem(version, rules, reader, log) if overridden else _copy_problem(version, reader, log)
     if problem:
@@ -147,8 +151,8 @@ def _copy_problem(version: Version, reader: Reader, log: AuditLog) -> str:
     try:
         candidate = reader.candidate_version(version.line, int(copied[1]))
     except VersionUnknown:
-        return f"claims to be a copy of version {copied[1]} of {model}, which is not there"
-    where = f"version {candidate.version} of {model}"
+        return f"claims to be a copy of candidate {copied[1]}, which is not there"
+    where = f"candidate {candidate.version}"
     if candidate.source_uri != candidate.artifact_uri:
         return f"was copied from {where}, whose source {candidate.source_uri} is not the artifact that was weighed"
     if version.digest != candidate.digest:

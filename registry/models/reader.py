@@ -36,6 +36,14 @@ class Reader(Connection):
         return self._versions(line, line)
 
     @reaches_mlflow(role="any")
+    def awaiting(self, line: str) -> list[Version]:
+        """List candidates whose artifact was never approved, oldest first."""
+        if not (proposed := self._versions(line, candidates_model(line))):
+            return []
+        approved = {version.digest for version in self._versions(line, line)}
+        return [candidate for candidate in proposed if candidate.digest not in approved]
+
+    @reaches_mlflow(role="any")
     def version(self, line: str, number: int) -> Version:
         """Find an approved version.
 
@@ -219,19 +227,26 @@ class Reader(Connection):
 
 
 def _unknown(line: str, model: str, reference: str, known: list[Version]) -> VersionUnknown:
+    kind = "version" if model == line else "candidate"
+    named = reference if reference.isdecimal() else repr(reference)
     if known:
-        return VersionUnknown(f"{model} has no version {reference!r}; it has {_listed(known)}.", "Name one of these.")
+        listing = f"weighbridge candidates {line}" if model != line else "weighbridge status"
+        return VersionUnknown(
+            f"{line} has no {kind} {named}; it has {_listed(known)}.", f"Name one of these; `{listing}` shows them."
+        )
     account = signed_in_as()
     # MLflow silently leaves out of a list what the account may not read.
     hint = f" {account} is signed in: an account without a role of {line} sees none." if account else ""
-    return VersionUnknown(
-        f"{model} has no version {reference!r}; it has none yet.{hint}", f"Run `weighbridge release {line}` first."
-    )
+    first = f"weighbridge release {line}" if model != line else f"weighbridge candidates {line}"
+    next_step = "Run `{}` first." if model != line else "Approve a candidate first: `{}` lists them."
+    return VersionUnknown(f"{line} has no {kind} {named}; it has none yet.{hint}", next_step.format(first))
 
 
 def _listed(versions: list[Version]) -> str:
     return ", ".join(
-        f"{version.version} ({version.scheme} {version.short})" if version.digest else f"{version.version}"
+        f"{version.kind} {version.version} ({version.scheme} {version.short})"
+        if version.digest
+        else f"{version.kind} {version.version}"
         for version in versions
     )
 
@@ -239,6 +254,7 @@ def _listed(versions: list[Version]) -> str:
 def _refusal(failed: FailedCandidate) -> ApprovalRefused:
     return ApprovalRefused(
         f"{failed.scheme} {failed.digest[:12]} did not pass. {failed.sentence}",
-        "Read its report. Approve another candidate, or mend the cause and release the line again.",
+        f"Read its report. Approve another candidate (`weighbridge candidates {failed.line}` lists them), or mend the "
+        f"cause and run `weighbridge release {failed.line}` again.",
         where=failed.run_url,
     )

@@ -190,6 +190,16 @@ class Version(_Frozen):
     url: str
 
     @property
+    def kind(self) -> str:
+        """`version` of `<line>`, or `candidate`; a number without it could be either."""
+        return "version" if self.model == self.line else "candidate"
+
+    @property
+    def name(self) -> str:
+        """`candidate 2 of llama` or `version 3 of llama`."""
+        return f"{self.kind} {self.version} of {self.line}"
+
+    @property
     def short(self) -> str:
         """The digest's first 12 digits, for messages."""
         return self.digest[:12]
@@ -198,3 +208,12 @@ class Version(_Frozen):
     def artifact_uri(self) -> str:
         """Address of the artifact in the store."""
         return f"store://{self.line}/{self.digest}"
+
+
+class Approved(Version):
+    """A version of `<line>`, as an approval left it."""
+
+    earlier: bool = False
+    """Whether the artifact was approved before, so that no version was created."""
+    reason_added: bool = False
+    """Whether the reason was written beside an earlier one."""

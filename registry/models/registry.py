@@ -10,12 +10,12 @@ Every operation searches before it creates, so each may be killed at any point a
 
 from __future__ import annotations
 
-from registry.audit import AuditLog
+from registry.audit import REASON, AuditLog
 from registry.models import approvals, records
 from registry.models.client import reaches_mlflow
 from registry.models.reconcile import reconcile
 from registry.models.recorder import Recorder
-from registry.models.records import PREVIOUS, PRODUCTION, STATES, State, Version
+from registry.models.records import PREVIOUS, PRODUCTION, STATES, Approved, State, Version
 from weighbridge.errors import ApprovalRefused, VerdictForged, VerdictUnsigned
 from weighbridge.line import Approval
 from weighbridge.settings import Settings, load_settings
@@ -44,7 +44,7 @@ class Registry(Recorder):
     # --- approvals ---------------------------------------------------------------------------
 
     @reaches_mlflow(role="reviewer")
-    def approve(self, line: str, number: int, reason: str, who: str) -> Version:
+    def approve(self, line: str, number: int, reason: str, who: str) -> Approved:
         """Approve a candidate: the request that *Promote model* sends, with the card, the person and the reason added.
 
         Two calls at once on this machine create one version. On two machines they may create two, of which the newer
@@ -57,7 +57,8 @@ class Registry(Recorder):
             who: Person who approves.
 
         Returns:
-            The version of `<line>`; an existing one if the same artifact waits or serves already.
+            The version of `<line>`; an existing one if the same artifact waits or serves already. Another reason is
+            then kept with it, and is a second entry of the audit log.
 
         Raises:
             VersionUnknown: There is no such candidate.
@@ -67,20 +68,21 @@ class Registry(Recorder):
         candidate = self.candidate_version(line, number)
         if not candidate.passes:
             raise ApprovalRefused(
-                f"Version {number} of {candidate.model} did not pass. {candidate.sentence or 'It carries no verdict.'}",
-                "Approve a candidate that passed.",
+                f"Candidate {number} of {line} did not pass. {candidate.sentence or 'It carries no verdict.'}",
+                f"Approve a candidate that passed: `weighbridge candidates {line}` lists them.",
                 where=candidate.url,
             )
         approvals.check_signed(candidate, self)
         with self._log.one_at_a_time():
-            if (approved := self.approved_version(line, candidate.digest)) is None:
-                with self._log.recording("approve", line, None, what=candidate.digest, reason=reason, who=who) as entry:
-                    approved = self._copy(candidate, reason, who)
-                    entry.version = approved.version
-        return approved
+            if (earlier := self.approved_version(line, candidate.digest)) is not None:
+                return self._with_later_reason(earlier, reason, who)
+            with self._log.recording("approve", line, None, what=candidate.digest, reason=reason, who=who) as entry:
+                created = self._copy(candidate, reason, who)
+                entry.version = created.version
+        return Approved.model_validate(created.model_dump())
 
     @reaches_mlflow(role="reviewer")
-    def override(self, line: str, digest_prefix: str, reason: str, who: str, rules: Approval) -> Version:
+    def override(self, line: str, digest_prefix: str, reason: str, who: str, rules: Approval) -> Approved:
         """Approve a candidate that was weighed and did not pass, on a person's responsibility.
 
         The audit log is written first; `check_approval` trusts only what it says.
@@ -93,7 +95,7 @@ class Registry(Recorder):
             rules: The line's rules, which name those who may override.
 
         Returns:
-            The version of `<line>`; an existing one if the same artifact waits or serves already.
+            The version of `<line>`; an existing one if the same artifact waits or serves already, with a reason added.
 
         Raises:
             ApprovalRefused: They may not override, give no reason, or the candidate was never weighed.
@@ -102,8 +104,8 @@ class Registry(Recorder):
         approvals.check_overrider(line, rules, reason, who)
         approvals.check_weighed(failed := self.failed_candidate(line, digest_prefix), self)
         with self._log.one_at_a_time():
-            if (approved := self.approved_version(line, failed.digest)) is not None:
-                return approved
+            if (earlier := self.approved_version(line, failed.digest)) is not None:
+                return self._with_later_reason(earlier, reason, who)
             entry = self._log.append("override", line, None, what=failed.digest, reason=reason, who=who)
             created = self.client.create_model_version(
                 line,
@@ -117,7 +119,7 @@ class Registry(Recorder):
                 await_creation_for=0,
             )
             self._log.append("approve", line, int(created.version), what=failed.digest, reason=reason, who=who)
-        return self._read(line, created, {})
+        return Approved.model_validate(self._read(line, created, {}).model_dump())
 
     @reaches_mlflow(role="any")
     def approved_version(self, line: str, digest: str) -> Version | None:
@@ -195,6 +197,16 @@ class Registry(Recorder):
     def reconcile(self, line: str) -> None:
         """Write into the audit log what MLflow says of a line and the log does not."""
         reconcile(line, self, self._log)
+
+    def _with_later_reason(self, version: Version, reason: str, who: str) -> Approved:
+        """Keep a reason that was given after the approval; the log keeps the earlier one too."""
+        line, number = version.line, version.version
+        added = bool(reason) and reason != version.approved_reason
+        if added:
+            # MLflow decides whether the account may do this, before the log says that it was done.
+            with self._log.recording(REASON, line, number, what=version.digest, reason=reason, who=who):
+                self.client.set_model_version_tag(line, str(number), records.APPROVED_REASON, reason)
+        return Approved.model_validate({**version.model_dump(), "earlier": True, "reason_added": added})
 
     def _copy(self, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))

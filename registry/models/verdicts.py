@@ -161,7 +161,8 @@ def check(version: Version, keys: KeyPair, description: str) -> SignedVerdict:
     if version.source_uri != version.artifact_uri:
         wrong.append("the source")
     if wrong:
-        what = f"Version {version.version} of {version.model} is not what the pipeline signed: {', '.join(wrong)}."
+        what = f"is not what the pipeline signed: {', '.join(wrong)}."
+        what = f"{version.kind.capitalize()} {version.version} of {version.line} {what}"
         raise _forged(version.line, what, version.url)
     return signed
 
@@ -180,7 +181,7 @@ def check_copy(approved: Version, candidate: Version) -> None:
         if approved.tags.get(name, "") != candidate.tags.get(name, "")
     ]
     if wrong:
-        what = f"Version {approved.version} of {approved.model} is no copy of its candidate: {', '.join(wrong)}."
+        what = f"Version {approved.version} of {approved.line} is no copy of its candidate: {', '.join(wrong)}."
         raise _forged(approved.line, what, approved.url)
 
 

@@ -34,7 +34,7 @@ def propose(
         run_logger().warning("It waits in the outbox for the line's next promote, which records it: %s", error.what)
         release = unrecorded(installation, line, source, weighed)
     for candidate in release.candidates:
-        state = f"version {candidate.version} awaits approval" if candidate.version is not None else "not registered"
+        state = f"candidate {candidate.version} awaits approval" if candidate.version is not None else "not registered"
         run_logger().info("%s %s: %s; %s", candidate.scheme, candidate.digest[:12], candidate.outcome, state)
     return release
 

@@ -55,7 +55,7 @@ def verify_approval(installation: Installation, line: Line, target: Version) -> 
     if out := next((state for state in (logged, target.state) if state in OUT), None):
         raise ApprovalRefused(
             f"Version {target.version} of {line.name} is {out}: {target.state_reason or 'no reason'}.",
-            "Approve a candidate again to give it another try; `weighbridge status` lists them.",
+            f"Approve a candidate again to give it another try: `weighbridge candidates {line.name}` lists them.",
         )
     try:
         registry.check_approval(target, line.approval)
@@ -120,7 +120,8 @@ def require_same_artifact(installation: Installation, line: Line, target: Versio
         passed = f"passed its check with the artifact {standing.digest[:12]}" if standing.digest else "passed no check"
         raise ApprovalRefused(
             f"Version {target.version} of {line.name} {passed}, and names {target.short or 'none'} now.",
-            f"Its tags were changed: `weighbridge audit --line {line.name}` says by whom. Approve a candidate again.",
+            f"Its tags were changed: `weighbridge audit --line {line.name}` says by whom. Approve a candidate again: "
+            f"`weighbridge candidates {line.name}` lists them.",
             where=target.url,
         )
     ageless = line.approval.model_copy(update={"max_age_days": math.inf})
@@ -152,7 +153,7 @@ def check_production(line: Line, version: Version, registry: Registry, settings:
     started = settings is not None and _start_weighing(line, version, production, settings)
     next_step = f"{'It is being weighed' if started else 'Weigh it'} again: `{_command(line, version)}`"
     raise ApprovalRefused(
-        f"Version {version.version} of {version.model} was weighed against "
+        f"{version.kind.capitalize()} {version.version} of {version.line} was weighed against "
         f"{weighed_against[:12] if weighed_against else 'nothing'}, "
         f"and production is version {production.version} ({production.scheme}, {production.short}) now.",
         f"{next_step}{' was started in Prefect' if started else ''}; then approve what passes.",

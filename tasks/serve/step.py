@@ -16,6 +16,7 @@ from tasks.serve.approval import require_same_artifact, require_unbarred, verify
 from tasks.serve.fleet.protocol import Report, RunningEngine, plan_engine
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.parity.reference import probes_digest, reference_for
+from tasks.serve.rollback_choices import nothing_to_roll_back
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.canary_step import StepReport
@@ -27,7 +28,6 @@ from tasks.serve.serving_record import note_served, record_serving, retire_engin
 from tasks.steps import run_logger, show_table, step
 from weighbridge.errors import (
     ApprovalRefused,
-    NothingToRollBack,
     RolloutAborted,
     WeighbridgeError,
 )
@@ -227,12 +227,7 @@ def _rollback_target(installation: ServingInstallation, line: Line, number: int 
     )
     target = next((version for version in (production, previous) if version and version.version == before), None)
     if target is None:
-        serves = f" Version {production.version} serves." if production else ""
-        raise NothingToRollBack(
-            f"{line.name} has no previous version to go back to.{serves}",
-            f"`weighbridge status` lists the versions with their states; `weighbridge rollback {line.name} --to "
-            "VERSION` goes back to one, also to one that was rolled back itself.",
-        )
+        raise nothing_to_roll_back(installation, line, production)
     return target
 
 

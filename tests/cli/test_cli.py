@@ -7,12 +7,26 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 
 from weighbridge import __version__
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers every health check."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
 
 
 def weighbridge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,6 +77,19 @@ def test_without_the_stack_every_command_says_so(command: tuple[str, ...]) -> No
     assert done.returncode == 3
     assert "StackDown" in done.stderr
     assert "weighbridge up" in done.stderr
+
+
+def test_an_approval_without_a_reason_is_refused_in_a_script_with_the_whole_command() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = weighbridge("approve", "smollm2", "2", WEIGHBRIDGE_MLFLOW_PORT=str(server.server_port))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 2
+    assert done.stderr.startswith("ReasonMissing: ")
+    assert 'weighbridge approve smollm2 2 --reason "…"' in done.stderr
 
 
 def test_a_wrong_flag_is_a_usage_error() -> None:

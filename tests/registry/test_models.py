@@ -150,7 +150,7 @@ def test_approving_an_artifact_twice_makes_one_copy(registry: Registry, release:
     digest = registry.candidate_version("toy", 1).digest
     assert registry.approved_version("toy", digest) is None
     first = registry.approve("toy", 1, "", "ada")
-    assert registry.approved_version("toy", digest) == first
+    assert not first.earlier and registry.approved_version("toy", digest) == registry.version("toy", first.version)
     assert registry.approve("toy", 3, "", "bob").version == first.version, "the same digest under another key"
     registry.set_state("toy", 1, "serving")
     registry.set_production("toy", 1)
@@ -158,6 +158,27 @@ def test_approving_an_artifact_twice_makes_one_copy(registry: Registry, release:
     registry.set_state("toy", 1, "rolled_back", "errors")
     registry.client.delete_registered_model_alias("toy", "production")
     assert registry.approve("toy", 1, "mended the engine", "ada").version == 2, "a retry needs a new approval"
+
+
+def test_a_reason_given_later_is_kept_with_the_version_and_is_a_second_entry(registry: Registry, release: Make) -> None:
+    registry.record_release(release())
+    registry.approve("toy", 1, "", "ada")
+    later = registry.approve("toy", 1, "read the flips too", "bob")
+    assert later.earlier and later.reason_added
+    assert not registry.approve("toy", 1, "read the flips too", "bob").reason_added, "it is kept already"
+    assert not registry.approve("toy", 1, "", "bob").reason_added, "no reason replaces none"
+    version = registry.version("toy", 1)
+    assert (version.approved_by, version.approved_reason) == ("ada", "read the flips too")
+    entries = [(entry.action, entry.who, entry.reason) for entry in AuditLog().entries("toy")]
+    assert entries == [("approve", "ada", ""), ("reason", "bob", "read the flips too")]
+    registry.check_approval(version, Approval())
+
+
+def test_candidates_that_nobody_approved_are_awaiting(registry: Registry, release: Make) -> None:
+    assert registry.awaiting("toy") == []
+    registry.record_release(release())
+    registry.approve("toy", 1, "good", "ada")
+    assert [candidate.name for candidate in registry.awaiting("toy")] == ["candidate 2 of toy"]
 
 
 def test_every_change_of_production_is_in_the_audit_log(registry: Registry, release: Make) -> None:
@@ -197,9 +218,9 @@ def test_candidates_are_found_by_number_or_digest_and_errors_list_them(registry:
     digest = registry.candidate("toy", 2).digest
     assert registry.candidate("toy", "2").digest == registry.candidate("toy", digest[:9].upper()).digest
     for reference in ("7", "0" * 10, "", "' OR 1=1"):
-        with pytest.raises(VersionUnknown, match=rf"1 \(int8 \w+\), 2 \(int4 {digest[:12]}\)"):
+        with pytest.raises(VersionUnknown, match=rf"candidate 1 \(int8 \w+\), candidate 2 \(int4 {digest[:12]}\)"):
             registry.candidate("toy", reference)
-    with pytest.raises(VersionUnknown, match="toy has no version '5'; it has none yet"):
+    with pytest.raises(VersionUnknown, match="toy has no version 5; it has none yet"):
         registry.version("toy", 5)
 
 
@@ -263,7 +284,7 @@ def test_an_approval_of_a_missing_or_moved_candidate_is_refused(registry: Regist
     registry.record_release(release())
     approved = registry.approve("toy", 1, "", "ada")
     registry.client.delete_model_version("toy-candidates", "1")
-    with pytest.raises(ApprovalRefused, match="version 1 of toy-candidates, which is not there"):
+    with pytest.raises(ApprovalRefused, match="candidate 1, which is not there"):
         registry.check_approval(approved, Approval())
     tags = registry.candidate("toy", 2).tags
     registry.client.create_model_version("toy-candidates", source="s3://elsewhere/x", tags=tags)

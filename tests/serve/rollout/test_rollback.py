@@ -15,11 +15,12 @@ from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
+from tasks.serve.rollback_choices import nothing_to_roll_back
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out
 from tests.serve.rollout.conftest import Promoted
 from tests.serve.rollout.rollout_support import clients, lock_of, weights, with_rollout
-from tests.serve.serve_support import body_of, make_artifact
+from tests.serve.serve_support import body_of, make_artifact, make_line
 from weighbridge.errors import EngineFailed, RolloutAborted, StackDown
 from weighbridge.settings import Settings
 
@@ -146,6 +147,22 @@ def test_an_impossible_rollback_is_discarded(
         body_of(step.prepare_rollback)(installation, line, installation.registry.version("toy", 1), "bad")
     assert rollback.pending(settings, "toy") is None
     assert weights(gateway) == {"1": 0, "2": 100}
+
+
+def test_where_nothing_is_previous_the_versions_that_served_are_named_with_the_command(
+    settings: Settings, installation: ServingInstallation
+) -> None:
+    line, registry = make_line(), installation.registry
+    registry.set_production("toy", 1)
+    registry.set_state("toy", 2, "rolled_back", "it stutters")
+    registry.set_previous("toy", None)
+    error = nothing_to_roll_back(installation, line, registry.production("toy"))
+    assert "Version 1 serves. It may go to version 2 (int8, rolled_back)." in error.what
+    assert "weighbridge rollback toy --to 2" in error.next_step
+    assert step.rollback_target(installation, line, 2).version == 2, "what the message says can be done"
+    registry.set_state("toy", 2, "failed", "it fell over")
+    error = nothing_to_roll_back(installation, line, registry.production("toy"))
+    assert "have failed since" in error.what and "weighbridge release toy" in error.next_step
 
 
 def test_the_command_moves_traffic_without_mlflow_and_prefect(
