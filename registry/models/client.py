@@ -131,6 +131,12 @@ def web_address(client: MlflowClient, page: str) -> str:
     return f"{uri.rstrip('/')}/#/{page}" if uri.startswith("http") else ""
 
 
+def file_address(client: MlflowClient, file: str) -> str:
+    """Address of a file, by its path and query; empty if MLflow is a database without a server."""
+    uri = str(client.tracking_uri)
+    return f"{uri.rstrip('/')}/{file}" if uri.startswith("http") else ""
+
+
 def run_url(client: MlflowClient, run: Run) -> str:
     """Address of a run's page; empty without a server."""
     return web_address(client, f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")

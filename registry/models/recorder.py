@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.models import records, verdicts
-from registry.models.client import reaches_mlflow, run_url, web_address
+from registry.models.client import file_address, reaches_mlflow, run_url
 from registry.models.reader import Reader
 from registry.models.records import (
     CandidateRecord,
@@ -113,8 +113,9 @@ class Recorder(Reader):
             f"{artifact.scheme} {artifact.short}",
             {records.KIND: records.CANDIDATE, "mlflow.parentRunId": parent.info.run_id, **tags},
         )
-        report = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/{candidate.report}"
-        card = candidate.card_markdown.replace(records.REPORT_LINK, f"#/{report}")[: records.CARD_LIMIT]
+        # The whole page, by `registry/server/report_page.py`; in the run's own page it is a narrow pane.
+        report = f"get-artifact?path={candidate.report}&run_uuid={run.info.run_id}"
+        card = candidate.card_markdown.replace(records.REPORT_LINK, report)[: records.CARD_LIMIT]
         model = self._logged_model(run, record.line, candidate, tags)
         finished = run.info.status == "FINISHED"
         if not finished:
@@ -131,7 +132,7 @@ class Recorder(Reader):
             model_id=model.model_id,
             version=version,
             run_url=run_url(self.client, run),
-            report_url=web_address(self.client, report),
+            report_url=file_address(self.client, report),
         )
 
     def _run(self, experiment_id: str, name: str, tags: dict[str, str]) -> Run:

@@ -34,6 +34,7 @@ from registry.server.message import (
 )
 from registry.server.refusals import Refusals
 from registry.server.refused import is_asked_by_the_page, reason_of
+from registry.server.report_page import as_page
 from registry.server.routes import Route, find
 
 ONCE = ("host", "origin", "content-type", "content-length", "transfer-encoding", "authorization", "sec-fetch-site")
@@ -101,7 +102,7 @@ class Guard:
         except Refused as refused:
             await self._refuse(scope, headers, str(refused), send)
             return
-        await self.app(scope, receive, self._noting(route, scope, headers, send))
+        await self.app(scope, receive, as_page(scope, self._noting(route, scope, headers, send)))
 
     def _admit(self, scope: Scope, headers: Headers) -> Route:
         method, path = scope["method"], scope["path"]

@@ -81,6 +81,7 @@ def make_comparison_report(comparison: Comparison, now: datetime | None = None) 
             d=answers,
             forest=Plot(uri=as_svg_uri(forest), words=forest_words(answers)) if forest else None,
             flips={suite.suite: answers.flips(suite) for suite in suites},
+            wrong={suite.suite: answers.wrong_items(suite) for suite in suites},
             gravest_first=sorted(suites, key=lambda suite: gravity(suite.outcome)),
             most_flips=MOST_FLIPS,
             where_rest=lambda suite: "not shown",

@@ -92,6 +92,19 @@ class Answers:
         ]
         return sorted(flips, key=lambda flip: not flip.lost)
 
+    def wrong_items(self, suite: SuiteVerdict) -> list[ItemScore]:
+        """Items of a suite without a comparison that got less than the full score; failed must-pass items are apart."""
+        scores = self.scores(suite)
+        if scores is None or self.production_scores(suite) is not None:
+            return []
+        failed = set(suite.must_pass_failed)
+        return [item for item in scores.items if item.score < 1 and item.id not in failed]
+
+    @property
+    def compares(self) -> bool:
+        """Whether any suite has answers of both models."""
+        return any(self.scores(suite) and self.production_scores(suite) for suite in self.verdict.suites)
+
     def failed_items(self, suite: SuiteVerdict) -> list[ItemScore]:
         """Must-pass items that failed."""
         scores = self.scores(suite)

@@ -6,6 +6,14 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.verdict.outcomes import gravest
 
+NEXT = {
+    "regression": "Mend the cause, or name another revision or scheme to `weighbridge release {line}`.",
+    "inconclusive": "Add items to the suite, or set a margin in lines/{line}.yaml that you can live with; then "
+    "`weighbridge release {line}` weighs the same files again.",
+    "invalid": "Mend what made the scores differ in kind, then run `weighbridge release {line}` again.",
+}
+"""Next step after a release without a candidate, by its gravest outcome."""
+
 
 class ProposedCandidate(BaseModel):
     """One artifact of a release, as it was proposed."""
@@ -55,6 +63,7 @@ def require_candidate(release: Release) -> Release:
     ]
     raise worst.error(
         " ".join(sentences),
-        f"Nothing was proposed and production is untouched; the report shows the items: {release.candidates[0].report}",
+        f"Nothing was proposed and production is untouched. {NEXT[worst.name].format(line=release.line)} The report "
+        f"shows the items: {release.candidates[0].report}",
         where=f"{release.line} at {release.commit[:12]}",
     )

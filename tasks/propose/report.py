@@ -54,6 +54,7 @@ def make_report(dossier: Dossier, now: datetime | None = None) -> str:
             if memory
             else None,
             flips={suite.suite: dossier.flips(suite) for suite in dossier.verdict.suites},
+            wrong={suite.suite: dossier.wrong_items(suite) for suite in dossier.verdict.suites},
             gravest_first=sorted(dossier.verdict.suites, key=lambda suite: gravity(suite.outcome)),
             unquantized=_unquantized(dossier),
             most_flips=MOST_FLIPS,

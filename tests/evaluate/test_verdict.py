@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.evaluate.scoring.scores import ItemScore, ScoreCache, SuiteScores
+from tasks.evaluate.verdict.sequential import power
 from tasks.evaluate.verdict.verdict import Movement, SuiteVerdict, judge, judge_suite
 
 
@@ -46,6 +48,25 @@ def test_a_broken_model_is_a_regression() -> None:
     assert result.outcome == "regression"
     assert result.lost == 150
     assert "margin 5.0%" in result.reason
+
+
+def test_an_inconclusive_suite_says_how_many_items_or_which_margin_would_decide_and_by_which_assumption() -> None:
+    candidate = [0.0, 0.0, 0.0, *GOOD[3:]]
+    verdict = verdict_of(scores(candidate[:60]), scores(GOOD[:60]), margin=0.06)
+    assert verdict.outcome == "inconclusive"
+    said = re.search(
+        r"estimate ([\d,]+) items more \(([\d,]+) in all\), or a margin of ([\d.]+)% for these", verdict.reason
+    )
+    assert said and "9 times in 10, if the candidate is in truth as good as production" in verdict.reason
+    more, needed, margin = (float(number.replace(",", "")) for number in said.groups())
+    differing = sum((a - b) ** 2 for a, b in zip(candidate[:60], GOOD[:60])) / 60
+    assert more == needed - 60 and power(int(needed), 0.06, 0.95, differing) >= 0.9
+    assert power(60, margin / 100 + 0.001, 0.95, differing) >= 0.9 > power(60, margin / 100 - 0.002, 0.95, differing)
+
+
+def test_a_loss_as_large_as_the_margin_is_not_said_to_need_more_items() -> None:
+    verdict = verdict_of(scores([0.0, 0.0, *[1.0] * 8]), scores([1.0] * 10), margin=0.1)
+    assert verdict.outcome == "inconclusive" and "More items would hardly show it no worse" in verdict.reason
 
 
 def test_a_small_loss_that_could_be_chance_is_inconclusive() -> None:

@@ -53,6 +53,22 @@ def test_the_page_shows_verdict_suites_and_both_answers(dossier: Dossier) -> Non
     assert len(flips) == 6 + 5 + 3 + 9 + 0 + 1
 
 
+def test_the_report_of_a_baseline_shows_its_wrong_answers(line: Line, source: Source, baseline: Weighed) -> None:
+    page = Page(make_report(Dossier(line, source, baseline, None, None)))
+    text = " ".join(page.text.split())
+    assert "Wrong answers" in text and "Answers that changed" not in text
+    shown = [attributes["data-kind"] for tag, attributes in page.tags if tag == "details"]
+    assert shown == ["wrong"] * (5 + 9 + 1)
+    assert "Question 1 of general/choice?" in text and "bf16 says" in text
+
+
+def test_every_cell_of_a_wide_table_has_the_label_that_it_needs_on_a_narrow_page(dossier: Dossier) -> None:
+    tags = Page(make_report(dossier)).tags
+    assert "stacked" in {attributes.get("class") for tag, attributes in tags if tag == "table"}
+    cells = [attributes for tag, attributes in tags if tag == "td"]
+    assert cells and all(attributes.get("data-label") for attributes in cells)
+
+
 def test_lost_answers_come_before_gained_ones(dossier: Dossier) -> None:
     flips = dossier.flips(dossier.verdict.suites[1])
     assert [flip.lost for flip in flips] == [True] * 9 + [False] * 3

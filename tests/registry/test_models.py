@@ -78,7 +78,7 @@ def test_the_card_becomes_the_description_and_links_to_the_report(registry: Regi
     original = registry.client.get_model_version("toy-candidates", "1")
     run_id = recorded.candidates[0].run_id
     assert "The verdict." in original.description
-    assert f"/runs/{run_id}/artifacts/report.html" in original.description
+    assert f"(get-artifact?path=report.html&run_uuid={run_id})" in original.description
     assert original.run_id == run_id
 
 
@@ -288,7 +288,7 @@ def test_an_approval_of_a_missing_or_moved_candidate_is_refused(registry: Regist
         registry.check_approval(approved, Approval())
     tags = registry.candidate("toy", 2).tags
     registry.client.create_model_version("toy-candidates", source="s3://elsewhere/x", tags=tags)
-    with pytest.raises(VerdictForged, match=r"toy-candidates is not what the pipeline signed: the card, the source"):
+    with pytest.raises(VerdictForged, match=r"Candidate 3 of toy is not what .* signed: the card, the source"):
         registry.approve("toy", 3, "", "ada")
     registry.client.create_model_version("toy", source="models:/toy-candidates/3", tags=tags)
     with pytest.raises(ApprovalRefused, match="s3://elsewhere/x is not the artifact that was weighed"):

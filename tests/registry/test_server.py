@@ -43,7 +43,7 @@ def test_a_release_is_recorded_once_and_its_report_can_be_opened(server: str, re
     model = registry.client.get_logged_model(first.candidates[0].model_id)
     assert "toy-candidates" in model.tags["mlflow.modelVersions"], "the logged model knows its version"
     run_id = first.candidates[0].run_id
-    assert first.candidates[0].report_url.endswith(f"/runs/{run_id}/artifacts/report.html")
+    assert first.candidates[0].report_url.endswith(f"/get-artifact?path=report.html&run_uuid={run_id}")
     report = httpx.get(f"{server}/get-artifact", params={"path": "report.html", "run_uuid": run_id})
     assert report.text == "<p>report</p>"
 

@@ -184,7 +184,7 @@ def test_an_override_needs_an_allowed_name_a_reason_and_the_log(scene: Scene) ->
     assert (version.passes, version.outcome, version.approved_by) == (False, "regression", "anna")
     entries = list(AuditLog().entries(scene.line_name))
     assert [(entry.action, entry.who, entry.what) for entry in entries] == [
-        ("override", "anna", failed.digest), ("approve", "anna", failed.digest)
+        ("override", "anna", failed.digest), ("approve", "anna", failed.digest), ("reason", "anna", failed.digest)
     ]  # fmt: skip
     assert scene.verify(version, anna) == failed
 

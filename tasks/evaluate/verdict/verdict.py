@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluate.scoring.scores import SuiteScores
 from tasks.evaluate.verdict.comparable import why_incomparable
 from tasks.evaluate.verdict.outcomes import OUTCOMES, Outcome, gravest
+from tasks.evaluate.verdict.would_decide import would_decide
 
 if TYPE_CHECKING:
     from tasks.evaluate.verdict.sequential import Pairs
@@ -174,7 +175,9 @@ def judge_suite(
         return verdict("regression", f"worse by more than the margin: {change}.", **numbers)
     if low > -margin:
         return verdict("non_inferior", f"no worse: {change}.", **numbers)
-    return verdict("inconclusive", f"not enough evidence: {change}.", **numbers)
+    discordance = sum((item.score - production_scores[item.id]) ** 2 for item in candidate.items) / len(candidate.items)
+    lacking = would_decide(len(candidate.items), margin, confidence, discordance, estimate)
+    return verdict("inconclusive", f"not enough evidence: {change}. {lacking}", **numbers)
 
 
 def invalid_verdict(

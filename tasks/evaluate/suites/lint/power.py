@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.verdict.sequential import items_needed, power
+from tasks.evaluate.verdict.sequential import items_needed
+from tasks.evaluate.verdict.would_decide import SURE, USUAL_FLIPS, smallest_margin
 
-USUAL_FLIPS = 0.065
-"""Assumed share of items that flip: 804 minimal pairs, SmolLM2 bf16 against INT8 W8A8 (issue 7)."""
-EVEN, SURE = 0.5, 0.9
-"""The probabilities "half of the time" and "nine times in ten"."""
-SMALLEST, LARGEST = 1e-4, 0.9999
-BISECTIONS = 20
-"""Steps of the search for a margin, to a precision of 1e-6."""
+EVEN = 0.5
+"""The probability "half of the time"; SURE is "nine times in ten"."""
 
 
 class Power(BaseModel):
@@ -67,19 +63,8 @@ def power_of(items: int, margin: float, confidence: float, flips: float | None =
         flips_measured=flips is not None,
         confidence=confidence,
         margin=margin,
-        margin_half=_smallest_margin(items, confidence, share, EVEN),
-        margin_sure=_smallest_margin(items, confidence, share, SURE),
+        margin_half=smallest_margin(items, confidence, share, EVEN),
+        margin_sure=smallest_margin(items, confidence, share, SURE),
         items_half=items_needed(margin, confidence, share, EVEN),
         items_sure=items_needed(margin, confidence, share, SURE),
     )
-
-
-def _smallest_margin(items: int, confidence: float, flips: float, probability: float) -> float:
-    """The smallest margin that is shown with a probability; 1 if there is none."""
-    low, high = SMALLEST, LARGEST
-    if power(items, high, confidence, flips) < probability:
-        return 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(items, middle, confidence, flips) >= probability else (middle, high)
-    return high
