@@ -25,7 +25,8 @@ def test_the_verdict_comes_first_and_every_suite_has_its_row(dossier: Dossier) -
         "general/choice (300)",
         "regression/toy (120)",
     ]
-    assert "| 97.0% | 99.0% | −2.0% (" in rows[1] and "| 5.0% | +3, −9 | ✓ no worse |" in rows[1]
+    # The outcome comes first: a narrow window cuts the last columns.
+    assert "| ✓ no worse | −2.0% (" in rows[1] and "| 5.0% | 97.0% | 99.0% | +3, −9 |" in rows[1]
     assert all(row.count("|") == 8 for row in rows), "no cell is broken by what stands in it"
 
 
@@ -72,7 +73,7 @@ def test_a_failed_candidate_s_card_names_the_override(line: Line, source: Source
 def test_a_first_release_has_nothing_to_compare_with(line: Line, source: Source, baseline: Weighed) -> None:
     card = plain(make_card(Dossier(line, source, baseline, None, None)))
     assert "weighed against nothing, it is the line's first" in card
-    assert "| 98.8% | – | – | 5.0% |" in card and "as published" in card
+    assert "| ● baseline | – | 5.0% | 98.8% | – |" in card and "as published" in card
 
 
 def test_a_card_of_many_suites_is_shortened_and_says_so(

@@ -26,7 +26,11 @@ def answered(path: str, query: str, method: str = "GET", status: int = 200) -> d
 
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "query_string": query.encode()}
     start = {"type": "http.response.start", "status": status, "headers": DOWNLOAD}
-    asyncio.run(as_page(scope, send)(start))
+
+    async def answer() -> None:
+        await as_page(scope, send)(start)
+
+    asyncio.run(answer())
     return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
