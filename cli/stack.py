@@ -32,6 +32,7 @@ def status(
     from stack import lifecycle, report
     from stack.notes import status_notes
     from tasks.serve.installation import ServingInstallation
+    from weighbridge.home import home_hint
     from weighbridge.settings import use_libraries
 
     installation = ServingInstallation.load()
@@ -69,6 +70,8 @@ def status(
         say(on_one_line(sentence))
     if all(service.state == "down" for service in services):
         say(f"The stack of {settings.home} is down: `weighbridge up` starts it.")
+        if hint := home_hint():
+            say(hint)
 
 
 def _services_table(services: list[ServiceStatus]) -> Table:

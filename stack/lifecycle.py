@@ -19,7 +19,7 @@ from registry.signing import KeyPair
 from stack.deploy import ReportService, deploy, ensure_work_pool
 from stack.environments import SERVICE_NAMES, keep_environments, shell_environments
 from stack.ports import listeners, new_listeners, require_ports
-from stack.restarts import Plan, make_plan, shell_notes
+from stack.restarts import Plan, await_pause, gateway_reasons, make_plan, shell_notes
 from stack.services import POOL, Service, services
 from stack.starting import wait_for
 from tasks.serve.fleet.choice import fleet_of
@@ -28,7 +28,7 @@ from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.rollout.traffic import withdraw_unadmitted
 from weighbridge import prefect_api
-from weighbridge.errors import DiskFull, GatewayFailed, Interrupted, StackDown, StackFailed, WeighbridgeError
+from weighbridge.errors import DiskFull, Interrupted, StackDown, StackFailed, WeighbridgeError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.home import HOME_SETTINGS, home_hint, kept_offset
 from weighbridge.line import line_names
@@ -37,7 +37,6 @@ from weighbridge.settings import Settings
 
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 """For every program, engines too."""
-PAUSE_SECONDS = 30.0
 LEAST_FREE_MIB = 100
 _OLD_ENVIRONMENT = (
     "supervisord was started by an older Weighbridge and still has {count} variables of a shell ({names}, …). What is "
@@ -108,7 +107,7 @@ def plan_up(settings: Settings) -> Plan:
         require_ports(settings, listeners(settings))
         return Plan(starts=SERVICE_NAMES)
     requested = services(settings, shell_environments(settings))
-    plan = make_plan(settings, supervisor, requested, _gateway_reasons(gateway))
+    plan = make_plan(settings, supervisor, requested, gateway_reasons(gateway))
     require_ports(settings, new_listeners(settings, supervisor, requested, plan))
     return plan
 
@@ -183,27 +182,6 @@ def _start_again(supervisor: Supervisor, plan: Plan, service: Service, report: R
     if service.name in plan.restarting:
         supervisor.run(service.program)
         wait_for(supervisor, [service], report)
-
-
-def _gateway_reasons(gateway: Gateway) -> dict[str, str]:
-    """Reasons to start a gateway again that its program does not show."""
-    if port := gateway.old_admin:
-        return {"gateway": f"its admin interface is open at {port}"}
-    return {"gateway": "an upgrade changed its configuration"} if gateway.is_outdated else {}
-
-
-def await_pause(gateway: Gateway, report: ReportService) -> None:
-    """Wait for a moment without requests before the gateway is started again, at most PAUSE_SECONDS."""
-    deadline = time.monotonic() + PAUSE_SECONDS
-    try:
-        if gateway.client_requests():
-            report("gateway", "waits for its requests to end")
-        while (active := gateway.client_requests()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-    except GatewayFailed:
-        return
-    if active:
-        report("gateway", f"{active} requests did not end within {PAUSE_SECONDS:.0f} s and are cut")
 
 
 def status(settings: Settings) -> list[ServiceStatus]:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from stack.deploy import ReportService
 from stack.environments import SERVICE_NAMES, keep_environments, shell_environments
-from stack.lifecycle import await_pause, worker_is_online
-from stack.restarts import ORDER, make_plan
+from stack.lifecycle import worker_is_online
+from stack.restarts import ORDER, await_pause, make_plan
 from stack.services import Service, services
 from stack.starting import wait_for
 from stack.stopping import runs_under_way

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from stack.deploy import ReportService
 from stack.environments import (
     SERVICE_NAMES,
     SOFTWARE_VARIABLE,
@@ -19,6 +21,8 @@ from stack.environments import (
 from stack.services import CONFIGURATION_MARK, SECRET_MARK, Service
 from tasks.serve.fleet.program import Program, read_program
 from tasks.serve.fleet.supervisor import Supervisor
+from tasks.serve.gateway import Gateway
+from weighbridge.errors import GatewayFailed
 from weighbridge.failures import redact
 from weighbridge.settings import Settings
 
@@ -26,6 +30,7 @@ ORDER = ("mlflow", "prefect", "webhook", "worker", "gateway")
 """Those whose clients notice a restart come last: a worker has runs, and the gateway has everybody's requests."""
 RUNNING = ("RUNNING", "STARTING", "BACKOFF")
 _SECRETS = {SECRET_MARK: "its secret changed", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "the webhook's key changed"}
+PAUSE_SECONDS = 30.0
 LONGEST = 200
 """Characters of a value that are shown."""
 
@@ -171,3 +176,24 @@ def shell_notes(settings: Settings) -> list[tuple[str, str]]:
         (name, f"does not get this shell's {', '.join(names)}; `weighbridge restart {name}` would take it over")
         for name, names in other_values(settings).items()
     ]
+
+
+def gateway_reasons(gateway: Gateway) -> dict[str, str]:
+    """Reasons to start a gateway again that its program does not show."""
+    if port := gateway.old_admin:
+        return {"gateway": f"its admin interface is open at {port}"}
+    return {"gateway": "an upgrade changed its configuration"} if gateway.is_outdated else {}
+
+
+def await_pause(gateway: Gateway, report: ReportService) -> None:
+    """Wait for a moment without requests before the gateway is started again, at most PAUSE_SECONDS."""
+    deadline = time.monotonic() + PAUSE_SECONDS
+    try:
+        if gateway.client_requests():
+            report("gateway", "waits for its requests to end")
+        while (active := gateway.client_requests()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    except GatewayFailed:
+        return
+    if active:
+        report("gateway", f"{active} requests did not end within {PAUSE_SECONDS:.0f} s and are cut")

@@ -25,7 +25,7 @@ OTHERS, WRITE = 0o077, 0o022
 STORE = "store"
 """Folder of the home whose files are no secrets: of weights only the right to write is taken from others."""
 
-ANOTHER_HOME = "Set WEIGHBRIDGE_HOME to a folder of your own."
+ANOTHER_HOME = "set WEIGHBRIDGE_HOME to a folder of your own."
 
 LONGEST_SOCKET_PATH = 100
 """A Unix socket's path may be 107 bytes long (sun_path in unix(7))."""
@@ -86,23 +86,25 @@ def require_own_home(home: Path) -> None:
         return
     except NotADirectoryError:
         parent = next(parent for parent in home.parents if parent.exists())
-        raise HomeUnusable(f"{parent} is no folder, so no home can lie in it.", ANOTHER_HOME, where=str(home)) from None
+        raise HomeUnusable(
+            f"{parent} is no folder, so no home can lie in it.", f"Move it away, or {ANOTHER_HOME}", where=str(home)
+        ) from None
     except PermissionError:
         closed = next(parent for parent in home.parents if _is_seen(parent))
         raise HomeNotYours(
             f"The home lies in {closed}, which belongs to user {user_name(closed.stat().st_uid)} and is closed to you "
             f"({user_name(os.geteuid())}).",
-            f"Work as that user (`sudo -u …`). Or: {ANOTHER_HOME}",
+            f"Work as that user (`sudo -u …`), or {ANOTHER_HOME}",
             where=str(home),
         ) from None
     _require_own(home, state)
-    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         is_read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY)
         raise HomeUnusable(
             "The home lies on a disk that is mounted read-only."
             if is_read_only
-            else f"The home is yours, but you may not read, write and enter it (mode {stat.S_IMODE(state.st_mode):o}).",
-            f"Mount it for writing. Or: {ANOTHER_HOME}" if is_read_only else f"Run `chmod u+rwx {home}`.",
+            else f"The home is yours, but its mode {stat.S_IMODE(state.st_mode):03o} keeps you out.",
+            f"Mount it for writing, or {ANOTHER_HOME}" if is_read_only else f"Run `chmod u+rwx {home}`.",
             where=str(home),
         )
     _require_own_stack(home)
@@ -185,12 +187,12 @@ def socket_path(folder: Path, name: str) -> Path:
 
 def _require_own(folder: Path, state: os.stat_result) -> None:
     if not stat.S_ISDIR(state.st_mode):
-        raise HomeUnusable("This is no folder.", f"Move it away. Or: {ANOTHER_HOME}", where=str(folder))
+        raise HomeUnusable("This is no folder.", f"Move it away, or {ANOTHER_HOME}", where=str(folder))
     if state.st_uid != os.geteuid():
         owner = user_name(state.st_uid)
         raise HomeNotYours(
             f"This folder belongs to user {owner}, and you are {user_name(os.geteuid())}.",
-            f"Work as that user: `sudo -u {_name(state.st_uid)} weighbridge …`. Or: {ANOTHER_HOME}",
+            f"Work as that user: `sudo -u {_name(state.st_uid)} weighbridge …`, or {ANOTHER_HOME}",
             where=str(folder),
         )
 

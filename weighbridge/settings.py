@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         "for all of them, `worker:NAME` for one service",
     )
 
+    @field_validator("root", "home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # A service runs in a folder of its own, where a relative one would be another.
+        return value.resolve()
+
     @field_validator("pass_environment")
     @classmethod
     def _known_services(cls, value: str) -> str:
