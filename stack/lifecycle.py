@@ -88,9 +88,11 @@ def interrupted(settings: Settings) -> Interrupted:
     supervisor = Supervisor(settings)
     runs = [state.name for state in supervisor.states() if state.pid] if supervisor.answers() else []
     if not runs:
-        return Interrupted("Interrupted. Nothing runs.", "`weighbridge up` starts the stack.", where=str(settings.home))
+        return Interrupted(
+            "The start was interrupted; nothing runs.", "`weighbridge up` starts the stack.", where=str(settings.home)
+        )
     return Interrupted(
-        f"Interrupted. {', '.join(runs)} {'runs' if len(runs) == 1 else 'run'} on.",
+        f"The start was interrupted; {', '.join(runs)} {'runs' if len(runs) == 1 else 'run'} on.",
         "`weighbridge up` continues where this one stopped; `weighbridge down` stops what runs.",
         where=str(settings.home),
     )
@@ -114,10 +116,12 @@ def plan_up(settings: Settings) -> Plan:
 
 def _start_all(settings: Settings, report: ReportService) -> None:
     supervisor, gateway = Supervisor(settings), Gateway(settings)
-    # Services with another secret than this one are started again.
-    prefect_api.keep_secret(settings)
-    plan = plan_up(settings)
     running = supervisor.answers()
+    if running:
+        # Services with another secret than this one are started again.
+        prefect_api.keep_secret(settings)
+    plan = plan_up(settings)
+    prefect_api.keep_secret(settings)
     environments = shell_environments(settings)
     if running:
         for name, sentence in (*((restart.name, str(restart)) for restart in plan.restarts), *shell_notes(settings)):
@@ -151,7 +155,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         if service.name in plan.starts:
             report(service.name, f"starts  {service.page_url}".rstrip())
             supervisor.run(service.program)
-    wait_for(supervisor, servers, report)
+    wait_for(supervisor, servers, report, kept=plan.kept)
     _start_again(supervisor, plan, requested["webhook"], report)
     if settings.mlflow_auth:
         from registry.access.grants import Granting  # takes MLflow's import
@@ -165,7 +169,7 @@ def _start_all(settings: Settings, report: ReportService) -> None:
         report("worker", "starts")
         supervisor.run(requested["worker"].program)
     deploy(settings, report)
-    wait_for(supervisor, [requested["worker"]], report, lambda service: worker_is_online(settings, since))
+    wait_for(supervisor, [requested["worker"]], report, lambda _: worker_is_online(settings, since), plan.kept)
     if "gateway" in plan.restarting:
         await_pause(gateway, report)
         gateway.bootstrap()

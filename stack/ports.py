@@ -78,15 +78,11 @@ def require_ports(settings: Settings, needed: Sequence[Listener]) -> None:
     twice = [need for need in needed if [other.port for other in needed].count(need.port) > 1 and need not in taken]
     if not taken and not twice:
         return
-    holders = {listener.port: _holder(listener.port, settings.home) for listener in taken}
-    said = [
-        f"Port {listener.port}, which {listener.service} needs, is taken by {holders[listener.port]}."
-        for listener in taken
-    ]
+    said, homes = _who_has(taken, settings.home)
     said += [f"Port {need.port} is meant for more than one service of this home." for need in twice[:1]]
     raise PortTaken(
         " ".join(said),
-        f"{_way_out(settings, [*taken, *twice])} Nothing was started.",
+        f"{_way_out(settings, [*taken, *twice], homes)} Nothing was started.",
         where=", ".join(f"{listener.host}:{listener.port}" for listener in (*taken, *twice)),
     )
 
@@ -106,35 +102,65 @@ def _has_own_variable(settings: Settings, field: str) -> bool:
     return field not in PORT_FIELDS or getattr(settings, field) != default_port(field) + settings.port_offset
 
 
-def _way_out(settings: Settings, taken: Sequence[Listener]) -> str:
+def _way_out(settings: Settings, taken: Sequence[Listener], homes: Sequence[str]) -> str:
     ways = []
     named = [variable(listener.field) for listener in taken if _has_own_variable(settings, listener.field)]
     if len(named) < len(taken) and (offset := free_offset(settings)) is not None:
         ways.append(
             f"run `weighbridge up --port-offset {offset}`, which moves all ports of this home by {offset} for good"
         )
+    if homes:
+        ways.append("end the other: " + ", ".join(f"`WEIGHBRIDGE_HOME={home} weighbridge down`" for home in homes))
+    else:
+        ways.append(f"end what has {'it' if len(taken) == 1 else 'them'}")
     variables = named or [variable(listener.field) for listener in taken]
-    ways.append(f"end what has {'it' if len(taken) == 1 else 'them'}")
-    ways.append(f"set {' and '.join(variables)} to {'a free port' if len(variables) == 1 else 'free ports'}")
-    sentence = ", or ".join(ways)
-    return f"{sentence[0].upper()}{sentence[1:]} and run `weighbridge up` again."
+    ways.append(f"set {', '.join(variables)} to {'a free port' if len(variables) == 1 else 'free ports'}")
+    sentence = "; or ".join(ways)
+    return f"{sentence[0].upper()}{sentence[1:]}, and run `weighbridge up` again."
 
 
-def _holder(port: int, home: Path) -> str:
-    """Name who listens on a port, as far as this user may see it: a process, and whose Weighbridge it belongs to."""
+def _who_has(taken: Sequence[Listener], home: Path) -> tuple[list[str], list[str]]:
+    """Say who has which of the ports, a sentence for each owner, and name the homes of other Weighbridges."""
+    said: list[str] = []
+    ports: dict[str, list[str]] = {}
+    homes: list[str] = []
+    for listener in taken:
+        process, whose, other = _holder(listener.port, home)
+        if other and other not in homes:
+            homes.append(other)
+        if whose:
+            ports.setdefault(whose, []).append(f"{listener.port} ({listener.service}: {process})")
+        else:
+            said.append(f"Port {listener.port}, which {listener.service} needs, is taken by {process}.")
+    for whose, these in ports.items():
+        subject = f"Port {these[0]} is" if len(these) == 1 else f"Ports {', '.join(these)} are"
+        said.append(f"{subject} taken by {whose}")
+    return said, homes
+
+
+def _holder(port: int, home: Path) -> tuple[str, str, str]:
+    """Find who listens on a port, as far as this user may see it.
+
+    Returns:
+        The process; whose Weighbridge it belongs to, as the end of a sentence, or nothing; that Weighbridge's home if
+        it is another one.
+    """
     owners = listeners_of(port)
     for pid in _listening(port):
         try:
             process = psutil.Process(pid)
-            return f"process {pid} ({process.name()})" + _whose(_home_of(process), home, process.uids().real)
+            name, found, owner = f"process {pid} ({process.name()})", _home_of(process), process.uids().real
         except psutil.Error:
             continue
-    if owners:
-        owner = min(owners)
-        homes = sorted({found for found in map(_home_of, _supervisors(owner)) if found})
-        of = f", who runs the Weighbridge of {' and '.join(homes)}" if homes else ""
-        return f"a process of user {user_name(owner)}{of}"
-    return "another process"
+        if found == str(home):
+            return name, "this very home, left over from a stack that was killed; `weighbridge down` ends it.", ""
+        return name, f"the Weighbridge of {found}, user {user_name(owner)}." if found else "", found
+    if not owners:
+        return "another process", "", ""
+    owner = min(owners)
+    homes = sorted({found for found in map(_home_of, _supervisors(owner)) if found})
+    of = f", who runs the Weighbridge of {' and '.join(homes)}" if homes else ""
+    return f"a process of user {user_name(owner)}{of}", "", ""
 
 
 def _listening(port: int) -> list[int]:
@@ -148,14 +174,6 @@ def _listening(port: int) -> list[int]:
         for socket in sockets
         if socket.status == psutil.CONN_LISTEN and socket.laddr and socket.laddr.port == port and socket.pid
     ]
-
-
-def _whose(found: str, home: Path, owner: int) -> str:
-    if not found:
-        return ""
-    if found == str(home):
-        return " of this very home, left over from a stack that was killed; `weighbridge down` ends it"
-    return f" of the Weighbridge of {found}, user {user_name(owner)}"
 
 
 def _home_of(process: psutil.Process) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import psutil
 
@@ -23,8 +23,6 @@ QUIET_SECONDS = 120.0
 """A process that does nothing for so long waits for something that does not come."""
 LONGEST_SECONDS = 3600.0
 POLL_SECONDS = 0.3
-STARTED_BEFORE_SECONDS = 60.0
-"""The worker is waited for only after the deployments were sent."""
 HEALTH_SECONDS = 20.0
 """For the answer of a service that may be starved of the processor."""
 LOG_LINES = 15
@@ -36,6 +34,7 @@ def wait_for(
     expected: Sequence[Service],
     report: ReportService,
     ready: Callable[[Service], bool] | None = None,
+    kept: Collection[str] = (),
 ) -> None:
     """Wait until services are ready.
 
@@ -44,6 +43,7 @@ def wait_for(
         expected: The services.
         report: Called when one is ready.
         ready: Whether a service is; by default, whether it is healthy.
+        kept: Names of those that ran before.
 
     Raises:
         StackFailed: One died, does nothing, or has used up its processor time; its log is named.
@@ -55,10 +55,9 @@ def wait_for(
         for name, start in list(missing.items()):
             start.require_progress(states.get(name))
             if states[name].state == "RUNNING" and is_ready(start.service):
-                # A service that ran before is not started by this `up`.
-                ran = states[name].up_seconds > start.seconds + STARTED_BEFORE_SECONDS
-                state = "runs" if ran else f"ready after {start.seconds:.0f} s"
-                report(name, f"{state}  {start.service.page_url}".rstrip())
+                seconds = max(start.seconds, states[name].up_seconds)
+                how = "runs" if name in kept else f"ready after {seconds:.0f} s"
+                report(name, f"{how}  {start.service.page_url}".rstrip())
                 del missing[name]
         time.sleep(POLL_SECONDS)
 

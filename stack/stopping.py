@@ -15,8 +15,8 @@ from weighbridge import prefect_api
 from weighbridge.errors import GatewayFailed
 from weighbridge.settings import Settings
 
-UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
-"""Prefect's types of states of a run that has a process, or is about to."""
+UNDER_WAY = ("RUNNING", "CANCELLING")
+"""Prefect's types of states of a run that has a process."""
 ASKED_SECONDS = 3.0
 SHOWN = 5
 

@@ -66,18 +66,21 @@ def test_every_taken_port_is_named_at_once_with_its_holder(ports: list[int]) -> 
 
 def test_another_homes_weighbridge_is_named_by_its_environment(ports: list[int]) -> None:
     with holder(ports[1], WEIGHBRIDGE_HOME="/srv/another"):
-        assert "of the Weighbridge of /srv/another, user 0 (root)" in refusal().what or os.geteuid()
+        error = refusal()
+    assert "taken by the Weighbridge of /srv/another, user " in error.what
+    assert "`WEIGHBRIDGE_HOME=/srv/another weighbridge down`" in error.next_step
 
 
 def test_another_homes_weighbridge_is_named_by_its_command_line(ports: list[int]) -> None:
     with holder(ports[0], "--config-path", "/srv/another/gateway/envoy.json"):
-        assert "of the Weighbridge of /srv/another" in refusal().what
+        assert f"Port {ports[0]} (gateway: process " in (said := refusal().what)
+    assert "taken by the Weighbridge of /srv/another" in said
 
 
 def test_what_a_killed_stack_of_this_home_left_is_named_as_its_own(ports: list[int], own_home: Path) -> None:
     with holder(ports[1], WEIGHBRIDGE_HOME=str(own_home)):
         said = refusal().what
-    assert "of this very home" in said and "weighbridge down" in said
+    assert "taken by this very home" in said and "weighbridge down" in said
 
 
 def test_two_services_on_one_port_are_refused(ports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
