@@ -104,14 +104,6 @@ def counted(amount: int, thing: str) -> str:
     return f"{amount} {thing}{'' if amount == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
-    """Write a duration in the largest unit that it fills, such as `3 h`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def say_plain(text: str, *, error: bool = False) -> None:
     """Print a text as it is, without a layout, such as a line of a log or a secret."""
     print(visible(text), file=sys.stderr if error else sys.stdout)

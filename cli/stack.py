@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.columns import below, number
-from cli.output import JsonOption, duration, say, show_json, table
+from cli.output import JsonOption, say, show_json, table
 from weighbridge.terminal import on_one_line, styled
+from weighbridge.units import duration
 
 if TYPE_CHECKING:
     from cli.tables import Table
@@ -42,8 +43,9 @@ def status(
         status_watch.watch(installation.gateway, as_json)
     settings = installation.settings
     use_libraries(settings)
-    services, lines = lifecycle.status(settings), report.line_statuses(installation)
-    notes = status_notes(settings)
+    services = lifecycle.status(settings)
+    mlflow_answers = any(service.name == "mlflow" and service.state == "healthy" for service in services)
+    lines, notes = report.line_statuses(installation, mlflow_answers), status_notes(settings)
     if as_json:
         show_json(
             {

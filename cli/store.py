@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.columns import below, number, whole
-from cli.output import JsonOption, duration, note, say, show_json, table
+from cli.output import JsonOption, note, say, show_json, table
 from cli.uses import gather_uses
 from weighbridge.terminal import styled
-from weighbridge.units import GIB
+from weighbridge.units import GIB, duration
 
 if TYPE_CHECKING:
     from cli.tables import Table

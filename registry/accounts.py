@@ -138,6 +138,16 @@ def signed_in_as() -> str:
     return found.get("mlflow", USERNAME.lower(), fallback="")
 
 
+def credentials() -> tuple[str, str]:
+    """Return the name and the password of this process's requests to MLflow, found as MLflow's own client does."""
+    found = configparser.ConfigParser()
+    found.read(Path("~/.mlflow/credentials").expanduser())
+    return (
+        os.environ.get(USERNAME) or str(found.get("mlflow", USERNAME.lower(), fallback="")),
+        os.environ.get(PASSWORD) or str(found.get("mlflow", PASSWORD.lower(), fallback="")),
+    )
+
+
 @contextmanager
 def signed_in(account: str, password: str) -> Iterator[None]:
     """Use another account for the duration of a block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,17 @@ def status(settings: Settings) -> list[ServiceStatus]:
     """Report the state of each service; a service that is down is no error."""
     supervisor = Supervisor(settings)
     states = {process.name: process for process in supervisor.states()} if supervisor.answers() else {}
+    known = services(settings)
+    running = [service for service in known if service.name in states and states[service.name].state == "RUNNING"]
+    # Side by side: a service that hangs must not keep the others waiting.
+    with ThreadPoolExecutor(len(known)) as pool:
+        healthy = dict(zip([service.name for service in running], pool.map(Service.healthy, running), strict=True))
     rows = []
-    for service in services(settings):
+    for service in known:
         process = states.get(service.name)
         if process is None or process.state in ("STOPPED", "EXITED", "FATAL"):
             state = "down"
-        elif process.state == "RUNNING" and service.healthy():
+        elif healthy.get(service.name):
             state = "healthy"
         else:
             state = "starting" if process.up_seconds < service.ready_seconds else "unhealthy"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict
 
 from registry.models.records import Version
+from registry.models.registry import Registry
+from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
 from weighbridge.errors import GatewayFailed, StackDown
 from weighbridge.line import line_names
+
+LINES_AT_ONCE = 8
+"""Lines of which MLflow is asked at the same time."""
 
 
 class VersionStatus(BaseModel):
@@ -58,62 +66,80 @@ class LineStatus(BaseModel):
     registry_answers: bool = True
 
 
-def line_statuses(installation: ServingInstallation) -> list[LineStatus]:
-    """Report every line that has a version or a backend; without MLflow, what the gateway knows."""
-    settings, gateway, registry = installation.settings, installation.gateway, installation.registry
-    supervisor = Supervisor(settings)
+def line_statuses(installation: ServingInstallation, registry_answers: bool = True) -> list[LineStatus]:
+    """Report every line that has a version or a backend; without MLflow, what the gateway knows.
+
+    Args:
+        installation: whose lines.
+        registry_answers: whether MLflow is asked at all; a caller may know that it is down.
+    """
+    supervisor = Supervisor(installation.settings)
     running = set()
     if supervisor.answers():
         running = {process.name for process in supervisor.states() if process.state == "RUNNING"}
     engines = [engine for engine in installation.fleet.engines() if engine.name in running]
-    statuses, registry_answers = [], True
-    for name in line_names(settings.root / "lines"):
-        versions: list[Version] = []
-        candidates: list[Version] = []
-        if registry_answers:
-            try:
-                versions, candidates = registry.versions(name), registry.candidates(name)
-            except StackDown:
-                registry_answers = False
-        backends = {backend.version: backend for backend in gateway.routes().line(name).backends}
-        rows = {str(version.version): _status_of(version) for version in versions}
-        for number, backend in backends.items():
-            row = rows.get(number) or VersionStatus(version=int(number), digest=backend.digest)
-            engine = "–"
-            if any(backend.runs_on(member.name, member.endpoints) for member in engines):
-                engine = "healthy" if _healthy(gateway, name, number) else "running"
-            refused = refusal(settings, backend.engine) if engine != "healthy" and backend.engine else None
-            rows[number] = row.model_copy(
-                update={
-                    "in_rotation": True,
-                    "weight": backend.weight,
-                    "port": backend.endpoints[0].port,
-                    "engine": "refused" if refused else engine,
-                    "reason": str(refused or ""),
-                }
-            )
-        approved = {version.digest for version in versions}
-        if rows or candidates:
-            serving = max(backends.values(), key=lambda backend: backend.weight, default=None)
+    names = line_names(installation.settings.root / "lines")
+    with ThreadPoolExecutor(LINES_AT_ONCE) as pool:
+        asked = names if registry_answers else []
+        registered = dict(zip(asked, pool.map(partial(_registered, installation.registry), asked), strict=True))
+    registry_answers = registry_answers and None not in registered.values()
+    statuses = []
+    for name in names:
+        versions, awaiting = registered.get(name) or ([], ())
+        rows, serving = _rows(installation, engines, name, versions)
+        if rows or awaiting:
             statuses.append(
                 LineStatus(
-                    line=name,
-                    serving=int(serving.version) if serving and serving.weight else None,
-                    versions=tuple(sorted(rows.values(), key=lambda row: row.version)),
-                    awaiting=tuple(
-                        CandidateStatus(
-                            version=candidate.version,
-                            digest=candidate.digest,
-                            scheme=candidate.scheme,
-                            as_signed=registry.is_as_signed(candidate),
-                        )
-                        for candidate in candidates
-                        if candidate.digest not in approved
-                    ),
-                    registry_answers=registry_answers,
+                    line=name, serving=serving, versions=rows, awaiting=awaiting, registry_answers=registry_answers
                 )
             )
     return statuses
+
+
+def _registered(registry: Registry, name: str) -> tuple[list[Version], tuple[CandidateStatus, ...]] | None:
+    """Read a line's versions, and the candidates without one; None if MLflow does not answer."""
+    try:
+        versions = registry.versions(name)
+        approved = {version.digest for version in versions}
+        return versions, tuple(
+            CandidateStatus(
+                version=candidate.version,
+                digest=candidate.digest,
+                scheme=candidate.scheme,
+                as_signed=registry.is_as_signed(candidate),
+            )
+            for candidate in registry.candidates(name)
+            if candidate.digest not in approved
+        )
+    except StackDown:
+        return None
+
+
+def _rows(
+    installation: ServingInstallation, engines: list[RunningEngine], name: str, versions: list[Version]
+) -> tuple[tuple[VersionStatus, ...], int | None]:
+    """Return a line's versions beside what the gateway routes to, and the version with most of the traffic."""
+    gateway = installation.gateway
+    backends = {backend.version: backend for backend in gateway.routes().line(name).backends}
+    rows = {str(version.version): _status_of(version) for version in versions}
+    for number, backend in backends.items():
+        row = rows.get(number) or VersionStatus(version=int(number), digest=backend.digest)
+        engine = "–"
+        if any(backend.runs_on(member.name, member.endpoints) for member in engines):
+            engine = "healthy" if _healthy(gateway, name, number) else "running"
+        refused = refusal(installation.settings, backend.engine) if engine != "healthy" and backend.engine else None
+        rows[number] = row.model_copy(
+            update={
+                "in_rotation": True,
+                "weight": backend.weight,
+                "port": backend.endpoints[0].port,
+                "engine": "refused" if refused else engine,
+                "reason": str(refused or ""),
+            }
+        )
+    serving = max(backends.values(), key=lambda backend: backend.weight, default=None)
+    ordered = tuple(sorted(rows.values(), key=lambda row: row.version))
+    return ordered, int(serving.version) if serving and serving.weight else None
 
 
 def _healthy(gateway: Gateway, line_name: str, version: str) -> bool:

@@ -31,8 +31,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from tasks.stored_results import only_own_results
 from weighbridge.errors import SettingsInvalid, WeighbridgeError
 from weighbridge.failures import named
+from weighbridge.pace import Pace
 from weighbridge.settings import Settings
 from weighbridge.terminal import watch_log_records
+from weighbridge.units import duration
 
 only_own_results()
 
@@ -156,28 +158,31 @@ def flow_run_id() -> str:
 def log_progress(what: str, unit_bytes: bool = False) -> Callable[[int, int], None]:
     """Make a progress callback that logs percentage and time left, and shows them in Prefect.
 
-    The callback may be called from any thread. Units done at the first call count as done by an earlier run.
+    The callback may be called from any thread. Units done at the first call count as done by an earlier run, and are
+    told at once.
 
     Args:
         what: label of the work.
         unit_bytes: whether the counts are bytes, to be shown in MB.
     """
-    logger, bar = run_logger(), _ProgressBar(what)
-    start = last = time.monotonic()
-    before: int | None = None
+    logger, bar, pace = run_logger(), _ProgressBar(what), Pace()
+    last: float | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal last, before
+        nonlocal last
         now = time.monotonic()
-        before = done if before is None else before
-        if total <= 0 or (now - last < QUIET_SECONDS and done < total):
+        pace.note(done)
+        # One unit may be the first of this run.
+        resumed = last is None and 1 < done < total
+        last = now if last is None else last
+        if total <= 0 or (now - last < QUIET_SECONDS and done < total and not resumed):
             return
-        last, new = now, done - before
-        # Nothing is known of the pace at the first call, whose units may come from an earlier run.
-        left = f", about {(now - start) / new * (total - done):.0f} s left" if new and done < total else ""
+        last = now
+        rate, seconds = pace.per_second, pace.seconds_left(total)
+        left = "" if seconds is None else f", about {duration(seconds)} left"
         amount = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if unit_bytes else f"{done} of {total}"
-        speed = f", {new / 1e6 / max(now - start, 1e-3):.0f} MB/s" if unit_bytes else ""
-        logger.info("%s: %.0f %% (%s%s)%s", what, 100 * done / total, amount, speed, left)
+        speed = f", {rate / 1e6:.0f} MB/s" if unit_bytes and rate else ""
+        logger.info("%s: %s%.0f %% (%s%s)%s", what, "resumed at " * resumed, 100 * done / total, amount, speed, left)
         bar.draw(100 * done / total, f"{what}: {amount}{speed}{left}")
 
     return progress

@@ -233,15 +233,17 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
     """Make the complete model in the staging folder, and prove its coverage."""
     started = time.monotonic()
     recipe, out = work.recipe, staging / MODEL
-    work.report(0, work.units)
     required = resources_of(work.source, recipe, work.calibration)
     logger.info("%s as %s by %s needs %s.", work.name, recipe.scheme, recipe.method, required)
     finished_bytes = prepare_staging(staging, work.identity)
+    # Of an earlier run; the quantizing process counts its layers again, in no time.
+    resumed = min(work.units - 2, int(work.units * finished_bytes / recipe.predicted_bytes))
+    work.report(resumed, work.units)
     require_disk(staging, required.disk_bytes - finished_bytes, f"{work.name} as {recipe.scheme}")
     require_memory(required, f"{work.name} as {recipe.scheme}")
     if recipe.method not in STREAMING:
         require_finite(work.source)
-    work.report(1, work.units)
+    work.report(max(1, resumed), work.units)
     job = Job(
         source=link_weights(work.source, staging / "source"),
         out=out,
@@ -251,7 +253,9 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
         calibration=work.calibration,
     )
     log = work.logs_folder / f"quantize-{work.identity[:12]}-{recipe.scheme}-{recipe.method}.log"
-    last = run_job(job, staging, log, lambda layers: work.report(1 + min(layers, work.units - 2), work.units))
+    last = run_job(
+        job, staging, log, lambda layers: work.report(max(resumed, 1 + min(layers, work.units - 2)), work.units)
+    )
     match_source_layout(out, work.source)
     coverage = _prove(recipe, out, work.source)
     copy_companions(work.source, out)

@@ -41,6 +41,9 @@ class Fetcher:
         """SHA-256 by path, of every verified file."""
         self.tensors: dict[str, tuple[Tensor, ...]] = {}
         """Tensors by path, of every safetensors file."""
+        if progress:
+            # Before the first byte, so that what an earlier fetch left is told apart.
+            progress(self._done, source.size_bytes)
 
     @property
     def missing_bytes(self) -> int:

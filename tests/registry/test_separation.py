@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,7 @@ from registry.access.admin_api import Accounts
 from registry.access.grants import Granting
 from registry.access.roles import Roles
 from registry.audit import AuditLog, Entry
+from registry.models.client import connect
 from registry.models.records import ReleaseRecord
 from registry.models.registry import Registry
 from registry.webhooks import ensure_webhook
@@ -295,3 +298,36 @@ def test_a_reviewer_overrides_a_failed_candidate_by_its_signed_verdict(settings:
     with signed_in(settings, "ada") as registry:
         version = registry.override("toy", record.candidates[1].artifact.digest, "needed", "ada", rules)
     Registry(settings).check_approval(version, rules)
+
+
+def test_the_quick_client_reads_what_mlflows_own_client_reads_without_its_import(settings: Settings) -> None:
+    with signed_in(settings, "ada") as registry:
+        registry.approve("toy", 1, "read — it all", "ada")
+    with signed_in(settings, "oz") as registry:
+        registry.set_production("toy", 1)
+        whole = connect(settings.mlflow_url)
+        for model in ("toy", "toy-candidates", "nosuch"):
+            name = f"name='{model}'"
+            quick_models, models = registry.client.search_registered_models(name), whole.search_registered_models(name)
+            assert [found.aliases for found in quick_models] == [
+                {alias: str(version) for alias, version in found.aliases.items()} for found in models
+            ]
+            for found, expected in zip(
+                registry.client.search_model_versions(name), whole.search_model_versions(name), strict=True
+            ):
+                for field in ("name", "version", "source", "run_id", "tags", "creation_timestamp"):
+                    assert getattr(found, field) == getattr(expected, field), field
+                assert (found.description or "") == (expected.description or "")
+        program = "import sys; from registry.models.registry import Registry; r = Registry(sys.argv[1]); "
+        program += "print(len(r.candidates('toy')), r.production('toy').version, 'mlflow' in sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", program, settings.mlflow_url], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [str(len(registry.candidates("toy"))), "1", "False"]
+
+
+def test_pages_of_versions_are_followed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signed_in(settings, "oz") as registry:
+        in_one_page = registry.candidates("toy")
+        monkeypatch.setattr("registry.models.reader.PAGE", 1)
+        assert len(in_one_page) > 1 and registry.candidates("toy") == in_one_page

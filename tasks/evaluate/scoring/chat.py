@@ -168,6 +168,7 @@ class _ChatRun:
         """Send the missing prompts; return the evaluated items in order, then the others of `first`."""
         missing = [question for question in self.questions if question.id not in self.items]
         missing.sort(key=lambda question: question.id not in first)
+        self.progress(len(self.items), len(self.questions))
         if not self._may_stop(first):
             self._send_all(missing, concurrency, first)
         evaluated = self.order[: self.evaluated]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from pydantic import ValidationError
@@ -26,18 +27,20 @@ from tasks.serve.fleet.launch import FINAL, launch_command, verify_seconds
 from tasks.serve.fleet.ports import answers_as_ours, port_is_free, require_own_listener
 from tasks.serve.fleet.program import Program
 from tasks.serve.fleet.protocol import Endpoint, EngineState, Report, RunningEngine, no_report, plan_engine
-from tasks.serve.fleet.prove import prove
 from tasks.serve.fleet.ready import wait_ready
 from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.starts import longest_start_seconds, note_start
 from tasks.serve.fleet.supervisor import Supervisor
-from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
-from tasks.serve.parity.gate import keep_as_noise, pass_gate
-from tasks.serve.parity.reference import Reference, reference_for
 from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortTaken
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.serve.parity.reference import Reference
+
+# What proves an engine's answers and plans its memory takes a second to import. Only a start needs it: `status` and
+# `rollback` list engines.
 
 RECORD = "engine.json"
 OUT_MARK = "out-of-rotation"
@@ -110,6 +113,9 @@ class LocalFleet:
         return engine
 
     def _ensure(self, line: Line, artifact: Artifact, report: Report) -> RunningEngine:
+        from tasks.serve.memory_check import check_before_start, note_after_start, planned_rows
+        from tasks.serve.parity.reference import reference_for
+
         # Before the engine starts: the two may not fit into a GPU's memory together.
         reference = None
         if line.engine.parity != "off":
@@ -148,6 +154,8 @@ class LocalFleet:
             EngineFailed: it does not become ready, or answers its first requests wrongly.
             ArtifactDamaged, ArtifactUnsigned: it was not started, because its weights are not what was weighed.
         """
+        from tasks.serve.fleet.prove import prove
+
         ready_seconds = engine_kind(engine.plan.engine).ready_seconds + verify_seconds(engine.artifact)
         health_url = engine.health_urls[0]
         try:
@@ -159,6 +167,8 @@ class LocalFleet:
 
     def _check_parity(self, line: Line, engine: RunningEngine, reference: Reference, report: Report) -> None:
         """Compare an engine's answers with its artifact's reference."""
+        from tasks.serve.parity.gate import pass_gate
+
         try:
             folder, pid = self._folder / engine.name, self._pid(engine)
             key = self._keys.of(engine.name)
@@ -235,6 +245,8 @@ class LocalFleet:
         """Record that an engine serves, or that it left rotation now if it has not left before."""
         mark = self._folder / engine.name / OUT_MARK
         if serves:
+            from tasks.serve.parity.gate import keep_as_noise
+
             mark.unlink(missing_ok=True)
             keep_as_noise(self._settings, engine.line, self._folder / engine.name)
         elif not mark.exists():

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from registry.store import Artifact
-from tasks.serve.fleet import local
+from tasks.serve import memory_check
+from tasks.serve.fleet import prove as proof
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.protocol import Report, RunningEngine, no_report
 from tasks.serve.gateway import Gateway
@@ -31,7 +32,7 @@ def room_for_one(fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
         if [engine for engine in fleet.engines("toy") if engine.name != who]:
             raise NoRoomBeside(f"{who} needs 20 GiB.", "Let the line swap.")
 
-    monkeypatch.setattr(local, "check_before_start", check)
+    monkeypatch.setattr(memory_check, "check_before_start", check)
 
 
 def chat(settings: Settings, gateway: Gateway) -> httpx.Response:
@@ -57,14 +58,14 @@ def test_without_a_queue_a_swap_answers_503_until_the_engine_is_checked(
     swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=0)
     messages: list[str] = []
     meanwhile: list[httpx.Response] = []
-    proves = local.prove
+    proves = proof.prove
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
 
     def prove(*given: Any) -> None:
         meanwhile.append(chat(settings, gateway))
         proves(*given)
 
-    monkeypatch.setattr(local, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     new = ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet, messages.append)
     [refused] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
@@ -86,7 +87,7 @@ def test_queued_requests_wait_for_the_new_engine_and_none_fails(
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap")
-    proves = local.prove
+    proves = proof.prove
     futures: list[Future[httpx.Response]] = []
 
     def prove(*given: Any) -> None:
@@ -95,7 +96,7 @@ def test_queued_requests_wait_for_the_new_engine_and_none_fails(
         assert not any(future.done() for future in futures)
         proves(*given)
 
-    monkeypatch.setattr(local, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     with ThreadPoolExecutor(8) as pool:
         ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
         answers = [future.result() for future in futures]
@@ -110,7 +111,7 @@ def test_queued_requests_that_time_out_get_retry_after(
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     swaps = with_rollout(line, when_no_room="swap", hold_requests_seconds=2)
-    proves, meanwhile = local.prove, []
+    proves, meanwhile = proof.prove, []
     monkeypatch.setattr(fleet, "expected_start_seconds", lambda _: 40.0)
 
     def prove(*given: Any) -> None:
@@ -118,7 +119,7 @@ def test_queued_requests_that_time_out_get_retry_after(
         meanwhile.append((chat(settings, gateway), time.monotonic() - began))
         proves(*given)
 
-    monkeypatch.setattr(local, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     ensure_or_swap(swaps, "2", make_artifact(settings, "new"), gateway, fleet)
     [(refused, waited_seconds)] = meanwhile
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
