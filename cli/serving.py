@@ -81,9 +81,21 @@ def promote(
 ) -> None:
     """Make what serves what the registry asks for, step by step, without dropping a request."""
     installation = _ready(line)
+    if (unchanged := _settled(installation, line, version)) is not None:
+        _show_serving(installation, unchanged, [], as_json)
+        return
     parameters = {"line": line, "version": version}
     result, steps = _run(installation, "promote", line, parameters, worker, as_json)
     _show_serving(installation, result, steps, as_json)
+
+
+def _settled(installation: ServingInstallation, line: str, version: int | None) -> dict[str, Any] | None:
+    """Return what serves if there is nothing to do: a flow run takes seconds to find that out."""
+    from tasks.serve.settled import settled
+    from weighbridge.line import Line
+
+    unchanged = settled(installation, Line.load(line), version)
+    return None if unchanged is None else unchanged.model_dump()
 
 
 def rollback(
@@ -148,6 +160,9 @@ def _run(
         os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     if fresh:
         os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"
+    if not as_json:
+        # Before their import, which takes seconds.
+        note(flow, f"{line}: loads Prefect and the steps.")
     from cli import flowrun
 
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -187,7 +202,8 @@ def _show_serving(
     if as_json:
         show_json({**result, "flow_steps": [step.model_dump() for step in steps]})
         return
-    _show_steps(steps)
+    if steps:
+        _show_steps(steps)
     if result["version"] is None:
         waiting = waiting_candidates(installation, result["line"])
         say(f"Nothing of {result['line']} is approved, and nothing serves.")

@@ -6,14 +6,13 @@ from prefect import flow
 
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.serving_record import record_serving, retire_engines
+from tasks.serve.settled import is_serving, requested_version
 from tasks.serve.step import (
     Serving,
     check_approval,
     finish_rollout,
-    is_serving,
     prepare_rollback,
     record_waiting_releases,
-    requested_version,
     roll_back_traffic,
     shift_traffic,
     start_engine,

@@ -12,7 +12,7 @@ from registry.store import Artifact
 from tasks.engines import engine as engine_kind
 from tasks.engines import serves
 from tasks.evaluate.scoring.serving_scorer import ServingScorer
-from tasks.serve.approval import require_same_artifact, require_unbarred, verify_approval, verify_return
+from tasks.serve.approval import require_unbarred, verify_approval, verify_return
 from tasks.serve.fleet.protocol import Report, RunningEngine, plan_engine
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.parity.reference import probes_digest, reference_for
@@ -22,12 +22,10 @@ from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.canary_step import StepReport
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.report_table import step_rows
-from tasks.serve.rollout.retire import engine_behind
 from tasks.serve.rollout.swap import ensure_or_swap
 from tasks.serve.serving_record import note_served, record_serving, retire_engines, withdrawal
 from tasks.steps import run_logger, show_table, step
 from weighbridge.errors import (
-    ApprovalRefused,
     RolloutAborted,
     WeighbridgeError,
 )
@@ -84,19 +82,6 @@ def record_waiting_releases(installation: ServingInstallation, line: Line) -> No
         installation.outbox.deliver(installation.registry, line.name, run_logger().info)
     except WeighbridgeError as error:
         run_logger().warning("A weighed release waits to be recorded: %s", error)
-
-
-def requested_version(installation: ServingInstallation, line: Line, number: int | None) -> Version | None:
-    """The version that is to serve: the one named, else the newest approval, else the alias `production`.
-
-    Raises:
-        VersionUnknown: there is no version of that number.
-    """
-    registry = installation.registry
-    if number is not None:
-        return registry.version(line.name, number)
-    waiting = registry.waiting(line.name)
-    return max(waiting, key=lambda version: version.version) if waiting else registry.production(line.name)
 
 
 @step(
@@ -177,26 +162,6 @@ def finish_rollout(installation: ServingInstallation, line: Line, target: Versio
     """Record what serves in the registry, then drain and stop what is no longer kept."""
     record_serving(installation, line, target)
     retire_engines(installation, line)
-
-
-def is_serving(installation: ServingInstallation, line: Line, target: Version) -> bool:
-    """True if gateway, registry, engine and audit log agree that this version has all traffic."""
-    production = installation.registry.production(line.name)
-    if production is None or production.version != target.version:
-        return False
-    backends = installation.gateway.routes().line(line.name).backends
-    serving = [backend for backend in backends if backend.weight > 0]
-    if [backend.version for backend in serving] != [str(target.version)] or serving[0].digest != target.digest:
-        return False
-    engine = engine_behind(serving[0], installation.fleet.engines(line.name))
-    if engine is None or engine.artifact.digest != target.digest or serving[0].is_outdated(engine.endpoints):
-        return False
-    try:
-        require_same_artifact(installation, line, target)
-    except ApprovalRefused:
-        # The approval check says so again, with the reason for the reviewer.
-        return False
-    return installation.fleet.is_warm(engine)
 
 
 def rollback_target(installation: ServingInstallation, line: Line, number: int | None) -> Version:

@@ -21,7 +21,7 @@ from registry.models import records
 from registry.models.records import CandidateRecord, ReleaseRecord, State, Version
 from registry.models.registry import COMMENT_START, Registry
 from registry.store import Artifact, Store
-from tasks.serve import serving_record, step
+from tasks.serve import serving_record, settled, step
 from tasks.serve.approval import check_production, verify_approval
 from tasks.serve.installation import ServingInstallation
 from tests.serve.serve_support import body_of, make_line
@@ -225,7 +225,7 @@ def test_a_rollback_to_a_served_version_is_always_allowed(scene: Scene) -> None:
         scene.serve(scene.click(artifact))
     scene.age(scene.version(1), 400)
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", "1")
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 1
     assert scene.verify(requested) == first
 
@@ -233,7 +233,7 @@ def test_a_rollback_to_a_served_version_is_always_allowed(scene: Scene) -> None:
     forged = scene.click(third)
     scene.registry.client.set_model_version_tag(scene.line_name, str(forged.version), records.STATE, "previous")
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", str(forged.version))
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == forged.version
     with pytest.raises(ApprovalRefused, match="was weighed against"):
         scene.verify(requested)
@@ -245,7 +245,7 @@ def test_the_alias_on_a_version_without_a_verdict_is_refused(scene: Scene) -> No
     scene.serve(scene.click(artifact))
     scene.registry.client.create_model_version(scene.line_name, source=f"store://{scene.line_name}/{'0' * 64}")
     scene.registry.client.set_registered_model_alias(scene.line_name, "production", "2")
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 2
     with pytest.raises(ApprovalRefused, match="was not copied from"):
         scene.verify(requested)
@@ -353,14 +353,14 @@ def test_of_two_concurrent_clicks_the_newer_version_serves(scene: Scene, monkeyp
     for click in clicks:
         click.join()
     assert [version.version for version in scene.registry.waiting(scene.line_name)] == [1, 2]
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 2
     scene.verify(requested)
     monkeypatch.setattr(step, "retire_engines", lambda installation, line: None)
     body_of(step.finish_rollout)(scene.installation, scene.line, requested)
     assert [version.state for version in scene.registry.versions(scene.line_name)] == ["retired", "serving"]
     assert scene.version(1).state_reason == "superseded by version 2"
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 2, "no approval is left"
 
 
@@ -372,12 +372,12 @@ def test_the_older_approval_is_used_if_the_newer_is_refused(
     older, newer = (scene.candidate(name, against=production.digest) for name in ("older", "newer"))
     scene.click(older)
     scene.click(newer)
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.digest == newer.digest
     (Store.of(scene.settings).unverified_folder(newer) / "model/config.json").unlink()
     with pytest.raises(ArtifactDamaged):
         scene.verify(requested)
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and scene.verify(requested) == older
 
 
@@ -385,7 +385,7 @@ def test_the_older_approval_is_used_if_the_newer_is_refused(
 def test_the_alias_does_not_restore_a_retired_version(scene: Scene, state: State) -> None:
     scene.serve(scene.click(scene.candidate("good", "baseline")))
     scene.registry.set_state(scene.line_name, 1, state, "errors")
-    requested = step.requested_version(scene.installation, scene.line, None)
+    requested = settled.requested_version(scene.installation, scene.line, None)
     assert requested is not None and requested.version == 1
     with pytest.raises(ApprovalRefused, match=f"is {state}: errors"):
         scene.verify(requested)

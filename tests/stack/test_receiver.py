@@ -132,11 +132,11 @@ def test_a_lost_delivery_leaves_the_approval_to_the_next_poll(stack: Stack, mlfl
     stack.start()
     time.sleep(2)
     assert stack.runs() == 0, "a dropped delivery starts no run"
-    from tasks.serve import step
+    from tasks.serve import settled
     from tasks.serve.installation import ServingInstallation
     from weighbridge.line import Line
 
-    requested = step.requested_version(ServingInstallation.load(), Line.load(LINES[0]), None)
+    requested = settled.requested_version(ServingInstallation.load(), Line.load(LINES[0]), None)
     assert requested is not None and requested.state is None, "the scheduled reconciler finds the approval"
     stack.approve()
     wait_for(lambda: stack.runs() == 1, stack.log.read_text, seconds=90)

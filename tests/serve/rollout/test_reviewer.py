@@ -24,7 +24,7 @@ from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.evaluate.weigh import Weighed
 from tasks.propose.propose import propose
-from tasks.serve import step
+from tasks.serve import settled, step
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
@@ -136,7 +136,7 @@ def test_a_reviewers_click_is_a_named_approval_that_gets_served(
     reviewer.screenshot(path=tmp_path / "approved.png")
 
     installation = ServingInstallation(settings)
-    target = step.requested_version(installation, plan, None)
+    target = settled.requested_version(installation, plan, None)
     assert target is not None and (target.version, target.source_uri) == (1, f"models:/{LINE}-candidates/1")
     artifact = body_of(step.check_approval)(installation, plan, target)
     engine = body_of(step.start_engine)(installation, plan, target, artifact)

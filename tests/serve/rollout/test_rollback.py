@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from registry.models.registry import Registry
-from tasks.serve import step
+from tasks.serve import serving_record, settled, step
 from tasks.serve.endpoint import Endpoint
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
@@ -107,9 +107,9 @@ def test_the_next_flow_records_a_rollback_after_a_crash(
     bad = registry.version("toy", 2)
     assert (bad.state, bad.state_reason) == ("rolled_back", "it stutters")
     # The next promotion finds the rollback's version in production and starts no rollout.
-    requested = step.requested_version(installation, line, None)
+    requested = settled.requested_version(installation, line, None)
     assert requested is not None and requested.version == 1
-    assert step.is_serving(installation, line, requested)
+    assert settled.is_serving(installation, line, requested)
     assert rollback.served(settings, "toy") == rollback.Served(production=1, previous=None)
 
 
@@ -119,13 +119,13 @@ def test_a_route_to_an_address_that_its_engine_has_left_does_not_serve(
     """As after a kill between the start of an engine and the shift of traffic to it: `promote` must go on."""
     line, _, _ = promoted
     production = installation.registry.version("toy", 2)
-    assert step.is_serving(installation, line, production)
+    assert settled.is_serving(installation, line, production)
     routes = gateway.routes()
     left = (Endpoint(host="127.0.0.1", port=1),)
     backends = [backend.model_copy(update={"endpoints": left}) for backend in routes.line("toy").backends]
     # Not through the gateway, which would wait for the engine at that address.
     gateway._file.save(routes.with_line(routes.line("toy").model_copy(update={"backends": tuple(backends)})))
-    assert not step.is_serving(installation, line, production)
+    assert not settled.is_serving(installation, line, production)
 
 
 def test_an_impossible_rollback_is_discarded(
@@ -174,3 +174,20 @@ def test_the_command_moves_traffic_without_mlflow_and_prefect(
     assert "version 1 gets all new requests" in result.output
     assert weights(gateway) == {"1": 100, "2": 0}
     assert rollback.pending(settings, "toy") == rollback.PendingRollback(to=1, reason="it stutters")
+
+
+def test_a_promotion_with_nothing_to_do_is_known_before_its_flow_starts(
+    settings: Settings, promoted: Promoted, installation: ServingInstallation
+) -> None:
+    line, _, _ = promoted
+    kept_warm = with_rollout(line, keep_warm_minutes=60)
+    serving_record.record_serving(installation, kept_warm, installation.registry.version("toy", 2))
+    serving_record.retire_engines(installation, kept_warm)
+    unchanged = settled.settled(installation, kept_warm, None)
+    assert unchanged is not None
+    assert set(unchanged.model_dump()) == set(step.Serving(line="toy", version=2).model_dump())
+    assert (unchanged.version, unchanged.changed) == (2, False)
+    assert settled.settled(installation, with_rollout(line, keep_warm_minutes=0), None) is None, "an engine has to go"
+    assert settled.settled(installation, kept_warm, 1) is None, "another version is named"
+    rollback.switch_warm(settings, "toy", None, "it stutters")
+    assert settled.settled(installation, kept_warm, None) is None, "a rollback has to be recorded"

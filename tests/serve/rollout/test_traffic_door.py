@@ -21,7 +21,7 @@ from registry.audit import AuditLog
 from registry.models import records
 from registry.models.records import CandidateRecord, ReleaseRecord
 from registry.store import Artifact
-from tasks.serve import step
+from tasks.serve import settled, step
 from tasks.serve.approval import verify_approval
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.fleet.refusal import refusal
@@ -115,7 +115,7 @@ def test_an_artifact_exchanged_after_its_approval_does_not_serve(
     route = gateway.routes().line("toy")
     backends = [backend.model_copy(update={"digest": bad.digest}) for backend in route.backends]
     gateway._file.save(gateway.routes().with_line(route.model_copy(update={"backends": tuple(backends)})))
-    assert not step.is_serving(installation, line, registry.version("toy", 2))
+    assert not settled.is_serving(installation, line, registry.version("toy", 2))
     with pytest.raises(ApprovalRefused, match="names the artifact"):
         verify_approval(installation, line, registry.version("toy", 2))
 
