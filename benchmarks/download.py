@@ -39,13 +39,12 @@ import model_signing.signing, huggingface_hub.file_download
 from huggingface_hub import HfApi, hf_hub_url
 from cryptography.hazmat.primitives.asymmetric import ec
 from registry.installation import Installation
-from tasks.source.client import Hub
 from tasks.source.download import download
-from tasks.source.hub import pin_repository
+from tasks.source.provider import provider_of
 before, began = time.process_time(), time.monotonic()
 installation = Installation.load()
-hub = Hub.of(installation.settings)
-download(hub, pin_repository(hub, "bench/model", "main"), "bench", installation.store)
+provider = provider_of(installation.settings, "bench/model")
+download(provider, provider.pin(), "bench", installation.store)
 seconds = time.monotonic() - began
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([seconds, used.ru_utime + used.ru_stime - before, used.ru_maxrss / 1024]))

@@ -26,9 +26,8 @@ from tasks.evaluate.drift import check_drift
 from tasks.quantize import quantize
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.supervisor import Supervisor
-from tasks.source.client import Hub
 from tasks.source.download import download
-from tasks.source.hub import pin
+from tasks.source.provider import pin, provider_of
 from tests.support.ports import free_port
 from weighbridge.line import Line
 
@@ -93,9 +92,9 @@ def release_rows(installation: Installation, clock: Clock) -> tuple[Artifact, Ar
     source = pin(installation, configured)
     print("| step | seconds | of which checks | share |\n| --- | --- | --- | --- |")
     with clock.row("download"):
-        published = download(Hub.of(installation.settings), source, LINE, store)
+        published = download(provider_of(installation.settings, source.repo), source, LINE, store)
     with clock.row("download, in the store already"):
-        download(Hub.of(installation.settings), source, LINE, store)
+        download(provider_of(installation.settings, source.repo), source, LINE, store)
     with clock.row("quantize to INT8"):
         candidate = quantize(installation, published, "int8")
     with clock.row("drift check"), store.reading(candidate, published) as (candidate_folder, published_folder):

@@ -45,7 +45,9 @@ def quantity(text: str, option: str) -> float:
 
 
 def cost(
-    target: Annotated[str | None, typer.Argument(help="hf://org/model, or a folder with config.json.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="hf://org/model, file:///folder, s3://bucket/prefix, or a folder.")
+    ] = None,
     tokens_per_day: Annotated[str, typer.Option(help="Prompts and answers together: 20M, 500k, 1.5B.")] = "20M",
     line: Annotated[str | None, typer.Option(help="A line instead of a model: its source, schemes and load.")] = None,
     input_share: Annotated[float, typer.Option(min=0, max=0.99, help="Prompts' share of all tokens.")] = 0.75,
@@ -106,21 +108,20 @@ def _rows(
     from tasks.cost.rows import rows_to_price
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
-    from tasks.source.client import Hub
     from weighbridge.errors import OptionInvalid
     from weighbridge.line import Line
     from weighbridge.settings import load_settings, use_libraries
+    from weighbridge.source_urls import FORMS, revised
 
     if (target is None) == (line is None):
-        raise OptionInvalid("A cost needs one model.", "Name hf://org/model or a folder, or a line with --line.")
+        raise OptionInvalid("A cost needs one model.", f"Name {FORMS}, a folder, or a line with --line.")
     settings = load_settings()
     use_libraries(settings)
-    hub = Hub.of(settings)
     if target is not None:
-        shape = shape_of(hub, target)
+        shape = shape_of(settings, target)
         return shape, rows_to_price(shape, FitRequest(context=max(FitRequest().context, request_tokens))), None
     configured = Line.load(str(line))
-    shape, request = shape_of(hub, configured.source), FitRequest.of_line(configured)
+    shape, request = shape_of(settings, revised(configured.source, configured.revision)), FitRequest.of_line(configured)
     return shape, rows_to_price(shape, request, configured.schemes), request.max_num_seqs
 
 

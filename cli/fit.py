@@ -23,7 +23,9 @@ LEGEND = (
 )
 COLOURS = {"fits": "green", "tight": "yellow", "no": "red"}
 
-Target = Annotated[str, typer.Argument(help="hf://org/model[@revision], a folder (config.json is enough), or a line.")]
+Target = Annotated[
+    str, typer.Argument(help="hf://org/model[@revision], file:///folder, s3://bucket/prefix, a folder, or a line.")
+]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="Only this GPU; may be given many times.")]
 Schemes = Annotated[list[str] | None, typer.Option("--scheme", help="Only this scheme; may be given many times.")]
 Engine = Annotated[str | None, typer.Option(help="An engine, with a version if you like: llama-cpp, vllm@0.19.")]
@@ -99,10 +101,10 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     from tasks.engines import engine_names
     from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
-    from tasks.source.client import Hub
     from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
     from weighbridge.settings import load_settings, use_libraries
+    from weighbridge.source_urls import FORMS, looks_like_url, revised
     from weighbridge.suggestions import did_you_mean
 
     name, known = options.get("engine"), engine_names()
@@ -114,17 +116,20 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
         )
     settings = load_settings()
     use_libraries(settings)
-    hub = Hub.of(settings)
-    if target.startswith("hf://") or Path(target).expanduser().is_dir():
-        return shape_of(hub, target), None, FitRequest(**options)
+    if looks_like_url(target) or Path(target).expanduser().is_dir():
+        return shape_of(settings, target), None, FitRequest(**options)
     if target not in line_names():
         raise LineUnknown(
             f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
-            "Name hf://org/model, a folder with config.json, or one of these lines.",
+            f"Name {FORMS}, a folder with config.json, or one of these lines.",
         )
     line = Line.load(target)
     request = FitRequest.of_line(line)
-    return shape_of(hub, f"{line.source}@{line.revision}"), line, FitRequest(**{**request.model_dump(), **options})
+    return (
+        shape_of(settings, revised(line.source, line.revision)),
+        line,
+        FitRequest(**{**request.model_dump(), **options}),
+    )
 
 
 def _best(rows: tuple[FitRow, ...]) -> list[FitRow]:

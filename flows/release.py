@@ -11,8 +11,7 @@ from tasks.propose.step import propose
 from tasks.quantize.step import quantize_scheme
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import keep_reference, serving_scorer
-from tasks.source.hub import pin
-from tasks.source.step import admit, download, what_changed
+from tasks.source.step import admit, download, pin, what_changed
 from tasks.steps import named_failures, side_by_side
 from weighbridge.line import Line
 

@@ -25,7 +25,7 @@ class ExitStatus(IntEnum):
     FAILED = 1, "a fault that has no name yet"
     INPUT = 2, "something you wrote: a file, a setting, an option"
     STACK = 3, "the local stack"
-    HUB = 4, "the Hub, or the way there"
+    HUB = 4, "the Hub or another source, or the way there"
     RELEASE = 5, "the release itself"
     DISK = 6, "disk space"
     FIT = 7, "no scheme fits the GPUs"
@@ -210,14 +210,26 @@ class PortTaken(WeighbridgeError):
 # --- source ------------------------------------------------------------------------------
 
 
+class SourceInvalid(WeighbridgeError):
+    """The address of a source cannot be used as it was written; the nearest right form is named."""
+
+    exit_status = ExitStatus.INPUT
+
+
+class SourceChanged(WeighbridgeError):
+    """A file of a folder or bucket changed while it was read or copied; nothing of it is adopted."""
+
+    exit_status = ExitStatus.HUB
+
+
 class SourceUnreachable(WeighbridgeError):
-    """The Hub did not answer, or its answer cannot be used."""
+    """The Hub or another source did not answer, or its answer cannot be used."""
 
     exit_status = ExitStatus.HUB
 
 
 class SourceUnknown(WeighbridgeError):
-    """The Hub has no such repository or revision, or the account may not see it."""
+    """There is no such repository, folder, bucket or revision, or the account may not see it."""
 
     exit_status = ExitStatus.HUB
 
@@ -229,7 +241,7 @@ class SourceRefused(WeighbridgeError):
 
 
 class SourceDamaged(WeighbridgeError):
-    """A downloaded file is not what the Hub announced."""
+    """A downloaded file is not what its source announced, or no file of its format."""
 
     exit_status = ExitStatus.HUB
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
 from weighbridge.settings import load_settings
+from weighbridge.source_urls import canonical, repo_of
 from weighbridge.suggestions import did_you_mean
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 StickyBy = Literal["none", "conversation", "key"]
-HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)")
 
 
 class _Part(BaseModel):
@@ -244,8 +244,8 @@ class Line(_Part):
     """A model line, loaded by `Line.load`."""
 
     name: str
-    source: str = Field(description="hf://org/model")
-    revision: str = Field("main", description="branch or tag to follow")
+    source: str = Field(description="hf://org/model, file:///folder or s3://bucket/prefix")
+    revision: str = Field("main", description="branch or tag to follow, on the Hub")
     admission: Admission
     schemes: list[str] = Field(min_length=1, description="files in tasks/schemes/: bf16, int8, int4, …")
     target: Target
@@ -263,17 +263,13 @@ class Line(_Part):
 
     @field_validator("source")
     @classmethod
-    def _hub(cls, source: str) -> str:
-        if not HUB.fullmatch(source):
-            raise ValueError("must read hf://org/model")
-        return source
+    def _address(cls, source: str) -> str:
+        return canonical(source)
 
     @property
     def repo(self) -> str:
-        """`org/model` of the source."""
-        match = HUB.fullmatch(self.source)
-        assert match
-        return match["repo"]
+        """Name of the source in records: `org/model` on the Hub, elsewhere its address."""
+        return repo_of(self.source)
 
     @property
     def candidates_model(self) -> str:

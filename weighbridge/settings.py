@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
         description="address of the Hub; HF_ENDPOINT, huggingface_hub's own variable, works too",
     )
+    source_s3_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="address of the server of s3:// sources; none: AWS_ENDPOINT_URL, or else Amazon's",
+    )
 
     pass_environment: str = Field(
         "",

@@ -26,6 +26,7 @@ from registry.models.records import (
     lay_out,
 )
 from weighbridge.errors import VerdictForged, VerdictUnsigned
+from weighbridge.source_urls import uri_of
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Param, Run
@@ -240,7 +241,7 @@ def _release_tags(record: ReleaseRecord) -> dict[str, str]:
     return {
         records.LINE: record.line,
         records.KEY: record.key,
-        records.SOURCE: f"hf://{record.repo}@{record.commit}",
+        records.SOURCE: uri_of(record.repo, record.commit),
     }
 
 

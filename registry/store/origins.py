@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.store.artifact import Artifact, Manifest
 from registry.store.listing import Listing
 from weighbridge.errors import ArtifactDamaged, ProvenanceBroken
+from weighbridge.source_urls import looks_like_url, uri_of
 
 STORED = re.compile(r"store://(?P<line>[^/]+)/(?P<digest>[0-9a-f]{64})")
 
@@ -41,11 +42,11 @@ def origins(store: Listing, manifest: Manifest) -> list[Origin]:
             if isinstance(source, str):
                 found.append(Origin(uri=entry.uri, state=source))
             elif source is None:
-                found.append(Origin(uri=entry.uri, state="published" if entry.uri.startswith("hf://") else "text"))
+                found.append(Origin(uri=entry.uri, state="published" if looks_like_url(entry.uri) else "text"))
             elif source.artifact.uri not in {origin.uri for origin in found}:
                 left.append(source)
     if manifest.provenance is None:
-        found.append(Origin(uri=f"hf://{manifest.artifact.repo}@{manifest.artifact.commit}", state="published"))
+        found.append(Origin(uri=uri_of(manifest.artifact.repo, manifest.artifact.commit), state="published"))
     return found
 
 

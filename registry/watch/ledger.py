@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from weighbridge.errors import LedgerDamaged, ReleaseNotStarted, StackDown, WatchBusy
 from weighbridge.files import write_whole
 from weighbridge.settings import Settings, load_settings
+from weighbridge.source_urls import uri_of
 
 FOLDER = "watch"
 """Below the installation's home."""
@@ -88,7 +89,7 @@ class Decision(_Frozen):
     @property
     def uri(self) -> str:
         """Repository and commit, as MLflow records them."""
-        return f"hf://{self.repo}@{self.commit}"
+        return uri_of(self.repo, self.commit)
 
     @property
     def key(self) -> str:

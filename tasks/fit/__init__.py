@@ -1,7 +1,7 @@
 """Fit: how much memory a model takes, and on which GPUs it fits, before its weights are downloaded.
 
     report = report.fit(source, line)                    # a line's: or DoesNotFit, with what would change it
-    rows = catalogue.catalogue(shape.shape_of(hub, "hf://org/model"), FitRequest(context=8192))
+    rows = catalogue.catalogue(shape.shape_of(settings, "hf://org/model"), FitRequest(context=8192))
 
 One row = weights (`memory/weights.py`) + cache (`memory/kv.py`, `memory/pages.py`) + what the engine takes (its memory
 profile, `tasks/engines/`). Data, one entry each: `hardware/gpus.yaml`, `model/architectures.yaml`; one file each:

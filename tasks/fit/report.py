@@ -16,13 +16,13 @@ from tasks.fit.plan import fit_row
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.schemes import scheme as find_scheme
-from tasks.source.client import Hub
+from tasks.source.provider import provider_of
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit
 from weighbridge.line import Line
 
 if TYPE_CHECKING:
     from registry.installation import Installation
-    from tasks.source.hub import Source
+    from tasks.source.pinned import Source
 
 
 def fit(shape: ModelShape, line: Line) -> FitReport:
@@ -80,7 +80,7 @@ def fit_release(installation: Installation, source: Source, line: Line) -> FitRe
     for name in line.schemes:
         find_scheme(name)
     engine_profile(line.engine.name)
-    return fit(shape_of_source(Hub.of(installation.settings), source), line)
+    return fit(shape_of_source(provider_of(installation.settings, source.repo), source), line)
 
 
 def refit(report: FitReport, line: Line, artifacts: Mapping[str, Path]) -> FitReport:

@@ -6,7 +6,7 @@ from registry.installation import Installation
 from registry.store import Artifact
 from tasks.fit import report as reports
 from tasks.fit.rows import FitReport
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from tasks.steps import run_logger, step
 from weighbridge.line import Line
 

@@ -107,7 +107,7 @@ def _params(dossier: Dossier) -> dict[str, str]:
     params = {
         "scheme": dossier.artifact.scheme,
         "digest": dossier.artifact.digest,
-        "source": f"hf://{dossier.source.repo}@{dossier.source.commit}",
+        "source": dossier.source.uri,
         "confidence": str(dossier.line.confidence),
         "engine": dossier.line.engine.name,
         "engine_flags": json.dumps(dossier.line.engine.flags),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.fit.rows import FitReport
     from tasks.quantize import QuantizationRecord
     from tasks.source.changes import ChangeReport
-    from tasks.source.hub import Source
+    from tasks.source.pinned import Source
 
 
 def propose(

@@ -11,7 +11,7 @@ from tasks.propose.propose import propose as propose_candidates
 from tasks.propose.propose import unrecorded
 from tasks.propose.release import Release
 from tasks.source.changes import ChangeReport
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from tasks.steps import run_logger, step
 from weighbridge.errors import StackDown
 from weighbridge.line import Line

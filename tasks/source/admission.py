@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from tasks.source.hub import CONFIG, Source
 from tasks.source.licences import AND
-from tasks.source.small_files import names_code
+from tasks.source.pinned import Source
+from tasks.source.small_files import CONFIG, names_code
 from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
 from weighbridge.units import GIB

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from registry.store import Artifact, Input, Store, provenance_of
 from tasks.source.admission import name_problems
-from tasks.source.client import Hub
 from tasks.source.fetch import PARTIAL, Fetcher, Progress
 from tasks.source.headers import Tensor, damaged
-from tasks.source.hub import INDEX, Source
+from tasks.source.pinned import INDEX, Source
+from tasks.source.provider import Provider
 from tasks.source.published.tokenizer import MAX_TOKENIZER_BYTES, read_index
 from tasks.source.tokenizer_trial import try_tokenizer
 from weighbridge.documents import read_bytes
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned, DocumentInvalid, SourceRefused
+from weighbridge.source_urls import url_of
 from weighbridge.units import GIB
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ SCHEME_OF_DTYPE = {
 
 
 def download(
-    hub: Hub,
+    provider: Provider,
     source: Source,
     line_name: str,
     store: Store,
@@ -43,7 +43,7 @@ def download(
     A killed download is resumed. A release that is whole in the store is returned from there, each byte verified.
 
     Args:
-        hub: the Hub with the release.
+        provider: of the release.
         source: from `pin`, and admitted.
         line_name: the artifact's line.
         store: the destination.
@@ -51,9 +51,9 @@ def download(
         invocation: id of the flow run, for the record.
 
     Raises:
-        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer has the files.
-        SourceStalled: the Hub repeatedly began to answer and then sent nothing.
-        SourceDamaged: a file twice differed from the Hub's description, or is published broken.
+        SourceUnreachable, SourceUnknown: the source did not answer, or no longer has the files.
+        SourceStalled: the source repeatedly began to answer and then sent nothing.
+        SourceDamaged, SourceChanged: a file twice differed from its description, or is published broken.
         DiskFull: the disk has not enough space.
         SourceRefused: a file's name leads out of its folder, two names are equal on some disks, or the tokenizer
             cannot be loaded and used within limits.
@@ -66,9 +66,9 @@ def download(
         if found := _in_store(source, line_name, store):
             shutil.rmtree(folder, ignore_errors=True)
             return found
-        fetcher = _fetch_all(hub, source, folder, store, progress)
+        fetcher = _fetch_all(provider, source, folder, store, progress)
         _remove_other_files(source, folder)
-        facts: dict[str, object] = {"made_by": "download", "hub": hub.endpoint}
+        facts: dict[str, object] = {"made_by": "download", **provider.facts}
         facts |= {"fetched_bytes": fetcher.fetched_bytes, "licence": source.licence, "ignored": list(source.ignored)}
         return store.adopt(
             folder,
@@ -81,9 +81,9 @@ def download(
             facts=facts,
             provenance=provenance_of(
                 "download",
-                parameters={"source": f"hf://{source.repo}", "commit": source.commit, "ignored": list(source.ignored)},
-                inputs=[Input(uri=f"hf://{source.repo}@{source.commit}", digest={"gitCommit": source.commit})],
-                versions={"huggingface_hub": version("huggingface_hub")},
+                parameters={"source": url_of(source.repo), "commit": source.commit, "ignored": list(source.ignored)},
+                inputs=[Input(uri=source.uri, digest=provider.digest_of(source))],
+                versions=provider.versions,
                 invocation=invocation,
             ),
             known_sha256=fetcher.sha256,
@@ -131,9 +131,9 @@ def _in_store(source: Source, line_name: str, store: Store) -> Artifact | None:
     return None
 
 
-def _fetch_all(hub: Hub, source: Source, folder: Path, store: Store, progress: Progress | None) -> Fetcher:
+def _fetch_all(provider: Provider, source: Source, folder: Path, store: Store, progress: Progress | None) -> Fetcher:
     """Fetch every file into the folder, verified."""
-    fetcher = Fetcher(hub, source, folder, progress)
+    fetcher = Fetcher(provider, source, folder, progress)
     store.require_free(fetcher.missing_bytes + SPARE_BYTES, f"{source.short} ({source.size_bytes / GIB:.2f} GiB)")
     # Small files first, so that a wrong index is found before the weights are fetched.
     fetcher.fetch([file for file in source.files if not file.is_weights])

@@ -8,11 +8,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 
-from tasks.source.client import Hub
 from tasks.source.headers import Tensor, read_header
-from tasks.source.hub import Source, SourceFile
-from tasks.source.receive import Partial, Stopped, receive
-from weighbridge.errors import SourceDamaged
+from tasks.source.pinned import Source
+from tasks.source.provider import Provider
+from tasks.source.receive import Partial, Stopped
+from tasks.source.source_file import SourceFile
+from weighbridge.errors import DiskFull
+from weighbridge.files import is_full
 
 Progress = Callable[[int, int], None]
 
@@ -25,14 +27,14 @@ class Fetcher:
     """Fetches one release into a folder.
 
     Args:
-        hub: the Hub with the release.
+        provider: of the release.
         source: the pinned release.
         folder: the destination; files of an earlier fetch are resumed.
         progress: called with (bytes done, bytes in total), one call at a time.
     """
 
-    def __init__(self, hub: Hub, source: Source, folder: Path, progress: Progress | None) -> None:
-        self._hub, self._source, self._folder, self._progress = hub, source, folder, progress
+    def __init__(self, provider: Provider, source: Source, folder: Path, progress: Progress | None) -> None:
+        self._provider, self._source, self._folder, self._progress = provider, source, folder, progress
         self._lock, self._stopped = Lock(), Event()
         self._done = sum(self._bytes_on_disk(file) for file in source.files)
         self.fetched_bytes = 0
@@ -54,8 +56,9 @@ class Fetcher:
         """Fetch files, several at once; the first failure stops the others, whose bytes are kept.
 
         Raises:
-            SourceDamaged: a file twice differed from the Hub's description, or its header is wrong.
-            SourceUnreachable, SourceUnknown, SourceStalled, DiskFull: as `receive`.
+            SourceDamaged, SourceChanged: a file twice differed from its description, or its header is wrong.
+            SourceUnreachable, SourceUnknown, SourceStalled: as `Provider.receive`.
+            DiskFull: the disk became full meanwhile.
         """
         self._count(0)
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="download") as pool:
@@ -86,7 +89,7 @@ class Fetcher:
         # One more attempt after a resume: the earlier bytes may be damaged on the disk, not by the Hub.
         for _ in range(3 if resumed else 2):
             with Partial(place, file, self._stopped) as partial:
-                problem = receive(self._hub, self._source, file, partial, self._count, self._stopped)
+                problem = self._receive(file, partial)
                 if not problem:
                     partial.sync()
                     self.sha256[file.path] = partial.sha256
@@ -94,15 +97,23 @@ class Fetcher:
                 self._count(-partial.size_bytes)
             place.unlink()
         if problem:
-            raise SourceDamaged(
-                f"{file.path} of {self._source.short} arrived twice and not as the Hub describes it: {problem}.",
-                "Try again later or through another network; if the error persists, tell the repository's publisher.",
-                where=self._hub.endpoint,
-            )
+            raise self._provider.differs(self._source, file, problem)
         if file.is_weights:
             self.tensors[file.path] = read_header(place)
         whole.parent.mkdir(parents=True, exist_ok=True)
         place.replace(whole)
+
+    def _receive(self, file: SourceFile, partial: Partial) -> str:
+        try:
+            return self._provider.receive(self._source, file, partial, self._count, self._stopped)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DiskFull(
+                f"The disk became full while {file.path} was received.",
+                "Free some disk and run the command again; downloaded bytes are kept.",
+                where=partial.folder.as_posix(),
+            ) from None
 
     def _count(self, change: int) -> None:
         with self._lock:

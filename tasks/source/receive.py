@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 from tasks.source import client
 from tasks.source.answers import raise_for_error
 from tasks.source.client import Hub
-from tasks.source.hub import Source, SourceFile
-from weighbridge.errors import DiskFull
-from weighbridge.files import is_full
+from tasks.source.pinned import Source
+from tasks.source.source_file import SourceFile
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -168,7 +167,7 @@ def receive(
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceStalled: as `Hub.call`.
-        DiskFull: the disk became full during the transfer.
+        OSError: the disk became full during the transfer.
         Stopped: `stopped` is set.
     """
     from huggingface_hub.utils import build_hf_headers
@@ -180,16 +179,7 @@ def receive(
     def call() -> str:
         return _stream(hub, url, headers, file, partial, arrived, stopped)
 
-    try:
-        problem = hub.call(call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise DiskFull(
-            f"The disk became full while {file.path} was received.",
-            "Free some disk and run the command again; downloaded bytes are kept.",
-            where=partial.folder.as_posix(),
-        ) from None
+    problem = hub.call(call, repo=source.repo, revision=source.commit, received_bytes=lambda: partial.size_bytes)
     return problem or partial.problem()
 
 

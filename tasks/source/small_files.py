@@ -45,23 +45,21 @@ class SmallFiles(NamedTuple):
     flaws: tuple[str, ...]
 
 
-def read_small_files(hub: Hub, repo: str, commit: str, files: Sequence[SourceFile]) -> SmallFiles:
-    """Fetch, check and try the small files of a commit.
+def read_small_files(of: str, files: Sequence[SourceFile], fetch: Callable[[SourceFile], bytes]) -> SmallFiles:
+    """Fetch, check and try the small files of a release.
 
-    Raises:
-        SourceUnreachable, SourceUnknown: The Hub did not answer.
-        SourceDamaged: A file does not match its hash.
+    Args:
+        of: The release, for messages.
+        files: Its files.
+        fetch: Returns a file's bytes, checked against its hash; what it raises is raised here.
     """
-    of = f"{repo}@{commit[:12]}"
     listed = [file for file in files if file.path in LIMITS]
     flaws = [
         f"{file.path} has {file.size_bytes:,} bytes, more than {LIMITS[file.path]:,}"
         for file in listed
         if file.size_bytes > LIMITS[file.path]
     ]
-    contents = {
-        file.path: fetch_verified(hub, repo, commit, file) for file in listed if file.size_bytes <= LIMITS[file.path]
-    }
+    contents = {file.path: fetch(file) for file in listed if file.size_bytes <= LIMITS[file.path]}
     read: dict[str, dict[str, Any]] = {}
     for path, reader in {CONFIG: published.read_config, **READERS}.items():
         if path in contents:

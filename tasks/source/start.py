@@ -5,6 +5,7 @@ from __future__ import annotations
 from registry.watch.ledger import Decision
 from weighbridge import deployments
 from weighbridge.settings import Settings
+from weighbridge.source_urls import url_of
 
 
 def start_release(settings: Settings, decision: Decision) -> str:
@@ -22,5 +23,5 @@ def start_release(settings: Settings, decision: Decision) -> str:
     """
     parameters = {"line": decision.line, "revision": decision.commit}
     if decision.kind == "successor":
-        parameters["source"] = f"hf://{decision.repo}"
+        parameters["source"] = url_of(decision.repo)
     return deployments.start(settings, f"release/{decision.line}", parameters, decision.key)

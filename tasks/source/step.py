@@ -12,9 +12,10 @@ from tasks.source import admission
 from tasks.source import download as downloading
 from tasks.source import watch as watching
 from tasks.source.changes import ChangeReport, changes_against
-from tasks.source.client import Hub
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from tasks.source.progress import byte_bar
+from tasks.source.provider import pin as pin_source
+from tasks.source.provider import provider_of
 from tasks.source.start import start_release
 from tasks.source.triage import ArchitectureLookup, FitCheck
 from tasks.source.watch_rows import Row, sentences, table_cells
@@ -22,6 +23,19 @@ from tasks.steps import flow_run_id, log_progress, run_logger, step
 from weighbridge.line import Line
 
 ARTIFACT_KEY = "watch-daily"
+
+
+def pin(installation: Installation, line: Line, revision: str | None = None) -> Source:
+    """Resolve a line's source to one commit; no step, because a branch leads elsewhere tomorrow.
+
+    Args:
+        installation: Names the Hub and other servers.
+        line: Names the source and the branch to follow.
+        revision: A branch, tag or commit instead of the line's.
+    """
+    what = f"read {line.source}"
+    with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
+        return pin_source(installation, line, revision, progress)
 
 
 @step("admit", key=lambda source, line: [source, line.admission])
@@ -37,7 +51,7 @@ def download(installation: Installation, source: Source, line: str) -> Artifact:
     what = f"download {source.repo}"
     with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
         return downloading.download(
-            Hub.of(installation.settings), source, line, installation.store, progress, flow_run_id()
+            provider_of(installation.settings, source.repo), source, line, installation.store, progress, flow_run_id()
         )
 
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 from registry.installation import Installation
 from registry.watch.ledger import DecidedAction, Decision, Numbers, Reason
 from tasks.source import admission
-from tasks.source.client import Hub
-from tasks.source.hub import Source, pin_repository
+from tasks.source.pinned import Source
+from tasks.source.provider import provider_of
 from tasks.source.successors import BILLION, ListedCommit
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
 from weighbridge.line import Line
@@ -101,7 +101,8 @@ def triage(
     """
     numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
     try:
-        source = pin_repository(Hub.of(installation.settings), found.repo, found.commit)
+        provider = provider_of(installation.settings, found.repo)
+        source = provider.pin(found.commit, line.admission.max_download_gib)
     except SourceUnknown as error:
         if not found.gated:
             raise

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from registry.installation import Installation
 from registry.watch.ledger import Decision, Entry, Ledger, Numbers, Reason, Starter
-from tasks.source.client import Hub
-from tasks.source.successors import LISTED, ListedCommit, list_sources
+from tasks.source.provider import provider_of
+from tasks.source.successors import LISTED, ListedCommit
 from tasks.source.triage import ArchitectureLookup, FitCheck, triage
 from tasks.source.watch_rows import Failure, Row
 from weighbridge.errors import ReleaseNotStarted, StackDown, WeighbridgeError
 from weighbridge.failures import named
 from weighbridge.line import Line
+from weighbridge.source_urls import uri_of
 
 if TYPE_CHECKING:
     from registry.watch.runs import KnownSources
@@ -49,7 +50,7 @@ def triage_line(
     try:
         line = Line.load(name)
         ledger, known = installation.ledger(name), known_sources(installation, name)
-        listing = list_sources(Hub.of(installation.settings), line)
+        listing = provider_of(installation.settings, line.repo).listing(line)
     except Exception as error:  # whatever one line's file or source does, the other lines are watched
         return [Row(line=name, error=Failure.of(named(error)))]
     rows = [
@@ -195,7 +196,7 @@ def _unfinished(entry: Entry, found: ListedCommit, rules: str) -> bool:
 
 def _reason_to_skip(found: ListedCommit, entry: Entry | None, known: KnownSources | None, rules: str) -> Reason | None:
     """Why a commit needs no decision, or None if it does."""
-    uri = f"hf://{found.repo}@{found.commit}"
+    uri = uri_of(found.repo, found.commit)
     if known and known.serving == uri:
         return Reason(code="serves", text="it serves already", weight="notes")
     if known and uri in known.proposed:

@@ -20,7 +20,7 @@ from tasks.fit.plot import draw
 from tasks.fit.report import fit, fit_release
 from tasks.fit.request import FitRequest
 from tasks.fit.rows import FitReport, FitRow
-from tasks.source.hub import pin
+from tasks.source.provider import pin
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, EngineUnknown, GpuUnknown, SchemeUnknown
 
 GIB = 2**30

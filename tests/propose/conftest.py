@@ -12,7 +12,7 @@ from tasks.evaluate.verdict.verdict import judge, judge_suite
 from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import EngineSizing, FitReport, FitRow
 from tasks.propose.dossier import Dossier
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from weighbridge.line import Line
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -7,7 +7,7 @@ from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
 from tasks.propose.card import LINK_RESERVE, make_card
 from tasks.propose.dossier import Dossier
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from weighbridge.line import Approval, Line
 
 

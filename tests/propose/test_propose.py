@@ -13,7 +13,7 @@ from tasks.evaluate.weigh import Weighed
 from tasks.fit.rows import FitReport
 from tasks.propose.propose import propose, unrecorded
 from tasks.propose.release import ProposedCandidate, Release, require_candidate
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from weighbridge.errors import (
     RegistryFailed,
     StackDown,

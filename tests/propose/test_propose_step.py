@@ -17,7 +17,7 @@ from tasks.propose.release import Release, require_candidate
 from tasks.propose.step import propose
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import record_waiting_releases
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from weighbridge.line import Line
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,7 +13,7 @@ from tasks.propose.plots import as_png, forest_plot
 from tasks.propose.report import items_jsonl, make_report
 from tasks.quantize import Coverage, QuantizationRecord, Recipe
 from tasks.quantize.plan.recipe import Ignored, Layer
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from weighbridge.line import Line
 
 

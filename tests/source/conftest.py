@@ -15,6 +15,7 @@ from examples.hub import publish, serving
 from registry.installation import Installation
 from registry.store import Store
 from tasks.source.client import Hub
+from tasks.source.provider import Provider, provider_of
 from weighbridge.line import Line
 
 REPO = "acme/tiny"
@@ -31,6 +32,10 @@ class ServedHub:
     @property
     def client(self) -> Hub:
         return Hub(self.endpoint)
+
+    @property
+    def provider(self) -> Provider:
+        return provider_of(self.installation.settings, REPO)
 
     @property
     def installation(self) -> Installation:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.source.admission import admit, escapes
-from tasks.source.hub import Source, SourceFile
+from tasks.source.pinned import Source
+from tasks.source.source_file import SourceFile
 from weighbridge.errors import SourceRefused
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}

@@ -18,9 +18,9 @@ from tasks.source.changes import (
     changes_between,
     changes_markdown,
     files_of_folder,
-    files_of_hub,
+    files_of_source,
 )
-from tasks.source.hub import pin
+from tasks.source.provider import pin
 from weighbridge.errors import SourceRefused
 from weighbridge.line import Line
 
@@ -183,7 +183,7 @@ def test_files_on_the_hub_are_read_at_the_commit(hub: Any, release: Callable[...
     old = release("old")
     hub.publish(release("new", **{"chat_template.jinja": "other"}))
     source = pin(hub.installation, line)
-    report = changes_between(files_of_folder(old), files_of_hub(hub.client, source))
+    report = changes_between(files_of_folder(old), files_of_source(hub.provider, source))
     assert (report.after, [change.kind for change in report.changes]) == (source.short, ["chat template"])
 
 

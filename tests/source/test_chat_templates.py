@@ -15,7 +15,7 @@ from tasks.evaluate.drift.reading import render as render_turns
 from tasks.source import chat_templates
 from tasks.source.admission import admit
 from tasks.source.chat_templates import Renderer, TemplateRefuses, probes, render, template_flaws
-from tasks.source.hub import pin
+from tasks.source.provider import pin
 from weighbridge.errors import ModelUnreadable, SourceRefused
 from weighbridge.untrusted import Limits
 

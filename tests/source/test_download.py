@@ -12,7 +12,7 @@ from examples.faults import FOR_EVER, Fault
 from registry.signing import KeyPair
 from registry.store import Store
 from tasks.source.download import download
-from tasks.source.hub import pin
+from tasks.source.provider import pin
 from weighbridge.errors import DiskFull, SigningKeyUnusable, SourceDamaged, SourceUnreachable
 from weighbridge.line import Line
 
@@ -30,7 +30,7 @@ def test_a_release_is_downloaded_completely(hub: Any, release: Path, line: Line,
     commit = hub.publish(release)
     source = pin(hub.installation, line)
     calls: list[tuple[int, int]] = []
-    artifact = download(hub.client, source, "tiny", store, lambda done, total: calls.append((done, total)))
+    artifact = download(hub.provider, source, "tiny", store, lambda done, total: calls.append((done, total)))
     assert (artifact.scheme, artifact.commit, artifact.size_bytes) == ("bf16", commit, source.size_bytes)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
     store.verify(artifact)
@@ -41,9 +41,9 @@ def test_a_release_is_downloaded_completely(hub: Any, release: Path, line: Line,
 def test_a_second_download_fetches_nothing(hub: Any, release: Path, line: Line, store: Store) -> None:
     hub.publish(release)
     source = pin(hub.installation, line)
-    artifact = download(hub.client, source, "tiny", store)
+    artifact = download(hub.provider, source, "tiny", store)
     before = len(hub.faults.served)
-    assert download(hub.client, source, "tiny", store) == artifact
+    assert download(hub.provider, source, "tiny", store) == artifact
     assert len(hub.faults.served) == before
 
 
@@ -53,7 +53,7 @@ def test_a_release_altered_in_the_store_is_downloaded_again(
 ) -> None:
     hub.publish(release)
     source = pin(hub.installation, line)
-    artifact = download(hub.client, source, "tiny", store)
+    artifact = download(hub.provider, source, "tiny", store)
     folder = store.unverified_folder(artifact)
     weights = next((folder / "model").glob("*.safetensors"))
     right = weights.read_bytes()
@@ -65,7 +65,7 @@ def test_a_release_altered_in_the_store_is_downloaded_again(
     else:
         (folder / ("manifest.sig" if harm == "unsigned" else "manifest.json")).write_text("{}")
     before = len(hub.faults.served)
-    assert download(hub.client, source, "tiny", store) == artifact
+    assert download(hub.provider, source, "tiny", store) == artifact
     assert len(hub.faults.served) > before
     store.verify(artifact)
     assert weights.read_bytes() == right
@@ -79,14 +79,14 @@ def test_what_could_not_be_signed_is_adopted_once_there_is_a_key(
     source = pin(hub.installation, line)
     keyless = Store(store.folder, keys=KeyPair(store.folder.parent / "keys", private=str(store.folder / "missing.key")))
     with pytest.raises(SigningKeyUnusable):
-        download(hub.client, source, "tiny", keyless)
-    store.verify(download(hub.client, source, "tiny", store))
+        download(hub.provider, source, "tiny", keyless)
+    store.verify(download(hub.provider, source, "tiny", store))
 
 
 def test_a_downloads_manifest_names_the_published_commit(hub: Any, release: Path, line: Line, store: Store) -> None:
     hub.publish(release)
     source = pin(hub.installation, line)
-    artifact = download(hub.client, source, "tiny", store, invocation="run-1")
+    artifact = download(hub.provider, source, "tiny", store, invocation="run-1")
     provenance = store.manifest("tiny", artifact.digest).provenance
     assert provenance is not None
     (origin,) = provenance.build_definition.resolved_dependencies
@@ -108,12 +108,12 @@ def test_a_killed_download_resumes_where_it_stopped(hub: Any, tmp_path: Path, li
             raise Killed
 
     with pytest.raises(Killed):
-        download(hub.client, source, "tiny", store, kill_midway)
+        download(hub.provider, source, "tiny", store, kill_midway)
     assert store.artifacts() == []
     partial = next(store.folder.rglob("model.safetensors")).stat().st_size
     assert partial > size / 3
     hub.faults.served.clear()
-    artifact = download(hub.client, source, "tiny", store)
+    artifact = download(hub.provider, source, "tiny", store)
     store.verify(artifact)
     assert hub.faults.sent_bytes("/cdn/*") == size - partial
     assert hub.faults.sent_bytes() == size - partial, "the small files were there already"
@@ -124,7 +124,7 @@ def test_a_cut_connection_is_resumed(hub: Any, tmp_path: Path, line: Line, store
     hub.publish(folder)
     source = pin(hub.installation, line)
     hub.faults.add(Fault("/cdn/*", cut_after_bytes=600_000))
-    store.verify(download(hub.client, source, "tiny", store))
+    store.verify(download(hub.provider, source, "tiny", store))
     size = (folder / "model.safetensors").stat().st_size
     assert hub.faults.sent_bytes("/cdn/*") == size, "what had come was not fetched again"
 
@@ -137,10 +137,10 @@ def test_a_file_that_stays_damaged_leaves_nothing_visible(
     source = pin(hub.installation, line)
     hub.faults.add(Fault(path, damaged=True, times=FOR_EVER))
     with pytest.raises(SourceDamaged, match=rf"arrived twice.*{hash_name}"):
-        download(hub.client, source, "tiny", store)
+        download(hub.provider, source, "tiny", store)
     assert store.artifacts() == []
     hub.faults.clear()
-    store.verify(download(hub.client, source, "tiny", store))
+    store.verify(download(hub.provider, source, "tiny", store))
 
 
 def test_received_bytes_are_kept_when_the_hub_disappears(hub: Any, release: Path, line: Line, store: Store) -> None:
@@ -148,11 +148,11 @@ def test_received_bytes_are_kept_when_the_hub_disappears(hub: Any, release: Path
     source = pin(hub.installation, line)
     hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
     with pytest.raises(SourceUnreachable, match="answered 500"):
-        download(hub.client, source, "tiny", store)
+        download(hub.provider, source, "tiny", store)
     assert store.artifacts() == []
     hub.faults.clear()
     hub.faults.served.clear()
-    download(hub.client, source, "tiny", store)
+    download(hub.provider, source, "tiny", store)
     assert {Path(request.path).name for request in hub.faults.served} == {"model-00002-of-00002.safetensors"}
 
 
@@ -164,7 +164,7 @@ def test_too_small_a_disk_is_reported_before_the_download(
     hub.faults.served.clear()
     monkeypatch.setattr("tasks.source.download.SPARE_BYTES", 2**60)
     with pytest.raises(DiskFull, match="WEIGHBRIDGE_HOME"):
-        download(hub.client, source, "tiny", store)
+        download(hub.provider, source, "tiny", store)
     assert hub.faults.served == []
 
 
@@ -173,14 +173,14 @@ def test_weights_that_are_published_broken_are_not_adopted(hub: Any, release: Pa
     path.write_bytes(path.read_bytes()[:-100])
     hub.publish(release)
     with pytest.raises(SourceDamaged, match=r"does not lie|bytes and"):
-        download(hub.client, pin(hub.installation, line), "tiny", store)
+        download(hub.provider, pin(hub.installation, line), "tiny", store)
     assert store.artifacts() == []
 
 
 def test_the_scheme_is_that_of_the_config(hub: Any, tmp_path: Path, line: Line, store: Store) -> None:
     hub.publish(tiny.build(tmp_path / "half", dtype="float16"))
-    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "fp16"
+    assert download(hub.provider, pin(hub.installation, line), "tiny", store).scheme == "fp16"
     hub.publish(tiny.build(tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4}))
-    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "gptq"
+    assert download(hub.provider, pin(hub.installation, line), "tiny", store).scheme == "gptq"
     hub.publish(tiny.build(tmp_path / "silent", dtype=None))
-    assert download(hub.client, pin(hub.installation, line), "tiny", store).scheme == "bf16"
+    assert download(hub.provider, pin(hub.installation, line), "tiny", store).scheme == "bf16"

@@ -14,7 +14,8 @@ from examples.hub_repository import misname, swap_content
 from registry.store import Store
 from tasks.source.admission import admit
 from tasks.source.download import download
-from tasks.source.hub import Source, pin
+from tasks.source.pinned import Source
+from tasks.source.provider import pin
 from weighbridge.errors import SourceDamaged, SourceRefused, SourceStalled, SourceUnknown, SourceUnreachable
 from weighbridge.line import Line
 
@@ -35,14 +36,14 @@ def source(hub: Any, release: Path, line: Line) -> Source:
 
 def succeeds(hub: Any, source: Source, store: Store) -> None:
     """The download succeeds and the artifact is complete."""
-    artifact = download(hub.client, source, "tiny", store)
+    artifact = download(hub.provider, source, "tiny", store)
     store.verify(artifact)
     assert {path.name for path in store.path(artifact).iterdir()} == {file.path for file in source.files}
 
 
 def fails(hub: Any, store: Store, source: Source, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
-        download(hub.client, source, "tiny", store)
+        download(hub.provider, source, "tiny", store)
     assert store.listed() == []
     shown = {path.parent.name for path in store.folder.rglob("*.safetensors")}
     assert all(".staging" in str(path) for path in store.folder.rglob("*.safetensors")), shown
@@ -162,7 +163,7 @@ def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store
 
     swap_content(hub.root, REPO, source.commit, SHARD, content[:8] + b"\0" + content[9:])
     with pytest.raises(Killed):
-        download(hub.client, source, "tiny", store, kill)
+        download(hub.provider, source, "tiny", store, kill)
     swap_content(hub.root, REPO, source.commit, SHARD, content)
     succeeds(hub, source, store)
 
@@ -170,7 +171,7 @@ def test_a_file_that_changes_while_it_is_fetched(hub: Any, source: Source, store
 def test_a_partial_file_damaged_on_the_disk_is_fetched_again(hub: Any, source: Source, store: Store) -> None:
     hub.faults.add(Fault("/cdn/*-00002-of*", status=500, times=FOR_EVER))
     with pytest.raises(SourceUnreachable):
-        download(hub.client, source, "tiny", store)
+        download(hub.provider, source, "tiny", store)
     hub.faults.clear()
     whole = next(path for path in store.folder.rglob(SHARD))
     content = bytearray(whole.read_bytes())

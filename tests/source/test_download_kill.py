@@ -13,10 +13,11 @@ from typing import Any
 from examples import tiny
 from examples.faults import FOR_EVER, Fault, Faults
 from registry.store import Store
-from tasks.source.client import Hub
 from tasks.source.download import download
-from tasks.source.hub import Source, pin
+from tasks.source.pinned import Source
+from tasks.source.provider import pin, provider_of
 from weighbridge.line import Line
+from weighbridge.settings import load_settings
 
 KILLS = 10
 LIMIT = 1.1
@@ -24,9 +25,9 @@ UNWRITTEN_BYTES = 32 * 1024
 """The stand-in sends this much ahead of what the client has written."""
 
 
-def child(environment: dict[str, str], hub: Hub, source: Source, folder: Path) -> None:
+def child(environment: dict[str, str], source: Source, folder: Path) -> None:
     os.environ.update(environment)
-    download(hub, source, "tiny", Store(folder))
+    download(provider_of(load_settings(), source.repo), source, "tiny", Store(folder))
 
 
 class Transfer:
@@ -66,7 +67,7 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Pat
     environment = {name: os.environ[name] for name in ("HF_ENDPOINT", "WEIGHBRIDGE_HOME")}
     numbers = random.Random(20)
     for point in sorted(numbers.uniform(0.02, 0.98) * source.size_bytes for _ in range(KILLS)):
-        process = context.Process(target=child, args=(environment, hub.client, source, store.folder))
+        process = context.Process(target=child, args=(environment, source, store.folder))
         transfer.begin()
         process.start()
         while hub.faults.sent_bytes() < point and process.is_alive():
@@ -76,5 +77,5 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_release(hub: Any, tmp_path: Pat
         process.join()
         assert store.listed() == []
     transfer.begin()
-    store.verify(download(hub.client, source, "tiny", store))
+    store.verify(download(hub.provider, source, "tiny", store))
     assert source.size_bytes <= hub.faults.sent_bytes() <= LIMIT * source.size_bytes

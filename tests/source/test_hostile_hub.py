@@ -18,8 +18,11 @@ from registry.store import Store
 from tasks.source import answers, client
 from tasks.source.client import Hub
 from tasks.source.download import download
-from tasks.source.hub import git_oid, pin_repository
+from tasks.source.hub import pin_repository
+from tasks.source.providers.hf import Provider
+from tasks.source.small_files import git_oid
 from weighbridge.errors import SourceDamaged, SourceUnknown, SourceUnreachable, WeighbridgeError
+from weighbridge.settings import Settings
 
 REPO = "acme/tiny"
 Answer = Callable[["Handler"], None]
@@ -172,7 +175,10 @@ def test_files_from_another_host_are_taken_by_their_hash_and_without_the_token(e
 
     Handler.odd = dict.fromkeys(Handler.files, redirect)
     source = pin_repository(evil, REPO, "main")
-    assert download(evil, source, "tiny", Store(tmp_path / "store")).repo == REPO
+    assert (
+        download(Provider(Settings(hf_endpoint=evil.endpoint), REPO), source, "tiny", Store(tmp_path / "store")).repo
+        == REPO
+    )
     assert {token for port, _, token in Handler.asked if port == PORTS[1]} == {None}
     assert any(token for port, _, token in Handler.asked if port == PORTS[0])
 
@@ -182,7 +188,7 @@ def test_a_compressed_file_is_not_unpacked(evil: Hub, tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(50_000_000))
     Handler.odd["model.safetensors"] = lambda handler: handler.send(bomb, Content_Encoding="gzip")
     with pytest.raises(SourceDamaged, match="compressed"):
-        download(evil, source, "tiny", Store(tmp_path / "store"))
+        download(Provider(Settings(hf_endpoint=evil.endpoint), REPO), source, "tiny", Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(

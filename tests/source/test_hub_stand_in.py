@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from registry.store import sha256_of
-from tasks.source.hub import git_oid
+from tasks.source.small_files import git_oid
 
 
 def test_a_model_is_described_as_the_hub_does(hub: Any, release: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from examples import tiny
 from tasks.source.admission import admit
-from tasks.source.hub import pin
 from tasks.source.licences import licence_flaws, licence_of
+from tasks.source.provider import pin
 from tasks.source.published import read_card
 from tasks.source.small_files import names_code
 from weighbridge.errors import SourceRefused

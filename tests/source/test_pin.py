@@ -10,7 +10,7 @@ import pytest
 
 from examples.faults import FOR_EVER, Fault
 from registry.installation import Installation
-from tasks.source.hub import pin
+from tasks.source.provider import pin
 from weighbridge.errors import SourceDamaged, SourceUnknown, SourceUnreachable
 from weighbridge.line import Line
 

@@ -26,8 +26,9 @@ from tasks.source.answers import Model
 from tasks.source.changes import SmallFiles, changes_between, changes_markdown
 from tasks.source.download import published_scheme as scheme_of_download
 from tasks.source.headers import parse_header
-from tasks.source.hub import Source, SourceFile
+from tasks.source.pinned import Source
 from tasks.source.published.tokenizer import read_index
+from tasks.source.source_file import SourceFile
 from tests.support.mutation import blobs, documents, examples, json_files
 from weighbridge.documents import parse_json
 from weighbridge.errors import ArchitectureUnknown, DocumentInvalid, DoesNotFit, SourceDamaged, SourceRefused
@@ -259,7 +260,7 @@ def test_mutated_files_are_compared_or_refused(name: str, data: st.DataObject) -
 
 
 def test_a_release_with_every_file_is_admitted(hub: Any, line: Any) -> None:
-    from tasks.source.hub import pin
+    from tasks.source.provider import pin
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = tiny.build(Path(scratch) / "release")

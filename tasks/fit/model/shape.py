@@ -21,10 +21,12 @@ from tasks.fit.model.towers import tower_layout
 from tasks.source.headers import read_header
 from tasks.source.published import read_from, refused
 from weighbridge.errors import ArchitectureUnknown, SourceRefused
+from weighbridge.source_urls import checked, looks_like_url, repo_of, split_revision
 
 if TYPE_CHECKING:
-    from tasks.source.client import Hub
-    from tasks.source.hub import Source
+    from tasks.source.pinned import Source
+    from tasks.source.provider import Provider
+    from weighbridge.settings import Settings
 
 CONFIG = "config.json"
 DECISIVE = (
@@ -93,34 +95,36 @@ class ModelShape(BaseModel):
         return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
 
 
-def shape_of(hub: Hub, target: str) -> ModelShape:
-    """Read the shape of `hf://org/model[@revision]` or of a folder, which may hold only config.json.
+def shape_of(settings: Settings, target: str) -> ModelShape:
+    """Read the shape of a source's address, such as `hf://org/model[@revision]`, or of a folder with config.json.
 
     Raises:
         ArchitectureUnknown: config.json is missing or incomplete.
-        SourceUnknown, SourceUnreachable, SourceDamaged: the Hub did not answer, or a file is damaged.
+        SourceInvalid: the address is none.
+        SourceUnknown, SourceUnreachable, SourceDamaged: the source did not answer, or a file is damaged.
     """
-    if not target.startswith("hf://"):
+    if not looks_like_url(target):
         return shape_of_folder(Path(target).expanduser())
-    from tasks.source.hub import pin_repository
+    from tasks.source.provider import provider_of
 
-    repository, _, revision = target.removeprefix("hf://").partition("@")
-    return shape_of_source(hub, pin_repository(hub, repository, revision or "main"))
+    url, revision = split_revision(target)
+    provider = provider_of(settings, repo_of(checked(url)))
+    return shape_of_source(provider, provider.outline(revision))
 
 
-def shape_of_source(hub: Hub, source: Source) -> ModelShape:
-    """Read the shape of a pinned release from its headers on the Hub.
+def shape_of_source(provider: Provider, source: Source) -> ModelShape:
+    """Read the shape of a pinned release from its headers, without the rest of the weights.
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceDamaged: the headers could not be read.
         SourceRefused: config.json cannot be used.
         ArchitectureUnknown: config.json is missing or incomplete.
     """
-    from tasks.fit.model.hub_headers import tensors_of_hub
+    from tasks.fit.model.source_headers import tensors_of_source
 
     if not source.config and source.flaws:
         raise refused(source.short, "; ".join(source.flaws))
-    return _shape(source.short, source.config, parts_of(tensors_of_hub(hub, source)))
+    return _shape(source.short, source.config, parts_of(tensors_of_source(provider, source)))
 
 
 def shape_of_folder(folder: Path) -> ModelShape:

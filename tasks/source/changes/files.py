@@ -1,4 +1,4 @@
-"""Read the small files of a release, from a folder or from the Hub."""
+"""Read the small files of a release, from a folder or from its source."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.source.client import Hub
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
+from tasks.source.provider import Provider
 from tasks.source.published.folder import READERS
-from tasks.source.small_files import fetch_verified
 
 SMALL = re.compile(
     r"(generation_)?config\.json|tokenizer(_config)?\.json|(special_tokens_map|added_tokens)\.json|vocab\.(json|txt)"
@@ -70,17 +69,17 @@ def files_of_folder(folder: Path, name: str = "") -> SmallFiles:
     )
 
 
-def files_of_hub(hub: Hub, source: Source) -> SmallFiles:
+def files_of_source(provider: Provider, source: Source) -> SmallFiles:
     """Fetch the small files of a pinned release, one request a file, each checked against its hash.
 
     Raises:
-        SourceUnreachable, SourceUnknown: the Hub did not answer, or no longer has a file.
-        SourceDamaged: a file does not match its hash.
+        SourceUnreachable, SourceUnknown: the source did not answer, or no longer has a file.
+        SourceDamaged, SourceChanged: a file does not match its hash.
     """
     small = [file for file in source.files if SMALL.fullmatch(file.path)]
     read = [file for file in small if file.size_bytes <= MAX_FILE_BYTES]
     return SmallFiles(
         name=source.short,
-        contents={file.path: fetch_verified(hub, source.repo, source.commit, file) for file in read},
+        contents={file.path: provider.read_verified(source, file) for file in read},
         unread=tuple(file.path for file in small if file.size_bytes > MAX_FILE_BYTES),
     )

@@ -28,7 +28,7 @@ from tasks.serve import settled, step
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
-from tasks.source.hub import Source
+from tasks.source.pinned import Source
 from tests.serve.serve_support import body_of, make_line
 from weighbridge.line import Line
 from weighbridge.settings import Settings
