@@ -11,7 +11,8 @@ from tasks.propose.step import propose
 from tasks.quantize.step import quantize_scheme
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.step import keep_reference, serving_scorer
-from tasks.source.step import admit, download, pin, what_changed
+from tasks.source.provider import with_source
+from tasks.source.step import admit, as_released, download, pin, what_changed
 from tasks.steps import named_failures, side_by_side
 from weighbridge.line import Line
 
@@ -34,9 +35,11 @@ def release(
     """
     installation = ServingInstallation.load()
     configured = Line.load(line)
-    changes = {"schemes": schemes, "source": source}
-    configured = configured.model_copy(update={name: value for name, value in changes.items() if value})
+    configured = configured.model_copy(update={"schemes": schemes}) if schemes else configured
+    configured = with_source(configured, source) if source else configured
     pinned = pin(installation, configured, revision)
+    if revision is None and source is None:
+        pinned = as_released(installation, configured, pinned)
     admit(installation, pinned, configured)
     report = fit(installation, pinned, configured)
     production, scorer = installation.production_artifact(line), serving_scorer(installation, configured)

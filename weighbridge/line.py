@@ -42,6 +42,11 @@ class Watch(_Part):
         "release",
         description="for an admissible new commit: start a release (candidates await approval), or only report",
     )
+    on_unchanged: Literal["ignore", "release"] = Field(
+        "ignore",
+        description="for a new commit whose weights, tokenizer, templates and configs are those of the last release: "
+        "say so and release nothing, or treat it as any new commit",
+    )
     on_successor: Literal["notify", "release"] = Field(
         "notify", description="for an admissible successor: only report it, or start a release of it"
     )

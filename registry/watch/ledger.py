@@ -83,6 +83,8 @@ class Decision(_Frozen):
     numbers: Numbers = Numbers()
     rules: str
     """Digest of the line's rules behind the decision."""
+    content: str = ""
+    """`Source.content`: digest of the files that decide what the model answers; empty if they were not listed."""
     new: bool = True
     """Whether this decision was not made before; only new decisions are written down."""
 
@@ -125,7 +127,9 @@ class Entry(_Frozen):
     @property
     def digest(self) -> str:
         """Digest of what MLflow must record."""
-        text = json.dumps([self.decision.model_dump(exclude={"new"}), self.state, self.flow_run], sort_keys=True)
+        text = json.dumps(
+            [self.decision.model_dump(exclude={"new", "content"}), self.state, self.flow_run], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -184,6 +188,10 @@ class Ledger:
         """Find the entry of a commit; None if there is none."""
         entries = (entry for entry in self.entries() if entry.decision.commit == commit)
         return next((entry for entry in entries if entry.decision.repo == repo), None)
+
+    def started(self, repo: str) -> list[Entry]:
+        """List the commits of a repository whose release was started, in the order in which they were first seen."""
+        return [entry for entry in self.entries() if entry.state == "started" and entry.decision.repo == repo]
 
     def unrecorded(self) -> list[Entry]:
         """List entries that MLflow does not have, or not in their present state."""

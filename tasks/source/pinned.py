@@ -5,6 +5,8 @@ After a source is pinned only the commit is used, so the admitted release is the
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -18,13 +20,15 @@ INDEX = "model.safetensors.index.json"
 # The names that transformers writes and reads. Publishers add copies of the same weights under other names
 # (consolidated.safetensors, original/…), which would double the download.
 STANDARD_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+DOCUMENT = re.compile(r"(?i:(LICEN[CS]E|NOTICE|USE_POLICY)([_-][A-Z0-9-]+)*(\.\d+)*(\.(txt|md|rst))?|README\.md)")
+"""Files for people. They are adopted, and change nothing about what a model answers."""
 # Exactly these letters: only files so named are checked before the release is admitted.
 # Everything else, above all code, pickles and archives of arrays, is listed as not adopted and never fetched.
 NEEDED = re.compile(
     r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer(_config)?\.json|tekken\.json"
     r"|vocab\.(json|txt|bpe)|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
     r"|(tokenizer|spiece|spm|sentencepiece(\.bpe)?|vocab)\.model(\.v\d+)?"
-    r"|(?i:(LICEN[CS]E|NOTICE|USE_POLICY)([_-][A-Z0-9-]+)*(\.\d+)*(\.(txt|md|rst))?|README\.md)"
+    rf"|{DOCUMENT.pattern}"
 )
 
 
@@ -53,6 +57,13 @@ class Source(BaseModel):
     def size_bytes(self) -> int:
         """Bytes to download."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def content(self) -> str:
+        """Digest of the files that decide what the model answers: all that are adopted, documents excepted."""
+        files = [file for file in self.files if not DOCUMENT.fullmatch(file.path)]
+        listed = sorted([file.path, file.size_bytes, file.sha256 or file.git_oid or ""] for file in files)
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     @property
     def uri(self) -> str:

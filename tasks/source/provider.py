@@ -12,10 +12,10 @@ from tasks.source.receive import Partial
 from tasks.source.source_file import SourceFile
 from tasks.source.successors import SourceListing
 from weighbridge import plugins
-from weighbridge.errors import WeighbridgeError
+from weighbridge.errors import SourceInvalid, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import Settings
-from weighbridge.source_urls import HOW_TO, PROVIDERS, kind_of
+from weighbridge.source_urls import HOW_TO, HUB, PROVIDERS, checked, kind_of
 
 Progress = Callable[[int, int], None]
 
@@ -85,6 +85,25 @@ def provider_of(settings: Settings, repo: str) -> Provider:
     """
     made: Any = plugins.load_file(PROVIDERS, kind_of(repo), "Provider", HOW_TO)
     return cast(Provider, made(settings, repo))
+
+
+def with_source(line: Line, source: str) -> Line:
+    """Return a line with another source, such as a successor that the watch found.
+
+    Whoever reaches Prefect's API can name any. A folder or bucket, which only this machine's user may read, therefore
+    comes from the line's file alone.
+
+    Raises:
+        SourceInvalid: It is no address, or neither a repository of the Hub nor the line's own source.
+    """
+    url = checked(source)
+    if url != line.source and kind_of(url) != HUB:
+        raise SourceInvalid(
+            f"A run cannot take {line.name} from {url}: only the line's file names a folder or bucket.",
+            f"Write `source: {url}` into lines/{line.name}.yaml, then `weighbridge release {line.name}`.",
+            where=url,
+        )
+    return line.model_copy(update={"source": url})
 
 
 def pin(

@@ -16,6 +16,7 @@ from tasks.source.pinned import Source
 from tasks.source.progress import byte_bar
 from tasks.source.provider import pin as pin_source
 from tasks.source.provider import provider_of
+from tasks.source.released import last_release, source_of
 from tasks.source.start import start_release
 from tasks.source.triage import ArchitectureLookup, FitCheck
 from tasks.source.watch_rows import Row, sentences, table_cells
@@ -36,6 +37,25 @@ def pin(installation: Installation, line: Line, revision: str | None = None) -> 
     what = f"read {line.source}"
     with byte_bar(what, also=log_progress(what, unit_bytes=True)) as progress:
         return pin_source(installation, line, revision, progress)
+
+
+def as_released(installation: Installation, line: Line, source: Source) -> Source:
+    """Take a line's last release in place of a commit that changes nothing but documents.
+
+    Everything of that release is in the cache, so its candidates are what the release of this commit would give.
+    """
+    last = last_release(installation, line.name, source.repo)
+    if last is None or not last.is_same(source) or line.watch.on_unchanged == "release":
+        return source
+    earlier = source_of(installation, line.name, source, last)
+    if earlier is None:
+        return source
+    run_logger().warning(
+        "Weights unchanged since the release of %s on %s: %s differs in documents only. That release is taken, with "
+        "nothing to do; `weighbridge release %s --revision %s` releases this commit all the same.",
+        last.commit[:12], last.at[:10], source.commit[:12], line.name, source.commit,
+    )  # fmt: skip
+    return earlier
 
 
 @step("admit", key=lambda source, line: [source, line.admission])

@@ -20,6 +20,7 @@ from registry.watch.ledger import DecidedAction, Decision, Numbers, Reason
 from tasks.source import admission
 from tasks.source.pinned import Source
 from tasks.source.provider import provider_of
+from tasks.source.released import Released
 from tasks.source.successors import BILLION, ListedCommit
 from weighbridge.errors import ArchitectureUnknown, DoesNotFit, SourceRefused, SourceUnknown
 from weighbridge.line import Line
@@ -84,6 +85,7 @@ def triage(
     rules: str,
     fits: FitCheck,
     known_architectures: ArchitectureLookup,
+    last: Released | None = None,
 ) -> Decision:
     """Decide about a new commit.
 
@@ -94,11 +96,13 @@ def triage(
         rules: digest of these, for the ledger.
         fits: plans the release on the line's GPUs.
         known_architectures: finds the architectures that the line's engine documents.
+        last: the line's last release from this source.
 
     Raises:
         SourceUnreachable, SourceUnknown, SourceDamaged: the Hub did not answer, or with wrong data.
         EngineUnknown, GpuUnknown, SchemeUnknown: the line names an unknown engine, GPU or scheme.
     """
+    content = ""
     numbers = Numbers(parameters_billion=found.parameters / BILLION if found.parameters else None)
     try:
         provider = provider_of(installation.settings, found.repo)
@@ -108,9 +112,11 @@ def triage(
             raise
         reasons: tuple[Reason, ...] = tuple(_gated(found, line, error))
     else:
+        content = source.content
         report, unfit = _fit(installation, source, line, fits)
         numbers = _numbers(source, report, numbers, _free_gib(installation.settings.store_folder))
         reasons = (
+            *_unchanged(source, found, line, last),
             *_family(source, found, line),
             *_admission(source, line),
             *_engine(source, known_architectures(line.engine.name)),
@@ -127,6 +133,7 @@ def triage(
         reasons=reasons,
         numbers=numbers,
         rules=rules,
+        content=content,
     )
 
 
@@ -142,6 +149,12 @@ def _gated(found: ListedCommit, line: Line, error: SourceUnknown) -> Iterator[Re
         text = f"licence {found.licence} is not allowed (allowed: {', '.join(line.admission.licences) or 'none'})"
         yield Reason(code="admission", text=text, weight="refuses")
     yield Reason(code="gated", text=f"{error.what} {error.next_step}", weight="asks", lasting=False)
+
+
+def _unchanged(source: Source, found: ListedCommit, line: Line, last: Released | None) -> Iterator[Reason]:
+    if found.kind == "commit" and last and last.is_same(source) and line.watch.on_unchanged == "ignore":
+        text = f"weights unchanged: but for its documents it is {last.commit[:12]}, released on {last.at[:10]}"
+        yield Reason(code="unchanged", text=text, weight="refuses")
 
 
 def _family(source: Source, found: ListedCommit, line: Line) -> Iterator[Reason]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from registry.installation import Installation
 from registry.watch.ledger import Decision, Entry, Ledger, Numbers, Reason, Starter
 from tasks.source.provider import provider_of
+from tasks.source.released import last_release
 from tasks.source.successors import LISTED, ListedCommit
 from tasks.source.triage import ArchitectureLookup, FitCheck, triage
 from tasks.source.watch_rows import Failure, Row
@@ -110,6 +111,9 @@ def _record(installation: Installation, ledger: Ledger) -> None:
 def rules_of(line: Line) -> str:
     """Digest of the line's fields that a decision depends on; after a change the decision is made again."""
     fields = line.model_dump(mode="json", include={"admission", "schemes", "target", "engine", "watch"})
+    if line.watch.on_unchanged == "ignore":
+        # Decisions from before this field existed stay as they are.
+        del fields["watch"]["on_unchanged"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,7 +168,8 @@ def _row(
             return _skipped(line, found, rules, reason, entry)
         if entry and _unfinished(entry, found, rules):
             return Row(line=line.name, decision=entry.decision, state=entry.state)
-        decision = triage(installation, found, line, rules, fits, known_architectures)
+        last = last_release(installation, line.name, found.repo) if found.kind == "commit" else None
+        decision = triage(installation, found, line, rules, fits, known_architectures, last)
         if entry and entry.settled and entry.decision.says_as(decision):
             return _skipped(line, found, rules, _decided_before(entry), entry, decision.numbers)
     except Exception as error:

@@ -18,8 +18,8 @@ from tasks.fit.report import fit_release
 from tasks.source.admission import admit
 from tasks.source.download import download
 from tasks.source.pinned import Source
-from tasks.source.provider import Provider, provider_of
-from weighbridge.errors import DiskFull, SourceChanged, SourceRefused, SourceUnknown, WeighbridgeError
+from tasks.source.provider import Provider, provider_of, with_source
+from weighbridge.errors import DiskFull, SourceChanged, SourceInvalid, SourceRefused, SourceUnknown, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import load_settings
 
@@ -341,3 +341,12 @@ def test_whatever_lies_in_a_folder_is_a_value_or_a_named_error(tmp_path: Path) -
         admit(provider(folder).pin(), line(folder))
     except WeighbridgeError as error:
         assert error.next_step
+
+
+def test_a_run_may_not_name_a_folder_or_bucket(model: Path) -> None:
+    own = line(model)
+    assert with_source(own, "hf://org/successor").repo == "org/successor"
+    assert with_source(own, model.as_uri()) == own
+    for url in ("file:///etc", "s3://bucket/prefix", "file://relative", "gs://x/y"):
+        with pytest.raises(SourceInvalid):
+            with_source(own, url)

@@ -194,7 +194,7 @@ class Provider(ByContent):
         except NoCredentialsError:
             raise SourceUnknown(
                 f"There are no credentials for {place}.",
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, for the worker too (`weighbridge up`).",
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, then run `weighbridge up`.",
                 where=self._repo,
             ) from None
         except ClientError as error:
