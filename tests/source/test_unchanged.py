@@ -99,7 +99,8 @@ def test_whatever_changes_the_answers_is_released(model: Path, publish: Callable
     if name == "model.safetensors":
         tiny.build(model, seed=3)
     elif name.endswith(".json"):
-        (model / name).write_text(json.dumps({**json.loads((model / name).read_text()), "_note": "new"}))
+        before = json.loads((model / name).read_text()) if (model / name).exists() else {}
+        (model / name).write_text(json.dumps({**before, "_note": "new"}))
     else:
         (model / name).write_text("{{ messages[0]['content'] }}")
     publish()

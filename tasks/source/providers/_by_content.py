@@ -265,9 +265,10 @@ class ByContent(ABC):
         return digest.hexdigest()
 
     def _source(self, commit: str, files: tuple[SourceFile, ...], listing: Listing) -> Source:
+        adopted, others = {file.path for file in files}, {name.rstrip("/") for name in listing.others}
         source = Source(
             repo=self._repo, commit=commit, licence=None, gated=False, config={}, files=files,
-            ignored=tuple(sorted({*listing.files} - {file.path for file in files}) + sorted(listing.others)),
+            ignored=tuple(sorted(({*listing.files} - adopted) | others)),
         )  # fmt: skip
         small = read_small_files(source.short, files, lambda file: self.read_verified(source, file))
         licence, flaws = self._licence(source, small)
