@@ -19,6 +19,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from threading import Event, Lock
 from typing import NamedTuple
+from urllib.parse import quote
 
 from registry.store import FileEntry, digest_of
 from registry.store.tree import is_safe_path
@@ -209,17 +210,14 @@ class ByContent(ABC):
         listing = _safely_named(self.contents())
         if CONFIG not in listing.files and not any(path.endswith(".safetensors") for path in listing.files):
             inside = [name.rstrip("/") for name in listing.others if name.endswith("/") and self.holds_model(name)]
-            hint = f"Name {self._repo}/{inside[0]}." if inside else "Name the place of the model itself."
+            hint = f"Name {self._repo}/{quote(inside[0])}." if inside else "Name the place of the model itself."
             raise SourceUnknown(f"{self._repo} holds no model: it has no {CONFIG}.", hint, where=self._repo)
         return listing
 
     def too_many(self) -> SourceUnknown:
         """Return the error for more names than any model has."""
-        return SourceUnknown(
-            f"{self._repo} holds more than {MAX_FILES:,} names, so it is no model.",
-            "Name the place of the model itself.",
-            where=self._repo,
-        )
+        what = f"{self._repo} holds more than {MAX_FILES:,} names, so it is no model."
+        return SourceUnknown(what, "Name the place of the model itself.", where=self._repo)
 
     def holds_model(self, name: str) -> bool:
         """Whether a folder below this one holds a model, to suggest it."""
