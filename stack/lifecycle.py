@@ -23,6 +23,7 @@ from stack.ports import listeners, new_listeners, require_ports
 from stack.restarts import Plan, await_pause, gateway_reasons, make_plan, shell_notes
 from stack.services import POOL, Service, services
 from stack.starting import wait_for
+from stack.stopping import cut_by_restart
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.older_commands import launch_older_engines
 from tasks.serve.fleet.supervisor import Supervisor
@@ -127,6 +128,9 @@ def _start_all(settings: Settings, report: ReportService) -> None:
     if running:
         for name, sentence in (*((restart.name, str(restart)) for restart in plan.restarts), *shell_notes(settings)):
             report(name, sentence)
+        if {"worker", "prefect"} & set(plan.restarting):
+            for sentence in cut_by_restart(settings):
+                report("worker", sentence)
         if inherited := supervisor.inherited_names():
             report("stack", _OLD_ENVIRONMENT.format(count=len(inherited), names=", ".join(inherited[:3])))
     else:

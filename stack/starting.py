@@ -25,6 +25,8 @@ LONGEST_SECONDS = 3600.0
 POLL_SECONDS = 0.3
 HEALTH_SECONDS = 20.0
 """For the answer of a service that may be starved of the processor."""
+SAID_SECONDS = 15.0
+"""Between two sentences on what is waited for."""
 LOG_LINES = 15
 """So many of a dead service's last lines are shown."""
 
@@ -50,6 +52,7 @@ def wait_for(
     """
     is_ready = ready or (lambda service: service.healthy(HEALTH_SECONDS))
     missing = {service.name: _Start(service) for service in expected}
+    said = time.monotonic()
     while missing:
         states = {state.name: state for state in supervisor.states()}
         for name, start in list(missing.items()):
@@ -59,6 +62,10 @@ def wait_for(
                 how = "runs" if name in kept else f"ready after {seconds:.0f} s"
                 report(name, f"{how}  {start.service.page_url}".rstrip())
                 del missing[name]
+        if missing and time.monotonic() - said > SAID_SECONDS:
+            said = time.monotonic()
+            for name, start in missing.items():
+                report(name, f"is not ready yet, after {start.seconds:.0f} s")
         time.sleep(POLL_SECONDS)
 
 

@@ -32,6 +32,13 @@ def runs_under_way(settings: Settings) -> list[str]:
         return []
 
 
+def cut_by_restart(settings: Settings) -> list[str]:
+    """Say which runs a restart of the worker or of Prefect cuts."""
+    runs = runs_under_way(settings)
+    further = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return [f"its restart cuts {', '.join(runs[:SHOWN])}{further}; the same command continues it"] if runs else []
+
+
 def cut_by_stop(settings: Settings) -> list[str]:
     """Say what stopping the stack would cut: runs under way, and requests of clients."""
     if not Supervisor(settings).answers():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -89,10 +92,47 @@ def test_every_process_writes_for_its_user_only(stack: Stack) -> None:
     assert open_to_others == []
 
 
-def test_another_up_from_another_shell_restarts_nothing(stack: Stack) -> None:
+def test_another_up_from_another_shell_restarts_nothing_and_refuses_no_request(stack: Stack) -> None:
     before = {name: processes[0].pid for name, processes in stack.services().items()}
-    stack.command("up", LANG="C.UTF-8", HF_TOKEN="canary-newer")
+    # Another shell knows the home only, and finds the ports itself.
+    other = {"HOME": "/root", "PATH": "/usr/bin:/bin", "WEIGHBRIDGE_HOME": str(stack.home), "VIRTUAL_ENV": "/elsewhere"}
+    shell = {"LANG": "C.UTF-8", "HF_TOKEN": "canary-newer", "MY_OWN": "1", "http_proxy": "http://127.0.0.1:9"}
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        address = f"http://127.0.0.1:{stack.environment['WEIGHBRIDGE_GATEWAY_PORT']}/healthz"
+        with httpx.Client(trust_env=False) as client:
+            while not done.is_set():
+                statuses.append(client.get(address).status_code)
+                time.sleep(0.02)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        said = replace(stack, environment=other).command("up", **shell)
+    finally:
+        done.set()
+        client.join()
     assert {name: processes[0].pid for name, processes in stack.services().items()} == before
+    assert "restarts" not in said and "`weighbridge restart worker` would take it over" in said
+    assert "canary-newer" not in said
+    assert statuses and set(statuses) == {200}
+
+
+def test_a_dry_run_says_what_would_be_restarted_and_why(stack: Stack) -> None:
+    before = {name: processes[0].pid for name, processes in stack.services().items()}
+    said = stack.command("up", "--dry-run", WEIGHBRIDGE_WEIGH_AT_ONCE="2")
+    assert "worker  would restart: WEIGHBRIDGE_WEIGH_AT_ONCE 1 → 2" in said and "gateway  runs on" in said
+    assert {name: processes[0].pid for name, processes in stack.services().items()} == before
+
+
+def test_a_service_is_restarted_by_its_name_and_healthy_afterwards(stack: Stack) -> None:
+    before = {name: processes[0].pid for name, processes in stack.services().items()}
+    said = stack.command("restart", "webhook")
+    after = {name: processes[0].pid for name, processes in stack.services().items()}
+    assert {name for name in before if after[name] != before[name]} == {"webhook"}
+    assert f"webhook  healthy  pid {after['webhook']}" in said
 
 
 def test_down_leaves_no_secret_on_disk(stack: Stack) -> None:

@@ -9,12 +9,13 @@ import psutil
 import pytest
 
 from registry.store import Store
+from stack.restarting import require_known, restart
 from tasks.engines import LaunchSpec
 from tasks.serve.fleet.local import LocalFleet
 from tests.registry.store_support import rewrite
 from tests.serve.serve_support import FakeEngine, make_artifact, make_line, pid_of
 from tests.support.waiting import wait_for
-from weighbridge.errors import ArtifactDamaged, EngineFailed
+from weighbridge.errors import ArtifactDamaged, EngineFailed, ServiceUnknown
 from weighbridge.settings import Settings
 
 
@@ -65,6 +66,16 @@ def test_a_killed_engine_is_restarted(fleet: LocalFleet, settings: Settings) -> 
     engine = fleet.ensure(make_line(), make_artifact(settings))
     os.kill(pid_of(fleet, engine), signal.SIGKILL)
     wait_for(lambda: fleet.is_warm(engine), seconds=20)
+
+
+def test_an_engine_is_restarted_by_its_name_and_warm_afterwards(fleet: LocalFleet, settings: Settings) -> None:
+    engine = fleet.ensure(make_line(), make_artifact(settings))
+    before, messages = pid_of(fleet, engine), list[str]()
+    [restarted] = restart(settings, [engine.name], lambda name, text: messages.append(f"{name} {text}"))
+    assert restarted.name == engine.name and restarted.pid == pid_of(fleet, engine) != before
+    assert fleet.is_warm(engine) and messages[0] == f"{engine.name} restarts"
+    with pytest.raises(ServiceUnknown, match=f"did you mean {engine.name}"):
+        require_known(settings, [engine.name[:-1]])
 
 
 def test_a_running_engine_is_not_restarted_for_another_command(
