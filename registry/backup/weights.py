@@ -12,7 +12,6 @@ from typing import IO
 from registry.backup.container import CHUNK, Archive, damaged
 from registry.backup.production import STORE, Weights
 from registry.store import Artifact, FileEntry, Manifest, Store
-from registry.store.place import remove
 from registry.store.tree import open_file
 from weighbridge.errors import ArtifactDamaged, BackupDamaged
 from weighbridge.files import naming_a_full_disk
@@ -59,7 +58,7 @@ def write_weights(store: Store, weights: Iterable[Weights], out: IO[bytes], coun
                     raise ArtifactDamaged(
                         f"{part.artifact.uri} is no longer what was weighed: {entry.path}.",
                         f"Run `weighbridge release {part.artifact.line} --fresh`, then back up again. Check the disk.",
-                        where=str(store.unverified_folder(part.artifact)),
+                        where=part.artifact.uri,
                     )
 
 
@@ -109,7 +108,7 @@ def restore_weights(
             at += size
     except BackupDamaged:
         for artifact in added:
-            remove(store.unverified_folder(artifact))
+            store.discard(artifact)
         raise
     return added
 

@@ -12,7 +12,7 @@ from registry.signing import KeyPair
 from registry.store import use
 from registry.store.artifact import MANIFEST, MODEL, SIGNATURE, STATEMENT, Artifact, Manifest
 from registry.store.listing import Listing
-from registry.store.place import publish, settle
+from registry.store.place import publish, remove, settle
 from registry.store.staging import Workshop
 from registry.store.tree import opened_folder
 from weighbridge.errors import ArtifactDamaged, ArtifactUnsigned
@@ -84,3 +84,7 @@ class Transfer(Listing, Workshop):
             settle(staged.model)
             with FileLock(self.folder / artifact.line / ".lock"):
                 publish(staged, self._entry(artifact.line, artifact.digest))
+
+    def discard(self, artifact: Artifact) -> None:
+        """Remove an artifact that `take_in` built, because the backup that it came from is damaged."""
+        remove(self._require(artifact.line, artifact.digest).folder)
