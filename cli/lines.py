@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cli.columns import below, number
-from cli.output import JsonOption, say, show_json, table
+from cli.output import JsonOption, say, say_plain, show_json, table
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
@@ -15,8 +15,28 @@ if TYPE_CHECKING:
     from weighbridge.line import Line
 
 
-def lines(as_json: JsonOption = False) -> None:
+lines = typer.Typer(
+    help="Lines: list and check them, all mistakes at once; Prefect's deployments of them.", invoke_without_command=True
+)
+
+
+@lines.callback()
+def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the lines and check each one's file. Exit status 2 when a file has a mistake; all of them are shown."""
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@lines.command()
+def deployments() -> None:
+    """Print every deployment as a file for `prefect deploy --all --prefect-file`, for a Prefect server of your own."""
+    from stack.line_deployments import whole_document
+    from weighbridge.settings import load_settings
+
+    say_plain(whole_document(load_settings().root).removesuffix("\n"))
+
+
+def _list(as_json: bool) -> None:
     from tasks.evaluate.check_line import check_line
     from weighbridge.errors import LineInvalid, LineUnknown
     from weighbridge.line import Line, line_names
@@ -67,4 +87,4 @@ def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(lines)
+    app.add_typer(lines, name="lines")

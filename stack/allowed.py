@@ -1,4 +1,4 @@
-"""What the worker may run: the deployments of `prefect.yaml` on disk, whatever Prefect's API says about them.
+"""What the worker may run: the deployments of `prefect.yaml` and `lines/` on disk, whatever Prefect's API says.
 
 Whoever has Prefect's secret can write any deployment there, with any command. So the API only names a deployment; its
 code, environment and fixed parameters come from the file.
@@ -13,13 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from weighbridge.documents import read_yaml
+from stack.line_deployments import FILE, generated_deployments, written_deployments
 from weighbridge.errors import RunRefused
 
-FILE = "prefect.yaml"
 # A file below the root, and a function in it.
 _ENTRYPOINT = re.compile(r"(?P<file>[\w-]+(?:/[\w-]+)*\.py):(?P<flow>[A-Za-z_]\w*)")
-_NEXT = "Start one of the deployments of prefect.yaml as it stands there; after a change run `weighbridge up`."
+_NEXT = "Start a deployment of a line in lines/, or of prefect.yaml as it stands there; then run `weighbridge up`."
 
 
 class JobVariables(BaseModel):
@@ -64,22 +63,19 @@ class Allowed(BaseModel):
 
 
 def allowed_deployments(root: Path) -> list[Allowed]:
-    """Read the deployments of `prefect.yaml`.
+    """Read the deployments of `prefect.yaml`, and make those of the files in `lines/`.
 
     Raises:
         RunRefused: An entry of the file is not what the worker can run.
         DocumentInvalid: It is not YAML.
         OSError: It cannot be read.
     """
-    path = root / FILE
-    found = read_yaml(path)
-    entries = found.get("deployments") if isinstance(found, dict) else None
     try:
-        return [Allowed.model_validate(entry) for entry in entries or []]
+        return [Allowed.model_validate(entry) for entry in (*written_deployments(root), *generated_deployments(root))]
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RunRefused(f"{FILE}: {place}: {first['msg']}.", "Correct the file.", where=str(path)) from None
+        raise RunRefused(f"{FILE}: {place}: {first['msg']}.", "Correct the file.", where=str(root / FILE)) from None
 
 
 def check(
@@ -113,7 +109,7 @@ def check(
     same = [allowed for allowed in allowed_deployments(root) if allowed.name == name]
     found = next((allowed for allowed in same if allowed.entrypoint == entrypoint), None)
     if found is None:
-        raise _refused(f"no deployment {name!r} of {FILE} runs {entrypoint!r}", label)
+        raise _refused(f"no deployment {name!r} of {FILE} or lines/ runs {entrypoint!r}", label)
     if flow.replace("-", "_") != found.entrypoint.rpartition(":")[2]:
         raise _refused(f"{found.entrypoint} is another flow than {flow!r}", label)
     commands = [step for steps in pull_steps for step in steps if not step.endswith("set_working_directory")]

@@ -2,7 +2,7 @@
 
     python -m stack.receiver        (the stack's service `webhook`)
 
-It decides nothing. It starts the deployment that the schedule starts anyway, only sooner; the flow compares what the
+It decides nothing. It starts the line's deployment, also where its schedule is not active; the flow compares what the
 registry asks for with what serves. It listens on loopback only, and keeps MLflow's webhook at its address and secret.
 """
 
@@ -80,13 +80,13 @@ class Receiver:
             if delivery.id in self._delivered:
                 return 200, f"{line}: delivery {delivery.id} was handled already"
             try:
-                run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}", only_scheduled=True)
+                run = start(self.settings, f"promote/{line}", {}, f"webhook/{delivery.id}")
             except (StackDown, StackFailed) as error:
                 return 503, str(error)
             except ReleaseNotStarted as error:
                 return 200, str(error)
             self._delivered.add(delivery.id)
-        return (202, f"{line}: flow run {run}") if run else (200, f"{line}: promote/{line} is not scheduled")
+        return 202, f"{line}: flow run {run}"
 
     def keep_webhook(self) -> None:
         """Register MLflow's webhook, and register it again whenever it is lost; never returns."""

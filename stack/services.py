@@ -16,10 +16,9 @@ from stack.environments import kept_environments, service_environment
 from tasks.serve.fleet.program import Program
 from tasks.serve.gateway import Gateway
 from weighbridge import prefect_api
+from weighbridge.deployments import POOL as POOL
 from weighbridge.settings import Settings
 
-POOL = "weighbridge"
-"""The work pool that `prefect.yaml` names."""
 POOL_TYPE = "process"
 SECRET_MARK = "WEIGHBRIDGE_PREFECT_SECRET_MARK"
 CONFIGURATION_MARK = "WEIGHBRIDGE_GATEWAY_CONFIGURATION"

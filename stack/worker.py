@@ -1,4 +1,4 @@
-"""The worker: it runs the deployments of `prefect.yaml`, and nothing else that Prefect's API asks for.
+"""The worker: it runs the deployments of `lines/` and `prefect.yaml`, and nothing else that Prefect's API asks for.
 
     python -m stack.worker        (the stack's service `worker`)
 
@@ -86,7 +86,7 @@ class RunOfFile(ProcessJobConfiguration):
         if flow_run.deployment_id is None:
             raise RunRefused(
                 "The worker does not run this: it is a run of no deployment.",
-                "Start a deployment of prefect.yaml.",
+                "Start a deployment of a line, or of prefect.yaml.",
                 where=flow_run.name,
             )
         deployment = deployment or await client.read_deployment(flow_run.deployment_id)

@@ -11,11 +11,11 @@ from weighbridge.errors import ReleaseNotStarted, StackDown, StackFailed
 from weighbridge.settings import Settings
 
 TIMEOUT_SECONDS = 10
+POOL = "weighbridge"
+"""The work pool of the local worker."""
 
 
-def start(
-    settings: Settings, deployment: str, parameters: dict[str, Any], key: str = "", *, only_scheduled: bool = False
-) -> str:
+def start(settings: Settings, deployment: str, parameters: dict[str, Any], key: str = "") -> str:
     """Create a flow run of a deployment and return its id, without waiting for the run.
 
     Args:
@@ -24,10 +24,9 @@ def start(
         parameters: Parameters that replace the deployment's own; JSON values.
         key: Idempotency key. Prefect keeps one run for a flow and a key (a unique index of its database), so the same
             key again returns the same run. Empty: every call creates a run.
-        only_scheduled: Create a run only if a schedule would create one later anyway.
 
     Returns:
-        The id; empty if `only_scheduled` is set and the deployment is paused or has no active schedule.
+        The id. Neither a paused deployment nor an inactive schedule keeps a run from being started.
 
     Raises:
         StackDown: Prefect does not answer. Nothing was started.
@@ -36,8 +35,6 @@ def start(
     """
     with prefect_api.client(settings, TIMEOUT_SECONDS) as client:
         known = _find(client, f"/deployments/name/{deployment}", settings, deployment)
-        if only_scheduled and (known["paused"] or not any(schedule["active"] for schedule in known["schedules"])):
-            return ""
         body = {"parameters": parameters, **({"idempotency_key": key} if key else {})}
         try:
             answer = client.post(f"/deployments/{known['id']}/create_flow_run", json=body)
@@ -76,7 +73,11 @@ def _down(settings: Settings, deployment: str) -> StackDown:
 
 
 def _refused(settings: Settings, what: str) -> ReleaseNotStarted:
-    return ReleaseNotStarted(what, "Look at prefect.yaml and run `weighbridge up`.", where=settings.prefect_url)
+    return ReleaseNotStarted(
+        what,
+        "Run `weighbridge up`, which makes the deployments of every line; `weighbridge lines` lists them.",
+        where=settings.prefect_url,
+    )
 
 
 def _lost(settings: Settings, deployment: str, how: str, key: str) -> StackFailed:

@@ -674,7 +674,7 @@ class ReleaseNotStarted(WeighbridgeError):
 
 
 class RunRefused(WeighbridgeError):
-    """The worker does not run what Prefect asks for: `prefect.yaml` has no such deployment, or says otherwise."""
+    """The worker does not run what Prefect asks for: no file has such a deployment, or it says otherwise."""
 
     exit_status = ExitStatus.PREFECT
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
+from weighbridge.line_schedules import Schedules
 from weighbridge.settings import load_settings
 from weighbridge.source_urls import canonical, repo_of
 from weighbridge.suggestions import did_you_mean
@@ -265,6 +266,7 @@ class Line(_Part):
     approval: Approval = Approval()
     rollout: Rollout = Rollout()
     watch: Watch = Watch()
+    schedules: Schedules = Schedules()
 
     @field_validator("source")
     @classmethod

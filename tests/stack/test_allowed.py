@@ -77,3 +77,15 @@ def test_commands_in_the_file_s_job_variables_are_refused(tmp_path: Path) -> Non
     (tmp_path / "prefect.yaml").write_text(text)
     with pytest.raises(RunRefused, match="command"):
         allowed_deployments(tmp_path)
+
+
+@pytest.mark.parametrize("entrypoint", ["flows/promote.py:promote", "flows/mine.py:promote"])
+def test_an_entry_of_prefect_yaml_takes_the_place_of_a_line_s_own(tmp_path: Path, entrypoint: str) -> None:
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "mine.yaml").write_text("broken: ")
+    (tmp_path / "lines" / "No-Line.yaml").touch()
+    (tmp_path / "prefect.yaml").write_text(f"deployments: [{{name: mine, entrypoint: '{entrypoint}'}}]")
+    found = [(deployment.name, deployment.entrypoint) for deployment in allowed_deployments(tmp_path)]
+    assert found == [("mine", entrypoint), ("mine", RELEASE), ("mine", "flows/rollback.py:rollback")]
+    with pytest.raises(RunRefused, match="has no, or other, values of line"):
+        check(tmp_path, **{**USUAL, "name": "mine", "parameters": {"line": "other"}})

@@ -12,13 +12,15 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from stack.deploy import deploy, ensure_work_pool
+from stack.deploy import deploy, ensure_work_pool, line_deployments_of
 from stack.services import POOL, services
 from stack.worker import FileWorker
 from tests.conftest import OURS
 from tests.support.mlflow_server import serving
 from tests.support.waiting import wait_for
 from weighbridge import prefect_api
+from weighbridge.line_flows import LINE_FLOWS
+from weighbridge.promotion_start import promotion_start
 from weighbridge.settings import Settings
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -97,6 +99,16 @@ class Bench:
             state
         )
         assert not self.pwned.exists()
+
+
+LINE = """
+source: hf://org/toy
+admission: {licences: [mit]}
+schemes: [int8]
+target: {gpus: [host]}
+suites: [{name: general/choice}]
+schedules: {promote: {cron: "*/5 * * * *", timezone: Europe/Berlin, active: false}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +201,34 @@ def test_a_run_of_no_deployment_is_refused(bench: Bench) -> None:
     answer = bench.api.post("/flow_runs/", json=body).raise_for_status().json()
     if answer["work_pool_name"] == POOL:
         bench.is_refused(answer["id"], "no deployment")
+
+
+def test_a_line_has_its_deployments_as_long_as_its_file_is_there(bench: Bench) -> None:
+    said: list[str] = []
+
+    def send() -> dict[str, str]:
+        deploy(bench.settings, lambda name, what: said.append(what))
+        return {label: found["id"] for label, found in line_deployments_of(bench.api).items()}
+
+    for flow in LINE_FLOWS:
+        text = f"from prefect import flow\n\n@flow\ndef {flow.name}(line: str) -> None:\n    pass\n"
+        (bench.settings.root / "flows" / f"{flow.name}.py").write_text(text)
+    file = bench.settings.root / "lines" / "mine.yaml"
+    file.write_text(LINE)
+    known = send()
+    assert known.keys() == {"release/mine", "promote/mine", "rollback/mine"}
+    promote = bench.api.get(f"/deployments/{known['promote/mine']}").json()
+    [schedule] = promote["schedules"]
+    assert (schedule["active"], schedule["schedule"]["timezone"]) == (False, "Europe/Berlin")
+    assert promote["parameters"] == {"line": "mine"} and promote["entrypoint"] == "flows/promote.py:promote"
+    assert promotion_start(bench.settings, "mine").when == "never", "no schedule, and no service that a click reaches"
+    file.write_text(LINE.replace("active: false", "active: true"))
+    assert send() == known, "a change of the file updates them in place"
+    assert bench.api.get(f"/deployments/{known['promote/mine']}").json()["schedules"][0]["active"]
+    start = promotion_start(bench.settings, "mine")
+    assert start.when == "scheduled" and start.at is not None and start.at.minute % 5 == 0
+    file.write_text("schemes: ")
+    assert send() == known, "a mistake in the file takes nothing away"
+    file.unlink()
+    assert send() == {} and "rollback/mine" in said[-1]
+    assert bench.deployment["name"] == "one"

@@ -33,10 +33,11 @@ def test_the_same_key_starts_one_run_and_no_key_starts_one_a_call(prefect: Recor
     assert [run["parameters"] for run in prefect.asked(RELEASE)] == [{"line": "toy"}] * 3
 
 
-def test_only_scheduled_starts_nothing_without_an_active_schedule(prefect: RecordedPrefect, settings: Settings) -> None:
-    assert start(settings, RELEASE, {}, "key", only_scheduled=True) == ""
-    assert start(settings, PROMOTE, {}, "key", only_scheduled=True)
-    assert not prefect.asked(RELEASE) and len(prefect.asked(PROMOTE)) == 1
+def test_a_deployment_starts_whether_or_not_its_schedule_is_active(
+    prefect: RecordedPrefect, settings: Settings
+) -> None:
+    assert start(settings, RELEASE, {}, "key") and start(settings, PROMOTE, {}, "key 2")
+    assert len(prefect.asked(RELEASE)) == len(prefect.asked(PROMOTE)) == 1
 
 
 def test_a_server_that_is_down_has_started_nothing(prefect: RecordedPrefect, settings: Settings) -> None:
