@@ -132,7 +132,8 @@ def line_deployments_of(server: httpx.Client) -> dict[str, dict[str, Any]]:
     """The deployments of line flows that a Prefect server has, by label."""
     found: dict[str, dict[str, Any]] = {}
     for flow in LINE_FLOWS:
-        offset, page = 0, [{}] * PAGE
+        offset = 0
+        page: list[dict[str, Any]] = [{}] * PAGE
         while len(page) == PAGE:
             asked = {"flows": {"name": {"any_": [flow.name]}}, "limit": PAGE, "offset": offset}
             page = server.post("/deployments/filter", json=asked).raise_for_status().json()
