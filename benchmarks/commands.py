@@ -41,6 +41,8 @@ class Command:
     arguments: tuple[str, ...]
     first_line: bool = False
     statuses: tuple[int, ...] = (0,)
+    in_turn: bool = True
+    """False for `up`, which would start the services of one checkout again after that of the other."""
 
 
 def commands(line: str, candidate: str) -> list[Command]:
@@ -54,8 +56,8 @@ def commands(line: str, candidate: str) -> list[Command]:
         Command("store ls", ("store", "ls")),
         Command("approve (approved already)", ("approve", line, candidate, "--reason", "timed")),
         Command("promote (nothing to do)", ("promote", line)),
-        Command("up (when up)", ("up",)),
         Command("release, first line", ("release", line), first_line=True),
+        Command("up (when up)", ("up",), in_turn=False),
     ]
 
 
@@ -101,15 +103,20 @@ def main() -> None:
     ]
     checkouts = {"former": options.former.resolve(), "now": HERE}
     times: dict[tuple[str, str], list[float]] = {}
-    for command in timed:
-        for name, checkout in checkouts.items():
+    alternating = [command for command in timed if command.in_turn]
+    for command in alternating:
+        for checkout in checkouts.values():
             seconds_of(command, checkout)  # compiles and caches
-            times[command.name, name] = []
     for number in range(options.n):
-        for command in timed:
+        for command in alternating:
             for name, checkout in checkouts.items():
-                times[command.name, name].append(seconds_of(command, checkout))
+                times.setdefault((command.name, name), []).append(seconds_of(command, checkout))
         print(f"round {number + 1} of {options.n}", file=sys.stderr)
+    for command in timed:
+        if not command.in_turn:
+            for name, checkout in checkouts.items():
+                seconds_of(command, checkout)
+                times[command.name, name] = [seconds_of(command, checkout) for _ in range(options.n)]
     print(
         f"Median (largest) of {options.n} runs, seconds; {os.cpu_count()} cores, Python {platform.python_version()}.\n"
     )

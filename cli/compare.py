@@ -66,6 +66,9 @@ def compare(
     Scores are kept: comparing again runs no model. Exit status 0 when no worse, 20 regression, 21 inconclusive,
     22 invalid.
     """
+    if not as_json:
+        # Before imports that take seconds.
+        note("compare", f"{candidate} with {production}, on {', '.join(suite)}.")
     from tasks.evaluate.compare import compare as compare_models
     from tasks.evaluate.compare_inputs import resolve_model, resolve_suite
     from tasks.evaluate.comparison import Options

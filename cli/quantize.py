@@ -41,6 +41,9 @@ def quantize(
     For a line without --out the result goes into the store. After a kill the same command continues after the files
     that are finished.
     """
+    if not as_json:
+        # Before imports that take seconds.
+        note("quantize", f"{source} as {scheme}: plans its layers.")
     from tasks.quantize import quantize_folder
     from tasks.quantize import scheme as scheme_of
     from tasks.quantize.calibration import calibration_files

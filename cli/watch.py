@@ -37,6 +37,8 @@ def watch(
 
     settings = load_settings()
     use_libraries(settings)
+    if not as_json:
+        note("watch", "asks the lines' sources.")
     installation = Installation(settings)
     names = lines or line_names()
     for name in lines or []:
