@@ -123,6 +123,7 @@ class _Layout:
             line = Text(no_wrap=True)
             for at, lines, width in zip(shown, wrapped, widths, strict=True):
                 part = lines[number_].copy() if number_ < len(lines) else Text()
+                part.rstrip()
                 part.align("right" if self.columns[at].kind == "number" else "left", width)
                 line.append_text(part).append(" " * gap)
             line.rstrip()
