@@ -17,6 +17,7 @@ from cli import (
     keys,
     lines,
     manifests,
+    notify,
     quantize,
     roles,
     services,
@@ -58,6 +59,7 @@ store.add_to(app)
 roles.add_to(app)
 audit.add_to(app)
 backup.add_to(app)
+notify.add_to(app)
 
 
 @app.command()

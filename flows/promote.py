@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.announce import announced
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.serving_record import record_serving, retire_engines
 from tasks.serve.settled import is_serving, requested_version
@@ -26,6 +27,7 @@ LOCK_SECONDS = 900
 
 
 @flow(name="promote", flow_run_name="promote-{line}", persist_result=True, result_serializer="json")
+@announced("promote")
 @named_failures
 def promote(line: str, version: int | None = None) -> Serving:
     """Compare what the registry asks for with what the gateway serves, and close the difference.

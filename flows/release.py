@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.announce import announced
 from tasks.evaluate.step import drift_check, forecast, weigh
 from tasks.fit.step import fit, refit
 from tasks.propose.release import Release, require_candidate
@@ -18,6 +19,7 @@ from weighbridge.line import Line
 
 
 @flow(name="release", flow_run_name="release-{line}", persist_result=True, result_serializer="json")
+@announced("release")
 @named_failures
 def release(
     line: str, revision: str | None = None, schemes: list[str] | None = None, source: str | None = None

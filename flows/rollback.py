@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.announce import announced
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout.rollback import LOCK_SECONDS
 from tasks.serve.serving_record import retire_engines
@@ -19,6 +20,7 @@ from weighbridge.line import Line
 
 
 @flow(name="rollback", flow_run_name="rollback-{line}", persist_result=True, result_serializer="json")
+@announced("rollback")
 @named_failures
 def rollback(line: str, to: int | None = None, reason: str = "rolled back by hand") -> Serving:
     """Give an earlier version all of a line's new requests; a rollout in progress gives way first.

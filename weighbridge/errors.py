@@ -207,6 +207,12 @@ class PortTaken(WeighbridgeError):
     exit_status = ExitStatus.STACK
 
 
+class NotificationFailed(WeighbridgeError):
+    """`notify test` sent a notification that its service did not take."""
+
+    exit_status = ExitStatus.STACK
+
+
 # --- source ------------------------------------------------------------------------------
 
 

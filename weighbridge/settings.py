@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     task_runner: Literal["threads", "ray", "dask"] = Field(
         "threads", description="how they run: threads of the flow, or prefect-ray or prefect-dask if installed"
     )
+    notify_file: Path | None = Field(
+        None, description="file of mode 0600 with addresses for notifications, one a line; none: notify.txt in the home"
+    )
     gpus_file: Path | None = Field(
         None, description="file with your own GPUs; they add to, and replace, those of tasks/fit/hardware/gpus.yaml"
     )

@@ -45,6 +45,20 @@ class Release(BaseModel):
     recorded: bool = True
     """Whether MLflow has it; else it waits in the outbox for the line's next `promote`."""
 
+    @property
+    def announcement(self) -> str:
+        """What people are notified of: which candidates wait for approval, and how to approve one."""
+        waiting = [candidate for candidate in self.candidates if candidate.version is not None]
+        lines = [
+            f"{self.line}: candidate {candidate.version} ({candidate.scheme}, {candidate.digest[:12]}) waits for "
+            f"approval. {candidate.sentence}\nReport: {candidate.report}\n"
+            f'Approve: weighbridge approve {self.line} {candidate.version} --reason "…"'
+            for candidate in waiting
+        ]
+        if not self.recorded:
+            lines = [f"{self.line}: weighed; MLflow does not answer, and the next promote records it."]
+        return "\n\n".join(lines)
+
 
 def require_candidate(release: Release) -> Release:
     """Return a release that has at least one candidate for approval.

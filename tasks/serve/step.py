@@ -44,6 +44,13 @@ class Serving(BaseModel):
     changed: bool = False
     steps: tuple[StepReport, ...] = ()
 
+    @property
+    def announcement(self) -> str:
+        """What people are notified of; empty where nothing changed."""
+        if not self.changed:
+            return ""
+        return f"{self.line}: version {self.version} ({self.scheme}, {self.digest[:12]}) serves now."
+
 
 def serving_scorer(installation: ServingInstallation, line: Line) -> ServingScorer:
     """Describe the line's engine as a scorer; scores record it by version and a digest of its flags."""
