@@ -38,6 +38,7 @@ def approve(
     from registry.installation import Installation
     from tasks.serve.approval import check_production
     from weighbridge.line import Line
+    from weighbridge.promotion_start import promotion_starts
 
     configured, installation = Line.load(line), Installation.load()
     _require_mlflow(installation.settings)
@@ -62,8 +63,7 @@ def approve(
         show_json(approved.model_dump())
         return
     say(_what_happened(approved, approves, installation))
-    promote_command = styled(f"weighbridge promote {line}", "bold")
-    say(f"{promote_command} makes it serve; a schedule of promote/{line} does so by itself.")
+    say(promotion_starts(installation.settings, [line])[line].sentence)
     say(approved.url)
 
 
