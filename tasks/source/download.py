@@ -68,7 +68,7 @@ def download(
             return found
         fetcher = _fetch_all(provider, source, folder, store, progress)
         _remove_other_files(source, folder)
-        facts: dict[str, object] = {"made_by": "download", **provider.facts}
+        facts: dict[str, object] = {"made_by": "download", **provider.manifest_fields}
         facts |= {"content": source.content}
         facts |= {"fetched_bytes": fetcher.fetched_bytes, "licence": source.licence, "ignored": list(source.ignored)}
         return store.adopt(

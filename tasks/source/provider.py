@@ -65,7 +65,7 @@ class Provider(Protocol):
         """Return the commit as a digest by its algorithm, for the provenance."""
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def manifest_fields(self) -> Mapping[str, object]:
         """What the artifact's manifest records of the source."""
 
     @property
@@ -83,8 +83,8 @@ def provider_of(settings: Settings, repo: str) -> Provider:
     Raises:
         PluginInvalid: The file of its kind cannot be loaded.
     """
-    made: Any = plugins.load_file(PROVIDERS, kind_of(repo), "Provider", HOW_TO)
-    return cast(Provider, made(settings, repo))
+    kind: Any = plugins.load_file(PROVIDERS, kind_of(repo), "Provider", HOW_TO)
+    return cast(Provider, kind(settings, repo))
 
 
 def with_source(line: Line, source: str) -> Line:

@@ -84,7 +84,7 @@ class ByContent(ABC):
         return self._repo
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def manifest_fields(self) -> Mapping[str, object]:
         """The source that the files came from."""
         return {"source": self._repo}
 

@@ -53,7 +53,7 @@ class Provider:
         return self._hub.endpoint
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def manifest_fields(self) -> Mapping[str, object]:
         """The Hub that the files came from."""
         return {"hub": self._hub.endpoint}
 
