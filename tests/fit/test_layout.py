@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,26 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from examples import tiny
 from tasks.fit.catalogue import model_of
 from tasks.fit.memory.kv import cache_of, kv_bytes_per_token
+from tasks.fit.model import from_transformers
 from tasks.fit.model.architectures import architecture, known_architectures
 from tasks.fit.model.layout import sparse_layer
 from tasks.fit.model.shape import ModelShape, shape_of_config, shape_of_folder
 from weighbridge.errors import ArchitectureUnknown
+from weighbridge.untrusted import Limits, Sandbox
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_child() -> Iterator[None]:
+    """Ask one child process for all layouts of this file: each imports torch and transformers for four seconds."""
+    with Sandbox(from_transformers.LIMITS) as sandbox, pytest.MonkeyPatch.context() as patch:
+
+        def call(function: Callable[..., Any], *arguments: Any, limits: Limits) -> Any:
+            assert limits == from_transformers.LIMITS
+            return sandbox.call(function, *arguments)
+
+        patch.setattr(from_transformers, "call", call)
+        yield
+
 
 SIZES = {
     "hidden_size": 24,
