@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -41,11 +40,9 @@ def up(
     """Start MLflow, Prefect, a worker, the gateway and the engines that should run; harmless if they run."""
     # Said before the imports below, which take seconds on a busy machine.
     note("stack", "looks at what runs")
-    if port_offset is not None:
-        os.environ["WEIGHBRIDGE_PORT_OFFSET"] = str(port_offset)
     from weighbridge.settings import load_settings, use_libraries
 
-    settings = load_settings()
+    settings = load_settings(port_offset)
     if auth is not None:
         settings = settings.model_copy(update={"mlflow_auth": auth})
     use_libraries(settings)

@@ -27,6 +27,11 @@ STORE = "store"
 
 ANOTHER_HOME = "set WEIGHBRIDGE_HOME to a folder of your own."
 
+OWN_FILES = ("stack.json", "settings.json", ".up.lock")
+"""Files of the home that commands read first."""
+EFFECTIVE = os.access in os.supports_effective_ids
+"""Whether access can be asked for the user that a process acts as."""
+
 LONGEST_SOCKET_PATH = 100
 """A Unix socket's path may be 107 bytes long (sun_path in unix(7))."""
 SHORT_PLACE = Path("/tmp")
@@ -98,7 +103,7 @@ def require_own_home(home: Path) -> None:
             where=str(home),
         ) from None
     _require_own(home, state)
-    if not os.access(home, os.R_OK | os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK, effective_ids=EFFECTIVE):
         is_read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY)
         raise HomeUnusable(
             "The home lies on a disk that is mounted read-only."
@@ -116,6 +121,7 @@ def _require_own_stack(home: Path) -> None:
     Raises:
         HomeNotYours: Somebody does.
     """
+    _require_own_record(home)
     path = home / "supervisor" / "supervisord.pid"
     try:
         owner = path.lstat().st_uid
@@ -133,6 +139,25 @@ def _require_own_stack(home: Path) -> None:
         f"`sudo chown -R {_name(os.geteuid())} {home}`, and run `weighbridge up`.",
         where=str(home),
     )
+
+
+def _require_own_record(home: Path) -> None:
+    """Check that the files which each command reads first are not closed to this user, as after a `sudo`.
+
+    Raises:
+        HomeNotYours: Another user owns one, and it is.
+    """
+    for path in (home / name for name in OWN_FILES):
+        try:
+            owner = path.lstat().st_uid
+        except OSError:
+            continue
+        if owner != os.geteuid() and not os.access(path, os.R_OK, effective_ids=EFFECTIVE):
+            raise HomeNotYours(
+                f"This belongs to user {user_name(owner)}, lies in your home and is closed to you.",
+                f"Take it back with `sudo chown -R {_name(os.geteuid())} {home}`, then run the command again.",
+                where=str(path),
+            )
 
 
 def user_name(number: int) -> str:

@@ -245,8 +245,11 @@ def default_port(field: str) -> int:
     return int(Settings.model_fields[field].default)
 
 
-def load_settings() -> Settings:
+def load_settings(port_offset: int | None = None) -> Settings:
     """Load the settings of this process, whose files are from then on for its user only, whatever the umask was.
+
+    Args:
+        port_offset: Instead of the one of the environment or the home.
 
     Raises:
         SettingsInvalid: A variable, or the record of the running stack, has a value that cannot be used.
@@ -256,7 +259,7 @@ def load_settings() -> Settings:
     keep_files_private()
     require_own_home(home_folder())
     try:
-        return Settings()
+        return Settings() if port_offset is None else Settings(port_offset=port_offset)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

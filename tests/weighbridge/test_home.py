@@ -118,6 +118,19 @@ def test_a_stack_that_another_user_runs_is_refused_with_its_process(own_home: Pa
     assert load_settings().home == own_home, "what a stack of the past has left keeps nobody out"
 
 
+@AS_ROOT
+def test_what_a_sudo_left_closed_in_an_own_home_is_named(tmp_path: Path) -> None:
+    (home := tmp_path / "home").mkdir()
+    (home / "stack.json").write_text("{}")
+    (home / "stack.json").chmod(0o600)
+    os.chown(home, NOBODY, NOBODY)
+    for parent in [tmp_path, *tmp_path.parents[:3]]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    with nobody(), pytest.raises(HomeNotYours, match=r"belongs to user 0 \(root\)") as caught:
+        require_own_home(home)
+    assert f"sudo chown -R nobody {home}" in caught.value.next_step
+
+
 def test_a_relative_home_is_one_folder_for_all_services_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +161,12 @@ def test_ports_move_by_the_offset_that_the_home_remembers(own_home: Path, monkey
     assert settings.mlflow_port == 5055, "a port with a variable of its own is not moved"
     monkeypatch.setenv("WEIGHBRIDGE_PORT_OFFSET", "0")
     assert load_settings().gateway_port == 8080
+
+
+def test_the_offset_of_a_command_is_stronger_than_that_of_the_home(own_home: Path) -> None:
+    (own_home / "settings.json").write_text('{"port_offset": 300}')
+    assert load_settings(port_offset=400).gateway_port == 8480
+    assert load_settings(port_offset=0).gateway_port == 8080
 
 
 def test_a_new_offset_moves_the_ports_of_a_running_stack_and_no_others(
