@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.columns import number
 from cli.output import JsonOption, say, show_json, table
 from weighbridge.errors import OptionInvalid, StackFailed
 from weighbridge.terminal import styled
@@ -78,7 +79,7 @@ def backup(
 
 
 def _show_forecast(expected: Forecast, target: Path) -> None:
-    rows = table("in it", "GiB")
+    rows = table("in it", number("size (GiB)"))
     for served in expected.versions:
         artifact, state = served.artifact, "serves" if served.serves else "kept warm"
         what = f"weights of {artifact.line} version {served.version}, {artifact.scheme} {artifact.short}, {state}"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import (
     audit,
+    backup,
     candidates,
     compare,
     cost,
@@ -32,7 +33,9 @@ from cli import (
 from cli.flowrun import StepRow
 from cli.output import say
 from registry.audit import Entry
+from registry.backup.production import Forecast, ServedVersion
 from registry.models.examine import Examined
+from registry.store import Artifact
 from registry.store.cleanup import Cleaned, Removed
 from registry.store.origins import Origin
 from registry.watch.ledger import Decision as WatchDecision
@@ -468,3 +471,15 @@ def quantize_plan(_: Path) -> None:
         Ignored(linear_bytes=0, name="model.layers.0.block_sparse_moe.gate", reason="a router"),
     )
     say(quantize.ignored_table(layers))
+
+
+@example
+def backup_(_: Path) -> None:
+    """`backup --with-production --dry-run`."""
+    artifact = Artifact(
+        line="support-de", digest=DIGEST, scheme="int8-w8a16", repo="acme/x", commit=DIGEST[:40], size_bytes=9 * 2**30
+    )
+    served = ServedVersion(version="12", serves=True, artifact=artifact)
+    secrets = ("gateway/default.key", "signing/private.pem", "webhook/secret")
+    expected = Forecast(versions=(served,), secrets=secrets, files=("a", "b"), records_bytes=10**8, free_bytes=2**40)
+    backup._show_forecast(expected, Path("/backups/first.tar.zst"))
