@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tasks.evaluate.verdict.verdict import SuiteVerdict
 
 
-ModelArgument = typer.Argument(metavar="MODEL", help="A folder, store://line/digest, or http://host:port[/v1][#model].")
+ModelArgument = typer.Argument(
+    metavar="MODEL", help="A folder, file:///…, store://line/digest, or http://host:port[#model]."
+)
 
 
 def compare(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(metavar="DIR|LINE", help="A model's folder, or a line with a download.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR|LINE", help="A folder (or file:///…), or a line with a download.")
+    ],
     scheme: Annotated[str, typer.Option(help="int8, int8-w8a16, int4, int4-asym, fp8, fp8-block, …")],
     method: Annotated[str | None, typer.Option(help="Quantization method. [default: the cheapest]")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet.", show_default=False)] = None,
@@ -91,10 +93,11 @@ def quantize(
 def _resolve(source: str) -> tuple[Path, Artifact | None]:
     """Return the folder to quantize, and its artifact if a line was named."""
     from registry.installation import Installation
+    from tasks.source.local_folder import folder_at
     from weighbridge.errors import ArtifactMissing, LineUnknown
     from weighbridge.line import line_names
 
-    folder = Path(source).expanduser()
+    folder = folder_at(source)
     if folder.is_dir():
         return folder, None
     if source not in line_names():

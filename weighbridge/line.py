@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
 from weighbridge.line_schedules import Schedules
 from weighbridge.settings import load_settings
-from weighbridge.source_urls import canonical, repo_of
+from weighbridge.source_urls import HUB, canonical, kind_of, repo_of
 from weighbridge.suggestions import did_you_mean
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -272,6 +272,12 @@ class Line(_Part):
     @classmethod
     def _address(cls, source: str) -> str:
         return canonical(source)
+
+    @model_validator(mode="after")
+    def _successors_on_the_hub(self) -> Line:
+        if self.watch.successors and kind_of(self.source) != HUB:
+            raise ValueError("watch.successors: only the Hub lists an author's repositories; leave it away")
+        return self
 
     @property
     def repo(self) -> str:

@@ -17,6 +17,7 @@ from tasks.evaluate.scoring.lm_eval_child import RemoteModel
 from tasks.evaluate.scoring.model_files import ModelFiles, folder_digest, read_model_files
 from tasks.evaluate.suites.lint.check import locate
 from tasks.evaluate.suites.suite import SUFFIX, Suite, find_suite, suite_at
+from tasks.source.local_folder import folder_at
 from weighbridge.errors import ArtifactMissing, ModelUnreadable, OptionInvalid
 from weighbridge.settings import Settings
 
@@ -77,12 +78,13 @@ def resolve_model(name: str, settings: Settings, key_env: str | None = None) -> 
     """Find a model by the name that the user gave.
 
     Args:
-        name: a folder, `store://line/digest` (6 digits or more), or `http://host:port[/v1][#model]`.
+        name: a folder or `file:///folder`, `store://line/digest` (6 digits or more), or `http://host:port[/v1][#model]`.
         settings: of the installation.
         key_env: environment variable with the endpoint's key.
 
     Raises:
         ModelUnreadable: the folder is not a model's.
+        SourceInvalid: it is an address of another kind.
         ArtifactMissing: the store has no such artifact, or several.
         EndpointRefused: the endpoint does not answer, or does not serve that model.
         OptionInvalid: the environment variable is not set.
@@ -101,7 +103,7 @@ def resolve_model(name: str, settings: Settings, key_env: str | None = None) -> 
         )
     if name.startswith("store://"):
         return _find_artifact(name, Store.of(settings))
-    folder = Path(name)
+    folder = folder_at(name)
     if not (folder / "config.json").is_file():
         raise ModelUnreadable(
             f"{name} is no model's folder: it has no config.json.",

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from examples import tiny
 from registry.store import Store
+from tasks.evaluate.compare_inputs import resolve_model
 from tasks.fit.model.shape import shape_of
 from tasks.fit.report import fit_release
 from tasks.source.admission import admit
 from tasks.source.download import download
+from tasks.source.local_folder import folder_at
 from tasks.source.pinned import Source
 from tasks.source.provider import Provider, provider_of, with_source
 from weighbridge.errors import DiskFull, SourceChanged, SourceInvalid, SourceRefused, SourceUnknown, WeighbridgeError
@@ -345,6 +348,11 @@ def test_whatever_lies_in_a_folder_is_a_value_or_a_named_error(tmp_path: Path) -
         assert error.next_step
 
 
+def test_successors_are_searched_on_the_hub_only(model: Path) -> None:
+    with pytest.raises(ValidationError, match="only the Hub lists"):
+        Line.model_validate({**line(model).model_dump(), "watch": {"successors": ["mine-*"]}})
+
+
 def test_a_run_may_not_name_a_folder_or_bucket(model: Path) -> None:
     own = line(model)
     assert with_source(own, "hf://org/successor").repo == "org/successor"
@@ -352,3 +360,36 @@ def test_a_run_may_not_name_a_folder_or_bucket(model: Path) -> None:
     for url in ("file:///etc", "s3://bucket/prefix", "file://relative", "gs://x/y"):
         with pytest.raises(SourceInvalid):
             with_source(own, url)
+
+
+def test_commands_that_read_folders_take_an_address_of_one(model: Path, tmp_path: Path) -> None:
+    assert folder_at(str(model)) == folder_at(model.as_uri()) == model
+    assert resolve_model(model.as_uri(), load_settings()).folder == model
+    for url in ("s3://bucket/prefix", "hf://org/model", "file://relative"):
+        with pytest.raises(SourceInvalid):
+            folder_at(url)
+
+
+def test_a_kind_of_source_is_one_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount under a name: a line takes it, it is pinned, planned and copied, and its records name it."""
+    import tasks.source.providers
+
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds/mount.py").write_text(
+        "from tasks.source.providers import file\n"
+        "def canonical(url): return url\n"
+        "class Provider(file.Provider):\n"
+        "    def __init__(self, settings, repo):\n"
+        "        super().__init__(settings, repo)\n"
+        f"        self._folder = file.Path({str(model.parent)!r}, repo.removeprefix('mount://'))\n"
+    )
+    places = [*tasks.source.providers.__path__, str(tmp_path / "kinds")]
+    monkeypatch.setattr(tasks.source.providers, "__path__", places)
+    monkeypatch.setattr("weighbridge.source_urls.kinds", lambda: ("file", "hf", "mount", "s3"))
+    configured = Line.model_validate({**line(model).model_dump(), "source": f"mount://{model.name}"})
+    mounted = provider_of(load_settings(), configured.repo)
+    source = mounted.pin()
+    admit(source, configured)
+    artifact = download(mounted, source, "mine", Store(tmp_path / "store"))
+    assert source.uri == f"mount://{model.name}@{artifact.digest}"
+    assert shape_of(load_settings(), configured.source).origin == "headers"

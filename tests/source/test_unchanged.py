@@ -18,6 +18,7 @@ from tasks.fit.report import fit_release
 from tasks.source.download import download
 from tasks.source.provider import pin, provider_of
 from tasks.source.released import last_release, source_of
+from tasks.source.step import as_released
 from tasks.source.watch import rules_of, start_releases, triage_line
 from tasks.source.watch_rows import Row
 from weighbridge.line import Line, Watch
@@ -139,6 +140,9 @@ def test_a_release_by_hand_counts_and_is_taken_again(model: Path, publish: Calla
     second = pin(installation, line)
     last = last_release(installation, "tiny", line.repo)
     assert last and last.commit == first.commit and last.is_same(second)
+    assert as_released(installation, line, second).commit == first.commit
+    anyway = line.model_copy(update={"watch": Watch(on_unchanged="release")})
+    assert as_released(installation, anyway, second) == second
     taken = source_of(installation, "tiny", second, last)
     assert taken and taken.commit == first.commit
     assert download(provider, taken, "tiny", installation.store) == artifact, "nothing is fetched"
