@@ -21,8 +21,7 @@ def folder_at(target: str) -> Path:
     if kind_of(url) != "file":
         raise SourceInvalid(
             f"{url} is not on this machine, and this command reads a folder.",
-            "Make it the `source` of a line and run `weighbridge release LINE --scheme bf16`, which stores it; or name a "
-            "folder with a copy.",
+            "Make it the `source` of a line, and run `weighbridge release LINE --scheme bf16`; or name a folder.",
             where=url,
         )
     return folder_of(url)

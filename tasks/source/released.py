@@ -52,12 +52,12 @@ def last_release(installation: Installation, line_name: str, repo: str) -> Relea
         )
         for manifest in _downloads(installation, line_name, repo)
     ]
-    last = max([*started, *downloaded], key=lambda release: release.at, default=None)
+    # Of two within one second, the one that the ledger has later.
+    ordered = sorted([*downloaded, *started], key=lambda release: release.at)
+    last = ordered[-1] if ordered else None
     if last is None or last.content:
         return last
-    known = next(
-        (other.content for other in [*started, *downloaded] if other.commit == last.commit and other.content), ""
-    )
+    known = next((other.content for other in ordered if other.commit == last.commit and other.content), "")
     content = known or _content_at_source(installation, repo, last.commit)
     return last.model_copy(update={"content": content}) if content else None
 
