@@ -17,6 +17,7 @@ from tests.support import servers
 from tests.support.browser import chromium
 from tests.support.mlflow_server import MlflowServer, running, serving
 from tests.support.ports import free_port
+from tests.support.shared_folder import shared_folder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from weighbridge.settings import Settings
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_", "PREFECT_PROFILES_PATH", "MLFLOW_")
+LONG = {
+    "test_quantize_vllm.py",
+    "test_promote_killed.py",
+    "test_quantize_calibrated_methods.py",
+    "test_lm_eval.py",
+    "test_parity_reference.py",
+    "test_engine_key_served.py",
+    "test_extension.py",
+    "test_postgres.py",
+}
+"""Files of few tests that take half a minute or more."""
 EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
 
 
@@ -35,6 +47,9 @@ hypothesis_settings.load_profile("untimed")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server, and keep tests that share one on the same worker of pytest-xdist."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Else the last worker would be busy with one of them for a minute after the others have ended.
+        items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         servers.mark(item)
         item.add_marker(pytest.mark.xdist_group(servers.group(item)))
@@ -65,11 +80,13 @@ def own_home(
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with empty tables, made once because that takes seconds; tests copy it."""
-    from registry.models.registry import Registry  # most tests need no registry
 
-    database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
-    assert Registry(f"sqlite:///{database}").candidates("none") == []
-    return database
+    def make(folder: Path) -> None:
+        from registry.models.registry import Registry  # most tests need no registry
+
+        assert Registry(f"sqlite:///{folder / 'mlflow.db'}").candidates("none") == []
+
+    return shared_folder(tmp_path_factory, "mlflow-template", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from tasks.quantize.gguf.convert import convert
 from tasks.quantize.methods import ggml
 from tasks.quantize.process.job import Job
 from tasks.schemes import scheme
+from tests.support.shared_folder import shared_folder
 from tests.support.tiny_gguf import write_release
 
 
@@ -42,10 +43,12 @@ def _make(home: Path, name: str) -> Made:
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unquantized GGUF of the release, by the real converter."""
-    home = tmp_path_factory.mktemp("converted")
-    out = home / "converted.gguf"
-    convert(link_release(write_release(home / "release"), home / "source"), out, "BF16", "org/tiny", lambda size: None)
-    return out
+
+    def make(home: Path) -> None:
+        source = link_release(write_release(home / "release"), home / "source")
+        convert(source, home / "converted.gguf", "BF16", "org/tiny", lambda size: None)
+
+    return shared_folder(tmp_path_factory, "converted", make) / "converted.gguf"
 
 
 def _quickly(home: Path, name: str, converted: Path) -> Made:
