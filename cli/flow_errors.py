@@ -27,11 +27,11 @@ def told_error(message: str) -> str:
     return str(names[0]) if whole else ""
 
 
-class ToldErrors:
+class ReportedErrors:
     """The errors that a command's log has told so far."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, str]] = set()
+        self._named: set[tuple[str, str]] = set()
 
     def leave_out(self, message: str, step: str) -> bool:
         """Return whether a message is left out, because the command tells its error at the end.
@@ -42,8 +42,8 @@ class ToldErrors:
         """
         if not (name := told_error(message)):
             return False
-        if step and (step, name) not in self._told:
-            self._told.add((step, name))
+        if step and (step, name) not in self._named:
+            self._named.add((step, name))
             note("failed", f"{step}: {name}")
         return True
 
@@ -51,10 +51,10 @@ class ToldErrors:
 class _Filter(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
-        self._told = ToldErrors()
+        self._named = ReportedErrors()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not self._told.leave_out(record.getMessage(), str(getattr(record, "task_run_name", "") or ""))
+        return not self._named.leave_out(record.getMessage(), str(getattr(record, "task_run_name", "") or ""))
 
 
 @contextmanager
@@ -66,14 +66,14 @@ def told_once() -> Iterator[None]:
     consoles = [
         handler for logger in known for handler in logger.handlers if isinstance(handler, PrefectConsoleHandler)
     ]
-    told = _Filter()
+    once = _Filter()
     for handler in consoles:
-        handler.addFilter(told)
+        handler.addFilter(once)
     try:
         yield
     finally:
         for handler in consoles:
-            handler.removeFilter(told)
+            handler.removeFilter(once)
 
 
 def _is_error(name: str) -> bool:

@@ -26,7 +26,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from pydantic import BaseModel, ConfigDict
 
 import weighbridge.errors
-from cli.flow_errors import ToldErrors, told_once
+from cli.flow_errors import ReportedErrors, told_once
 from cli.output import say_plain
 from tasks.stored_results import only_own_results
 from weighbridge.deployments import start
@@ -187,7 +187,7 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
     """Show a run's log, from its beginning, until the run has ended."""
     shown, waits = 0, False
     task_names: dict[UUID | None, str] = {None: flow}
-    told = ToldErrors()
+    reported = ReportedErrors()
     while True:
         # The state first: a run that has ended writes no more, so the log that is read then is whole.
         run = client.read_flow_run(run.id)
@@ -198,17 +198,17 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
         shown += len(records)
         for record in records:
             if not record.message.startswith(WORKER_RETRY):
-                _show(client, record, task_names, told)
+                _show(client, record, task_names, reported)
         if run.state is not None and run.state.is_final() and not records:
             return run
         time.sleep(POLL_SECONDS)
 
 
-def _show(client: SyncPrefectClient, record: Log, task_names: dict[UUID | None, str], told: ToldErrors) -> None:
+def _show(client: SyncPrefectClient, record: Log, task_names: dict[UUID | None, str], reported: ReportedErrors) -> None:
     if record.task_run_id not in task_names:
         assert record.task_run_id
         task_names[record.task_run_id] = client.read_task_run(record.task_run_id).name
-    if told.leave_out(record.message, task_names[record.task_run_id] if record.task_run_id else ""):
+    if reported.leave_out(record.message, task_names[record.task_run_id] if record.task_run_id else ""):
         return
     say_plain(f"{record.timestamp:%H:%M:%S} | {task_names[record.task_run_id]} | {record.message}", error=True)
 

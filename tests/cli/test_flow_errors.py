@@ -7,7 +7,7 @@ import logging
 import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from cli.flow_errors import ToldErrors, told_error, told_once
+from cli.flow_errors import ReportedErrors, told_error, told_once
 from weighbridge.errors import SuiteUnknown
 
 ERROR = SuiteUnknown("There is no suite 'agrement'.", "Name one of: agreement.", where="lines/toy.yaml")
@@ -30,9 +30,9 @@ def test_only_a_message_that_tells_a_named_error_whole_is_one(message: str, name
 
 
 def test_each_failed_step_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
-    told = ToldErrors()
+    reported = ReportedErrors()
     left_out = [
-        told.leave_out(f"{prefix}{ERROR}", step)
+        reported.leave_out(f"{prefix}{ERROR}", step)
         for step in ("score-int8", "score-int4", "")
         for prefix in ("", "Finished in state Failed(")
     ]
