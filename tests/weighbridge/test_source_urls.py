@@ -36,6 +36,7 @@ def test_an_address_has_one_form(written: str, form: str) -> None:
     ("written", "nearest"),
     [
         ("file://models/mine", f"file://{Path('models/mine').absolute()}"),
+        ("file://usr/bin", "file:///usr/bin"),
         ("file:/models/mine", "file:///models/mine"),
         ("file:models", f"file://{Path('models').absolute()}"),
         ("file:///~/mine", f"file://{Path.home()}/mine"),

@@ -38,7 +38,9 @@ def canonical(url: str) -> str:
             f"must read file:///folder, and `~` is not expanded there: write {folder_url(rest.lstrip('/'))}"
         )
     if not rest.startswith("/"):
-        raise ValueError(f"must read file:///folder with the whole path: write {folder_url(rest or '.')}")
+        # Two slashes are a slash too few, or begin a relative path; the folder that is there was meant.
+        meant = f"/{rest}" if rest and Path(f"/{rest}").is_dir() else rest or "."
+        raise ValueError(f"must read file:///folder with the whole path: write {folder_url(meant)}")
     path = os.fsdecode(unquote_to_bytes(rest))
     if "\0" in path:
         raise ValueError("must read file:///folder; this one has a NUL in it")
