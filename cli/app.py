@@ -18,6 +18,7 @@ from cli import (
     lines,
     manifests,
     notify,
+    pages,
     quantize,
     roles,
     services,
@@ -35,7 +36,6 @@ app = typer.Typer(
     help="A release line for open-weight language models: from a new release to serving, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -60,6 +60,7 @@ roles.add_to(app)
 audit.add_to(app)
 backup.add_to(app)
 notify.add_to(app)
+pages.add_to(app)
 
 
 @app.command()

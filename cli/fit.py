@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import complete
 from cli.columns import number, whole
 from cli.output import JsonOption, say, say_wrapped, show_json, table
 from weighbridge.terminal import styled
@@ -27,8 +28,21 @@ Target = Annotated[
     str, typer.Argument(help="hf://org/model[@revision], file:///folder, s3://bucket/prefix, a folder, or a line.")
 ]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="Only this GPU; may be given many times.")]
-Schemes = Annotated[list[str] | None, typer.Option("--scheme", help="Only this scheme; may be given many times.")]
-Engine = Annotated[str | None, typer.Option(help="An engine, with a version if you like: llama-cpp, vllm@0.19.")]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scheme",
+        help="Only this scheme; may be given many times.",
+        autocompletion=complete.schemes,
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="An engine, with a version if you like: llama-cpp, vllm@0.19.",
+        autocompletion=complete.engines,
+    ),
+]
 Utilization = Annotated[float | None, typer.Option(min=0.05, max=1.0, help="Share of a GPU that the engine may take.")]
 
 

@@ -1,4 +1,4 @@
-"""`key add|list|remove|limit`: API keys of the gateway, with their expiry and limits."""
+"""`key add|list|remove|limit|usage`: API keys of the gateway, with their expiry, limits and use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import complete
 from cli.columns import number, whole
 from cli.output import JsonOption, LineArgument, note, say, say_plain, show_json, table
 from weighbridge.terminal import styled
@@ -117,6 +118,44 @@ def limit(
         return
     say(f"{line}, each key, {_in_words(limits)}.")
     _note_if_down(running)
+
+
+@key.command()
+def usage(
+    line: Annotated[str, typer.Option(help="Only this line.", autocompletion=complete.lines)] = "",
+    name: Annotated[str, typer.Option(help="Only this key.")] = "",
+    days: Annotated[int, typer.Option(min=1, max=3660, help="Today and so many days before it, less one.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Show requests and tokens of each key by line and day (UTC), as the gateway's access log has them."""
+    from tasks.serve.gateway.client_usage import read_usage
+    from tasks.serve.gateway.logs import access_log
+    from weighbridge.settings import load_settings
+
+    log = access_log(load_settings())
+    since = (datetime.now(UTC) - timedelta(days=days - 1)).strftime("%Y-%m-%d")
+    report = read_usage(log, line, name, since)
+    if as_json:
+        show_json(report.model_dump())
+        return
+    rows = table(
+        whole("day"), "key", "line", number("requests"), number("refused"), number("prompt tokens"), number("answered")
+    )
+    for row in report.rows:
+        counted = (row.requests, row.refused, row.prompt_tokens, row.completion_tokens)
+        rows.add_row(row.day, row.client, row.line, *(f"{count:,}" for count in counted))
+    if report.rows:
+        say(rows)
+    else:
+        say("No request with a key is in the access log for these days.")
+    uncounted = sum(row.uncounted for row in report.rows)
+    if uncounted:
+        say(f"{uncounted:,} answered requests have no count of tokens: the client left early, or the engine gave none.")
+    if report.unreadable:
+        say(f"{report.unreadable:,} lines of the log cannot be read, so requests are missing.")
+    if report.since > since:
+        begins = report.since[:16].replace("T", " ")
+        say(f"The log begins at {begins} UTC; of what came before it nothing is known here.")
 
 
 def _installation() -> tuple[ServingInstallation, bool]:

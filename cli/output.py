@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from cli.complete import lines as complete_lines
 from weighbridge.errors import ExitStatus, WeighbridgeError
 from weighbridge.terminal import console, on_one_line, styled, visible
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 PIPE_COLUMNS = 120
 INPUT, INTERRUPTED = ExitStatus.INPUT, ExitStatus.INTERRUPTED
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-LineArgument = Annotated[str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.")]
+LineArgument = Annotated[
+    str, typer.Argument(help="A line: the name of a file in lines/, without .yaml.", autocompletion=complete_lines)
+]
 
 
 class Documents:

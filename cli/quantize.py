@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import complete
 from cli.columns import below
 from cli.output import INTERRUPTED, JsonOption, bars, note, say, show_json, table
 from weighbridge.terminal import styled
@@ -28,7 +29,13 @@ def quantize(
     source: Annotated[
         str, typer.Argument(metavar="DIR|LINE", help="A folder (or file:///…), or a line with a download.")
     ],
-    scheme: Annotated[str, typer.Option(help="int8, int8-w8a16, int4, int4-asym, fp8, fp8-block, …")],
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="int8, int8-w8a16, int4, int4-asym, fp8, fp8-block, …",
+            autocompletion=complete.schemes,
+        ),
+    ],
     method: Annotated[str | None, typer.Option(help="Quantization method. [default: the cheapest]")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet.", show_default=False)] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for methods that calibrate: .txt or .jsonl.")] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import complete
 from cli.approve import waiting_candidates
 from cli.columns import below, number
 from cli.output import JsonOption, LineArgument, note, say, show_json, table
@@ -29,7 +30,11 @@ def release(
     line: LineArgument,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the line's own by default.")] = None,
     scheme: Annotated[
-        list[str] | None, typer.Option(help="Only this scheme; may be given again. bf16: as published.")
+        list[str] | None,
+        typer.Option(
+            help="Only this scheme; may be given again. bf16: as published.",
+            autocompletion=complete.schemes,
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do every step again instead of taking it from the cache.")

@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 from cli.keys import key as command
 from registry.audit import AuditLog
 from tasks.serve.gateway import Gateway, Limits
+from tasks.serve.gateway.logs import access_log
 from weighbridge.errors import AuditBroken, GatewayFailed, LineUnknown
+from weighbridge.settings import load_settings
 
 
 def weighbridge(*arguments: str) -> Result:
@@ -83,3 +85,39 @@ def test_a_lines_limits_are_kept_beside_its_route() -> None:
     assert Gateway().routes().line("smollm2").limits == Limits()
     with pytest.raises(LineUnknown):
         weighbridge("limit", "nosuch")
+
+
+def test_usage_counts_requests_and_tokens_by_key_line_and_day_and_says_what_it_does_not_know() -> None:
+    today = datetime.now(UTC)
+    log = access_log(load_settings())
+    log.parent.mkdir(parents=True, exist_ok=True)
+
+    def entry(**changes: object) -> str:
+        request = {
+            "time": f"{today:%Y-%m-%dT%H:%M:%S.000Z}", "client": "ci", "line": "llama", "status": 200,
+            "prompt_tokens": "10", "completion_tokens": 4,
+        }  # fmt: skip
+        return json.dumps({**request, **changes})
+
+    lines = [
+        entry(),
+        entry(),
+        entry(status=429, prompt_tokens=None, completion_tokens=None),
+        entry(prompt_tokens=None, completion_tokens=None),
+        entry(client="web", line="qwen"),
+        entry(client=None),
+        entry(time="2020-01-01T00:00:00.000Z"),
+        '{"time": "2026-',
+    ]
+    log.write_text("\n".join(lines) + "\n" + entry()[:40])
+    found = json.loads(weighbridge("usage", "--json").stdout)
+    ci, web = found["rows"]
+    assert (ci["client"], ci["line"], ci["day"]) == ("ci", "llama", f"{today:%Y-%m-%d}")
+    assert [ci[name] for name in ("requests", "refused", "uncounted", "prompt_tokens", "completion_tokens")] == [
+        4, 1, 1, 20, 8
+    ]  # fmt: skip
+    assert (web["client"], web["requests"]) == ("web", 1)
+    assert found["unreadable"] == 1 and found["since"].startswith("2020-01-01")
+    text = weighbridge("usage", "--line", "llama").stdout
+    assert "web" not in text and "1 answered requests have no count of tokens" in text and "cannot be read" in text
+    assert "No request with a key" in weighbridge("usage", "--name", "nobody").stdout
