@@ -31,8 +31,8 @@ def engines(incomplete: str) -> list[str]:
     return _beginning(incomplete, _modules("engines"))
 
 
-def _modules(room: str) -> list[str]:
-    found = (CHECKOUT / "tasks" / room).glob("[!_]*.py")
+def _modules(kind: str) -> list[str]:
+    found = (CHECKOUT / "tasks" / kind).glob("[!_]*.py")
     return [path.stem.replace("_", "-") for path in found]
 
 
