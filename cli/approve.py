@@ -56,7 +56,7 @@ def approve(
     else:
         proposed = registry.candidate(line, candidate)
         check_production(configured, proposed, registry)
-        approves = proposed.name
+        approves = f"Candidate {proposed.version} of {line}"
         reason = reason or _ask_reason(f"{approves} ({proposed.scheme}, {proposed.short})", proposed.sentence)
         approved = registry.approve(line, proposed.version, reason, who)
     if as_json:
