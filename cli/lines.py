@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cli.columns import below, number
+from cli.new_line import new
 from cli.output import JsonOption, say, say_plain, show_json, table
 from weighbridge.terminal import styled
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 lines = typer.Typer(
-    help="Lines: list and check them, all mistakes at once; Prefect's deployments of them.", invoke_without_command=True
+    help="Lines: list and check them, all mistakes at once; make one, and retire one.", invoke_without_command=True
 )
 
 
@@ -25,6 +26,9 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the lines and check each one's file. Exit status 2 when a file has a mistake; all of them are shown."""
     if context.invoked_subcommand is None:
         _list(as_json)
+
+
+lines.command()(new)
 
 
 @lines.command()

@@ -87,6 +87,12 @@ class LineUnknown(WeighbridgeError):
     exit_status = ExitStatus.INPUT
 
 
+class LineExists(WeighbridgeError):
+    """A line of that name is there already; nothing was written."""
+
+    exit_status = ExitStatus.INPUT
+
+
 class LineInvalid(WeighbridgeError):
     """The YAML of a line cannot be parsed or does not fit its schema."""
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from weighbridge.documents import read_yaml
@@ -325,6 +326,24 @@ class Line(_Part):
         except DocumentInvalid as error:
             at = error.where.replace(str(path), place, 1)
             raise LineInvalid(error.what, error.next_step, where=at) from None
+        return cls._checked(name, fields, place)
+
+    @classmethod
+    def parse(cls, name: str, text: str, path: Path) -> Line:
+        """Read a line that is not written yet.
+
+        Args:
+            name: Name of the line.
+            text: Of its file.
+            path: Where it will be, for messages.
+
+        Raises:
+            LineInvalid: As `load`.
+        """
+        return cls._checked(name, yaml.safe_load(text), f"{path.parent.name}/{path.name}")
+
+    @classmethod
+    def _checked(cls, name: str, fields: Any, place: str) -> Line:
         if not isinstance(fields, dict):
             raise LineInvalid("The file must be a mapping of fields.", "See docs/how-to/write-a-line.md.", where=place)
         try:
