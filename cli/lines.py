@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.columns import below, number
 from cli.new_line import new
 from cli.output import JsonOption, say, say_plain, show_json, table
+from cli.retire_line import retire
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from weighbridge.errors import WeighbridgeError
     from weighbridge.line import Line
+    from weighbridge.settings import Settings
 
 
 lines = typer.Typer(
@@ -29,6 +33,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 lines.command()(new)
+lines.command()(retire)
 
 
 @lines.command()
@@ -40,35 +45,71 @@ def deployments() -> None:
     say_plain(whole_document(load_settings().root).removesuffix("\n"))
 
 
-def _list(as_json: bool) -> None:
-    from tasks.evaluate.check_line import check_line
-    from weighbridge.errors import LineInvalid, LineUnknown
-    from weighbridge.line import Line, line_names
+@lines.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Lines. [default: all]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check some lines, as `weighbridge lines` checks all. Exit status 2 when a file has a mistake."""
+    _list(as_json, names)
+
+
+def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
+    from stack.deploy import undeployed_lines
+    from tasks.serve.orphans import orphans
+    from weighbridge.line import line_names
     from weighbridge.settings import load_settings
 
     settings = load_settings()
     loaded: list[Line] = []
     problems: list[WeighbridgeError] = []
-    for name in line_names():
-        try:
-            line = Line.load(name)
-        except (LineInvalid, LineUnknown) as error:
-            problems.append(error)
-            continue
-        loaded.append(line)
-        problems += check_line(line, settings)
+    for name in names or line_names():
+        line, found = _checked(name, settings)
+        loaded += [line] if line else []
+        problems += found
+    shown = [line.name for line in loaded]
+    undeployed = [name for name in undeployed_lines(settings) if name in shown]
+    lost = [] if names else orphans(settings)
     if as_json:
         show_json(
-            {"lines": [line.model_dump() for line in loaded], "problems": [problem.as_dict() for problem in problems]}
+            {
+                "lines": [line.model_dump() for line in loaded],
+                "problems": [problem.as_dict() for problem in problems],
+                "undeployed": undeployed,
+                "orphans": [orphan.model_dump() for orphan in lost],
+            }
         )
     else:
         _show(loaded, problems)
+        for name in undeployed:
+            say(f"{name}: Prefect does not have its deployments as its file says; `weighbridge up` sends them.")
+        for orphan in lost:
+            say(orphan.sentence)
     if problems:
         raise typer.Exit(problems[0].exit_status)
 
 
-def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
+def _checked(name: str, settings: Settings) -> tuple[Line | None, list[WeighbridgeError]]:
+    """A line, and every mistake in its file; of a file whose form has mistakes, the unknown names too."""
+    from tasks.evaluate.check_line import check_line, check_names
+    from weighbridge.documents import read_yaml
+    from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
+    from weighbridge.line import Line
 
+    try:
+        line = Line.load(name)
+    except LineUnknown as error:
+        return None, [error]
+    except LineInvalid as error:
+        try:
+            fields = read_yaml(settings.root / "lines" / f"{name}.yaml")
+        except DocumentInvalid:
+            return None, [error]
+        return None, [error, *check_names(name, fields, settings)]
+    return line, list(check_line(line, settings))
+
+
+def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
     rows = table("line", below("source"), "schemes", "runs on", "engine", number("suites"))
     for line in loaded:
         rows.add_row(
@@ -81,7 +122,7 @@ def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
         )
     say(rows)
     if not problems:
-        say("All files are checked; every name in them exists.")
+        say("No mistake in these files: every name in them exists, and every suite can decide its margin.")
         return
     mistakes = table("file", "mistake", "next")
     for problem in problems:

@@ -47,6 +47,7 @@ def release(
     Exit status 0 when a candidate may be approved; 20 regression, 21 inconclusive, 22 invalid.
     """
     installation = _ready(line)
+    _require_names(installation, line)
     parameters = {"line": line, "revision": revision, "schemes": scheme or None}
     result, steps = _run(installation, "release", line, parameters, worker, as_json, fresh)
     if as_json:
@@ -114,7 +115,7 @@ def rollback(
 ) -> None:
     """Go back to an earlier version, now; a rollout in progress is stopped."""
     to = _shift_traffic_first(line, to, reason, as_json)
-    installation = _ready(line)
+    installation = _ready(line, orphans=True)
     parameters = {"line": line, "to": to, "reason": reason}
     result, steps = _run(installation, "rollback", line, parameters, worker, as_json)
     _show_serving(installation, result, steps, as_json)
@@ -137,18 +138,40 @@ def _shift_traffic_first(line: str, to: int | None, reason: str, as_json: bool) 
     return version
 
 
-def _ready(line: str) -> ServingInstallation:
-    """Load the installation, after cheap checks of the line's file and of the stack."""
+def _ready(line: str, *, orphans: bool = False) -> ServingInstallation:
+    """Load the installation, after cheap checks of the line's file and of the stack.
+
+    Args:
+        line: the line's name.
+        orphans: whether a line will do whose file is gone while it still serves.
+    """
     from stack import lifecycle
     from tasks.serve.installation import ServingInstallation
+    from tasks.serve.orphans import line_or_orphan
     from weighbridge.line import Line
     from weighbridge.settings import use_libraries
 
     installation = ServingInstallation.load()
     use_libraries(installation.settings)
-    Line.load(line)
+    if orphans:
+        line_or_orphan(installation.settings, line)
+    else:
+        Line.load(line)
     lifecycle.require_up(installation.settings)
     return installation
+
+
+def _require_names(installation: ServingInstallation, line: str) -> None:
+    """Check every name in a line before a release, which would find them one by one, each in a page of log.
+
+    Raises:
+        LineInvalid: some are unknown; all are named.
+    """
+    from tasks.evaluate.check_line import unknown_names
+    from weighbridge.line import Line
+
+    if (problem := unknown_names(Line.load(line), installation.settings)) is not None:
+        raise problem
 
 
 def _run(

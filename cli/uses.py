@@ -18,6 +18,7 @@ def gather_uses(installation: ServingInstallation) -> dict[str, list[str]]:
         StackDown, RegistryFailed: MLflow does not answer.
     """
     from weighbridge.line import line_names
+    from weighbridge.retired import is_retired
 
     uses: dict[str, list[str]] = {}
     engines = installation.fleet.engines()
@@ -27,6 +28,8 @@ def gather_uses(installation: ServingInstallation) -> dict[str, list[str]]:
     _require_answer(registry.tracking_uri)
     lines = {*line_names(), *(line for line, _ in installation.store.listed()), *(engine.line for engine in engines)}
     for line in sorted(lines):
+        if is_retired(installation.settings, line):
+            continue
         # Oldest first: the newest version decides about a digest that was approved twice.
         approved = {version.digest: version for version in registry.versions(line)}
         for alias, version in (("production", registry.production(line)), ("previous", registry.previous(line))):

@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.announce import announced
 from tasks.serve.installation import ServingInstallation
+from tasks.serve.orphans import line_or_orphan
 from tasks.serve.rollout.rollback import LOCK_SECONDS
 from tasks.serve.serving_record import retire_engines
 from tasks.serve.step import (
@@ -16,7 +17,6 @@ from tasks.serve.step import (
     traffic_lock,
 )
 from tasks.steps import named_failures
-from weighbridge.line import Line
 
 
 @flow(name="rollback", flow_run_name="rollback-{line}", persist_result=True, result_serializer="json")
@@ -37,7 +37,8 @@ def rollback(line: str, to: int | None = None, reason: str = "rolled back by han
         NothingToRollBack: the line has no earlier version.
         ArtifactDamaged: the earlier version's engine is cold and its weights no longer match their manifest.
     """
-    configured, installation = Line.load(line), ServingInstallation.load()
+    installation = ServingInstallation.load()
+    configured = line_or_orphan(installation.settings, line)
     # Before the lock: a rollout that gives way for it puts production back, which is the target.
     target = rollback_target(installation, configured, to)
     with traffic_lock(installation, line, LOCK_SECONDS, urgent=True):

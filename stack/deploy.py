@@ -86,6 +86,20 @@ def _deploy(settings: Settings, report: ReportService) -> None:
         report("prefect", f"deployments of lines that are gone are removed: {', '.join(gone)}")
 
 
+def undeployed_lines(settings: Settings) -> list[str]:
+    """Lines of which the local Prefect has not been sent a deployment as their file asks for it; reads files only.
+
+    Returns:
+        Their names, without those whose file has a mistake; none before the first `weighbridge up`.
+    """
+    before = _read_marker(settings.home / "prefect" / "deployed.json")
+    if not before:
+        return []
+    known = before["deployments"]
+    entries = [entry for entry in deployments(settings.root) if _is_of_a_line_flow(entry)]
+    return sorted({str(entry["name"]) for entry in entries if known.get(label_of(entry)) != _digest(entry)})
+
+
 def _read_marker(path: Path) -> dict[str, Any]:
     # A damaged marker, or one of an older version, equals none.
     try:

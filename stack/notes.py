@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 
+from tasks.serve.orphans import orphan_notes
 from weighbridge.settings import Settings
 
 Note = Callable[[Settings], list[str]]
 SECONDS = 2.0
 
-NOTES: tuple[Note, ...] = ()
+NOTES: tuple[Note, ...] = (orphan_notes,)
 """In the order in which they are printed."""
 
 

@@ -14,6 +14,7 @@ from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
+from tasks.serve.orphans import orphans
 from weighbridge.errors import GatewayFailed, StackDown
 from weighbridge.line import line_names
 
@@ -78,7 +79,9 @@ def line_statuses(installation: ServingInstallation, registry_answers: bool = Tr
     if supervisor.answers():
         running = {process.name for process in supervisor.states() if process.state == "RUNNING"}
     engines = [engine for engine in installation.fleet.engines() if engine.name in running]
-    names = line_names(installation.settings.root / "lines")
+    # A line without a file may still serve.
+    lost = {orphan.line for orphan in orphans(installation.settings)}
+    names = sorted({*line_names(installation.settings.root / "lines"), *lost})
     with ThreadPoolExecutor(LINES_AT_ONCE) as pool:
         asked = names if registry_answers else []
         registered = dict(zip(asked, pool.map(partial(_registered, installation.registry), asked), strict=True))

@@ -9,10 +9,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from weighbridge.documents import read_yaml
+from weighbridge.documents import parse_yaml, read_yaml
 from weighbridge.errors import DocumentInvalid, LineInvalid, LineUnknown
 from weighbridge.line_schedules import Schedules
 from weighbridge.settings import load_settings
@@ -339,8 +338,10 @@ class Line(_Part):
 
         Raises:
             LineInvalid: As `load`.
+            DocumentInvalid: It is no YAML.
         """
-        return cls._checked(name, yaml.safe_load(text), f"{path.parent.name}/{path.name}")
+        place = f"{path.parent.name}/{path.name}"
+        return cls._checked(name, parse_yaml(text, place), place)
 
     @classmethod
     def _checked(cls, name: str, fields: Any, place: str) -> Line:

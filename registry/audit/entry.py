@@ -48,8 +48,8 @@ class Entry(BaseModel):
     """Account that MLflow's server signed in (`NOBODY` if it has no accounts). In Weighbridge's own entries: the person
     who approved, else $WEIGHBRIDGE_USER, else the operating system's user."""
     action: str
-    """approve, reason, override, admit, found, state, production, previous, restored, key added, key removed,
-    key limit, signing key rotated, signing key revoked;
+    """approve, reason, override, admit, found, state, production, previous, restored, line retired, key added,
+    key removed, key limit, signing key rotated, signing key revoked;
     `mlflow.<request>` in the server's entries."""
     line: str
     """Empty for a key, which is valid for all lines."""

@@ -179,19 +179,14 @@ class Registry(Recorder):
             self.client.set_model_version_tag(line, str(number), records.STATE, state)
 
     @reaches_mlflow(role="operator")
-    def set_production(self, line: str, number: int) -> None:
-        """Move the alias `production`."""
-        with self._log.recording("production", line, number):
-            self.client.set_registered_model_alias(line, PRODUCTION, str(number))
+    def set_production(self, line: str, number: int | None) -> None:
+        """Move the alias `production`, or remove it."""
+        self._set_alias(line, PRODUCTION, number)
 
     @reaches_mlflow(role="operator")
     def set_previous(self, line: str, number: int | None) -> None:
         """Move the alias `previous`, or remove it."""
-        with self._log.recording("previous", line, number):
-            if number is None:
-                self.client.delete_registered_model_alias(line, PREVIOUS)
-            else:
-                self.client.set_registered_model_alias(line, PREVIOUS, str(number))
+        self._set_alias(line, PREVIOUS, number)
 
     @reaches_mlflow(role="any")
     def reconcile(self, line: str) -> None:
@@ -207,6 +202,13 @@ class Registry(Recorder):
             with self._log.recording(REASON, line, number, what=version.digest, reason=reason, who=who):
                 self.client.set_model_version_tag(line, str(number), records.APPROVED_REASON, reason)
         return Approved.model_validate({**version.model_dump(), "earlier": True, "reason_added": added})
+
+    def _set_alias(self, line: str, alias: str, number: int | None) -> None:
+        with self._log.recording(alias, line, number):
+            if number is None:
+                self.client.delete_registered_model_alias(line, alias)
+            else:
+                self.client.set_registered_model_alias(line, alias, str(number))
 
     def _copy(self, candidate: Version, reason: str, who: str) -> Version:
         original = self.client.get_model_version(candidate.model, str(candidate.version))

@@ -40,6 +40,13 @@ def is_known(name: str) -> bool:
     return True
 
 
+def known_licences() -> set[str]:
+    """Names of the licences that SPDX and the Hub know."""
+    from packaging.licenses._spdx import LICENSES
+
+    return {licence["id"] for licence in LICENSES.values()} | OF_THE_HUB
+
+
 def licence_of(card: Card) -> str | None:
     """The card's licences, joined by ` and `; None without one. Of `other`, its name, if that is no known licence's."""
     names = [_own_name(card) or name if name.casefold() == OTHER else name for name in card.licences]

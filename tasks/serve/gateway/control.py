@@ -100,6 +100,21 @@ class Gateway(EnvoyProcess):
 
         self._change(line, without, wait)
 
+    def remove_line(self, line: str, *, wait: bool = True) -> None:
+        """Remove a line with all its backends, drained or not; harmless if there is none. Its model is unknown then.
+
+        Raises:
+            GatewayFailed: a backend still has a weight; else as `set_line`.
+        """
+        self._require_up(wait)
+        with self._file.writing():
+            before = self._file.load()
+            for backend in before.line(line).backends:
+                if backend.weight:
+                    raise self._busy(line, backend.version, f"gets {backend.weight} per cent of the requests")
+            self._file.save(before.without_line(line))
+            self._render(wait)
+
     def set_sticky(self, line: str, sticky_by: StickyBy, *, wait: bool = True) -> None:
         """Keep a conversation, or all requests of a key, with one version of a line while the weights stay.
 

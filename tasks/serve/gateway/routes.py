@@ -188,6 +188,10 @@ class Routes(_Part):
         others = tuple(other for other in self.lines if other.line != route.line)
         return Routes(lines=(*others, route), generation=self.generation + 1)
 
+    def without_line(self, name: str) -> Routes:
+        """Return the next generation, without a line."""
+        return Routes(lines=tuple(route for route in self.lines if route.line != name), generation=self.generation + 1)
+
 
 class RoutesFile:
     """`routes.json`: complete at any moment, and one writer at a time.

@@ -76,6 +76,12 @@ def end(settings: Settings, line: str) -> None:
     _pending_file(settings, line).unlink(missing_ok=True)
 
 
+def forget(settings: Settings, line: str) -> None:
+    """Forget what served a line that is retired."""
+    end(settings, line)
+    _served_file(settings, line).unlink(missing_ok=True)
+
+
 def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> int | None:
     """Give an earlier version all new requests at once, if its engine is warm.
 

@@ -73,6 +73,18 @@ def mirror_requests(gateway: Gateway, line: str, mirror: Mirror | None) -> None:
     gateway.set_mirror(line, mirror)
 
 
+def take_all_weight(gateway: Gateway, line: str) -> None:
+    """Take the weights of all of a line's versions, and its mirror: it answers 503 from then on.
+
+    Raises:
+        GatewayFailed, DiskFull: as `Gateway.set_line`.
+    """
+    route = gateway.routes().line(line)
+    gateway.set_line(line, [backend.model_copy(update={"weight": 0}) for backend in route.backends])
+    if route.mirror is not None:
+        gateway.set_mirror(line, None)
+
+
 def withdraw_unadmitted(gateway: Gateway) -> list[str]:
     """Take the weight of versions without standing, before a gateway that was down starts from its routes.
 
