@@ -17,12 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 
 from tasks.serve.orphans import orphan_notes
+from weighbridge.line import line_names
+from weighbridge.promotion_start import promotion_notes
 from weighbridge.settings import Settings
 
 Note = Callable[[Settings], list[str]]
 SECONDS = 2.0
 
-NOTES: tuple[Note, ...] = (orphan_notes,)
+
+def approvals_that_start_nothing(settings: Settings) -> list[str]:
+    """Lines whose promotion nothing would start."""
+    return promotion_notes(settings, line_names(settings.root / "lines"))
+
+
+NOTES: tuple[Note, ...] = (orphan_notes, approvals_that_start_nothing)
 """In the order in which they are printed."""
 
 

@@ -16,6 +16,7 @@ from weighbridge.health import answers
 from weighbridge.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
+DOWN = "the stack is down"
 
 
 class PromotionStart(BaseModel):
@@ -59,7 +60,7 @@ def promotion_starts(settings: Settings, lines: Sequence[str]) -> dict[str, Prom
     except httpx.HTTPStatusError as error:
         return _nothing(lines, f"Prefect refuses the question (HTTP {error.response.status_code})")
     except httpx.HTTPError:
-        return _nothing(lines, "the stack is down")
+        return _nothing(lines, DOWN)
     if not any(worker["status"] == "ONLINE" for worker in workers):
         return _nothing(lines, "no worker is online")
     clicks = answers(f"http://127.0.0.1:{settings.webhook_port}/health")
@@ -70,6 +71,18 @@ def promotion_starts(settings: Settings, lines: Sequence[str]) -> dict[str, Prom
 def promotion_start(settings: Settings, line: str) -> PromotionStart:
     """Find out what starts the promotion of a line, as `promotion_starts` does for many."""
     return promotion_starts(settings, [line])[line]
+
+
+def promotion_notes(settings: Settings, lines: Sequence[str]) -> list[str]:
+    """A sentence for each reason why an approval would wait for a person; none while the stack is down."""
+    waiting: dict[str, list[str]] = {}
+    for start in promotion_starts(settings, lines).values():
+        if start.when == "never" and start.obstacle != DOWN:
+            waiting.setdefault(start.obstacle.replace(f"promote/{start.line}", "to promote it"), []).append(start.line)
+    return [
+        f"{', '.join(names)}: an approval starts nothing, because {obstacle}. `weighbridge up` mends that."
+        for obstacle, names in waiting.items()
+    ]
 
 
 def _nothing(lines: Sequence[str], obstacle: str) -> dict[str, PromotionStart]:

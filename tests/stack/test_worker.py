@@ -20,7 +20,7 @@ from tests.support.mlflow_server import serving
 from tests.support.waiting import wait_for
 from weighbridge import prefect_api
 from weighbridge.line_flows import LINE_FLOWS
-from weighbridge.promotion_start import promotion_start
+from weighbridge.promotion_start import promotion_notes, promotion_start
 from weighbridge.settings import Settings
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -222,6 +222,11 @@ def test_a_line_has_its_deployments_as_long_as_its_file_is_there(bench: Bench) -
     assert (schedule["active"], schedule["schedule"]["timezone"]) == (False, "Europe/Berlin")
     assert promote["parameters"] == {"line": "mine"} and promote["entrypoint"] == "flows/promote.py:promote"
     assert promotion_start(bench.settings, "mine").when == "never", "no schedule, and no service that a click reaches"
+    assert (
+        "mine: an approval starts nothing, because the service webhook" in promotion_notes(bench.settings, ["mine"])[0]
+    )
+    [note] = promotion_notes(bench.settings, ["other"])
+    assert note.startswith("other: an approval starts nothing, because Prefect has no deployment to promote it.")
     file.write_text(LINE.replace("active: false", "active: true"))
     assert send() == known, "a change of the file updates them in place"
     assert bench.api.get(f"/deployments/{known['promote/mine']}").json()["schedules"][0]["active"]
