@@ -10,6 +10,7 @@ import typer
 
 from cli.columns import below, number
 from cli.output import JsonOption, say, say_wrapped, show_json, table
+from cli.shapes import read_shape
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
@@ -106,7 +107,6 @@ def _rows(
     A line narrows the schemes and sets the engine and its load; all GPUs of the planner are priced.
     """
     from tasks.cost.rows import rows_to_price
-    from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
     from weighbridge.errors import OptionInvalid
     from weighbridge.line import Line
@@ -118,10 +118,13 @@ def _rows(
     settings = load_settings()
     use_libraries(settings)
     if target is not None:
-        shape = shape_of(settings, target)
+        shape = read_shape(settings, target)
         return shape, rows_to_price(shape, FitRequest(context=max(FitRequest().context, request_tokens))), None
     configured = Line.load(str(line))
-    shape, request = shape_of(settings, revised(configured.source, configured.revision)), FitRequest.of_line(configured)
+    shape, request = (
+        read_shape(settings, revised(configured.source, configured.revision)),
+        FitRequest.of_line(configured),
+    )
     return shape, rows_to_price(shape, request, configured.schemes), request.max_num_seqs
 
 

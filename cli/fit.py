@@ -10,6 +10,7 @@ import typer
 from cli import complete
 from cli.columns import number, whole
 from cli.output import JsonOption, say, say_wrapped, show_json, table
+from cli.shapes import read_shape
 from weighbridge.terminal import styled
 
 if TYPE_CHECKING:
@@ -113,7 +114,6 @@ def fit(
 def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | None, FitRequest]:
     """Return the model, the line if one was named, and the request to the planner."""
     from tasks.engines import engine_names
-    from tasks.fit.model.shape import shape_of
     from tasks.fit.request import FitRequest
     from weighbridge.errors import FitOptionUnknown, LineUnknown
     from weighbridge.line import Line, line_names
@@ -131,7 +131,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     settings = load_settings()
     use_libraries(settings)
     if looks_like_url(target) or Path(target).expanduser().is_dir():
-        return shape_of(settings, target), None, FitRequest(**options)
+        return read_shape(settings, target), None, FitRequest(**options)
     if target not in line_names():
         raise LineUnknown(
             f"{target!r} is neither a folder nor a line; lines: {', '.join(line_names())}.",
@@ -140,7 +140,7 @@ def _resolve(target: str, options: dict[str, Any]) -> tuple[ModelShape, Line | N
     line = Line.load(target)
     request = FitRequest.of_line(line)
     return (
-        shape_of(settings, revised(line.source, line.revision)),
+        read_shape(settings, revised(line.source, line.revision)),
         line,
         FitRequest(**{**request.model_dump(), **options}),
     )

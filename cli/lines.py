@@ -70,12 +70,14 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
     shown = [line.name for line in loaded]
     undeployed = [name for name in undeployed_lines(settings) if name in shown]
     lost = [] if names else orphans(settings)
+    missing = _engines_not_installed(loaded)
     if as_json:
         show_json(
             {
                 "lines": [line.model_dump() for line in loaded],
                 "problems": [problem.as_dict() for problem in problems],
                 "undeployed": undeployed,
+                "engines_not_installed": {line: error.as_dict() for line, error in missing.items()},
                 "orphans": [orphan.model_dump() for orphan in lost],
             }
         )
@@ -83,6 +85,8 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
         _show(loaded, problems)
         for name in undeployed:
             say(f"{name}: Prefect does not have its deployments as its file says; `weighbridge up` sends them.")
+        for name, error in missing.items():
+            say(f"{name}: on this machine no release would be weighed or served. {error.what} {error.next_step}")
         for orphan in lost:
             say(orphan.sentence)
     if problems:
@@ -107,6 +111,22 @@ def _checked(name: str, settings: Settings) -> tuple[Line | None, list[Weighbrid
             return None, [error]
         return None, [error, *check_names(name, fields, settings)]
     return line, list(check_line(line, settings))
+
+
+def _engines_not_installed(lines: list[Line]) -> dict[str, WeighbridgeError]:
+    """Lines whose engine this machine has not: no mistake of the file, which may be meant for another machine."""
+    from tasks.engines import engine, engine_names
+    from weighbridge.errors import EngineFailed, PluginInvalid
+
+    found: dict[str, WeighbridgeError] = {}
+    for name in {line.engine.name for line in lines} & set(engine_names()):
+        try:
+            engine(name).version()
+        except EngineFailed as error:
+            found[name] = error
+        except PluginInvalid:
+            continue  # told among the mistakes
+    return {line.name: found[line.engine.name] for line in lines if line.engine.name in found}
 
 
 def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:

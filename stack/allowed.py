@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stack.line_deployments import FILE, generated_deployments, written_deployments
 from weighbridge.errors import RunRefused
+from weighbridge.validation import first_fault
 
 # A file below the root, and a function in it.
 _ENTRYPOINT = re.compile(r"(?P<file>[\w-]+(?:/[\w-]+)*\.py):(?P<flow>[A-Za-z_]\w*)")
@@ -73,9 +74,7 @@ def allowed_deployments(root: Path) -> list[Allowed]:
     try:
         return [Allowed.model_validate(entry) for entry in (*written_deployments(root), *generated_deployments(root))]
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RunRefused(f"{FILE}: {place}: {first['msg']}.", "Correct the file.", where=str(root / FILE)) from None
+        raise RunRefused(f"{FILE}: {first_fault(error)}.", "Correct the file.", where=str(root / FILE)) from None
 
 
 def check(

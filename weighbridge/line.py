@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +17,10 @@ from weighbridge.line_schedules import Schedules
 from weighbridge.settings import load_settings
 from weighbridge.source_urls import HUB, canonical, kind_of, repo_of
 from weighbridge.suggestions import did_you_mean
+from weighbridge.validation import fault_of, field_of
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 StickyBy = Literal["none", "conversation", "key"]
@@ -351,23 +355,22 @@ class Line(_Part):
             return cls.model_validate({**fields, "name": name})
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: "
-                f"{_describe(problem['type'], problem['loc'], problem['msg'])}"
-                for problem in error.errors()
+                f"{field_of(problem)}: {_describe(problem)}" for problem in error.errors(include_url=False)
             )
             raise LineInvalid(
                 f"{problems}.", "Correct them; docs/reference/line.md lists all fields.", where=place
             ) from None
 
 
-def _describe(kind: str, path: tuple[int | str, ...], message: str) -> str:
+def _describe(problem: ErrorDetails) -> str:
     """Say what is wrong with one field; pydantic calls an unknown field an extra input."""
+    kind, path = problem["type"], problem["loc"]
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
         suggestion = did_you_mean(str(path[-1]), _fields_at(path[:-1])).removeprefix("; ")
         return f"unknown field ({suggestion})" if suggestion else "unknown field"
-    return f"{message[0].lower()}{message[1:]}"
+    return fault_of(problem)
 
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:

@@ -19,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pydantic import ValidationError
 
 from weighbridge.errors import PluginInvalid
+from weighbridge.validation import all_faults
 
 ENGINES, SCHEMES, ASSERTIONS = "weighbridge.engines", "weighbridge.schemes", "weighbridge.assertions"
 
@@ -124,8 +125,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 def _cause(error: Exception) -> str:
     """Describe an error on one line; pydantic spreads its own over several, with a link."""
     if isinstance(error, ValidationError):
-        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        return "; ".join(problem.removeprefix(": Value error, ") for problem in problems)
+        return all_faults(error)
     return f"{type(error).__name__}: {error}".rstrip(".")
 
 

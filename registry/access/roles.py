@@ -20,6 +20,7 @@ from registry.accounts import ADMIN, PIPELINE
 from registry.models.records import candidates_model
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, RolesInvalid
+from weighbridge.validation import first_fault
 
 Role = Literal["builder", "reviewer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -107,9 +108,7 @@ def read_roles(path: Path, lines: list[str]) -> Roles:
     except DocumentInvalid as error:
         raise RolesInvalid(error.what, NEXT, where=error.where) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RolesInvalid(f"{field}: {first['msg']}.", NEXT, where=str(path)) from None
+        raise RolesInvalid(f"{first_fault(error, 'the file')}.", NEXT, where=str(path)) from None
     for name, named_roles in found.held(lines).items():
         if unknown := sorted({line for _, line in named_roles} - set(lines)):
             raise RolesInvalid(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tasks.fit.hardware.gpus import gpu_names
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, PricesInvalid
+from weighbridge.validation import all_faults
 
 HOURS_PER_MONTH = 730
 """Hours that clouds bill for a month: 8,760 a year / 12."""
@@ -234,10 +235,6 @@ def _entry(kind: type[Part], fields: dict[str, Any], path: Path, name: str) -> P
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-            for problem in error.errors()
-        )
         raise PricesInvalid(
-            f"{problems}.", "Correct these fields; docs/how-to/cost.md lists all.", where=f"{path}, {name}"
+            f"{all_faults(error)}.", "Correct these fields; docs/how-to/cost.md lists all.", where=f"{path}, {name}"
         ) from None

@@ -36,14 +36,18 @@ def version_of(name: str, package: str, title: str) -> str:
         f"print(version(d()[{package!r}][0]))"
     )  # fmt: skip
     python = python_of(name)
-    process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    if process.returncode:
+    try:
+        process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        found = "" if process.returncode else process.stdout.strip()
+    except OSError:
+        found = ""  # no Python is there, or none that may be run
+    if not found:
         raise EngineFailed(
             f"{title} is not installed.",
             f"Install it in a separate environment and name its python in {_variable(name)}.",
             where=python,
         )
-    return process.stdout.strip()
+    return found
 
 
 def _variable(name: str) -> str:

@@ -21,6 +21,7 @@ from tasks.quantize.plan.recipe import Recipe
 from tasks.source.chat_templates import Renderer, TemplateRefuses
 from weighbridge.errors import CalibrationInvalid, ModelUnreadable
 from weighbridge.settings import Settings
+from weighbridge.validation import first_fault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -208,7 +209,7 @@ def _from_json(line: str, where: str) -> CalibrationDocument:
     try:
         document = CalibrationDocument.model_validate_json(line)
     except ValidationError as error:
-        raise _invalid(f"A line of the calibration text does not parse ({error.errors()[0]['msg']})", where) from None
+        raise _invalid(f"A line of the calibration text does not parse ({first_fault(error)})", where) from None
     if not _whole(document).strip():
         raise _invalid("A line of the calibration text has neither `text` nor `messages`", where)
     return document

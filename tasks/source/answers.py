@@ -19,6 +19,7 @@ from tasks.source import client
 from tasks.source.client import Hub
 from weighbridge.documents import parse_json
 from weighbridge.errors import DocumentInvalid
+from weighbridge.validation import fault_of, field_of
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -265,6 +266,6 @@ def _parsed(hub: Hub, content: bytes, kind: type[T]) -> T:
         raise hub.invalid_answer(error.what.removesuffix(".")) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:100]
+        field = field_of(first)[:100]
         what = f"`{field}`" if field else "it"
-        raise hub.invalid_answer(f"{what}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        raise hub.invalid_answer(f"{what}: {fault_of(first)}") from None

@@ -108,6 +108,15 @@ def test_a_broken_line_is_named_with_file_and_field(tmp_path: Path) -> None:
     assert "target" in done.stderr
 
 
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/true", "/dev/null"])
+def test_lines_says_which_lines_engine_this_machine_lacks_and_that_is_no_mistake_of_the_file(python: str) -> None:
+    done = weighbridge("lines", WEIGHBRIDGE_VLLM_PYTHON=python)
+    assert done.returncode == 0, done
+    said = " ".join(done.stdout.split())
+    assert "llama: on this machine no release would be weighed or served. vLLM is not installed." in said
+    assert "WEIGHBRIDGE_VLLM_PYTHON" in said and "smollm2: on this machine" not in said
+
+
 def test_lines_lists_what_is_configured() -> None:
     answer = json.loads(weighbridge("lines", "--json").stdout)
     assert {"smollm2", "llama"} == {line["name"] for line in answer["lines"]}

@@ -21,6 +21,7 @@ from tasks.evaluate.suites.item_lines import FlawedLine, lines_of
 from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, SuiteInvalid, SuiteUnknown
 from weighbridge.settings import load_settings
+from weighbridge.validation import first_fault
 
 SUFFIX = {"general": ".yaml", "regression": ".jsonl"}
 NAME = re.compile(r"(general|regression)/[\w-]+")
@@ -219,11 +220,7 @@ def question_of(row: Any, path: Path, line: int) -> Question:
     except AssertionRefused as error:
         raise SuiteInvalid(error.what, error.next_step, where=_place(path, line)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
-        raise _invalid(f"{field}: {message}." if field else f"{message}.", path, line) from None
+        raise _invalid(f"{first_fault(error)}.", path, line) from None
 
 
 def definition_of(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from weighbridge.documents import read_yaml
 from weighbridge.errors import DocumentInvalid, GpuFileInvalid, GpuUnknown
 from weighbridge.settings import load_settings
 from weighbridge.units import GIB
+from weighbridge.validation import first_fault
 
 HOST = "host"
 HOST_UTILIZATION = 0.8
@@ -117,9 +118,8 @@ def read_gpus(path: Path) -> dict[str, Gpu]:
         try:
             found[str(name)] = Gpu.model_validate({**(fields or {}), "name": str(name)})
         except (ValidationError, TypeError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-            field = ".".join(str(part) for part in first["loc"])
-            raise invalid(f"{field or 'the entry'}: {first['msg']}.", f"{path.name}, {name}") from None
+            what = first_fault(error, "the entry") if isinstance(error, ValidationError) else f"the entry: {error}"
+            raise invalid(f"{what}.", f"{path.name}, {name}") from None
     return found
 
 

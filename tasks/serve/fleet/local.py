@@ -35,6 +35,7 @@ from weighbridge.errors import EngineDiverges, EngineFailed, NoRoomBeside, PortT
 from weighbridge.files import READABLE, write_whole
 from weighbridge.line import Line
 from weighbridge.settings import Settings
+from weighbridge.validation import first_fault
 
 if TYPE_CHECKING:
     from tasks.serve.parity.reference import Reference
@@ -304,7 +305,7 @@ def _read(path: Path) -> RunningEngine:
             return engine
         problem = "its name is not its folder's"
     except ValidationError as error:
-        problem = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}".removeprefix(": ")
+        problem = first_fault(error)
     raise EngineFailed(
         f"The record of the engine {path.parent.name} is damaged: {problem}.",
         "Undo the edit; or delete the file, and `weighbridge promote` starts the line's engine anew.",

@@ -21,6 +21,7 @@ from tasks.serve.gateway.routes import NO_LIMITS, Backend, Limits, LineRoute, Mi
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import StickyBy
+from weighbridge.validation import first_fault
 
 QUIET_SECONDS = 1.0
 """How long a backend must have been idle: requests that Envoy routed just before a shift may still be on their way
@@ -263,7 +264,7 @@ class Gateway(EnvoyProcess):
                 route = LineRoute.model_validate(changed(before.line(line)).model_dump())
             except ValidationError as error:
                 raise GatewayFailed(
-                    f"This route of {line} is invalid: {error.errors()[0]['msg']}.",
+                    f"This route of {line} is invalid: {first_fault(error)}.",
                     "Name every version once, with weights that sum to 100 or to 0.",
                     where=line,
                 ) from None

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, Str
 from tasks.serve.gateway.routes import NO_LIMITS, Limits
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
+from weighbridge.validation import first_fault
 
 DEFAULT = "default"
 
@@ -56,9 +57,7 @@ class Keys(RootModel[dict[ClientName, KeyRecord]]):
         try:
             return Keys.model_validate({**self.root, name: record})
         except ValidationError as error:
-            raise GatewayFailed(
-                f"{name!r} cannot name a key: {error.errors()[0]['msg']}.", "Choose another name."
-            ) from None
+            raise GatewayFailed(f"{name!r} cannot name a key: {first_fault(error)}.", "Choose another name.") from None
 
     def without(self, name: str) -> Keys:
         """Return these keys without one.
@@ -111,7 +110,7 @@ class KeysFile:
             return keys
         except ValidationError as error:
             raise GatewayFailed(
-                f"The gateway's keys cannot be read: {error.errors()[0]['msg']}.",
+                f"The gateway's keys cannot be read: {first_fault(error)}.",
                 "Undo the edit; or delete the file, run `weighbridge up` and give every client a new key.",
                 where=str(self.path),
             ) from None

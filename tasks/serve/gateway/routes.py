@@ -28,6 +28,7 @@ from tasks.serve.endpoint import Endpoint
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
 from weighbridge.line import LINE_NAME, StickyBy
+from weighbridge.validation import first_fault
 
 LOCK_SECONDS = 90.0
 """How long a writer waits for the previous one, which itself waits for Envoy at most three times."""
@@ -216,7 +217,7 @@ class RoutesFile:
             return Routes()
         except ValidationError as error:
             raise GatewayFailed(
-                f"The gateway's routes cannot be read: {error.errors()[0]['msg']}.",
+                f"The gateway's routes cannot be read: {first_fault(error)}.",
                 "Undo the edit, or delete the file and run `weighbridge promote` for each line.",
                 where=str(self.path),
             ) from None

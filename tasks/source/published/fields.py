@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from weighbridge.documents import parse_json
 from weighbridge.errors import DocumentInvalid, SourceRefused
+from weighbridge.validation import fault_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -67,10 +68,7 @@ def check(model: type[Model], found: Any, file: str) -> Model:
         # Of a union, pydantic reports every member; the first error names the field all the same.
         first = error.errors(include_url=False)[0]
         path = [str(part) for part in first["loc"] if not (isinstance(part, str) and _is_type(part))]
-        message = first["msg"].removeprefix("Value error, ")
-        raise refused(
-            file, f"`{'.'.join(path)[:120]}` is {shown(first['input'])}: {message[:1].lower()}{message[1:]}"
-        ) from None
+        raise refused(file, f"`{'.'.join(path)[:120]}` is {shown(first['input'])}: {fault_of(first)}") from None
 
 
 def refused(file: str, why: str) -> SourceRefused:

@@ -18,6 +18,7 @@ from tasks.evaluate.suites.promptfoo.import_log import CannotConvert
 from tasks.evaluate.suites.promptfoo.templates import Vars, render_all
 from weighbridge.documents import parse_yaml
 from weighbridge.errors import DocumentInvalid
+from weighbridge.validation import fault_of, field_of
 
 FIELDS = {"type", "value", "threshold", "weight", "provider", "metric", "assert", "config", "rubricPrompt"}
 JUDGE_FIELDS = ("config", "rubricPrompt")
@@ -141,5 +142,5 @@ def _validate(fields: dict[str, Any]) -> Assertion:
         raise CannotConvert(reason) from None
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CannotConvert(f"{field} {json.dumps(first['input'], default=str)[:60]}: {first['msg'].lower()}") from None
+        shown = json.dumps(first["input"], default=str)[:60]
+        raise CannotConvert(f"{field_of(first)} {shown}: {fault_of(first)}") from None

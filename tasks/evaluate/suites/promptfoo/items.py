@@ -22,6 +22,7 @@ from tasks.evaluate.suites.promptfoo.provider import LONGEST, Offer, parse_token
 from tasks.evaluate.suites.promptfoo.templates import Vars, render, resolve
 from tasks.evaluate.suites.suite import Question
 from weighbridge.errors import ImportRefused
+from weighbridge.validation import first_fault
 
 RUN_PARTS = ("outputPath", "evaluateOptions", "commandLineOptions", "sharing", "writeLatestResults")
 READ_PARTS = ("prompts", "tests", "scenarios", "defaultTest", "providers", "targets", "assertionTemplates")
@@ -224,9 +225,7 @@ def _question(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CannotConvert(f"{field}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")) from None
+        raise CannotConvert(first_fault(error)) from None
 
 
 def _identity(content: dict[str, Any], description: str) -> str:
