@@ -33,7 +33,7 @@ CONVERSATION_HEADER = "x-conversation-id"
 SHADOW_CLUSTER, SHADOW_HEADER = "shadow", "x-weighbridge-shadow"
 """Cluster that gets mirrored requests, and the header that names the version they are for."""
 
-KEY_FILTER, LIMIT_FILTER = "weighbridge.keys", "weighbridge.limits"
+KEY_FILTER, LIMIT_FILTER, ANSWER_FILTER = "weighbridge.keys", "weighbridge.limits", "weighbridge.answers"
 JSON_FILTER = "envoy.filters.http.json_to_metadata"
 
 STREAM_IDLE_SECONDS = 600

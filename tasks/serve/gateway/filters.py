@@ -1,7 +1,7 @@
-"""The filters of a request: key, size, the body's model, limits, the engine, and the response's token counts.
+"""The filters of a request: key, size, the body's model, limits, the engine, and the response's faults and token counts.
 
-Two of them are in Lua, because Envoy's own can neither look up the digest of a key nor charge a limit with the tokens
-that a response turned out to have. All others are Envoy's own.
+Three of them are in Lua, because Envoy's own can neither look up the digest of a key, nor charge a limit with the
+tokens that a response turned out to have, nor find the errors inside a stream. All others are Envoy's own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.serve.gateway.discovery import JSON_FILTER, KEY_FILTER, LIMIT_FILTER, METADATA
+from tasks.serve.gateway.discovery import ANSWER_FILTER, JSON_FILTER, KEY_FILTER, LIMIT_FILTER, METADATA
 
 REQUEST_BYTES = 16 * 2**20
 """Largest request body; a prompt of a million tokens is about 5 MB of text."""
@@ -36,6 +36,7 @@ def answer_filters() -> list[dict[str, Any]]:
     """The filters that measure a response."""
     return [
         _lua(LIMIT_FILTER, "limits.lua"),
+        _lua(ANSWER_FILTER, "answers.lua"),
         # After the limits, which read the counts of a response that has passed these two.
         _filter("weighbridge.usage", "json_to_metadata.v3.JsonToMetadata", response_rules=_read_usage()),
         _filter("weighbridge.streamed_usage", "sse_to_metadata.v3.SseToMetadata", response_rules=_read_events()),

@@ -32,6 +32,10 @@ ACCESS_LOG: dict[str, str] = {
     "first_byte_ms": "%RESPONSE_DURATION%",
     # Of streams only: their first byte comes long before their first token.
     "first_token_ms": _FIRST_TOKEN,
+    # The first fault that the text of a 200 shows (lua/answers.lua), such as an error's event in a stream.
+    "fault": f"%DYNAMIC_METADATA({METADATA}:fault)%",
+    # A number made of the conversation's name, which may be a person's.
+    "conversation": f"%DYNAMIC_METADATA({METADATA}:conversation_id)%",
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
     "request_id": "%STREAM_ID%",

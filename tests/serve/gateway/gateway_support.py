@@ -31,6 +31,8 @@ class FakeEngine(ThreadingHTTPServer):
         self.dies = False
         self.usage: dict[str, int] | None = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
         self.padding = ""
+        self.stream_bytes: bytes | None = None
+        self.answer_bytes: bytes | None = None
         self.requests: list[tuple[str, dict[str, str]]] = []
         super().__init__(("127.0.0.1", port), _Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -66,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             self._stream(tells_usage=(body.get("stream_options") or {}).get("include_usage", False))
         else:
-            self._whole(200, json.dumps(self._answer()).encode())
+            self._whole(200, self.server.answer_bytes or json.dumps(self._answer()).encode())
 
     def _answer(self) -> dict[str, object]:
         usage = {"usage": self.server.usage} if self.server.usage else {}
@@ -95,6 +97,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         time.sleep(self.server.wait_seconds)
+        if self.server.stream_bytes is not None:
+            # In two parts, so that an event is cut by the border between them.
+            middle = len(self.server.stream_bytes) // 2
+            for part in (self.server.stream_bytes[:middle], self.server.stream_bytes[middle:]):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if part else b"")
+                self.wfile.flush()
+                time.sleep(self.server.pause_seconds)
+            self.wfile.write(b"0\r\n\r\n")
+            return
         for number in range(self.server.chunks):
             self._event(json.dumps(_completion("chat.completion.chunk", delta={"content": f"w{number} "})))
             time.sleep(self.server.pause_seconds)

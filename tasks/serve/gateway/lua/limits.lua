@@ -1,5 +1,5 @@
--- Rate limits of a client: requests and tokens a minute, each a token bucket. The script also records the time of a
--- stream's first event, and sets Retry-After while a line has no engine.
+-- Rate limits of a client: requests and tokens a minute, each a token bucket. The script also sets Retry-After while a
+-- line has no engine.
 --
 -- The route's filter context maps `client:NAME` and `line:NAME` to {requests, tokens} a minute, 0 for no limit. A
 -- client's own limit covers all lines together; without one, the line's limit applies to each of its clients. A line
@@ -79,19 +79,12 @@ function envoy_on_request(handle)
   if requests then
     requests.left = requests.left - 1
   end
-  local metadata = handle:streamInfo():dynamicMetadata()
-  metadata:set(SPACE, "asked_ms", now_ms)
   if tokens then
+    local metadata = handle:streamInfo():dynamicMetadata()
     metadata:set(SPACE, "client", client)
     metadata:set(SPACE, "limited_line", line)
     metadata:set(SPACE, "prompt_estimate", math.ceil((tonumber(headers:get("content-length")) or 0) / BYTES_PER_TOKEN))
   end
-end
-
--- Engines send a stream's response headers at once: only its first event marks the first token.
-local function note_first_event(handle, asked)
-  local first_ms = handle:timestamp() - asked.asked_ms
-  handle:streamInfo():dynamicMetadata():set(SPACE, "first_token_ms", first_ms)
 end
 
 -- Set Retry-After on the gateway's own 503 while engines are swapped.
@@ -107,32 +100,22 @@ end
 function envoy_on_response(handle)
   set_retry_after(handle)
   local asked = handle:streamInfo():dynamicMetadata():get(SPACE)
-  if not asked or not asked.asked_ms then
+  local tokens = asked and asked.limited_line
+    and find(handle, "tokens", asked.limited_line, asked.client, handle:timestamp())
+  if not tokens then
     return
   end
   local streamed = (handle:headers():get("content-type") or ""):find("text/event-stream", 1, true)
-  local tokens = asked.limited_line
-    and find(handle, "tokens", asked.limited_line, asked.client, handle:timestamp())
-  if not streamed and not tokens then
-    return
-  end
   local charged = 0
   local function charge(count)
     tokens.left = tokens.left - count
     charged = charged + count
   end
-  if streamed and tokens then
+  if streamed then
     charge(asked.prompt_estimate)
   end
-  local first = true
   for chunk in handle:bodyChunks() do
-    if streamed and first then
-      note_first_event(handle, asked)
-      first = false
-    end
-    if not tokens then
-      return
-    elseif streamed then
+    if streamed then
       local _, events = chunk:getBytes(0, chunk:length()):gsub("data: *{", "")
       charge(events)
     end
