@@ -1,8 +1,13 @@
-"""Child processes, for work that may run out of memory or that leaves patches behind in its process."""
+"""Child processes, for work that may run out of memory or that leaves patches behind in its process.
+
+As a program, `python -m weighbridge.child_process MODULE JOB_FILE`, it runs such a module, and ends it with its parent.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -33,7 +38,7 @@ def run_child(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as log_file:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, str(job_file)],
+            child_command(module, str(job_file)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,
@@ -54,16 +59,27 @@ def run_child(
                 child.stdout.close()
 
 
-def end_with_parent() -> None:
-    """Let this process end soon after the one that started it, also where that was killed with SIGKILL.
+def child_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in a process of its own, which ends soon after the one that starts it."""
+    return [sys.executable, "-m", "weighbridge.child_process", module, *arguments]
 
-    A server that lives on would keep its port, and the one that is started in its place could not listen.
+
+def end_with_parent() -> None:
+    """Let this process, and those that it started, end soon after its parent, also where that was killed with SIGKILL.
+
+    A server that lives on would keep its port, and the one that is started in its place could not listen. A
+    quantization that lives on would take the memory and the cores of the run that is started in its place.
     """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
@@ -91,3 +107,14 @@ def model_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def main() -> None:
+    """Run the module that the command line names, with the rest of it as the module's own."""
+    end_with_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 
 from stack.deploy import deploy, ensure_work_pool, line_deployments_of
@@ -26,13 +27,16 @@ from weighbridge.settings import Settings
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 FLOW = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from prefect import flow
 
 @flow
-def toy(line: str, number: int = 1) -> int:
+def toy(line: str, number: int = 1, seconds: float = 0) -> int:
     Path(f"{line}-{number}.json").write_text(json.dumps({"environment": dict(os.environ), "folder": os.getcwd()}))
+    if seconds:
+        Path(f"{line}-{number}.pid").write_text(str(os.getpid()))
+        time.sleep(seconds)
     return number
 """
 FILE = """
@@ -138,6 +142,16 @@ def test_a_deployment_of_the_file_runs_with_its_environment_and_parameters(bench
     seen = json.loads((bench.settings.root / "one-7.json").read_text())
     assert seen["folder"] == str(bench.settings.root) and seen["environment"]["FROM_THE_FILE"] == "yes"
     assert prefect_api.read_secret(bench.settings).partition(":")[2] not in json.dumps(seen["environment"])
+
+
+def test_a_run_that_somebody_cancels_in_prefect_ends(bench: Bench) -> None:
+    run = bench.start(bench.deployment["id"], parameters={"number": 8, "seconds": 600})
+    pid = bench.settings.root / "one-8.pid"
+    wait_for(lambda: pid.is_file() and pid.read_text(), "the run's process", seconds=120)
+    flow = psutil.Process(int(pid.read_text()))
+    bench.api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert bench.end_of(run)["type"] == "CANCELLED"
+    wait_for(lambda: not flow.is_running(), "the end of its process", seconds=60)
 
 
 def test_a_parameter_that_the_flow_does_not_take_fails_the_run(bench: Bench) -> None:

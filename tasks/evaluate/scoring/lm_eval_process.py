@@ -6,7 +6,6 @@ import os
 import re
 import select
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pydantic import BaseModel
 from tasks.evaluate.scoring.lm_eval_child import MARK, Chunk, Event, Job
 from tasks.evaluate.scoring.scores import ItemScore
 from tasks.evaluate.suites.suite import Suite
-from weighbridge.child_process import log_tail, model_environment
+from weighbridge.child_process import child_command, log_tail, model_environment
 from weighbridge.errors import ScoringFailed
 from weighbridge.private_files import UMASK
 
@@ -71,7 +70,7 @@ class ScoringProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_text("")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.evaluate.scoring.lm_eval_child"],
+            child_command("tasks.evaluate.scoring.lm_eval_child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
