@@ -1,4 +1,4 @@
-"""The filters of a request: key, size, the body's model, limits, the engine, and the response's faults and token counts.
+"""The filters of a request: key, size, the model, limits, the engine, and the response's faults and token counts.
 
 Three of them are in Lua, because Envoy's own can neither look up the digest of a key, nor charge a limit with the
 tokens that a response turned out to have, nor find the errors inside a stream. All others are Envoy's own.

@@ -102,8 +102,6 @@ def entry_of(running: Running, request_id: str) -> dict[str, object]:
     return found[0]
 
 
-
-
 def test_each_fault_inside_a_stream_is_named(running: Running, engine: Make) -> None:
     fake = engine()
     running.gateway.set_line("streams", [fake.backend("1", 100)])
@@ -150,7 +148,7 @@ def test_a_first_token_is_content_and_not_the_role(running: Running, engine: Mak
     answer = running.request("/v1/chat/completions", {"model": "roles", "stream": True})
     first = entry_of(running, answer.headers["x-request-id"])["first_token_ms"]
     assert isinstance(first, int | float)
-    assert 350 <= first
+    assert first >= 350
 
 
 def test_a_conversation_is_logged_as_a_number(running: Running, engine: Make) -> None:
