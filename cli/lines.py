@@ -8,7 +8,7 @@ import typer
 
 from cli.columns import below, number
 from cli.new_line import new
-from cli.output import JsonOption, say, say_plain, show_json, table
+from cli.output import JsonOption, say, say_plain, say_wrapped, show_json, table
 from cli.retire_line import retire
 from weighbridge.terminal import styled
 
@@ -84,11 +84,11 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
     else:
         _show(loaded, problems)
         for name in undeployed:
-            say(f"{name}: Prefect does not have its deployments as its file says; `weighbridge up` sends them.")
+            say_wrapped(f"{name}: Prefect does not have its deployments as its file says; `weighbridge up` sends them.")
         for name, error in missing.items():
-            say(f"{name}: on this machine no release would be weighed or served. {error.what} {error.next_step}")
+            say_wrapped(f"{name}: on this machine no release would be weighed or served. {error.what} {error.next_step}")
         for orphan in lost:
-            say(orphan.sentence)
+            say_wrapped(orphan.sentence)
     if problems:
         raise typer.Exit(problems[0].exit_status)
 
@@ -142,7 +142,7 @@ def _show(loaded: list[Line], problems: list[WeighbridgeError]) -> None:
         )
     say(rows)
     if not problems:
-        say("No mistake in these files: every name in them exists, and every suite can decide its margin.")
+        say_wrapped("No mistake in these files: every name in them exists, and every suite can decide its margin.")
         return
     mistakes = table("file", "mistake", "next")
     for problem in problems:

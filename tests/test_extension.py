@@ -106,7 +106,7 @@ LINE: dict[str, Any] = {
     "schemes": ["int8-g32", "bf16"],
     "target": {"gpus": ["L4", "B200"], "context": 128, "concurrency": 2},
     "engine": {"name": "echo"},
-    "suites": [{"name": "regression/tiny"}],
+    "suites": [{"name": "regression/tiny", "margin": 0.5}],
 }
 
 
@@ -165,7 +165,16 @@ def project(tmp_path: Path) -> Path:
     for folder in ("lines", "eval_suites/regression"):
         (home / folder).mkdir(parents=True)
     (home / "lines" / "dummy.yaml").write_text(yaml.safe_dump(LINE))
-    (home / "eval_suites" / "regression" / "tiny.jsonl").write_text("")
+    items = [
+        {
+            "id": f"n{n}",
+            "messages": [{"role": "user", "content": f"Say {n}."}],
+            "assert": [{"type": "contains", "value": str(n)}],
+        }
+        for n in range(9)
+    ]
+    lines = "".join(f"{json.dumps(item)}\n" for item in items)
+    (home / "eval_suites" / "regression" / "tiny.jsonl").write_text(lines)
     return home
 
 
