@@ -86,7 +86,8 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
         for name in undeployed:
             say_wrapped(f"{name}: Prefect does not have its deployments as its file says; `weighbridge up` sends them.")
         for name, error in missing.items():
-            say_wrapped(f"{name}: on this machine no release would be weighed or served. {error.what} {error.next_step}")
+            what = f"{name}: on this machine no release would be weighed or served."
+            say_wrapped(f"{what} {error.what} {error.next_step}")
         for orphan in lost:
             say_wrapped(orphan.sentence)
     if problems:
