@@ -130,7 +130,7 @@ def _shift_traffic_first(line: str, to: int | None, reason: str, as_json: bool) 
     from tasks.serve.rollout.rollback import switch_warm
     from weighbridge.settings import load_settings
 
-    version = switch_warm(load_settings(), line, to, reason)
+    version = switch_warm(load_settings(), line, to, reason, lambda text: note("rollback", text))
     if version is None:
         return to
     if not as_json:

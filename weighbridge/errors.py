@@ -652,6 +652,12 @@ class RolloutBusy(WeighbridgeError):
     exit_status = ExitStatus.BUSY
 
 
+class TrafficTakenOver(WeighbridgeError):
+    """Another process took over a line's traffic while this one was frozen; this one moves nothing any more."""
+
+    exit_status = ExitStatus.BUSY
+
+
 class RolloutAborted(WeighbridgeError):
     """The new version was judged worse than production; traffic is back where it was."""
 

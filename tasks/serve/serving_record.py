@@ -6,6 +6,7 @@ from registry.models.records import Version
 from tasks.serve.approval import OUT
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout import rollback
+from tasks.serve.rollout.lock import require_held
 from tasks.serve.rollout.retire import engine_behind, retire
 from tasks.steps import run_logger
 from weighbridge.errors import StackDown, VersionUnknown
@@ -13,7 +14,12 @@ from weighbridge.line import Line
 
 
 def retire_engines(installation: ServingInstallation, line: Line) -> None:
-    """Note which engines serve, and drain and stop those that are out of rotation and no longer kept warm."""
+    """Note which engines serve, and drain and stop those that are out of rotation and no longer kept warm.
+
+    Raises:
+        TrafficTakenOver: another process moves the line's traffic by now.
+    """
+    require_held(installation.settings, line.name)
     gateway, fleet = installation.gateway, installation.fleet
     engines = fleet.engines(line.name)
     backends = gateway.routes().line(line.name).backends
@@ -30,7 +36,11 @@ def record_serving(installation: ServingInstallation, line: Line, target: Versio
 
     Args:
         target: as it was read since this run has the line's lock.
+
+    Raises:
+        TrafficTakenOver: another process moves the line's traffic by now.
     """
+    require_held(installation.settings, line.name)
     registry, name = installation.registry, line.name
     production = registry.production(name)
     if production is None or production.version != target.version:

@@ -20,11 +20,11 @@ from tasks.serve.rollback_choices import nothing_to_roll_back
 from tasks.serve.rollout import rollback
 from tasks.serve.rollout.canary import roll_out, switch
 from tasks.serve.rollout.canary_step import StepReport
-from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.lock import TrafficLock, require_held
 from tasks.serve.rollout.report_table import step_rows
 from tasks.serve.rollout.swap import ensure_or_swap
 from tasks.serve.serving_record import note_served, record_serving, retire_engines, withdrawal
-from tasks.steps import run_logger, show_table, step
+from tasks.steps import flow_run_id, run_logger, show_table, step
 from weighbridge.errors import (
     RolloutAborted,
     WeighbridgeError,
@@ -74,12 +74,13 @@ def _start_trial(
 def traffic_lock(
     installation: ServingInstallation, line_name: str, wait_seconds: float, urgent: bool = False
 ) -> TrafficLock:
-    """Take the right to move a line's traffic.
+    """Take the right to move a line's traffic, also from a process that is frozen.
 
     Raises:
         RolloutBusy: another process keeps it for longer than `wait_seconds`.
     """
-    return TrafficLock(installation.settings, line_name).acquire(wait_seconds, urgent)
+    lock = TrafficLock(installation.settings, line_name)
+    return lock.acquire(wait_seconds, urgent, flow_run_id(), run_logger().warning)
 
 
 @step("record-waiting-releases")
@@ -146,7 +147,9 @@ def shift_traffic(
 
     Raises:
         RolloutAborted: and traffic is back where it was; the version carries the reason.
+        TrafficTakenOver: another process moves the line's traffic by now.
     """
+    require_held(installation.settings, line.name)
     registry = installation.registry
     if target.state is None:
         registry.set_state(line.name, target.version, "rolling")
@@ -216,7 +219,9 @@ def prepare_rollback(installation: ServingInstallation, line: Line, target: Vers
     Raises:
         ApprovalRefused, ArtifactDamaged, EngineFailed, NoRoomBeside, RolloutAborted: and the rollback is forgotten;
             what served continues to serve.
+        TrafficTakenOver: another process moves the line's traffic by now.
     """
+    require_held(installation.settings, line.name)
     try:
         artifact = verify_return(installation, line, target)
         rollback.begin(installation.settings, line.name, target.version, reason)
@@ -239,6 +244,9 @@ def roll_back_traffic(
         target: the earlier version.
         engine: the warm engine that serves it.
         reason: kept with the versions that lose their traffic.
+
+    Raises:
+        TrafficTakenOver: another process moves the line's traffic by now.
     """
     registry = installation.registry
     switch(line.name, str(target.version), engine, installation.gateway)

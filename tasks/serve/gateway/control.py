@@ -28,6 +28,14 @@ QUIET_SECONDS = 1.0
 from one of its threads to the backend."""
 
 
+Fence = Callable[[], None]
+"""Raises where the caller may not change a line's routes any more."""
+
+
+def no_fence() -> None:
+    """Let every caller change the routes."""
+
+
 class Gateway(EnvoyProcess):
     """The installation's gateway; several objects, in several processes, may exist at once.
 
@@ -49,6 +57,7 @@ class Gateway(EnvoyProcess):
         back_at: datetime | None = None,
         queued: QueuedRequests | None = None,
         wait: bool = True,
+        fence: Fence = no_fence,
     ) -> None:
         """Give a line exactly these backends and weights.
 
@@ -56,18 +65,20 @@ class Gateway(EnvoyProcess):
             back_at: of a line without any weight: when its engine is expected again; `Retry-After` of its 503s.
             queued: of a line without any weight: the version that requests wait for, until it is among the backends.
             wait: whether Envoy must be up to take the change; otherwise it takes it when it starts.
+            fence: called while no other process can write the routes, before they are changed.
 
         Raises:
             GatewayFailed: the backends contradict each other, Envoy is not up (nothing is changed then), or
                 it did not take the change in time (the change stays written down: repeat it or write another).
         """
-        self._change(line, lambda route: _with_backends(route, backends, back_at, queued), wait)
+        self._change(line, lambda route: _with_backends(route, backends, back_at, queued), wait, fence)
 
-    def shift(self, line: str, weights: dict[str, int], *, wait: bool = True) -> None:
+    def shift(self, line: str, weights: dict[str, int], *, wait: bool = True, fence: Fence = no_fence) -> None:
         """Change the weights of a line's backends.
 
         Args:
             weights: version to per cent, 100 in all, or 0 for none; versions that are not named get 0.
+            fence: as in `set_line`.
 
         Raises:
             GatewayFailed: the line has no such version; else as `set_line`.
@@ -81,7 +92,7 @@ class Gateway(EnvoyProcess):
                 [backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends],
             )
 
-        self._change(line, shifted, wait)
+        self._change(line, shifted, wait, fence)
 
     def remove_backend(self, line: str, version: str, *, wait: bool = True) -> None:
         """Remove a drained backend; harmless if there is none of this version.
@@ -124,7 +135,7 @@ class Gateway(EnvoyProcess):
         """
         self._change(line, lambda route: route.model_copy(update={"sticky_by": sticky_by}), wait)
 
-    def set_mirror(self, line: str, mirror: Mirror | None, *, wait: bool = True) -> None:
+    def set_mirror(self, line: str, mirror: Mirror | None, *, wait: bool = True, fence: Fence = no_fence) -> None:
         """Mirror a line's requests to a version, whose responses are discarded; None ends it.
 
         Mirrored requests count in `counters`; they are in the mirror's log, not in the access log.
@@ -138,7 +149,7 @@ class Gateway(EnvoyProcess):
                 route.backend(mirror.version)
             return route.model_copy(update={"mirror": mirror})
 
-        self._change(line, mirrored, wait)
+        self._change(line, mirrored, wait, fence)
 
     def set_limits(self, line: str, limits: Limits, *, wait: bool = True) -> None:
         """Limit the requests and tokens of each client at a line; limits in a client's own record go before.
@@ -255,9 +266,12 @@ class Gateway(EnvoyProcess):
             self._keys.save(changed(self._keys.load()))
             self._render(wait)
 
-    def _change(self, line: str, changed: Callable[[LineRoute], LineRoute], wait: bool) -> None:
+    def _change(
+        self, line: str, changed: Callable[[LineRoute], LineRoute], wait: bool, fence: Fence = no_fence
+    ) -> None:
         self._require_up(wait)
         with self._file.writing():
+            fence()
             before = self._file.load()
             try:
                 # Copies are not validated.

@@ -227,18 +227,21 @@ class RoutesFile:
         write_whole(self.path, routes.model_dump_json(indent=2))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, wait_seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Lock other writers out; the operating system releases the lock of a writer that is killed.
 
+        Args:
+            wait_seconds: how long to wait for another writer.
+
         Raises:
-            GatewayFailed: another process held it for LOCK_SECONDS.
+            GatewayFailed: another process held it for so long.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=LOCK_SECONDS)
+            self._lock.acquire(timeout=wait_seconds)
         except Timeout:
             raise GatewayFailed(
-                f"Another process has been changing the gateway's routes for {LOCK_SECONDS:.0f} seconds.",
+                f"Another process has been changing the gateway's routes for {wait_seconds:.0f} seconds.",
                 "Wait for it or end it, then run the command again.",
                 where=str(self.path),
             ) from None

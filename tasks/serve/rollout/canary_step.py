@@ -97,8 +97,13 @@ class CanaryStep:
 
         Returns:
             The reason to stop the rollout; empty if the rollout goes on.
+
+        Raises:
+            TrafficTakenOver: another process moves this line's traffic by now.
+            GatewayFailed: Envoy stays away.
         """
         while True:
+            self._lock.require_held()
             now = time.monotonic()
             seconds = now - self._start
             counters = self._read_counters(now)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.serve.fleet.ports import answers_as_ours
 from tasks.serve.gateway import Gateway, LineRoute
 from tasks.serve.rollout.disk_reserve import with_reserve
-from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.holder import forget_holder
+from tasks.serve.rollout.lock import Report, TrafficLock, say_nothing
 from tasks.serve.rollout.traffic import require_admitted, set_weights
 from weighbridge.errors import GatewayFailed
 from weighbridge.files import write_whole
@@ -79,16 +80,18 @@ def end(settings: Settings, line: str) -> None:
 def forget(settings: Settings, line: str) -> None:
     """Forget what served a line that is retired."""
     end(settings, line)
+    forget_holder(settings, line)
     _served_file(settings, line).unlink(missing_ok=True)
 
 
-def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> int | None:
+def switch_warm(settings: Settings, line: str, to: int | None, reason: str, report: Report = say_nothing) -> int | None:
     """Give an earlier version all new requests at once, if its engine is warm.
 
     Args:
         line: whose traffic.
         to: version of the registered model `<line>`; by default the one that served before.
         reason: kept with the version that loses its traffic.
+        report: called with a sentence if a frozen process was moving the line's traffic.
 
     Returns:
         The version; None if the version to go back to is not known here or not warm, and nothing was done.
@@ -112,7 +115,7 @@ def switch_warm(settings: Settings, line: str, to: int | None, reason: str) -> i
         return None
     # Before the lock too, for which a rollout gives way.
     require_admitted(settings, line, backend)
-    with TrafficLock(settings, line).acquire(LOCK_SECONDS, urgent=True):
+    with TrafficLock(settings, line).acquire(LOCK_SECONDS, urgent=True, report=report):
         if not _is_warm(gateway.routes().line(line), str(target)):
             return None
         begin(settings, line, target, reason)

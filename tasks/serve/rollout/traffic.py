@@ -3,15 +3,18 @@
 A version that gets more than it has must have standing in the audit log (`tasks/serve/standing.py`): it passed the
 approval check with the very artifact that its engine serves, and was neither refused nor failed since. Taking weight
 away needs no standing. Nothing else calls the gateway's `set_line`, `shift` or `set_mirror`; a test holds that.
+A process whose traffic lock was taken over while it was frozen changes nothing here (`tasks/serve/rollout/lock.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from registry.audit import AuditLog
 from tasks.serve.gateway import Backend, Gateway, LineRoute, Mirror, QueuedRequests
+from tasks.serve.rollout.lock import require_held
 from tasks.serve.standing import Standing, require_standing, standings, standings_by_line
 from weighbridge.errors import ApprovalRefused, AuditBroken
 from weighbridge.settings import Settings
@@ -38,10 +41,11 @@ def set_backends(
     Raises:
         ApprovalRefused: a version that would gain weight has no standing; nothing was changed.
         AuditBroken: the log proves nothing; nothing was changed.
+        TrafficTakenOver: another process has the line's traffic by now; nothing was changed.
         GatewayFailed, DiskFull: as `Gateway.set_line`.
     """
     _require_standing(gateway, line, backends, returning)
-    gateway.set_line(line, tuple(backends), back_at=back_at, queued=queued)
+    gateway.set_line(line, tuple(backends), back_at=back_at, queued=queued, fence=_fence(gateway, line))
 
 
 def set_weights(gateway: Gateway, line: str, weights: dict[str, int], *, returning: str = "") -> None:
@@ -54,35 +58,35 @@ def set_weights(gateway: Gateway, line: str, weights: dict[str, int], *, returni
         returning: as in `set_backends`.
 
     Raises:
-        ApprovalRefused, AuditBroken, GatewayFailed, DiskFull: as `set_backends`.
+        ApprovalRefused, AuditBroken, TrafficTakenOver, GatewayFailed, DiskFull: as `set_backends`.
     """
     route = gateway.routes().line(line)
     given = [backend.model_copy(update={"weight": weights.get(backend.version, 0)}) for backend in route.backends]
     _require_standing(gateway, line, given, returning)
-    gateway.shift(line, weights)
+    gateway.shift(line, weights, fence=_fence(gateway, line))
 
 
 def mirror_requests(gateway: Gateway, line: str, mirror: Mirror | None) -> None:
     """Mirror a line's requests to a version; None ends it.
 
     Raises:
-        ApprovalRefused, AuditBroken, GatewayFailed, DiskFull: as `set_backends`.
+        ApprovalRefused, AuditBroken, TrafficTakenOver, GatewayFailed, DiskFull: as `set_backends`.
     """
     if mirror is not None:
         require_admitted(gateway.settings, line, gateway.routes().line(line).backend(mirror.version))
-    gateway.set_mirror(line, mirror)
+    gateway.set_mirror(line, mirror, fence=_fence(gateway, line))
 
 
 def take_all_weight(gateway: Gateway, line: str) -> None:
     """Take the weights of all of a line's versions, and its mirror: it answers 503 from then on.
 
     Raises:
-        GatewayFailed, DiskFull: as `Gateway.set_line`.
+        TrafficTakenOver, GatewayFailed, DiskFull: as `set_backends`.
     """
-    route = gateway.routes().line(line)
-    gateway.set_line(line, [backend.model_copy(update={"weight": 0}) for backend in route.backends])
+    route, fence = gateway.routes().line(line), _fence(gateway, line)
+    gateway.set_line(line, [backend.model_copy(update={"weight": 0}) for backend in route.backends], fence=fence)
     if route.mirror is not None:
-        gateway.set_mirror(line, None)
+        gateway.set_mirror(line, None, fence=fence)
 
 
 def withdraw_unadmitted(gateway: Gateway) -> list[str]:
@@ -151,6 +155,10 @@ def require_admitted(settings: Settings, line: str, backend: Backend) -> None:
         ApprovalRefused, AuditBroken: it may not get traffic.
     """
     require_standing(standings(AuditLog.of(settings), line), line, backend.version, backend.digest)
+
+
+def _fence(gateway: Gateway, line: str) -> Callable[[], None]:
+    return partial(require_held, gateway.settings, line)
 
 
 def _require_standing(gateway: Gateway, line: str, backends: Sequence[Backend], returning: str) -> None:
