@@ -41,7 +41,7 @@ only_own_results()
 P = ParamSpec("P")
 R = TypeVar("R")
 
-RUNNERS = {"ray": ("prefect_ray", "RayTaskRunner"), "dask": ("prefect_dask", "DaskTaskRunner")}
+RUNNERS = {"ray": ("prefect_ray", "RayTaskRunner")}
 QUIET_SECONDS = 5.0
 """Minimum time between two progress lines."""
 

@@ -200,6 +200,12 @@ class Rollout(_Part):
     )
     sticky_by: StickyBy = Field("none", description="unit that stays with one version while the weights do not change")
     drain_seconds: float = Field(120, ge=0, description="longest wait for active requests to end, seconds")
+    node_lost_seconds: int = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="on Kubernetes: time after which the pods of a node that does not answer are replaced, seconds",
+    )
     keep_warm_minutes: float = Field(60, ge=0, description="how long an engine without traffic stays up, minutes")
 
     @field_validator("steps")

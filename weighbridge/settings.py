@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     weigh_at_once: int = Field(
         1, ge=1, description="number of candidates, or suites of one candidate, scored in parallel; each loads a model"
     )
-    task_runner: Literal["threads", "ray", "dask"] = Field(
-        "threads", description="how they run: threads of the flow, or prefect-ray or prefect-dask if installed"
+    task_runner: Literal["threads", "ray"] = Field(
+        "threads", description="how they run: threads of the flow, or prefect-ray if installed"
     )
     notify_file: Path | None = Field(
         None, description="file of mode 0600 with addresses for notifications, one a line; none: notify.txt in the home"
@@ -139,6 +139,14 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         # A service runs in a folder of its own, where a relative one would be another.
         return value.resolve()
+
+    @field_validator("task_runner", mode="before")
+    @classmethod
+    def _no_dask(cls, value: object) -> object:
+        if value == "dask":
+            # A step that waits for its own steps occupies the worker they need; and it cannot be given an address.
+            raise ValueError("is 'dask', on which steps inside steps wait for each other for ever; use threads or ray")
+        return value
 
     @field_validator("pass_environment")
     @classmethod

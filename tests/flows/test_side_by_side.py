@@ -69,6 +69,12 @@ def test_an_uninstalled_task_runner_is_rejected(monkeypatch: pytest.MonkeyPatch)
         side_by_side(load_settings(), inner, [{"number": 1}, {"number": 2}])
 
 
+def test_dask_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "dask")
+    with pytest.raises(SettingsInvalid, match="'dask'.*use threads or ray"):
+        load_settings()
+
+
 def test_a_cache_key_does_not_depend_on_the_module_name() -> None:
     def work(number: int) -> int:
         """Prefect's worker loads a flow's file under a new module name in every run."""

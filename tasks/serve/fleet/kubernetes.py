@@ -1,6 +1,6 @@
 """Kubernetes manifests of a line's engines: Deployments, Services, and a Gateway API route with weights.
 
-They are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
+They need Kubernetes 1.30 (`preStop.sleep`) and are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
 Canary steps, their judgement and draining exist only for the local fleet so far. The manifests were never applied to a
 cluster: tests validate Deployments and Services with Kubernetes' own schemas, and the route by the fields that Gateway
 API documents (v1).
@@ -30,6 +30,8 @@ ARTIFACT = PurePosixPath("/artifact")
 """The artifact's folder in the store, with its manifest."""
 LAUNCHER = PurePosixPath("/weighbridge/pod_launch.py")
 """Verifies the artifact at each start of the container, in the engine's own image."""
+PLAN_DIGITS = 8
+"""Hex digits of a plan's digest in a Deployment's name and labels."""
 PROBE_SECONDS = 10
 PRE_STOP_SECONDS = 10
 """Time between the end of new requests and the signal to the engine: changed endpoints reach every node within
@@ -84,6 +86,10 @@ def _name(line: Line, version: PlacedVersion) -> str:
     return f"{line.name}-v{version.version}"
 
 
+def _plan_label(line: Line, cluster: Cluster) -> str:
+    return plan_engine(line, cluster.image).digest[:PLAN_DIGITS]
+
+
 def _metadata(line: Line, name: str, cluster: Cluster, **annotations: str) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": line.name, "app.kubernetes.io/managed-by": "weighbridge"}
     metadata = {"name": name, "namespace": cluster.namespace, "labels": labels}
@@ -92,7 +98,21 @@ def _metadata(line: Line, name: str, cluster: Cluster, **annotations: str) -> di
 
 
 def _selector(line: Line, version: PlacedVersion) -> dict[str, str]:
+    """Labels of a version's pods under any plan: while a new plan's pods start, those of the old one answer."""
     return {"app.kubernetes.io/name": line.name, "weighbridge/version": str(version.version)}
+
+
+def _tolerations(line: Line) -> list[dict[str, Any]]:
+    """By default Kubernetes waits five minutes for a node that does not answer."""
+    return [
+        {
+            "key": f"node.kubernetes.io/{condition}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": line.rollout.node_lost_seconds,
+        }
+        for condition in ("not-ready", "unreachable")
+    ]
 
 
 def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
         ],
         "workingDir": str(MODELS),
         "env": [{"name": name, "value": value} for name, value in spec.environment.items()],
-        "ports": [{"name": "http", "containerPort": PORT}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(version, cluster),
         # As long as the engine may take to start; later a slow answer is no reason to kill it.
         "startupProbe": {
@@ -134,6 +154,7 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
     }
     pod = {
         "automountServiceAccountToken": False,
+        "tolerations": _tolerations(line),
         "terminationGracePeriodSeconds": PRE_STOP_SECONDS + math.ceil(line.rollout.drain_seconds),
         "containers": [container],
         "volumes": [
@@ -143,6 +164,7 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
     }
+    labels = {**_selector(line, version), "weighbridge/plan": _plan_label(line, cluster)}
     annotations = {
         "digest": version.digest,
         "scheme": version.scheme,
@@ -152,13 +174,14 @@ def _deployment(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[st
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(line, _name(line, version), cluster, **annotations),
+        "metadata": _metadata(line, f"{_name(line, version)}-{_plan_label(line, cluster)}", cluster, **annotations),
         "spec": {
             "replicas": 1,
-            # GPUs for a second copy are rarely available; a new version is a new Deployment.
-            "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": _selector(line, version)},
-            "template": {"metadata": {"labels": _selector(line, version)}, "spec": pod},
+            # GPUs for a second copy are rarely available; a new version or plan is a new Deployment. `Recreate` would
+            # wait for the end of the old pod, which one on a dead node never reports.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
 
@@ -203,7 +226,7 @@ def _service(line: Line, version: PlacedVersion, cluster: Cluster) -> dict[str, 
         "metadata": _metadata(line, _name(line, version), cluster, digest=version.digest),
         "spec": {
             "selector": _selector(line, version),
-            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"}],
+            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}],
         },
     }
 

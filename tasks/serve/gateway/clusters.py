@@ -14,6 +14,15 @@ REQUESTS_A_CONNECTION = 1
 """llama.cpp's server closes its connection after each stream without notice, and a request on such a connection fails
 with 503. A new connection to an engine on this machine costs a fraction of a millisecond."""
 
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 5, 2, 3
+"""When the kernel asks an engine's machine whether it is still there: a machine that lost power closes no connection,
+and its streams would hang until they are idle for STREAM_IDLE_SECONDS."""
+
+UNACKNOWLEDGED_MS = 1000 * (KEEPALIVE_IDLE_SECONDS + KEEPALIVE_INTERVAL_SECONDS * KEEPALIVE_PROBES)
+"""Longest time that sent bytes may stay unacknowledged. Keepalive says nothing while there are such bytes."""
+
+_TCP, _TCP_USER_TIMEOUT = 6, 18  # of Linux; the numbers are the same on every architecture
+
 UNREACHABLE = "/dev/null/nobody"
 """A socket's path at which nothing can ever listen: to connect to it fails at once."""
 
@@ -52,6 +61,7 @@ def _cluster(line: str, backend: Backend, key: str) -> dict[str, Any]:
         **_cluster_at(line, backend, [_address(endpoint) for endpoint in backend.endpoints], key),
         "type": "STATIC" if all(map(_is_ip, backend.endpoints)) else "STRICT_DNS",
         "health_checks": [_health_check(backend, key)],
+        **_notice_silence(),
         # A cluster without a healthy engine answers 503 at once; by default Envoy would still send it requests.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
     }
@@ -92,6 +102,20 @@ def _cluster_at(
         "metadata": {
             "filter_metadata": {METADATA: {"line": line, "version": version.version, "digest": version.digest}}
         },
+    }
+
+
+def _notice_silence() -> dict[str, Any]:
+    """Options of a cluster's connections by which a machine that fell silent is noticed within seconds."""
+    keepalive = {
+        "keepalive_time": KEEPALIVE_IDLE_SECONDS,
+        "keepalive_interval": KEEPALIVE_INTERVAL_SECONDS,
+        "keepalive_probes": KEEPALIVE_PROBES,
+    }
+    option = {"level": _TCP, "name": _TCP_USER_TIMEOUT, "int_value": UNACKNOWLEDGED_MS, "state": "STATE_PREBIND"}
+    return {
+        "upstream_connection_options": {"tcp_keepalive": keepalive},
+        "upstream_bind_config": {"socket_options": [option]},
     }
 
 

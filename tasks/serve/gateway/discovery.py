@@ -42,6 +42,9 @@ STREAM_IDLE_SECONDS = 600
 RETRY_ON = "connect-failure,refused-stream,reset-before-request"
 """Conditions for a retry: only if the engine cannot have seen the request, so that nothing is generated twice."""
 
+SELECTIONS = 5
+"""How often a retry draws an endpoint until it is one that the request has not tried; then it takes the last one."""
+
 RETRY_SECONDS = 1.0
 """Longest pause between two retries of a queued request; Envoy draws each between 0 and this."""
 
@@ -62,7 +65,7 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
         "name": "all",
         "domains": ["*"],
         "routes": _routes(routes),
-        "retry_policy": {"retry_on": RETRY_ON, "num_retries": 2},
+        "retry_policy": {"retry_on": RETRY_ON, **_another_endpoint(routes)},
         "typed_per_filter_config": {
             KEY_FILTER: filter_context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
             LIMIT_FILTER: filter_context(
@@ -182,6 +185,19 @@ def _retry_until_up(queued: QueuedRequests) -> dict[str, Any]:
     retries = math.ceil(queued.seconds / (RETRY_SECONDS / 2))
     pause = {"base_interval": f"{RETRY_SECONDS}s", "max_interval": f"{RETRY_SECONDS}s"}
     return {"retry_policy": {"retry_on": RETRY_ON, "num_retries": retries, "retry_back_off": pause}}
+
+
+def _another_endpoint(routes: Routes) -> dict[str, Any]:
+    """Retry at another endpoint than those that did not answer; of two, one in two retries would meet it again."""
+    most = max((len(backend.endpoints) for route in routes.lines for backend in route.backends), default=1)
+    previous = f"{TYPES}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "num_retries": max(2, most - 1),
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+        ],
+        "host_selection_retry_max_attempts": SELECTIONS,
+    }
 
 
 def _sticky(route: LineRoute) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+import yaml
 
 from tasks.fit.rows import FitRow
 from tasks.serve.fleet.kubernetes import ARTIFACT, LAUNCHER, MODELS, PORT, Cluster, PlacedVersion, manifests
@@ -16,7 +18,7 @@ from tests.serve.serve_support import alter_byte, make_artifact
 from weighbridge.line import Admission, Engine, Line, Rollout, SuiteUse, Target
 from weighbridge.settings import Settings
 
-VERSIONS = ("1.31", "1.34", "1.37")
+VERSIONS = ("1.30", "1.31", "1.34", "1.37")
 DIGEST = "ab" * 32
 
 
@@ -62,6 +64,15 @@ def test_manifests_are_valid_kubernetes_objects(engine: str, version: str) -> No
         kubernetes_validate.validate(broken, version, strict=True)
 
 
+def test_the_route_has_no_field_that_gateway_api_does_not_know() -> None:
+    schema = yaml.safe_load((Path(__file__).parent / "http_route.yaml").read_text())
+    route = render()[-1]
+    jsonschema.validate(route, schema)
+    route["spec"]["rules"][0]["backendRefs"][0]["wieght"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="wieght"):
+        jsonschema.validate(route, schema)
+
+
 def test_a_deployment_follows_the_line_and_the_plan() -> None:
     deployment, service = render("vllm", **{"tensor-parallel-size": 2})[:2]
     pod = deployment["spec"]["template"]["spec"]
@@ -79,9 +90,34 @@ def test_a_deployment_follows_the_line_and_the_plan() -> None:
     # Longer than the line's drain timeout.
     assert pod["terminationGracePeriodSeconds"] > 300
     assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
-    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
-    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels == deployment["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert container["ports"][0]["protocol"] == service["spec"]["ports"][0]["protocol"] == "TCP"
     assert deployment["metadata"]["annotations"]["weighbridge/digest"] == DIGEST
+
+
+def test_a_new_plan_is_a_new_deployment_behind_the_same_service() -> None:
+    old = manifests(line("vllm"), [placed(7, 100)], Cluster(image="vllm@sha256:1"))
+    new = manifests(line("vllm", **{"max-num-batched-tokens": 512}), [placed(7, 100)], Cluster(image="vllm@sha256:1"))
+    assert old[0]["metadata"]["name"] != new[0]["metadata"]["name"]
+    assert old[0]["metadata"]["name"].startswith("llama-v7-")
+    # Else each Deployment would claim the other's pods.
+    assert old[0]["spec"]["selector"] != new[0]["spec"]["selector"]
+    assert old[1] == new[1]
+
+
+@pytest.mark.parametrize("seconds", [0, 30, 300])
+def test_the_pod_of_a_lost_node_is_replaced_after_the_line_s_time(seconds: int) -> None:
+    given = line("vllm")
+    given = given.model_copy(update={"rollout": Rollout(node_lost_seconds=seconds)})
+    spec = manifests(given, [placed(7, 100)], Cluster(image="vllm"))[0]["spec"]
+    assert {known["key"]: known["tolerationSeconds"] for known in spec["template"]["spec"]["tolerations"]} == {
+        "node.kubernetes.io/not-ready": seconds,
+        "node.kubernetes.io/unreachable": seconds,
+    }
+    # `Recreate` waits for the end of a pod that nobody can report.
+    assert spec["strategy"]["type"] == "RollingUpdate"
 
 
 def test_two_versions_share_nothing_but_the_route() -> None:

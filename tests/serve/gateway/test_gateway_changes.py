@@ -137,6 +137,39 @@ def test_requests_to_a_stopped_engine_get_503_and_are_counted(running: Running, 
     assert (counters.healthy, counters.errors_5xx, counters.active) == (False, 1, 0)
 
 
+def test_endpoints_that_die_fail_no_request_while_one_is_left(running: Running, engine: Make) -> None:
+    engines = [engine() for _ in range(5)]
+    endpoints = tuple(Endpoint(host="127.0.0.1", port=fake.port) for fake in engines)
+    running.gateway.set_line("several", [Backend(version="1", digest="a" * 64, endpoints=endpoints, weight=100)])
+    for fake in engines[1:]:
+        fake.shutdown()
+        fake.server_close()
+    # Sooner than the health checks notice.
+    assert {running.chat("several").status_code for _ in range(30)} == {200}
+
+
+def test_a_silent_machine_is_asked_after_five_seconds(running: Running, engine: Make) -> None:
+    fake = engine()
+    fake.pause_seconds = 0.5
+    running.gateway.set_line("silent", [fake.backend("1", 100)])
+    with ThreadPoolExecutor(1) as pool:
+        body = {"model": "silent", "stream": True}
+        asked = pool.submit(running.request, "/v1/chat/completions", body)
+        wait_for(lambda: bool(fake.requests), seconds=5)
+        time.sleep(0.2)
+        timers = _kernel_timers(fake.port)
+        assert asked.result().status_code == 200
+    # 2: the next question of the kernel whether the other side is there, in hundredths of a second.
+    assert any(kind == 2 and 0 < wait <= 500 for kind, wait in timers)
+
+
+def _kernel_timers(port: int) -> list[tuple[int, int]]:
+    """Kind and time left of the timers of connections to a port."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    timers = [row[5].split(":") for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"]
+    return [(int(kind), int(wait, 16)) for kind, wait in timers]
+
+
 def test_requests_beyond_a_backend_s_limit_get_429(
     running: Running, engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
