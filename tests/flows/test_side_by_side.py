@@ -71,7 +71,7 @@ def test_an_uninstalled_task_runner_is_rejected(monkeypatch: pytest.MonkeyPatch)
 
 def test_dask_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_TASK_RUNNER", "dask")
-    with pytest.raises(SettingsInvalid, match="'dask'.*use threads or ray"):
+    with pytest.raises(SettingsInvalid, match=r"'dask'.*use threads or ray"):
         load_settings()
 
 

@@ -1,6 +1,7 @@
 """Kubernetes manifests of a line's engines: Deployments, Services, and a Gateway API route with weights.
 
-They need Kubernetes 1.30 (`preStop.sleep`) and are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
+They are generated, not applied: `weighbridge manifests LINE | kubectl apply -f -`, or committed for Argo CD or Flux.
+They need Kubernetes 1.30 (`preStop.sleep`).
 Canary steps, their judgement and draining exist only for the local fleet so far. The manifests were never applied to a
 cluster: tests validate Deployments and Services with Kubernetes' own schemas, and the route by the fields that Gateway
 API documents (v1).
