@@ -23,10 +23,12 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import TerminationSignal
 from pydantic import BaseModel, ConfigDict
 
 import weighbridge.errors
 from cli.flow_errors import ReportedErrors, told_once
+from cli.leaving import ended_here, ending_by_signals, not_followed
 from cli.output import say_plain
 from tasks.stored_results import only_own_results
 from weighbridge.deployments import start
@@ -76,15 +78,19 @@ class WorkerRun(BaseModel):
     """Whether it was running already when the command asked for it."""
 
 
-def run_here(flow: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[StepRow]]:
+def run_here(settings: Settings, flow: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[StepRow]]:
     """Run a flow in this process, with its log on the terminal.
 
     Raises:
+        Interrupted: Ctrl-C, a closed terminal or SIGTERM ended it; says what it left and how to go on.
         WeighbridgeError: whatever the flow raised.
     """
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
-    with told_once():
-        state: State = function(**parameters, return_state=True)
+    try:
+        with told_once(), ending_by_signals():
+            state: State = function(**parameters, return_state=True)
+    except (KeyboardInterrupt, TerminationSignal):
+        raise ended_here(settings, flow, parameters) from None
     result = state.result(raise_on_failure=False)
     run_id = state.state_details.flow_run_id
     steps = []
@@ -110,19 +116,24 @@ def run_through_worker(
 
     Raises:
         StackDown, ReleaseNotStarted: see `weighbridge.deployments.start`.
+        Interrupted: Ctrl-C; the run goes on.
         WeighbridgeError: the kind that the flow run ended with.
     """
     deployment = f"{flow}/{line_name}"
-    with get_client(sync_client=True) as client:
-        run = find_active_run(client, flow, line_name, parameters)
-        began_before = run is not None and run.state_type == StateType.RUNNING
-        if run is not None:
-            report(f"{deployment}: {run.name} is under way ({(run.state_name or '').lower()}); following it.")
-        else:
-            run = client.read_flow_run(UUID(_start(settings, deployment, parameters)))
-            report(f"{deployment}: {run.name} is scheduled at the worker.")
-        run = _follow(client, run, flow, report)
-        steps = _steps(client, run.id)
+    run: FlowRun | None = None
+    try:
+        with get_client(sync_client=True) as client:
+            run = find_active_run(client, flow, line_name, parameters)
+            began_before = run is not None and run.state_type == StateType.RUNNING
+            if run is not None:
+                report(f"{deployment}: {run.name} is under way ({(run.state_name or '').lower()}); following it.")
+            else:
+                run = client.read_flow_run(UUID(_start(settings, deployment, parameters)))
+                report(f"{deployment}: {run.name} is scheduled at the worker.")
+            run = _follow(client, run, flow, report)
+            steps = _steps(client, run.id)
+    except KeyboardInterrupt:
+        raise not_followed(settings, flow, parameters, run.name if run else "") from None
     assert run.state is not None
     if not run.state.is_completed():
         raise error_of(run)
@@ -194,6 +205,11 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
         if run.state_name == WAITING_FOR_SLOT and not waits:
             waits = True
             report(f"{run.name} waits: another run of {flow} for this line is under way, and one runs at a time.")
+            if flow == "promote":
+                report(
+                    "If that one was killed together with its worker, its slot is free within 5 minutes; with --here "
+                    "this command does not wait."
+                )
         records = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), offset=shown)
         shown += len(records)
         for record in records:

@@ -14,7 +14,7 @@ from weighbridge.terminal import styled, without_colours
 if TYPE_CHECKING:
     from stack.restarts import Plan
 
-COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
+COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "frozen": "red", "down": "red"}
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 
 

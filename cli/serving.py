@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from cli.tables import Table
     from tasks.serve.installation import ServingInstallation
 
+HereOption = Annotated[
+    bool,
+    typer.Option(
+        "--here/--worker",
+        help="In this process, which must stay; or, by default, at the worker, which this command follows.",
+    ),
+]
 WorkerOption = Annotated[
     bool,
     typer.Option("--worker", help="Run the Prefect deployment at the worker; a run that is under way is followed."),
@@ -46,7 +53,7 @@ def release(
 
     Exit status 0 when a candidate may be approved; 20 regression, 21 inconclusive, 22 invalid.
     """
-    installation = _ready(line)
+    installation = _ready(line, worker=worker)
     _require_names(installation, line)
     parameters = {"line": line, "revision": revision, "schemes": scheme or None}
     result, steps = _run(installation, "release", line, parameters, worker, as_json, fresh)
@@ -82,16 +89,22 @@ def candidates_table(weighed: list[dict[str, Any]]) -> Table:
 def promote(
     line: LineArgument,
     version: Annotated[int | None, typer.Option(help="Version of LINE; by default the newest approved.")] = None,
-    worker: WorkerOption = False,
+    here: HereOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make what serves what the registry asks for, step by step, without dropping a request."""
+    """Make what serves what the registry asks for, step by step, without dropping a request.
+
+    Closing the terminal leaves the worker's run alone. Ctrl-C (exit status 130) does too, and says what has which share
+    of the requests.
+    """
     installation = _ready(line)
     if (unchanged := _settled(installation, line, version)) is not None:
         _show_serving(installation, unchanged, [], as_json)
         return
     parameters = {"line": line, "version": version}
-    result, steps = _run(installation, "promote", line, parameters, worker, as_json)
+    if not here:
+        _require_worker(installation, "promote", parameters)
+    result, steps = _run(installation, "promote", line, parameters, not here, as_json)
     _show_serving(installation, result, steps, as_json)
 
 
@@ -115,7 +128,7 @@ def rollback(
 ) -> None:
     """Go back to an earlier version, now; a rollout in progress is stopped."""
     to = _shift_traffic_first(line, to, reason, as_json)
-    installation = _ready(line, orphans=True)
+    installation = _ready(line, orphans=True, worker=worker)
     parameters = {"line": line, "to": to, "reason": reason}
     result, steps = _run(installation, "rollback", line, parameters, worker, as_json)
     _show_serving(installation, result, steps, as_json)
@@ -138,12 +151,13 @@ def _shift_traffic_first(line: str, to: int | None, reason: str, as_json: bool) 
     return version
 
 
-def _ready(line: str, *, orphans: bool = False) -> ServingInstallation:
+def _ready(line: str, *, orphans: bool = False, worker: bool = False) -> ServingInstallation:
     """Load the installation, after cheap checks of the line's file and of the stack.
 
     Args:
         line: the line's name.
         orphans: whether a line will do whose file is gone while it still serves.
+        worker: whether the worker must be up too.
     """
     from stack import lifecycle
     from tasks.serve.installation import ServingInstallation
@@ -157,8 +171,28 @@ def _ready(line: str, *, orphans: bool = False) -> ServingInstallation:
         line_or_orphan(installation.settings, line)
     else:
         Line.load(line)
-    lifecycle.require_up(installation.settings)
+    lifecycle.require_up(installation.settings, worker=worker)
     return installation
+
+
+def _require_worker(installation: ServingInstallation, flow: str, parameters: dict[str, Any]) -> None:
+    """Check that the worker takes runs, before one is scheduled that nobody would begin.
+
+    Raises:
+        StackDown: it does not; says why, and how to do without it.
+    """
+    from cli.leaving import command_of
+    from stack.worker_life import worker_life
+    from weighbridge.errors import StackDown
+
+    life = worker_life(installation.settings)
+    if not life.takes_runs:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        raise StackDown(
+            f"The worker does not take {flow}/{parameters['line']}: {life.sentence}.",
+            f"{life.next_step}, or run `{command_of(flow, given, '--here')}`, which does without it.",
+            where=str(installation.settings.home),
+        )
 
 
 def _require_names(installation: ServingInstallation, line: str) -> None:
@@ -195,7 +229,7 @@ def _run(
 
     given = {name: value for name, value in parameters.items() if value is not None}
     if not worker:
-        return flowrun.run_here(flow, given)
+        return flowrun.run_here(installation.settings, flow, given)
 
     def run() -> WorkerRun:
         return flowrun.run_through_worker(installation.settings, flow, line, given, lambda text: note("worker", text))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHORT_DIGEST = 12
 ROLLOUT_STATES = {"rolling": "canary", "rolled_back": "rolled back"}
 """What people call a state of the registry, where that differs from the tag."""
-COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "down": "red"}
+COLOURS = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "frozen": "red", "down": "red"}
 
 
 def status(
@@ -63,6 +63,8 @@ def status(
             if rows.rows:
                 say(rows)
         for line in lines:
+            if line.rollout is not None and line.rollout.sentence:
+                say(styled(line.rollout.sentence, "yellow"))
             for version in line.versions:
                 if version.reason:
                     say(f"{styled(f'{line.line} version {version.version}:', 'red')} {version.reason}")

@@ -6,11 +6,8 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
@@ -21,9 +18,10 @@ from stack.deploy import ReportService, deploy, ensure_work_pool
 from stack.environments import SERVICE_NAMES, keep_environments, shell_environments
 from stack.ports import listeners, new_listeners, require_ports
 from stack.restarts import Plan, await_pause, gateway_reasons, make_plan, shell_notes
-from stack.services import POOL, Service, services
+from stack.services import Service, services
 from stack.starting import wait_for
 from stack.stopping import cut_by_restart
+from stack.worker_life import is_stopped, worker_is_online, worker_life
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.older_commands import launch_older_engines
 from tasks.serve.fleet.supervisor import Supervisor
@@ -53,7 +51,7 @@ class ServiceStatus(BaseModel):
 
     name: str
     state: str
-    """healthy, starting, unhealthy, or down."""
+    """healthy, starting, unhealthy, frozen (its process is stopped), or down."""
     pid: int = 0
     up_seconds: float = 0
     url: str = ""
@@ -201,12 +199,15 @@ def status(settings: Settings) -> list[ServiceStatus]:
     running = [service for service in known if service.name in states and states[service.name].state == "RUNNING"]
     # Side by side: a service that hangs must not keep the others waiting.
     with ThreadPoolExecutor(len(known)) as pool:
-        healthy = dict(zip([service.name for service in running], pool.map(Service.healthy, running), strict=True))
+        asked = pool.map(lambda service: _is_healthy(settings, service), running)
+        healthy = dict(zip([service.name for service in running], asked, strict=True))
     rows = []
     for service in known:
         process = states.get(service.name)
         if process is None or process.state in ("STOPPED", "EXITED", "FATAL"):
             state = "down"
+        elif is_stopped(process.pid):
+            state = "frozen"
         elif healthy.get(service.name):
             state = "healthy"
         else:
@@ -224,13 +225,23 @@ def status(settings: Settings) -> list[ServiceStatus]:
     return rows
 
 
-def require_up(settings: Settings) -> None:
+def _is_healthy(settings: Settings, service: Service) -> bool:
+    # The worker has no address to ask: Prefect hears from it, or not.
+    return worker_life(settings).state in ("healthy", "unknown") if service.name == "worker" else service.healthy()
+
+
+def require_up(settings: Settings, *, worker: bool = True) -> None:
     """Check that the services which flows need are healthy.
+
+    Args:
+        settings: Of the installation.
+        worker: Whether the flow runs at the worker, which a flow in this process does without.
 
     Raises:
         StackDown: one is not; it is named.
     """
     needed = {service.name for service in services(settings) if service.flows_need}
+    needed -= set() if worker else {"worker"}
     down = [row.name for row in status(settings) if row.name in needed and row.state != "healthy"]
     if down:
         hint = home_hint()
@@ -263,30 +274,6 @@ def _require_space(home: Path) -> None:
             "Free some disk (docs/how-to/run-the-stack.md lists what may be deleted), then run `weighbridge up` again.",
             where=str(home),
         )
-
-
-def worker_is_online(settings: Settings, since: float = 0) -> bool:
-    """True if a worker of the pool sends heartbeats.
-
-    Args:
-        settings: Of the installation.
-        since: Only one after this time counts, in seconds since 1970: Prefect takes a worker for online for a while
-            after its end.
-    """
-    try:
-        with prefect_api.client(settings, timeout=20) as server:
-            answer = server.post(f"/work_pools/{POOL}/workers/filter", json={})
-        workers = answer.json() if answer.status_code == httpx.codes.OK else []
-        return any(worker["status"] == "ONLINE" and _heard(worker) >= since for worker in workers)
-    except httpx.HTTPError:
-        return False
-
-
-def _heard(worker: dict[str, Any]) -> float:
-    try:
-        return datetime.fromisoformat(str(worker["last_heartbeat_time"]).replace("Z", "+00:00")).timestamp()
-    except (KeyError, ValueError):
-        return 0.0
 
 
 def _warm_engines(settings: Settings, report: ReportService) -> None:

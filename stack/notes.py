@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 
+from stack.worker_life import worker_notes
 from tasks.serve.orphans import orphan_notes
 from weighbridge.line import line_names
 from weighbridge.promotion_start import promotion_notes
@@ -30,7 +31,7 @@ def approvals_that_start_nothing(settings: Settings) -> list[str]:
     return promotion_notes(settings, line_names(settings.root / "lines"))
 
 
-NOTES: tuple[Note, ...] = (orphan_notes, approvals_that_start_nothing)
+NOTES: tuple[Note, ...] = (worker_notes, orphan_notes, approvals_that_start_nothing)
 """In the order in which they are printed."""
 
 

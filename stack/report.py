@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.models.records import Version
 from registry.models.registry import Registry
+from stack.attendance import RolloutStatus, rollout_status
 from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.supervisor import Supervisor
@@ -64,6 +65,8 @@ class LineStatus(BaseModel):
     """Version with all or most of the traffic."""
     versions: tuple[VersionStatus, ...]
     awaiting: tuple[CandidateStatus, ...] = ()
+    rollout: RolloutStatus | None = None
+    """A rollout that is not at its end, and who watches it."""
     registry_answers: bool = True
 
 
@@ -91,9 +94,15 @@ def line_statuses(installation: ServingInstallation, registry_answers: bool = Tr
         versions, awaiting = registered.get(name) or ([], ())
         rows, serving = _rows(installation, engines, name, versions)
         if rows or awaiting:
+            rolling = any(version.state == "rolling" for version in versions)
             statuses.append(
                 LineStatus(
-                    line=name, serving=serving, versions=rows, awaiting=awaiting, registry_answers=registry_answers
+                    line=name,
+                    serving=serving,
+                    versions=rows,
+                    awaiting=awaiting,
+                    rollout=rollout_status(installation.settings, installation.gateway.routes().line(name), rolling),
+                    registry_answers=registry_answers,
                 )
             )
     return statuses

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from stack.deploy import ReportService
 from stack.environments import SERVICE_NAMES, keep_environments, shell_environments
-from stack.lifecycle import worker_is_online
 from stack.restarts import ORDER, await_pause, make_plan
 from stack.services import Service, services
 from stack.starting import wait_for
 from stack.stopping import runs_under_way
+from stack.worker_life import worker_is_online
 from tasks.serve.fleet.choice import fleet_of
 from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.supervisor import Supervisor

@@ -45,7 +45,7 @@ class ExitStatus(IntEnum):
     INVALID = 22, "no candidate passed: the scores cannot be compared"
     IMPORT = 23, "an import that is empty, or with --strict incomplete"
     SUITE = 24, "`suite check` found flaws"
-    INTERRUPTED = 130, "Ctrl-C, as shells have it: 128 and the signal's number"
+    INTERRUPTED = 130, "Ctrl-C, as shells have it; also a flow in this process that SIGTERM or a closed terminal ended"
 
 
 class WeighbridgeError(Exception):

@@ -177,7 +177,7 @@ def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
     version = road.json("approve", LINE, str(candidate.version), "--reason", "again", environment=road.reviewer)[
         "version"
     ]
-    process = road.start("promote", LINE)
+    process = road.start("promote", LINE, "--here")
     wait_for(lambda: 0 < weights(road).get(version, 0) < 100 or process.poll() is not None, "a half-way weight", 240)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -74,7 +74,7 @@ def test_an_engine_serves_a_release_from_the_hub_to_the_gateway(road: Road, root
         road.run(
             "approve", line, str(candidate["version"]), "--reason", "serves", environment={**here, **road.reviewer}
         )
-        promoted = road.json("promote", line, environment=here)
+        promoted = road.json("promote", line, "--here", environment=here)
         assert promoted["changed"]
         versions.append(promoted["version"])
     fleet = fleet_of(road.settings)

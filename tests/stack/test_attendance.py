@@ -1,0 +1,122 @@
+"""`status` says whether somebody watches a rollout: real processes that hold the lock, are killed, or are stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stack.attendance import rollout_status
+from stack.worker_life import WorkerLife, is_stopped
+from tasks.serve.endpoint import Endpoint
+from tasks.serve.gateway import Backend, Gateway, LineRoute
+from tasks.serve.rollout.lock import TrafficLock
+from tests.support.waiting import wait_for
+from weighbridge.settings import Settings, load_settings
+
+HOLDER = """
+import time
+from tasks.serve.rollout.lock import TrafficLock
+from weighbridge.settings import load_settings
+with TrafficLock(load_settings(), "toy").acquire(1, run="run-1"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def settings(own_home: Path) -> Settings:
+    return load_settings()
+
+
+@contextmanager
+def holder() -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def route(settings: Settings, **weights: int) -> LineRoute:
+    backends = [
+        Backend(
+            version=version.removeprefix("v"),
+            digest="a" * 64,
+            engine=f"toy-{version}",
+            endpoints=(Endpoint(host="127.0.0.1", port=1000 + weight),),
+            weight=weight,
+        )
+        for version, weight in weights.items()
+    ]
+    Gateway(settings).set_line("toy", backends, wait=False)
+    return Gateway(settings).routes().line("toy")
+
+
+def test_a_line_whose_traffic_is_not_split_has_no_rollout(settings: Settings) -> None:
+    assert rollout_status(settings, route(settings, v1=100, v2=0), rolling=False) is None
+
+
+def test_a_split_line_without_any_record_is_unattended_since_an_unknown_time(settings: Settings) -> None:
+    found = rollout_status(settings, route(settings, v1=75, v2=25), rolling=False)
+    assert found is not None and (found.state, found.since) == ("unattended", None)
+    assert found.sentence == (
+        "toy: rolling, unattended (version 1 has 75 %, version 2 has 25 %). `weighbridge promote toy` goes on, "
+        "`weighbridge rollback toy` goes back."
+    )
+
+
+def test_a_version_that_rolls_is_unattended_too_where_one_version_has_everything(settings: Settings) -> None:
+    found = rollout_status(settings, route(settings, v2=100), rolling=True)
+    assert found is not None and found.state == "unattended"
+
+
+def test_a_rollout_is_attended_frozen_and_unattended_as_its_process_is(settings: Settings) -> None:
+    split = route(settings, v1=75, v2=25)
+    with holder() as process:
+        found = rollout_status(settings, split, rolling=True)
+        assert found is not None
+        assert (found.state, found.pid, found.run, found.sentence) == ("attended", process.pid, "run-1", "")
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: (now := rollout_status(settings, split, rolling=True)) and now.state == "frozen", seconds=10)
+        found = rollout_status(settings, split, rolling=True)
+        assert found is not None and f"kill -CONT {process.pid}" in found.sentence and is_stopped(process.pid)
+        process.send_signal(signal.SIGCONT)
+        wait_for(lambda: (now := rollout_status(settings, split, rolling=True)) and now.state == "attended", seconds=10)
+        process.kill()
+        process.wait()
+        found = rollout_status(settings, split, rolling=True)
+    assert found is not None and found.state == "unattended" and found.since is not None
+    assert datetime.now(UTC) - found.since < timedelta(seconds=30)
+    assert f"unattended since {found.since:%H:%M} UTC" in found.sentence
+    assert found.model_dump()["since"] == found.since
+
+
+def test_a_rollout_that_ended_in_order_and_left_the_line_split_is_unattended_since_then(settings: Settings) -> None:
+    split = route(settings, v1=75, v2=25)
+    with TrafficLock(settings, "toy").acquire(1):
+        found = rollout_status(settings, split, rolling=True)
+        assert found is not None and found.state == "attended"
+    found = rollout_status(settings, split, rolling=True)
+    assert found is not None and found.state == "unattended" and found.since is not None
+    assert time.time() - found.since.timestamp() < 10
+
+
+def test_a_frozen_worker_takes_no_runs_and_says_what_helps() -> None:
+    frozen = WorkerLife(state="frozen", pid=7, heard_seconds=130)
+    assert not frozen.takes_runs
+    assert frozen.sentence == "its process 7 is stopped; its last heartbeat was 2 min ago"
+    assert "kill -CONT 7" in frozen.next_step and "weighbridge restart worker" in frozen.next_step
+    assert WorkerLife(state="healthy", pid=7).takes_runs and not WorkerLife(state="down").takes_runs
