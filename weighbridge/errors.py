@@ -664,6 +664,12 @@ class RolloutAborted(WeighbridgeError):
     exit_status = ExitStatus.ROLLOUT
 
 
+class RolloutUndecided(WeighbridgeError):
+    """The new version looks worse than production without evidence; a person decides, and traffic stays as it is."""
+
+    exit_status = ExitStatus.ROLLOUT
+
+
 class NothingToRollBack(WeighbridgeError):
     """The line has no earlier version to return to."""
 

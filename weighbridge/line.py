@@ -170,6 +170,13 @@ class Rollout(_Part):
     max_error_share: float = Field(
         0.01, ge=0, le=1, description="tolerated share of failed requests; above it, production must be as bad"
     )
+    max_error_rise: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="rise of that share over production's that is no worse, at all of the line's traffic;"
+        " at the longest stay a step goes on if the rise times the next weight is shown to be within it",
+    )
     max_empty_share: float = Field(
         0.02, ge=0, le=1, description="tolerated share of empty answers; above it, production must be as bad"
     )
@@ -179,14 +186,28 @@ class Rollout(_Part):
         description="largest ratio to production: first byte, time per token, p50, p95, p99 of whole answers",
     )
     max_length_ratio: float = Field(
-        2.0, gt=1, description="largest ratio to production of the median length of answers, and of its inverse"
+        2.0, gt=1, description="largest ratio to production of the median length of answers"
     )
-    when_errors_unsure: Literal["go_on", "stop"] = Field(
-        "stop",
-        description="if errors or empty answers seem too many at max_hold_seconds, but without statistical evidence",
+    min_length_ratio: float = Field(
+        0.8, gt=0, lt=1, description="smallest ratio to production of the median length of answers"
     )
-    when_speed_unsure: Literal["go_on", "stop"] = Field(
+    when_errors_unsure: Literal["go_on", "ask", "stop"] = Field(
+        "ask",
+        description="if errors or empty answers seem too many at max_hold_seconds, but without statistical evidence:"
+        " go on, or hold the step for up to max_unsure_factor times as long, and then ask a person or stop",
+    )
+    when_speed_unsure: Literal["go_on", "ask", "stop"] = Field(
         "go_on", description="the same for latency and length, which a cold cache or a busy hour can explain"
+    )
+    max_unsure_factor: float = Field(
+        6, ge=1, description="longest time at a step that looks worse, in multiples of max_hold_seconds"
+    )
+    control_per_cent: int = Field(
+        1,
+        ge=0,
+        le=10,
+        description="share of the requests that stays with production during the last step, while it is healthy,"
+        " so that both are compared at the same time",
     )
     when_no_room: Literal["refuse", "swap"] = Field(
         "refuse",

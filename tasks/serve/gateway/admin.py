@@ -38,6 +38,10 @@ class BackendCounters(BaseModel):
     """Connections that the engine closed in the middle of a request or a response."""
     active: int
     """Requests in progress, until the last byte of their responses."""
+    sent: int = 0
+    """Requests that reached the engine."""
+    waiting: int = 0
+    """Of the active ones, those that wait for a connection."""
     healthy: bool
     """Result of the latest active health check."""
 
@@ -152,6 +156,8 @@ class Admin:
             errors_5xx=counts.get("upstream_rq_5xx", 0),
             broken=counts.get("upstream_cx_destroy_remote_with_active_rq", 0),
             active=counts.get("upstream_rq_active", 0) + counts.get("upstream_rq_pending_active", 0),
+            sent=counts.get("upstream_rq_total", 0),
+            waiting=counts.get("upstream_rq_pending_active", 0),
             healthy=counts["membership_healthy"] > 0,
         )
 

@@ -28,6 +28,7 @@ ACCESS_LOG: dict[str, str] = {
     "completion_tokens": _COMPLETION,
     "flags": "%RESPONSE_FLAGS%",
     "details": "%RESPONSE_CODE_DETAILS%",
+    "content_type": "%RESP(CONTENT-TYPE)%",
     "duration_ms": "%DURATION%",
     "first_byte_ms": "%RESPONSE_DURATION%",
     # Of streams only: their first byte comes long before their first token.

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tasks.serve.fleet.protocol import Report, RunningEngine, no_report
-from tasks.serve.gateway import Backend, Gateway, Mirror
-from tasks.serve.rollout.canary_step import CanaryStep, StepReport
+from tasks.serve.gateway import Backend, Gateway, Mirror, access_log
+from tasks.serve.rollout.canary_step import CanaryStep, Earlier, StepReport
+from tasks.serve.rollout.decision import Decision
 from tasks.serve.rollout.disk_reserve import keep_reserve, with_reserve
 from tasks.serve.rollout.lock import TrafficLock
 from tasks.serve.rollout.traffic import mirror_requests, set_backends, set_weights
-from tasks.serve.rollout.window import Sample
-from weighbridge.errors import ApprovalRefused, AuditBroken, RolloutAborted
+from tasks.serve.rollout.window import ALONE_SHARE, read_history
+from weighbridge.errors import ApprovalRefused, AuditBroken, RolloutAborted, RolloutUndecided
 from weighbridge.line import Line, ShadowStep
 
 OnStep = Callable[[StepReport], None]
@@ -52,6 +53,7 @@ def roll_out(
         ApprovalRefused: the version may not get traffic; nothing was changed.
         RolloutAborted: a step was judged worse, the engine went down, or a rollback wants the line; traffic is back
             where it was and the new version drained.
+        RolloutUndecided: a step looks worse without evidence, and the line asks a person; the weights stay as they are.
         GatewayFailed: Envoy stays away; the weights stay as they are until the next run.
         DiskFull: the next weight cannot be written; the same.
     """
@@ -134,8 +136,7 @@ class RolloutRun:
         self._line, self._version, self._old, self._engine, self._versions = line, version, old, engine, versions
         self._gateway, self._lock, self._report, self._on_step = gateway, lock, report, on_step
         self._withdrawn = withdrawn
-        # At 100 % production gets no requests any more: those of the earlier steps stand for it.
-        self._reference = Sample()
+        self._earlier = Earlier(*read_history(access_log(gateway.settings), line.name, old))
         self.reports: list[StepReport] = []
 
     def mirror(self, mirror: ShadowStep) -> None:
@@ -147,20 +148,24 @@ class RolloutRun:
             "responses discarded"
         )
         try:
-            problem = step.wait()
+            decision = step.wait()
         finally:
             with_reserve(self._gateway.settings, lambda: mirror_requests(self._gateway, self._line.name, None))
-        self._end(step, problem)
+        self._end(step, decision)
 
     def shift(self, weight: int) -> None:
         """Give the new version a share of the requests, in per cent."""
-        step = self._step(weight)
-        self._give(weight)
+        # Production keeps a little at the last step: what was measured before is of another hour, and another load.
+        control = self._line.rollout.control_per_cent if weight == 100 else 0
+        step = self._step(weight, end_control=(lambda: self._give(100)) if control else None)
+        self._give(weight - control)
         self._report(f"{self._line.name}: canary step: version {self._version} gets {weight} % of the requests")
-        problem = step.wait()
-        if problem:
+        decision = step.wait()
+        if decision.verb == "stop":
             self._take_back()
-        self._end(step, problem)
+        elif control and decision.verb == "go_on":
+            self._give(100)
+        self._end(step, decision)
 
     def _give(self, weight: int) -> None:
         """Give the new version a weight, unless its approval was withdrawn since the step before."""
@@ -180,9 +185,11 @@ class RolloutRun:
             self._gateway.settings, lambda: set_weights(self._gateway, self._line.name, old_alone, returning=self._old)
         )
 
-    def _step(self, weight: int, mirror: ShadowStep | None = None) -> CanaryStep:
+    def _step(
+        self, weight: int, mirror: ShadowStep | None = None, end_control: Callable[[], None] | None = None
+    ) -> CanaryStep:
         versions = self._version, self._old
-        return CanaryStep(self._line, *versions, weight, self._gateway, self._lock, self._reference, mirror)
+        return CanaryStep(self._line, *versions, weight, self._gateway, self._lock, self._earlier, mirror, end_control)
 
     def _weights(self, weight: int) -> dict[str, int]:
         return {
@@ -190,18 +197,26 @@ class RolloutRun:
             for name in self._versions
         }
 
-    def _end(self, step: CanaryStep, problem: str) -> None:
+    def _end(self, step: CanaryStep, decision: Decision) -> None:
         report, line = step.report, self._line
         self.reports.append(report)
         self._on_step(report)
         self._report(f"{line.name}: version {self._version} at {report.name}: {report.ended}")
-        self._reference.extend(step.production)
-        if not problem:
+        self._earlier.all.extend(step.production)
+        if report.weight <= 100 * (1 - ALONE_SHARE):
+            self._earlier.alone.extend(step.production)
+        if decision.verb == "go_on":
             return
+        if decision.verb == "ask":
+            raise RolloutUndecided(
+                f"Version {self._version} of {line.name} at {report.name}: {decision.why}.",
+                f"It keeps this share. `weighbridge rollback {line.name}` takes it back; `weighbridge promote "
+                f"{line.name}` holds the step again. The line's `when_errors_unsure` may decide instead.",
+            )
         if not self._lock.asked_to_give_way:
             # A rollback that waits for the lock wants the traffic now; `retire` drains later.
             self._gateway.wait_drained(line.name, self._version, line.rollout.drain_seconds)
-        raise self._aborted(report.name, problem, "as before" if report.mirror_per_cent else "again")
+        raise self._aborted(report.name, decision.why, "as before" if report.mirror_per_cent else "again")
 
     def _aborted(self, step_name: str, problem: str, since: str) -> RolloutAborted:
         return RolloutAborted(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.serve.gateway import BackendCounters, Gateway, access_log, mirror_log
+from tasks.serve.rollout.decision import Decision, Facts, StepDecision
 from tasks.serve.rollout.envoy_counters import EnvoyCounts
-from tasks.serve.rollout.error_budget import FEWEST_REQUESTS, ErrorBudget, Moment
-from tasks.serve.rollout.judge import judge
+from tasks.serve.rollout.error_budget import FEWEST_REQUESTS
 from tasks.serve.rollout.lock import TrafficLock
+from tasks.serve.rollout.sample import Sample
 from tasks.serve.rollout.signals import CanarySignal
-from tasks.serve.rollout.window import Sample, Window
+from tasks.serve.rollout.window import Window
 from weighbridge.errors import GatewayFailed
-from weighbridge.line import Line, ShadowStep
+from weighbridge.line import Line, Rollout, ShadowStep
 
 UNHEALTHY_SECONDS = 10.0
 """An engine may miss a health check. One that misses all of them for this long is down."""
@@ -26,6 +29,19 @@ POLL_SECONDS = 0.5
 
 SURELY_MIRRORED = 10
 """If so many mirrored requests are expected, there is none with a probability of 1 in 22,000 (e to the -10)."""
+
+
+SHORTEST_UNANSWERED_SECONDS = 2.0
+"""No request counts as unanswered before, however quick production is."""
+
+
+@dataclass
+class Earlier:
+    """Production's requests before a step."""
+
+    all: Sample = field(default_factory=Sample)
+    alone: Sample = field(default_factory=Sample)
+    """Those while it had the line's load: the last step, at which the new version has it, is compared with them."""
 
 
 class StepReport(BaseModel):
@@ -60,8 +76,9 @@ class CanaryStep:
         version: the new version.
         old: the version in production.
         weight: the new version's, per cent of the line's requests.
-        reference: production's requests of earlier steps, for the step at which production gets none.
+        earlier: production's requests before this step.
         mirror: set at the step at which the new version gets mirrored requests only.
+        end_control: gives the new version all requests, at the step at which production has a few for comparison.
     """
 
     def __init__(
@@ -72,19 +89,19 @@ class CanaryStep:
         weight: int,
         gateway: Gateway,
         lock: TrafficLock,
-        reference: Sample,
+        earlier: Earlier,
         mirror: ShadowStep | None = None,
+        end_control: Callable[[], None] | None = None,
     ) -> None:
         self._line, self._rollout, self._version, self._old = line.name, line.rollout, version, old
-        self._gateway, self._lock, self._reference = gateway, lock, reference
-        self._weight, self._mirror = weight, mirror
-        self._hold_seconds = mirror.hold_seconds if mirror else line.rollout.hold_seconds
+        self._gateway, self._lock, self._earlier = gateway, lock, earlier
+        self._weight, self._mirror, self._end_control = weight, mirror, end_control
         self._window = Window(access_log(gateway.settings), line.name)
         self._mirror_window = Window(mirror_log(gateway.settings), line.name) if mirror else self._window
-        self._budget = ErrorBudget(len(line.rollout.steps) + (line.rollout.shadow is not None))
+        hold_seconds = mirror.hold_seconds if mirror else line.rollout.hold_seconds
+        self._decision = StepDecision(line.rollout, hold_seconds, next_weight(line.rollout, weight))
         self._start = self._healthy_at = self._gateway_up_at = time.monotonic()
         self._counts = EnvoyCounts(gateway, line.name, (version, old))
-        self._signals: tuple[CanarySignal, ...] = ()
         self.report = StepReport(weight=weight, mirror_per_cent=self._mirror_per_cent, seconds=0, requests=0, errors=0)
 
     @property
@@ -92,11 +109,8 @@ class CanaryStep:
         """Production's requests during this step."""
         return self._window.of(self._old)
 
-    def wait(self) -> str:
-        """Wait until the step is over.
-
-        Returns:
-            The reason to stop the rollout; empty if the rollout goes on.
+    def wait(self) -> Decision:
+        """Wait until the step is over; the decision is never to wait.
 
         Raises:
             TrafficTakenOver: another process moves this line's traffic by now.
@@ -105,28 +119,42 @@ class CanaryStep:
         while True:
             self._lock.require_held()
             now = time.monotonic()
-            seconds = now - self._start
             counters = self._read_counters(now)
             self._window.read()
             if self._mirror_window is not self._window:
                 self._mirror_window.read()
-            candidate = self._mirror_window.of(self._version)
-            due = seconds >= self._hold_seconds and self._requests >= self._rollout.min_requests
-            overdue = seconds >= self._rollout.max_hold_seconds
-            if (moment := self._budget.due(candidate.requests, due, overdue)) is not None:
-                self._signals = self._interim_result(candidate, moment)
-            if problem := self._interrupted(now, counters) or self._worse():
-                return self._end(seconds, problem, problem)
-            # While its health is unknown, the step neither passes nor counts time towards its hold.
-            if counters is not None and counters.healthy:
-                if due and self._counts.quiet:
-                    return self._end(seconds, "no requests came", "")
-                if due and candidate.requests >= FEWEST_REQUESTS and not any(signal.waits for signal in self._signals):
-                    return self._end(seconds, "no worse than production in every signal that a step waits for", "")
-                if overdue:
-                    problem = self._undecided(candidate, seconds)
-                    return self._end(seconds, problem or "held as long as the line allows", problem)
+            facts = self._facts(now - self._start, counters)
+            decision = self._decision.decide(facts)
+            if problem := self._interrupted(now, counters):
+                decision = Decision("stop", problem)
+            elif facts.healthy and facts.seconds >= self._rollout.max_hold_seconds and decision.verb != "stop":
+                decision = self._without_evidence(facts) or decision
+            if decision.verb != "wait":
+                return self._end(facts.seconds, decision)
             time.sleep(POLL_SECONDS)
+
+    def _facts(self, seconds: float, counters: BackendCounters | None) -> Facts:
+        candidate, production = self._mirror_window.of(self._version), self.production
+        is_last = self._weight == 100
+        reference = self._earlier.alone if is_last else production
+        if self._rollout.sticky_by != "none" and not is_last:
+            # What a client asks of the new version is compared with what it asked of production before.
+            reference = self._earlier.all.joined(production)
+        longest_ms = max(filter(None, (production.longest_ms, self._earlier.all.longest_ms)), default=None)
+        unanswered = 0
+        if longest_ms is not None:
+            longest_seconds = longest_ms / 1000 * self._rollout.max_latency_ratio
+            unanswered = self._counts.unanswered(self._version, max(longest_seconds, SHORTEST_UNANSWERED_SECONDS))
+        return Facts(
+            seconds=seconds,
+            candidate=candidate,
+            production=reference,
+            control=production if is_last else Sample(),
+            begun=self._requests,
+            unanswered=unanswered,
+            quiet=self._counts.quiet,
+            healthy=counters is not None and counters.healthy,
+        )
 
     @property
     def _mirror_per_cent(self) -> int:
@@ -139,18 +167,19 @@ class CanaryStep:
     def _read_counters(self, now: float) -> BackendCounters | None:
         """The new version's counters; None while Envoy is away."""
         try:
-            counters = self._counts.read()[self._version]
+            found = self._counts.read()
         except GatewayFailed:
             if now - self._gateway_up_at > GATEWAY_AWAY_SECONDS:
                 raise
             return None
+        counters = found[self._version]
         self._gateway_up_at = now
         self._healthy_at = now if counters.healthy else self._healthy_at
+        if self._end_control is not None and not found[self._old].healthy:
+            # Production's engine is gone: its clients go to the new version at once.
+            self._end_control()
+            self._end_control = None
         return counters
-
-    def _interim_result(self, candidate: Sample, moment: Moment) -> tuple[CanarySignal, ...]:
-        production = self.production if self._weight < 100 else self._reference
-        return judge(candidate, production, self._rollout, self._budget.spend(moment, candidate.requests))
 
     def _interrupted(self, now: float, counters: BackendCounters | None) -> str:
         if self._lock.asked_to_give_way:
@@ -159,29 +188,23 @@ class CanaryStep:
             return f"its engine has failed every health check for {UNHEALTHY_SECONDS:.0f} s"
         return ""
 
-    def _worse(self) -> str:
-        return "; ".join(signal.sentence for signal in self._signals if signal.outcome == "worse")
-
-    def _undecided(self, candidate: Sample, seconds: float) -> str:
-        """Reason to stop a rollout although nothing is shown, as the line has it; empty if there is none."""
-        rollout = self._rollout
-        when_unsure = {"errors": rollout.when_errors_unsure, "speed": rollout.when_speed_unsure}
-        problems = [
-            signal.sentence for signal in self._signals if signal.leans_worse and when_unsure[signal.asks] == "stop"
-        ]
-        if rollout.when_errors_unsure == "stop":
-            if self._stuck(candidate, seconds):
-                requests = self._counts.begun(self._version)
-                problems.append(f"none of its {requests} requests has ended, by the access log")
-            elif unlogged := self._unlogged(candidate):
-                problems.append(f"the access log has none of the {unlogged} requests that ended meanwhile")
-            elif unmirrored := self._unmirrored():
-                problems.append(f"none of production's {unmirrored} requests was mirrored; restart the gateway")
-        return f"not decided after {rollout.max_hold_seconds:.0f} s: {'; '.join(problems)}" if problems else ""
+    def _without_evidence(self, facts: Facts) -> Decision | None:
+        """A reason to stop at the longest usual time although the log shows nothing; None if there is none."""
+        if self._rollout.when_errors_unsure == "go_on":
+            return None
+        problem = ""
+        if self._stuck(facts.candidate, facts.seconds):
+            problem = f"none of its {self._counts.begun(self._version)} requests has ended, by the access log"
+        elif unlogged := self._unlogged(facts.candidate):
+            problem = f"the access log has none of the {unlogged} requests that ended meanwhile"
+        elif unmirrored := self._unmirrored():
+            problem = f"none of production's {unmirrored} requests was mirrored; restart the gateway"
+        held = self._rollout.max_hold_seconds
+        return Decision("stop", f"not decided after {held:.0f} s: {problem}") if problem else None
 
     def _stuck(self, candidate: Sample, seconds: float) -> bool:
         """True if requests have begun and none has ended in the time of production's slowest."""
-        slowest_ms = max((*self.production.total_ms, *self._reference.total_ms), default=None)
+        slowest_ms = max(filter(None, (self.production.longest_ms, self._earlier.all.longest_ms)), default=None)
         begun = self._counts.begun(self._version)
         if candidate.requests or begun < FEWEST_REQUESTS or slowest_ms is None:
             return False
@@ -199,14 +222,19 @@ class CanaryStep:
             return 0
         return production
 
-    def _end(self, seconds: float, why: str, problem: str) -> str:
+    def _end(self, seconds: float, decision: Decision) -> Decision:
         self.report = StepReport(
             weight=self._weight,
             mirror_per_cent=self._mirror_per_cent,
             seconds=seconds,
             requests=self._requests,
             errors=self._counts.errors(self._version),
-            signals=self._signals,
-            ended=why,
+            signals=self._decision.signals,
+            ended=decision.why,
         )
-        return problem
+        return decision
+
+
+def next_weight(rollout: Rollout, weight: int) -> int:
+    """Share of the requests that the new version gets after a step, in per cent; 100 after the last."""
+    return next((step for step in rollout.steps if step > weight), 100)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+
 from tasks.serve.gateway import BackendCounters, Gateway
+
+REMEMBERED = 2000
+"""Moments whose counts are kept: a quarter of an hour of two a second."""
 
 
 class EnvoyCounts:
@@ -18,6 +24,8 @@ class EnvoyCounts:
         self._gateway, self._line = gateway, line
         self._last = {version: gateway.counters(line, version) for version in versions}
         self._sums = dict.fromkeys(versions, (0, 0))
+        # When each version's requests had reached the engine, for as long back as a request may take.
+        self._sent: dict[str, deque[tuple[float, int]]] = {version: deque(maxlen=REMEMBERED) for version in versions}
 
     def read(self) -> dict[str, BackendCounters]:
         """Read the present counters, by version.
@@ -30,6 +38,8 @@ class EnvoyCounts:
             last = self._last[version]
             if counters.requests < last.requests:
                 last = counters.model_copy(update={"requests": 0, "errors_5xx": 0, "broken": 0})
+                self._sent[version].clear()
+            self._sent[version].append((time.monotonic(), counters.sent))
             requests, errors = self._sums[version]
             self._sums[version] = (
                 requests + counters.requests - last.requests,
@@ -49,6 +59,19 @@ class EnvoyCounts:
     def begun(self, version: str) -> int:
         """Number of requests whose response began, or that wait for it."""
         return self._sums[version][0] + self._last[version].active
+
+    def unanswered(self, version: str, seconds: float) -> int:
+        """Smallest number of requests that have been in progress for longer than this.
+
+        Args:
+            version: of the line.
+            seconds: longest time that a request may take.
+        """
+        earlier = [sent for moment, sent in self._sent[version] if moment <= time.monotonic() - seconds]
+        if not earlier:
+            return 0
+        last = self._last[version]
+        return max(0, last.active - last.waiting - (last.sent - earlier[-1]))
 
     def ended(self, version: str) -> int:
         """Smallest number of requests that can have ended: active ones may have begun before the moment."""

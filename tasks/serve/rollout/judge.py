@@ -1,33 +1,50 @@
 """A new version against production on the same stretch of traffic, decided by intervals.
 
-All intervals are exact and assume no shape of the distributions; they come from scipy. A share is worse when it is
-shown to be above what the line allows (Clopper and Pearson's interval) *and* above production's (Fisher's exact test):
-what ails both is not held against the new version. The interval of a latency or a length is that of the ratio of two
-quantiles. It is made of each version's own interval by order statistics, each at half the error, so it errs to the
-safe side. Unknown here: requests that are still being answered, and that two versions at 1 and 99 per cent of the load
-do not work under the same load.
+All intervals assume no shape of the distributions (`intervals.py`), and take what depends on each other for fewer
+requests (`strata.py`). A share is worse when it is shown to be above what the line allows (Clopper and Pearson's
+interval) *and* above production's (Fisher's exact test): what ails both is not held against the new version. It is no
+worse when it is shown to be within what the line allows, or to exceed production's by no more than the line's margin.
+A version that has no sample of something that production has is worse in that. Unknown here: that two versions at 1
+and 99 per cent of the load do not work under the same load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel
-from scipy.stats import binomtest, fisher_exact, quantile_test
 
+from tasks.serve.rollout.intervals import Array, Count, highest_excess, is_above, quantile_of, ratio_bounds
+from tasks.serve.rollout.sample import Outcome, Sample
 from tasks.serve.rollout.signals import LENGTH, TIME_PER_TOKEN, CanaryOutcome, CanarySignal, unnoticed_ms
-from tasks.serve.rollout.window import Sample
+from tasks.serve.rollout.strata import Strata
 from weighbridge.line import Rollout
 
-SPENT_ON_SHARE, SPENT_ON_OTHER = 1 / 4, 1 / 12
-"""Part of an interim result's error for each of the two shares, and for each of the six other signals."""
+SPENT_ON_ERRORS, SPENT_ON_SHARE, SPENT_ON_OTHER = 1 / 4, 1 / 8, 1 / 12
+"""Part of an interim result's error for errors, for each of the two other shares, and for each of the six others."""
+
+NOT_WORSE_ERROR = 0.05
+"""Largest probability that a share is called no worse although it exceeds production's by more than the margin."""
 
 SHORT_SHARE = 0.25
 """Where the log counts no tokens, an answer of less than this share of production's median bytes is empty."""
 
+PATIENCE = 0.99
+"""A client that waited longer than this quantile of production's times gave up because of the version."""
 
-def judge(candidate: Sample, production: Sample, allowed: Rollout, error: float) -> tuple[CanarySignal, ...]:
+USUAL_SHARE = 0.5
+"""What so many of production's answers lack is the form of its engine, and no fault of the new version."""
+
+
+def judge(
+    candidate: Sample,
+    production: Sample,
+    allowed: Rollout,
+    error: float,
+    *,
+    unanswered: int = 0,
+    margin: float | None = None,
+) -> tuple[CanarySignal, ...]:
     """Compare two versions in everything that the access log tells.
 
     Args:
@@ -35,154 +52,193 @@ def judge(candidate: Sample, production: Sample, allowed: Rollout, error: float)
         production: the old version's, of the same time.
         allowed: the line's limits.
         error: largest probability that any signal is called worse wrongly.
+        unanswered: requests of the new version that have waited longer than any should; they count as failed.
+        margin: excess of a share over production's that is no worse; the line's `max_error_rise` by default.
     """
-    ratio, for_share, error = allowed.max_latency_ratio, error * SPENT_ON_SHARE, error * SPENT_ON_OTHER
-    return (
-        _share("errors", _failed(candidate), _failed(production), allowed.max_error_share, for_share),
-        _share("empty answers", *_empty(candidate, production), allowed.max_empty_share, for_share),
-        _ratio("first byte p50", candidate.first_byte_ms, production.first_byte_ms, 0.5, ratio, error, holds=True),
-        _ratio(TIME_PER_TOKEN, candidate.token_ms, production.token_ms, 0.5, ratio, error, holds=True),
-        _ratio("latency p50", candidate.total_ms, production.total_ms, 0.5, ratio, error, holds=not candidate.token_ms),
-        _ratio("latency p95", candidate.total_ms, production.total_ms, 0.95, ratio, error),
-        _ratio("latency p99", candidate.total_ms, production.total_ms, 0.99, ratio, error),
-        _length(candidate, production, allowed.max_length_ratio, error),
-    )
+    return _Comparison(candidate, production, allowed, error, unanswered, margin).signals()
 
 
-def _failed(sample: Sample) -> tuple[int, int]:
-    return sample.failed, sample.requests
+@dataclass(frozen=True)
+class _Marked:
+    """One version's requests that have a property, among those that could."""
+
+    has: Array
+    valid: Array
 
 
-def _empty(candidate: Sample, production: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Count empty answers among whole ones, in both versions by one rule."""
-    if candidate.tokens and production.tokens:
-        first, second = (
-            (sum(tokens == 0 for tokens in sample.tokens), len(sample.tokens)) for sample in (candidate, production)
+class _Comparison:
+    def __init__(
+        self,
+        candidate: Sample,
+        production: Sample,
+        allowed: Rollout,
+        error: float,
+        unanswered: int,
+        margin: float | None,
+    ) -> None:
+        self._new, self._old, self._allowed, self._error = candidate, production, allowed, error
+        self._unanswered = unanswered
+        self._margin = allowed.max_error_rise if margin is None else margin
+        self._strata = Strata(candidate, production, allowed.sticky_by)
+        self._new_outcome, self._old_outcome = (np.asarray(side.outcome, int) for side in (candidate, production))
+
+    def signals(self) -> tuple[CanarySignal, ...]:
+        allowed, ratio, error = self._allowed, self._allowed.max_latency_ratio, self._error
+        counted = _has(self._new.token_counts) and _has(self._old.token_counts)
+        timed = _has(self._new.token_times_ms)
+        return (
+            self._share("errors", self._failed(), allowed.max_error_share, error * SPENT_ON_ERRORS, self._unanswered),
+            self._share("client errors", self._refused(), allowed.max_error_share, error * SPENT_ON_SHARE),
+            self._share("empty answers", self._empty(counted), allowed.max_empty_share, error * SPENT_ON_SHARE),
+            self._ratio("first byte p50", "first_ms", 0.5, ratio, holds=True),
+            self._ratio(TIME_PER_TOKEN, "token_times_ms", 0.5, ratio, holds=True),
+            self._ratio("latency p50", "durations_ms", 0.5, ratio, holds=not timed),
+            self._ratio("latency p95", "durations_ms", 0.95, ratio),
+            self._ratio("latency p99", "durations_ms", 0.99, ratio),
+            self._ratio(LENGTH, "token_counts" if counted else "byte_counts", 0.5, allowed.max_length_ratio),
         )
-        return first, second
-    usual_bytes = float(np.median(production.sent_bytes)) if production.sent_bytes else 0.0
-    first, second = (
-        (sum(sent < SHORT_SHARE * usual_bytes for sent in sample.sent_bytes), len(sample.sent_bytes))
-        for sample in (candidate, production)
-    )
-    return first, second
 
+    def _failed(self) -> tuple[_Marked, _Marked]:
+        """Requests that failed, or whose client gave up after longer than production's users wait."""
+        patience = {
+            Outcome.LEFT_WAITING: _quantile(self._old.first_ms, PATIENCE),
+            Outcome.LEFT_READING: _quantile(self._old.durations_ms, PATIENCE),
+        }
+        ended = np.isin(self._old_outcome, (Outcome.ANSWERED, Outcome.UNMARKED))
+        unmarked = int((self._old_outcome == Outcome.UNMARKED).sum())
+        is_form = bool(ended.any()) and unmarked >= USUAL_SHARE * int(ended.sum())
+        found = []
+        for sample, outcome in ((self._new, self._new_outcome), (self._old, self._old_outcome)):
+            failed = outcome == Outcome.FAILED
+            if not is_form:
+                failed |= outcome == Outcome.UNMARKED
+            waited = np.nan_to_num(np.asarray(sample.waited_ms, float))
+            for left, longest in patience.items():
+                failed |= (outcome == left) & (waited > longest)
+            found.append(_Marked(failed, np.ones(outcome.size, bool)))
+        return found[0], found[1]
 
-def _share(
-    name: str, candidate: tuple[int, int], production: tuple[int, int], allowed: float, error: float
-) -> CanarySignal:
-    """Compare two shares, each as a count and its total."""
-    low, high = 0.0, 1.0
-    outcome: CanaryOutcome = "inconclusive"
-    if candidate[1]:
-        interval = binomtest(*candidate).proportion_ci(1 - 2 * error, "exact")
-        low, high = float(interval.low), float(interval.high)
-        if low > allowed and _above(candidate, production, error):
+    def _refused(self) -> tuple[_Marked, _Marked]:
+        new, old = (
+            _Marked(outcome == Outcome.REFUSED, np.ones(outcome.size, bool))
+            for outcome in (self._new_outcome, self._old_outcome)
+        )
+        return new, old
+
+    def _empty(self, counted: bool) -> tuple[_Marked, _Marked]:
+        """Count empty answers among whole ones, in both versions by one rule."""
+        limit = 0.5 if counted else SHORT_SHARE * max(_quantile(self._old.byte_counts, 0.5, missing=0.0), 0.0)
+        found = []
+        for sample in (self._new, self._old):
+            sizes = np.asarray(sample.token_counts if counted else sample.byte_counts, float)
+            valid = ~np.isnan(sizes)
+            found.append(_Marked(valid & (np.nan_to_num(sizes) < limit), valid))
+        return found[0], found[1]
+
+    def _share(
+        self, name: str, marked: tuple[_Marked, _Marked], allowed: float, error: float, unanswered: int = 0
+    ) -> CanarySignal:
+        """Compare two shares."""
+        new, old = self._strata.counts(marked[0].has, marked[1].has, marked[0].valid, marked[1].valid)
+        new = Count(new.count + unanswered, new.total + unanswered)
+        low, high, outcome = 0.0, 1.0, "inconclusive"
+        if new.total:
+            low, high = new.low(error), new.high(error)
+            outcome = self._share_outcome(new, old, allowed, error)
+        return CanarySignal(
+            name=name,
+            outcome=outcome,
+            asks="errors",
+            # To show that one per cent is not exceeded takes hundreds of requests.
+            holds=False,
+            candidate=new.share,
+            production=old.share,
+            low=low,
+            high=high,
+            allowed=allowed,
+        )
+
+    def _share_outcome(self, new: Count, old: Count, allowed: float, error: float) -> CanaryOutcome:
+        if new.low(error) > allowed and (not old.total or is_above(new, old, error)):
+            return "worse"
+        if old.total and is_above(old, new, error):
+            return "better"
+        if new.high(error) <= allowed or highest_excess(new, old, NOT_WORSE_ERROR) <= self._margin:
+            return "no_worse"
+        return "inconclusive"
+
+    def _ratio(self, name: str, column: str, part: float, allowed: float, holds: bool = False) -> CanarySignal:
+        """Compare one quantile of two versions' times or lengths."""
+        new_values, old_values = (np.asarray(getattr(side, column), float) for side in (self._new, self._old))
+        new_valid, old_valid = ~np.isnan(new_values), ~np.isnan(old_values)
+        error = self._error * SPENT_ON_OTHER
+        lowest = self._allowed.min_length_ratio if name == LENGTH else None
+        # A step waits for a value that most of production's requests have.
+        holds = holds and bool(old_valid.any()) and (bool(new_valid.any()) or old_valid.mean() >= USUAL_SHARE)
+        if self._is_missing(new_valid, old_valid, error):
+            return _signal(name, "worse", None, _quantile(old_values, part), (None, None), (lowest, allowed), holds)
+        sides, strata = [], self._strata
+        marked = np.nan_to_num(old_values) > _quantile(old_values, part)
+        correlations = strata.correlations(marked, old_valid)
+        for side, values, valid in ((strata.new, new_values, new_valid), (strata.old, old_values, old_valid)):
+            used = valid & (side.weights > 0)
+            number = strata.independent(side, used, correlations, side.weights)
+            sides.append(quantile_of(values[used], side.weights[used], number, part, error))
+        new, old = sides
+        low, high = ratio_bounds(new, old)
+        rise = unnoticed_ms(name)
+        outcome: CanaryOutcome = "inconclusive"
+        if name == LENGTH:
+            shortest = self._allowed.min_length_ratio
+            if (low is not None and low > allowed) or (high is not None and high < shortest):
+                outcome = "worse"
+            elif low is not None and high is not None and low >= shortest and high <= allowed:
+                outcome = "no_worse"
+        elif low is not None and low > allowed and (low - 1) * (old.value or 0.0) > rise:
             outcome = "worse"
-        elif production[1] and _above(production, candidate, error):
+        elif high is not None and high < 1:
             outcome = "better"
-        elif high <= allowed:
+        elif high is not None and (high <= allowed or (high - 1) * (old.value or 0.0) <= rise):
             outcome = "no_worse"
-    return CanarySignal(
-        name=name,
-        outcome=outcome,
-        asks="errors",
-        # To show that one per cent is not exceeded takes hundreds of requests.
-        holds=False,
-        candidate=candidate[0] / candidate[1] if candidate[1] else None,
-        production=production[0] / production[1] if production[1] else None,
-        low=low,
-        high=high,
-        allowed=allowed,
-    )
+        return _signal(name, outcome, new.value, old.value, (low, high), (lowest, allowed), holds)
+
+    def _is_missing(self, new_valid: Array, old_valid: Array, error: float) -> bool:
+        """True if the new version has no value at all, and shows by that to be unlike production."""
+        if new_valid.any() or not old_valid.any() or not new_valid.size:
+            return False
+        everything = np.ones(new_valid.size, bool), np.ones(old_valid.size, bool)
+        new, old = self._strata.counts(~new_valid, ~old_valid, *everything)
+        return is_above(new, old, error)
 
 
-def _above(share: tuple[int, int], other: tuple[int, int], error: float) -> bool:
-    """True if a share is shown to be larger than another. True if the other side has no requests."""
-    if not other[1]:
-        return True
-    table = [[count, total - count] for count, total in (share, other)]
-    return bool(fisher_exact(table, alternative="greater").pvalue < error)
-
-
-def _ratio(
+def _signal(
     name: str,
-    candidate: Sequence[float],
-    production: Sequence[float],
-    quantile: float,
-    allowed: float,
-    error: float,
-    holds: bool = False,
+    outcome: CanaryOutcome,
+    new: float | None,
+    old: float | None,
+    bounds: tuple[float | None, float | None],
+    allowed: tuple[float | None, float],
+    holds: bool,
 ) -> CanarySignal:
-    """Compare one quantile of two versions' latencies, in milliseconds."""
-    new, old = _quantile(candidate, quantile, error), _quantile(production, quantile, error)
-    low, high = _quotient(new.low, old.high), _quotient(new.high, old.low)
-    outcome: CanaryOutcome = "inconclusive"
-    if low is not None and low > allowed and _difference(new.low, old.high) > unnoticed_ms(name):
-        outcome = "worse"
-    elif high is not None and high < 1:
-        outcome = "better"
-    elif high is not None and (high <= allowed or _difference(new.high, old.low) <= unnoticed_ms(name)):
-        outcome = "no_worse"
     return CanarySignal(
         name=name,
         outcome=outcome,
         asks="speed",
-        holds=holds and bool(candidate) and bool(production),
-        candidate=new.value,
-        production=old.value,
-        low=low,
-        high=high,
-        allowed=allowed,
+        holds=holds,
+        candidate=new,
+        production=old,
+        low=bounds[0],
+        high=bounds[1],
+        allowed=allowed[1],
+        allowed_low=allowed[0],
     )
 
 
-def _length(candidate: Sample, production: Sample, allowed: float, error: float) -> CanarySignal:
-    """Compare the answers' median length: in tokens where both versions' are counted, else in bytes."""
-    counted = bool(candidate.tokens and production.tokens)
-    new = _quantile(candidate.tokens if counted else candidate.sent_bytes, 0.5, error)
-    old = _quantile(production.tokens if counted else production.sent_bytes, 0.5, error)
-    low, high = _quotient(new.low, old.high), _quotient(new.high, old.low)
-    outcome: CanaryOutcome = "inconclusive"
-    if (low is not None and low > allowed) or (high is not None and high < 1 / allowed):
-        outcome = "worse"
-    elif low is not None and high is not None and low >= 1 / allowed and high <= allowed:
-        outcome = "no_worse"
-    return CanarySignal(
-        name=LENGTH,
-        outcome=outcome,
-        asks="speed",
-        holds=False,
-        candidate=new.value,
-        production=old.value,
-        low=low,
-        high=high,
-        allowed=allowed,
-    )
+def _has(values: object) -> bool:
+    return bool((~np.isnan(np.asarray(values, float))).any())
 
 
-class _Quantile(BaseModel):
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-def _quantile(values: Sequence[float], quantile: float, error: float) -> _Quantile:
-    """Estimate a quantile with its interval; a bound that so few values cannot give is None."""
-    if not values:
-        return _Quantile()
-    interval = quantile_test(values, p=quantile).confidence_interval(1 - error)
-    return _Quantile(value=float(np.quantile(values, quantile)), low=_bound(interval.low), high=_bound(interval.high))
-
-
-def _bound(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _quotient(dividend: float | None, divisor: float | None) -> float | None:
-    return dividend / divisor if dividend is not None and divisor else None
-
-
-def _difference(minuend: float | None, subtrahend: float | None) -> float:
-    """The difference of two bounds; a missing bound counts as 0, as no latency is below that."""
-    return (minuend or 0.0) - (subtrahend or 0.0)
+def _quantile(values: object, part: float, missing: float = -1.0) -> float:
+    found = np.asarray(values, float)
+    found = found[~np.isnan(found)]
+    return float(np.quantile(found, part)) if found.size else missing

@@ -35,5 +35,5 @@ def _signal_row(step: str, signal: CanarySignal) -> dict[str, str]:
         "new": signal.shown(signal.candidate),
         "production": signal.shown(signal.production),
         "interval": signal.interval,
-        "allowed": f"{signal.allowed:g}",
+        "allowed": signal.limits,
     }

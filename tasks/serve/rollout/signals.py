@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 CanaryOutcome = Literal["better", "no_worse", "worse", "inconclusive"]
 
-SHARES = ("errors", "empty answers")
+SHARES = ("errors", "client errors", "empty answers")
 TAILS = ("latency p95", "latency p99")
 LENGTH = "length"
 TIME_PER_TOKEN = "time per token p50"
@@ -48,19 +48,26 @@ class CanarySignal(BaseModel):
     high: float | None
     allowed: float
     """Largest share or ratio that counts as no worse whatever production does."""
+    allowed_low: float | None = None
+    """Smallest such ratio of a length; None: the inverse of the largest."""
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
         return (
             f"{self.name} {self.shown(self.candidate)} against production's {self.shown(self.production)} "
-            f"({'share' if self.name in SHARES else 'ratio'} {self.interval}; the line allows {self.allowed:g})"
+            f"({'share' if self.name in SHARES else 'ratio'} {self.interval}; the line allows {self.limits})"
         )
 
     @property
     def interval(self) -> str:
         """The interval in words; – where there is no bound."""
         return " to ".join("–" if bound is None else f"{bound:.3g}" for bound in (self.low, self.high))
+
+    @property
+    def limits(self) -> str:
+        """What the line allows, in words."""
+        return f"{self.allowed:g}" if self.allowed_low is None else f"{self.allowed_low:g} to {self.allowed:g}"
 
     def shown(self, value: float | None) -> str:
         """One version's value with its unit."""
@@ -89,5 +96,5 @@ class CanarySignal(BaseModel):
             return False
         ratio = self.candidate / self.production
         if self.name == LENGTH:
-            return ratio > self.allowed or ratio < 1 / self.allowed
+            return ratio > self.allowed or ratio < (self.allowed_low or 1 / self.allowed)
         return ratio > self.allowed and self.candidate - self.production > unnoticed_ms(self.name)

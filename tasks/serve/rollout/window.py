@@ -1,75 +1,28 @@
 """Requests of each version of a line during a stretch of time, from the gateway's access log.
 
 A request is in the log once it has ended, and Envoy writes the log every second: requests that are still being
-answered are missing. Both versions are read from the same log, so that whatever affects both shows in both.
+answered are missing. Both versions are read from the same log, so that whatever affects both shows in both. The log
+also tells how things were before: which client asks what, and how fast production is under all of the line's load.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-CLIENT_LEFT = "DC"
-"""Envoy's response flag: the client closed its connection before the end of the answer."""
+from tasks.serve.rollout.sample import Sample
 
 REFUSED_HERE = "lua_response"
 """Envoy's response details: refused by the gateway's own limits."""
 
-NO_FLAGS = (None, "", "-")
+HISTORY_SECONDS, HISTORY_BYTES = 900, 16 * 2**20
+"""How far back the log is read for how things were before a rollout."""
 
-
-@dataclass
-class Sample:
-    """The requests of one version; times in milliseconds."""
-
-    requests: int = 0
-    failed: int = 0
-    """Answered 4xx or 5xx, cut, or given up by a client before the first byte."""
-    first_byte_ms: list[float] = field(default_factory=list)
-    token_ms: list[float] = field(default_factory=list)
-    """Time per output token after the first; empty where the log counts no tokens."""
-    total_ms: list[float] = field(default_factory=list)
-    tokens: list[float] = field(default_factory=list)
-    """Tokens of whole answers; empty where the log counts none."""
-    sent_bytes: list[float] = field(default_factory=list)
-    """Bytes of whole answers."""
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Add one line of the log."""
-        self.requests += 1
-        status, flags = _number(entry.get("status")) or 0, entry.get("flags")
-        left = flags == CLIENT_LEFT
-        if status >= 400 or status == 0 or not (left or flags in NO_FLAGS):
-            # 4xx too: a version that refuses what the other answers is broken, and clients' own mistakes
-            # are spread over both. Requests that the gateway refuses by itself have no version and are not here.
-            self.failed += 1
-            return
-        first = _number(entry.get("first_token_ms"))
-        if first is None:
-            # Only a stream has a first token's time. Its first byte would not do: engines send the head long before.
-            first = _number(entry.get("first_byte_ms"))
-        total = _number(entry.get("duration_ms"))
-        if first is not None:
-            self.first_byte_ms.append(first)
-        if left or total is None:
-            return
-        self.total_ms.append(total)
-        self.sent_bytes.append(_number(entry.get("bytes_sent")) or 0.0)
-        tokens = _number(entry.get("completion_tokens"))
-        if tokens is None:
-            return
-        self.tokens.append(tokens)
-        if first is not None and tokens > 1:
-            self.token_ms.append((total - first) / (tokens - 1))
-
-    def extend(self, other: Sample) -> None:
-        """Add the requests of another stretch of time."""
-        self.requests, self.failed = self.requests + other.requests, self.failed + other.failed
-        for name in ("first_byte_ms", "token_ms", "total_ms", "tokens", "sent_bytes"):
-            getattr(self, name).extend(getattr(other, name))
+ALONE_SHARE = 0.8
+"""A version has the line's load if it got so much of the requests within ten seconds."""
 
 
 class Window:
@@ -84,8 +37,7 @@ class Window:
         self._log, self._line = log, line
         self._offset = log.stat().st_size if log.is_file() else 0
         self._part = b""
-        # In the format in which the log has the time of a request's arrival: such text sorts as time does.
-        self._since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:23] + "Z"
+        self._since = _log_time(datetime.now(UTC))
         self._samples: dict[str, Sample] = {}
 
     def read(self) -> None:
@@ -101,31 +53,58 @@ class Window:
             self._offset = file.tell()
         *lines, self._part = text.split(b"\n")
         for line in lines:
-            self._add_line(line)
+            # A request that arrived before the weight changed belongs to the step before.
+            if (entry := _entry(line, self._line)) and str(entry.get("time", "")) >= self._since:
+                self._samples.setdefault(entry["version"], Sample()).add(entry)
 
     def of(self, version: str) -> Sample:
         """The requests of a version so far."""
         return self._samples.get(version, Sample())
 
-    def _add_line(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            # A full disk cuts lines.
-            return
-        if entry.get("line") != self._line or not isinstance(entry.get("version"), str):
-            return
-        if entry.get("details") == REFUSED_HERE:
-            # Refused by a client's limit: the engine never saw the request.
-            return
-        # A request that arrived before the weight changed belongs to the step before.
-        if entry["version"] != "-" and str(entry.get("time", "")) >= self._since:
-            self._samples.setdefault(entry["version"], Sample()).add(entry)
+
+def read_history(log: Path, line: str, version: str) -> tuple[Sample, Sample]:
+    """Read a version's requests of the last quarter of an hour.
+
+    Args:
+        log: the gateway's access log; it need not exist.
+        line: the line's name.
+        version: of the line.
+
+    Returns:
+        All of them, and those of the periods in which the version had the line's load almost alone.
+    """
+    history, alone = Sample(), Sample()
+    if not log.is_file():
+        return history, alone
+    since = _log_time(datetime.now(UTC) - timedelta(seconds=HISTORY_SECONDS))
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - HISTORY_BYTES))
+        found = [entry for text in file if (entry := _entry(text, line)) and str(entry.get("time", "")) >= since]
+    # The first 18 characters of a time are its period: 2026-11-30T10:20:3 of ten seconds.
+    asked = Counter(str(entry["time"])[:18] for entry in found)
+    own = [entry for entry in found if entry["version"] == version]
+    answered = Counter(str(entry["time"])[:18] for entry in own)
+    for entry in own:
+        history.add(entry)
+        period = str(entry["time"])[:18]
+        if answered[period] >= ALONE_SHARE * asked[period]:
+            alone.add(entry)
+    return history, alone
 
 
-def _number(value: object) -> float | None:
-    """A number of the log, which Envoy writes as a number or as text; None if it has none."""
+def _entry(text: bytes, line: str) -> dict[str, Any] | None:
+    """A line of the log, if it is a request that a version of this line got."""
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        entry = json.loads(text)
+    except ValueError:
+        # A full disk cuts lines.
         return None
+    if not isinstance(entry, dict) or entry.get("line") != line or not isinstance(entry.get("version"), str):
+        return None
+    # Refused by a client's limit: the engine never saw the request.
+    return None if entry["version"] == "-" or entry.get("details") == REFUSED_HERE else entry
+
+
+def _log_time(moment: datetime) -> str:
+    """A time in the format of the log: such text sorts as time does."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:23] + "Z"

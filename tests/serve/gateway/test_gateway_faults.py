@@ -144,7 +144,7 @@ def test_a_first_token_is_content_and_not_the_role(running: Running, engine: Mak
     fake.pause_seconds = 0.4
     running.gateway.set_line("roles", [fake.backend("1", 100)])
     role, said = f"data: {json.dumps(chat(role='assistant', content=''))}\n\n", f"data: {json.dumps(SAID)}\n\n"
-    fake.stream_bytes = (role + " " * 0 + said[:-2].ljust(len(role), " ") + "\n\n").encode()
+    fake.stream_bytes = (role + said[:-2].ljust(len(role), " ") + "\n\n").encode()
     answer = running.request("/v1/chat/completions", {"model": "roles", "stream": True})
     first = entry_of(running, answer.headers["x-request-id"])["first_token_ms"]
     assert isinstance(first, int | float)

@@ -10,29 +10,55 @@ import pytest
 from tasks.serve.rollout.error_budget import FALSE_STOP, ErrorBudget
 from tasks.serve.rollout.judge import judge
 from tasks.serve.rollout.signals import NAMES, CanarySignal
-from tasks.serve.rollout.window import Sample
+from tasks.serve.rollout.sample import Outcome, Sample
 from weighbridge.line import Rollout
 
 ERROR = 0.01
 
 
 def sample(
-    count: int = 300, failed: int = 0, slower: float = 1.0, tokens: float = 100.0, empty: int = 0, seed: int = 1
+    count: int = 300,
+    failed: int = 0,
+    slower: float = 1.0,
+    tokens: float = 100.0,
+    empty: int = 0,
+    seed: int = 1,
+    outcome: Outcome = Outcome.FAILED,
 ) -> Sample:
-    """Simulate an engine's requests: skewed times, answers of similar length."""
+    """Simulate an engine's requests: skewed times, answers of similar length; the first ones fail."""
     random = np.random.default_rng(seed)
-    first = random.lognormal(4.5, 0.4, count - failed) * slower
-    length = np.maximum(2, random.normal(tokens, tokens / 5, count - failed).round())
-    length[:empty] = 0
-    return Sample(
-        requests=count,
-        failed=failed,
-        first_byte_ms=list(first),
-        token_ms=[30.0 * slower * noise for noise in random.lognormal(0, 0.2, count - failed)],
-        total_ms=list(first + length * 30.0 * slower),
-        tokens=list(length),
-        sent_bytes=list(length * 200),
+    first = random.lognormal(4.5, 0.4, count) * slower
+    length = np.maximum(2, random.normal(tokens, tokens / 5, count).round())
+    length[failed : failed + empty] = 0
+    pace = 30.0 * slower * random.lognormal(0, 0.2, count)
+    return columns(
+        count,
+        outcome=np.where(np.arange(count) < failed, outcome, Outcome.ANSWERED),
+        first_ms=first,
+        token_times_ms=pace,
+        durations_ms=first + length * 30.0 * slower,
+        token_counts=length,
+        byte_counts=length * 200,
     )
+
+
+def columns(count: int, **given: Any) -> Sample:
+    """A sample with these columns; what failed has no times and lengths."""
+    missing = np.full(count, np.nan)
+    outcome = given.pop("outcome", np.zeros(count, int))
+    numbers = ("waited_ms", "first_ms", "token_times_ms", "durations_ms", "token_counts", "byte_counts")
+    fields: dict[str, Any] = {
+        "at": np.arange(count, dtype=float),
+        "key": np.full(count, "k"),
+        "conversation": np.full(count, ""),
+        "prompt": np.full(count, 100.0),
+        "outcome": outcome,
+        **{
+            name: np.where((outcome == Outcome.ANSWERED) | (name == "waited_ms"), given.pop(name, missing), np.nan)
+            for name in numbers
+        },
+    }
+    return Sample(**{**fields, **given})
 
 
 def outcomes(candidate: Sample, production: Sample) -> dict[str, str]:
@@ -85,8 +111,8 @@ def test_without_production_the_share_itself_is_limited() -> None:
 def test_without_token_counts_a_tiny_answer_is_empty() -> None:
     candidate, production = sample(empty=40), sample(1000, seed=2)
     for requests in (candidate, production):
-        requests.sent_bytes = [300 + 200 * tokens for tokens in requests.tokens]
-        requests.tokens, requests.token_ms = [], []
+        requests.byte_counts = 300 + 200 * np.asarray(requests.token_counts)
+        requests.token_counts = requests.token_times_ms = np.full(requests.requests, np.nan)
     found = outcomes(candidate, production)
     assert found["empty answers"] == "worse"
     assert found["time per token p50"] == "inconclusive"
@@ -114,6 +140,10 @@ def test_interim_results_stay_within_the_step_s_error_budget() -> None:
     assert budget.due(3, due=True, overdue=True) == "overdue"
     spent += budget.spend("overdue", 3)
     assert budget.due(3, due=True, overdue=True) is None
+    while requests < 10**9:
+        requests = int(requests * 1.3)
+        assert budget.due(requests, due=True, overdue=True) == "late"
+        spent += budget.spend("late", requests)
     assert 0 < spent < FALSE_STOP / 4
 
 
@@ -123,10 +153,10 @@ def test_versions_at_the_limit_are_seldom_stopped() -> None:
     for _ in range(rollouts):
         budget, rollout = ErrorBudget(steps=1), Rollout(max_error_share=0.02)
         failures = random.random(400) < 0.02
-        production = Sample(requests=4000, failed=int(random.binomial(4000, 0.001)))
+        production = columns(4000, outcome=(random.random(4000) < 0.001).astype(int))
         for requests in range(1, 401):
             if moment := budget.due(requests, due=requests == 400, overdue=False):
-                candidate = Sample(requests=requests, failed=int(failures[:requests].sum()))
+                candidate = columns(requests, outcome=failures[:requests].astype(int))
                 [errors, *_] = judge(candidate, production, rollout, budget.spend(moment, requests))
                 if errors.outcome == "worse":
                     stopped += 1
@@ -210,9 +240,8 @@ def test_a_step_waits_for_unsure_signals_and_those_that_lean_worse() -> None:
     ],
 )
 def test_the_rise_of_a_latency_is_a_difference(candidate_ms: float, production_ms: float, outcome: str) -> None:
-    candidate, production = Sample(requests=500), Sample(requests=500)
-    candidate.total_ms = list(np.linspace(candidate_ms - 1, candidate_ms + 1, 500))
-    production.total_ms = list(np.linspace(production_ms - 1, production_ms + 1, 500))
+    candidate = columns(500, durations_ms=np.linspace(candidate_ms - 1, candidate_ms + 1, 500))
+    production = columns(500, durations_ms=np.linspace(production_ms - 1, production_ms + 1, 500))
     assert outcomes(candidate, production)["latency p50"] == outcome
 
 
@@ -222,7 +251,6 @@ def test_the_rise_of_a_latency_is_a_difference(candidate_ms: float, production_m
 def test_the_rise_of_the_time_per_token_has_a_limit_of_its_own(
     candidate_ms: float, production_ms: float, outcome: str
 ) -> None:
-    candidate, production = Sample(requests=500), Sample(requests=500)
-    candidate.token_ms = list(np.linspace(candidate_ms - 0.1, candidate_ms + 0.1, 500))
-    production.token_ms = list(np.linspace(production_ms - 0.1, production_ms + 0.1, 500))
+    candidate = columns(500, token_times_ms=np.linspace(candidate_ms - 0.1, candidate_ms + 0.1, 500))
+    production = columns(500, token_times_ms=np.linspace(production_ms - 0.1, production_ms + 0.1, 500))
     assert outcomes(candidate, production)["time per token p50"] == outcome

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from math import nan
 from pathlib import Path
 
 import pytest
 
-from tasks.serve.rollout.window import Sample, Window
+from tasks.serve.rollout.sample import Outcome, Sample
+from tasks.serve.rollout.window import Window, read_history
 
 
 def entry(**changes: object) -> str:
@@ -42,42 +44,72 @@ def read(log: Path, *lines: str, version: str = "2") -> Sample:
 
 def test_an_answer_is_measured_by_times_and_length(log: Path) -> None:
     found = read(log, entry())
-    assert (found.requests, found.failed) == (1, 0)
-    assert found.first_byte_ms == [100]
-    assert found.total_ms == [900]
-    assert found.token_ms == [40]
-    assert found.tokens == [21]
+    assert found.outcome == [Outcome.ANSWERED]
+    assert found.first_ms == [100]
+    assert found.durations_ms == [900]
+    assert found.token_times_ms == [40]
+    assert found.token_counts == [21]
 
 
-@pytest.mark.parametrize(("token", "begins"), [(300, 300), (None, 100)])
-def test_a_stream_s_first_byte_is_its_first_token(log: Path, token: int | None, begins: int) -> None:
-    assert read(log, entry(first_token_ms=token)).first_byte_ms == [begins]
+@pytest.mark.parametrize(
+    ("token", "kind", "begins"),
+    [(300, "text/event-stream; charset=utf-8", 300), (None, "text/event-stream", nan), (None, "application/json", 100)],
+)
+def test_a_stream_begins_with_its_first_content(log: Path, token: int | None, kind: str, begins: float) -> None:
+    found = read(log, entry(first_token_ms=token, content_type=kind))
+    assert found.first_ms == pytest.approx([begins], nan_ok=True)
 
 
-@pytest.mark.parametrize(("details", "counted"), [("lua_response", 0), ("via_upstream", 1)])
-def test_only_429s_of_the_engine_are_failures(log: Path, details: str, counted: int) -> None:
-    assert read(log, entry(status=429, details=details)).failed == counted
+@pytest.mark.parametrize(("details", "counted"), [("lua_response", []), ("via_upstream", [Outcome.FAILED])])
+def test_only_429s_of_the_engine_are_failures(log: Path, details: str, counted: list[Outcome]) -> None:
+    assert read(log, entry(status=429, details=details)).outcome == counted
 
 
 @pytest.mark.parametrize("tokens", [None, "-"])
 def test_without_token_counts_no_token_times_are_measured(log: Path, tokens: str | None) -> None:
     found = read(log, entry(completion_tokens=tokens))
-    assert (found.tokens, found.token_ms, found.sent_bytes) == ([], [], [4000])
+    assert [*found.token_counts, *found.token_times_ms] == pytest.approx([nan, nan], nan_ok=True)
+    assert found.byte_counts == [4000]
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"status": 500}, {"status": 400}, {"flags": "UC"}, {"status": 0, "flags": "DC"}, {"status": 503, "flags": "UF"}],
+    ("changes", "outcome"),
+    [
+        ({"status": 500}, Outcome.FAILED),
+        ({"flags": "UC"}, Outcome.FAILED),
+        ({"status": 503, "flags": "UF"}, Outcome.FAILED),
+        ({"status": 408}, Outcome.FAILED),
+        ({"fault": "error_event"}, Outcome.FAILED),
+        ({"fault": "error_event", "flags": "DC"}, Outcome.FAILED),
+        ({"fault": "no_done"}, Outcome.UNMARKED),
+        ({"fault": "-"}, Outcome.ANSWERED),
+        ({"status": 400}, Outcome.REFUSED),
+        ({"status": 422}, Outcome.REFUSED),
+        ({"status": 0, "flags": "DC"}, Outcome.LEFT_WAITING),
+        ({"flags": "DC"}, Outcome.LEFT_WAITING),
+        ({"flags": "DC", "first_token_ms": 120}, Outcome.LEFT_READING),
+    ],
 )
-def test_errors_cuts_and_clients_that_gave_up_waiting_are_failures(log: Path, bad: dict[str, object]) -> None:
-    found = read(log, entry(**bad))
-    assert (found.requests, found.failed, found.total_ms) == (1, 1, [])
+def test_each_request_has_an_outcome(log: Path, changes: dict[str, object], outcome: Outcome) -> None:
+    found = read(log, entry(**changes))
+    assert found.outcome == [outcome]
+    waited = 900.0 if "DC" in str(changes) and "fault" not in changes else nan
+    assert found.waited_ms == pytest.approx([waited], nan_ok=True)
 
 
-def test_a_disconnected_client_is_no_failure_and_not_measured(log: Path) -> None:
-    found = read(log, entry(flags="DC"))
-    assert (found.requests, found.failed, found.total_ms, found.tokens) == (1, 0, [], [])
-    assert found.first_byte_ms == [100]
+def test_a_version_s_history_is_read_with_the_times_in_which_it_had_the_load(log: Path) -> None:
+    now = datetime.now(UTC)
+
+    def at(seconds: float, version: str) -> str:
+        time = (now - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:23] + "Z"
+        return entry(time=time, version=version, client=f"{version} {seconds:.0f}") + "\n"
+
+    shared = "".join(at(100, version) for version in "1212")
+    log.write_text(at(5000, "1") + at(600, "1") + shared + at(50, "1") + "{cut")
+    history, alone = read_history(log, "toy", "1")
+    assert history.key == ["1 600", "1 100", "1 100", "1 50"]
+    assert alone.key == ["1 600", "1 50"]
+    assert read_history(log.with_name("none"), "toy", "1")[0].requests == 0
 
 
 def test_other_lines_versions_and_older_requests_are_not_counted(log: Path) -> None:

@@ -1,0 +1,120 @@
+"""When a canary step ends, and how: what its interim results, its time and the line's limits say together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tasks.serve.rollout.error_budget import FEWEST_REQUESTS, ErrorBudget, Moment
+from tasks.serve.rollout.judge import judge
+from tasks.serve.rollout.sample import Sample
+from tasks.serve.rollout.signals import CanarySignal
+from weighbridge.line import Rollout
+
+Verb = Literal["wait", "go_on", "stop", "ask"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a step does now, and why."""
+
+    verb: Verb
+    why: str = ""
+
+
+WAIT = Decision("wait")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of both versions at one moment."""
+
+    seconds: float
+    """Since the step began."""
+    candidate: Sample
+    production: Sample
+    """At the last step, where production has hardly any requests: those while it had the line's load."""
+    control: Sample = field(default_factory=Sample)
+    """At the last step: production's few requests of the same time."""
+    begun: int = 0
+    """Requests to the new version whose response began, by the gateway's counters."""
+    unanswered: int = 0
+    """Of these, such as have waited longer than any should."""
+    quiet: bool = False
+    """True if neither version got a request."""
+    healthy: bool = True
+    """False while the health of the new version's engine is unknown."""
+
+
+class StepDecision:
+    """Decide about one step, again and again.
+
+    Args:
+        rollout: the line's limits.
+        hold_seconds: shortest time at this step.
+        next_weight: per cent of the requests that the new version gets after it.
+    """
+
+    def __init__(self, rollout: Rollout, hold_seconds: float, next_weight: int) -> None:
+        self._rollout, self._hold_seconds, self._next_weight = rollout, hold_seconds, next_weight
+        self._budget = ErrorBudget(len(rollout.steps) + (rollout.shadow is not None))
+        self.signals: tuple[CanarySignal, ...] = ()
+
+    def next_requests(self, overdue: bool) -> int:
+        """Requests of the new version at which the next interim result is due, whatever the time."""
+        return self._budget.next_requests(overdue)
+
+    def decide(self, facts: Facts) -> Decision:
+        """Take an interim result if one is due, and say what follows."""
+        rollout, seconds, requests = self._rollout, facts.seconds, facts.candidate.requests
+        due = seconds >= self._hold_seconds and facts.begun >= rollout.min_requests
+        overdue = seconds >= rollout.max_hold_seconds
+        is_last = seconds >= rollout.max_hold_seconds * rollout.max_unsure_factor
+        moment = self._budget.due(requests + facts.unanswered, due, overdue)
+        if moment is None and overdue and is_last:
+            moment = "late"
+        if moment is not None:
+            self.signals = self._interim_result(facts, moment, is_last)
+        if worse := [signal.sentence for signal in self.signals if signal.outcome == "worse"]:
+            return Decision("stop", "; ".join(worse))
+        if not facts.healthy:
+            # While its health is unknown, the step does not pass.
+            return WAIT
+        if due and facts.quiet:
+            return Decision("go_on", "no requests came")
+        if due and requests >= FEWEST_REQUESTS and not any(signal.waits for signal in self.signals):
+            return Decision("go_on", "no worse than production in every signal that a step waits for")
+        return self._overdue(is_last) if overdue else WAIT
+
+    def _overdue(self, is_last: bool) -> Decision:
+        """Nothing is shown, at the longest usual time: hold what looks worse, then do as the line has it."""
+        when = {"errors": self._rollout.when_errors_unsure, "speed": self._rollout.when_speed_unsure}
+        leaning = [signal for signal in self.signals if signal.leans_worse and when[signal.asks] != "go_on"]
+        if not leaning:
+            return Decision("go_on", "held as long as the line allows")
+        if not is_last:
+            return WAIT
+        held = self._rollout.max_hold_seconds * self._rollout.max_unsure_factor
+        why = f"not decided after {held:.0f} s: {'; '.join(signal.sentence for signal in leaning)}"
+        return Decision("stop" if any(when[signal.asks] == "stop" for signal in leaning) else "ask", why)
+
+    def _interim_result(self, facts: Facts, moment: Moment, is_last: bool) -> tuple[CanarySignal, ...]:
+        error = self._budget.spend(moment, facts.candidate.requests + facts.unanswered)
+        # A rise does harm by the share of the requests that gets it.
+        margin = self._rollout.max_error_rise * (100 / self._next_weight if is_last else 1)
+        found = judge(
+            facts.candidate, facts.production, self._rollout, error, unanswered=facts.unanswered, margin=margin
+        )
+        if not facts.control.requests:
+            return found
+        # The load or the hour may have changed since production had the line's load: then both are slower now.
+        beside = judge(facts.candidate, facts.control, self._rollout, error)
+        return tuple(map(_unless_alike, found, beside))
+
+
+def _unless_alike(signal: CanarySignal, beside: CanarySignal) -> CanarySignal:
+    """A signal that is worse than production's earlier requests counts unless the present ones look alike."""
+    if signal.outcome != "worse" or beside.candidate is None or beside.production is None:
+        return signal
+    alike = beside.outcome != "worse" and not beside.leans_worse
+    return signal.model_copy(update={"outcome": "inconclusive"}) if alike else signal
