@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.serve.rollout.canary_step import next_weight
-from tasks.serve.rollout.decision import Decision, Facts, StepDecision
+from tasks.serve.rollout.decision import Facts, StepDecision
 from tasks.serve.rollout.intervals import Array
 from tasks.serve.rollout.sample import COLUMNS, Outcome, Sample
 from tasks.serve.rollout.window import ALONE_SHARE, HISTORY_SECONDS
@@ -142,7 +142,8 @@ def first_of(sample: Sample, count: int) -> Sample:
 
 
 def together(*samples: Sample) -> Sample:
-    return Sample(**{name: np.concatenate([getattr(sample, name) for sample in samples]) for name in COLUMNS})
+    joined: dict[str, Any] = {name: np.concatenate([getattr(sample, name) for sample in samples]) for name in COLUMNS}
+    return Sample(**joined)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,7 +24,12 @@ def main() -> None:
     parser.add_argument("--die-on-first", action="store_true")
     parser.add_argument("--cut", action="store_true", help="close the connection in the middle of each stream")
     parser.add_argument("--die-starting", type=float, help="end after so long, before a port is opened")
+    parser.add_argument("--stall", type=float, default=0.0, help="after a stream's head, send nothing for so long")
+    parser.add_argument("--stall-share", type=float, default=1.0, help="of the streams that stall")
+    parser.add_argument("--stream-errors", type=float, default=0.0, help="share of streams with an error in them")
+    parser.add_argument("--busy", type=float, default=0.0, help="seconds a word for each request under way")
     options = parser.parse_args()
+    counting, under_way = threading.Lock(), [0]
     if options.die_starting:
         time.sleep(options.die_starting)
         raise SystemExit("ImportError: libcudart.so.13: no such file")
@@ -41,7 +48,9 @@ def main() -> None:
                 return
             if options.die_on_first:
                 os._exit(1)
-            if options.status != 200:
+            if body.get("bad"):
+                self._send(400, b'{"error":{"message":"temperature must be positive","code":400}}', "application/json")
+            elif options.status != 200:
                 self._send(options.status, b'{"error":"no"}', "application/json")
             elif body.get("stream"):
                 self._stream()
@@ -57,14 +66,36 @@ def main() -> None:
                 # More than is sent, so that the client detects the missing part.
                 self.send_header("Content-Length", "100000")
             self.end_headers()
-            for word in options.answer.split():
-                self._chunk({"delta": {"content": f"{word} "}, "finish_reason": None})
-                time.sleep(options.delay)
-            self._chunk({"delta": {}, "finish_reason": "stop"})
+            if options.stall and random.random() < options.stall_share:
+                self.wfile.flush()
+                time.sleep(options.stall)
+            with counting:
+                under_way[0] += 1
+            try:
+                self._words()
+            finally:
+                with counting:
+                    under_way[0] -= 1
             self.close_connection = True
 
+        def _words(self) -> None:
+            words = options.answer.split()
+            breaks_at = len(words) // 2 if random.random() < options.stream_errors else None
+            for place, word in enumerate(words):
+                if place == breaks_at:
+                    self._event('{"error": {"message": "an illegal memory access", "type": "InternalServerError"}}')
+                    self._event("[DONE]")
+                    return
+                self._chunk({"delta": {"content": f"{word} "}, "finish_reason": None})
+                time.sleep(options.delay + options.busy * under_way[0])
+            self._chunk({"delta": {}, "finish_reason": "stop"})
+            self._event("[DONE]")
+
         def _chunk(self, choice: dict[str, object]) -> None:
-            self.wfile.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+            self._event(json.dumps({"choices": [choice]}))
+
+        def _event(self, data: str) -> None:
+            self.wfile.write(f"data: {data}\n\n".encode())
             self.wfile.flush()
 
         def _send(self, status: int, body: bytes, kind: str) -> None:

@@ -143,8 +143,9 @@ class CanaryStep:
         longest_ms = max(filter(None, (production.longest_ms, self._earlier.all.longest_ms)), default=None)
         unanswered = 0
         if longest_ms is not None:
-            longest_seconds = longest_ms / 1000 * self._rollout.max_latency_ratio
-            unanswered = self._counts.unanswered(self._version, max(longest_seconds, SHORTEST_UNANSWERED_SECONDS))
+            longest_seconds = max(longest_ms / 1000 * self._rollout.max_latency_ratio, SHORTEST_UNANSWERED_SECONDS)
+            new, old = (self._counts.unanswered(version, longest_seconds) for version in (self._version, self._old))
+            unanswered = max(0, new - old)
         return Facts(
             seconds=seconds,
             candidate=candidate,

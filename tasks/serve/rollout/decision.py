@@ -39,7 +39,7 @@ class Facts:
     begun: int = 0
     """Requests to the new version whose response began, by the gateway's counters."""
     unanswered: int = 0
-    """Of these, such as have waited longer than any should."""
+    """Of these, such as have been in progress for longer than production's slowest answer, beyond production's own."""
     quiet: bool = False
     """True if neither version got a request."""
     healthy: bool = True
@@ -70,7 +70,7 @@ class StepDecision:
         due = seconds >= self._hold_seconds and facts.begun >= rollout.min_requests
         overdue = seconds >= rollout.max_hold_seconds
         is_last = seconds >= rollout.max_hold_seconds * rollout.max_unsure_factor
-        moment = self._budget.due(requests + facts.unanswered, due, overdue)
+        moment = self._budget.due(requests, due, overdue)
         if moment is None and overdue and is_last:
             moment = "late"
         if moment is not None:
@@ -82,9 +82,14 @@ class StepDecision:
             return WAIT
         if due and facts.quiet:
             return Decision("go_on", "no requests came")
-        if due and requests >= FEWEST_REQUESTS and not any(signal.waits for signal in self.signals):
+        is_decided = requests >= FEWEST_REQUESTS and not any(signal.waits for signal in self.signals)
+        if due and is_decided and not self._many_unanswered(facts):
             return Decision("go_on", "no worse than production in every signal that a step waits for")
         return self._overdue(is_last) if overdue else WAIT
+
+    def _many_unanswered(self, facts: Facts) -> bool:
+        """True if more requests are without an end than may fail: they may be slow, so nothing is decided before."""
+        return facts.unanswered > self._rollout.max_error_share * (facts.candidate.requests + facts.unanswered)
 
     def _overdue(self, is_last: bool) -> Decision:
         """Nothing is shown, at the longest usual time: hold what looks worse, then do as the line has it."""
@@ -99,12 +104,11 @@ class StepDecision:
         return Decision("stop" if any(when[signal.asks] == "stop" for signal in leaning) else "ask", why)
 
     def _interim_result(self, facts: Facts, moment: Moment, is_last: bool) -> tuple[CanarySignal, ...]:
-        error = self._budget.spend(moment, facts.candidate.requests + facts.unanswered)
+        error = self._budget.spend(moment, facts.candidate.requests)
+        unanswered = facts.unanswered if facts.seconds >= self._rollout.max_hold_seconds else 0
         # A rise does harm by the share of the requests that gets it.
         margin = self._rollout.max_error_rise * (100 / self._next_weight if is_last else 1)
-        found = judge(
-            facts.candidate, facts.production, self._rollout, error, unanswered=facts.unanswered, margin=margin
-        )
+        found = judge(facts.candidate, facts.production, self._rollout, error, unanswered=unanswered, margin=margin)
         if not facts.control.requests:
             return found
         # The load or the hour may have changed since production had the line's load: then both are slower now.

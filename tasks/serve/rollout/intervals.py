@@ -8,6 +8,7 @@ interval of a quantile by order statistics.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -83,33 +84,45 @@ class Quantile:
     high: float | None = None
 
 
-def quantile_of(values: Array, weights: Array | None, independent: float, part: float, error: float) -> Quantile:
-    """Estimate a quantile.
+class Ranked:
+    """Values of one version in their order.
 
     Args:
-        values: of one version, without NaN.
-        weights: of the values; None if all count the same.
-        independent: number of independent values that these are worth.
-        part: which quantile, such as 0.5 for the median.
-        error: largest probability that either bound is wrong.
+        values: without NaN.
+        weights: of the values.
     """
-    if not values.size:
-        return Quantile()
-    order = np.argsort(values)
-    ranked = values[order]
-    passed = np.cumsum(np.ones(values.size) if weights is None else weights[order])
-    passed /= passed[-1]
 
-    def at(share: float, side: Any) -> float:
-        return float(ranked[min(int(np.searchsorted(passed, share, side)), ranked.size - 1)])
+    def __init__(self, values: Array, weights: Array) -> None:
+        order = np.argsort(values)
+        self.values = values[order]
+        self._passed = np.cumsum(weights[order])
+        if values.size:
+            self._passed /= self._passed[-1]
 
-    total = max(independent, 1e-9)
-    # The rank k below which fewer than k of the true quantile's values lie with a probability of at most error / 2.
-    below = _rank(total, part, error / 2)
-    above = _rank(total, 1 - part, error / 2)
-    low = at(below / total + 1e-12, "right") if below is not None else None
-    high = at(1 - above / total - 1e-12, "left") if above is not None else None
-    return Quantile(value=at(part, "left"), low=low, high=high)
+    def at(self, share: float, side: Any = "left") -> float:
+        """The value below which this share of the weight lies; NaN without values."""
+        if not self.values.size:
+            return nan
+        return float(self.values[min(int(np.searchsorted(self._passed, share, side)), self.values.size - 1)])
+
+    def quantile(self, part: float, independent: float, error: float) -> Quantile:
+        """Estimate a quantile.
+
+        Args:
+            part: which, such as 0.5 for the median.
+            independent: number of independent values that these are worth.
+            error: largest probability that either bound is wrong.
+        """
+        if not self.values.size:
+            return Quantile()
+        total = max(independent, 1e-9)
+        # So many values lie below the true quantile, or above it, with a probability of at most error / 2.
+        below, above = _rank(total, part, error / 2), _rank(total, 1 - part, error / 2)
+        return Quantile(
+            value=self.at(part),
+            low=self.at(below / total + 1e-12, "right") if below is not None else None,
+            high=self.at(1 - above / total - 1e-12) if above is not None else None,
+        )
 
 
 def _rank(total: float, part: float, error: float) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.serve.rollout.intervals import Array, Count, highest_excess, is_above, quantile_of, ratio_bounds
+from tasks.serve.rollout.intervals import Array, Count, Ranked, highest_excess, is_above, ratio_bounds
 from tasks.serve.rollout.sample import Outcome, Sample
 from tasks.serve.rollout.signals import LENGTH, TIME_PER_TOKEN, CanaryOutcome, CanarySignal, unnoticed_ms
 from tasks.serve.rollout.strata import Strata
@@ -33,7 +33,10 @@ PATIENCE = 0.99
 """A client that waited longer than this quantile of production's times gave up because of the version."""
 
 USUAL_SHARE = 0.5
-"""What so many of production's answers lack is the form of its engine, and no fault of the new version."""
+"""A step waits for a value that so many of production's requests have."""
+
+FEWEST_MARKED = 4
+"""So many of production's streams must end with `[DONE]`, and most of them, for its absence to be a fault."""
 
 
 def judge(
@@ -79,6 +82,7 @@ class _Comparison:
         self._new, self._old, self._allowed, self._error = candidate, production, allowed, error
         self._unanswered = unanswered
         self._margin = allowed.max_error_rise if margin is None else margin
+        self._sorted: dict[str, tuple[Ranked, Ranked]] = {}
         self._strata = Strata(candidate, production, allowed.sticky_by)
         self._new_outcome, self._old_outcome = (np.asarray(side.outcome, int) for side in (candidate, production))
 
@@ -104,13 +108,13 @@ class _Comparison:
             Outcome.LEFT_WAITING: _quantile(self._old.first_ms, PATIENCE),
             Outcome.LEFT_READING: _quantile(self._old.durations_ms, PATIENCE),
         }
-        ended = np.isin(self._old_outcome, (Outcome.ANSWERED, Outcome.UNMARKED))
-        unmarked = int((self._old_outcome == Outcome.UNMARKED).sum())
-        is_form = bool(ended.any()) and unmarked >= USUAL_SHARE * int(ended.sum())
+        # Whether a stream's end must be marked is seen at production.
+        marked, unmarked = (int((self._old_outcome == kind).sum()) for kind in (Outcome.ANSWERED, Outcome.UNMARKED))
+        is_fault = marked >= FEWEST_MARKED and marked > unmarked
         found = []
         for sample, outcome in ((self._new, self._new_outcome), (self._old, self._old_outcome)):
             failed = outcome == Outcome.FAILED
-            if not is_form:
+            if is_fault:
                 failed |= outcome == Outcome.UNMARKED
             waited = np.nan_to_num(np.asarray(sample.waited_ms, float))
             for left, longest in patience.items():
@@ -177,14 +181,13 @@ class _Comparison:
         holds = holds and bool(old_valid.any()) and (bool(new_valid.any()) or old_valid.mean() >= USUAL_SHARE)
         if self._is_missing(new_valid, old_valid, error):
             return _signal(name, "worse", None, _quantile(old_values, part), (None, None), (lowest, allowed), holds)
-        sides, strata = [], self._strata
-        marked = np.nan_to_num(old_values) > _quantile(old_values, part)
+        strata, (new_ranked, old_ranked) = self._strata, self._ranked(column, new_values, old_values)
+        marked = np.nan_to_num(old_values) > old_ranked.at(part)
         correlations = strata.correlations(marked, old_valid)
-        for side, values, valid in ((strata.new, new_values, new_valid), (strata.old, old_values, old_valid)):
-            used = valid & (side.weights > 0)
-            number = strata.independent(side, used, correlations, side.weights)
-            sides.append(quantile_of(values[used], side.weights[used], number, part, error))
-        new, old = sides
+        new, old = (
+            ranked.quantile(part, strata.independent(side, valid, correlations, side.weights), error)
+            for ranked, side, valid in ((new_ranked, strata.new, new_valid), (old_ranked, strata.old, old_valid))
+        )
         low, high = ratio_bounds(new, old)
         rise = unnoticed_ms(name)
         outcome: CanaryOutcome = "inconclusive"
@@ -201,6 +204,17 @@ class _Comparison:
         elif high is not None and (high <= allowed or (high - 1) * (old.value or 0.0) <= rise):
             outcome = "no_worse"
         return _signal(name, outcome, new.value, old.value, (low, high), (lowest, allowed), holds)
+
+    def _ranked(self, column: str, new_values: Array, old_values: Array) -> tuple[Ranked, Ranked]:
+        """Both versions' comparable values, sorted once for all quantiles."""
+        if column not in self._sorted:
+            new, old = (
+                Ranked(values[used], side.weights[used])
+                for values, side in ((new_values, self._strata.new), (old_values, self._strata.old))
+                for used in [~np.isnan(values) & (side.weights > 0)]
+            )
+            self._sorted[column] = new, old
+        return self._sorted[column]
 
     def _is_missing(self, new_valid: Array, old_valid: Array, error: float) -> bool:
         """True if the new version has no value at all, and shows by that to be unlike production."""

@@ -64,12 +64,14 @@ class Strata:
             strata = np.where(known, unit + 1000, lengths)
             times = np.concatenate([np.asarray(sample.at, float) for sample in (candidate, production)])
             period = (np.nan_to_num(times) // PERIOD_SECONDS).astype(int)
-            _, within = np.unique(np.stack([unit, period]), axis=1, return_inverse=True)
-            clusters = np.where(known, within.ravel() + sum(sizes), unit)
+            period -= period.min(initial=0 if not period.size else period[0])
+            within = (unit + 1) * (period.max(initial=0) + 1) + period + unit.max(initial=0)
+            clusters = np.where(known, within, unit)
         _, strata = np.unique(strata, return_inverse=True)
         _, clusters = np.unique(clusters, return_inverse=True)
         count = strata.max() + 1 if strata.size else 1
         new, old = (np.bincount(strata[side], minlength=count) for side in (is_new, ~is_new))
+        # What production never had is compared with nothing, what only production has weighs nothing.
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.where(old > 0, new / old, 0.0)
         self.new = Side(
@@ -145,15 +147,14 @@ def _correlation(values: Array, strata: Array, clusters: Array) -> float:
         return ASSUMED_CORRELATION
     sums, sizes = np.bincount(strata, values), np.bincount(strata)
     rest = values - (sums / np.maximum(sizes, 1))[strata]
-    _, cluster = np.unique(clusters, return_inverse=True)
-    size = np.bincount(cluster)
-    count, total = size.size, rest.size
+    size, sums = np.bincount(clusters), np.bincount(clusters, rest)
+    means = sums / np.maximum(size, 1)
+    count, total = int((size > 0).sum()), rest.size
     least = ASSUMED_CORRELATION if count < FEWEST_CLUSTERS else 0.0
     if count < 2 or total <= count:
         return least
-    means = np.bincount(cluster, rest) / size
     between = (size * means**2).sum() / (count - 1)
-    within = ((rest - means[cluster]) ** 2).sum() / (total - count)
+    within = ((rest - means[clusters]) ** 2).sum() / (total - count)
     usual = (total - (size**2).sum() / total) / (count - 1)
     spread = between + (usual - 1) * within
     return float(np.clip((between - within) / spread, least, 1.0)) if spread > 0 else least

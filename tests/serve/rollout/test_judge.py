@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from tasks.serve.rollout.error_budget import FALSE_STOP, ErrorBudget
 from tasks.serve.rollout.judge import judge
-from tasks.serve.rollout.signals import NAMES, CanarySignal
 from tasks.serve.rollout.sample import Outcome, Sample
+from tasks.serve.rollout.signals import NAMES, CanarySignal
 from weighbridge.line import Rollout
 
 ERROR = 0.01
@@ -111,8 +112,8 @@ def test_without_production_the_share_itself_is_limited() -> None:
 def test_without_token_counts_a_tiny_answer_is_empty() -> None:
     candidate, production = sample(empty=40), sample(1000, seed=2)
     for requests in (candidate, production):
-        requests.byte_counts = 300 + 200 * np.asarray(requests.token_counts)
-        requests.token_counts = requests.token_times_ms = np.full(requests.requests, np.nan)
+        requests.byte_counts = [300 + 200 * tokens for tokens in requests.token_counts]
+        requests.token_counts = requests.token_times_ms = [nan] * requests.requests
     found = outcomes(candidate, production)
     assert found["empty answers"] == "worse"
     assert found["time per token p50"] == "inconclusive"

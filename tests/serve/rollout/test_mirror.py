@@ -89,7 +89,7 @@ def test_a_mirror_without_requests_lets_no_version_through(
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     # As with an Envoy started before mirrors existed: it accepts the change and mirrors nothing.
-    monkeypatch.setattr(type(gateway), "set_mirror", lambda *_: None)
+    monkeypatch.setattr(type(gateway), "set_mirror", lambda *_, **__: None)
     quick = with_rollout(line, **{**HALF, "max_hold_seconds": 6})
     with (
         clients(settings, gateway) as load,
