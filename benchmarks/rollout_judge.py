@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.serve.rollout.canary_step import next_weight
-from tasks.serve.rollout.decision import Facts, StepDecision
+from tasks.serve.rollout.decision import Observed, StepDecision
 from tasks.serve.rollout.intervals import Array
 from tasks.serve.rollout.sample import COLUMNS, Outcome, Sample
 from tasks.serve.rollout.window import ALONE_SHARE, HISTORY_SECONDS
@@ -160,19 +160,19 @@ class End:
 def roll_out(truth: Truth, old: Truth, traffic: Traffic, plan: Rollout = PLAN) -> End:
     """Simulate one rollout."""
     _, history = traffic.between(-min(HISTORY_SECONDS, HISTORY_REQUESTS / traffic.per_second), 0, 0.0, truth, old)
-    before, alone, begin, served = history, history, 0.0, 0
+    before, full_load, begin, served = history, history, 0.0, 0
     for weight in plan.steps:
         step = StepDecision(plan, plan.hold_seconds, next_weight(plan, weight))
         share = (weight - (plan.control_per_cent if weight == 100 else 0)) / 100
-        for facts, new, production in _moments(traffic, begin, share, truth, old, plan, step):
+        for observed, new, production in _moments(traffic, begin, share, truth, old, plan, step):
             reference = production
             if weight == 100:
-                reference = alone
+                reference = full_load
             elif traffic.sticky:
                 reference = together(before, production)
             decision = step.decide(
-                Facts(
-                    seconds=facts,
+                Observed(
+                    seconds=observed,
                     candidate=new,
                     production=reference,
                     control=production if weight == 100 else Sample(),
@@ -182,12 +182,12 @@ def roll_out(truth: Truth, old: Truth, traffic: Traffic, plan: Rollout = PLAN) -
             )
             if decision.verb != "wait":
                 break
-        served, begin = served + new.requests, begin + facts
+        served, begin = served + new.requests, begin + observed
         if decision.verb != "go_on":
             return End(decision.verb, weight, served, begin, decision.why)
         before = together(before, production)
         if weight <= 100 * (1 - ALONE_SHARE):
-            alone = together(alone, production)
+            full_load = together(full_load, production)
     return End("go_on", 100, served, begin)
 
 

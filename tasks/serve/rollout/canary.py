@@ -204,7 +204,7 @@ class RolloutRun:
         self._report(f"{line.name}: version {self._version} at {report.name}: {report.ended}")
         self._earlier.all.extend(step.production)
         if report.weight <= 100 * (1 - ALONE_SHARE):
-            self._earlier.alone.extend(step.production)
+            self._earlier.full_load.extend(step.production)
         if decision.verb == "go_on":
             return
         if decision.verb == "ask":

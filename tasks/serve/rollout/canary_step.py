@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from tasks.serve.gateway import BackendCounters, Gateway, access_log, mirror_log
-from tasks.serve.rollout.decision import Decision, Facts, StepDecision
+from tasks.serve.rollout.decision import Decision, Observed, StepDecision
 from tasks.serve.rollout.envoy_counters import EnvoyCounts
 from tasks.serve.rollout.error_budget import FEWEST_REQUESTS
 from tasks.serve.rollout.lock import TrafficLock
@@ -40,7 +40,7 @@ class Earlier:
     """Production's requests before a step."""
 
     all: Sample = field(default_factory=Sample)
-    alone: Sample = field(default_factory=Sample)
+    full_load: Sample = field(default_factory=Sample)
     """Those while it had the line's load: the last step, at which the new version has it, is compared with them."""
 
 
@@ -123,20 +123,20 @@ class CanaryStep:
             self._window.read()
             if self._mirror_window is not self._window:
                 self._mirror_window.read()
-            facts = self._facts(now - self._start, counters)
-            decision = self._decision.decide(facts)
+            observed = self._observe(now - self._start, counters)
+            decision = self._decision.decide(observed)
             if problem := self._interrupted(now, counters):
                 decision = Decision("stop", problem)
-            elif facts.healthy and facts.seconds >= self._rollout.max_hold_seconds and decision.verb != "stop":
-                decision = self._without_evidence(facts) or decision
+            elif observed.healthy and observed.seconds >= self._rollout.max_hold_seconds and decision.verb != "stop":
+                decision = self._without_evidence(observed) or decision
             if decision.verb != "wait":
-                return self._end(facts.seconds, decision)
+                return self._end(observed.seconds, decision)
             time.sleep(POLL_SECONDS)
 
-    def _facts(self, seconds: float, counters: BackendCounters | None) -> Facts:
+    def _observe(self, seconds: float, counters: BackendCounters | None) -> Observed:
         candidate, production = self._mirror_window.of(self._version), self.production
         is_last = self._weight == 100
-        reference = self._earlier.alone if is_last else production
+        reference = self._earlier.full_load if is_last else production
         if self._rollout.sticky_by != "none" and not is_last:
             # What a client asks of the new version is compared with what it asked of production before.
             reference = self._earlier.all.joined(production)
@@ -146,7 +146,7 @@ class CanaryStep:
             longest_seconds = max(longest_ms / 1000 * self._rollout.max_latency_ratio, SHORTEST_UNANSWERED_SECONDS)
             new, old = (self._counts.unanswered(version, longest_seconds) for version in (self._version, self._old))
             unanswered = max(0, new - old)
-        return Facts(
+        return Observed(
             seconds=seconds,
             candidate=candidate,
             production=reference,
@@ -189,14 +189,14 @@ class CanaryStep:
             return f"its engine has failed every health check for {UNHEALTHY_SECONDS:.0f} s"
         return ""
 
-    def _without_evidence(self, facts: Facts) -> Decision | None:
+    def _without_evidence(self, observed: Observed) -> Decision | None:
         """A reason to stop at the longest usual time although the log shows nothing; None if there is none."""
         if self._rollout.when_errors_unsure == "go_on":
             return None
         problem = ""
-        if self._stuck(facts.candidate, facts.seconds):
+        if self._stuck(observed.candidate, observed.seconds):
             problem = f"none of its {self._counts.begun(self._version)} requests has ended, by the access log"
-        elif unlogged := self._unlogged(facts.candidate):
+        elif unlogged := self._unlogged(observed.candidate):
             problem = f"the access log has none of the {unlogged} requests that ended meanwhile"
         elif unmirrored := self._unmirrored():
             problem = f"none of production's {unmirrored} requests was mirrored; restart the gateway"

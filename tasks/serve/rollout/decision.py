@@ -26,7 +26,7 @@ WAIT = Decision("wait")
 
 
 @dataclass(frozen=True)
-class Facts:
+class Observed:
     """What is known of both versions at one moment."""
 
     seconds: float
@@ -64,32 +64,32 @@ class StepDecision:
         """Requests of the new version at which the next interim result is due, whatever the time."""
         return self._budget.next_requests(overdue)
 
-    def decide(self, facts: Facts) -> Decision:
+    def decide(self, observed: Observed) -> Decision:
         """Take an interim result if one is due, and say what follows."""
-        rollout, seconds, requests = self._rollout, facts.seconds, facts.candidate.requests
-        due = seconds >= self._hold_seconds and facts.begun >= rollout.min_requests
+        rollout, seconds, requests = self._rollout, observed.seconds, observed.candidate.requests
+        due = seconds >= self._hold_seconds and observed.begun >= rollout.min_requests
         overdue = seconds >= rollout.max_hold_seconds
         is_last = seconds >= rollout.max_hold_seconds * rollout.max_unsure_factor
         moment = self._budget.due(requests, due, overdue)
         if moment is None and overdue and is_last:
             moment = "late"
         if moment is not None:
-            self.signals = self._interim_result(facts, moment, is_last)
+            self.signals = self._interim_result(observed, moment, is_last)
         if worse := [signal.sentence for signal in self.signals if signal.outcome == "worse"]:
             return Decision("stop", "; ".join(worse))
-        if not facts.healthy:
+        if not observed.healthy:
             # While its health is unknown, the step does not pass.
             return WAIT
-        if due and facts.quiet:
+        if due and observed.quiet:
             return Decision("go_on", "no requests came")
         is_decided = requests >= FEWEST_REQUESTS and not any(signal.waits for signal in self.signals)
-        if due and is_decided and not self._many_unanswered(facts):
+        if due and is_decided and not self._many_unanswered(observed):
             return Decision("go_on", "no worse than production in every signal that a step waits for")
         return self._overdue(is_last) if overdue else WAIT
 
-    def _many_unanswered(self, facts: Facts) -> bool:
+    def _many_unanswered(self, observed: Observed) -> bool:
         """True if more requests are without an end than may fail: they may be slow, so nothing is decided before."""
-        return facts.unanswered > self._rollout.max_error_share * (facts.candidate.requests + facts.unanswered)
+        return observed.unanswered > self._rollout.max_error_share * (observed.candidate.requests + observed.unanswered)
 
     def _overdue(self, is_last: bool) -> Decision:
         """Nothing is shown, at the longest usual time: hold what looks worse, then do as the line has it."""
@@ -103,16 +103,18 @@ class StepDecision:
         why = f"not decided after {held:.0f} s: {'; '.join(signal.sentence for signal in leaning)}"
         return Decision("stop" if any(when[signal.asks] == "stop" for signal in leaning) else "ask", why)
 
-    def _interim_result(self, facts: Facts, moment: Moment, is_last: bool) -> tuple[CanarySignal, ...]:
-        error = self._budget.spend(moment, facts.candidate.requests)
-        unanswered = facts.unanswered if facts.seconds >= self._rollout.max_hold_seconds else 0
+    def _interim_result(self, observed: Observed, moment: Moment, is_last: bool) -> tuple[CanarySignal, ...]:
+        error = self._budget.spend(moment, observed.candidate.requests)
+        unanswered = observed.unanswered if observed.seconds >= self._rollout.max_hold_seconds else 0
         # A rise does harm by the share of the requests that gets it.
         margin = self._rollout.max_error_rise * (100 / self._next_weight if is_last else 1)
-        found = judge(facts.candidate, facts.production, self._rollout, error, unanswered=unanswered, margin=margin)
-        if not facts.control.requests:
+        found = judge(
+            observed.candidate, observed.production, self._rollout, error, unanswered=unanswered, margin=margin
+        )
+        if not observed.control.requests:
             return found
         # The load or the hour may have changed since production had the line's load: then both are slower now.
-        beside = judge(facts.candidate, facts.control, self._rollout, error)
+        beside = judge(observed.candidate, observed.control, self._rollout, error)
         return tuple(map(_unless_alike, found, beside))
 
 

@@ -70,9 +70,9 @@ def highest_excess(first: Count, second: Count, error: float) -> float:
     """
     if not first.total or not second.total:
         return 1.0
-    one, other = first.count / first.total, second.count / second.total
-    spread = np.hypot(first.high(error) - one, other - second.low(error))
-    return float(one - other + spread)
+    share, other_share = first.count / first.total, second.count / second.total
+    spread = np.hypot(first.high(error) - share, other_share - second.low(error))
+    return float(share - other_share + spread)
 
 
 @dataclass(frozen=True)

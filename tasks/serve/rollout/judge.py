@@ -104,7 +104,7 @@ class _Comparison:
 
     def _failed(self) -> tuple[_Marked, _Marked]:
         """Requests that failed, or whose client gave up after longer than production's users wait."""
-        patience = {
+        longest_wait_ms = {
             Outcome.LEFT_WAITING: _quantile(self._old.first_ms, PATIENCE),
             Outcome.LEFT_READING: _quantile(self._old.durations_ms, PATIENCE),
         }
@@ -117,7 +117,7 @@ class _Comparison:
             if is_fault:
                 failed |= outcome == Outcome.UNMARKED
             waited = np.nan_to_num(np.asarray(sample.waited_ms, float))
-            for left, longest in patience.items():
+            for left, longest in longest_wait_ms.items():
                 failed |= (outcome == left) & (waited > longest)
             found.append(_Marked(failed, np.ones(outcome.size, bool)))
         return found[0], found[1]

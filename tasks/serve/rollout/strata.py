@@ -137,8 +137,8 @@ def _units(sample: Sample, sticky_by: StickyBy) -> Array:
     """What each request's version depends on; a request without a conversation's name stands for itself."""
     if sticky_by == "key":
         return np.asarray(sample.key)
-    alone = [f"\n{id(sample)} {number}" for number in range(sample.requests)]
-    return np.asarray([name or own for name, own in zip(sample.conversation, alone, strict=True)], str)
+    single = [f"\n{id(sample)} {number}" for number in range(sample.requests)]
+    return np.asarray([name or own for name, own in zip(sample.conversation, single, strict=True)], str)
 
 
 def _correlation(values: Array, strata: Array, clusters: Array) -> float:

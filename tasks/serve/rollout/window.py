@@ -71,11 +71,11 @@ def read_history(log: Path, line: str, version: str) -> tuple[Sample, Sample]:
         version: of the line.
 
     Returns:
-        All of them, and those of the periods in which the version had the line's load almost alone.
+        All of them, and those of the periods in which the version had almost all of the line's load.
     """
-    history, alone = Sample(), Sample()
+    history, full_load = Sample(), Sample()
     if not log.is_file():
-        return history, alone
+        return history, full_load
     since = _log_time(datetime.now(UTC) - timedelta(seconds=HISTORY_SECONDS))
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - HISTORY_BYTES))
@@ -88,8 +88,8 @@ def read_history(log: Path, line: str, version: str) -> tuple[Sample, Sample]:
         history.add(entry)
         period = str(entry["time"])[:18]
         if answered[period] >= ALONE_SHARE * asked[period]:
-            alone.add(entry)
-    return history, alone
+            full_load.add(entry)
+    return history, full_load
 
 
 def _entry(text: bytes, line: str) -> dict[str, Any] | None:

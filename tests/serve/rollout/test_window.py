@@ -106,9 +106,9 @@ def test_a_version_s_history_is_read_with_the_times_in_which_it_had_the_load(log
 
     shared = "".join(at(100, version) for version in "1212")
     log.write_text(at(5000, "1") + at(600, "1") + shared + at(50, "1") + "{cut")
-    history, alone = read_history(log, "toy", "1")
+    history, full_load = read_history(log, "toy", "1")
     assert history.key == ["1 600", "1 100", "1 100", "1 50"]
-    assert alone.key == ["1 600", "1 50"]
+    assert full_load.key == ["1 600", "1 50"]
     assert read_history(log.with_name("none"), "toy", "1")[0].requests == 0
 
 
