@@ -52,6 +52,7 @@ DUE_WITHIN = timedelta(seconds=5)
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED)
 """States of a run that is under way, in the order in which such runs are followed."""
 WAITING_FOR_SLOT = "AwaitingConcurrencySlot"
+STARTS_AGAIN = "AwaitingRetry"
 WORKER_RETRY = "Aborted submission of flow run"
 """The worker logs this at each poll while a run waits for its deployment's slot (prefect/workers/base.py, 3.8.8)."""
 
@@ -199,6 +200,7 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
     shown, waits = 0, False
     task_names: dict[UUID | None, str] = {None: flow}
     reported = ReportedErrors()
+    restarts: set[UUID] = set()
     while True:
         # The state first: a run that has ended writes no more, so the log that is read then is whole.
         run = client.read_flow_run(run.id)
@@ -210,6 +212,9 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
                     "If that one was killed together with its worker, its slot is free within 5 minutes; with --here "
                     "this command does not wait."
                 )
+        if run.state_name == STARTS_AGAIN and run.state is not None and run.state.id not in restarts:
+            restarts.add(run.state.id)
+            report(f"{run.name}: {run.state.message}")
         records = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), offset=shown)
         shown += len(records)
         for record in records:

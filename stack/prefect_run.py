@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import sys
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from uuid import UUID
 from prefect import flow_engine
 from prefect.client.schemas.objects import FlowRun
 
+from stack.slot import SlotLost, start_again_when_frozen
 from tasks.stored_results import only_own_results
 
 FIXED = "WEIGHBRIDGE_RUN_PARAMETERS"
@@ -39,7 +41,12 @@ def main() -> None:
     """Run the flow run that the worker names."""
     only_own_results()
     hold_parameters(json.loads(os.environ.pop(FIXED, "{}")))
-    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    start_again_when_frozen()
+    try:
+        runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    except SlotLost:
+        # Prefect has its state; another exit status would have the worker mark it as crashed.
+        sys.exit(0)
 
 
 if __name__ == "__main__":

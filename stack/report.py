@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -10,12 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from registry.models.records import Version
 from registry.models.registry import Registry
 from stack.attendance import RolloutStatus, rollout_status
+from stack.worker_life import is_stopped
 from tasks.serve.fleet.protocol import RunningEngine
 from tasks.serve.fleet.refusal import refusal
 from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Gateway
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.orphans import orphans
+from tasks.serve.rollout.retire import engine_behind
 from weighbridge.errors import GatewayFailed, StackDown
 from weighbridge.line import line_names
 
@@ -37,7 +40,7 @@ class VersionStatus(BaseModel):
     weight: int = 0
     """Per cent of the line's new requests."""
     engine: str = "–"
-    """healthy, running, refused (its artifact is not what was weighed), or – for none."""
+    """healthy, running, frozen (its process is stopped), refused (not the artifact that was weighed), or – for none."""
     reason: str = ""
     """Why its engine was refused, and what to do."""
     port: int = 0
@@ -78,9 +81,10 @@ def line_statuses(installation: ServingInstallation, registry_answers: bool = Tr
         registry_answers: whether MLflow is asked at all; a caller may know that it is down.
     """
     supervisor = Supervisor(installation.settings)
-    running = set()
+    running = {}
     if supervisor.answers():
-        running = {process.name for process in supervisor.states() if process.state == "RUNNING"}
+        running = {process.name: process.pid for process in supervisor.states() if process.state == "RUNNING"}
+    frozen = {name for name, pid in running.items() if is_stopped(pid)}
     engines = [engine for engine in installation.fleet.engines() if engine.name in running]
     # A line without a file may still serve.
     lost = {orphan.line for orphan in orphans(installation.settings)}
@@ -92,7 +96,7 @@ def line_statuses(installation: ServingInstallation, registry_answers: bool = Tr
     statuses = []
     for name in names:
         versions, awaiting = registered.get(name) or ([], ())
-        rows, serving = _rows(installation, engines, name, versions)
+        rows, serving = _rows(installation, engines, frozen, name, versions)
         if rows or awaiting:
             rolling = any(version.state == "rolling" for version in versions)
             statuses.append(
@@ -128,7 +132,11 @@ def _registered(registry: Registry, name: str) -> tuple[list[Version], tuple[Can
 
 
 def _rows(
-    installation: ServingInstallation, engines: list[RunningEngine], name: str, versions: list[Version]
+    installation: ServingInstallation,
+    engines: list[RunningEngine],
+    frozen: Collection[str],
+    name: str,
+    versions: list[Version],
 ) -> tuple[tuple[VersionStatus, ...], int | None]:
     """Return a line's versions beside what the gateway routes to, and the version with most of the traffic."""
     gateway = installation.gateway
@@ -137,8 +145,9 @@ def _rows(
     for number, backend in backends.items():
         row = rows.get(number) or VersionStatus(version=int(number), digest=backend.digest)
         engine = "–"
-        if any(backend.runs_on(member.name, member.endpoints) for member in engines):
+        if (behind := engine_behind(backend, engines)) is not None:
             engine = "healthy" if _healthy(gateway, name, number) else "running"
+            engine = "frozen" if behind.name in frozen else engine
         refused = refusal(installation.settings, backend.engine) if engine != "healthy" and backend.engine else None
         rows[number] = row.model_copy(
             update={

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.flows import load_flow_from_entrypoint
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
 from prefect.runner._starter_engine import EngineCommandStarter
@@ -122,6 +123,13 @@ class FileWorker(ProcessWorker, abc.ABC):
     """
 
     job_configuration = RunOfFile
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        # A run that starts again may be due before its old process has ended here, and taking it twice ends the worker.
+        here = self._limiter.statistics().borrowers if self._limiter else ()
+        return await super()._submit_scheduled_flow_runs(
+            [due for due in flow_run_response if due.flow_run.id not in here]
+        )
 
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: TaskStatus[int | Exception] | None = None

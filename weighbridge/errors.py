@@ -703,6 +703,12 @@ class RunRefused(WeighbridgeError):
     exit_status = ExitStatus.PREFECT
 
 
+class RunFrozen(WeighbridgeError):
+    """A run's process slept, was stopped, or was killed with its machine; Prefect gave up on it."""
+
+    exit_status = ExitStatus.PREFECT
+
+
 class ResultRefused(WeighbridgeError):
     """A run's result, as Prefect describes it, is not one that this installation stored."""
 

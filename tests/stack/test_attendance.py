@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from cli.serving import _require_worker
+from stack import lifecycle
 from stack.attendance import rollout_status
-from stack.worker_life import WorkerLife, is_stopped
+from stack.worker_life import WorkerLife, is_stopped, worker_life, worker_notes
 from tasks.serve.endpoint import Endpoint
+from tasks.serve.fleet.program import Program
+from tasks.serve.fleet.supervisor import Supervisor
 from tasks.serve.gateway import Backend, Gateway, LineRoute
+from tasks.serve.installation import ServingInstallation
 from tasks.serve.rollout.lock import TrafficLock
 from tests.support.waiting import wait_for
+from weighbridge.errors import StackDown
 from weighbridge.settings import Settings, load_settings
 
 HOLDER = """
@@ -120,3 +126,33 @@ def test_a_frozen_worker_takes_no_runs_and_says_what_helps() -> None:
     assert frozen.sentence == "its process 7 is stopped; its last heartbeat was 2 min ago"
     assert "kill -CONT 7" in frozen.next_step and "weighbridge restart worker" in frozen.next_step
     assert WorkerLife(state="healthy", pid=7).takes_runs and not WorkerLife(state="down").takes_runs
+
+
+@pytest.mark.server
+def test_a_worker_whose_process_is_stopped_is_frozen_and_promote_offers_to_do_without(settings: Settings) -> None:
+    supervisor = Supervisor(settings)
+    supervisor.start({})
+    try:
+        assert worker_life(settings).state == "down"
+        program = Program(
+            name="worker", command=("sleep", "600"), folder=settings.home, log=settings.home / "logs" / "worker.log"
+        )
+        supervisor.run(program)
+        wait_for(lambda: supervisor.state("worker"), seconds=10)
+        state = supervisor.state("worker")
+        assert state and state.pid
+        pid = state.pid
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(pid), seconds=10)
+        life = worker_life(settings)
+        assert (life.state, life.pid) == ("frozen", pid)
+        [sentence] = worker_notes(settings)
+        assert sentence.startswith(f"worker: its process {pid} is stopped, so no run begins.")
+        row = next(row for row in lifecycle.status(settings) if row.name == "worker")
+        assert row.state == "frozen"
+        with pytest.raises(StackDown) as refused:
+            _require_worker(ServingInstallation(settings), "promote", {"line": "toy", "version": None})
+        assert "`weighbridge promote toy --here`" in refused.value.next_step
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        supervisor.shut_down()
