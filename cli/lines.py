@@ -56,6 +56,7 @@ def check(
 
 def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
     from stack.deploy import undeployed_lines
+    from stack.suite_stub import stub_notes
     from tasks.serve.orphans import orphans
     from weighbridge.line import line_names
     from weighbridge.settings import load_settings
@@ -71,6 +72,7 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
     undeployed = [name for name in undeployed_lines(settings) if name in shown]
     lost = [] if names else orphans(settings)
     missing = _engines_not_installed(loaded)
+    notes = stub_notes(loaded, settings)
     if as_json:
         show_json(
             {
@@ -79,6 +81,7 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
                 "undeployed": undeployed,
                 "engines_not_installed": {line: error.as_dict() for line, error in missing.items()},
                 "orphans": [orphan.model_dump() for orphan in lost],
+                "notes": notes,
             }
         )
     else:
@@ -88,8 +91,8 @@ def _list(as_json: bool, names: Sequence[str] | None = None) -> None:
         for name, error in missing.items():
             what = f"{name}: on this machine no release would be weighed or served."
             say_wrapped(f"{what} {error.what} {error.next_step}")
-        for orphan in lost:
-            say_wrapped(orphan.sentence)
+        for sentence in (*(orphan.sentence for orphan in lost), *notes):
+            say_wrapped(sentence)
     if problems:
         raise typer.Exit(problems[0].exit_status)
 

@@ -101,10 +101,8 @@ def _deploy(settings: Settings) -> bool:
 
 
 def _next_steps(line: NewLine, deployed: bool) -> list[str]:
-    questions = f"write your questions into {line.suite.name} (eval_suites/regression; docs/how-to/add-a-suite.md)"
     return [
-        *([questions] if line.suite_text else []),
+        *([f"add your own questions to {line.suite} (docs/how-to/add-a-suite.md)"] if line.suite_text else []),
         *([] if deployed else ["`weighbridge up` makes its deployments"]),
-        f"`weighbridge lines check {line.name}` and `weighbridge fit {line.name}`",
         f"`weighbridge release {line.name} --scheme bf16` releases it as published, to compare with",
     ]

@@ -55,4 +55,4 @@ def retire(
     if as_json:
         show_json({**plan.model_dump(), "retired": True})
         return
-    say(f"{name} is retired. `weighbridge store gc` frees its artifacts.")
+    say(f"{name} is retired. `weighbridge store gc` frees its artifacts once they are a day old.")

@@ -68,7 +68,8 @@ def release(
     waiting = [candidate["version"] for candidate in result["candidates"] if candidate["version"] is not None]
     if waiting:
         approve_command = styled(f'weighbridge approve {line} {waiting[0]} --reason "…"', "bold")
-        say(f"Approve: {approve_command}, or *Promote model* in MLflow")
+        page = f"{installation.settings.mlflow_url}/#/models/{line}-candidates/versions/{waiting[0]}"
+        say(f"Approve: {approve_command}, or *Promote model* at {page}")
 
 
 def candidates_table(weighed: list[dict[str, Any]]) -> Table:

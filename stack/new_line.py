@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from stack.suite_stub import stub
 from tasks.evaluate.check_line import check_line
 from tasks.source.pinned import Source
 from tasks.source.provider import provider_of
@@ -19,10 +20,6 @@ from weighbridge.settings import Settings
 from weighbridge.source_urls import checked, repo_of
 from weighbridge.units import GIB
 
-STUB = (
-    ("capital", "What is the capital of France? One word.", {"type": "icontains", "value": "paris"}),
-    ("sum", "What is 2 + 3? Answer with the number only.", {"type": "contains", "value": "5"}),
-)
 TEMPLATE = """\
 # {name}: {source}
 # Every field, with its default: docs/reference/line.md. Check this file with `weighbridge lines`.
@@ -52,10 +49,15 @@ rollout:
   # Per cent of the requests, and the shortest time at each step.
   steps: [10, 50, 100]
   hold_seconds: 30
-schedules:
+{speed}schedules:
   # An approval starts promote/{name} within seconds in any case.
   release: {{cron: "0 4 * * *", timezone: UTC, active: false}}
   promote: {{cron: "*/10 * * * *", timezone: UTC, active: true}}
+"""
+
+ON_A_PROCESSOR = """\
+  # A processor computes INT8 in float32 and rounds in between: up to 1.8 times the time per token, measured.
+  max_latency_ratio: 4
 """
 
 
@@ -160,15 +162,6 @@ def write_line(line: NewLine) -> None:
         whole.unlink(missing_ok=True)
 
 
-def stub() -> str:
-    """Two questions to replace, in the form that a suite has."""
-    rows = [
-        {"id": identity, "messages": [{"role": "user", "content": question}], "assert": [assertion]}
-        for identity, question, assertion in STUB
-    ]
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
-
-
 def _render(name: str, source: str, described: Source, licences: tuple[str, ...], options: LineOptions) -> str:
     architectures = described.config.get("architectures")
     # JSON is YAML, and quotes what comes from outside.
@@ -183,4 +176,5 @@ def _render(name: str, source: str, described: Source, licences: tuple[str, ...]
         context=options.context,
         concurrency=options.concurrency,
         engine=json.dumps(options.engine),
+        speed=ON_A_PROCESSOR if "host" in options.gpus else "",
     )

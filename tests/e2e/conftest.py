@@ -1,7 +1,7 @@
 """One real stack for all end-to-end tests: MLflow, Prefect, a worker, Envoy, and a stand-in for the Hub.
 
 The model is the demo's, built once a session. Nothing is shared with the developer's own stack:
-another home, other ports. MLflow has accounts: all flows run as the pipeline, and ada approves.
+a clone of the checkout with its own home, other ports. MLflow has accounts: all flows run as the pipeline, and ada approves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from examples import damage, smollm2
+from tests.e2e import tutorial
 from tests.e2e.e2e_support import Road
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
@@ -25,12 +26,14 @@ from weighbridge.settings import load_settings
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
     folder = tmp_path_factory.mktemp("road")
+    root = tutorial.clone(folder / "weighbridge")
     first = free_ports(100)[0]
     ports = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "MLFLOW_PORT", "PREFECT_PORT", "WEBHOOK_PORT", "ENGINE_PORT_FIRST")
     hub_port = first + 90
     os.environ.update(
         {
-            "WEIGHBRIDGE_HOME": str(folder / "home"),
+            "WEIGHBRIDGE_ROOT": str(root),
+            "WEIGHBRIDGE_HOME": str(root / ".weighbridge"),
             "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
             # GiB of cache; left to itself vLLM takes nearly all of the machine's memory.
             "VLLM_CPU_KVCACHE_SPACE": "1",

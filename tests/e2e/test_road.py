@@ -1,4 +1,7 @@
-"""The whole road on the real stack, in order: each test continues where the test before it ended."""
+"""The whole road on the real stack, in order: each test continues where the test before it ended.
+
+A second `up`, the click on *Promote model*, a rollout and a rollback under load are in test_journey.py.
+"""
 
 from __future__ import annotations
 
@@ -28,39 +31,12 @@ from weighbridge import prefect_api
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-def promote_as_the_button_does(road: Road, candidate: int) -> int:
-    """Send what MLflow's *Promote model* button sends: create a version whose source is `models:/…` (3.17)."""
-    url = f"{road.settings.mlflow_url}/api/2.0/mlflow"
-    model = f"{LINE}-candidates"
-    ada = ("ada", road.password("ada"))
-    source = httpx.get(f"{url}/model-versions/get", params={"name": model, "version": str(candidate)}, auth=ada).json()
-    body = {
-        "name": LINE,
-        "source": f"models:/{model}/{candidate}",
-        "run_id": source["model_version"].get("run_id"),
-        "tags": source["model_version"].get("tags", []),
-    }
-    refused = httpx.post(f"{url}/model-versions/create", json=body, auth=("weighbridge", road.password("weighbridge")))
-    assert refused.status_code == 403, "the pipeline approves nothing"
-    answer = httpx.post(f"{url}/model-versions/create", json=body, auth=ada)
-    answer.raise_for_status()
-    return int(answer.json()["model_version"]["version"])
-
-
 def weights(road: Road) -> dict[int, int]:
     return {version["version"]: version["weight"] for version in road.line()["versions"] if version["weight"]}
 
 
 def load_of(road: Road) -> Load:
     return Load(f"{road.settings.gateway_url}/v1", road.key, LINE, clients=8)
-
-
-def test_a_second_up_is_harmless(road: Road) -> None:
-    before = {service["name"]: service["pid"] for service in road.json("status")["services"]}
-    road.run("up")
-    after = {service["name"]: service["pid"] for service in road.json("status")["services"]}
-    assert before == after
-    assert set(after) == {"mlflow", "prefect", "worker", "gateway", "webhook"}
 
 
 def test_nothing_listens_beyond_loopback(road: Road) -> None:
@@ -143,40 +119,9 @@ def test_a_second_run_reports_every_step_as_cached(road: Road) -> None:
     assert {task["state_name"] for task in tasks} == {"Cached"}
 
 
-def test_an_approved_candidate_is_promoted_without_a_failed_request(road: Road) -> None:
-    [awaiting] = [candidate for candidate in road.line()["awaiting"] if candidate["scheme"] == "int8"]
-    version = promote_as_the_button_does(road, awaiting["version"])
-    with load_of(road) as load:
-        wait_for(lambda: load.by_version.get("1"), "the first answer")
-        done = road.prefect("deployment", "run", f"promote/{LINE}", "--watch")
-        assert done.returncode == 0, done.stdout + done.stderr
-        wait_for(lambda: load.by_version.get(str(version)), "an answer of the new version")
-    assert load.failed == []
-    assert weights(road) == {version: 100}
-    aliases = {alias: row["version"] for row in road.line()["versions"] for alias in row["aliases"]}
-    assert aliases == {"production": version, "previous": 1}
-    assert not road.json("promote", LINE)["changed"]
-
-
-def test_rollback_brings_the_previous_version_back_without_a_failed_request(road: Road) -> None:
-    bad = road.line()["serving"]
-    with load_of(road) as load:
-        wait_for(lambda: load.by_version.get(str(bad)), "an answer of the bad version")
-        assert road.json("rollback", LINE, "--reason", "test")["version"] == 1
-        ended = time.time()
-        wait_for(lambda: load.by_version.get("1", 0) >= 8, "answers of the old version")
-    assert load.failed == []
-    assert load.last_start(str(bad), ended) is None
-    assert weights(road) == {1: 100}
-    state = {row["version"]: row["state"] for row in road.line()["versions"]}
-    assert state[bad] == "rolled_back"
-    road.run("rollback", LINE, expect=17)
-    assert not road.json("promote", LINE)["changed"], "what was rolled back must not come back by itself"
-
-
 def test_a_killed_promotion_ends_completely_when_run_again(road: Road) -> None:
     candidate = next(version for version in Registry(road.settings).candidates(LINE) if version.scheme == "int8")
-    version = road.json("approve", LINE, str(candidate.version), "--reason", "again", environment=road.reviewer)[
+    version = road.json("approve", LINE, str(candidate.version), "--reason", "no worse", environment=road.reviewer)[
         "version"
     ]
     # The approval started the promotion at the worker.
