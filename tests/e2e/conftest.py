@@ -1,7 +1,8 @@
 """One real stack for all end-to-end tests: MLflow, Prefect, a worker, Envoy, and a stand-in for the Hub.
 
 The model is the demo's, built once a session. Nothing is shared with the developer's own stack:
-a clone of the checkout with its own home, other ports. MLflow has accounts: all flows run as the pipeline, and ada approves.
+a clone of the checkout with a home of its own, other ports. MLflow has accounts: all flows run as the pipeline, and
+ada approves.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from examples import hub, smollm2
 from registry import accounts
 from tasks.serve.gateway import Gateway
+from tests.support.waiting import wait_for
 from weighbridge import prefect_api
 from weighbridge.settings import Settings
 
@@ -71,7 +72,8 @@ class Road:
             deployment = prefect.get(f"/deployments/name/promote/{LINE}").raise_for_status().json()
             for schedule in deployment["schedules"]:
                 url = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
-                prefect.patch(url, json={"active": False}).raise_for_status()
+                # Prefect answers 503 while its database is busy, as after `up` on a loaded machine.
+                wait_for(lambda url=url: prefect.patch(url, json={"active": False}).is_success, "the schedule to stop")
 
     def line(self) -> dict[str, Any]:
         """Return the line's part of `weighbridge status --json`."""
