@@ -67,10 +67,10 @@ def test_a_mistake_that_is_typed(
     for name, value in row.get("environment", {}).items():
         monkeypatch.setenv(name, value.replace("HERE", str(root)))
     if edit := row.get("edit"):
-        path, old, new = root / edit[0], *edit[1:]
-        text = path.read_text()
+        name, old, new = edit
+        text = (root / name).read_text()
         assert old in text
-        path.write_text(text.replace(old, new))
+        (root / name).write_text(text.replace(old, new))
     for name, text in row.get("write", {}).items():
         (root / name).write_text(text)
     before = files(root)

@@ -57,8 +57,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
         road.stop_schedules()
         yield road
     finally:
-        road.run("down")
         serving.terminate()
         serving.wait()
+        road.run("down")
         if logs := os.environ.get("WEIGHBRIDGE_KEEP_LOGS"):
             shutil.copytree(road.settings.logs_folder, logs, dirs_exist_ok=True)

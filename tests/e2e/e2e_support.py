@@ -70,10 +70,16 @@ class Road:
         """Stop the schedule, so that it does not reconcile before a test does."""
         with prefect_api.client(self.settings) as prefect:
             deployment = prefect.get(f"/deployments/name/promote/{LINE}").raise_for_status().json()
-            for schedule in deployment["schedules"]:
-                url = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
+            schedules = f"/deployments/{deployment['id']}/schedules"
+
+            def stop() -> bool:
                 # Prefect answers 503 while its database is busy, as after `up` on a loaded machine.
-                wait_for(lambda url=url: prefect.patch(url, json={"active": False}).is_success, "the schedule to stop")
+                return all(
+                    prefect.patch(f"{schedules}/{schedule['id']}", json={"active": False}).is_success
+                    for schedule in deployment["schedules"]
+                )
+
+            wait_for(stop, "the schedule to stop")
 
     def line(self) -> dict[str, Any]:
         """Return the line's part of `weighbridge status --json`."""
