@@ -58,7 +58,7 @@ def new(
         write_line(line)
     deployed = not dry_run and _deploy(settings)
     files = {str(line.path): line.text, **({str(line.suite): line.suite_text} if line.suite_text else {})}
-    steps = _next_steps(line, deployed)
+    steps = _next_steps(line, deployed, settings)
     if as_json:
         show_json(
             {
@@ -100,9 +100,11 @@ def _deploy(settings: Settings) -> bool:
         return False
 
 
-def _next_steps(line: NewLine, deployed: bool) -> list[str]:
+def _next_steps(line: NewLine, deployed: bool, settings: Settings) -> list[str]:
     return [
         *([f"add your own questions to {line.suite} (docs/how-to/add-a-suite.md)"] if line.suite_text else []),
         *([] if deployed else ["`weighbridge up` makes its deployments"]),
+        # A file of roles is complete, so only who has it can say who reviews the line.
+        *(["`weighbridge roles apply FILE` lets its reviewers see and approve it"] if settings.mlflow_auth else []),
         f"`weighbridge release {line.name} --scheme bf16` releases it as published, to compare with",
     ]

@@ -406,6 +406,28 @@ def suites_page() -> str:
     )
 
 
+def mistakes_page() -> str:
+    """What comes of each mistake, from docs/mistakes.yaml."""
+    groups: dict[str, list[list[str]]] = {}
+    for row in yaml.safe_load((ROOT / "docs" / "mistakes.yaml").read_text()):
+        typed = code(f"weighbridge {row['command']}") if "command" in row else ""
+        error = f"[`{row['error']}`](../troubleshooting.md#{row['error'].lower()})" if row["error"] else "–"
+        held = "" if "command" in row else f" ({code(row['test'].rpartition('/')[2].partition('::')[0])})"
+        said = f"{cell(row['mistake'])}: {typed}" if typed else cell(row["mistake"]) + held
+        groups.setdefault(row["group"], []).append([said, error, str(row["status"]), cell(row["left"])])
+    text = [
+        "# Mistakes, and what comes of them\n",
+        "Every row is held by a test: those with a command by `tests/cli/test_mistakes.py`, which runs it in an "
+        "installation with one line and no stack, the others by the file that they name. An error's name leads to what "
+        "to do about it. A dash: nothing fails, or a signal ended the process. `MODEL` is the folder of a model, `HERE` "
+        "the checkout.\n",
+    ]
+    for group, rows in groups.items():
+        title = group[0].upper() + group[1:]
+        text += [f"## {title}\n", table(["mistake", "error", "exit status", "left behind"], rows)]
+    return "\n".join(text)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "line.md": line_page,
     "settings.md": settings_page,
@@ -416,6 +438,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "assertions.md": assertions_page,
     "suites.md": suites_page,
     "gpus.md": gpus_page,
+    "mistakes.md": mistakes_page,
 }
 
 

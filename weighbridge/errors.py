@@ -646,6 +646,12 @@ class GatewayFailed(WeighbridgeError):
     exit_status = ExitStatus.GATEWAY
 
 
+class KeyNameInvalid(WeighbridgeError):
+    """A client's key is named that is not there, that is there already, or that cannot be called so."""
+
+    exit_status = ExitStatus.INPUT
+
+
 class RolloutBusy(WeighbridgeError):
     """Another process is moving this line's traffic."""
 

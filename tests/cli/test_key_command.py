@@ -15,7 +15,7 @@ from cli.keys import key as command
 from registry.audit import AuditLog
 from tasks.serve.gateway import Gateway, Limits
 from tasks.serve.gateway.logs import access_log
-from weighbridge.errors import AuditBroken, GatewayFailed, LineUnknown
+from weighbridge.errors import AuditBroken, KeyNameInvalid, LineUnknown
 from weighbridge.settings import load_settings
 
 
@@ -31,7 +31,7 @@ def test_a_key_is_printed_alone_and_once() -> None:
     assert "is down" in added.stderr
     listed = weighbridge("list")
     assert "ci" in listed.stdout and "1,000" in listed.stdout and key not in listed.stdout
-    with pytest.raises(GatewayFailed, match="ci has a key already"):
+    with pytest.raises(KeyNameInvalid, match="ci has a key already"):
         weighbridge("add", "ci")
     (entry,) = [key for key in json.loads(weighbridge("list", "--json").stdout) if key["name"] == "ci"]
     assert not entry["expired"] and "sha256" not in entry
@@ -64,7 +64,7 @@ def test_who_changed_keys_stands_in_the_audit_log(monkeypatch: pytest.MonkeyPatc
     text = log.path.read_text()
     assert key not in text and hashlib.sha256(key.encode()).hexdigest() not in text
     # What failed is not in it.
-    with pytest.raises(GatewayFailed):
+    with pytest.raises(KeyNameInvalid):
         weighbridge("remove", "ci")
     assert log.verify() == entries[-1]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from _pytest.capture import CaptureResult
 
 from cli.main import run
 from cli.output import documents
@@ -75,19 +76,39 @@ def test_a_mistake_that_is_typed(
         (root / name).write_text(text)
     before = files(root)
     command = row["command"].replace("MODEL", str(root / "model")).replace("HERE", str(root))
+    # `lines` shows mistakes in a table; its document has their names.
+    command += " --json" if command.startswith("lines check") else ""
+    out, stream, printed = sys.stdout, documents.stream, documents.printed
+    documents.printed = 0
     with pytest.raises(SystemExit) as ended:
         run(shlex.split(command))
+    sys.stdout, documents.stream, documents.printed = out, stream, printed
     said = capfd.readouterr()
     assert ended.value.code == row["status"], said
     assert "Traceback" not in said.err
-    assert named(said.err) == row["error"], said
+    assert named(said) == row["error"], said
     if row["left"] == "nothing":
         assert files(root) == before
 
 
-def named(text: str) -> str:
-    """The name of the error on standard error, if one is there."""
-    found = re.search(r"^([A-Z]\w+): .*\n(?:.*\n)*?Next: ", text, re.MULTILINE)
+@pytest.mark.parametrize("row", NAMED, ids=lambda row: row["test"])
+def test_a_mistake_that_another_test_makes(row: dict[str, Any]) -> None:
+    path, function = row["test"].split("::")
+    assert f"\ndef {function}(" in (CHECKOUT / path).read_text()
+
+
+def test_every_row_has_the_status_of_its_error() -> None:
+    assert len(ROWS) >= 40
+    assert [row for row in ROWS if ("command" in row) == ("test" in row)] == []
+    assert [row for row in ROWS if row["error"] and STATUS[row["error"]] != row["status"]] == []
+    assert [row for row in ROWS if not row["error"] and row["status"] not in (0, 130, 137)] == []
+
+
+def named(said: CaptureResult[str]) -> str:
+    """The name of the error that a command told, if it told one."""
+    if said.out.startswith("{"):
+        return "; ".join(problem["error"] for problem in json.loads(said.out)["problems"])
+    found = re.search(r"^([A-Z]\w+): .*\n(?:.*\n)*?Next: ", said.err, re.MULTILINE)
     return found[1] if found else ""
 
 

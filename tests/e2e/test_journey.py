@@ -67,7 +67,8 @@ def test_the_tutorial_takes_an_own_model_to_production_back_and_away(
     type_next("make up")
     assert pids(road) == before, "a second up is harmless"
 
-    type_next("lines new")
+    assert "roles apply" in type_next("lines new")
+    road.apply_roles()
     shorten_steps(clone / "lines" / f"{LINE}.yaml")
     [questions] = tutorial.blocks("json")
     suite = clone / "eval_suites" / "regression" / f"{LINE}.jsonl"

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError
 
 from tasks.serve.gateway.routes import NO_LIMITS, Limits
-from weighbridge.errors import GatewayFailed
+from weighbridge.errors import GatewayFailed, KeyNameInvalid
 from weighbridge.files import write_whole
 from weighbridge.validation import first_fault
 
@@ -47,26 +47,26 @@ class Keys(RootModel[dict[ClientName, KeyRecord]]):
         """Return these keys and one more.
 
         Raises:
-            GatewayFailed: the name is invalid, or has a key already.
+            KeyNameInvalid: the name is invalid, or has a key already.
         """
         if name in self.root:
-            raise GatewayFailed(
+            raise KeyNameInvalid(
                 f"{name} has a key already, which cannot be read any more.",
                 f"Remove it with `weighbridge key remove {name}` and add it again, or choose another name.",
             )
         try:
             return Keys.model_validate({**self.root, name: record})
         except ValidationError as error:
-            raise GatewayFailed(f"{name!r} cannot name a key: {first_fault(error)}.", "Choose another name.") from None
+            raise KeyNameInvalid(f"{name!r} cannot name a key: {first_fault(error)}.", "Choose another name.") from None
 
     def without(self, name: str) -> Keys:
         """Return these keys without one.
 
         Raises:
-            GatewayFailed: there is no key of this name.
+            KeyNameInvalid: there is no key of this name.
         """
         if name not in self.root:
-            raise GatewayFailed(
+            raise KeyNameInvalid(
                 f"No API key is named {name}; there are: {', '.join(self.root) or 'none'}.", "Name one of these."
             )
         return Keys({other: record for other, record in self.root.items() if other != name})

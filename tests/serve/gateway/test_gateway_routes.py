@@ -20,7 +20,7 @@ from tasks.serve.gateway.clusters import clusters_document
 from tasks.serve.gateway.discovery import routes_document
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import Keys, record_of
-from weighbridge.errors import GatewayFailed
+from weighbridge.errors import GatewayFailed, KeyNameInvalid
 
 DIGEST = "a" * 64
 
@@ -158,12 +158,12 @@ def test_only_the_installations_key_is_on_disk(gateway: Gateway) -> None:
 
 def test_keys_are_unique_and_removable(gateway: Gateway) -> None:
     gateway.add_key("bob", wait=False)
-    with pytest.raises(GatewayFailed, match="bob has a key already"):
+    with pytest.raises(KeyNameInvalid, match="bob has a key already"):
         gateway.add_key("bob", wait=False)
-    with pytest.raises(GatewayFailed, match="cannot name a key"):
+    with pytest.raises(KeyNameInvalid, match="cannot name a key"):
         gateway.add_key("b o b", wait=False)
     gateway.remove_key("bob", wait=False)
-    with pytest.raises(GatewayFailed, match="No API key is named bob; there are: default"):
+    with pytest.raises(KeyNameInvalid, match="No API key is named bob; there are: default"):
         gateway.remove_key("bob", wait=False)
 
 
