@@ -419,8 +419,8 @@ def mistakes_page() -> str:
         "# Mistakes, and what comes of them\n",
         "Every row is held by a test: those with a command by `tests/cli/test_mistakes.py`, which runs it in an "
         "installation with one line and no stack, the others by the file that they name. An error's name leads to what "
-        "to do about it. A dash: nothing fails, or a signal ended the process. `MODEL` is the folder of a model, `HERE` "
-        "the checkout.\n",
+        "to do about it. A dash: nothing fails, or a signal ended the process. `MODEL` is a model's folder, `HERE` the "
+        "checkout.\n",
     ]
     for group, rows in groups.items():
         title = group[0].upper() + group[1:]

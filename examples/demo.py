@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,8 +79,17 @@ class Story:
         minutes, seconds = divmod(round(pace * sum(expected[number:])), 60)
         return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
-    def summary(self, requests: int, failed: int, addresses: dict[str, str]) -> None:
-        """Print the table at the end."""
+    def opening(self) -> None:
+        """Say what is to come and how long it takes, before anything is done."""
+        cores = os.cpu_count() or 1
+        self.console.print(
+            f"A small model goes the whole road, in {len(CHAPTERS)} chapters: {self.estimate(0)} on two quiet cores "
+            f"(here are {cores}), longer where others use them too. From the second chapter on the estimate follows "
+            "this machine's pace. After Ctrl-C `make demo` goes on from what is finished."
+        )
+
+    def summary(self, requests: int, failed: int, look: Sequence[tuple[str, str, str]]) -> None:
+        """Print the table at the end, then what a person should look at, the first thing first."""
         table = Table(title="The whole road", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("step", "result", "seconds"):
             table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
@@ -89,8 +98,9 @@ class Story:
         table.add_row("all", "", f"{sum(seconds for _, _, seconds in self.results):.0f}", style="bold")
         self.console.print(table)
         self.console.print(f"Requests of {CLIENTS} streaming clients: {requests}, {failed} failed requests")
-        for name, address in addresses.items():
-            self.console.print(f"{name:>8}  {address}")
+        self.console.print("\n[bold]Look at, in this order:[/]")
+        for number, (name, address, what) in enumerate(look, start=1):
+            self.console.print(f"{number}  {name:<8} {address}\n            [dim]{what}[/]")
         self.console.print("`make down` stops everything; `make demo` again takes what is finished from the cache.")
 
 
@@ -100,6 +110,7 @@ def main() -> None:
     settings = load_settings()
     shelf = settings.home / "demo"
     story = Story()
+    story.opening()
 
     with story.chapter(0) as result:
         first = _prepare(settings, shelf)
@@ -140,20 +151,28 @@ def main() -> None:
         result.append(f"{second[:12]}: regression, exit status {status}, nothing registered")
         hub.publish(shelf / "hub", smollm2.REPO, shelf / "release")
 
-    reports = settings.home / "reports" / LINE
-    story.summary(
-        len(load.answers),
-        len(load.failed),
-        {
-            "MLflow": f"{settings.mlflow_url}/#/models/{LINE}-candidates",
-            "Prefect": f"{settings.prefect_url} (asks for {prefect_api.secret_file(settings)})",
-            "gateway": f"{settings.gateway_url}/v1",
-            "report": str(reports / f"{candidate['digest'][:12]}.html"),
-        },
-    )
+    story.summary(len(load.answers), len(load.failed), _worth_a_look(settings, candidate))
     for answer in load.failed[:5]:
         story.console.print(f"[red]failed[/]: {answer.problem}")
     raise SystemExit(1 if load.failed else 0)
+
+
+def _worth_a_look(settings: Settings, candidate: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, address and meaning of what a person should see, the first thing first."""
+    models = f"{settings.mlflow_url}/#/models"
+    report = settings.home / "reports" / LINE / f"{candidate['digest'][:12]}.html"
+    secret = prefect_api.secret_file(settings)
+    return [
+        ("card", f"{models}/{LINE}-candidates/versions/{candidate['version']}", "what a reviewer sees and clicks on"),
+        ("report", report.as_uri(), "every answer that differs, side by side; the card links to it too"),
+        ("status", "weighbridge status --watch", "what serves now, second by second; Ctrl-C ends it"),
+        ("Prefect", settings.prefect_url, f"every run with its steps; it asks for the secret in {secret}"),
+        (
+            "gateway",
+            f"{settings.gateway_url}/v1",
+            "for your own client, with the key in gateway/default.key of the home",
+        ),
+    ]
 
 
 def _prepare(settings: Settings, shelf: Path) -> str:

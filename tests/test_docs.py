@@ -21,7 +21,7 @@ FOLDERS = "tasks|registry|weighbridge|cli|stack|flows|lines|eval_suites|tests|do
 NAMED_PATH = re.compile(rf"(?<![\w/.~-])(?:{FOLDERS})/[\w./*-]*[\w/*]")
 NAMED_PAGE = re.compile(r"(?<![\w/])docs/[\w./-]+\.(?:md|png|svg)(?:#[\w-]+)?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PLACEHOLDER = re.compile(r"NAME|\*|LINE|my_|qwen")
+PLACEHOLDER = re.compile(r"NAME|\*|LINE|my_|qwen|\bmine\b")
 CODE_FILES = ("*.py", "*.yaml", "*.toml", "*.txt", "*.j2", "Makefile")
 
 
