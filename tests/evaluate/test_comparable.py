@@ -131,6 +131,18 @@ def test_answers_that_are_not_whole_are_counted_and_two_per_cent_may_be(count: i
     assert troubles_of(scores(GOOD, items=items)).share == pytest.approx(count / 300)
 
 
+def test_a_baseline_says_what_will_keep_a_comparison_from_being_valid_and_what_to_do() -> None:
+    cut = scores([1.0] * 33)
+    cut = cut.model_copy(update={"items": (*cut.items[:-1], cut.items[-1].model_copy(update={"trouble": "truncated"}))})
+    verdict = judge_suite(cut, None, margin=0.2, confidence=0.95)
+    assert verdict.outcome == "baseline"
+    assert verdict.reason.endswith(
+        "Nothing could be compared with it: 1 cut off of 33 answers (3.0%); at most 2% may be "
+        "(give i32 a `max_tokens`, at which an answer may end)."
+    )
+    assert "Nothing could" not in judge_suite(scores([1.0] * 33), None, margin=0.2, confidence=0.95).reason
+
+
 def test_production_far_from_its_earlier_scoring_is_invalid() -> None:
     now, before = scores([0.0] * 40 + [1.0] * 260), scores(GOOD, scorer="old 1")
     verdict = weigh(now, now, earlier=[before])

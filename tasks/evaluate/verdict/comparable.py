@@ -14,6 +14,7 @@ from tasks.evaluate.scoring.scores import Conditions, SuiteScores
 
 MAX_TROUBLE_SHARE = 0.02
 """Largest share of a suite's answers that may be cut off, empty or missing in a valid comparison."""
+MOST_NAMED = 3
 UNKNOWN = ""
 
 MUST_AGREE = {
@@ -43,6 +44,13 @@ class Troubles(BaseModel):
     truncated: int
     empty: int
     error: int
+    cut: tuple[str, ...] = ()
+    """Ids of the first items whose answers were cut off."""
+
+    @property
+    def too_many(self) -> bool:
+        """Whether no verdict may be drawn from the scoring."""
+        return self.share > MAX_TROUBLE_SHARE
 
     @property
     def share(self) -> float:
@@ -65,7 +73,16 @@ def troubles_of(scores: SuiteScores) -> Troubles:
         truncated=kinds.count("truncated"),
         empty=kinds.count("empty"),
         error=kinds.count("error"),
+        cut=tuple(item.id for item in scores.items if item.trouble == "truncated")[:MOST_NAMED],
     )
+
+
+def troubles_ahead(baseline: SuiteScores) -> str:
+    """Say of a first scoring that nothing can be compared with it, while it is early to mend that; else empty."""
+    troubles = troubles_of(baseline)
+    if not troubles.too_many:
+        return ""
+    return f" Nothing could be compared with it: {troubles.sentence}; {_limit(troubles)}."
 
 
 def why_incomparable(
@@ -99,8 +116,8 @@ def why_incomparable(
         reasons.append("a score is not between 0 and 1")
     for side, scores in (("the candidate", candidate), ("production", production)):
         troubles = troubles_of(scores)
-        if troubles.share > MAX_TROUBLE_SHARE:
-            reasons.append(f"{side} gave {troubles.sentence}; at most {MAX_TROUBLE_SHARE:.0%} may be")
+        if troubles.too_many:
+            reasons.append(f"{side} gave {troubles.sentence}; {_limit(troubles)}")
     return f"{'; '.join(reasons)}." if reasons else ""
 
 
@@ -126,6 +143,12 @@ def changes(
         for words, before, after in values
         if before != after and UNKNOWN not in (before, after)
     )
+
+
+def _limit(troubles: Troubles) -> str:
+    """How many may be, and what to do about answers that were cut off."""
+    remedy = f" (give {', '.join(troubles.cut)} a `max_tokens`, at which an answer may end)" if troubles.cut else ""
+    return f"at most {MAX_TROUBLE_SHARE:.0%} may be{remedy}"
 
 
 def _different_items(candidate: SuiteScores, production: SuiteScores, whole: bool) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scoring.scores import SuiteScores
-from tasks.evaluate.verdict.comparable import why_incomparable
+from tasks.evaluate.verdict.comparable import troubles_ahead, why_incomparable
 from tasks.evaluate.verdict.outcomes import OUTCOMES, Outcome, gravest
 from tasks.evaluate.verdict.would_decide import would_decide
 
@@ -144,7 +144,8 @@ def judge_suite(
     if production is None:
         if failed:
             return verdict("regression", must_pass_reason(failed))
-        return verdict("baseline", f"{candidate.mean:.1%} right; nothing serves yet to compare with.")
+        ahead = troubles_ahead(candidate)
+        return verdict("baseline", f"{candidate.mean:.1%} right; nothing serves yet to compare with.{ahead}")
     if reason := why_incomparable(candidate, production, may_differ, whole=True):
         return invalid_verdict(candidate, production, reason, margin=margin, confidence=confidence)
 
