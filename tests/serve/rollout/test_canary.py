@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
+import psutil
 import pytest
 
 from tasks.serve.fleet.local import LocalFleet
@@ -64,18 +66,24 @@ def test_a_version_that_fails_requests_is_rolled_back(settings: Settings, fleet:
     assert weights(gateway) == {"1": 100, "2": 0}
 
 
-def test_an_engine_that_dies_aborts_the_rollout(
-    settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["dies", "freezes"])
+def test_an_engine_that_dies_or_freezes_aborts_the_rollout(
+    how: str, settings: Settings, fleet: LocalFleet, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, _ = serve_first(settings, fleet, gateway)
     new = fleet.ensure(line, make_artifact(settings, "new"))
     monkeypatch.setattr(canary_step, "UNHEALTHY_SECONDS", 3.0)
     slow = with_rollout(line, hold_seconds=60, max_hold_seconds=90)
+    state = fleet.state(new)
+    assert state is not None
+    process = psutil.Process(state.pid)
     with lock_of(settings) as lock:
-        threading.Timer(1, lambda: fleet._supervisor.remove(new.name)).start()
+        threading.Timer(1, process.suspend if how == "freezes" else partial(fleet._supervisor.remove, new.name)).start()
         with pytest.raises(RolloutAborted, match="health check"):
             roll_out(slow, "2", new, gateway, lock)
     assert weights(gateway) == {"1": 100, "2": 0}
+    if how == "freezes":
+        process.resume()
 
 
 def test_a_killed_rollout_resumes_at_its_weight(settings: Settings, fleet: LocalFleet, gateway: Gateway) -> None:
