@@ -88,7 +88,7 @@ class Story:
             "this machine's pace. After Ctrl-C `make demo` goes on from what is finished."
         )
 
-    def summary(self, requests: int, failed: int, look: Sequence[tuple[str, str, str]]) -> None:
+    def summary(self, requests: int, failed: int, pages: Sequence[tuple[str, str, str]]) -> None:
         """Print the table at the end, then what a person should look at, the first thing first."""
         table = Table(title="The whole road", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("step", "result", "seconds"):
@@ -99,7 +99,7 @@ class Story:
         self.console.print(table)
         self.console.print(f"Requests of {CLIENTS} streaming clients: {requests}, {failed} failed requests")
         self.console.print("\n[bold]Look at, in this order:[/]")
-        for number, (name, address, what) in enumerate(look, start=1):
+        for number, (name, address, what) in enumerate(pages, start=1):
             self.console.print(f"{number}  {name:<8} {address}\n            [dim]{what}[/]")
         self.console.print("`make down` stops everything; `make demo` again takes what is finished from the cache.")
 
