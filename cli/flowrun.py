@@ -30,6 +30,7 @@ import weighbridge.errors
 from cli.flow_errors import ReportedErrors, told_once
 from cli.leaving import ended_here, ending_by_signals, not_followed
 from cli.output import say_plain
+from cli.silence import Silence
 from tasks.stored_results import only_own_results
 from weighbridge.deployments import start
 from weighbridge.errors import StackDown, StackFailed, WeighbridgeError
@@ -131,7 +132,7 @@ def run_through_worker(
             else:
                 run = client.read_flow_run(UUID(_start(settings, deployment, parameters)))
                 report(f"{deployment}: {run.name} is scheduled at the worker.")
-            run = _follow(client, run, flow, report)
+            run = _follow(client, run, flow, report, Silence(settings, flow, line_name))
             steps = _steps(client, run.id)
     except KeyboardInterrupt:
         raise not_followed(settings, flow, parameters, run.name if run else "") from None
@@ -195,7 +196,9 @@ def _start(settings: Settings, deployment: str, parameters: dict[str, Any]) -> s
     return start(settings, deployment, parameters, key)
 
 
-def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable[[str], None]) -> FlowRun:
+def _follow(
+    client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable[[str], None], silence: Silence
+) -> FlowRun:
     """Show a run's log, from its beginning, until the run has ended."""
     shown, waits = 0, False
     task_names: dict[UUID | None, str] = {None: flow}
@@ -212,6 +215,9 @@ def _follow(client: SyncPrefectClient, run: FlowRun, flow: str, report: Callable
                     "If that one was killed together with its worker, its slot is free within 5 minutes; with --here "
                     "this command does not wait."
                 )
+        begun, queued = run.state_type == StateType.RUNNING, run.state_name == WAITING_FOR_SLOT
+        if why := silence.explain(begun=begun, queued=queued):
+            report(f"{run.name}: {why}")
         if run.state_name == STARTS_AGAIN and run.state is not None and run.state.id not in restarts:
             restarts.add(run.state.id)
             report(f"{run.name}: {run.state.message}")

@@ -191,7 +191,7 @@ def _require_worker(installation: ServingInstallation, flow: str, parameters: di
         given = {name: value for name, value in parameters.items() if value is not None}
         raise StackDown(
             f"The worker does not take {flow}/{parameters['line']}: {life.sentence}.",
-            f"{life.next_step}, or run `{command_of(flow, given, '--here')}`, which does without it.",
+            f"{life.next_step}; or run `{command_of(flow, given, '--here')}`, which does without it.",
             where=str(installation.settings.home),
         )
 

@@ -21,8 +21,8 @@ from weighbridge.settings import Settings
 ASKED_SECONDS = 3.0
 MOVERS = ("promote", "rollback")
 """Flows that move traffic."""
-UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
-"""Prefect's types of states of a run that the worker has taken."""
+UNDER_WAY = ("RUNNING", "CANCELLING")
+"""Prefect's types of states of a run that has a process. A frozen worker may never begin one that is pending."""
 
 
 class RolloutStatus(BaseModel):

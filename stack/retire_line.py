@@ -8,6 +8,7 @@ command goes on where it was.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -121,7 +122,7 @@ def retire_line(installation: ServingInstallation, name: str, reason: str, repor
         report(name, f"its file is in {_put_aside(settings, name)}")
     make_lines_known(settings, report)
     # A rollout that is under way gives way.
-    with TrafficLock(settings, name).acquire(LOCK_SECONDS, urgent=True):
+    with TrafficLock(settings, name).acquire(LOCK_SECONDS, urgent=True, report=partial(report, name)):
         _end_traffic(installation, name, drain_seconds, report)
         for engine in installation.fleet.engines(name):
             installation.fleet.stop(engine)

@@ -54,7 +54,7 @@ class WorkerLife(BaseModel):
     def next_step(self) -> str:
         """What helps where it takes no runs, without a full stop."""
         if self.state == "frozen":
-            return f"Let it go on with `kill -CONT {self.pid}`, start it again with `weighbridge restart worker`"
+            return f"Let it go on with `kill -CONT {self.pid}`, or start it again with `weighbridge restart worker`"
         return "Run `weighbridge restart worker`" if self.state == "silent" else "Run `weighbridge up`"
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from cli import silence
 from cli.serving import _require_worker
+from cli.silence import Silence
 from stack import lifecycle
 from stack.attendance import rollout_status
 from stack.worker_life import WorkerLife, is_stopped, worker_life, worker_notes
@@ -156,3 +158,23 @@ def test_a_worker_whose_process_is_stopped_is_frozen_and_promote_offers_to_do_wi
         os.kill(pid, signal.SIGCONT)
     finally:
         supervisor.shut_down()
+
+
+def test_who_follows_a_run_hears_once_that_its_process_is_frozen_or_that_no_worker_begins_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "LOOK_SECONDS", 0.0)
+    follows = Silence(settings, "promote", "toy")
+    assert follows.explain(begun=False, queued=False) == "", "a worker takes some seconds"
+    monkeypatch.setattr(silence, "BEGIN_SECONDS", 0.0)
+    assert follows.explain(begun=False, queued=True) == "", "it waits for another run"
+    assert follows.explain(begun=False, queued=False) == (
+        "The worker does not begin it: it is down. Run `weighbridge up`."
+    )
+    assert follows.explain(begun=False, queued=False) == ""
+    with holder() as process:
+        assert follows.explain(begun=True, queued=False) == ""
+        process.send_signal(signal.SIGSTOP)
+        said = wait_for(lambda: follows.explain(begun=True, queued=False), seconds=15)
+        assert f"Process {process.pid}" in said and "`weighbridge rollback toy` takes over" in said
+        assert follows.explain(begun=True, queued=False) == ""
