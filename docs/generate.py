@@ -306,6 +306,28 @@ def engines_page() -> str:
     )
 
 
+def endpoints_page() -> str:
+    """Every endpoint of every engine: whether clients may use it, and how it is counted."""
+    from tasks.engines import engine, engine_names
+
+    text = (
+        "# Endpoints\n\nWhat clients may use of each engine through the gateway, and how a token limit counts it "
+        "([how](../explanation/gateway.md#tokens)). A request always counts as one request. Whatever no engine's list "
+        "passes is answered 404, and a method other than GET and POST 405; the refused ones below are examples.\n\n"
+        "- `usage`: the tokens that the answer reports; without a report, an estimate of prompt and answer\n"
+        "- `prompt`: the tokens that the answer reports; without a report, an estimate of the prompt\n"
+        "- `audio`: the tokens that the answer reports; without a report, an estimate of recording and answer\n"
+        "- `request`: no tokens\n"
+    )
+    for name in engine_names():
+        endpoints = engine(name).endpoints
+        passed = [[code(operation), code(how), ""] for operation, how in endpoints.passes.items()]
+        refused = [[code(operation), "refused", cell(why)] for operation, why in endpoints.refused.items()]
+        text += f"\n## {name}\n\nFrom {endpoints.source}.\n\n"
+        text += table(["endpoint", "counted by", "why not"], [*passed, *refused])
+    return text
+
+
 def schemes_page() -> str:
     """Every scheme, and the methods that make them."""
     from tasks.schemes import all_schemes
@@ -434,6 +456,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "engines.md": engines_page,
+    "endpoints.md": endpoints_page,
     "schemes.md": schemes_page,
     "assertions.md": assertions_page,
     "suites.md": suites_page,

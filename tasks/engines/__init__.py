@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from tasks.engines._endpoints import Counted, Endpoints, read_endpoints
 from tasks.engines._memory import (
     Activation,
     EngineFlags,
@@ -29,6 +30,8 @@ HOW_TO = "docs/how-to/add-an-engine.md"
 
 __all__ = [
     "Activation",
+    "Counted",
+    "Endpoints",
     "Engine",
     "EngineFlags",
     "EnginePlan",
@@ -43,6 +46,7 @@ __all__ = [
     "known_architectures",
     "launch_spec",
     "non_torch_gib",
+    "read_endpoints",
     "read_profiles",
     "serves",
 ]

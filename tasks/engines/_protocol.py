@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.engines._endpoints import OPENAI, Endpoints
 from tasks.engines._memory import EngineProfile
 
 
@@ -87,6 +88,9 @@ class Engine(ABC):
     takes_key: ClassVar[bool] = False
     """Whether it demands `Authorization: Bearer KEY` for everything but its health check, with the key that its process
     finds in WEIGHBRIDGE_ENGINE_KEY. Without one any local user, and any web page of theirs, can use its port."""
+
+    endpoints: ClassVar[Endpoints] = OPENAI
+    """Its endpoints that clients may use through the gateway, and how each is counted; all others are refused."""
 
     architectures: ClassVar[KnownArchitectures | None] = None
     """Architectures that it supports by name; None: it has no list, and only a start shows."""

@@ -31,6 +31,7 @@ class Engine(engines.Engine):
     """llama.cpp."""
 
     memory = engines.read_profiles("llama-cpp", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("llama_cpp_endpoints.yaml"))
     ready_seconds = 900.0
     reads = "GGUF"
     prompt_log_probabilities = False

@@ -41,6 +41,7 @@ class Engine(engines.Engine):
     """Ollama."""
 
     memory = engines.read_profiles("ollama", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("ollama_endpoints.yaml"))
     ready_seconds = 900.0
     reads = "GGUF"
     prompt_log_probabilities = False

@@ -23,6 +23,7 @@ class Engine(engines.Engine):
     """SGLang."""
 
     memory = engines.read_profiles("sglang", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("sglang_endpoints.yaml"))
     ready_seconds = 1800.0
     prompt_log_probabilities = True
     """`echo` with `logprobs` on /v1/completions (serving_completions.py); before 0.4 it ignored them together."""

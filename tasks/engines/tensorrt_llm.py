@@ -17,6 +17,7 @@ class Engine(engines.Engine):
     """TensorRT-LLM."""
 
     memory = engines.read_profiles("tensorrt-llm", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("tensorrt_llm_endpoints.yaml"))
     # Weights are laid out and a step is profiled before the first answer.
     ready_seconds = 3600.0
     prompt_log_probabilities = False

@@ -26,6 +26,7 @@ class Engine(engines.Engine):
     """transformers' own server."""
 
     memory = engines.read_profiles("transformers", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("transformers_endpoints.yaml"))
     ready_seconds = 240.0
     prompt_log_probabilities = False
     """`transformers serve` returns none."""

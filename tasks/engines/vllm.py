@@ -21,6 +21,7 @@ class Engine(engines.Engine):
     """vLLM."""
 
     memory = engines.read_profiles("vllm", Path(__file__).with_suffix(".yaml"))
+    endpoints = engines.read_endpoints(Path(__file__).with_name("vllm_endpoints.yaml"))
     architectures = KnownArchitectures.model_validate(read_yaml(Path(__file__).with_name("vllm_architectures.yaml")))
     ready_seconds = 1800.0
     prompt_log_probabilities = True

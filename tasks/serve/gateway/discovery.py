@@ -20,6 +20,7 @@ from tasks.serve.gateway.error_responses import (
     models_answer,
 )
 from tasks.serve.gateway.keys import KeyRecord, Keys
+from tasks.serve.gateway.passed_paths import counted_paths, method_is, refusals
 from tasks.serve.gateway.routes import Backend, Limits, LineRoute, QueuedRequests, Routes
 
 METADATA = "weighbridge"
@@ -70,6 +71,7 @@ def routes_document(routes: Routes, keys: Keys) -> dict[str, Any]:
             KEY_FILTER: filter_context({record.sha256: _known(name, record) for name, record in keys.root.items()}),
             LIMIT_FILTER: filter_context(
                 {
+                    "paths": counted_paths(),
                     **{f"client:{name}": _limits(record.limits) for name, record in keys.root.items()},
                     **{
                         f"line:{route.line}": {**_limits(route.limits), "back_at": _epoch(route.back_at)}
@@ -116,34 +118,47 @@ def discovery_document(resources: list[dict[str, Any]]) -> dict[str, Any]:
 def _routes(routes: Routes) -> list[dict[str, Any]]:
     """All routes, in the order in which they are matched."""
     names = [route.line for route in routes.lines]
+    read = {"headers": [method_is("GET", "HEAD")]}
     no_list = "`messages` must be a list of messages."
     found: list[dict[str, Any]] = [
         {"match": {"path": "/healthz"}, **health_answer(), **_without(KEY_FILTER, LIMIT_FILTER, JSON_FILTER)},
-        {"match": {"path": "/v1/models"}, **models_answer(names)},
-        {"match": {"prefix": "/", **_body_has("messages", None)}, **error_answer(400, no_list, "invalid_type")},
+        {"match": {"path": "/v1/models", **read}, **models_answer(names)},
     ]
     for route in routes.lines:
-        prefix = f"/{route.line}/v1/"
         found += [
-            {"match": {"path": f"/v1/models/{route.line}"}, **model_answer(route.line)},
-            {"match": {"path": f"{prefix}models"}, **models_answer([route.line])},
-            {"match": {"prefix": prefix}, **_to_backends(route, {"prefix_rewrite": "/v1/"})},
+            {"match": {"path": f"/v1/models/{route.line}", **read}, **model_answer(route.line)},
+            {"match": {"path": f"/{route.line}/v1/models", **read}, **models_answer([route.line])},
         ]
+    found += [
+        {"match": {"prefix": "/v1/models/", **read}, **model_not_found(routes)},
+        *refusals(),
+        {"match": {"prefix": "/", **_body_has("messages", None)}, **error_answer(400, no_list, "invalid_type")},
+    ]
+    found += [
+        {"match": {"prefix": f"/{route.line}/v1/"}, **_to_backends(route, {"prefix_rewrite": "/v1/"})}
+        for route in routes.lines
+    ]
     found += [
         {"match": {"prefix": "/v1/", **_body_has("model", route.line)}, **_to_backends(route, {})}
         for route in routes.lines
     ]
+    return [*found, *_without_line(routes)]
+
+
+def _without_line(routes: Routes) -> list[dict[str, Any]]:
+    """Routes of requests that name no line, each with its reason."""
     missing = "The body must be JSON (content-type application/json) and name a model."
+    form = "A form's model is not read: name the line in the path, as /LINE/v1/audio/transcriptions."
+    is_form = {"name": "content-type", "string_match": {"prefix": "multipart/", "ignore_case": True}}
     return [
-        *found,
-        {"match": {"prefix": "/v1/models/"}, **model_not_found(routes)},
+        {"match": {"prefix": "/v1/", "headers": [is_form]}, **error_answer(400, form, "model_missing")},
         {"match": {"prefix": "/v1/", **_body_has("problem", "no_json")}, **error_answer(400, missing, "invalid_json")},
         {
             "match": {"prefix": "/v1/", **_body_has("problem", "no_model")},
             **error_answer(400, missing, "model_missing"),
         },
         {"match": {"prefix": "/v1/"}, **model_not_found(routes)},
-        {"match": {"prefix": "/"}, **error_answer(404, "Nothing here; ask below /v1.", "not_found")},
+        {"match": {"prefix": "/"}, **error_answer(404, "No such line here; ask below /v1.", "not_found")},
     ]
 
 
