@@ -88,7 +88,7 @@ def test_a_wrong_method_and_a_form_are_told(running: Running, engine: Make) -> N
     assert (put.status_code, put.json()["error"]["code"]) == (405, "method_not_allowed")
     deleted = running.client.delete("/v1/models/told", headers={"authorization": f"Bearer {running.gateway.key()}"})
     assert deleted.status_code == 404  # not the model's description
-    form = {"files": {"file": ("a.wav", b"RIFF", "audio/wav")}, "data": {"model": "told"}}
-    asked = running.request("/v1/audio/transcriptions", content=None, **form)
+    files, data = {"file": ("a.wav", b"RIFF", "audio/wav")}, {"model": "told"}
+    asked = running.request("/v1/audio/transcriptions", content=None, files=files, data=data)
     assert (asked.status_code, asked.json()["error"]["code"]) == (400, "model_missing")
     assert "/LINE/v1/" in asked.json()["error"]["message"]
