@@ -29,6 +29,7 @@ SAME = Conditions(
     tokenizer="k1",
     generation_config="g1",
     quantization="none",
+    thoughts="think",
 )
 
 
@@ -138,7 +139,7 @@ def test_a_baseline_says_what_will_keep_a_comparison_from_being_valid_and_what_t
     assert verdict.outcome == "baseline"
     assert verdict.reason.endswith(
         "Nothing could be compared with it: 1 cut off of 33 answers (3.0%); at most 2% may be "
-        "(give i32 a `max_tokens`, at which an answer may end)."
+        "(give i32 a larger `max_tokens`, or `may_be_cut`)."
     )
     assert "Nothing could" not in judge_suite(scores([1.0] * 33), None, margin=0.2, confidence=0.95).reason
 

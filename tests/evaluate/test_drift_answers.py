@@ -279,3 +279,24 @@ def test_a_line_names_its_bounds_or_takes_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(yaml.safe_dump({**fields, "bounds": {"max_kl": 1}}))
     with pytest.raises(LineInvalid, match=r"bounds\.max_kl"):
         Line.load("m", tmp_path)
+
+
+def test_the_length_of_thoughts_is_a_signal_of_its_own_where_both_think() -> None:
+    def thinking(tokens: int) -> list[ItemAnswer]:
+        return [
+            ItemAnswer(
+                id=str(n),
+                question="?",
+                answer="It is so.",
+                tokens=tokens + 5 + n % 3,
+                thought_tokens=tokens + n % 3,
+                thinks=True,
+            )
+            for n in range(40)
+        ]
+
+    signals = {signal.name: signal for signal in answer_signals(thinking(100), thinking(300), Bounds(), 0.95)}
+    assert signals["thought length"].difference > 2.5
+    assert signals["answer length"].difference == 1, "the thought is no part of the answer"
+    plain = [answer.model_copy(update={"thinks": False, "thought_tokens": 0}) for answer in thinking(100)]
+    assert "thought length" not in {signal.name for signal in answer_signals(plain, plain, Bounds(), 0.95)}

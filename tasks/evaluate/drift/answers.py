@@ -30,7 +30,11 @@ class ItemAnswer(BaseModel):
     latency_seconds: float | None = None
     """From the request to the last token; None where it was not measured."""
     tokens: int | None = None
-    """Tokens of the answer, as the engine counts them; None where it does not, so that characters are compared."""
+    """Tokens of thought and answer, as the engine counts them; None where it does not: then characters are compared."""
+    thought_tokens: int | None = None
+    """Tokens of the thought before the answer, among `tokens`."""
+    thinks: bool = False
+    """Whether the model thought before its answer."""
 
 
 def item_answers(scores: SuiteScores) -> tuple[ItemAnswer, ...]:
@@ -43,6 +47,8 @@ def item_answers(scores: SuiteScores) -> tuple[ItemAnswer, ...]:
             cluster=item.cluster,
             latency_seconds=item.latency_seconds,
             tokens=item.tokens,
+            thought_tokens=item.thought_tokens,
+            thinks=item.thinks,
         )
         for item in scores.items
         if item.trouble != "error"
@@ -72,6 +78,7 @@ def answer_signals(
         )
     return (
         _length(pairs, bounds, confidence),
+        *_thought_length(pairs, bounds, confidence),
         _refusals(pairs, bounds, confidence),
         _languages(pairs, bounds, confidence),
         _degenerate(pairs, bounds, confidence),
@@ -125,10 +132,31 @@ def _length(pairs: Pairs, bounds: Bounds, confidence: float) -> DriftSignal:
 
     def length(answer: ItemAnswer) -> float:
         # An empty answer has length 1, so that a ratio exists; empty answers are counted as degenerate.
-        return float(max(answer.tokens or 0, 1)) if counted else float(max(len(answer.answer), 1))
+        return (
+            float(max((answer.tokens or 0) - (answer.thought_tokens or 0), 1))
+            if counted
+            else float(max(len(answer.answer), 1))
+        )
 
     return _ratio("answer length", pairs, length, bounds.max_length_ratio, confidence,
                   side="within a factor", note="" if counted else "in characters")  # fmt: skip
+
+
+def _thought_length(pairs: Pairs, bounds: Bounds, confidence: float) -> list[DriftSignal]:
+    """Length of the thought before the answer, where both think; a model that thinks longer costs more and is cut."""
+    thought = [pair for pair in pairs if all(answer.thinks and answer.thought_tokens for answer in pair)]
+    if not thought:
+        return []
+    return [
+        _ratio(
+            "thought length",
+            thought,
+            lambda answer: float(answer.thought_tokens or 1),
+            bounds.max_length_ratio,
+            confidence,
+            side="within a factor",
+        )
+    ]
 
 
 def _times(pairs: Pairs, bounds: Bounds, confidence: float) -> list[DriftSignal]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.evaluate.scoring.completion import Completion, thought_tokens_of, tokens_of, trouble_of
 from tasks.evaluate.scoring.endpoint import base_of, make_client
 from tasks.evaluate.scoring.model_files import ModelFiles
+from tasks.evaluate.scoring.model_thoughts import read_thoughts
 from tasks.evaluate.scoring.partial_scores import PartialScores, finish_suite, open_partial_scores
 from tasks.evaluate.scoring.retries import RetryBudget, describe_error, rejects_only_this_item
-from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores, Trouble
+from tasks.evaluate.scoring.scores import Conditions, ItemScore, ScoreCache, SuiteScores
 from tasks.evaluate.suites.assertions import Answer, assertions_version
 from tasks.evaluate.suites.suite import Question, Suite, questions_of
 from tasks.evaluate.verdict.comparable import MAX_TROUBLE_SHARE
@@ -30,19 +31,6 @@ STOP_CHECK_ITEMS = 8
 LOOKAHEAD = 4
 """Answers beyond the first missing one, as a multiple of the concurrency: only items without a gap before them may
 be evaluated, so answers far ahead of a slow item could be wasted."""
-
-
-class _Usage(BaseModel):
-    completion_tokens: int | None = None
-
-
-class _Completion(BaseModel):
-    """The fields of an OpenAI chat completion that are read here."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    choices: list[dict[str, Any]] = Field(min_length=1)
-    usage: _Usage | None = None
 
 
 def chat_scorer_name(engine: str, rescored: bool = False) -> str:
@@ -153,6 +141,7 @@ class _ChatRun:
         stop: Callable[[list[ItemScore]], bool] | None,
     ) -> None:
         self.base, self.model = base_of(scorer.endpoint), scorer.model
+        self.family, self.opened_by_prompt = read_thoughts(scorer.model_files.thoughts)
         self.questions, self.partial_scores, self.api_key = questions, partial_scores, api_key
         self.retry_budget, self.stop = retry_budget, stop or (lambda items: False)
         self.progress = progress or (lambda done, total: None)
@@ -257,29 +246,29 @@ class _ChatRun:
             ) from error
 
     def _grade(self, question: Question, response: httpx.Response) -> ItemScore:
-        completion = _Completion.model_validate_json(response.content)
-        answer = Answer.from_choice(completion.choices[0], response.elapsed.total_seconds())
+        completion = Completion.model_validate_json(response.content)
+        answer = Answer.from_choice(
+            completion.choices[0],
+            response.elapsed.total_seconds(),
+            markers=question.thought_markers,
+            family=self.family,
+            opened_by_prompt=self.opened_by_prompt,
+        )
+        trouble = trouble_of(question, answer, completion)
         return ItemScore(
             id=question.id,
-            score=question.score(question.grade(answer)),
+            # What ended inside the thought is no answer, so that `not-contains` does not hold of it either.
+            score=0.0 if trouble == "unfinished thought" else question.score(question.grade(answer)),
             answer=answer.shown,
             question=question.messages[-1].content,
             must_pass=question.must_pass,
             cluster=question.cluster,
-            trouble=_trouble(question, answer, completion.usage),
+            trouble=trouble,
             latency_seconds=round(response.elapsed.total_seconds(), 4),
-            tokens=completion.usage.completion_tokens if completion.usage else None,
+            tokens=tokens_of(completion, answer),
+            thinks=bool(answer.thought or answer.unfinished_thought),
+            thought_tokens=thought_tokens_of(completion, answer),
         )
-
-
-def _trouble(question: Question, answer: Answer, usage: _Usage | None) -> Trouble:
-    if answer.finish_reason == "length":
-        # An answer as long as the item's own max_tokens is complete; one cut earlier, or without a limit, is not.
-        tokens = usage.completion_tokens if usage else None
-        has_limit = "max_tokens" in question.model_fields_set
-        if not has_limit or (tokens is not None and tokens < question.max_tokens):
-            return "truncated"
-    return "" if answer.shown.strip() or answer.refusal else "empty"
 
 
 def _error_score(question: Question, message: str) -> ItemScore:

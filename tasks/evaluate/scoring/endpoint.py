@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.evaluate.scoring.model_files import ModelFiles, digest_text
+from tasks.evaluate.scoring.model_thoughts import thoughts_of
 from weighbridge.errors import EndpointRefused
 from weighbridge.files import write_whole
 
@@ -165,9 +166,11 @@ def _request_description(client: httpx.Client, base: str, model: str | None) -> 
     server = response.headers.get("Server", "")
     engine = f"{entry.owned_by} {build}".strip() if build else f"unnamed, behind {server or 'no named server'}"
     template = props.get("chat_template")
-    model_files = ModelFiles(chat_template=digest_text(template) if isinstance(template, str) else "")
+    model_files = ModelFiles()
+    if isinstance(template, str):
+        model_files = ModelFiles(chat_template=digest_text(template), thoughts=thoughts_of(template, {}))
     stable = {key: value for key, value in entry.model_dump().items() if key not in VOLATILE_FIELDS}
-    identity = [base, stable, engine, str(props.get("model_path", "")), model_files.model_dump()]
+    identity = [base, stable, engine, str(props.get("model_path", "")), model_files.model_dump(exclude={"thoughts"})]
     return Endpoint(
         base=base,
         model=entry.id,

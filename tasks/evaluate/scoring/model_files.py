@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from registry.store import FileEntry, digest_of, sha256_of
+from tasks.evaluate.scoring.model_thoughts import thoughts_of
 from tasks.source.published import read_from
 from weighbridge.documents import read_utf8
 from weighbridge.errors import DocumentInvalid, ModelUnreadable, SourceRefused
@@ -34,6 +35,8 @@ class ModelFiles(BaseModel):
     """16 hex digits of SHA-256, or `none`."""
     quantization: str = ""
     """Method, format and bits, or `none`."""
+    thoughts: str = ""
+    """Markers of its thoughts (`model_thoughts.thoughts_of`), or `none`."""
 
 
 def read_model_files(folder: Path) -> ModelFiles:
@@ -44,10 +47,11 @@ def read_model_files(folder: Path) -> ModelFiles:
     """
     settings = _json(folder / "tokenizer_config.json")
     return ModelFiles(
-        chat_template=_template(folder, settings),
+        chat_template=digest_text(template := _template(folder, settings)),
         tokenizer=_tokenizer(folder, settings),
         generation_config=_short(_json(folder / "generation_config.json"), BOOKKEEPING_FIELDS),
         quantization=_quantization(_json(folder / "config.json")),
+        thoughts=thoughts_of(template, settings) if settings or template else "",
     )
 
 
@@ -94,12 +98,12 @@ def _template(folder: Path, settings: Any) -> str:
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:
-            return digest_text(read_utf8(file))
+            return read_utf8(file)
         except DocumentInvalid as error:
             raise ModelUnreadable(error.what, "Restore the model's file.", where=str(file)) from None
     template = settings.get("chat_template")
     # Several named templates form a list that includes the default one.
-    return digest_text(template if isinstance(template, str) or not template else json.dumps(template))
+    return template if isinstance(template, str) else json.dumps(template) if template else ""
 
 
 def _tokenizer(folder: Path, settings: Any) -> str:

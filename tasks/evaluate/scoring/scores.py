@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from weighbridge.files import READABLE, write_whole
 from weighbridge.settings import Settings
 
-Trouble = Literal["", "truncated", "empty", "error"]
-"""A defect of an answer other than being wrong: cut off, empty, or not of the API's form."""
+Trouble = Literal["", "truncated", "empty", "error", "unfinished thought", "unknown end"]
+"""A defect of an answer other than being wrong: cut off, empty, not of the API's form, ended inside the thought before
+it, or without a word whether it ended."""
 
 
 class ItemScore(BaseModel):
@@ -36,7 +37,11 @@ class ItemScore(BaseModel):
     latency_seconds: float | None = None
     """From the request to the end of the answer, among the requests sent at the same time."""
     tokens: int | None = None
-    """Tokens of the answer, as the engine counts them."""
+    """Tokens of the answer and the thought before it, as the engine counts them."""
+    thinks: bool = False
+    """Whether the model thought before its answer."""
+    thought_tokens: int | None = None
+    """Tokens of that thought; None where the engine counts none."""
 
 
 class Conditions(BaseModel):
@@ -67,6 +72,8 @@ class Conditions(BaseModel):
     """16 hex digits of SHA-256 over the model's sampling defaults."""
     quantization: str = ""
     """Method and bits from config.json; `none` for unquantized weights."""
+    thoughts: str = ""
+    """Markers of the model's thoughts, as `model_thoughts` reads them from template and tokenizer."""
 
 
 class SuiteScores(BaseModel):

@@ -70,6 +70,13 @@ class Question(BaseModel):
     must_pass: bool = False
     tags: tuple[str, ...] = ()
     max_tokens: int = Field(64, ge=1, le=4096)
+    """Longest answer, apart from the thought before it."""
+    thinking_tokens: int = Field(0, ge=0, le=131_072)
+    """Tokens for the thought before the answer."""
+    may_be_cut: bool = False
+    """Whether an answer cut off at `max_tokens` counts as whole: the item asks for no more than its beginning."""
+    thought_markers: tuple[str, ...] | None = None
+    """(opening, closing) of the model's thoughts; empty if nothing in an answer is one; by default the families'."""
     description: str = ""
     """Shown in the report; the model does not see it."""
     threshold: float | None = Field(None, ge=0, le=1)
@@ -87,6 +94,8 @@ class Question(BaseModel):
             raise ValueError("a must_pass item is right or wrong: it cannot be graded")
         if problem := tools_problem(self.tools):
             raise ValueError(problem)
+        if self.thought_markers and (len(self.thought_markers) != 2 or not all(self.thought_markers)):
+            raise ValueError("`thought_markers` has an opening and a closing text, or nothing")
         used = {leaf.kind for assertion in self.assertions for leaf in assertion.leaves}
         needing_tools = sorted(name for name, kind in assertion_kinds().items() if kind.needs_tools and name in used)
         if needing_tools and not self.tools:
@@ -96,7 +105,8 @@ class Question(BaseModel):
     @property
     def request(self) -> dict[str, Any]:
         """Body of the OpenAI chat completion, without its `model`."""
-        body = {"messages": [message.model_dump() for message in self.messages], "max_tokens": self.max_tokens}
+        longest = self.max_tokens + self.thinking_tokens
+        body = {"messages": [message.model_dump() for message in self.messages], "max_tokens": longest}
         return {**body, "temperature": 0, **({"tools": list(self.tools)} if self.tools else {})}
 
     def grade(self, answer: Answer) -> Grade:

@@ -11,10 +11,14 @@ from itertools import zip_longest
 from pydantic import BaseModel, ConfigDict
 
 from tasks.evaluate.scoring.scores import Conditions, SuiteScores
+from tasks.evaluate.verdict.paired import loss_p_value
 
 MAX_TROUBLE_SHARE = 0.02
 """Largest share of a suite's answers that may be cut off, empty or missing in a valid comparison."""
 MOST_NAMED = 3
+MAX_THINKING_DIFFERENCE = 0.1
+"""Largest difference of the shares of items before which the two models think."""
+THINKING_ERROR = 0.001
 UNKNOWN = ""
 
 MUST_AGREE = {
@@ -31,6 +35,7 @@ MAY_CHANGE = {
     "generation_config": "the generation config",
     "quantization": "the quantization",
     "batch": "the batch size",
+    "thoughts": "how the model marks its thoughts",
 }
 """Fields of `Conditions` with their names in a sentence; the two tables together have all fields."""
 
@@ -44,6 +49,8 @@ class Troubles(BaseModel):
     truncated: int
     empty: int
     error: int
+    unfinished_thought: int = 0
+    unknown_end: int = 0
     cut: tuple[str, ...] = ()
     """Ids of the first items whose answers were cut off."""
 
@@ -55,12 +62,19 @@ class Troubles(BaseModel):
     @property
     def share(self) -> float:
         """Share of all items, 0 to 1."""
-        return (self.truncated + self.empty + self.error) / self.items if self.items else 0.0
+        troubled = self.truncated + self.empty + self.error + self.unfinished_thought + self.unknown_end
+        return troubled / self.items if self.items else 0.0
 
     @property
     def sentence(self) -> str:
         """The counts in words; empty where every answer is complete."""
-        counts = {"cut off": self.truncated, "empty": self.empty, "no answers at all": self.error}
+        counts = {
+            "cut off": self.truncated,
+            "ended inside the thought": self.unfinished_thought,
+            "without a word whether they ended": self.unknown_end,
+            "empty": self.empty,
+            "no answers at all": self.error,
+        }
         named = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
         return f"{named} of {self.items} answers ({self.share:.1%})" if named else ""
 
@@ -74,6 +88,8 @@ def troubles_of(scores: SuiteScores) -> Troubles:
         empty=kinds.count("empty"),
         error=kinds.count("error"),
         cut=tuple(item.id for item in scores.items if item.trouble == "truncated")[:MOST_NAMED],
+        unfinished_thought=kinds.count("unfinished thought"),
+        unknown_end=kinds.count("unknown end"),
     )
 
 
@@ -118,7 +134,30 @@ def why_incomparable(
         troubles = troubles_of(scores)
         if troubles.too_many:
             reasons.append(f"{side} gave {troubles.sentence}; {_limit(troubles)}")
+    if problem := think_unlike(candidate, production):
+        reasons.append(problem)
     return f"{'; '.join(reasons)}." if reasons else ""
+
+
+def think_unlike(candidate: SuiteScores, production: SuiteScores) -> str:
+    """Say so if one of the two thinks before its answers and the other does not; empty if they think alike.
+
+    They think unlike where the shares of the items with a thought differ by more than MAX_THINKING_DIFFERENCE, and a
+    two-sided sign test on the items where only one of them thinks rejects chance at THINKING_ERROR. So two models that
+    think equally often are called unlike at most that often, at any number of items.
+    """
+    before = {item.id: item.thinks for item in production.items}
+    pairs = [(before[item.id], item.thinks) for item in candidate.items if item.id in before]
+    more, less = sum(now and not was for was, now in pairs), sum(was and not now for was, now in pairs)
+    if not pairs or abs(more - less) <= MAX_THINKING_DIFFERENCE * len(pairs):
+        return ""
+    if 2 * min(loss_p_value(more, less), loss_p_value(less, more)) > THINKING_ERROR:
+        return ""
+    was, now = (sum(side) / len(pairs) for side in zip(*pairs))
+    return (
+        f"the candidate thought before {now:.0%} of its answers, and production before {was:.0%}: set both to "
+        "think, or neither"
+    )
 
 
 def disagreements(candidate: Conditions, production: Conditions, may_differ: frozenset[str] = frozenset()) -> list[str]:
@@ -147,7 +186,12 @@ def changes(
 
 def _limit(troubles: Troubles) -> str:
     """How many may be, and what to do about answers that were cut off."""
-    remedy = f" (give {', '.join(troubles.cut)} a `max_tokens`, at which an answer may end)" if troubles.cut else ""
+    remedies = []
+    if troubles.cut:
+        remedies.append(f"give {', '.join(troubles.cut)} a larger `max_tokens`, or `may_be_cut`")
+    if troubles.unfinished_thought:
+        remedies.append("give the items `thinking_tokens` for the thought, or raise the engine's own limit")
+    remedy = f" ({'; '.join(remedies)})" if remedies else ""
     return f"at most {MAX_TROUBLE_SHARE:.0%} may be{remedy}"
 
 

@@ -13,9 +13,10 @@ from weighbridge import plugins
 from weighbridge.errors import PluginInvalid
 
 HOW_TO = "docs/how-to/add-an-assertion.md"
-VERSION = 2
+VERSION = 3
 """Part of every score's key: raise it when an assertion decides differently than before.
 
+3: What a model thinks before its answer is no part of the answer.
 2: NaN and Infinity are no longer JSON; `equals` takes a number for its text and tells 1 from true.
 """
 

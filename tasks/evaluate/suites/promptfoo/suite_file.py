@@ -13,12 +13,14 @@ from weighbridge.errors import ImportIncomplete, SuiteExists
 
 
 def as_lines(questions: tuple[Question, ...]) -> str:
-    """Return the JSONL of a regression suite, without fields that have their default value."""
+    """Return the JSONL of a regression suite: without defaults, but with every max_tokens that was set."""
     return "".join(json.dumps(_row(question), ensure_ascii=False) + "\n" for question in questions)
 
 
 def _row(question: Question) -> dict[str, Any]:
     row = question.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if "max_tokens" in question.model_fields_set:
+        row["max_tokens"] = question.max_tokens
     return {key: row[key] for key in ("id", "messages", "assert") if key in row} | row
 
 
