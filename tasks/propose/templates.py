@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tasks.evaluate.scoring.scores import ItemScore
 from tasks.evaluate.verdict.outcomes import OUTCOMES
+from weighbridge.source_urls import uri_of
 from weighbridge.terminal import visible
 
 FIT_WORDS = {"fits": "✓ fits", "tight": "~ tight", "no": "✗ does not fit"}
@@ -82,7 +83,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge
+        share=share, cell=cell, elide=elide, clip=clip, duration=duration, success=success, badge=badge, uri=uri_of
     )
     templates.globals.update(outcomes=OUTCOMES, fit_words=FIT_WORDS)
     return templates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def commands() -> list[str]:
 
 def clone(to: Path) -> Path:
     """Clone the checkout as the page's first line does, with the checkout's installed packages."""
-    source = f"git clone --quiet {CHECKOUT} {to}"
-    subprocess.run(["sh", "-c", source], check=True)
+    cloned = subprocess.run(["sh", "-c", 'git clone --quiet "$0" "$1"', CHECKOUT, to], check=False)
+    if cloned.returncode:
+        # An unpacked archive has no repository, and git refuses one of another user.
+        shutil.copytree(CHECKOUT, to, ignore=shutil.ignore_patterns(".*", "__pycache__", "build"))
     (to / ".venv").mkdir()
     (to / ".venv" / "bin").symlink_to(CHECKOUT / ".venv" / "bin")
     # `make up` installs nothing where this is newer than pyproject.toml.

@@ -6,6 +6,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from tasks.evaluate.weigh import Weighed
 from tasks.propose.card import make_card
 from tasks.propose.dossier import Dossier
@@ -51,6 +53,16 @@ def test_the_page_shows_verdict_suites_and_both_answers(dossier: Dossier) -> Non
     assert "int8 says" in text and "bf16 says" in text
     flips = [attributes for tag, attributes in page.tags if tag == "details"]
     assert len(flips) == 6 + 5 + 3 + 9 + 0 + 1
+
+
+@pytest.mark.parametrize(
+    ("repo", "uri"), [("org/toy", "hf://org/toy@"), ("file:///models/mine", "file:///models/mine@")]
+)
+def test_the_source_stands_there_by_its_address(
+    repo: str, uri: str, line: Line, source: Source, passed: Weighed
+) -> None:
+    page = Page(make_report(Dossier(line, source.model_copy(update={"repo": repo}), passed, None, None)))
+    assert f"Source\n{uri}{source.commit}" in page.text or f"Source{uri}{source.commit}" in page.text
 
 
 def test_the_report_of_a_baseline_shows_its_wrong_answers(line: Line, source: Source, baseline: Weighed) -> None:
