@@ -49,6 +49,8 @@ rollout:
   # Per cent of the requests, and the shortest time at each step.
   steps: [10, 50, 100]
   hold_seconds: 30
+  # The longest time at a step whose requests are too few to decide; with thousands of requests an hour 600 shows more.
+  max_hold_seconds: 120
 {speed}schedules:
   # An approval starts promote/{name} within seconds in any case.
   release: {{cron: "0 4 * * *", timezone: UTC, active: false}}
