@@ -85,4 +85,4 @@ def test_measured_memory_is_stored_by_artifact(
     assert read_measurement("ab" * 32) == measured_memory
     weights = next(deviation for deviation in measured_memory.deviations if deviation.term == "weights_gib")
     assert abs(weights.share) < 0.001
-    assert "weights_gib 14.99 measured, 14.99 predicted" in measured_memory.sentence
+    assert "weights 14.99 GiB measured, 14.99 predicted" in measured_memory.sentence

@@ -51,6 +51,15 @@ class Deviation(BaseModel):
     measured: float
 
     @property
+    def words(self) -> str:
+        """The term and its measured value as a reader has them: `weights 14.99 GiB`, `KV cache tokens 131,072`."""
+        if self.term.endswith("_gib"):
+            name, value = self.term.removesuffix("_gib"), f"{self.measured:,.2f} GiB"
+        else:
+            name, value = self.term, f"{self.measured:,.0f}" if self.measured >= 100 else f"{self.measured:,.1f}"
+        return f"{name.replace('_', ' ').replace('kv', 'KV cache').replace('cuda', 'CUDA')} {value}"
+
+    @property
     def share(self) -> float:
         """Relative deviation, (measured - predicted) / predicted; 0 if nothing was predicted."""
         return self.measured / self.predicted - 1 if self.predicted else 0.0
@@ -70,8 +79,7 @@ class MeasuredMemory(BaseModel):
     def sentence(self) -> str:
         """All deviations in one sentence."""
         terms = ", ".join(
-            f"{term.term} {term.measured:,.2f} measured, {term.predicted:,.2f} predicted ({term.share:+.1%})"
-            for term in self.deviations
+            f"{term.words} measured, {term.predicted:,.2f} predicted ({term.share:+.1%})" for term in self.deviations
         )
         return f"{self.engine} on {self.gpu}: {terms}"
 
