@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import Pool
 from typing import Any
 
 import numpy as np
@@ -212,14 +213,29 @@ def _moments(
                 break
 
 
-def measure(truth: Truth, old: Truth, per_second: float, mix: str, sticky: bool, rollouts: int, seed: int) -> list[End]:
-    """Simulate rollouts of one cell."""
-    plan = PLAN.model_copy(update={"sticky_by": "key" if sticky else "none"})
-    ends = []
-    for number in range(rollouts):
-        random = np.random.default_rng([seed, number])
-        ends.append(roll_out(truth, old, Traffic(per_second, mix, sticky, random), plan))
-    return ends
+@dataclass(frozen=True)
+class Cell:
+    """One row: both versions, and their clients."""
+
+    truth: Truth
+    old: Truth
+    per_second: float
+    mix: str
+    sticky: bool
+    seed: int
+
+    def end(self, number: int) -> End:
+        """Simulate the rollout of a number."""
+        plan = PLAN.model_copy(update={"sticky_by": "key" if self.sticky else "none"})
+        random = np.random.default_rng([self.seed, number])
+        return roll_out(self.truth, self.old, Traffic(self.per_second, self.mix, self.sticky, random), plan)
+
+    def ends(self, rollouts: int, jobs: int = 1) -> list[End]:
+        """Simulate so many rollouts, in so many processes."""
+        if jobs == 1:
+            return [self.end(number) for number in range(rollouts)]
+        with Pool(jobs) as pool:
+            return pool.map(self.end, range(rollouts), chunksize=max(1, rollouts // (8 * jobs)))
 
 
 def main() -> None:
@@ -230,6 +246,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261201)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="requests a second")
     parser.add_argument("--errors", type=float, nargs="+", default=ERRORS, help="of both, for good versions")
+    parser.add_argument("--only", nargs="+", help="names of bad versions")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--mixes", nargs="+", default=MIXES)
     options = parser.parse_args()
     print(f"{options.rollouts} rollouts a row, seed {options.seed}\n", flush=True)
@@ -240,12 +258,13 @@ def main() -> None:
         truths = [Truth(f"{share:.0%} errors of both", errors=share) for share in options.errors]
         pairs = [(truth, truth) for truth in truths]
     else:
-        pairs = [(truth, Truth()) for truth in BAD]
+        pairs = [(truth, Truth()) for truth in BAD if not options.only or truth.name in options.only]
     for per_second in options.rates:
         for truth, old in pairs:
             for sticky in (False, True):
                 for mix in options.mixes:
-                    ends = measure(truth, old, per_second, mix, sticky, options.rollouts, options.seed)
+                    cell = Cell(truth, old, per_second, mix, sticky, options.seed)
+                    ends = cell.ends(options.rollouts, options.jobs)
                     total.update(end.verb for end in ends)
                     _print_row(truth, per_second, sticky, mix, ends)
     print(f"\n{sum(total.values())} rollouts: {dict(total)}; {time.monotonic() - began:.0f} s")

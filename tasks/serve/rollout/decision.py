@@ -8,7 +8,7 @@ from typing import Literal
 from tasks.serve.rollout.error_budget import FEWEST_REQUESTS, ErrorBudget, Moment
 from tasks.serve.rollout.judge import judge
 from tasks.serve.rollout.sample import Sample
-from tasks.serve.rollout.signals import CanarySignal
+from tasks.serve.rollout.signals import SHARES, CanarySignal
 from weighbridge.line import Rollout
 
 Verb = Literal["wait", "go_on", "stop", "ask"]
@@ -23,6 +23,9 @@ class Decision:
 
 
 WAIT = Decision("wait")
+
+SMALL_WEIGHT = 10
+"""Per cent. A step before one of at most so much is not held on for long: little harm can come of it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,10 @@ class StepDecision:
             return Decision("go_on", "no worse than production in every signal that a step waits for")
         return self._overdue(is_last) if overdue else WAIT
 
+    @property
+    def _is_small(self) -> bool:
+        return self._next_weight <= SMALL_WEIGHT
+
     def _many_unanswered(self, observed: Observed) -> bool:
         """True if more requests are without an end than may fail: they may be slow, so nothing is decided before."""
         return observed.unanswered > self._rollout.max_error_share * (observed.candidate.requests + observed.unanswered)
@@ -94,7 +101,11 @@ class StepDecision:
     def _overdue(self, is_last: bool) -> Decision:
         """Nothing is shown, at the longest usual time: hold what looks worse, then do as the line has it."""
         when = {"errors": self._rollout.when_errors_unsure, "speed": self._rollout.when_speed_unsure}
-        leaning = [signal for signal in self.signals if signal.leans_worse and when[signal.asks] != "go_on"]
+        leaning = [
+            signal
+            for signal in self.signals
+            if signal.leans_worse and when[signal.asks] != "go_on" and (signal.name in SHARES or not self._is_small)
+        ]
         if not leaning:
             return Decision("go_on", "held as long as the line allows")
         if not is_last:
@@ -105,12 +116,13 @@ class StepDecision:
 
     def _interim_result(self, observed: Observed, moment: Moment, is_last: bool) -> tuple[CanarySignal, ...]:
         error = self._budget.spend(moment, observed.candidate.requests)
-        unanswered = observed.unanswered if observed.seconds >= self._rollout.max_hold_seconds else 0
         # A rise does harm by the share of the requests that gets it.
-        margin = self._rollout.max_error_rise * (100 / self._next_weight if is_last else 1)
-        found = judge(
-            observed.candidate, observed.production, self._rollout, error, unanswered=unanswered, margin=margin
-        )
+        is_overdue = observed.seconds >= self._rollout.max_hold_seconds
+        is_scaled = is_last or (is_overdue and self._is_small)
+        margin = self._rollout.max_error_rise * (100 / self._next_weight if is_scaled else 1)
+        unanswered = observed.unanswered if is_overdue else 0
+        new, old = observed.candidate, observed.production
+        found = judge(new, old, self._rollout, error, unanswered=unanswered, margin=margin)
         if not observed.control.requests:
             return found
         # The load or the hour may have changed since production had the line's load: then both are slower now.

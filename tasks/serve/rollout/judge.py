@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.serve.rollout.intervals import Array, Count, Ranked, highest_excess, is_above, ratio_bounds
+from tasks.serve.rollout.intervals import Array, Count, Quantile, Ranked, highest_excess, is_above, ratio_bounds
 from tasks.serve.rollout.sample import Outcome, Sample
 from tasks.serve.rollout.signals import LENGTH, TIME_PER_TOKEN, CanaryOutcome, CanarySignal, unnoticed_ms
 from tasks.serve.rollout.strata import Strata
@@ -183,12 +183,17 @@ class _Comparison:
             return _signal(name, "worse", None, _quantile(old_values, part), (None, None), (lowest, allowed), holds)
         strata, (new_ranked, old_ranked) = self._strata, self._ranked(column, new_values, old_values)
         marked = np.nan_to_num(old_values) > old_ranked.at(part)
-        correlations = strata.correlations(marked, old_valid)
-        new, old = (
-            ranked.quantile(part, strata.independent(side, valid, correlations, side.weights), error)
-            for ranked, side, valid in ((new_ranked, strata.new, new_valid), (old_ranked, strata.old, old_valid))
-        )
-        low, high = ratio_bounds(new, old)
+        valid = new_valid, old_valid
+
+        def estimate(in_time: bool) -> tuple[Quantile, Quantile]:
+            numbers = strata.independent_values(marked, valid, in_time=in_time)
+            return new_ranked.quantile(part, numbers[0], error), old_ranked.quantile(part, numbers[1], error)
+
+        new, old = estimate(in_time=False)
+        low, high = every_low, _ = ratio_bounds(new, old)
+        if name != LENGTH:
+            # Requests of one moment depend on each other. That may not stop a version, and need not hold it.
+            low, _ = ratio_bounds(*estimate(in_time=True))
         rise = unnoticed_ms(name)
         outcome: CanaryOutcome = "inconclusive"
         if name == LENGTH:
@@ -198,6 +203,9 @@ class _Comparison:
             elif low is not None and high is not None and low >= shortest and high <= allowed:
                 outcome = "no_worse"
         elif low is not None and low > allowed and (low - 1) * (old.value or 0.0) > rise:
+            outcome = "worse"
+        elif every_low is not None and every_low > allowed**2 and (every_low - 1) * (old.value or 0.0) > rise:
+            # Far too slow for a busy moment.
             outcome = "worse"
         elif high is not None and high < 1:
             outcome = "better"
@@ -237,7 +245,8 @@ def _signal(
     return CanarySignal(
         name=name,
         outcome=outcome,
-        asks="speed",
+        # An answer that is cut short is a loss like an error; one that is slow or long is not.
+        asks="errors" if name == LENGTH and new is not None and old is not None and new < old else "speed",
         holds=holds,
         candidate=new,
         production=old,

@@ -20,6 +20,9 @@ from weighbridge.line import StickyBy
 LENGTH_FACTOR = 4
 """Prompts within this factor count as equally long."""
 
+BLOCK_SECONDS = 10
+"""Speeds within such a time depend on each other: whoever comes while an engine is busy waits."""
+
 PERIOD_SECONDS = 60
 """Requests of a client that both versions saw depend on each other within such a period."""
 
@@ -37,6 +40,8 @@ class Side:
     strata: Array
     known: Array
     """True for requests of a client or conversation that both versions saw."""
+    blocks: Array
+    """Time of arrival in blocks of some seconds."""
 
 
 class Strata:
@@ -56,15 +61,16 @@ class Strata:
             _, unit = np.unique(units, return_inverse=True)
         prompts = np.concatenate([np.asarray(sample.prompt, float) for sample in (candidate, production)])
         lengths = np.floor(np.log(np.maximum(np.nan_to_num(prompts), 1)) / np.log(LENGTH_FACTOR)).astype(int)
+        times = np.nan_to_num(np.concatenate([np.asarray(sample.at, float) for sample in (candidate, production)]))
+        times -= times.min() if times.size else 0.0
+        blocks = (times // BLOCK_SECONDS).astype(int)
         is_new = np.arange(sum(sizes)) < sizes[0]
         strata, known, clusters = lengths, np.zeros(sum(sizes), bool), unit
         if self._sticky:
             both = np.intersect1d(unit[is_new], unit[~is_new])
             known = np.isin(unit, both)
             strata = np.where(known, unit + 1000, lengths)
-            times = np.concatenate([np.asarray(sample.at, float) for sample in (candidate, production)])
-            period = (np.nan_to_num(times) // PERIOD_SECONDS).astype(int)
-            period -= period.min(initial=0 if not period.size else period[0])
+            period = (times // PERIOD_SECONDS).astype(int)
             within = (unit + 1) * (period.max(initial=0) + 1) + period + unit.max(initial=0)
             clusters = np.where(known, within, unit)
         _, strata = np.unique(strata, return_inverse=True)
@@ -74,10 +80,11 @@ class Strata:
         # What production never had is compared with nothing, what only production has weighs nothing.
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.where(old > 0, new / old, 0.0)
-        self.new = Side(
-            candidate, (old > 0)[strata[is_new]].astype(float), clusters[is_new], strata[is_new], known[is_new]
+        weights = (old > 0)[strata[is_new]].astype(float), weight[strata[~is_new]]
+        self.new, self.old = (
+            Side(sample, weight, clusters[side], strata[side], known[side], blocks[side])
+            for sample, weight, side in zip((candidate, production), weights, (is_new, ~is_new), strict=True)
         )
-        self.old = Side(production, weight[strata[~is_new]], clusters[~is_new], strata[~is_new], known[~is_new])
 
     def correlations(self, marked: Array, valid: Array) -> tuple[float, float]:
         """Correlation within clusters, of clients that one version saw, and of periods of those that both saw.
@@ -96,17 +103,29 @@ class Strata:
 
     def independent(self, side: Side, valid: Array, correlations: tuple[float, float], weights: Array) -> float:
         """Number of independent requests that these are worth, for a weighted mean."""
-        weights = weights[valid]
-        total = weights.sum()
-        if not total:
-            return 0.0
-        if not any(correlations):
-            return float(total**2 / (weights**2).sum())
         within = np.where(side.known[valid], correlations[1], correlations[0])
-        clusters = side.clusters[valid]
-        sums, squares = np.bincount(clusters, weights), np.bincount(clusters, weights**2)
-        each = np.bincount(clusters, within) / np.maximum(np.bincount(clusters), 1)
-        return float(total**2 / (squares + (sums**2 - squares) * each).sum())
+        return _independent(weights[valid], side.clusters[valid], within)
+
+    def independent_values(self, marked: Array, valid: tuple[Array, Array], *, in_time: bool) -> tuple[float, float]:
+        """Number of independent requests that each version's values are worth.
+
+        Args:
+            marked: production's requests above the quantile in question.
+            valid: the new version's and production's requests that have a value.
+            in_time: True for speeds, which depend on each other within a short time.
+        """
+        correlations = self.correlations(marked, valid[1])
+        found = [
+            self.independent(side, usable, correlations, side.weights)
+            for side, usable in zip((self.new, self.old), valid, strict=True)
+        ]
+        if in_time:
+            rows = valid[1]
+            correlation = _correlation(marked[rows].astype(float), self.old.strata[rows], self.old.blocks[rows])
+            for place, (side, usable) in enumerate(zip((self.new, self.old), valid, strict=True)):
+                by_time = _independent(side.weights[usable], side.blocks[usable], correlation)
+                found[place] = min(found[place], by_time)
+        return found[0], found[1]
 
     def counts(self, new: Array, old: Array, new_valid: Array, old_valid: Array) -> tuple[Count, Count]:
         """Count marked requests of both versions as independent ones, production's weighted like the new version's."""
@@ -139,6 +158,19 @@ def _units(sample: Sample, sticky_by: StickyBy) -> Array:
         return np.asarray(sample.key)
     single = [f"\n{id(sample)} {number}" for number in range(sample.requests)]
     return np.asarray([name or own for name, own in zip(sample.conversation, single, strict=True)], str)
+
+
+def _independent(weights: Array, clusters: Array, correlation: Array | float) -> float:
+    """Kish's number for a weighted mean: (sum w)² / (sum w² + sum over clusters of (square of sum - sum w²) r)."""
+    total = weights.sum()
+    if not total:
+        return 0.0
+    if not np.any(correlation):
+        return float(total**2 / (weights**2).sum())
+    sums, squares = np.bincount(clusters, weights), np.bincount(clusters, weights**2)
+    within = np.broadcast_to(correlation, weights.shape)
+    each = np.bincount(clusters, within) / np.maximum(np.bincount(clusters), 1)
+    return float(total**2 / (squares + (sums**2 - squares) * each).sum())
 
 
 def _correlation(values: Array, strata: Array, clusters: Array) -> float:
