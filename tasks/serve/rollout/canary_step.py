@@ -26,6 +26,8 @@ GATEWAY_AWAY_SECONDS = 60.0
 """How long a step waits for an Envoy that died: supervisord starts it again within seconds."""
 
 POLL_SECONDS = 0.5
+LONGEST_LOOK_SECONDS = 2.0
+"""So much of the time between two looks counts for health: a process that was stopped or slept saw nothing."""
 
 SURELY_MIRRORED = 10
 """If so many mirrored requests are expected, there is none with a probability of 1 in 22,000 (e to the -10)."""
@@ -100,7 +102,7 @@ class CanaryStep:
         self._mirror_window = Window(mirror_log(gateway.settings), line.name) if mirror else self._window
         hold_seconds = mirror.hold_seconds if mirror else line.rollout.hold_seconds
         self._decision = StepDecision(line.rollout, hold_seconds, next_weight(line.rollout, weight))
-        self._start = self._healthy_at = self._gateway_up_at = time.monotonic()
+        self._start = self._healthy_at = self._gateway_up_at = self._looked_at = time.monotonic()
         self._counts = EnvoyCounts(gateway, line.name, (version, old))
         self.report = StepReport(weight=weight, mirror_per_cent=self._mirror_per_cent, seconds=0, requests=0, errors=0)
 
@@ -119,6 +121,7 @@ class CanaryStep:
         while True:
             self._lock.require_held()
             now = time.monotonic()
+            self._leave_out_pause(now)
             counters = self._read_counters(now)
             self._window.read()
             if self._mirror_window is not self._window:
@@ -164,6 +167,12 @@ class CanaryStep:
     @property
     def _requests(self) -> int:
         return self._counts.requests(self._version)
+
+    def _leave_out_pause(self, now: float) -> None:
+        """Count no time against the engine or Envoy in which this process did not look at them."""
+        unseen = max(0.0, now - self._looked_at - LONGEST_LOOK_SECONDS)
+        self._healthy_at, self._gateway_up_at = self._healthy_at + unseen, self._gateway_up_at + unseen
+        self._looked_at = now
 
     def _read_counters(self, now: float) -> BackendCounters | None:
         """The new version's counters; None while Envoy is away."""

@@ -21,8 +21,8 @@ import pytest
 from tasks.serve.fleet.local import LocalFleet
 from tasks.serve.gateway import Gateway
 from tasks.serve.gateway.routes import RoutesFile
+from tasks.serve.rollout import canary_step, rollback
 from tasks.serve.rollout import lock as lock_module
-from tasks.serve.rollout import rollback
 from tasks.serve.rollout.holder import read_holder
 from tasks.serve.rollout.lock import TrafficLock, require_held
 from tests.serve.rollout.conftest import Promoted
@@ -174,6 +174,33 @@ def test_a_rollback_while_the_rollout_is_stopped_moves_traffic_and_the_woken_rol
             time.sleep(1)
         assert weights(gateway) == {"1": 100, "2": 0}
         assert load.failed == []
+    finally:
+        mover.kill()
+
+
+@pytest.mark.server
+def test_time_in_which_a_rollout_was_frozen_does_not_count_against_its_engine(
+    settings: Settings, fleet: LocalFleet, gateway: Gateway, promoted: Promoted
+) -> None:
+    """After a sleep everything wakes at once, and Envoy may look at the engine later than the rollout does."""
+    line, _, _ = promoted
+    gateway.shift("toy", {"1": 100})
+    new = fleet.ensure(line, make_artifact(settings, "new"))
+    mover = start_mover(new)
+    try:
+        wait_for_weight(gateway, "2", 10)
+        with RoutesFile(gateway.folder).writing():
+            """The rollout holds its step."""
+        time.sleep(1)
+        stop(mover)
+        fleet._supervisor.remove(new.name)
+        wait_for(lambda: not gateway.counters("toy", "2").healthy, seconds=60)
+        time.sleep(canary_step.UNHEALTHY_SECONDS)
+        mover.send_signal(signal.SIGCONT)
+        time.sleep(3)
+        assert mover.poll() is None and weights(gateway) == {"1": 90, "2": 10}
+        # Down for long while the rollout looks on is down.
+        wait_for(lambda: weights(gateway) == {"1": 100, "2": 0}, seconds=60)
     finally:
         mover.kill()
 
