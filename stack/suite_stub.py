@@ -17,7 +17,7 @@ SANE = [
     {"type": "not-regex", "value": r"(?s)(\b\w+\b\W+)\1{5,}"},
 ]
 MAX_TOKENS = 16
-"""Of an answer: enough to see whether a model still talks."""
+"""Of an answer, which may end there: enough to see whether a model still talks."""
 QUESTIONS = (
     "Hello!",
     "Who are you?",
@@ -61,6 +61,7 @@ def stub() -> str:
             "messages": [{"role": "user", "content": question}],
             "assert": SANE,
             "max_tokens": MAX_TOKENS,
+            "may_be_cut": True,
         }
         for number, question in enumerate(QUESTIONS, start=1)
     ]

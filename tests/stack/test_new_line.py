@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from stack.new_line import LineOptions, plan_line, write_line
-from stack.suite_stub import stub_notes
+from stack.suite_stub import stub, stub_notes
 from tasks.evaluate.check_line import check_line
+from tasks.evaluate.suites.suite import Question
 from weighbridge.errors import LineExists, LineInvalid, SourceUnknown, WeighbridgeError
 from weighbridge.line import Line
 from weighbridge.settings import Settings, load_settings, project_root
@@ -46,6 +47,8 @@ def test_the_new_line_loads_and_allows_what_the_source_says_of_itself(settings: 
     assert line.admission.licences == ["apache-2.0"] and line.admission.architectures == ["LlamaForCausalLM"]
     assert line.schedules.promote.active and not line.schedules.release.active
     assert check_line(line, settings) == [], "the stub decides its margin, so nobody is told of a mistake of ours"
+    questions = [Question.model_validate_json(row) for row in stub().splitlines()]
+    assert all(question.may_be_cut for question in questions), "a chatty model's answers make no verdict invalid"
     [note] = stub_notes([line], settings)
     assert "30 of the 30 questions in regression/mine came with `lines new`" in note
     assert [path.name for path in (settings.root / "lines").iterdir()] == ["mine.yaml"]
