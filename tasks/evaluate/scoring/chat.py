@@ -28,6 +28,9 @@ from weighbridge.errors import ScoringFailed
 STOP_CHECK_ITEMS = 8
 """Smallest number of items between two checks for early stopping; a check costs milliseconds."""
 
+GREETING = Answer(text="Hello! How can I help you today?", finish_reason="stop")
+"""What a model answers that never saw the question: items that it passes cannot show that a model broke."""
+
 LOOKAHEAD = 4
 """Answers beyond the first missing one, as a multiple of the concurrency: only items without a gap before them may
 be evaluated, so answers far ahead of a slow item could be wasted."""
@@ -263,6 +266,7 @@ class _ChatRun:
             question=question.messages[-1].content,
             must_pass=question.must_pass,
             cluster=question.cluster,
+            chance=question.score(question.grade(GREETING)),
             trouble=trouble,
             latency_seconds=round(response.elapsed.total_seconds(), 4),
             tokens=tokens_of(completion, answer),

@@ -161,14 +161,14 @@ def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str
     longest = max(("".join(map(str, arguments[:1])) for arguments in sample["arguments"]), key=len)
     if len(model.tok_encode(longest)) >= model.max_length:
         raise Refused(f"{suite.name}: {id} is longer than the model's context of {model.max_length} tokens.")
-    responses, margin = sample["filtered_resps"], None
+    responses, margin, chance = sample["filtered_resps"], None, 0.0
     if metric == "acc":
         likelihoods = [float(response[0]) for response in responses]
         if not all(math.isfinite(likelihood) for likelihood in likelihoods):
             raise Refused(f"{suite.name}: {id} has log-likelihoods that are not finite: {likelihoods}.")
         preferred = likelihoods.index(max(likelihoods))
         answer = str(sample["arguments"][preferred][1])
-        margin = _margin(likelihoods, sample.get("target"))
+        margin, chance = _margin(likelihoods, sample.get("target")), 1 / len(likelihoods)
     else:
         answer = str(responses[0])
     score = float(sample[metric])
@@ -183,6 +183,7 @@ def _item(model: Any, suite: Suite, sample: dict[str, Any], id: str, metric: str
         question=question[:ANSWER_CHARACTERS],
         cluster=None if cluster is None else str(cluster),
         margin=margin,
+        chance=chance,
         trouble="" if answer.strip() else "empty",
     )
 

@@ -33,6 +33,8 @@ class ItemScore(BaseModel):
     """Items of one document, conversation or prompt: their answers may be right or wrong together."""
     margin: float | None = None
     """Log-likelihood of the right answer minus that of the next best, nats; only the order of items is used."""
+    chance: float | None = None
+    """Score of a model without any information, 0 to 1: one of the options by lot, or a greeting for an answer."""
     trouble: Trouble = ""
     latency_seconds: float | None = None
     """From the request to the end of the answer, among the requests sent at the same time."""

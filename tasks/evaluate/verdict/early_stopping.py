@@ -11,6 +11,7 @@ a suite of the right size, and a decision is taken only if it rests on scored it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -92,7 +93,7 @@ def interim_estimate(
     walk = test.walk
     estimate = float(walk.gain[:steps].sum() / walk.size[:steps].sum())
     low = bound(walk, (walk.passing,), 1.0, steps, test.levels.passing[0])
-    high = bound(walk, walk.worse, -1.0, steps, test.levels.worse[0])
+    high = bound(test.walk_in_favour, test.walk_in_favour.worse, -1.0, steps, test.levels.worse[0])
     return InterimEstimate(
         items=int(walk.items[steps - 1]),
         settled=settled,
@@ -154,26 +155,32 @@ class _Test:
 
     def __init__(self, production: SuiteScores, scored: Iterable[ItemScore], margin: float, confidence: float) -> None:
         from tasks.evaluate.verdict.sequential import Levels, decide
-        from tasks.evaluate.verdict.sequential.decide import is_binary
+        from tasks.evaluate.verdict.sequential.decide import fill_lost, is_binary
         from tasks.evaluate.verdict.sequential.order import walk_clusters, walk_items
         from tasks.evaluate.verdict.sequential.stratified import walk_strata
 
-        scores_by_id = {item.id: item.score for item in scored}
-        self.pairs = pairs = _pairs(production, scores_by_id)
-        self.gain = pairs.candidate - pairs.production
-        self.decision: Decision = decide(pairs, margin=margin, confidence=confidence)
+        scores_by_id = {item.id: nan if item.trouble == "error" else item.score for item in scored}
+        with_lost = _pairs(production, scores_by_id)
+        self.decision: Decision = decide(with_lost, margin=margin, confidence=confidence, max_lost_share=1.0)
+        pairs, in_favour = fill_lost(with_lost, favour=False), fill_lost(with_lost, favour=True)
+        self.gain, self.gain_in_favour = pairs.candidate - pairs.production, in_favour.candidate - in_favour.production
         final_analysis = pairs.clusters is None and is_binary(pairs)
         weighted = pairs.production_confidence is not None
         self.levels = Levels(margin, confidence, final_analysis=final_analysis, weighted=weighted)
         self.order: tuple[str, ...] = pairs.ids
         if pairs.clusters is not None:
             self.walk: Walk = walk_clusters(self.gain, pairs.clusters, margin)
+            self.walk_in_favour = walk_clusters(self.gain_in_favour, pairs.clusters, margin)
         elif pairs.production_confidence is not None:
             error = self.levels.passing[0]
             self.walk = walk_strata(self.gain, pairs.production_confidence, pairs.ids, margin, error)
             self.order = _weighted_order(pairs, self.gain, scores_by_id, margin, error)
+            self.walk_in_favour = walk_strata(
+                self.gain_in_favour, pairs.production_confidence, pairs.ids, margin, error
+            )
         else:
             self.walk = walk_items(self.gain, margin)
+            self.walk_in_favour = walk_items(self.gain_in_favour, margin)
         self.scored = next((count for count, id in enumerate(self.order) if id not in scores_by_id), len(self.order))
         self.steps = int((self.walk.items <= self.scored).sum())
 
@@ -188,13 +195,13 @@ class _Test:
         from tasks.evaluate.verdict.paired import loss_p_value
         from tasks.evaluate.verdict.sequential.betting import log_stakes
 
-        stakes = log_stakes(self.walk, self.walk.real, 0.0, -1.0)[: self.steps]
+        stakes = log_stakes(self.walk_in_favour, self.walk_in_favour.real, 0.0, -1.0)[: self.steps]
         anytime = exp(-max(float(stakes.max()), 0.0)) if self.steps else 1.0
         if not self.levels.final_analysis:
             return anytime
         if self.scored < len(self.gain):
             return min(2 * anytime, 1.0)
-        end = loss_p_value(int((self.gain > 0).sum()), int((self.gain < 0).sum()))
+        end = loss_p_value(int((self.gain_in_favour > 0).sum()), int((self.gain_in_favour < 0).sum()))
         return min(2 * min(anytime, end), 1.0)
 
 
@@ -230,7 +237,7 @@ def _pairs(production: SuiteScores, candidate: Mapping[str, float]) -> Pairs:
     clustered = len(numbers) < len(order)
     return Pairs(
         ids=order,
-        production=np.array([items[id].score for id in order], dtype=float),
+        production=np.array([nan if items[id].trouble == "error" else items[id].score for id in order], dtype=float),
         candidate=np.array([candidate.get(id, items[id].score) for id in order], dtype=float),
         clusters=clusters if clustered else None,
         production_confidence=None if None in certainty or clustered else np.array(certainty, dtype=float),

@@ -8,6 +8,7 @@ from tasks.evaluate.scoring.scores import ScoreCache, SuiteScores
 from tasks.evaluate.verdict.comparable import changes, troubles_of, why_incomparable
 from tasks.evaluate.verdict.outcomes import OUTCOMES
 from tasks.evaluate.verdict.rescoring import far_from_earlier, flips_share
+from tasks.evaluate.verdict.sensitivity import visible_loss, why_insensitive
 from tasks.evaluate.verdict.verdict import SuiteVerdict, invalid_verdict, judge_suite
 from weighbridge.line import Line
 
@@ -94,6 +95,15 @@ def weigh_suite(
         verdict = invalid_verdict(candidate, production, reason, margin=margin, confidence=confidence)
     else:
         verdict = judge(candidate, production)
+        blind = why_insensitive(candidate, production, margin=margin, confidence=confidence)
+        if blind and verdict.outcome in ("non_inferior", "inconclusive"):
+            # A regression was seen, so the suite can see one.
+            verdict = invalid_verdict(candidate, production, blind, margin=margin, confidence=confidence)
+        elif verdict.outcome == "non_inferior" and verdict.estimate is not None and verdict.low is not None:
+            notes.append(
+                f"The suite would show a loss of {max(-verdict.low, 0):.1%} or more, of the "
+                f"{visible_loss(production):.1%} that production scores above chance."
+            )
     return verdict.model_copy(
         update={
             "note": " ".join(filter(None, [verdict.note, *notes])),

@@ -8,11 +8,12 @@ testing each suite at its own level does not inflate the error of passing (inter
 
 from __future__ import annotations
 
+from math import nan
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.evaluate.scoring.scores import SuiteScores
+from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.verdict.comparable import troubles_ahead, why_incomparable
 from tasks.evaluate.verdict.outcomes import OUTCOMES, Outcome, gravest
 from tasks.evaluate.verdict.would_decide import would_decide
@@ -153,11 +154,13 @@ def judge_suite(
         Levels,
         judge_complete,
     )
+    from tasks.evaluate.verdict.sequential.decide import fill_lost
 
     levels = Levels(margin, confidence, final_analysis=False)
-    bounds = judge_complete(_pairs(candidate, production), levels)
+    pairs = _pairs(candidate, production)
+    bounds, in_favour = (judge_complete(fill_lost(pairs, favour=favour), levels) for favour in (False, True))
     estimate = candidate.mean - production.mean
-    low, high = min(bounds.low, estimate), max(bounds.high, estimate)
+    low, high = min(bounds.low, estimate), max(in_favour.high, estimate)
     production_scores = {item.id: item.score for item in production.items}
     numbers = {
         "production_mean": production.mean,
@@ -166,13 +169,13 @@ def judge_suite(
         "high": high,
         "gained": sum(item.score > production_scores[item.id] for item in candidate.items),
         "lost": sum(item.score < production_scores[item.id] for item in candidate.items),
-        "loss_p_value": bounds.loss_p_value,
+        "loss_p_value": in_favour.loss_p_value,
         "note": SUSPICIOUS_GAIN if low > margin else "",
     }
     if failed:
         return verdict("regression", must_pass_reason(failed), **numbers)
     change = f"{estimate:+.1%} ({low:+.1%} to {high:+.1%}), margin {margin:.1%}"
-    if high < -margin and bounds.loss_p_value <= levels.real_error:
+    if high < -margin and in_favour.loss_p_value <= levels.real_error:
         return verdict("regression", f"worse by more than the margin: {change}.", **numbers)
     if low > -margin:
         return verdict("non_inferior", f"no worse: {change}.", **numbers)
@@ -251,10 +254,15 @@ def _pairs(candidate: SuiteScores, production: SuiteScores) -> Pairs:
     numbers: dict[tuple[str, str | None], int] = {}
     return Pairs(
         ids=tuple(item.id for item in candidate.items),
-        production=np.array([item.score for item in production.items], dtype=float),
-        candidate=np.array([item.score for item in candidate.items], dtype=float),
+        production=np.array([_score_or_lost(item) for item in production.items], dtype=float),
+        candidate=np.array([_score_or_lost(item) for item in candidate.items], dtype=float),
         clusters=np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64),
     )
+
+
+def _score_or_lost(item: ItemScore) -> float:
+    """An item's score; NaN where the endpoint gave an error instead of an answer, which says nothing of the model."""
+    return nan if item.trouble == "error" else item.score
 
 
 def _correct_for_many_suites(suites: list[SuiteVerdict]) -> list[SuiteVerdict]:

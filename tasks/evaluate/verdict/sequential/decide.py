@@ -36,7 +36,14 @@ class Decision:
     """Upper bound, one-sided at the confidence of `regression` (`Levels.worse_confidence`)."""
 
 
-def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = False) -> Decision:
+def decide(
+    pairs: Pairs,
+    *,
+    margin: float,
+    confidence: float,
+    shuffle: bool = False,
+    max_lost_share: float = MAX_LOST_SHARE,
+) -> Decision:
     """Read candidate scores one by one and stop as soon as they settle the question.
 
     The difference is that of the population of questions from which the suite is a fair sample. There is no correction
@@ -48,10 +55,42 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
         margin: the largest loss that still counts as no worse, above 0 and below 1.
         confidence: one-sided, of `non_inferior`.
         shuffle: read items in a fixed random order instead of the order given.
+        max_lost_share: largest share of lost scores in a valid comparison.
     """
-    usable, problem = worst_case(pairs)
-    if problem:
+    lost = int((np.isnan(pairs.candidate) | np.isnan(pairs.production)).sum())
+    if lost > max_lost_share * len(pairs):
+        problem = f"{lost} of {len(pairs)} items have no score; at most {max_lost_share:.0%} may be lost."
         return Decision("invalid", problem, len(pairs), 0, None, None, None)
+    against = _decide(fill_lost(pairs, favour=False), margin, confidence, shuffle)
+    if not lost or against.outcome == "non_inferior":
+        return against
+    favour = _decide(fill_lost(pairs, favour=True), margin, confidence, shuffle)
+    assert against.low is not None and favour.low is not None and favour.high is not None
+    low = min(against.low, favour.low)
+    if favour.outcome == "regression":
+        return replace(favour, low=low)
+    both = favour.estimate, against.estimate
+    reason = (
+        f"not enough evidence: {both[1]:+.2%} if the {lost} lost scores are wrong, {both[0]:+.2%} if they are right, "
+        f"margin {margin:.3g}, after {len(pairs)} items. Score the lost ones again."
+    )
+    high = max(favour.high, against.high or favour.high)
+    return Decision("inconclusive", reason, len(pairs), len(pairs), against.estimate, low, high)
+
+
+def fill_lost(pairs: Pairs, *, favour: bool) -> Pairs:
+    """Replace lost scores, against the candidate or in its favour.
+
+    Passing is decided against it, so that losing scores never helps a candidate; a regression in its favour, so that
+    losing scores never makes one. Each decision then errs no more often than with all scores, whichever are lost.
+    """
+    best, worst = (1.0, 0.0) if favour else (0.0, 1.0)
+    production = np.where(np.isnan(pairs.production), worst, pairs.production)
+    candidate = np.where(np.isnan(pairs.candidate), best, pairs.candidate)
+    return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.production_confidence)
+
+
+def _decide(usable: Pairs, margin: float, confidence: float, shuffle: bool) -> Decision:
     if shuffle:
         usable = _take(usable, shuffled(usable.ids))
     gain = usable.candidate - usable.production
@@ -64,24 +103,7 @@ def decide(pairs: Pairs, *, margin: float, confidence: float, shuffle: bool = Fa
         walk = walk_strata(gain, usable.production_confidence, usable.ids, margin, levels.passing[0])
     else:
         walk = walk_items(gain, margin)
-    return _stop_early(walk, levels, len(pairs)) or _at_the_end(walk, gain, levels)
-
-
-def worst_case(pairs: Pairs) -> tuple[Pairs, str]:
-    """Replace lost scores by the worst ones for the candidate, so that losing scores never helps it.
-
-    Returns:
-        The pairs, and the reason why they are invalid; empty where they are valid.
-    """
-    lost_candidate, lost_production = np.isnan(pairs.candidate), np.isnan(pairs.production)
-    lost = int((lost_candidate | lost_production).sum())
-    if not lost:
-        return pairs, ""
-    if lost > MAX_LOST_SHARE * len(pairs):
-        return pairs, f"{lost} of {len(pairs)} items have no score; at most {MAX_LOST_SHARE:.0%} may be lost."
-    production = np.where(lost_production, 1.0, pairs.production)
-    candidate = np.where(lost_candidate, 0.0, pairs.candidate)
-    return Pairs(pairs.ids, production, candidate, pairs.clusters, pairs.production_confidence), ""
+    return _stop_early(walk, levels, len(usable)) or _at_the_end(walk, gain, levels)
 
 
 def is_binary(pairs: Pairs) -> bool:
