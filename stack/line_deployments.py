@@ -16,7 +16,7 @@ import yaml
 from weighbridge.deployments import POOL
 from weighbridge.documents import read_yaml
 from weighbridge.errors import LineInvalid
-from weighbridge.line import LINE_NAME, Line, line_names
+from weighbridge.line import Line, is_line_name, line_names
 from weighbridge.line_flows import LINE_FLOWS, LineFlow
 
 FILE = "prefect.yaml"
@@ -46,7 +46,7 @@ def written_deployments(root: Path) -> list[Any]:
 
 def deployed_lines(root: Path) -> list[str]:
     """Names of the files in `lines/` that can be names of lines."""
-    return [name for name in line_names(root / "lines") if LINE_NAME.fullmatch(name)]
+    return [name for name in line_names(root / "lines") if is_line_name(name)]
 
 
 def label_of(entry: Any) -> str:

@@ -15,7 +15,7 @@ from tasks.source.pinned import Source
 from tasks.source.provider import provider_of
 from weighbridge.errors import LineExists, LineInvalid
 from weighbridge.files import write_whole
-from weighbridge.line import LINE_NAME, Line, line_names
+from weighbridge.line import NAMES, Line, is_line_name, line_names
 from weighbridge.settings import Settings
 from weighbridge.source_urls import checked, repo_of
 from weighbridge.units import GIB
@@ -104,9 +104,9 @@ def plan_line(settings: Settings, name: str, options: LineOptions) -> NewLine:
     """
     path = settings.root / "lines" / f"{name}.yaml"
     where = f"lines/{name}.yaml"
-    if not LINE_NAME.fullmatch(name):
+    if not is_line_name(name):
         raise LineInvalid(
-            f"A line cannot be called {name!r}: a name has at most 40 of a-z, 0-9 and -.", "Choose another name.", where
+            f"A line cannot be called {name!r}: {NAMES}.", "Choose another name.", where
         )
     if name in line_names(settings.root / "lines") or os.path.lexists(path):
         raise LineExists(

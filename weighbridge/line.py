@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 LINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+NAMES = "a name has at most 40 of a-z, 0-9 and -, and does not end with -candidates"
 StickyBy = Literal["none", "conversation", "key"]
+
+
+def is_line_name(name: str) -> bool:
+    """True if a line may have this name.
+
+    The reviewers' model of a line `llama-candidates` would be the pipeline's of `llama`, and so all in it approved.
+    """
+    return bool(LINE_NAME.fullmatch(name)) and not name.endswith("-candidates")
 
 
 class _Part(BaseModel):
@@ -340,9 +349,9 @@ class Line(_Part):
                 f"There is no line called {name!r}; known lines: {', '.join(names) or 'none yet'}.",
                 f"Name one of these, or write {folder.name}/{name}.yaml (docs/how-to/write-a-line.md says how).",
             )
-        if not LINE_NAME.fullmatch(name):
+        if not is_line_name(name):
             raise LineInvalid(
-                f"A line cannot be called {name!r}: a name has at most 40 of a-z, 0-9 and -.",
+                f"A line cannot be called {name!r}: {NAMES}.",
                 "Rename the file.",
                 where=f"{folder.name}/{path.name}",
             )

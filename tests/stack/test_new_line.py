@@ -77,6 +77,7 @@ def test_an_existing_line_is_not_touched(settings: Settings, source: str) -> Non
     [
         ("Mine", {}, LineInvalid, "cannot be called 'Mine'"),
         ("../mine", {}, LineInvalid, "cannot be called"),
+        ("mine-candidates", {}, LineInvalid, "does not end with -candidates"),
         ("mine", {"schemes": ("int9",), "engine": "vlm", "gpus": ("l4",)}, LineInvalid, "int8.*L4.*vllm"),
         ("mine", {"source": "file:///nowhere/at/all"}, SourceUnknown, "nowhere"),
     ],

@@ -54,6 +54,10 @@ def test_a_file_that_is_listed_and_no_line_says_why(tmp_path: Path) -> None:
     (folder / "circle.yaml").symlink_to("circle.yaml")
     with pytest.raises(LineInvalid, match="cannot be called 'Upper'"):
         Line.load("Upper", folder)
+    # Its reviewers' model would be the one that the pipeline writes for `m`: approved by nobody.
+    (folder / "m-candidates.yaml").write_text((folder / "m.yaml").read_text())
+    with pytest.raises(LineInvalid, match="cannot be called 'm-candidates'"):
+        Line.load("m-candidates", folder)
     with pytest.raises(LineInvalid, match="not a regular file"):
         Line.load("folder", folder)
     with pytest.raises(LineInvalid, match="symbolic links"):
