@@ -33,7 +33,7 @@ from cli.output import say_plain
 from cli.silence import Silence
 from tasks.stored_results import only_own_results
 from weighbridge.deployments import start
-from weighbridge.errors import StackDown, StackFailed, WeighbridgeError
+from weighbridge.errors import Interrupted, StackDown, StackFailed, WeighbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +169,12 @@ def find_active_run(client: SyncPrefectClient, flow: str, line_name: str, parame
 def error_of(run: FlowRun) -> WeighbridgeError:
     """Rebuild the named error that a flow run in another process ended with, from its state's message."""
     message = (run.state.message if run.state else "") or "no message"
+    if run.state_type == StateType.CANCELLED:
+        return Interrupted(
+            f"{run.name} was cancelled in Prefect; its finished steps are kept.",
+            "The same command goes on after them.",
+            where=f"flow run {run.name}",
+        )
     for part in message.split(": "):
         kind = getattr(weighbridge.errors, part.strip(), None)
         if isinstance(kind, type) and issubclass(kind, WeighbridgeError):

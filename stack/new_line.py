@@ -105,9 +105,7 @@ def plan_line(settings: Settings, name: str, options: LineOptions) -> NewLine:
     path = settings.root / "lines" / f"{name}.yaml"
     where = f"lines/{name}.yaml"
     if not is_line_name(name):
-        raise LineInvalid(
-            f"A line cannot be called {name!r}: {NAMES}.", "Choose another name.", where
-        )
+        raise LineInvalid(f"A line cannot be called {name!r}: {NAMES}.", "Choose another name.", where)
     if name in line_names(settings.root / "lines") or os.path.lexists(path):
         raise LineExists(
             f"There is a line called {name} already.",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from registry.audit import this_user
 from stack.deploy import ReportService
 from stack.known_lines import make_lines_known
+from stack.stopping import cancel_runs, runs_under_way
 from tasks.serve.installation import ServingInstallation
 from tasks.serve.orphans import line_or_orphan
 from tasks.serve.rollout import rollback
@@ -49,6 +50,8 @@ class RetirePlan(BaseModel):
     deployments: tuple[str, ...]
     artifacts: int
     """That the store has of the line."""
+    runs: tuple[str, ...]
+    """Of its flows, that are under way."""
     begun: bool
     """Whether an earlier retirement was cut off."""
 
@@ -62,14 +65,17 @@ class RetirePlan(BaseModel):
             f"Requests for {self.line} are refused from then on; now {serving} serves." if serving else "",
             "Requests under way may end, within the line's drain_seconds." if serving else "",
             f"These engines stop: {', '.join(self.engines)}." if self.engines else "",
-            f"`weighbridge store gc` may free {self.artifacts} artifacts." if self.artifacts else "",
+            f"Prefect cancels {', '.join(self.runs)}: under way now." if self.runs else "",
+            f"`weighbridge store gc` may free {self.artifacts} artifact{'s' if self.artifacts > 1 else ''}."
+            if self.artifacts
+            else "",
             "Records stay: MLflow's runs and versions, the audit log, the suite.",
         )
         return tuple(part for part in parts if part)
 
 
 def plan_retirement(installation: ServingInstallation, name: str) -> RetirePlan:
-    """Find out what there is of a line; changes nothing, and asks no server.
+    """Find out what there is of a line; changes nothing, and needs no server.
 
     Raises:
         LineUnknown: There is nothing of it.
@@ -94,6 +100,7 @@ def plan_retirement(installation: ServingInstallation, name: str) -> RetirePlan:
         engines=engines,
         deployments=tuple(f"{flow.name}/{name}" for flow in LINE_FLOWS) if name in known or begun else (),
         artifacts=len(installation.store.listed(name, local_only=True)),
+        runs=tuple(runs_under_way(settings, name)),
         begun=begun,
     )
 
@@ -120,6 +127,10 @@ def retire_line(installation: ServingInstallation, name: str, reason: str, repor
         write_retirement(settings, Retirement(line=name, at=_now(), who=this_user(), reason=reason))
     if plan.file:
         report(name, f"its file is in {_put_aside(settings, name)}")
+    if plan.runs:
+        report(name, f"{', '.join(plan.runs)}: cancelled")
+        for run in cancel_runs(settings, name):
+            report(name, f"{run} has not ended; it will propose nothing")
     make_lines_known(settings, report)
     # A rollout that is under way gives way.
     with TrafficLock(settings, name).acquire(LOCK_SECONDS, urgent=True, report=partial(report, name)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from typing import Any
 
 import httpx
 import psutil
@@ -19,16 +22,44 @@ UNDER_WAY = ("RUNNING", "CANCELLING")
 """Prefect's types of states of a run that has a process."""
 ASKED_SECONDS = 3.0
 SHOWN = 5
+CANCELLED_WITHIN_SECONDS = 20.0
+"""Prefect's worker looks for cancelled runs every few seconds, and ends a process within a few more."""
 
 
-def runs_under_way(settings: Settings) -> list[str]:
-    """Names of the flow runs that have a process now, in the worker or in a terminal; none if Prefect is silent."""
-    requested = {"flow_runs": {"state": {"type": {"any_": UNDER_WAY}}}, "limit": 20}
+def runs_under_way(settings: Settings, line: str = "") -> list[str]:
+    """Names of the flow runs that have a process now, in the worker or in a terminal; none if Prefect is silent.
+
+    Args:
+        settings: of the installation.
+        line: only its runs; empty for all.
+    """
+    return [str(run["name"]) for run in _under_way(settings, line)]
+
+
+def cancel_runs(settings: Settings, line: str) -> list[str]:
+    """Cancel a line's runs that are under way, and wait until the worker has ended their processes.
+
+    Returns:
+        Names of those that have not ended, such as a run of a terminal: Prefect only marks it.
+    """
+    for run in _under_way(settings, line):
+        with contextlib.suppress(httpx.HTTPError), prefect_api.client(settings, timeout=ASKED_SECONDS) as server:
+            state = {"type": "CANCELLING", "name": "Cancelling", "message": f"the line {line} is retired"}
+            server.post(f"/flow_runs/{run['id']}/set_state", json={"state": state})
+    deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
+    while (left := runs_under_way(settings, line)) and time.monotonic() < deadline:
+        time.sleep(1)
+    return left
+
+
+def _under_way(settings: Settings, line: str) -> list[dict[str, Any]]:
+    requested = {"flow_runs": {"state": {"type": {"any_": UNDER_WAY}}}, "limit": 50}
     try:
         with prefect_api.client(settings, timeout=ASKED_SECONDS) as server:
             answer = server.post("/flow_runs/filter", json=requested)
-        return [str(run["name"]) for run in answer.json()] if answer.status_code == httpx.codes.OK else []
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        runs = answer.json() if answer.status_code == httpx.codes.OK else []
+        return [run for run in runs if not line or run["parameters"].get("line") == line]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 

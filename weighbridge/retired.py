@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from weighbridge.errors import LineUnknown
 from weighbridge.files import write_whole
 from weighbridge.line import line_names
 from weighbridge.settings import Settings
@@ -41,6 +42,20 @@ def is_retired(settings: Settings, name: str) -> bool:
     """True if a line was retired and no line of its name was made since."""
     retirement = read_retirement(settings, name)
     return retirement is not None and retirement.done and name not in line_names(settings.root / "lines")
+
+
+def refuse_retired(settings: Settings, name: str) -> None:
+    """Let the rest of a run of a line go on only if the line was not retired meanwhile.
+
+    Raises:
+        LineUnknown: Its retirement has begun, and no line of its name was made since.
+    """
+    retirement = read_retirement(settings, name)
+    if retirement is not None and name not in line_names(settings.root / "lines"):
+        raise LineUnknown(
+            f"{name} was retired by {retirement.who} while it was released; nothing was proposed.",
+            f"There is nothing to do. To go on with it, put lines/{name}.yaml back and release it again.",
+        )
 
 
 def _file(settings: Settings, name: str) -> Path:

@@ -15,6 +15,7 @@ from tasks.source.pinned import Source
 from tasks.steps import run_logger, step
 from weighbridge.errors import StackDown
 from weighbridge.line import Line
+from weighbridge.retired import refuse_retired
 
 
 def propose(
@@ -26,6 +27,7 @@ def propose(
     changed: ChangeReport | None,
 ) -> Release:
     """Record every candidate in MLflow, now or once it answers; a candidate that passes awaits a person's approval."""
+    refuse_retired(installation.settings, line.name)
     identity = _registry_identity(installation, line, weighed)
     try:
         release = record_candidates(installation, identity, line, source, report, weighed, changed)

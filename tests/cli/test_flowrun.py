@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from cli import flowrun
-from weighbridge.errors import RolloutAborted, StackDown
+from weighbridge.errors import Interrupted, RolloutAborted, StackDown
 from weighbridge.settings import Settings, load_settings
 
 PARAMETERS = {"line": "toy"}
@@ -147,6 +147,16 @@ def test_the_running_one_is_followed_before_those_that_are_due_and_one_of_other_
         client.active = active
         found = flowrun.find_active_run(client, "promote", "toy", PARAMETERS)
         assert (found and found.name) == expected
+
+
+def test_a_run_that_a_person_cancelled_in_prefect_is_no_failure_of_the_stack(play: Any) -> None:
+    play(
+        [flow_run("promote-toy", StateType.RUNNING, "Running")],
+        [State(type=StateType.CANCELLED, name="Cancelled", message="Flow run was cancelled successfully.")],
+        [],
+    )
+    with pytest.raises(Interrupted, match="was cancelled in Prefect; its finished steps are kept"):
+        promote([])
 
 
 def test_the_error_of_the_run_that_is_followed_is_the_commands(play: Any) -> None:

@@ -23,6 +23,7 @@ from tasks.engines import engine as engine_kind
 from tasks.engines._guard.weighbridge_guard import KEY_VARIABLE
 from tasks.fit.hardware.free_memory import free_memory
 from tasks.serve.engine_keys import EngineKeys
+from tasks.serve.fleet import trial_mark
 from tasks.serve.fleet.launch import FINAL, launch_command, verify_seconds
 from tasks.serve.fleet.ports import answers_as_ours, port_is_free, require_own_listener
 from tasks.serve.fleet.program import Program
@@ -188,14 +189,17 @@ class LocalFleet:
     def trial(self, line: Line, artifact: Artifact, report: Report = no_report) -> Iterator[RunningEngine]:
         """An engine for scoring: the running one if there is one, else one that is stopped after the block."""
         known = self.find(line, artifact)
-        engine = self._ensure(line, artifact, report)
-        if known is None:
-            self._trial_mark(engine).touch()
+        if known is not None and not self._trial_mark(known).exists():
+            yield self._ensure(line, artifact, report)
+            return
+        # Marked before it starts, or a promotion meanwhile would stop it as one that nothing uses.
+        engine = self._register(line, artifact, plan_engine(line))
         try:
-            yield engine
+            with trial_mark.held(self._trial_mark(engine)):
+                yield self._ensure(line, artifact, report)
         finally:
-            # The mark outlives a killed scoring run, and goes when a promotion takes the engine over.
-            if self.on_trial(engine):
+            # The mark goes when a promotion takes the engine over. Of several trials the last one stops it.
+            if self._trial_mark(engine).exists() and not self.on_trial(engine):
                 self.stop(engine)
 
     def _register(self, line: Line, artifact: Artifact, plan: EnginePlan) -> RunningEngine:
@@ -240,7 +244,7 @@ class LocalFleet:
 
     def on_trial(self, engine: RunningEngine) -> bool:
         """True if the engine runs only to be scored."""
-        return self._trial_mark(engine).exists()
+        return trial_mark.is_held(self._trial_mark(engine))
 
     def mark_rotation(self, engine: RunningEngine, serves: bool) -> None:
         """Record that an engine serves, or that it left rotation now if it has not left before."""

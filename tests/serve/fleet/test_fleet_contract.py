@@ -140,6 +140,21 @@ class TestFleet:
             assert fleet.is_warm(engine)
         assert fleet.engines() == []
 
+    def test_an_engine_is_on_trial_while_it_starts_and_until_the_last_block(
+        self, fleet: Fleet, artifact: Artifact
+    ) -> None:
+        seen: list[bool] = []
+
+        def look(_: str) -> None:
+            seen.extend(fleet.on_trial(engine) for engine in fleet.engines())
+
+        with fleet.trial(make_line(), artifact, look) as engine:
+            assert seen and all(seen), "or a promotion meanwhile would stop it"
+            with fleet.trial(make_line(), artifact):
+                pass
+            assert fleet.is_warm(engine)
+        assert fleet.engines() == []
+
     def test_a_trial_does_not_stop_a_running_engine(self, fleet: Fleet, artifact: Artifact) -> None:
         engine = fleet.ensure(make_line(), artifact)
         with fleet.trial(make_line(), artifact) as same:

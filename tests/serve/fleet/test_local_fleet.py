@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import psutil
@@ -93,6 +95,24 @@ def test_a_running_engine_is_not_restarted_for_another_command(
         assert on_trial == engine
     assert fleet.ensure(line, artifact) == engine
     assert pid_of(fleet, engine) == pid
+
+
+def test_what_a_killed_or_cancelled_scoring_run_left_is_on_trial_no_more(fleet: LocalFleet, settings: Settings) -> None:
+    line, artifact = make_line(), make_artifact(settings)
+    engine = fleet.ensure(line, artifact)
+    mark = settings.home / "engines" / engine.name / "trial"
+    program = (
+        "import pathlib, sys, time; from tasks.serve.fleet.trial_mark import held\n"
+        "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    scoring = subprocess.Popen([sys.executable, "-c", program, str(mark)], stdout=subprocess.PIPE)
+    assert scoring.stdout and scoring.stdout.readline() == b"held\n" and fleet.on_trial(engine)
+    scoring.kill()
+    scoring.communicate()
+    assert not fleet.on_trial(engine) and fleet.is_warm(engine), "the line's next promotion stops it"
+    with fleet.trial(line, artifact) as again:
+        assert again == engine and fleet.on_trial(engine)
+    assert fleet.engines() == [], "and so does the release that goes on"
 
 
 def test_nothing_of_the_fleet_is_left_after_shutdown(fleet: LocalFleet, settings: Settings) -> None:
