@@ -248,10 +248,56 @@ def test_an_endpoint_with_prompt_log_probabilities_is_scored_like_a_folder(
         remote = RemoteModel(base=f"{toy.url}/v1", model="toy", tokenizer=model, context=128, concurrency=2)
         scorer = LmEvalScorer("e" * 64, remote, engine="toyworks 1")
         (scores,) = score_by_lm_eval(scorer, suites(root, "second"), ScoreCache(tmp_path / "scores"), tmp_path / "logs")
-    assert len(toy.asked) == 18
+    assert len(toy.asked) == 18 + 1, "one sentence first, to see what an echo returns"
     # To the toy a token is the less likely the higher its number: `a bird` has the lowest.
     assert {item.answer for item in scores.items} == {"a bird"}
     assert "toyworks 1" in scores.scorer and "local-completions" in scores.scorer
+
+
+def test_an_engine_is_asked_about_the_ids_that_the_tokenizer_gives_with_its_bos(
+    root: Path, model: Path, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    folder = tmp_path / "with-bos"
+    shutil.copytree(model, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    bos = settings.get("bos_token") or settings["eos_token"]
+    number = tokenizer.token_to_id(bos)
+    tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": bos}))
+    with Answering(lambda question: "", echoes="log-probabilities") as toy:
+        remote = RemoteModel(base=f"{toy.url}/v1", model="toy", tokenizer=folder, context=128, concurrency=2)
+        scorer = LmEvalScorer("e" * 64, remote, engine="toyworks 1")
+        score_by_lm_eval(scorer, suites(root, "second"), ScoreCache(tmp_path / "scores"), tmp_path / "logs")
+    sent = [json.loads(prompt) for prompt in toy.asked]
+    ids = [prompt[0] if isinstance(prompt[0], list) else prompt for prompt in sent]
+    assert all(one[0] == number and one[1] != number for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ([None, -1.0], "an echo of 3 tokens and one more has 2"),
+        ([None, -1.0, -1.0, -1.0, -1.0], "has 5"),
+        ([None, -1.0, None, -1.0], "are none"),
+        ([None, -1.0, 1.5, -1.0], "are none"),
+        (None, "has 0"),
+    ],
+)
+def test_an_echo_of_other_tokens_is_refused_and_not_summed(numbers: list[float | None] | None, reason: str) -> None:
+    from tasks.evaluate.scoring.checked_completions import CheckedCompletions, WrongTokens
+
+    tops = [None, *({"x": 0.0} for _ in (numbers or [])[1:])]
+    answer = {"choices": [{"index": 0, "logprobs": {"token_logprobs": numbers, "top_logprobs": tops}}]}
+    with pytest.raises(WrongTokens, match=reason):
+        CheckedCompletions.parse_logprobs(answer, tokens=[[5, 6, 7]], ctxlens=[1])
+    whole = {"choices": [{"index": 0, "logprobs": {"token_logprobs": [None, -1.0, -2.0, -9.0], "top_logprobs": [
+        None, {"x": -1.0}, {"x": -2.0}, {"x": -9.0}]}}]}  # fmt: skip
+    assert CheckedCompletions.parse_logprobs(whole, tokens=[[5, 6, 7]], ctxlens=[1]) == [(-3.0, True)]
 
 
 def _check_choices(scores: SuiteScores, suite: Suite) -> None:

@@ -211,7 +211,7 @@ def local_scorer_name(batch_size: int | None = None) -> str:
 
 def remote_scorer_name(engine: str, batch_size: int | None = None) -> str:
     """Name of the scorer through an engine, given as its name, version and flags."""
-    settings = f"local-completions {engine} batch {batch_size or BATCH_SIZE} 0-shot plain-text"
+    settings = f"local-completions {engine} batch {batch_size or BATCH_SIZE} 0-shot plain-text own-ids"
     return f"lm-eval {version('lm-eval')} {settings}"
 
 

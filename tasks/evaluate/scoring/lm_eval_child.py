@@ -116,18 +116,21 @@ def _load(job: Job) -> Any:
 
 
 def _connect(remote: RemoteModel) -> Any:
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
+    from tasks.evaluate.scoring.checked_completions import CheckedCompletions, WrongTokens
 
     context = {"max_length": remote.context} if remote.context else {}
     local = {"tokenizer_backend": "huggingface", "tokenizer": str(remote.tokenizer)} if remote.tokenizer else {}
-    return LocalCompletionsAPI(
-        base_url=f"{remote.base}/completions",
-        model=remote.model,
-        num_concurrent=remote.concurrency,
-        tokenized_requests=True,
-        max_retries=ENDPOINT_TRIES,
-        **({"tokenizer_backend": "remote"} | local | context),
-    )
+    try:
+        return CheckedCompletions(
+            base_url=f"{remote.base}/completions",
+            model=remote.model,
+            num_concurrent=remote.concurrency,
+            tokenized_requests=True,
+            max_retries=ENDPOINT_TRIES,
+            **({"tokenizer_backend": "remote"} | local | context),
+        )
+    except WrongTokens as error:
+        raise Refused(f"{remote.base}: {error}") from None
 
 
 def _score(model: Any, chunk: Chunk, manager: Any) -> tuple[ItemScore, ...]:
