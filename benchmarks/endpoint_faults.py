@@ -109,8 +109,8 @@ def verdict_of(candidate: Fault, production: Fault, folder: Path) -> tuple[str, 
     settings = load_settings()
     with Answering(says(candidate)) as one, Answering(says(production)) as other:
         options = Options(margin=MARGIN, retry_seconds=1, concurrency=1)
-        models = (resolve_model(endpoint.url, settings) for endpoint in (one, other))
-        result = compare(*models, [suite_at("regression/faults", path)], options, _Silent(), settings)
+        new, old = (resolve_model(endpoint.url, settings) for endpoint in (one, other))
+        result = compare(new, old, [suite_at("regression/faults", path)], options, _Silent(), settings)
     (suite,) = result.verdict.suites
     return suite.outcome, suite.reason
 

@@ -57,7 +57,9 @@ class CheckedCompletions(LocalCompletionsAPI):
             WrongTokens: an echo has another length.
         """
         answers = outputs if isinstance(outputs, list) else [outputs]
-        choices = [choice for answer in answers for choice in sorted(answer["choices"], key=lambda one: one["index"])]
+        choices = [
+            choice for answer in answers for choice in sorted(answer["choices"], key=lambda entry: entry["index"])
+        ]
         if len(choices) != len(tokens or []):
             raise WrongTokens(f"{len(tokens or [])} prompts got {len(choices)} answers.")
         for choice, ids in zip(choices, tokens or [], strict=True):
