@@ -141,8 +141,27 @@ class Strata:
             weights = old_valid.astype(float)
         total = weights.sum()
         old_share = float((weights * old).sum() / total) if total else 0.0
-        old_number = self.independent(self.old, old_valid, correlations, weights)
+        old_number = self._of_strata(self.independent(self.old, old_valid, correlations, weights), old, weights)
         return Count(share * number, number), Count(old_share * old_number, old_number)
+
+    def _of_strata(self, number: float, marked: Array, weights: Array) -> float:
+        """At most as many independent requests as the variance within strata allows.
+
+        A client with many failures, of which production had few requests, makes the weighted share vary more than the
+        weights alone tell. Each stratum's share is taken with one more success and failure (Laplace), so that none is
+        without variance.
+        """
+        used = weights > 0
+        if not used.any():
+            return number
+        strata, kept = self.old.strata[used], weights[used]
+        counts = np.bincount(strata)
+        shares = (np.bincount(strata, marked[used].astype(float)) + 1) / (counts + 2)
+        parts = np.bincount(strata, kept) / kept.sum()
+        variance = (parts**2 * shares * (1 - shares) / np.maximum(counts, 1)).sum()
+        mean = float((parts * shares).sum())
+        dependence = float(kept.sum() ** 2 / (kept**2).sum()) / number if number else 1.0
+        return min(number, float(mean * (1 - mean) / (variance * dependence)))
 
     def _own(self, marked: Array, valid: Array) -> float:
         """Correlation within the new version's own clusters, if there are enough of them."""
