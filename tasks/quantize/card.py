@@ -12,8 +12,11 @@ from tasks.quantize.plan.recipe import Recipe
 from tasks.schemes import scheme
 
 CARD = "README.md"
-# Unquantized copies of the weights, which are not copied.
+# Other copies of the weights, and files that no engine reads beside quantized ones, which are not copied.
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5", ".ot", ".npz", ".data"}
+_WEIGHTS |= {".onnx_data", ".tflite", ".mlmodel", ".mlpackage", ".pb", ".xml", ".npy", ".tar", ".zip", ".gz"}
+_UNREAD_FOLDERS = {"onnx", "openvino", "coreml", "tflite", "tensorrt", "original", "flax", "tf"}
+_ADAPTERS = ("adapter_config.json", "adapter_model")
 
 
 def copy_companions(source: Path, out: Path) -> None:
@@ -23,7 +26,9 @@ def copy_companions(source: Path, out: Path) -> None:
         hidden = any(part.startswith(".") for part in path.parts)
         if not file.is_file() or hidden or file.suffix in _WEIGHTS or path.name.endswith(".index.json"):
             continue
-        if path.as_posix() in ("config.json", CARD):
+        if path.as_posix() in ("config.json", CARD) or file.name.startswith(_ADAPTERS):
+            continue
+        if _UNREAD_FOLDERS.intersection(path.parts[:-1]):
             continue
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, out / path)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.source.headers import read_placed
+from tasks.source.headers import BITS, read_placed
 from tasks.source.published.tokenizer import MAX_TOKENIZER_BYTES, read_index
 from weighbridge.documents import read_bytes
 from weighbridge.errors import DocumentInvalid, QuantizationFailed, SourceDamaged, SourceRefused
@@ -29,10 +29,6 @@ BLOCK_VALUES = 4 * 2**20
 
 # Mask of the exponent bits: all set means infinite or NaN.
 _EXPONENT = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
-_ITEM_BYTES = {
-    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
-    **{"U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8},
-}
 FLOATS = tuple(_EXPONENT)
 
 
@@ -52,12 +48,12 @@ class StoredTensor:
 
 def item_bytes(dtype: str) -> int:
     """Bytes of one value of a type."""
-    return _ITEM_BYTES[dtype]
+    return BITS[dtype] // 8
 
 
 def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor's values."""
-    return math.prod(shape) * _ITEM_BYTES[dtype]
+    return (math.prod(shape) * BITS[dtype] + 7) // 8
 
 
 def header_bytes(name: str, dtype: str, shape: tuple[int, ...]) -> int:
@@ -98,6 +94,20 @@ def read_tensors(folder: Path) -> list[StoredTensor]:
         QuantizationFailed: a file is missing, truncated or not a safetensors file; it is named.
     """
     return [tensor for file in weight_files(folder) for tensor in _header(file)]
+
+
+def require_indexed(folder: Path, tensors: Iterable[StoredTensor]) -> None:
+    """Check that each tensor that the index names is in the file that it names.
+
+    Raises:
+        QuantizationFailed: one is not; it is named.
+    """
+    if not (folder / INDEX).is_file():
+        return
+    held = {(tensor.name, tensor.file.name) for tensor in tensors}
+    absent = sorted(name for name, file in _shards(folder / INDEX).items() if (name, file) not in held)
+    if absent:
+        raise _broken(folder / INDEX, f"names {absent[0]}, which is not in the file that it says")
 
 
 def _shards(index: Path) -> dict[str, str]:

@@ -155,7 +155,7 @@ def test_an_unquantized_result_is_refused_whatever_the_quantizer_reports(
 ) -> None:
     """llm-compressor writes the model as it was and says that all is well."""
     source = adopted()
-    copy = f'cp -r "{store.path(source)}" "$(dirname "$3")/model"'
+    copy = f'cp -r "{store.path(source)}" "$(dirname "$4")/model"'
     message = json.dumps({"layers_done": 0, "peak_rss_bytes": 1, "versions": {"llmcompressor": "0"}})
     stand_in(tmp_path, monkeypatch, f"{copy}; echo '{message}'")
     with pytest.raises(QuantizationUncovered, match="0 of 14 planned layers are quantized"):

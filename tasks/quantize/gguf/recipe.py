@@ -16,6 +16,7 @@ from tasks.schemes import GgufMixture, Scheme
 from tasks.schemes import scheme as find_scheme
 from tasks.source.gguf.tensor_types import OF_SAFETENSORS, TENSOR_TYPES, TensorType
 from tasks.source.published import read_from
+from weighbridge.errors import QuantizationUncovered
 
 METHOD = "ggml"
 ALIGNMENT = 32
@@ -155,6 +156,12 @@ def make_gguf_recipe(folder: Path, scheme: Scheme, model_name: str) -> GgufRecip
     )
     computed = rope_factors(config, architecture)
     planned = tuple(_planned(tensor, scheme.gguf.base, structure) for tensor in (*tensors, *computed))
+    if not any(TENSOR_TYPES[tensor.kind].is_quantized for tensor in planned):
+        raise QuantizationUncovered(
+            f"No weight of the release has rows of a multiple of 32, which {scheme.name} needs.",
+            "Name int8 in the line, which scales whole rows of any width.",
+            where=str(folder),
+        )
     return GgufRecipe(
         scheme=scheme.name,
         method=METHOD,

@@ -7,15 +7,20 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.quantize.plan.ignore import ignored_modules
 from tasks.quantize.plan.layouts import ExpectedTensor, Layout
-from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, split_targets
-from tasks.quantize.tensors import StoredTensor, data_bytes, first_repeated, header_bytes, read_tensors
+from tasks.quantize.plan.roles import roles_of
+from tasks.quantize.plan.targets import CONV1D_MODELS, Ignored, Layer, is_expert, keep_together, split_targets
+from tasks.quantize.plan.whole import require_layers
+from tasks.quantize.published.recognise import quantized_by
+from tasks.quantize.tensors import StoredTensor, data_bytes, first_repeated, header_bytes, read_tensors, require_indexed
 from tasks.schemes import Scheme
 from tasks.source.published import read_from
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered, SourceRefused
 from weighbridge.line import CHOOSE_NOTHING, SchemeChoice
 
-HEAD = "lm_head"
+LARGEST_KEPT_SHARE = 0.02
+"""Of the Linear bytes, that layers which the scheme does not suit may keep as published."""
 
 
 class Recipe(BaseModel):
@@ -85,8 +90,8 @@ class Recipe(BaseModel):
 
     @property
     def ignore(self) -> tuple[str, ...]:
-        """Module names for `quantization_config.ignore`; always with the head, even if it is tied to the embedding."""
-        return tuple(sorted({HEAD, *(ignored.name for ignored in self.ignored)}))
+        """For `quantization_config.ignore`: names as in the files, and patterns that hold for loaders' names too."""
+        return ignored_modules([layer.name for layer in self.layers], self.ignored)
 
 
 def make_recipe(
@@ -114,12 +119,19 @@ def make_recipe(
             "Ask the publisher for a sound release.",
             where=str(repeated.file),
         )
-    layers, ignored = split_targets(tensors, conv1d=config.get("model_type") in CONV1D_MODELS, excluded=choice.ignore)
+    _refuse_quantized(quantized_by(folder, config, tensors), folder)
+    require_indexed(folder, tensors)
+    require_layers(config, [tensor.name for tensor in tensors], folder)
+    roles = roles_of(config, [(tensor.name, tensor.shape) for tensor in tensors])
+    conv1d = config.get("model_type") in CONV1D_MODELS
+    layers, ignored = split_targets(tensors, roles, conv1d=conv1d, excluded=choice.ignore)
+    layers, ignored = keep_together(layers, ignored, {})
+    layers, ignored = _keep_unsuited(layers, ignored, scheme, choice.group_size)
     if not layers:
         examples = "; ".join(f"{kept.name}: {kept.reason}" for kept in ignored[:3]) or "no 2-D weight at all"
         raise QuantizationUncovered(
             f"Nothing in the release is a Linear weight that {scheme.name} covers ({examples}).",
-            "Serve it as bf16, or ask for this architecture in an issue.",
+            "Name q8-0 or q4-k-m in the line, if llama.cpp knows the architecture, or serve it as bf16.",
             where=str(folder),
         )
     _require_loadable_experts(layers, scheme)
@@ -147,14 +159,35 @@ def unquantized_config(folder: Path) -> dict[str, Any]:
         QuantizationUncovered: the release is already quantized.
     """
     config = read_config(folder)
-    if "quantization_config" in config:
-        kind = config["quantization_config"].get("quant_method", "an unnamed method")
+    _refuse_quantized(quantized_by(folder, config, ()), folder)
+    return config
+
+
+def _refuse_quantized(kind: str, folder: Path) -> None:
+    if kind:
         raise QuantizationUncovered(
             f"The release is quantized already, by {kind}.",
             "Name bf16 in the line, which serves it as published, or the unquantized release.",
             where=str(folder),
         )
-    return config
+
+
+def _keep_unsuited(
+    layers: list[Layer], ignored: list[Ignored], scheme: Scheme, chosen: int | None
+) -> tuple[list[Layer], list[Ignored]]:
+    """Keep the few layers that no group or block divides as published, rather than refuse the whole release."""
+    sizes = scheme.group_sizes if chosen is None else (chosen,)
+    unsuited: dict[str, str] = {}
+    for layer in layers:
+        if scheme.block and (layer.shape[0] % scheme.block[0] or layer.shape[1] % scheme.block[1]):
+            unsuited[layer.name] = "no block divides it"
+        elif scheme.group_sizes and layer.shape[1] % min(sizes):
+            unsuited[layer.name] = "no group divides its width"
+    if not unsuited:
+        return layers, ignored
+    still, kept = keep_together(layers, ignored, unsuited)
+    before, after = (sum(layer.source_bytes for layer in some) for some in (layers, still))
+    return (still, kept) if before - after <= LARGEST_KEPT_SHARE * before else (layers, ignored)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -207,7 +240,8 @@ def _group_size(layers: list[Layer], scheme: Scheme, chosen: int | None) -> int 
     raise QuantizationUncovered(
         f"{layer.name} is {layer.shape[1]} wide, and no group size of {scheme.name} divides that "
         f"({', '.join(map(str, sizes))}).",
-        "Name int8 or int8-w8a16 in the line, which scale whole rows.",
+        "Name int8 or int8-w8a16 in the line, which scale whole rows; or keep these layers as published, by `ignore` "
+        "of the scheme's recipe (`quantize.schemes` in the line).",
         where=layer.name,
     )
 
@@ -221,7 +255,8 @@ def _block(layers: list[Layer], scheme: Scheme) -> tuple[int, int] | None:
         if layer.shape[0] % height or layer.shape[1] % width:
             raise QuantizationUncovered(
                 f"{layer.name} is {layer.shape[0]} × {layer.shape[1]}: blocks of {height} × {width} do not divide it.",
-                "Name fp8 in the line, which scales whole rows.",
+                "Name fp8 in the line, which scales whole rows; or keep these layers as published, by `ignore` of the "
+                "scheme's recipe (`quantize.schemes` in the line).",
                 where=layer.name,
             )
     return scheme.block

@@ -1,8 +1,7 @@
 """Choose the weights to quantize, by names and shapes alone.
 
-A layer is a target if its weight is a 2-D float `*.weight` of a Linear module, experts included. Others are recognised
-by name, because a checkpoint contains no other sign: embeddings and the head (tied in many models, and packing one
-breaks both), norms, expert routers (a rounded router selects other experts), and vision and audio towers.
+A layer is a target if its weight is a 2-D float `*.weight` of a Linear module, experts included, and `roles.py` gives
+it no other role. What engines compute in one product (query, key and value) is quantized together or not at all.
 """
 
 from __future__ import annotations
@@ -13,32 +12,23 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.quantize.plan.roles import LINEAR, REASONS, Roles
 from tasks.quantize.tensors import FLOATS, StoredTensor
 from weighbridge.errors import QuantizationUncovered
 
-# The first match gives the reason. Patterns match whole components of the dotted name: `gate_proj` is not `gate`.
-_NOT_TARGETS = (
-    (
-        re.compile(r"(^|\.)(lm_head|embed_out|output)$"),
-        "head",
-        "the head is kept: it is often tied to the embedding",
-    ),
-    (
-        re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|embeddings\.\w+)$"),
-        "embedding",
-        "an embedding is looked up, not multiplied",
-    ),
-    (re.compile(r"norm\d*$|(^|\.)ln_\w+$"), "norm", "a norm is not a Linear layer"),
-    (
-        re.compile(r"(^|\.)(gate|router|shared_expert_gate|router\.\w+)$"),
-        "router",
-        "a rounded router sends tokens to other experts",
-    ),
-    (re.compile(r"(^|\.)(vision|visual|audio|multi_modal|image)\w*\."), "tower", "a vision or audio tower is not text"),
-)
-# A 3-D tensor holds a layer's experts, unless it is a convolution or part of a tower.
-_NOT_FUSED = re.compile(r"conv|(^|\.)(vision|visual|audio|multi_modal|image)\w*\.")
+# A 3-D tensor holds a layer's experts if its name says so, or if the model has experts and it is in their place.
+_FUSED = re.compile(r"experts|(^|\.)(mlp|ffn|feed_forward|moe|block_sparse_moe)\.(input|output)_linear")
+_CONVOLUTION = re.compile(r"conv")
 _EXPERTS = re.compile(r"(^|\.)experts\.")
+# Layers that vLLM and SGLang join into one (`packed_modules_mapping`); both refuse a joined layer of which a part is
+# quantized.
+_TOGETHER = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+)
 # These models store projections transposed, as Conv1D, which loaders of compressed-tensors do not support.
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 
@@ -75,12 +65,13 @@ def is_expert(name: str) -> bool:
 
 
 def split_targets(
-    tensors: list[StoredTensor], *, conv1d: bool, excluded: Sequence[str] = ()
+    tensors: list[StoredTensor], roles: Roles, *, conv1d: bool, excluded: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Ignored]]:
     """Split a release's weights into targets and kept ones.
 
     Args:
         tensors: all of a release.
+        roles: of its weights.
         conv1d: the model stores its projections transposed.
         excluded: globs of layer names that the recipe keeps as published.
 
@@ -92,14 +83,14 @@ def split_targets(
     ignored: list[Ignored] = []
     unused = set(excluded)
     for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-        _refuse_fused(tensor)
+        _refuse_fused(tensor, roles)
         name, _, kind = tensor.name.rpartition(".")
         if kind != "weight" or name.endswith("norm"):
             continue
         if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
             ignored.append(Ignored(name=name, reason="it is not a matrix of floats", linear_bytes=0))
             continue
-        reason, linear = _reason_against(name, conv1d)
+        reason, linear = _reason_against(name, tensor.shape, roles, conv1d)
         matching = {glob for glob in excluded if fnmatchcase(name, glob)}
         unused -= matching
         if matching and not reason:
@@ -118,23 +109,56 @@ def split_targets(
     return layers, ignored
 
 
-def _reason_against(name: str, conv1d: bool) -> tuple[str, bool]:
+def _reason_against(name: str, shape: tuple[int, ...], roles: Roles, conv1d: bool) -> tuple[str, bool]:
     """Why a 2-D weight is not a target (empty if it is), and whether it counts as a Linear weight."""
-    for pattern, kind, reason in _NOT_TARGETS:
-        if pattern.search(name):
-            return reason, kind in ("head", "router", "tower")
+    kind = roles.kind(name, shape)
+    if kind:
+        return REASONS[kind], kind in LINEAR
     return ("the model stores it transposed, as Conv1D", True) if conv1d else ("", True)
 
 
-def _refuse_fused(tensor: StoredTensor) -> None:
+def _refuse_fused(tensor: StoredTensor, roles: Roles) -> None:
     """Refuse experts fused in one tensor: most of the model would silently stay unquantized."""
-    if tensor.dtype not in FLOATS or _NOT_FUSED.search(tensor.name):
+    if tensor.dtype not in FLOATS or _CONVOLUTION.search(tensor.name) or roles.is_tower(tensor.name):
         return
     kind = tensor.name.rpartition(".")[2]
     experts_without_module = len(tensor.shape) == 2 and kind != "weight" and _EXPERTS.search(tensor.name)
-    if len(tensor.shape) == 3 or (experts_without_module and not kind.endswith("bias")):
+    several = len(tensor.shape) == 3 and (_FUSED.search(tensor.name) or tensor.shape[0] in roles.experts)
+    if (several or experts_without_module) and not kind.endswith("bias"):
         raise QuantizationUncovered(
             f"{tensor.name} holds all experts of a layer in one tensor of {len(tensor.shape)} dimensions.",
             "Take a release with a matrix for each expert (`experts.0.up_proj.weight`), or serve this one as bf16.",
             where=tensor.file.name,
         )
+
+
+def keep_together(
+    layers: list[Layer], ignored: list[Ignored], reasons: dict[str, str]
+) -> tuple[list[Layer], list[Ignored]]:
+    """Keep some layers as published, and with each those that engines compute in one product with it.
+
+    Args:
+        layers, ignored: the targets, and the weights that stay as published so far.
+        reasons: why, by layer.
+    """
+    kept = {**dict.fromkeys((one.name for one in ignored if one.linear_bytes), ""), **reasons}
+    families = {_family(name): name for name in kept if _family(name) != name}
+    still, also = [], []
+    for layer in layers:
+        beside = families.get(_family(layer.name))
+        if layer.name not in reasons and beside is None:
+            still.append(layer)
+            continue
+        last = (beside or "").rpartition(".")[2]
+        reason = reasons.get(layer.name) or f"engines compute it together with its {last}, which stays"
+        also.append(Ignored(name=layer.name, reason=reason, linear_bytes=layer.source_bytes))
+    return still, sorted([*ignored, *also], key=lambda one: one.name)
+
+
+def _family(name: str) -> str:
+    """The name of the product that engines compute a layer in; the layer's own if it is alone."""
+    if found := _EXPERTS.search(name):
+        return name[: found.end()]
+    parent, _, last = name.rpartition(".")
+    group = next((number for number, group in enumerate(_TOGETHER) if last in group), None)
+    return name if group is None else f"{parent}.#{group}"

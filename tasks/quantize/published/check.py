@@ -7,14 +7,14 @@ shape, with finite scales.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.quantize.plan.roles import roles_of
 from tasks.quantize.plan.targets import split_targets
 from tasks.quantize.published.formats import FORMATS, PublishedLayer
+from tasks.quantize.published.recognise import nested_quantization, quantized_by
 from tasks.quantize.tensors import StoredTensor, first_repeated, is_finite, read_tensors
 from tasks.source.published import read_from
 from weighbridge.errors import QuantizationFailed, QuantizationUncovered
@@ -53,11 +53,14 @@ def check_published(folder: Path) -> Published | None:
             one of another type or shape.
         QuantizationFailed: a scale is infinite or NaN, an index is out of range, or a file is incomplete.
     """
-    config = _quantization_config(folder)
-    if config is None:
-        return None
+    whole = read_from(folder, "config.json")
+    config = nested_quantization(whole) or {}
     method = str(config.get("quant_method", "unnamed"))
-    if method not in FORMATS:
+    if not config:
+        method = quantized_by(folder, whole, read_tensors(folder))
+        if not method:
+            return None
+    if method not in FORMATS or not config:
         return Published(method=method, bits=None, group_size=None, layers=0, share_of_linear_bytes=0, checked=False)
     tensors = read_tensors(folder)
     repeated = first_repeated(tensors)
@@ -92,11 +95,6 @@ def require_valid_published(folder: Path) -> None:
     check_published(folder)
 
 
-def _quantization_config(folder: Path) -> Mapping[str, Any] | None:
-    found = read_from(folder, "config.json").get("quantization_config")
-    return found if isinstance(found, dict) else None
-
-
 def _require_whole(layer: PublishedLayer, method: str) -> None:
     if layer.problem:
         raise QuantizationUncovered(
@@ -114,7 +112,9 @@ def _require_whole(layer: PublishedLayer, method: str) -> None:
 def _share(layers: tuple[PublishedLayer, ...], tensors: list[StoredTensor]) -> float:
     """Quantized share of all Linear weights, quantized or not."""
     quantized_names = {name for layer in layers for name in layer.tensors}
-    targets, ignored = split_targets([tensor for tensor in tensors if tensor.name not in quantized_names], conv1d=False)
+    others = [tensor for tensor in tensors if tensor.name not in quantized_names]
+    roles = roles_of({}, [(tensor.name, tensor.shape) for tensor in others])
+    targets, ignored = split_targets(others, roles, conv1d=False)
     rest = sum(layer.source_bytes for layer in targets) + sum(kept.linear_bytes for kept in ignored)
     quantized = sum(layer.weights * FLOAT_BYTES for layer in layers)
     return quantized / (quantized + rest)
