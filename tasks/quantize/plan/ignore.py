@@ -29,29 +29,29 @@ def ignored_modules(planned: Sequence[str], ignored: Iterable[Ignored]) -> tuple
     The head is always among them, even if it is tied to the embedding and in no file.
 
     Args:
-        planned: layers to quantize; no pattern matches one.
+        planned: layers to quantize; no pattern matches entry.
         ignored: the weights that stay.
     """
     ignored = tuple(ignored)
-    exact = {HEAD, *(one.name for one in ignored)}
-    special = [one for one in ignored if one.reason not in _PLAIN]
+    exact = {HEAD, *(entry.name for entry in ignored)}
+    special = [entry for entry in ignored if entry.reason not in _PLAIN]
     if not special:
         return tuple(sorted(exact))
     text = "\n".join(planned)
     patterns = {rf"{_ANYWHERE}{HEAD}$"}
-    for one in special:
-        if one.reason == REASONS["tower"]:
+    for entry in special:
+        if entry.reason == REASONS["tower"]:
             patterns |= {
                 rf"{_ANYWHERE}{name}(\..*)?$" for name in _TOWERS if not _hits(rf"{_ANYWHERE}{name}(\..*)?$", text)
             }
-        if not any(re.match(pattern, one.name) for pattern in patterns):
-            patterns.add(_pattern(one, planned, text))
+        if not any(re.match(pattern, entry.name) for pattern in patterns):
+            patterns.add(_pattern(entry, planned, text))
     return tuple(sorted(exact | {f"re:{pattern}" for pattern in patterns}))
 
 
-def _pattern(one: Ignored, planned: Sequence[str], text: str) -> str:
-    parts = one.name.split(".")
-    if one.reason in (REASONS["tower"], REASONS["prediction"]):
+def _pattern(entry: Ignored, planned: Sequence[str], text: str) -> str:
+    parts = entry.name.split(".")
+    if entry.reason in (REASONS["tower"], REASONS["prediction"]):
         # The first part of the name that no planned layer has: the tower, or the further layer.
         for end in range(1, len(parts) + 1):
             if any(name.startswith(".".join(parts[:end]) + ".") for name in planned):
@@ -65,7 +65,7 @@ def _pattern(one: Ignored, planned: Sequence[str], text: str) -> str:
         found = rf"{_ANYWHERE}{re.escape('.'.join(parts[first:]))}$"
         if not parts[first].isdigit() and not _hits(found, text):
             return found
-    return f"{re.escape(one.name)}$"
+    return f"{re.escape(entry.name)}$"
 
 
 def _hits(pattern: str, planned: str) -> bool:

@@ -141,7 +141,7 @@ def keep_together(
         layers, ignored: the targets, and the weights that stay as published so far.
         reasons: why, by layer.
     """
-    kept = {**dict.fromkeys((one.name for one in ignored if one.linear_bytes), ""), **reasons}
+    kept = {**dict.fromkeys((entry.name for entry in ignored if entry.linear_bytes), ""), **reasons}
     families = {_family(name): name for name in kept if _family(name) != name}
     still, also = [], []
     for layer in layers:
@@ -152,7 +152,7 @@ def keep_together(
         last = (beside or "").rpartition(".")[2]
         reason = reasons.get(layer.name) or f"engines compute it together with its {last}, which stays"
         also.append(Ignored(name=layer.name, reason=reason, linear_bytes=layer.source_bytes))
-    return still, sorted([*ignored, *also], key=lambda one: one.name)
+    return still, sorted([*ignored, *also], key=lambda entry: entry.name)
 
 
 def _family(name: str) -> str:
