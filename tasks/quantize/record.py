@@ -10,6 +10,7 @@ from registry.store import Artifact, Input, Provenance, Store, provenance_of
 from tasks.quantize.calibration import short_text_warning
 from tasks.quantize.coverage import Coverage
 from tasks.quantize.gguf import GgufRecipe
+from tasks.quantize.loading.proof import Loading
 from tasks.quantize.plan.recipe import Recipe
 from tasks.quantize.plan.resources import Resources
 from weighbridge.line import SchemeChoice
@@ -22,6 +23,8 @@ class QuantizationRecord(BaseModel):
 
     recipe: Recipe | GgufRecipe
     coverage: Coverage
+    loading: Loading | None = None
+    """What came of loading it by transformers; None for GGUF and in older records."""
     versions: dict[str, str]
     seconds: float
     """Wall time of the whole step."""

@@ -19,6 +19,7 @@ from tasks.quantize.card import copy_companions, write_card
 from tasks.quantize.coverage import Coverage, check_coverage
 from tasks.quantize.gguf import GgufRecipe, make_gguf_recipe
 from tasks.quantize.gguf import check_coverage as check_gguf
+from tasks.quantize.loading.parent import prove_loading
 from tasks.quantize.methods import STREAMING, method_names
 from tasks.quantize.plan.recipe import Recipe, make_recipe
 from tasks.quantize.plan.resources import Resources, estimate_resources, require_memory
@@ -258,6 +259,11 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
     )
     match_source_layout(out, work.source)
     coverage = _prove(recipe, out, work.source)
+    loading = (
+        prove_loading(out, work.source, recipe, log.with_suffix(".loading.log")) if isinstance(recipe, Recipe) else None
+    )
+    if loading and not loading.loaded:
+        logger.warning("%s as %s is proven by its files alone: %s.", work.name, recipe.scheme, loading.why)
     copy_companions(work.source, out)
     versions = {**last.versions, "weighbridge": __version__}
     write_card(
@@ -273,6 +279,7 @@ def _build(work: _Work, staging: Path) -> QuantizationRecord:
     record = QuantizationRecord(
         recipe=recipe,
         coverage=coverage,
+        loading=loading,
         versions=versions,
         seconds=round(time.monotonic() - started, 3),
         cpu_seconds=last.cpu_seconds,
