@@ -2,7 +2,8 @@
 
     python -m stack.receiver        (the stack's service `webhook`)
 
-It decides nothing. It starts the line's deployment, also where its schedule is not active; the flow compares what the
+It also keeps the gateway's logs in order, because it always runs. It decides nothing.
+It starts the line's deployment, also where its schedule is not active; the flow compares what the
 registry asks for with what serves. It listens on loopback only, and keeps MLflow's webhook at its address and secret.
 """
 
@@ -24,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from registry.accounts import administrator
 from registry.webhooks import Keys, Seen, check_headers, ensure_webhook, read_delivery
 from stack.door import Door
+from tasks.serve.gateway import Gateway
 from weighbridge.deployments import start
 from weighbridge.errors import DeliveryRefused, ReleaseNotStarted, StackDown, StackFailed, WeighbridgeError
 from weighbridge.line import line_names
@@ -38,6 +40,8 @@ LARGEST_BODY_BYTES = 1_000_000
 """A version's description has at most 5,000 characters, and its tags a page each."""
 CHECK_SECONDS = 300.0
 """Between two checks of MLflow's webhook: an emptied or restored database has lost it."""
+LOG_SECONDS = 60.0
+"""Between two looks at the gateway's logs."""
 RETRY_SECONDS = 1.0
 """Between two attempts until MLflow answers."""
 
@@ -109,6 +113,18 @@ class Receiver:
             time.sleep(CHECK_SECONDS if self.answered.is_set() else RETRY_SECONDS)
 
 
+def keep_logs(settings: Settings) -> None:
+    """Rotate the gateway's logs whenever it is due; never returns."""
+    gateway = Gateway(settings)
+    while True:
+        try:
+            gateway.keep_logs()
+        except (OSError, ValueError, WeighbridgeError):
+            # A full disk, for one: later it may go.
+            log.exception("the gateway's logs could not be kept in order")
+        time.sleep(LOG_SECONDS)
+
+
 def make_app(receiver: Receiver) -> FastAPI:
     """Build the receiver's web application."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -176,6 +192,7 @@ def main() -> None:
     settings = load_settings()
     receiver = Receiver(settings)
     threading.Thread(target=receiver.keep_webhook, daemon=True).start()
+    threading.Thread(target=keep_logs, args=(settings,), daemon=True).start()
     uvicorn.run(
         Door(make_app(receiver)),
         host=LOOPBACK,

@@ -37,6 +37,19 @@ class Settings(BaseSettings):
         "a port with a variable of its own is not moved; `weighbridge up --port-offset N` is remembered for the home",
     )
     gateway_port: int = Field(8080, ge=1, le=65535, description="port for the clients of the models")
+    gateway_connections: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="most open connections of clients; further ones are closed. Each takes two of the machine's open "
+        "files (`ulimit -Hn`) while a request is answered",
+    )
+    gateway_log_mib: int = Field(
+        256, ge=1, description="size in MiB at which a log of requests is rotated; it is rotated daily anyway"
+    )
+    gateway_log_days: int = Field(
+        30, ge=1, description="days for which rotated logs of requests are kept; their usage by key is kept for ever"
+    )
     gateway_admin_port: int = Field(
         9901, ge=1, le=65535, description="not used any more: Envoy's admin interface is a socket of the home"
     )

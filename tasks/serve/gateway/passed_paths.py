@@ -24,7 +24,14 @@ def refusals() -> list[dict[str, Any]]:
     """
     nothing = "Nothing here: no engine has this address, or it is not for clients. Ask below /v1."
     wrong = error_answer(405, "This address does not take this method.", "method_not_allowed")
+    packed = "The body's content-encoding is not known here: send it plain or as gzip."
+    encoding = {"name": "content-encoding"}
+    is_packed = [
+        {**encoding, "present_match": True},
+        {**encoding, "string_match": {"exact": "identity", "ignore_case": True}, "invert_match": True},
+    ]
     return [
+        {"match": {"prefix": "/", "headers": is_packed}, **error_answer(415, packed, "unsupported_encoding")},
         {"match": {"prefix": "/", "headers": _unknown_path()}, **error_answer(404, nothing, "not_found")},
         {"match": {"prefix": "/", "headers": [{**method_is("POST", "GET"), "invert_match": True}]}, **wrong},
     ]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tasks.serve.gateway.log_files import LogFollower, last_lines
 from tasks.serve.rollout.sample import Sample
 
 REFUSED_HERE = "lua_response"
@@ -34,25 +35,13 @@ class Window:
     """
 
     def __init__(self, log: Path, line: str) -> None:
-        self._log, self._line = log, line
-        self._offset = log.stat().st_size if log.is_file() else 0
-        self._part = b""
+        self._follower, self._line = LogFollower(log), line
         self._since = _log_time(datetime.now(UTC))
         self._samples: dict[str, Sample] = {}
 
     def read(self) -> None:
         """Read the lines that were written since the last call."""
-        if not self._log.is_file():
-            return
-        if self._log.stat().st_size < self._offset:
-            # The log was rotated.
-            self._offset, self._part = 0, b""
-        with self._log.open("rb") as file:
-            file.seek(self._offset)
-            text = self._part + file.read()
-            self._offset = file.tell()
-        *lines, self._part = text.split(b"\n")
-        for line in lines:
+        for line in self._follower.read():
             # A request that arrived before the weight changed belongs to the step before.
             if (entry := _entry(line, self._line)) and str(entry.get("time", "")) >= self._since:
                 self._samples.setdefault(entry["version"], Sample()).add(entry)
@@ -74,12 +63,9 @@ def read_history(log: Path, line: str, version: str) -> tuple[Sample, Sample]:
         All of them, and those of the periods in which the version had almost all of the line's load.
     """
     history, full_load = Sample(), Sample()
-    if not log.is_file():
-        return history, full_load
     since = _log_time(datetime.now(UTC) - timedelta(seconds=HISTORY_SECONDS))
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - HISTORY_BYTES))
-        found = [entry for text in file if (entry := _entry(text, line)) and str(entry.get("time", "")) >= since]
+    texts = last_lines(log, HISTORY_BYTES)
+    found = [entry for text in texts if (entry := _entry(text, line)) and str(entry.get("time", "")) >= since]
     # The first 18 characters of a time are its period: 2026-11-30T10:20:3 of ten seconds.
     asked = Counter(str(entry["time"])[:18] for entry in found)
     own = [entry for entry in found if entry["version"] == version]

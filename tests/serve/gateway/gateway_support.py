@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import threading
@@ -28,7 +29,7 @@ class FakeEngine(ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         self.health_status = 200
         self.chunks, self.pause_seconds, self.wait_seconds = 3, 0.0, 0.0
-        self.dies = False
+        self.dies = self.packs = False
         self.usage: dict[str, int] | None = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
         self.padding = ""
         self.stream_bytes: bytes | None = None
@@ -63,12 +64,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._whole(self.server.health_status if self.path == "/health" else 404, b"{}")
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = json.loads(self._body())
         self.server.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         if body.get("stream"):
             self._stream(tells_usage=(body.get("stream_options") or {}).get("include_usage", False))
         else:
             self._whole(200, self.server.answer_bytes or json.dumps(self._answer()).encode())
+
+    def _body(self) -> bytes:
+        if "content-length" in self.headers:
+            return self.rfile.read(int(self.headers["content-length"]))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(parts)
 
     def _answer(self) -> dict[str, object]:
         usage = {"usage": self.server.usage} if self.server.usage else {}
@@ -85,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _whole(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if self.server.packs and status == 200:
+            body = gzip.compress(body)
+            self.send_header("content-encoding", "gzip")
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -192,6 +192,16 @@ local function note_choices(answer, event, whole)
   end
 end
 
+-- Anthropic's prompts: a stream tells them in its first event and may tell 0 in its last. Cached parts are counted apart
+-- there, and here they are part of the prompt, as in OpenAI's form.
+local function note_prompt(answer, usage)
+  local sum = 0
+  for _, part in ipairs({ "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens" }) do
+    sum = sum + (tonumber(field(usage, part, "string")) or 0)
+  end
+  answer.prompt_tokens = math.max(answer.prompt_tokens or 0, sum)
+end
+
 -- OpenAI's responses and Anthropic's messages: events with a type.
 local function note_typed(answer, event, kind)
   if kind == "error" or kind == "response.failed" then
@@ -203,7 +213,12 @@ local function note_typed(answer, event, kind)
     answer.has_content = true
     local call = field(event, "index", "string") or ""
     note_arguments(answer, call, field(field(event, "delta", "table"), "partial_json", "string"))
+  elseif kind == "message" then
+    note_prompt(answer, field(event, "usage", "table"))
+  elseif kind == "message_start" then
+    note_prompt(answer, field(field(event, "message", "table"), "usage", "table"))
   elseif kind == "message_delta" then
+    note_prompt(answer, field(event, "usage", "table"))
     local reason = field(field(event, "delta", "table"), "stop_reason", "string")
     answer.cut_by_limit = answer.cut_by_limit or reason == "max_tokens"
   elseif kind:find("%.delta$") then
@@ -358,6 +373,15 @@ function envoy_on_request(handle)
   end
 end
 
+-- The filters before this one have written what the latest event says of the prompt.
+local function tell_prompt(handle, answer)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local told = answer.prompt_tokens or 0
+  if told > ((metadata:get(SPACE) or {}).prompt_tokens or 0) then
+    metadata:set(SPACE, "prompt_tokens", told)
+  end
+end
+
 function envoy_on_response(handle)
   local asked, headers = handle:streamInfo():dynamicMetadata():get(SPACE), handle:headers()
   local kind = headers:get("content-type") or ""
@@ -375,6 +399,9 @@ function envoy_on_response(handle)
       note_chunk(answer, chunk:getBytes(0, chunk:length()))
     end
     -- At once, because a client may leave before the end. Envoy invalidates objects when a script yields.
+    if streamed and answer.prompt_tokens then
+      tell_prompt(handle, answer)
+    end
     if streamed and (answer.has_content or answer.is_unreadable) and not content_seen then
       content_seen = true
       handle:streamInfo():dynamicMetadata():set(SPACE, "first_token_ms", handle:timestamp() - sent_ms)
@@ -387,6 +414,7 @@ function envoy_on_response(handle)
   if not answer.is_unreadable then
     note_end(answer)
   end
+  tell_prompt(handle, answer)
   if answer.fault ~= fault then
     handle:streamInfo():dynamicMetadata():set(SPACE, "fault", answer.fault)
   end

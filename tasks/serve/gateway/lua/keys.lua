@@ -1,7 +1,8 @@
 -- Authenticate a request: look up the SHA-256 of its API key among the keys of `keys.json`.
 --
 -- The route's filter context maps a digest in hex to {client, expires}; `expires` is in seconds since the epoch,
--- 0 for never. Engines and logs get the client's name, never the key.
+-- 0 for never. Engines and logs get the client's name, never the key. Anthropic's clients send the
+-- key as `x-api-key`.
 
 local bit = require("bit")
 local band, bnot, bxor, ror, rshift, tobit = bit.band, bit.bnot, bit.bxor, bit.ror, bit.rshift, bit.tobit
@@ -73,7 +74,7 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local key = (headers:get("authorization") or ""):match("^[Bb]earer +(%S+)$")
+  local key = (headers:get("authorization") or ""):match("^[Bb]earer +(%S+)$") or headers:get("x-api-key")
   local known = key and #key <= LONGEST_KEY and handle:filterContext():get(digest(key))
   if not known then
     refuse(handle, "Missing or unknown API key.")
@@ -82,5 +83,6 @@ function envoy_on_request(handle)
   else
     headers:replace("x-weighbridge-client", known.client)
     headers:remove("authorization")
+    headers:remove("x-api-key")
   end
 end
