@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from weighbridge.errors import PluginInvalid
+from weighbridge.documents import read_yaml
+from weighbridge.errors import DocumentInvalid, PluginInvalid
 from weighbridge.validation import first_fault
 
 Counted = Literal["usage", "prompt", "audio", "request"]
@@ -58,9 +58,9 @@ def read_endpoints(path: Path) -> Endpoints:
         PluginInvalid: it is not of this form.
     """
     try:
-        return Endpoints.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
-        what = first_fault(error) if isinstance(error, ValidationError) else "it is no YAML"
+        return Endpoints.model_validate(read_yaml(path))
+    except (ValidationError, DocumentInvalid) as error:
+        what = first_fault(error) if isinstance(error, ValidationError) else error.what.rstrip(".")
         raise PluginInvalid(
             f"The list of endpoints cannot be read: {what}.",
             "Correct it; docs/how-to/add-an-engine.md shows one.",

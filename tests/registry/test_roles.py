@@ -44,11 +44,11 @@ def test_no_role_writes_both_candidates_and_approvals() -> None:
     [
         ("users: {ada: {reviewer: [lama]}}", "users.ada names lama; the lines are llama, toy"),
         ("users: {ada: {reviewer: all, builder: [toy]}}", "users.ada is builder and reviewer of toy"),
-        ("users: {ada: {approver: [toy]}}", "users.ada.approver: Extra inputs"),
+        ("users: {ada: {approver: [toy]}}", "users.ada.approver: extra inputs"),
         ("users: {admin: {reviewer: [toy]}}", "the installation's own"),
         ("users: {'../ada': {reviewer: [toy]}}", "a name has letters"),
-        ("users: [ada]", "users: Input should be"),
-        ("users: {ada: {password: hunter2hunter2}}", "users.ada.password: Extra inputs"),
+        ("users: [ada]", "users: input should be"),
+        ("users: {ada: {password: hunter2hunter2}}", "users.ada.password: extra inputs"),
         ("users: {", "not YAML"),
     ],
 )

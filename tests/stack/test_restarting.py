@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stack.restarting import obstacles
+from tasks.serve.fleet import trial_mark
 from weighbridge.settings import load_settings
 
 RECORDED = Path(__file__).parents[1] / "serve" / "recorded"
@@ -49,9 +50,10 @@ def test_an_engine_without_requests_is_none(engine_folder: Path, own_home: Path)
 
 
 def test_an_engine_that_is_being_scored_is_an_obstacle(engine_folder: Path, own_home: Path) -> None:
-    (engine_folder / "trial").touch()
-    [sentence] = obstacles(load_settings(), [ENGINE])
+    with trial_mark.held(engine_folder / "trial"):
+        [sentence] = obstacles(load_settings(), [ENGINE])
     assert "is being scored" in sentence
+    assert obstacles(load_settings(), [ENGINE]) == [], "what a killed run left on trial is in nobody's way"
 
 
 @pytest.mark.parametrize(
