@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -200,6 +201,8 @@ def main() -> None:
     """Work until stopped."""
     warnings.simplefilter("ignore", DeprecationWarning)
     worker = FileWorker(POOL, name=NAME, limit=RUNS_AT_ONCE, create_pool_if_not_found=False)
+    # A stack that `nohup` or a script's `&` began ignores SIGINT, and Prefect makes one of a SIGTERM.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # At SIGTERM: take no new run, and let those that are under way end.
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,22 @@ def test_a_line_has_its_deployments_as_long_as_its_file_is_there(bench: Bench) -
     file.unlink()
     assert send() == {} and "rollback/mine" in said[-1]
     assert bench.deployment["name"] == "one"
+
+
+def test_a_worker_that_was_started_with_signals_ignored_stops_all_the_same(bench: Bench) -> None:
+    worker = next(service for service in services(bench.settings) if service.name == "worker")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    shell = "trap '' INT HUP; exec \"$@\""
+    process = subprocess.Popen(
+        ["sh", "-c", shell, "sh", *worker.program.command], env={**inherited, **worker.program.environment}
+    )
+    wait_for(lambda: signal.SIGTERM in _caught(process.pid), "the worker", seconds=90)
+    process.terminate()
+    process.wait(30)
+
+
+def _caught(pid: int) -> set[int]:
+    """Signals for which a process has a handler (SigCgt in /proc, proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    return {number for number in range(1, 65) if bits >> (number - 1) & 1}
