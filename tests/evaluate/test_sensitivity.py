@@ -12,7 +12,7 @@ from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.suites.suite import find_suite, questions_of
 from tasks.evaluate.verdict.early_stopping import judge_sequentially
 from tasks.evaluate.verdict.judge_suites import weigh_suite
-from tasks.evaluate.verdict.sensitivity import lower_share, why_insensitive
+from tasks.evaluate.verdict.sensitivity import independent_units, lower_share, why_insensitive
 from tasks.evaluate.verdict.sequential import Pairs, decide
 from tasks.evaluate.verdict.verdict import SuiteVerdict, judge_suite
 
@@ -87,6 +87,16 @@ def test_a_greeting_passes_few_items_of_the_demos_regression_suite() -> None:
     questions = questions_of(find_suite("regression/smollm2").path)
     floor = sum(question.score(question.grade(GREETING)) for question in questions) / len(questions)
     assert floor < 0.2
+
+
+def test_one_large_cluster_does_not_make_a_suite_at_chance_a_sensitive_one() -> None:
+    rng = np.random.default_rng(20261201)
+    sizes = np.array([100, *[1] * 50])
+    units = independent_units([number for number, size in enumerate(sizes) for _ in range(size)])
+    for chance in (0.05, 0.25, 0.5):
+        means = (rng.random((2000, len(sizes))) < chance) @ sizes / sizes.sum()
+        assert np.mean([lower_share(mean, units, 0.05) > chance for mean in means]) <= 0.05
+    assert independent_units(["a", "a", "b", "b"]) == 2 and independent_units(range(60)) == 60
 
 
 @pytest.mark.parametrize(("units", "truth"), [(50, 0.58), (200, 0.58), (200, 0.1), (1000, 0.3)])

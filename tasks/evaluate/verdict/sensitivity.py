@@ -8,7 +8,7 @@ the margin, and neither side may give one answer to nearly everything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from tasks.evaluate.scoring.scores import ItemScore, SuiteScores
 from tasks.evaluate.suites.assertions.kinds.refusal import is_refusal
@@ -26,7 +26,8 @@ def why_insensitive(candidate: SuiteScores, production: SuiteScores, *, margin: 
 
     Error: a suite on which production is truly no better than chance by the margin is taken for a sensitive one at
     most 1 - confidence of the time. The bound is exact (Clopper and Pearson 1934) for items that are right or wrong;
-    of items in clusters, each cluster counts as one. The other rules are fixed shares, without an error rate.
+    for graded items and for clusters, which count as `independent_units`, it is simulated (benchmarks/sensitivity.py).
+    The other rules are fixed shares, without an error rate.
 
     Args:
         candidate: comparable scores, all of them or those of the items scored so far.
@@ -37,7 +38,7 @@ def why_insensitive(candidate: SuiteScores, production: SuiteScores, *, margin: 
     for side, scores in (("Production", production), ("The candidate", candidate)):
         if problem := _answers_alike(scores.items):
             return f"{side} {problem}, so that agreement proves nothing. Look at its answers and its chat template."
-    units = len({(item.cluster, None if item.cluster else item.id) for item in production.items})
+    units = independent_units([(item.cluster, None if item.cluster else item.id) for item in production.items])
     chance = sum(item.chance or 0.0 for item in production.items) / len(production.items)
     least = lower_share(production.mean, units, 1 - confidence)
     if least > chance + margin:
@@ -53,6 +54,19 @@ def why_insensitive(candidate: SuiteScores, production: SuiteScores, *, margin: 
 def visible_loss(production: SuiteScores) -> float:
     """The largest loss that a suite can show, 0 to 1: what production scores above chance."""
     return max(production.mean - sum(item.chance or 0.0 for item in production.items) / len(production.items), 0.0)
+
+
+def independent_units(clusters: Sequence[Hashable]) -> int:
+    """Number of independent units as good as items in clusters of whatever sizes, if the items of one are all alike.
+
+    The squared sum of the sizes by the sum of their squares (Kish, Survey Sampling, 1965, 8.2): as many as there are
+    clusters if all are of one size, and hardly more than one beside a cluster that has nearly all items.
+
+    Args:
+        clusters: each item's cluster.
+    """
+    sizes = Counter(clusters).values()
+    return sum(sizes) ** 2 // sum(size**2 for size in sizes)
 
 
 def lower_share(mean: float, units: int, error: float) -> float:
