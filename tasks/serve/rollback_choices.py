@@ -6,7 +6,7 @@ from registry.installation import Installation
 from registry.models.records import Version
 from tasks.serve.standing import BARRED, Standing, standings
 from weighbridge.errors import NothingToRollBack
-from weighbridge.line import Line
+from weighbridge.line import Line, line_names
 
 
 def rollback_choices(installation: Installation, line: Line, serving: int | None) -> list[Version]:
@@ -33,14 +33,24 @@ def nothing_to_roll_back(installation: Installation, line: Line, production: Ver
     serves = f" Version {serving} serves." if serving else ""
     what = f"{line.name} has no previous version to go back to.{serves}"
     if not choices:
-        return NothingToRollBack(
-            f"{what} No other version ever served, or those that did have failed since.",
-            f"Release and approve another: `weighbridge release {line.name}`; `weighbridge candidates {line.name}` "
-            "lists what was weighed.",
-        )
+        why = "No other version ever served, or those that did have failed since."
+        return NothingToRollBack(f"{what} {why}", _another(installation, line))
     listed = ", ".join(f"version {version.version} ({version.scheme}, {version.state})" for version in choices)
     numbers = ", ".join(str(version.version) for version in choices)
     return NothingToRollBack(
         f"{what} It may go to {listed}.",
         f"Name one, `--to {numbers}`: `weighbridge rollback {line.name} --to {choices[-1].version}`.",
+    )
+
+
+def _another(installation: Installation, line: Line) -> str:
+    """Say how a line gets another version; one whose file is gone gets none."""
+    if line.name not in line_names(installation.settings.root / "lines"):
+        return (
+            f"Put lines/{line.name}.yaml back, which is gone, to release another; or end the line: `weighbridge lines "
+            f"retire {line.name}`."
+        )
+    return (
+        f"Release and approve another: `weighbridge release {line.name}`; `weighbridge candidates {line.name}` lists "
+        "what was weighed."
     )

@@ -162,7 +162,10 @@ def test_where_nothing_is_previous_the_versions_that_served_are_named_with_the_c
     assert step.rollback_target(installation, line, 2).version == 2, "what the message says can be done"
     registry.set_state("toy", 2, "failed", "it fell over")
     error = nothing_to_roll_back(installation, line, registry.production("toy"))
-    assert "have failed since" in error.what and "weighbridge release toy" in error.next_step
+    assert "have failed since" in error.what
+    assert "weighbridge lines retire toy" in error.next_step, "there is no lines/toy.yaml, so nothing can be released"
+    error = nothing_to_roll_back(installation, line.model_copy(update={"name": "llama"}), None)
+    assert "weighbridge release llama" in error.next_step
 
 
 def test_the_command_moves_traffic_without_mlflow_and_prefect(
