@@ -49,6 +49,8 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
+# First, because pytest-xdist reads the groups in a hook of the same name, which came first by itself.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server, and keep tests that share one on the same worker of pytest-xdist."""
     if "PYTEST_XDIST_WORKER" in os.environ:
