@@ -42,7 +42,7 @@ demo: $(STAMP)
 # Tests that wait leave the cores to each other: one worker more than there are cores. Files stay together on a worker.
 PYTEST := $(BIN)/pytest
 # In the order of tests/conftest.py, which has the longest files first.
-PARALLEL := -n $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1) --dist loadfile --no-loadscope-reorder
 
 static: $(STAMP)
 	$(BIN)/ruff check .

@@ -49,16 +49,13 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
-# First, because pytest-xdist reads the groups in a hook of the same name, which came first by itself.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, and keep tests that share one on the same worker of pytest-xdist."""
+    """Mark what needs a server; side by side, begin with the files that take longest."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Else the last worker would be busy with one of them for a minute after the others have ended.
         items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         servers.mark(item)
-        item.add_marker(pytest.mark.xdist_group(servers.group(item)))
 
 
 @pytest.hookimpl(wrapper=True)

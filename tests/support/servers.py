@@ -17,9 +17,10 @@ PROGRAMS = frozenset(
     {"chromium", "envoy", "initdb", "mlflow", "pg_ctl", "postgres", "prefect_server", "supervisord", "uvicorn", "vllm"}
 )
 """Servers that take seconds to start. A thread of the test's own that answers HTTP is none of them."""
-SHARED = frozenset({"accounts_server", "mlflow_server", "prefect_server", "road"})
-"""Fixtures of servers that several files share."""
-FIXTURES = SHARED | {"fleet", "prefect", "running", "running_fleet", "supervisor"}
+FIXTURES = frozenset(
+    {"accounts_server", "fleet", "mlflow_server", "prefect", "prefect_server", "road", "running", "running_fleet"}
+    | {"supervisor"}
+)
 """A test that asks for one of these fixtures needs its server."""
 
 _refusing = False
@@ -29,12 +30,6 @@ def mark(item: pytest.Item) -> None:
     """Mark a test that asks for a server's fixture."""
     if FIXTURES & set(getattr(item, "fixturenames", ())):
         item.add_marker("server")
-
-
-def group(item: pytest.Item) -> str:
-    """Group of tests that stay on one worker: those that share a server, else those of a file."""
-    shared = SHARED & set(getattr(item, "fixturenames", ()))
-    return min(shared, default=item.nodeid.partition("::")[0])
 
 
 @contextmanager
