@@ -27,16 +27,23 @@ if TYPE_CHECKING:
 
 OURS = ("WEIGHBRIDGE_", "HF_ENDPOINT", "PREFECT_API_", "PREFECT_PROFILES_PATH", "MLFLOW_")
 LONG = {
-    "test_quantize_vllm.py",
-    "test_promote_killed.py",
-    "test_quantize_calibrated_methods.py",
-    "test_lm_eval.py",
-    "test_parity_reference.py",
+    "test_canary.py",
     "test_engine_key_served.py",
     "test_extension.py",
-    "test_postgres.py",
+    "test_faults.py",
+    "test_faults_around.py",
+    "test_frozen_run.py",
+    "test_leaving.py",
+    "test_lm_eval.py",
+    "test_parity_reference.py",
+    "test_promote_killed.py",
+    "test_quantize_calibrated_methods.py",
+    "test_quantize_vllm.py",
+    "test_starting.py",
+    "test_unseen_faults.py",
+    "test_worker.py",
 }
-"""Files of few tests that take half a minute or more."""
+"""Files that take half a minute or more."""
 EVERYONE = {"ada": {"reviewer": "all"}, "bo": {"builder": "all"}, "oz": {"operator": "all"}}
 
 
