@@ -11,46 +11,49 @@ from weighbridge.settings import Settings
 
 PREFIX = "stub-"
 SANE = [
-    {"type": "regex", "value": r"\w"},
     # No mark of a chat template, and no words that go round in circles.
     {"type": "not-regex", "value": r"<\|[a-z_]+\|>"},
     {"type": "not-regex", "value": r"(?s)(\b\w+\b\W+)\1{5,}"},
 ]
-MAX_TOKENS = 16
-"""Of an answer, which may end there: enough to see whether a model still talks."""
-QUESTIONS = (
-    "Hello!",
-    "Who are you?",
-    "What can you help me with?",
-    "Thank you for your help.",
-    "Say something nice.",
-    "What is a book?",
-    "What is a computer?",
-    "What is water?",
-    "What do bees do?",
-    "What does a doctor do?",
-    "What is the capital of France?",
-    "What is the opposite of hot?",
-    "Which number comes after 8?",
-    "What is 2 + 3?",
-    "Name three colours.",
-    "Name an animal that can fly.",
-    "List two fruits.",
-    "Why is the sky blue?",
-    "Why do people sleep?",
-    "How do I boil an egg?",
-    "How do I write a letter?",
-    "When does winter begin?",
-    "Where do fish live?",
-    "Who wrote Romeo and Juliet?",
-    "Translate into French: good morning.",
-    "Put this into one word: very big.",
-    "Is gold a metal or a fruit?",
-    "Ben put the book on the shelf. Where is the book?",
-    "The train leaves at nine. When does the train leave?",
-    "Give me a sentence about the sea.",
-)
-"""So many that a margin of 0.2 is decided, also when two answers are lost (docs/explanation/verdict.md)."""
+MAX_TOKENS = 24
+"""Of an answer, which may end there: enough to see whether a model speaks of what it was asked."""
+QUESTIONS = {
+    "What is a book?": "book",
+    "What is a computer?": "computer",
+    "What is water?": "water",
+    "What do bees do?": "bee|honey|pollin",
+    "What does a doctor do?": "doctor|medic|patient",
+    "What is the capital of France?": "paris",
+    "Why do people sleep?": "sleep",
+    "How do I boil an egg?": "egg|boil",
+    "How do I write a letter?": "letter|writ",
+    "When does winter begin?": "winter|december|november",
+    "Where do fish live?": "fish|water|ocean|sea",
+    "Who wrote Romeo and Juliet?": "shakespeare|romeo",
+    "Ben put the book on the shelf. Where is the book?": "shelf",
+    "The train leaves at nine. When does the train leave?": "nine|9",
+    "Give me a sentence about the sea.": r"\bsea\b|ocean",
+    "Tell me about the moon.": "moon",
+    "What is a garden?": "garden",
+    "What is music?": "music",
+    "What is snow?": "snow",
+    "What is a bicycle?": "bicycle|bike",
+    "What is bread made of?": "bread|flour",
+    "How do I wash my hands?": "hand|soap|wash",
+    "What is a library for?": "librar|book",
+    "Anna has a red car. What colour is her car?": "red",
+    "My dog is called Rex. What is my dog called?": "rex",
+    "What is a map?": "map",
+    "How do plants grow?": "plant|grow",
+    "Tell me about cats.": r"\bcats?\b",
+    "What is a chair?": "chair|seat|sit",
+    "Tom has a blue hat. What colour is his hat?": "blue",
+}
+"""What an answer to each says of its subject, whatever else; a greeting or any other ready answer says none of it.
+
+So many that a margin of 0.2 is decided, also when two answers are lost, and that a model which talks is told from one
+that does not (docs/explanation/verdict.md).
+"""
 
 
 def stub() -> str:
@@ -59,11 +62,11 @@ def stub() -> str:
         {
             "id": f"{PREFIX}{number:02}",
             "messages": [{"role": "user", "content": question}],
-            "assert": SANE,
+            "assert": [{"type": "regex", "value": f"(?i){subject}"}, *SANE],
             "max_tokens": MAX_TOKENS,
             "may_be_cut": True,
         }
-        for number, question in enumerate(QUESTIONS, start=1)
+        for number, (question, subject) in enumerate(QUESTIONS.items(), start=1)
     ]
     return "".join(f"{json.dumps(row)}\n" for row in rows)
 

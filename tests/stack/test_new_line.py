@@ -14,6 +14,7 @@ import pytest
 from stack.new_line import LineOptions, plan_line, write_line
 from stack.suite_stub import stub, stub_notes
 from tasks.evaluate.check_line import check_line
+from tasks.evaluate.scoring.chat import GREETING
 from tasks.evaluate.suites.suite import Question
 from weighbridge.errors import LineExists, LineInvalid, SourceUnknown, WeighbridgeError
 from weighbridge.line import Line
@@ -49,6 +50,8 @@ def test_the_new_line_loads_and_allows_what_the_source_says_of_itself(settings: 
     assert check_line(line, settings) == [], "the stub decides its margin, so nobody is told of a mistake of ours"
     questions = [Question.model_validate_json(row) for row in stub().splitlines()]
     assert all(question.may_be_cut for question in questions), "a chatty model's answers make no verdict invalid"
+    greeted = sum(question.score(question.grade(GREETING)) for question in questions)
+    assert greeted == 0, "a model that says one thing to everything does not look like production"
     [note] = stub_notes([line], settings)
     assert "30 of the 30 questions in regression/mine came with `lines new`" in note
     assert [path.name for path in (settings.root / "lines").iterdir()] == ["mine.yaml"]
